@@ -1,0 +1,200 @@
+//! The command line as data.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Microservices: write them, run them, call them.
+#[derive(Debug, Parser)]
+#[command(name = "formic", version, about, after_help = crate::exit::HELP, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+/// Which application a command is about.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct Target {
+    /// Name or folder of the running application [default: the one of this folder, else the only one]
+    #[arg(long, value_name = "APP")]
+    pub(crate) app: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Build and run an application, in the foreground, until Ctrl-C
+    Up(Up),
+    /// Show the running application: services, instances, states
+    Status(Listing),
+    /// List the services that can be called
+    Services(Listing),
+    /// Show a service: its methods, messages and instances
+    Describe(Describe),
+    /// Call a method with JSON
+    Call(Call),
+    /// Show what services write to standard output and error
+    Logs(Logs),
+    /// Stop the running application
+    Stop(Stop),
+    /// Make a new service that compiles, passes its test and runs
+    New(New),
+    /// Check a manifest and show what would run
+    Check(Check),
+    /// Print completions for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Run a gateway; the engine starts it, with its settings in the environment
+    #[command(hide = true)]
+    Gateway,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Up {
+    /// Folder with a formic.toml, or the file itself
+    #[arg(default_value = ".")]
+    pub(crate) path: PathBuf,
+    /// Run what is built already
+    #[arg(long)]
+    pub(crate) no_build: bool,
+    /// Build with the dev profile [default: the profile that this binary was built with]
+    #[arg(long, conflicts_with = "release")]
+    pub(crate) debug: bool,
+    /// Build with the release profile
+    #[arg(long)]
+    pub(crate) release: bool,
+    /// Do not stream the logs of the services
+    #[arg(long)]
+    pub(crate) quiet: bool,
+    /// Print states as one JSON object a line instead of a table
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Listing {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Describe {
+    /// A service of the application, or package.Service
+    pub(crate) service: String,
+    #[command(flatten)]
+    pub(crate) listing: Listing,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Call {
+    /// package.Service/Method
+    pub(crate) method: String,
+    /// The request as JSON; several values for a method that takes a stream; `-` reads standard input
+    pub(crate) data: Vec<String>,
+    /// Metadata to send, `name: value`; may be repeated
+    #[arg(short = 'H', long = "header", value_name = "NAME: VALUE")]
+    pub(crate) headers: Vec<String>,
+    /// How long to wait, for example 500ms, 5s or 1m
+    #[arg(long, value_parser = duration, default_value = "10s")]
+    pub(crate) timeout: Duration,
+    /// Call this address instead of a service of a running application
+    #[arg(long, value_name = "HOST:PORT", conflicts_with = "app")]
+    pub(crate) address: Option<String>,
+    /// Print each message on one line, and errors as JSON too
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Print the metadata of the response to standard error
+    #[arg(short, long)]
+    pub(crate) verbose: bool,
+    #[command(flatten)]
+    pub(crate) target: Target,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Logs {
+    /// Services [default: all]
+    pub(crate) services: Vec<String>,
+    /// Go on with what is written from now on
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// Lines from the end
+    #[arg(short = 'n', long, default_value_t = 100)]
+    pub(crate) tail: u32,
+    #[command(flatten)]
+    pub(crate) listing: Listing,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Stop {
+    /// Kill instead of drain
+    #[arg(long)]
+    pub(crate) now: bool,
+    #[command(flatten)]
+    pub(crate) listing: Listing,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct New {
+    /// Name of the service and of the folder to make: a-z, 0-9 and -
+    pub(crate) name: String,
+    /// Folder to make it in
+    #[arg(long, default_value = ".")]
+    pub(crate) path: PathBuf,
+    /// Folder with the source of Formic that the service shall use [default: the one that built this binary, if it is there]
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) formic: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Check {
+    /// Folder with a formic.toml, or the file itself
+    #[arg(default_value = ".")]
+    pub(crate) path: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Reads `500ms`, `5s`, `1.5s`, `2m`, `1h`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let scale = match unit {
+        "ms" => 0.001,
+        "s" => 1.0,
+        "m" => 60.0,
+        "h" => 3600.0,
+        _ => return Err("expected a number and a unit: 500ms, 5s, 2m or 1h".into()),
+    };
+    let number: f64 = number.parse().map_err(|_| "expected a number and a unit, such as 5s".to_owned())?;
+    let seconds = number * scale;
+    if !(0.001..=86_400.0).contains(&seconds) {
+        return Err("expected 1ms to 24h".into());
+    }
+    Ok(Duration::from_secs_f64(seconds))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn durations() {
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("1.5s"), Ok(Duration::from_millis(1500)));
+        for bad in ["", "5", "s", "-1s", "1d", "1e9h", "0s"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+}

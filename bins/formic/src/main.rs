@@ -1,0 +1,32 @@
+//! The binary `formic`: command line, engine and gateway.
+
+mod app;
+mod cli;
+mod exit;
+mod output;
+mod reflect;
+mod suggest;
+mod verbs;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    // The trampoline of an instance is this binary too, and must not parse anything of people's.
+    if std::env::args_os().nth(1).is_some_and(|arg| arg == "__exec") {
+        formic_supervise::trampoline::main();
+    }
+    let cli = cli::Cli::parse();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let outcome = match runtime {
+        Ok(runtime) => {
+            let outcome = runtime.block_on(verbs::run(cli));
+            // A read of standard input cannot be cancelled, and must not hold up the end.
+            runtime.shutdown_background();
+            outcome
+        }
+        Err(error) => Err(exit::Failure::user("the system gives no threads or event queue").because(error)),
+    };
+    exit::finish(outcome)
+}

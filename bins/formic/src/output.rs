@@ -1,0 +1,89 @@
+//! Data goes to standard output, talk to standard error; tables fit the terminal.
+
+use std::io::{IsTerminal, Write};
+
+/// Writes data. A closed pipe (`| head`) ends the process quietly, as people expect.
+#[expect(clippy::exit, reason = "the reader is gone, there is nobody to report to")]
+pub(crate) fn data(text: &str) {
+    let mut out = std::io::stdout().lock();
+    if out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_err() {
+        std::process::exit(0);
+    }
+}
+
+/// Writes one line of data.
+pub(crate) fn line(text: &str) {
+    data(&format!("{text}\n"));
+}
+
+/// Writes a value as JSON, for eyes on a terminal and on one line elsewhere.
+pub(crate) fn json(value: &serde_json::Value) {
+    let text = if std::io::stdout().is_terminal() { format!("{value:#}") } else { value.to_string() };
+    line(&text);
+}
+
+/// Talks to the person at the terminal.
+#[expect(clippy::print_stderr, reason = "the one place for talk")]
+pub(crate) fn talk(text: &str) {
+    eprintln!("{text}");
+}
+
+/// Whether to use colours on standard error or output.
+pub(crate) fn colour(stream_is_terminal: bool) -> bool {
+    stream_is_terminal && std::env::var_os("NO_COLOR").is_none()
+}
+
+/// The width of the terminal on standard output or error, 80 where there is none.
+pub(crate) fn width() -> usize {
+    let stdout = std::io::stdout();
+    let stderr = std::io::stderr();
+    let size = rustix::termios::tcgetwinsize(&stdout).or_else(|_| rustix::termios::tcgetwinsize(&stderr));
+    size.ok().map(|size| usize::from(size.ws_col)).filter(|width| *width >= 20).unwrap_or(80)
+}
+
+/// A table: columns as wide as their content, cut at the terminal's edge when there is a terminal.
+pub(crate) fn table(header: &[&str], rows: &[Vec<String>], limit: Option<usize>) -> String {
+    let mut widths: Vec<usize> = header.iter().map(|cell| cell.chars().count()).collect();
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let render = |cells: &mut dyn Iterator<Item = &str>| {
+        let mut out = String::new();
+        for (cell, width) in cells.zip(&widths) {
+            let pad = width - cell.chars().count().min(*width);
+            out.push_str(cell);
+            out.extend(std::iter::repeat_n(' ', pad + 2));
+        }
+        let out = out.trim_end();
+        match limit {
+            Some(limit) if out.chars().count() > limit => {
+                let mut cut: String = out.chars().take(limit.saturating_sub(1)).collect();
+                cut.push('…');
+                cut
+            }
+            _ => out.to_owned(),
+        }
+    };
+    let mut lines = vec![render(&mut header.iter().copied())];
+    lines.extend(rows.iter().map(|row| render(&mut row.iter().map(String::as_str))));
+    lines.join("\n")
+}
+
+/// The limit for a table on standard output: its terminal's width; none for a pipe.
+pub(crate) fn limit() -> Option<usize> {
+    std::io::stdout().is_terminal().then(width)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_line_up_and_are_cut_at_the_edge() {
+        let rows = vec![vec!["a".into(), "long value".into()], vec!["bbb".into(), "x".into()]];
+        assert_eq!(table(&["N", "VALUE"], &rows, None), "N    VALUE\na    long value\nbbb  x");
+        assert_eq!(table(&["N", "VALUE"], &rows, Some(8)), "N    VA…\na    lo…\nbbb  x");
+    }
+}

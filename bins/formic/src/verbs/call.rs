@@ -1,0 +1,203 @@
+//! `formic call`: any method with JSON in and JSON out, streams too, found by registry or reflection.
+
+use std::io::Read;
+
+use bytes::Bytes;
+use formic_core::{Endpoint, Error, Kind, Method, method};
+use formic_rpc::{Body, Call, Channel, Codec};
+use futures::StreamExt;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use crate::cli;
+use crate::exit::{Failure, Outcome};
+use crate::verbs::services::instances;
+use crate::{app, output, reflect, suggest};
+
+/// Standard input is read whole before the call; this is the most that is taken.
+const MAX_INPUT: u64 = 64 << 20;
+
+pub(crate) async fn run(args: cli::Call) -> Outcome {
+    let (service, name) = method::split(&args.method);
+    if service.is_empty() || name.is_empty() {
+        return Err(Failure::user(format!("{:?} names no method", args.method))
+            .help("a method is package.Service/Method, for example shop.product.v1.ProductService/Search"));
+    }
+    let requests = requests(&args.data)?;
+    let (channel, method) = match &args.address {
+        Some(address) => at_address(address, service, name).await?,
+        None => in_app(args.target.app.as_deref(), service, name).await?,
+    };
+    let mut call = Call::new(method.clone(), Codec::Json, body(&method, requests)?);
+    call.deadline = Some(Instant::now() + args.timeout);
+    for header in &args.headers {
+        let (name, value) = header.split_once(':').ok_or_else(|| {
+            Failure::user(format!("the header {header:?} has no colon")).help("-H 'name: value'")
+        })?;
+        call.metadata
+            .append(&name.trim().to_ascii_lowercase(), value.trim())
+            .map_err(|error| Failure::user(error.to_string()))?;
+    }
+    let outcome = tokio::select! {
+        outcome = print(&channel, call, &args) => outcome,
+        _ = tokio::signal::ctrl_c() => return Err(Failure::interrupted()),
+    };
+    outcome.map_err(|error| {
+        show(&error, args.json);
+        match error.code() {
+            formic_core::Code::Unavailable if error.is_unsent() => Failure::unreachable(""),
+            _ => Failure::answered(),
+        }
+    })
+}
+
+async fn print(channel: &Channel, call: Call, args: &cli::Call) -> Result<(), Error> {
+    let answer = channel.call(call).await?;
+    if args.verbose {
+        for (name, value) in answer.metadata.iter() {
+            output::talk(&format!("{name}: {value}"));
+        }
+    }
+    let mut messages = answer.body.into_stream();
+    while let Some(message) = messages.next().await {
+        let message = message?;
+        let value: Value = serde_json::from_slice(&message)
+            .map_err(|error| Error::internal(format!("the answer is not JSON: {error}")))?;
+        if args.json {
+            output::line(&value.to_string());
+        } else {
+            output::line(&format!("{value:#}"));
+        }
+    }
+    Ok(())
+}
+
+/// Shows an error that a service answered: to people in words, to programs as Connect has it.
+fn show(error: &Error, json: bool) {
+    if json {
+        let details: Vec<_> = error.details().iter().map(|detail| json!({ "type": detail.type_name })).collect();
+        let fields: Vec<_> = error
+            .fields()
+            .into_iter()
+            .map(|f| json!({ "field": f.field, "description": f.description }))
+            .collect();
+        let reason = error.info().map(|info| info.reason);
+        let value = json!({
+            "code": error.code().as_str(), "message": error.message(), "reason": reason, "fields": fields, "details": details,
+        });
+        output::line(&value.to_string());
+        return;
+    }
+    output::talk(&format!("error: {error}"));
+    for field in error.fields() {
+        output::talk(&format!("  field {}: {}", field.field, field.description));
+    }
+    if let Some(info) = error.info() {
+        output::talk(&format!("  reason {} ({})", info.reason, info.domain));
+        for (key, value) in info.metadata {
+            output::talk(&format!("    {key}: {value}"));
+        }
+    }
+    if let Some(resource) = error.resource() {
+        output::talk(&format!("  about {} {}", resource.resource_type, resource.resource_name));
+    }
+    if let Some(after) = error.retry_after() {
+        output::talk(&format!("  may succeed in {after:?}"));
+    }
+}
+
+async fn at_address(address: &str, service: &str, name: &str) -> Outcome<(Channel, Method)> {
+    let endpoint: Endpoint = address.parse().map_err(|error| Failure::user("--address is no address").because(error))?;
+    let client = formic_client::Client::new(
+        std::sync::Arc::new(formic_registry::Memory::new()),
+        formic_client::Config::default(),
+    );
+    let channel = client.at(endpoint);
+    match reflect::method(&channel, service, name).await {
+        Ok(Some(method)) => Ok((channel, method)),
+        Ok(None) => Err(Failure::user(format!("{service} has no method {name:?}"))),
+        Err(error) if error.code() == formic_core::Code::NotFound => {
+            let there = reflect::services(&channel).await.unwrap_or_default().join(", ");
+            Err(Failure::user(format!("{address} does not serve {service}")).help(format!("it serves {there}")))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn in_app(app: Option<&str>, service: &str, name: &str) -> Outcome<(Channel, Method)> {
+    let app = app::find(app).await?;
+    let all = instances(&app).await?;
+    let known = || all.iter().flat_map(|i| i.rpc.iter().map(move |rpc| (i, rpc)));
+    let Some((instance, rpc)) = known().find(|(_, rpc)| rpc.name == service) else {
+        let failure = Failure::user(format!("no running service serves {service:?}"));
+        return Err(match suggest::nearest(service, known().map(|(_, rpc)| rpc.name.as_str())) {
+            Some(near) => failure.help(format!("did you mean {near}/{name}?")),
+            None => failure.help("`formic services` lists what there is"),
+        });
+    };
+    let Some(method) = rpc.methods.iter().find(|method| method.name == name) else {
+        let names: Vec<_> = rpc.methods.iter().map(|method| method.name.as_str()).collect();
+        let failure = Failure::user(format!("{service} has no method {name:?}"));
+        return Err(match suggest::nearest(name, names.iter().copied()) {
+            Some(near) => failure.help(format!("did you mean {service}/{near}?")),
+            None => failure.help(format!("it has {}", names.join(", "))),
+        });
+    };
+    let found = Method::dynamic(format!("/{service}/{name}"), method.kind).idempotent(method.idempotent);
+    Ok((app.client().of(&instance.service), found))
+}
+
+/// The JSON values of the command line, or of standard input for `-`.
+fn requests(data: &[String]) -> Outcome<Vec<Bytes>> {
+    let mut values = Vec::new();
+    for text in data {
+        let text = if text == "-" {
+            let mut input = String::new();
+            std::io::stdin()
+                .lock()
+                .take(MAX_INPUT)
+                .read_to_string(&mut input)
+                .map_err(|error| Failure::user("cannot read standard input").because(error))?;
+            input
+        } else {
+            text.clone()
+        };
+        for value in serde_json::Deserializer::from_str(&text).into_iter::<&serde_json::value::RawValue>() {
+            let value = value.map_err(|error| {
+                Failure::user(format!("the request is not JSON: {error}"))
+                    .help("quote it for the shell: '{\"text\":\"lamp\"}'")
+            })?;
+            values.push(Bytes::from(value.get().to_owned()));
+        }
+    }
+    Ok(values)
+}
+
+fn body(method: &Method, mut requests: Vec<Bytes>) -> Outcome<Body> {
+    if method.kind.client_streams() {
+        return Ok(Body::Stream(Box::pin(futures::stream::iter(requests.into_iter().map(Ok)))));
+    }
+    if requests.len() > 1 {
+        let streams = matches!(method.kind, Kind::ServerStream);
+        return Err(Failure::user(format!(
+            "{} takes one request{}, but {} were given",
+            method.name(),
+            if streams { " (it is its answers that stream)" } else { "" },
+            requests.len()
+        )));
+    }
+    // A request without fields may be left out.
+    Ok(Body::Message(requests.pop().unwrap_or_else(|| Bytes::from_static(b"{}"))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn several_values_are_several_requests() {
+        let found = requests(&["{\"a\":1} {\"a\":2}".into(), "[]".into()]).expect("valid");
+        assert_eq!(found, ["{\"a\":1}", "{\"a\":2}", "[]"]);
+        assert!(requests(&["{a:1}".into()]).is_err());
+    }
+}

@@ -1,0 +1,30 @@
+//! `formic check`: a manifest's faults, all of them, or what would run.
+
+use serde_json::json;
+
+use crate::cli::Check;
+use crate::exit::{Failure, Outcome};
+use crate::output;
+use crate::verbs::up::manifest;
+
+pub(crate) fn run(args: &Check) -> Outcome {
+    let found = manifest::locate(&args.path)?;
+    let source = manifest::read(&found)?;
+    let manifest = match formic_spec::Manifest::parse(&source, &manifest::shown(&found)) {
+        Ok(manifest) => manifest,
+        Err(faults) if args.json => {
+            output::json(&serde_json::to_value(&faults).unwrap_or_default());
+            return Err(Failure::answered());
+        }
+        Err(faults) => return Err(manifest::faulty(&faults)),
+    };
+    if args.json {
+        output::json(&json!({ "app": manifest.app.name, "order": manifest.order() }));
+        return Ok(());
+    }
+    output::line(&format!("{}: {} services, started in this order:", manifest.app.name, manifest.services.len()));
+    for (at, wave) in manifest.order().iter().enumerate() {
+        output::line(&format!("  {}. {}", at + 1, wave.join(", ")));
+    }
+    Ok(())
+}

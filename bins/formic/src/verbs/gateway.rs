@@ -1,0 +1,95 @@
+//! `formic gateway`: the system instance in front of an application.
+
+use std::sync::Arc;
+
+use formic_api::LocalRegistry;
+use formic_client::Client;
+use formic_core::{Endpoint, Instance, InstanceId, ServiceName};
+use formic_registry::{DynRegistry, Registrar};
+use formic_telemetry::{LogFormat, Metrics};
+use tokio_util::sync::CancellationToken;
+
+use crate::app;
+use crate::exit::{Failure, Outcome};
+
+fn variable(name: &str) -> Outcome<String> {
+    std::env::var(name).map_err(|_| {
+        Failure::user(format!("{name} is not set"))
+            .help("the engine starts the gateway and sets it; `formic up` runs both")
+    })
+}
+
+pub(crate) async fn run() -> Outcome {
+    formic_telemetry::logs::init(LogFormat::Auto, &std::env::var("FORMIC_LOG").unwrap_or_else(|_| "info".into()))
+        .map_err(Failure::user)?;
+    let config: formic_gateway::Config = serde_json::from_str(&variable("FORMIC_CONFIG")?)
+        .map_err(|error| Failure::user("FORMIC_CONFIG is not a gateway's").because(error))?;
+    let daemon: Endpoint =
+        variable("FORMIC_DAEMON")?.parse().map_err(|error| Failure::user("FORMIC_DAEMON").because(error))?;
+    let Endpoint::Unix(socket) = daemon else {
+        return Err(Failure::user("FORMIC_DAEMON is not a unix socket"));
+    };
+    let daemon = app::channel(socket);
+    let registry: DynRegistry = Arc::new(LocalRegistry::new(daemon.clone()));
+    let client = Client::new(
+        Arc::clone(&registry),
+        formic_client::Config { timeout: config.timeout, ..formic_client::Config::default() },
+    );
+    let stop = CancellationToken::new();
+    let id = variable("FORMIC_INSTANCE")?;
+    let version = std::env::var("FORMIC_VERSION").unwrap_or_default();
+    let name = ServiceName::new(std::env::var("FORMIC_SERVICE").unwrap_or_else(|_| "gateway".into()))
+        .map_err(|error| Failure::user("FORMIC_SERVICE").because(error))?;
+    let (listening, listens) = tokio::sync::oneshot::channel();
+    let serving = formic_gateway::run(
+        config,
+        Arc::clone(&registry),
+        daemon,
+        client,
+        Metrics::new(),
+        stop.clone(),
+        move |endpoint| {
+            // The receiver goes only when the gateway is on its way out.
+            let _ = listening.send(endpoint);
+        },
+    );
+    let announcing = async {
+        let registrar = listens.await.ok().map(|endpoint| {
+            tracing::info!(address = %endpoint, "ready");
+            let instance = Instance {
+                id: InstanceId::new(id),
+                service: name,
+                version,
+                endpoint,
+                metadata: Default::default(),
+                rpc: Vec::new(),
+            };
+            Registrar::start(registry, instance, formic_registry::registrar::Config::default())
+        });
+        terminated().await;
+        if let Some(registrar) = registrar {
+            registrar.shutdown().await;
+        }
+        stop.cancel();
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        served = serving => served.map_err(|error| Failure::user(error.to_string())),
+        () = announcing => Ok(()),
+    }
+}
+
+/// Resolves at SIGTERM or Ctrl-C.
+async fn terminated() {
+    use tokio::signal::unix::{SignalKind, signal};
+    match signal(SignalKind::terminate()) {
+        Ok(mut term) => tokio::select! {
+            _ = term.recv() => {}
+            _ = tokio::signal::ctrl_c() => {}
+        },
+        Err(_) => {
+            // Without the signal there is only the kill that follows it.
+            let _ = tokio::signal::ctrl_c().await;
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! `formic up`: builds an application, runs it in the foreground, and leaves nothing behind.
+
+pub(crate) mod build;
+pub(crate) mod control;
+pub(crate) mod desired;
+pub(crate) mod manifest;
+mod show;
+mod state;
+
+use std::collections::BTreeMap;
+use std::net::TcpListener;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use formic_api::RegistryServer;
+use formic_api::control::v1 as pb;
+use formic_client::Client;
+use formic_core::Endpoint;
+use formic_reconcile::{Command, Engine, Handle};
+use formic_registry::{DynRegistry, Memory};
+use formic_rpc::Handle as _;
+use formic_server::{Bound, Server, Serving};
+use formic_spec::{Manifest, Source};
+use formic_supervise::{Features, Lock, LockError, Supervisor};
+use formic_telemetry::{LogFormat, Metrics};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::cli::Up;
+use crate::exit::{Failure, Outcome};
+use crate::output::talk;
+use control::{About, Control};
+use state::State;
+
+/// What is left of an earlier run gets this long to end by itself.
+const LEFTOVER_GRACE: Duration = Duration::from_secs(5);
+
+pub(crate) async fn run(args: Up) -> Outcome {
+    let (file, manifest) = manifest::load(&args.path)?;
+    let folder = file.parent().unwrap_or(Path::new("/")).to_path_buf();
+    let filter = std::env::var("FORMIC_LOG").unwrap_or_else(|_| "warn".into());
+    formic_telemetry::logs::init(LogFormat::Auto, &filter).map_err(Failure::user)?;
+    let state = State::open(&folder)?;
+    let features = Features::detect().map_err(|error| Failure::user(error.to_string()))?;
+    let _lock = Lock::acquire(state.lock(), &features).map_err(|error| locked(&manifest, error))?;
+    sweep(&state, &features).await?;
+    port_is_free(&manifest)?;
+
+    let release = if args.debug { false } else { args.release || !cfg!(debug_assertions) };
+    let artifacts = interruptible(artifacts(&folder, &manifest, release, args.no_build)).await??;
+    let started = Instant::now();
+
+    formic_supervise::subreaper::enable()
+        .map_err(|error| Failure::user("cannot become the reaper of orphans").because(error))?;
+    let supervisor = Supervisor::new(formic_supervise::Config::new(state.run(), features.clone()))
+        .map_err(|error| Failure::user("cannot keep records of processes").because(error))?;
+    let reaping = CancellationToken::new();
+    let reaper = supervisor.clone();
+    let reaped = reaping.clone();
+    let reaper = tokio::task::spawn(async move { reaper.reap_orphans(reaped).await });
+
+    let registry: DynRegistry = Arc::new(Memory::new());
+    let client = Client::new(Arc::clone(&registry), formic_client::Config::default());
+    let config = formic_reconcile::Config {
+        app: manifest.app.name.clone(),
+        logs: state.logs(),
+        data: state.data(),
+        daemon: format!("unix:{}", state.socket().display()),
+    };
+    let (engine, handle) = Engine::new(config, supervisor, Arc::clone(&registry), client);
+    let gateway = manifest.gateway.as_ref().map(|gateway| format!("http://{}", gateway.listen)).unwrap_or_default();
+    let about =
+        About { app: manifest.app.name.clone(), manifest: file.clone(), gateway, notes: notes(&manifest) };
+    let expose = manifest.gateway.as_ref().map(|gateway| gateway.expose.clone()).unwrap_or_default();
+    // The manifest does not change while `up` runs; the sender stays so that the watch does not end.
+    let (_routes, routes) = watch::channel(pb::WatchRoutesResponse { generation: 1, exposed: expose, ..Default::default() });
+    let control = Control { about, engine: handle.clone(), logs: state.logs(), routes };
+    let api = serve(&state, control.clone(), Arc::clone(&registry)).await?;
+
+    let desired = desired::desired(&manifest, &folder, &artifacts)?;
+    let running = tokio::task::spawn(engine.run());
+    let (answer, _applied) = tokio::sync::oneshot::channel();
+    handle.send(Command::Apply(desired, answer)).map_err(|error| Failure::bug(error.to_string()))?;
+
+    let shown = show::Show { control, registry, logs: state.logs(), quiet: args.quiet, json: args.json, started };
+    let showing = tokio::task::spawn(shown.run());
+    let outcome = until_end(&handle, running).await;
+    // What was written last is shown too.
+    let _ = tokio::time::timeout(Duration::from_secs(2), showing).await;
+    api.stop(Duration::from_secs(1)).await;
+    reaping.cancel();
+    let _ = reaper.await;
+    let stopped = outcome?;
+    if stopped.killed > 0 {
+        talk(&format!("stopped; {} instances outlived their grace and were killed", stopped.killed));
+    } else {
+        talk("stopped, nothing is left behind");
+    }
+    Ok(())
+}
+
+fn locked(manifest: &Manifest, error: LockError) -> Failure {
+    let failure = Failure::user(format!("{} is running already: {error}", manifest.app.name));
+    match error {
+        LockError::Held { .. } => failure.help("`formic status` shows it, `formic stop` stops it"),
+        _ => Failure::user("cannot lock the application").because(error),
+    }
+}
+
+/// Ends what a `formic up` that was killed has left running.
+async fn sweep(state: &State, features: &Features) -> crate::exit::Outcome {
+    use formic_supervise::Outcome;
+    let swept = formic_supervise::sweep(&state.run(), features, LEFTOVER_GRACE)
+        .await
+        .map_err(|error| Failure::user("cannot look after what an earlier run left").because(error))?;
+    for found in swept {
+        let what = match &found.outcome {
+            Outcome::OtherBoot | Outcome::Gone => continue,
+            Outcome::Stopped { .. } => "was still running and is stopped",
+            Outcome::Quarantined { .. } => "may still be running; it is not proven to be ours and is left alone",
+            Outcome::Damaged { .. } => "had a damaged record, which is set aside; what carried its id is stopped",
+        };
+        talk(&format!("left by an earlier run: {} {what}", found.id));
+    }
+    Ok(())
+}
+
+/// A port that is taken is better told before the build than after.
+fn port_is_free(manifest: &Manifest) -> Outcome {
+    let Some(gateway) = &manifest.gateway else { return Ok(()) };
+    match TcpListener::bind(gateway.listen) {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
+            Err(Failure::user(format!("the gateway's address {} is in use by another process", gateway.listen))
+                .help("stop that process, or set another `listen` under [gateway]"))
+        }
+        Err(error) => {
+            Err(Failure::user(format!("the gateway cannot listen on {}", gateway.listen)).because(error))
+        }
+    }
+}
+
+/// What the manifest asks for and this version does not do, in words, so that nobody relies on it.
+fn notes(manifest: &Manifest) -> Vec<String> {
+    let mut notes = Vec::new();
+    for service in &manifest.services {
+        let asked: Vec<&str> = [
+            service.resources.memory.as_ref().map(|_| "memory"),
+            service.resources.cpu.as_ref().map(|_| "cpu"),
+            service.resources.pids.as_ref().map(|_| "pids"),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
+        if !asked.is_empty() {
+            notes.push(format!("{}: unenforced ({}: limits come with cgroups)", service.name, asked.join(", ")));
+        }
+    }
+    notes
+}
+
+async fn artifacts(folder: &Path, manifest: &Manifest, release: bool, no_build: bool) -> Outcome<build::Artifacts> {
+    let packages: BTreeMap<String, String> = manifest
+        .services
+        .iter()
+        .filter_map(|service| match &service.source {
+            Source::Cargo(package) => Some((package.clone(), service.name.clone())),
+            _ => None,
+        })
+        .collect();
+    if !no_build && !packages.is_empty() {
+        talk(&format!("building {} services", packages.len()));
+    }
+    if no_build {
+        return build::find(folder, &packages, release).await;
+    }
+    build::build(folder, &packages, release).await
+}
+
+/// Ctrl-C during something that leaves nothing behind just ends it.
+async fn interruptible<T>(work: impl Future<Output = T>) -> Outcome<T> {
+    tokio::select! {
+        done = work => Ok(done),
+        _ = tokio::signal::ctrl_c() => Err(Failure::interrupted()),
+    }
+}
+
+/// The API on its socket.
+async fn serve(
+    state: &State,
+    control: Control,
+    registry: DynRegistry,
+) -> Outcome<formic_server::Running> {
+    let failed = |error: formic_core::Error| Failure::bug(error.to_string());
+    let mut api = Server::new(formic_server::Config::default(), Metrics::new())
+        .serve(Arc::new(pb::ControlServiceServer::new(control)))
+        .map_err(failed)?
+        .serve(Arc::new(formic_api::registry::v1::RegistryServiceServer::new(RegistryServer::new(registry))))
+        .map_err(failed)?
+        .build()
+        .map_err(failed)?;
+    let bound = Bound::bind(&Endpoint::Unix(state.socket()))
+        .await
+        .map_err(|error| Failure::user("cannot open the API's socket").because(error))?;
+    api.listen(bound);
+    api.health().set(Serving::Ready);
+    debug_assert!(!api.handle().services().is_empty());
+    Ok(api)
+}
+
+/// Waits for a signal or for a stop by the API; the first signal drains, the second kills.
+async fn until_end(
+    handle: &Handle,
+    mut running: tokio::task::JoinHandle<formic_reconcile::Stopped>,
+) -> Outcome<formic_reconcile::Stopped> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let no_signals = |error: std::io::Error| Failure::bug("cannot listen for signals").because(error);
+    let mut int = signal(SignalKind::interrupt()).map_err(no_signals)?;
+    let mut term = signal(SignalKind::terminate()).map_err(no_signals)?;
+    let mut hup = signal(SignalKind::hangup()).map_err(no_signals)?;
+    let mut asked = 0;
+    loop {
+        tokio::select! {
+            ended = &mut running => {
+                return ended.map_err(|error| Failure::bug("the engine panicked").because(error));
+            }
+            _ = int.recv() => asked += 1,
+            _ = term.recv() => asked += 1,
+            _ = hup.recv() => asked += 1,
+        }
+        match asked {
+            1 => talk("\nstopping; Ctrl-C once more kills"),
+            2 => talk("\nkilling"),
+            _ => continue,
+        }
+        // A full queue means that a stop is on its way already.
+        let _ = handle.send(Command::Stop { now: asked > 1, done: None });
+    }
+}

@@ -1,0 +1,191 @@
+//! Building the Cargo packages of an application: one cargo for all of them, its own progress and
+//! messages shown, and the name of the service whose build failed.
+
+use std::collections::BTreeMap;
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use serde::Deserialize;
+use tokio::io::{AsyncBufReadExt, BufReader};
+
+use crate::exit::{Failure, Outcome};
+use crate::output;
+
+/// What was built: package name to executable.
+pub(crate) type Artifacts = BTreeMap<String, PathBuf>;
+
+/// The parts of cargo's JSON messages that matter here.
+#[derive(Deserialize)]
+struct Message {
+    reason: String,
+    #[serde(default)]
+    package_id: String,
+    #[serde(default)]
+    executable: Option<PathBuf>,
+    #[serde(default)]
+    target: Option<Target>,
+    #[serde(default)]
+    message: Option<Diagnostic>,
+}
+
+#[derive(Deserialize)]
+struct Target {
+    name: String,
+    kind: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct Diagnostic {
+    level: String,
+    rendered: Option<String>,
+}
+
+/// Builds these packages (package to service), with cargo in the manifest's folder.
+pub(crate) async fn build(folder: &Path, packages: &BTreeMap<String, String>, release: bool) -> Outcome<Artifacts> {
+    if packages.is_empty() {
+        return Ok(Artifacts::new());
+    }
+    let colour = output::colour(std::io::stderr().is_terminal());
+    let mut command = tokio::process::Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.arg("build").current_dir(folder);
+    command.arg(if colour { "--message-format=json-diagnostic-rendered-ansi" } else { "--message-format=json" });
+    if release {
+        command.arg("--release");
+    }
+    for package in packages.keys() {
+        command.args(["--package", package]);
+    }
+    // Under `cargo run` these describe the binary's own package, and build scripts look at them.
+    for (name, _) in std::env::vars_os() {
+        let name = name.to_string_lossy();
+        if name.starts_with("CARGO_PKG_") || name == "CARGO_MANIFEST_DIR" || name == "CARGO_MANIFEST_PATH" {
+            command.env_remove(&*name);
+        }
+    }
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|error| Failure::user("cannot run cargo").help("install Rust from rustup.rs").because(error))?;
+    let stdout = child.stdout.take().ok_or_else(|| Failure::bug("cargo was started without its output"))?;
+    let mut lines = BufReader::new(stdout).lines();
+    let mut artifacts = Artifacts::new();
+    let mut failed: Vec<String> = Vec::new();
+    while let Ok(Some(line)) = lines.next_line().await {
+        let Ok(message) = serde_json::from_str::<Message>(&line) else { continue };
+        let package = package_name(&message.package_id);
+        match message.reason.as_str() {
+            "compiler-artifact" => {
+                let binary = message.target.as_ref().is_some_and(|target| target.kind.iter().any(|kind| kind == "bin"));
+                if let (true, Some(executable)) = (binary, message.executable) {
+                    // A package with several binaries runs the one of its own name, else the first.
+                    let named = message.target.is_some_and(|target| target.name == package);
+                    if named || !artifacts.contains_key(&package) {
+                        artifacts.insert(package, executable);
+                    }
+                }
+            }
+            "compiler-message" => {
+                if let Some(diagnostic) = message.message
+                    && diagnostic.level.starts_with("error")
+                {
+                    if let Some(text) = diagnostic.rendered {
+                        output::talk(text.trim_end());
+                    }
+                    if !failed.contains(&package) {
+                        failed.push(package);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    let status = child.wait().await.map_err(|error| Failure::user("cargo did not end").because(error))?;
+    if !status.success() {
+        let services: Vec<_> =
+            failed.iter().map(|package| packages.get(package).map_or(package.as_str(), String::as_str)).collect();
+        return Err(match services.as_slice() {
+            [] => Failure::user("the build failed; cargo's message is above"),
+            [one] => Failure::user(format!("the build of {one} failed; the compiler's message is above")),
+            many => Failure::user(format!("the builds of {} failed; the compiler's messages are above", many.join(", "))),
+        });
+    }
+    for (package, service) in packages {
+        if !artifacts.contains_key(package) {
+            return Err(Failure::user(format!("the package {package:?} of service {service} has no binary"))
+                .help("`cargo = …` names a package with a src/main.rs"));
+        }
+    }
+    Ok(artifacts)
+}
+
+/// What cargo says of a workspace, as far as it matters here.
+#[derive(Deserialize)]
+struct Metadata {
+    target_directory: PathBuf,
+    packages: Vec<PackageInfo>,
+}
+
+#[derive(Deserialize)]
+struct PackageInfo {
+    name: String,
+    targets: Vec<Target>,
+}
+
+/// Where an earlier build has put these packages' executables.
+pub(crate) async fn find(folder: &Path, packages: &BTreeMap<String, String>, release: bool) -> Outcome<Artifacts> {
+    if packages.is_empty() {
+        return Ok(Artifacts::new());
+    }
+    let output = tokio::process::Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .args(["metadata", "--format-version=1", "--no-deps", "--offline"])
+        .current_dir(folder)
+        .stdin(Stdio::null())
+        .output()
+        .await
+        .map_err(|error| Failure::user("cannot run cargo").help("install Rust from rustup.rs").because(error))?;
+    if !output.status.success() {
+        return Err(Failure::user(format!("cargo does not know this folder: {}", String::from_utf8_lossy(&output.stderr))));
+    }
+    let metadata: Metadata = serde_json::from_slice(&output.stdout)
+        .map_err(|error| Failure::bug("cargo's description of the workspace is not what is expected").because(error))?;
+    let profile = metadata.target_directory.join(if release { "release" } else { "debug" });
+    let mut artifacts = Artifacts::new();
+    for (package, service) in packages {
+        let found = metadata.packages.iter().find(|info| info.name == *package);
+        let bins = found.iter().flat_map(|info| &info.targets).filter(|target| target.kind.iter().any(|kind| kind == "bin"));
+        let executable = bins
+            .min_by_key(|target| target.name != *package)
+            .map(|target| profile.join(&target.name))
+            .filter(|path| path.is_file());
+        match executable {
+            Some(path) => artifacts.insert(package.clone(), path),
+            None => {
+                return Err(Failure::user(format!("{service} is not built")).help("run `formic up` without --no-build"));
+            }
+        };
+    }
+    Ok(artifacts)
+}
+
+/// `path+file:///x/y#name@0.1.0`, `path+file:///x/name#0.1.0` or `registry+…#name@1.0`: the name.
+fn package_name(id: &str) -> String {
+    let (url, fragment) = id.rsplit_once('#').unwrap_or(("", id));
+    match fragment.split_once('@') {
+        Some((name, _)) => name.into(),
+        None => url.rsplit('/').next().unwrap_or(fragment).into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_packages() {
+        assert_eq!(package_name("path+file:///x/user#shop-user@0.1.0"), "shop-user");
+        assert_eq!(package_name("path+file:///x/greeter#0.1.0"), "greeter");
+    }
+}

@@ -1,0 +1,128 @@
+//! From the manifest and what was built to the desired state.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, UNIX_EPOCH};
+
+use formic_plan::{Desired, Service};
+use formic_reconcile::Start;
+use formic_spec::{Health, HumanDuration, Manifest, Probe, Restart, Source};
+
+use super::build::Artifacts;
+use crate::exit::{Failure, Outcome};
+
+/// The name of the gateway among the services.
+pub(crate) const GATEWAY: &str = "gateway";
+
+/// The desired state of the manifest's services, and of the gateway in front of them.
+pub(crate) fn desired(manifest: &Manifest, folder: &Path, artifacts: &Artifacts) -> Outcome<Desired> {
+    let mut services = Vec::new();
+    for service in &manifest.services {
+        let (program, mut args) = match &service.source {
+            Source::Cargo(package) => {
+                let built = artifacts.get(package).cloned();
+                let program = built.ok_or_else(|| Failure::bug(format!("{package} was not built")))?;
+                (program, Vec::new())
+            }
+            Source::Command(words) => {
+                let (program, args) =
+                    words.split_first().ok_or_else(|| Failure::user(format!("the command of {} is empty", service.name)))?;
+                (program_path(program, folder), args.to_vec())
+            }
+            Source::Image(image) => {
+                return Err(Failure::user(format!("{} is the image {image}", service.name))
+                    .help("images need the Docker or the Kubernetes driver, which this version has not; use `cargo` or `command`"));
+            }
+        };
+        args.extend(service.args.iter().cloned());
+        let config = serde_json::to_string(&service.config).map_err(|error| Failure::bug("config").because(error))?;
+        let mut env = service.env.clone();
+        env.entry("FORMIC_CONFIG".into()).or_insert(config);
+        let digest = fingerprint(&program);
+        let revision = manifest
+            .revision(&service.name, &digest)
+            .ok_or_else(|| Failure::bug(format!("{} has no revision", service.name)))?;
+        let start = Start {
+            program,
+            args,
+            env,
+            cwd: service.cwd.as_ref().map_or_else(|| folder.to_path_buf(), |cwd| folder.join(cwd)),
+            port: service.port,
+            health: service.health.clone(),
+            restart: service.restart.clone(),
+            system: false,
+        };
+        services.push(Service::of(service, revision, json(&start)?));
+    }
+    if let Some(gateway) = gateway(manifest, folder)? {
+        services.push(gateway);
+    }
+    Ok(Desired { generation: 1, services })
+}
+
+fn json(start: &Start) -> Outcome<serde_json::Value> {
+    serde_json::to_value(start).map_err(|error| Failure::bug("the start of a service does not encode").because(error))
+}
+
+/// The gateway: the same binary, in a process of its own, once what it exposes is ready.
+fn gateway(manifest: &Manifest, folder: &Path) -> Outcome<Option<Service>> {
+    let Some(gateway) = &manifest.gateway else { return Ok(None) };
+    if manifest.service(GATEWAY).is_some() {
+        return Err(Failure::user("a service cannot be called \"gateway\" while there is a [gateway]")
+            .help("give the service another name"));
+    }
+    let config = formic_gateway::Config {
+        app: manifest.app.name.clone(),
+        listen: gateway.listen.into(),
+        cors: gateway.cors.origins.clone(),
+        max_body: usize::try_from(gateway.max_body.bytes()).unwrap_or(usize::MAX),
+        timeout: Duration::from_secs(15),
+        grace: Duration::from_secs(10),
+    };
+    let text = serde_json::to_string(&config).map_err(|error| Failure::bug("config").because(error))?;
+    let own = std::env::current_exe().map_err(|error| Failure::user("cannot find this binary").because(error))?;
+    let revision = formic_spec::Revision::of(&serde_json::json!({ "config": text, "binary": fingerprint(&own) }));
+    let start = Start {
+        program: own,
+        args: vec!["gateway".into()],
+        env: BTreeMap::from([("FORMIC_CONFIG".into(), text)]),
+        cwd: folder.to_path_buf(),
+        port: None,
+        health: Health {
+            ready: Probe::Grpc,
+            path: String::new(),
+            interval: HumanDuration::from_millis(1000),
+            timeout: HumanDuration::from_millis(1000),
+            deadline: HumanDuration::from_millis(30_000),
+        },
+        restart: Restart::default(),
+        system: true,
+    };
+    Ok(Some(Service {
+        name: GATEWAY.into(),
+        revision,
+        replicas: 1,
+        depends_on: gateway.expose.clone(),
+        ready_within: HumanDuration::from_millis(30_000),
+        // Longer than its own grace, so that it ends before it is killed.
+        grace: HumanDuration::from_millis(15_000),
+        start: json(&start)?,
+    }))
+}
+
+/// A program with a slash is meant from the manifest's folder; one without is looked up in `PATH`.
+fn program_path(program: &str, folder: &Path) -> PathBuf {
+    if program.contains('/') { folder.join(program) } else { program.into() }
+}
+
+/// Tells one build of a file from another without reading it: its size and time. The digest of its
+/// content is what deployments to other machines need; here a rebuilt file is a new one.
+fn fingerprint(path: &Path) -> String {
+    std::fs::metadata(path)
+        .ok()
+        .map(|meta| {
+            let modified = meta.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
+            format!("{}-{}", meta.len(), modified.as_nanos())
+        })
+        .unwrap_or_default()
+}

@@ -1,0 +1,52 @@
+//! Finding and reading the manifest.
+
+use std::path::{Path, PathBuf};
+
+use formic_spec::{Faults, Manifest};
+
+use crate::exit::{Failure, Outcome};
+
+/// The name of a manifest.
+const NAME: &str = "formic.toml";
+/// A manifest is written by people; what is larger is something else.
+const MAX: u64 = 1 << 20;
+
+/// The manifest that a path means: the file itself, or the one in the folder.
+pub(crate) fn locate(path: &Path) -> Outcome<PathBuf> {
+    let file = if path.is_dir() { path.join(NAME) } else { path.to_path_buf() };
+    let there = file.canonicalize();
+    there.ok().filter(|file| file.is_file()).ok_or_else(|| {
+        Failure::user(format!("there is no manifest at {}", file.display()))
+            .help("name a folder with a formic.toml, or make a service with `formic new <name>`")
+    })
+}
+
+/// Its text.
+pub(crate) fn read(file: &Path) -> Outcome<String> {
+    let unreadable = |error: std::io::Error| Failure::user(format!("cannot read {}", file.display())).because(error);
+    if std::fs::metadata(file).map_err(unreadable)?.len() > MAX {
+        return Err(Failure::user(format!("{} is larger than 1 MiB, which no manifest is", file.display())));
+    }
+    std::fs::read_to_string(file).map_err(unreadable)
+}
+
+/// Its path as people would write it from here.
+pub(crate) fn shown(file: &Path) -> String {
+    let here = std::env::current_dir().ok();
+    let relative = here.as_deref().and_then(|here| file.strip_prefix(here).ok());
+    relative.unwrap_or(file).display().to_string()
+}
+
+/// All faults at once, each with its place.
+pub(crate) fn faulty(faults: &Faults) -> Failure {
+    let count = faults.faults.len();
+    let noun = if count == 1 { "fault" } else { "faults" };
+    Failure::user(format!("the manifest has {count} {noun}\n\n{faults}"))
+}
+
+/// Reads and checks the manifest of a path.
+pub(crate) fn load(path: &Path) -> Outcome<(PathBuf, Manifest)> {
+    let file = locate(path)?;
+    let manifest = Manifest::parse(&read(&file)?, &shown(&file)).map_err(|faults| faulty(&faults))?;
+    Ok((file, manifest))
+}

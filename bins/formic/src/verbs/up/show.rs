@@ -1,0 +1,160 @@
+//! What `formic up` shows: the table when it changes for the better or the worse, notices, logs.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use formic_client::Client;
+use formic_core::Kind;
+use formic_plan::ServiceState;
+use formic_reconcile::{Logs, Notice, View};
+use formic_registry::{DynRegistry, Memory};
+use tokio::sync::broadcast::error::RecvError;
+
+use super::control::Control;
+use crate::output::{self, talk};
+use crate::reflect;
+use crate::verbs::logs::Prefixes;
+use crate::verbs::status;
+
+/// How often logs are looked at.
+const LOOK: Duration = Duration::from_millis(100);
+
+pub(crate) struct Show {
+    pub(crate) control: Control,
+    pub(crate) registry: DynRegistry,
+    pub(crate) logs: PathBuf,
+    pub(crate) quiet: bool,
+    pub(crate) json: bool,
+    pub(crate) started: Instant,
+}
+
+impl Show {
+    /// Shows until the engine ends.
+    pub(crate) async fn run(self) {
+        let mut view = self.control.engine.view();
+        let mut notices = self.control.engine.notices();
+        let mut logs = Logs::new(self.logs.clone(), Vec::new());
+        logs.skip();
+        let colour = output::colour(std::io::stdout().is_terminal());
+        let mut prefixes = Prefixes::new(&[], colour);
+        let mut known: Vec<(String, ServiceState, u32)> = Vec::new();
+        let mut greeted = false;
+        let mut look = tokio::time::interval(LOOK);
+        loop {
+            tokio::select! {
+                changed = view.changed() => {
+                    if changed.is_err() {
+                        break;
+                    }
+                    let now = view.borrow_and_update().clone();
+                    self.changed(&now, &mut known, &mut greeted).await;
+                }
+                notice = notices.recv() => match notice {
+                    Ok(notice) => self.notice(&notice),
+                    // Missed some: the table has what matters.
+                    Err(RecvError::Lagged(_)) => {}
+                    Err(RecvError::Closed) => break,
+                },
+                _ = look.tick() => self.print(&mut logs, &mut prefixes).await,
+            }
+        }
+        self.print(&mut logs, &mut prefixes).await;
+    }
+
+    async fn print(&self, logs: &mut Logs, prefixes: &mut Prefixes) {
+        if self.quiet || self.json {
+            return;
+        }
+        for line in logs.more().await.unwrap_or_default() {
+            output::line(&prefixes.line(&line.service, &line.text));
+        }
+    }
+
+    fn notice(&self, notice: &Notice) {
+        if self.json {
+            let value = serde_json::json!({ "notice": notice.text, "service": notice.service, "log": notice.log });
+            output::line(&value.to_string());
+            return;
+        }
+        talk(&format!("! {} {}", notice.service, notice.text));
+        // With the logs streaming by, the lines have been seen.
+        if self.quiet || notice.text.contains("did not get ready") || notice.text.contains("cannot be started") {
+            for line in &notice.log {
+                talk(&format!("    {line}"));
+            }
+        }
+    }
+
+    /// Prints the table when a service's state or restarts changed, once there is something to see.
+    async fn changed(&self, view: &View, known: &mut Vec<(String, ServiceState, u32)>, greeted: &mut bool) {
+        let restarts = |s: &formic_reconcile::ServiceView| s.instances.iter().map(|i| i.restarts).sum();
+        let states: Vec<_> = view.services.iter().map(|s| (s.name.clone(), s.state, restarts(s))).collect();
+        if states == *known {
+            return;
+        }
+        let settled = |state: ServiceState| !matches!(state, ServiceState::Pending | ServiceState::Starting);
+        let news = states.iter().any(|state| settled(state.1) && !known.contains(state));
+        *known = states;
+        let status = self.control.status_of(view);
+        if self.json {
+            output::line(&status::to_json(&status).to_string());
+            return;
+        }
+        if view.is_ready() && !*greeted {
+            *greeted = true;
+            output::line(&status::render(&status, output::limit()));
+            talk(&format!("\nready in {:.2} s", self.started.elapsed().as_secs_f64()));
+            self.hints(&status).await;
+        } else if *greeted && news {
+            output::line(&status::render(&status, output::limit()));
+        } else if !*greeted {
+            let ready = view.services.iter().filter(|s| s.state == ServiceState::Ready).count();
+            if std::io::stderr().is_terminal() {
+                talk(&format!("starting: {ready} of {} ready", view.services.len()));
+            }
+        }
+    }
+
+    async fn hints(&self, status: &formic_api::control::v1::StatusResponse) {
+        if !status.gateway.is_empty() {
+            talk(&format!("gateway {}", status.gateway));
+            let example = tokio::time::timeout(PATIENCE, example(&self.registry, &self.control)).await;
+            if let Ok(Some((path, data))) = example {
+                talk(&format!("try     curl -H 'Content-Type: application/json' -d '{data}' {}{path}", status.gateway));
+            }
+        }
+        talk("Ctrl-C stops everything");
+    }
+}
+
+/// Finding an example to try must not hold up anything.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// A call that works as it is: an exposed method without effects, best one that searches.
+async fn example(registry: &DynRegistry, control: &Control) -> Option<(String, String)> {
+    let exposed = control.routes.borrow().exposed.clone();
+    let snapshot = registry.watch(None).next().await.ok()?;
+    let mut found = None;
+    for instance in snapshot.instances.iter().filter(|i| exposed.contains(&i.service.to_string())) {
+        for rpc in &instance.rpc {
+            for method in rpc.methods.iter().filter(|m| m.safe && m.kind == Kind::Unary) {
+                let searches = method.name.starts_with("Search") || method.name.starts_with("Find");
+                if found.is_none() || searches {
+                    found = Some((instance, rpc.name.clone(), method.name.clone()));
+                }
+            }
+        }
+    }
+    let (instance, service, method) = found?;
+    let client = Client::new(Arc::new(Memory::new()), formic_client::Config::default());
+    let schema = reflect::schema(&client.at(instance.endpoint.clone()), std::slice::from_ref(&service)).await.ok()?;
+    let input = &schema.services.first()?.methods.iter().find(|m| m.name == method)?.input;
+    let text = schema.messages.get(input)?.iter().find(|f| f.kind == "string" && TEXT.contains(&f.name.as_str()));
+    let data = text.map_or_else(|| "{}".to_owned(), |field| format!("{{\"{}\":\"lamp\"}}", field.name));
+    Some((format!("/{service}/{method}"), data))
+}
+
+/// Fields that take any words.
+const TEXT: [&str; 4] = ["text", "query", "q", "name"];

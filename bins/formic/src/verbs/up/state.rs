@@ -1,0 +1,76 @@
+//! The folder of state beside the manifest: `.formic/`, private, ignoring itself in git.
+
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::app::{SOCKET, STATE};
+use crate::exit::{Failure, Outcome};
+
+/// The places within `.formic/`.
+#[derive(Clone, Debug)]
+pub(crate) struct State(PathBuf);
+
+/// Starting with less free space than this ends in half-written databases.
+const MIN_FREE: u64 = 16 << 20;
+
+impl State {
+    /// Makes the folder, or takes it as it is, with mode 0700.
+    pub(crate) fn open(folder: &Path) -> Outcome<Self> {
+        let state = Self(folder.join(STATE));
+        let failed = |error: io::Error| {
+            let failure = Failure::user(format!("cannot keep state in {}", state.0.display()));
+            let failure = match error.kind() {
+                io::ErrorKind::StorageFull => failure.help("the disk is full: free some space and try again"),
+                io::ErrorKind::PermissionDenied => failure.help("the folder of the manifest must be writable"),
+                _ => failure,
+            };
+            failure.because(error)
+        };
+        let make = || -> io::Result<()> {
+            for dir in [state.0.clone(), state.logs(), state.data(), state.run()] {
+                std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+            }
+            // It may have been there with other eyes on it.
+            std::fs::set_permissions(&state.0, std::fs::Permissions::from_mode(0o700))?;
+            let ignore = state.0.join(".gitignore");
+            if !ignore.exists() {
+                let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(ignore)?;
+                io::Write::write_all(&mut file, b"*\n")?;
+            }
+            Ok(())
+        };
+        make().map_err(failed)?;
+        if let Ok(free) = formic_supervise::disk_free(&state.0)
+            && free < MIN_FREE
+        {
+            return Err(Failure::user(format!(
+                "only {} KiB are free where {} is; services could not keep their data",
+                free / 1024,
+                state.0.display()
+            ))
+            .help("free at least 16 MiB and try again"));
+        }
+        Ok(state)
+    }
+
+    pub(crate) fn lock(&self) -> PathBuf {
+        self.0.join("lock")
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.0.join(SOCKET)
+    }
+
+    pub(crate) fn logs(&self) -> PathBuf {
+        self.0.join("logs")
+    }
+
+    pub(crate) fn data(&self) -> PathBuf {
+        self.0.join("data")
+    }
+
+    pub(crate) fn run(&self) -> PathBuf {
+        self.0.join("run")
+    }
+}

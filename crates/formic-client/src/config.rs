@@ -1,0 +1,91 @@
+//! How a client behaves.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use formic_balance::Algorithm;
+use formic_rpc::Interceptor;
+
+use crate::{Observer, budget, retry};
+
+/// Which wire is spoken to servers; a Formic server speaks both.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// Connect: plain HTTP bodies for calls of one message, and so the cheaper one.
+    #[default]
+    Connect,
+    /// gRPC, for servers that speak nothing else.
+    Grpc,
+}
+
+/// How a client behaves. Every field has a default that suits calls within a data centre.
+#[derive(Clone)]
+pub struct Config {
+    /// How long a call may take that says nothing and inherits nothing.
+    pub timeout: Duration,
+    /// Connections to each endpoint. The second is opened only when the first is busy.
+    pub connections: usize,
+    /// How long it may take to connect to an endpoint.
+    pub connect_timeout: Duration,
+    /// How often an endpoint is pinged while a call waits on it, so that a dead peer is noticed though
+    /// no packet says so; half as long again without an answer ends the connection.
+    pub keep_alive: Option<Duration>,
+    /// The largest message taken from a server, in bytes.
+    pub max_message: usize,
+    /// How long a call waits for a first instance while the registry knows none; covers the restart of
+    /// a service's only instance.
+    pub patience: Duration,
+    /// The wire.
+    pub protocol: Protocol,
+    /// Which endpoint gets a call.
+    pub balance: Algorithm,
+    /// When a call is made again.
+    pub retry: retry::Config,
+    /// How many calls may be made again.
+    pub budget: budget::Config,
+    /// Code of the author's own around every call; the first is the outermost.
+    pub interceptors: Vec<Arc<dyn Interceptor>>,
+    /// Who is told of every call.
+    pub observer: Option<Arc<dyn Observer>>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            // Longer than any healthy call within an application, shorter than a person's patience.
+            timeout: Duration::from_secs(5),
+            // One connection's lock bounds it to some 35 k calls a second.
+            connections: 2,
+            connect_timeout: Duration::from_secs(1),
+            keep_alive: Some(Duration::from_secs(10)),
+            max_message: 4 * 1024 * 1024,
+            patience: Duration::from_secs(1),
+            protocol: Protocol::default(),
+            balance: Algorithm::default(),
+            retry: retry::Config::default(),
+            budget: budget::Config::default(),
+            interceptors: Vec::new(),
+            observer: None,
+        }
+    }
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config")
+            .field("timeout", &self.timeout)
+            .field("connections", &self.connections)
+            .field("connect_timeout", &self.connect_timeout)
+            .field("keep_alive", &self.keep_alive)
+            .field("max_message", &self.max_message)
+            .field("patience", &self.patience)
+            .field("protocol", &self.protocol)
+            .field("balance", &self.balance)
+            .field("retry", &self.retry)
+            .field("budget", &self.budget)
+            .field("interceptors", &self.interceptors.len())
+            .field("observer", &self.observer.is_some())
+            .finish()
+    }
+}

@@ -1,0 +1,59 @@
+//! The calling half: a channel by the name of a service, or to one endpoint.
+//!
+//! A call goes down one file after the other:
+//!
+//! ```text
+//! stack    deadline (mandatory, shrinking) → trace → interceptors
+//! dispatch → retry (one budget) → balance → in-flight guard
+//! remote   → a connection of the endpoint's pool        local → a handle of this process
+//! wire     → connectrpc over HTTP/2
+//! ```
+//!
+//! # Deadlines
+//!
+//! Every call has one: the earliest of the call's own, that of the call being served by this task, and,
+//! when neither is given, [`Config::timeout`]. For a call that is answered with one message it covers
+//! the whole call. For a call that is answered with a stream a given or inherited deadline covers the
+//! whole stream, while the default covers only the time until the stream begins, because nobody can
+//! guess how long a stream is meant to live.
+//!
+//! # Retries
+//!
+//! A call that surely reached no handler is made elsewhere, whatever its method. A call whose method is
+//! idempotent is repeated once on `unavailable`, marked on the wire so that what it causes is not
+//! repeated again. Both draw on one budget per client. Requests that stream are not replayed once they
+//! have begun, nor answers that stream. See [`retry`].
+//!
+//! # In this process
+//!
+//! A service that is served by this process ([`Client::add_local`]) is always called directly, even when
+//! the registry knows other instances of it.
+#![warn(missing_docs)]
+
+mod client;
+mod config;
+mod connect;
+mod deadline;
+mod dispatch;
+mod flight;
+mod headers;
+mod local;
+mod observe;
+mod outgoing;
+mod remote;
+mod service;
+mod stack;
+mod trace;
+mod wire;
+
+pub mod budget;
+pub mod retry;
+
+pub use client::Client;
+pub use config::{Config, Protocol};
+pub use formic_balance::Algorithm;
+pub use observe::{Observer, Report};
+
+/// The header that marks a call as a repetition, or as caused by one. Its value is the number of the
+/// attempt; servers look only whether it is there.
+pub const ATTEMPT: &str = "formic-attempt";

@@ -1,0 +1,69 @@
+//! A call to a service of this process: the handle is called directly, and sees what it would see of a
+//! call over a network.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use formic_core::Error;
+use formic_rpc::context::Scope;
+use formic_rpc::trace::TRACEPARENT;
+use formic_rpc::{Answer, Body, ByteStream, Call, Handle, Peer, TraceContext};
+use futures::Stream;
+use http::HeaderValue;
+
+use crate::{ATTEMPT, headers};
+
+/// The name that a handler sees of a caller in its own process.
+const PEER: &str = "in-process";
+
+/// Calls the handle on the caller's task. What the handler calls in turn inherits from this call, not
+/// from the caller's own.
+pub(crate) async fn call(
+    handle: Arc<dyn Handle>,
+    mut call: Call,
+    trace: Option<TraceContext>,
+    retried: bool,
+) -> Result<Answer, Error> {
+    let metadata = call.metadata.as_headers_mut();
+    let foreign: Vec<_> = metadata.keys().filter(|name| headers::is_wire(name)).cloned().collect();
+    for name in foreign {
+        metadata.remove(name);
+    }
+    if let Some(trace) = trace {
+        metadata.insert(TRACEPARENT, trace.to_header());
+    }
+    if retried {
+        metadata.insert(ATTEMPT, HeaderValue::from_static("2"));
+    }
+    let trace = trace.or_else(|| call.metadata.get(TRACEPARENT)?.parse().ok());
+    // What the caller's layers told each other is not the handler's business, as it would not be over a
+    // network.
+    call.extensions = http::Extensions::new();
+    if let Some(trace) = trace {
+        call.extensions.insert(trace);
+    }
+    call.peer = Some(Peer(PEER.into()));
+    let scope = Scope { deadline: call.deadline, trace, retried };
+    let mut answer = scope.run(async move { handle.call(call).await }).await?;
+    if let Body::Stream(stream) = answer.body {
+        answer.body = Body::Stream(Box::pin(Scoped { stream, scope }));
+    }
+    Ok(answer)
+}
+
+/// A response stream that is made by the handler's code, whoever polls it.
+struct Scoped {
+    stream: ByteStream,
+    scope: Scope,
+}
+
+impl Stream for Scoped {
+    type Item = Result<Bytes, Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = &mut *self;
+        this.scope.enter(|| this.stream.as_mut().poll_next(cx))
+    }
+}

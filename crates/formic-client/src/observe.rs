@@ -1,0 +1,105 @@
+//! Who is told of calls: the hook that metrics hang on.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use formic_core::{Code, Endpoint, Error, Method};
+use tokio::time::Instant;
+
+use crate::remote::Remote;
+
+/// Is told of every call that goes out. Called on the caller's task, so it must be quick.
+pub trait Observer: Send + Sync + 'static {
+    /// A call begins. Exactly one [`on_call`](Self::on_call) follows.
+    fn on_start(&self, service: &str, method: &Method) {
+        let _ = (service, method);
+    }
+
+    /// A call is over, its retries and its response stream included.
+    fn on_call(&self, report: &Report<'_>);
+}
+
+/// How a call went.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Report<'a> {
+    /// The service, or the endpoint's address where a fixed one is called.
+    pub service: &'a str,
+    /// What was called.
+    pub method: &'a Method,
+    /// Who was asked last; nobody when the call got nowhere, or stayed in this process.
+    pub endpoint: Option<&'a Endpoint>,
+    /// What went wrong, if anything.
+    pub code: Option<Code>,
+    /// From the first attempt to the end of the last answer.
+    pub duration: Duration,
+    /// How often it was tried.
+    pub attempts: u32,
+}
+
+/// A report being written; dropping it unfinished reports a cancelled call.
+pub(crate) struct Reporting(Box<Inner>);
+
+struct Inner {
+    observer: Arc<dyn Observer>,
+    service: Arc<str>,
+    method: Method,
+    endpoint: Option<Arc<Remote>>,
+    code: Option<Code>,
+    began: Instant,
+    deadline: Option<Instant>,
+    attempts: u32,
+    ended: bool,
+}
+
+impl Reporting {
+    pub(crate) fn begin(
+        observer: &Arc<dyn Observer>,
+        service: &Arc<str>,
+        method: &Method,
+        began: Instant,
+        deadline: Option<Instant>,
+    ) -> Self {
+        observer.on_start(service, method);
+        Self(Box::new(Inner {
+            observer: Arc::clone(observer),
+            service: Arc::clone(service),
+            method: method.clone(),
+            endpoint: None,
+            code: None,
+            began,
+            deadline,
+            attempts: 0,
+            ended: false,
+        }))
+    }
+
+    pub(crate) fn attempt(&mut self, endpoint: Option<&Arc<Remote>>) {
+        self.0.endpoint = endpoint.cloned();
+        self.0.attempts += 1;
+    }
+
+    pub(crate) fn end<T>(&mut self, outcome: &Result<T, Error>) {
+        self.0.code = outcome.as_ref().err().map(Error::code);
+        self.0.ended = true;
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        let now = Instant::now();
+        if !self.ended {
+            // Whoever enforces the deadline does so by dropping the call.
+            let late = self.deadline.is_some_and(|deadline| deadline <= now);
+            self.code = Some(if late { Code::DeadlineExceeded } else { Code::Canceled });
+        }
+        self.observer.on_call(&Report {
+            service: &self.service,
+            method: &self.method,
+            endpoint: self.endpoint.as_ref().map(|remote| remote.endpoint()),
+            code: self.code,
+            duration: now.duration_since(self.began),
+            attempts: self.attempts,
+        });
+    }
+}

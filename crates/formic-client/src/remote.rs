@@ -1,0 +1,285 @@
+//! One endpoint and the connections to it: dialled when first needed, shared by all calls, dialled again
+//! with growing waits after a failure.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use connectrpc::client::{ClientBody, ClientConfig};
+use formic_balance::EndpointStats;
+use formic_core::{Endpoint, Error};
+use formic_registry::Backoff;
+use formic_rpc::wire_error::Unsent;
+use futures::FutureExt;
+use futures::future::{BoxFuture, Shared};
+use hyper::client::conn::http2::{self, SendRequest};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::{Config, Protocol, connect};
+
+/// Waits between attempts to reach an endpoint that is down: short at first, for a service that was just
+/// restarted, and never long enough to be noticed by people.
+const MIN_BACKOFF: Duration = Duration::from_millis(20);
+const MAX_BACKOFF: Duration = Duration::from_secs(1);
+
+/// Calls in flight to an endpoint from which on a further connection is worth its memory.
+const BUSY: u32 = 8;
+
+/// A connection that calls are written to.
+pub(crate) type Sender = SendRequest<ClientBody>;
+
+/// What all endpoints of a client share.
+#[derive(Debug)]
+pub(crate) struct Dialer {
+    http2: http2::Builder<TokioExecutor>,
+    connect_timeout: Duration,
+    connections: usize,
+    protocol: Protocol,
+    max_message: usize,
+    /// Every time given to the balancer is since then.
+    origin: Instant,
+    tasks: TaskTracker,
+    /// Ends connections; only a client that is shut down by hand does so, for answers may still be read
+    /// when the client itself is gone.
+    stop: CancellationToken,
+}
+
+/// One endpoint.
+#[derive(Debug)]
+pub(crate) struct Remote {
+    endpoint: Endpoint,
+    stats: Arc<EndpointStats>,
+    pub(crate) proto: ClientConfig,
+    pub(crate) json: ClientConfig,
+    slots: Box<[Slot]>,
+    /// The last attempt to connect failed, and a task is trying again.
+    down: AtomicBool,
+    trouble: Mutex<Option<Trouble>>,
+    dialer: Arc<Dialer>,
+}
+
+#[derive(Default)]
+struct Slot {
+    live: ArcSwapOption<Sender>,
+    dialling: Mutex<Option<Dialling>>,
+}
+
+impl std::fmt::Debug for Slot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Slot({})", if self.live.load().is_some() { "live" } else { "empty" })
+    }
+}
+
+/// An attempt to connect that all who need it wait for. It is a task of its own, so that a caller who
+/// gives up does not take it from the others.
+type Dialling = Shared<BoxFuture<'static, Result<Arc<Sender>, Trouble>>>;
+
+/// Why an endpoint cannot be reached.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(crate) enum Trouble {
+    #[error("cannot connect")]
+    Connect(#[source] Arc<std::io::Error>),
+    #[error("no connection within {0:?}")]
+    Slow(Duration),
+    #[error("cannot speak HTTP/2")]
+    Handshake(#[source] Arc<hyper::Error>),
+    #[error("the client was shut down")]
+    Stopped,
+}
+
+// === impl Dialer ===
+
+impl Dialer {
+    pub(crate) fn new(config: &Config, origin: Instant, tasks: TaskTracker, stop: CancellationToken) -> Self {
+        let mut http2 = http2::Builder::new(TokioExecutor::new());
+        http2.timer(TokioTimer::new());
+        if let Some(interval) = config.keep_alive {
+            http2.keep_alive_interval(interval).keep_alive_timeout(interval / 2);
+        }
+        Self {
+            http2,
+            connect_timeout: config.connect_timeout,
+            connections: config.connections.max(1),
+            protocol: config.protocol,
+            max_message: config.max_message,
+            origin,
+            tasks,
+            stop,
+        }
+    }
+
+    async fn dial(&self, endpoint: &Endpoint) -> Result<Arc<Sender>, Trouble> {
+        let connecting = async {
+            let io = connect::open(endpoint).await.map_err(|error| Trouble::Connect(Arc::new(error)))?;
+            let handshake = self.http2.handshake(TokioIo::new(io));
+            handshake.await.map_err(|error| Trouble::Handshake(Arc::new(error)))
+        };
+        let limit = self.connect_timeout;
+        let (sender, connection) = timeout(limit, connecting).await.unwrap_or(Err(Trouble::Slow(limit)))?;
+        // Ends when nobody holds the sender any more and the last answer was read, when the peer closes
+        // it, or when the client is shut down.
+        let (stop, endpoint) = (self.stop.clone(), endpoint.clone());
+        self.tasks.spawn(async move {
+            match stop.run_until_cancelled(connection).await {
+                Some(Err(error)) => tracing::debug!(%endpoint, %error, "connection lost"),
+                Some(Ok(())) => tracing::trace!(%endpoint, "connection closed"),
+                None => {}
+            }
+        });
+        Ok(Arc::new(sender))
+    }
+}
+
+// === impl Remote ===
+
+impl Remote {
+    pub(crate) fn new(endpoint: Endpoint, stats: Arc<EndpointStats>, dialer: Arc<Dialer>) -> Self {
+        let authority = match &endpoint {
+            Endpoint::Tcp(addr) => addr.to_string(),
+            Endpoint::Unix(_) => "localhost".into(),
+        };
+        // An address is always an authority; the fallback keeps this free of a panic.
+        let uri = http::Uri::builder().scheme("http").authority(authority).path_and_query("/").build();
+        let protocol = match dialer.protocol {
+            Protocol::Connect => connectrpc::Protocol::Connect,
+            Protocol::Grpc => connectrpc::Protocol::Grpc,
+        };
+        let proto = ClientConfig::new(uri.unwrap_or_default())
+            .with_protocol(protocol)
+            // Within a data centre bytes are cheaper than the time to compress them.
+            .with_compression(connectrpc::CompressionRegistry::new())
+            .with_default_max_message_size(dialer.max_message);
+        let json = proto.clone().json();
+        let slots = (0..dialer.connections).map(|_| Slot::default()).collect();
+        let (down, trouble) = (AtomicBool::new(false), Mutex::new(None));
+        Self { endpoint, stats, proto, json, slots, down, trouble, dialer }
+    }
+
+    pub(crate) fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    pub(crate) fn stats(&self) -> &Arc<EndpointStats> {
+        &self.stats
+    }
+
+    pub(crate) fn protocol(&self) -> Protocol {
+        self.dialer.protocol
+    }
+
+    /// The time as the balancer takes it.
+    pub(crate) fn since_origin(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.dialer.origin)
+    }
+
+    /// Whether the last attempt to connect failed; a task finds out when that is over.
+    pub(crate) fn is_down(&self) -> bool {
+        self.down.load(Ordering::Relaxed)
+    }
+
+    /// A connection, at once if there is one.
+    ///
+    /// # Errors
+    /// `unavailable`, and surely unsent.
+    pub(crate) async fn connection(self: &Arc<Self>) -> Result<Sender, Error> {
+        let index = self.choose();
+        let slot = &self.slots[index];
+        if let Some(sender) = &*slot.live.load()
+            && !sender.is_closed()
+        {
+            return Ok(Sender::clone(sender));
+        }
+        if self.is_down() {
+            // Somebody is at it: a crowd of callers would only be in the way.
+            let trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            return Err(self.unreachable(trouble.unwrap_or(Trouble::Slow(self.dialer.connect_timeout))));
+        }
+        match self.dialling(index).await {
+            Ok(sender) => Ok(Sender::clone(&sender)),
+            Err(trouble) => Err(self.unreachable(trouble)),
+        }
+    }
+
+    fn choose(&self) -> usize {
+        let connections = self.slots.len();
+        if connections == 1 || self.stats.in_flight() <= BUSY { 0 } else { fastrand::usize(..connections) }
+    }
+
+    fn unreachable(&self, trouble: Trouble) -> Error {
+        let mut reason: &dyn std::error::Error = &trouble;
+        while let Some(deeper) = reason.source() {
+            reason = deeper;
+        }
+        let message = format!("cannot reach {}: {reason}", self.endpoint);
+        Error::unavailable(message).with_source(Unsent(Box::new(trouble))).with_unsent()
+    }
+
+    /// Connects, together with all who want the same.
+    fn dialling(self: &Arc<Self>, index: usize) -> Dialling {
+        let mut dialling = self.slots[index].dialling.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(dialling) = &*dialling {
+            return dialling.clone();
+        }
+        let remote = Arc::clone(self);
+        let task = self.dialer.tasks.spawn(async move {
+            let outcome = match remote
+                .dialer
+                .stop
+                .clone()
+                .run_until_cancelled(remote.dialer.dial(&remote.endpoint))
+                .await
+            {
+                Some(outcome) => outcome,
+                None => Err(Trouble::Stopped),
+            };
+            let slot = &remote.slots[index];
+            match &outcome {
+                Ok(sender) => slot.live.store(Some(Arc::clone(sender))),
+                Err(trouble) => remote.fail(trouble.clone()),
+            }
+            *slot.dialling.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            outcome
+        });
+        let shared = task.map(|joined| joined.unwrap_or(Err(Trouble::Stopped))).boxed().shared();
+        *dialling = Some(shared.clone());
+        shared
+    }
+
+    fn fail(self: &Arc<Self>, trouble: Trouble) {
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = Some(trouble);
+        if !self.down.swap(true, Ordering::AcqRel) {
+            tracing::debug!(endpoint = %self.endpoint, "endpoint is down");
+            let stop = self.dialer.stop.clone();
+            let trying = Self::redial(Arc::downgrade(self), self.endpoint.clone(), Arc::clone(&self.dialer));
+            self.dialer.tasks.spawn(async move { stop.run_until_cancelled(trying).await });
+        }
+    }
+
+    /// Tries until it works or nobody needs the endpoint any more.
+    async fn redial(remote: Weak<Self>, endpoint: Endpoint, dialer: Arc<Dialer>) {
+        let mut backoff = Backoff::new(MIN_BACKOFF, MAX_BACKOFF);
+        loop {
+            sleep(backoff.next_wait()).await;
+            if remote.strong_count() == 0 {
+                return;
+            }
+            let outcome = dialer.dial(&endpoint).await;
+            let Some(remote) = remote.upgrade() else { return };
+            match outcome {
+                Ok(sender) => {
+                    tracing::debug!(%endpoint, "endpoint is back");
+                    remote.slots[0].live.store(Some(sender));
+                    remote.down.store(false, Ordering::Release);
+                    return;
+                }
+                Err(trouble) => {
+                    *remote.trouble.lock().unwrap_or_else(PoisonError::into_inner) = Some(trouble);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! The top of a channel: what every call gets before it is anybody's.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use formic_core::{Error, Method, RpcService};
+use formic_rpc::context::Scope;
+use formic_rpc::trace::TRACEPARENT;
+use formic_rpc::{Answer, BoxFuture, Call, Handle, Intercepted, Interceptor};
+use tokio::time::Instant;
+
+use crate::deadline::Deadline;
+use crate::dispatch::{Dispatch, Terminal};
+use crate::trace;
+
+/// Deadline and trace, then interceptors, then the call itself.
+pub(crate) struct Stack {
+    timeout: Duration,
+    dispatch: Arc<Dispatch>,
+    /// Only where there are interceptors: without, a call is one future in one box.
+    intercepted: Option<Arc<dyn Handle>>,
+}
+
+impl Stack {
+    pub(crate) fn new(dispatch: Arc<Dispatch>, timeout: Duration, chain: Vec<Arc<dyn Interceptor>>) -> Self {
+        let intercepted =
+            (!chain.is_empty()).then(|| Intercepted::wrap(Arc::new(Terminal(Arc::clone(&dispatch))), chain));
+        Self { timeout, dispatch, intercepted }
+    }
+}
+
+impl Handle for Stack {
+    fn method(&self, path: &str) -> Option<Method> {
+        self.dispatch.method(path)
+    }
+
+    fn call(&self, mut call: Call) -> BoxFuture<'static, Result<Answer, Error>> {
+        let scope = Scope::current();
+        let deadline = match Deadline::settle(&mut call, scope.deadline, self.timeout, Instant::now()) {
+            Ok(deadline) => deadline,
+            Err(error) => return Box::pin(std::future::ready(Err(error))),
+        };
+        let trace = trace::next(scope.trace, &call.metadata);
+        match &self.intercepted {
+            None => {
+                let calling = Arc::clone(&self.dispatch).run(call, Some(trace), scope.retried);
+                Box::pin(deadline.bound(calling))
+            }
+            Some(intercepted) => {
+                call.metadata.as_headers_mut().insert(TRACEPARENT, trace.to_header());
+                let intercepted = Arc::clone(intercepted);
+                // Called inside, so that nothing runs before the call is awaited.
+                Box::pin(deadline.bound(async move { intercepted.call(call).await }))
+            }
+        }
+    }
+
+    fn services(&self) -> Vec<RpcService> {
+        self.dispatch.services()
+    }
+}
+
+/// A channel that can go nowhere; each call says why.
+pub(crate) struct Refusal(pub(crate) Error);
+
+impl Handle for Refusal {
+    fn method(&self, _path: &str) -> Option<Method> {
+        None
+    }
+
+    fn call(&self, _call: Call) -> BoxFuture<'static, Result<Answer, Error>> {
+        Box::pin(std::future::ready(Err(self.0.clone())))
+    }
+}

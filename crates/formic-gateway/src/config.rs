@@ -1,0 +1,44 @@
+//! How a gateway is set up; its routes are not here, they come by watch.
+
+use std::time::Duration;
+
+use formic_core::Endpoint;
+use serde::{Deserialize, Serialize};
+
+/// The settings of a gateway.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Name of the application, for its pages.
+    pub app: String,
+    /// Where it listens.
+    pub listen: Endpoint,
+    /// Origins that browsers may call from; `*` is everyone. Empty: same origin only.
+    #[serde(default)]
+    pub cors: Vec<String>,
+    /// Largest body of a request, in bytes.
+    #[serde(default = "default_max_body")]
+    pub max_body: usize,
+    /// Deadline of a call that brought none.
+    #[serde(default = "default_timeout")]
+    pub timeout: Duration,
+    /// How long calls in flight may take at the end.
+    #[serde(default = "default_grace")]
+    pub grace: Duration,
+}
+
+/// As the services behind it take by default.
+pub const DEFAULT_MAX_BODY: usize = 4 << 20;
+
+fn default_max_body() -> usize {
+    DEFAULT_MAX_BODY
+}
+
+fn default_timeout() -> Duration {
+    // Longer than a service's own default of 5 s: an outer deadline that fires first hides the cause.
+    Duration::from_secs(15)
+}
+
+fn default_grace() -> Duration {
+    Duration::from_secs(10)
+}

@@ -1,0 +1,118 @@
+//! The proxy: a call comes in, the same call goes out to the service that the route names.
+
+use std::sync::Arc;
+
+use formic_client::Client;
+use formic_core::{Error, Metadata, Method};
+use formic_rpc::{Answer, Body, BoxFuture, Call, Codec, Handle};
+use http::header::{self, HeaderName};
+
+use crate::routes::Routes;
+
+/// Forwards calls without knowing their types.
+#[derive(Clone, Debug)]
+pub struct Proxy {
+    routes: Routes,
+    client: Client,
+}
+
+/// What belongs to one hop and is made anew for the next.
+const HOP: [HeaderName; 12] = [
+    header::HOST,
+    header::CONNECTION,
+    header::CONTENT_LENGTH,
+    header::CONTENT_TYPE,
+    header::CONTENT_ENCODING,
+    header::ACCEPT,
+    header::ACCEPT_ENCODING,
+    header::TRANSFER_ENCODING,
+    header::TE,
+    header::UPGRADE,
+    header::ORIGIN,
+    header::USER_AGENT,
+];
+
+/// Names that the wire owns, on the way in and out.
+fn wire_owns(name: &str) -> bool {
+    name.starts_with("grpc-")
+        || name.starts_with("connect-")
+        || name.starts_with("sec-")
+        || name.starts_with("formic-")
+        || name == "keep-alive"
+        || name == "date"
+        || name.starts_with("access-control-")
+}
+
+/// The metadata of one hop without what only that hop is about.
+fn forwarded(metadata: Metadata) -> Metadata {
+    let mut headers = metadata.into_headers();
+    for name in &HOP {
+        headers.remove(name);
+    }
+    let owned: Vec<_> = headers.keys().filter(|name| wire_owns(name.as_str())).cloned().collect();
+    for name in owned {
+        headers.remove(name);
+    }
+    headers.into()
+}
+
+impl Proxy {
+    /// Over a live table and a client that finds the services.
+    #[must_use]
+    pub fn new(routes: Routes, client: Client) -> Self {
+        Self { routes, client }
+    }
+
+    /// The handle for the server.
+    #[must_use]
+    pub fn handle(self) -> Arc<dyn Handle> {
+        Arc::new(self)
+    }
+}
+
+/// JSON is looked at once, so that a request which is none gets the gateway's clear answer.
+fn check(call: &Call) -> Result<(), Error> {
+    match (&call.body, call.codec) {
+        (Body::Message(bytes), Codec::Json) => serde_json::from_slice::<serde::de::IgnoredAny>(bytes)
+            .map(|_| ())
+            .map_err(|error| Error::invalid_argument(format!("the request is not JSON: {error}"))),
+        _ => Ok(()),
+    }
+}
+
+impl Handle for Proxy {
+    fn method(&self, path: &str) -> Option<Method> {
+        self.routes.now().find(path).map(|route| route.method.clone())
+    }
+
+    fn call(&self, call: Call) -> BoxFuture<'static, Result<Answer, Error>> {
+        let Some(service) = self.routes.now().find(call.method.path()).map(|route| route.service.clone()) else {
+            let error = Error::not_found(format!("no method {}", call.method.path()));
+            return Box::pin(std::future::ready(Err(error)));
+        };
+        if let Err(error) = check(&call) {
+            return Box::pin(std::future::ready(Err(error)));
+        }
+        let mut out = Call::new(call.method, call.codec, call.body);
+        out.metadata = forwarded(call.metadata);
+        out.deadline = call.deadline;
+        if let Some(peer) = &call.peer {
+            // Appended for those behind that keep an audit; nothing here trusts it.
+            let _ = out.metadata.append("x-forwarded-for", peer.0.rsplit_once(':').map_or(&peer.0, |(ip, _)| ip));
+        }
+        let answering = self.client.of(&service).call(out);
+        Box::pin(async move {
+            match answering.await {
+                Ok(mut answer) => {
+                    answer.metadata = forwarded(answer.metadata);
+                    answer.trailers = forwarded(answer.trailers);
+                    Ok(answer)
+                }
+                Err(mut error) => {
+                    *error.metadata_mut() = forwarded(std::mem::take(error.metadata_mut()));
+                    Err(error)
+                }
+            }
+        })
+    }
+}

@@ -1,0 +1,124 @@
+//! The gateway's life: listen, learn the routes, be ready, drain.
+
+use std::sync::Arc;
+
+use axum::middleware::Next;
+use axum::response::Response;
+use formic_client::Client;
+use formic_core::{Endpoint, Error};
+use formic_registry::DynRegistry;
+use formic_rpc::Channel;
+use formic_server::{Bound, ListenError, Server, Serving};
+use formic_telemetry::Metrics;
+use http::{HeaderName, HeaderValue, Method, Request};
+use tokio_util::sync::CancellationToken;
+use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer, ExposeHeaders};
+
+use crate::{Config, Proxy, Routes, page};
+
+/// Why a gateway cannot run.
+#[derive(Debug)]
+pub enum GatewayError {
+    /// It cannot listen.
+    Listen(ListenError),
+    /// It cannot be put together.
+    Build(Error),
+}
+
+impl std::fmt::Display for GatewayError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Listen(error) => write!(f, "{error}"),
+            Self::Build(error) => write!(f, "{error}"),
+        }
+    }
+}
+
+impl std::error::Error for GatewayError {}
+
+/// The header that names a request in every log on its way.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Takes the caller's request id if it is a sane one, makes one otherwise, and answers with it.
+async fn request_id(mut request: Request<axum::body::Body>, next: Next) -> Response {
+    let id = request
+        .headers()
+        .get(REQUEST_ID)
+        .filter(|id| id.len() <= 128 && id.to_str().is_ok())
+        .cloned()
+        .or_else(|| HeaderValue::from_str(&format!("{:032x}", fastrand::u128(..))).ok());
+    if let Some(id) = &id {
+        request.headers_mut().insert(REQUEST_ID, id.clone());
+    }
+    let mut response = next.run(request).await;
+    if let Some(id) = id {
+        response.headers_mut().insert(REQUEST_ID, id);
+    }
+    response
+}
+
+fn cors(origins: &[String]) -> CorsLayer {
+    let origin = if origins.iter().any(|origin| origin == "*") {
+        AllowOrigin::any()
+    } else {
+        AllowOrigin::list(origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok()))
+    };
+    CorsLayer::new()
+        .allow_origin(origin)
+        .allow_methods([Method::GET, Method::POST, Method::OPTIONS])
+        .allow_headers(AllowHeaders::mirror_request())
+        .expose_headers(ExposeHeaders::list([
+            REQUEST_ID,
+            HeaderName::from_static("grpc-status"),
+            HeaderName::from_static("grpc-message"),
+            HeaderName::from_static("grpc-status-details-bin"),
+        ]))
+        .max_age(std::time::Duration::from_secs(7200))
+}
+
+/// Runs a gateway until `stop`. `ready` is told where it listens once it has its routes.
+///
+/// # Errors
+/// If it cannot listen.
+pub async fn run(
+    config: Config,
+    registry: DynRegistry,
+    daemon: Channel,
+    client: Client,
+    metrics: Metrics,
+    stop: CancellationToken,
+    ready: impl FnOnce(Endpoint) + Send,
+) -> Result<(), GatewayError> {
+    let (mut routes, following) = Routes::follow(registry, daemon, stop.clone());
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(following);
+    let bound = Bound::bind(&config.listen).await.map_err(GatewayError::Listen)?;
+    let limits = formic_server::Config {
+        max_message: config.max_body,
+        default_deadline: config.timeout,
+        ..formic_server::Config::default()
+    };
+    let mut server = Server::new(limits, metrics)
+        .proxy(Proxy::new(routes.clone(), client).handle())
+        .router(page::router(config.app.clone(), routes.clone()))
+        .layer(|router| router.layer(axum::middleware::from_fn(request_id)));
+    if !config.cors.is_empty() {
+        let cors = cors(&config.cors);
+        server = server.layer(|router| router.layer(cors));
+    }
+    let mut running = server.build().map_err(GatewayError::Build)?;
+    let health = Arc::new(running.health().clone());
+    let endpoint = running.listen(bound);
+    // Without a table every call would be a 404, which callers take for an answer.
+    if stop.run_until_cancelled(routes.known()).await.is_some() {
+        health.set(Serving::Ready);
+        ready(endpoint);
+        stop.cancelled().await;
+    }
+    let cut = running.stop(config.grace).await;
+    if cut > 0 {
+        tracing::warn!(calls = cut, "the grace is over; calls were cut off");
+    }
+    tasks.shutdown().await;
+    Ok(())
+}

@@ -1,0 +1,188 @@
+//! When to try again.
+//!
+//! Doubling from 250 ms to 60 s with ±25 % of jitter, because the community of the largest orchestrator
+//! found its five minutes too long and one minute the longest wait that people accept; and never giving
+//! up, because a service that stays down until somebody resets a counter is the most common complaint
+//! about the most common supervisor.
+
+use std::time::Duration;
+
+use formic_spec::Restart;
+use serde::{Deserialize, Serialize};
+
+use crate::state::Time;
+
+/// An instance that was ready for so long counts as having worked: its first restart is immediate, and
+/// its exit is no unready one.
+pub const STEADY_AFTER: Duration = Duration::from_secs(10);
+
+/// An instance that was ready for so long, and for twice the last delay, starts from the beginning.
+pub const RESET_AFTER: Duration = Duration::from_secs(60);
+
+/// More unready exits than this within [`CRASH_LOOP_WINDOW`] are a crash loop.
+pub const CRASH_LOOP_EXITS: usize = 5;
+
+/// See [`CRASH_LOOP_EXITS`].
+pub const CRASH_LOOP_WINDOW: Duration = Duration::from_secs(120);
+
+/// What a slot remembers of the instances that were in it. Per slot and not per service: one bad slot (a
+/// taken port, a broken file) must not slow down the others.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct History {
+    /// How often it was restarted after exits of its own. Never falls, and outlives changes of revision.
+    pub restarts: u32,
+    /// Restarts in the present row of failures: what the delay is doubled by.
+    pub row: u32,
+    /// The last delay.
+    pub delay: Duration,
+    /// The last unready exits, at most one more than a crash loop needs.
+    pub unready_exits: Vec<Time>,
+    /// Whether it is in a crash loop; ends when an instance stays ready.
+    pub crash_looping: bool,
+    /// Whether an instance of the present revision was ever ready here.
+    pub was_ready: bool,
+}
+
+/// The delay before an instance is started again: `restarts` in a row before this one, after it had been
+/// ready for `ready_for`. `random_unit` is a random number from 0 to 1.
+///
+/// The first restart of an instance that was ready for [`STEADY_AFTER`] is immediate. No delay is longer
+/// than the rule's `max_delay`, jitter included.
+#[must_use]
+pub fn backoff(rule: &Restart, restarts: u32, ready_for: Duration, random_unit: f64) -> Duration {
+    if restarts == 0 && ready_for >= STEADY_AFTER {
+        return Duration::ZERO;
+    }
+    jittered(rule.doubled(restarts), random_unit).min(rule.max_delay.get())
+}
+
+/// From three to five quarters of the delay, in whole milliseconds.
+fn jittered(delay: Duration, random_unit: f64) -> Duration {
+    let unit = if random_unit.is_finite() { random_unit.clamp(0.0, 1.0) } else { 0.5 };
+    let delay = delay.mul_f64(0.75 + 0.5 * unit);
+    Duration::from_millis(u64::try_from(delay.as_millis()).unwrap_or(u64::MAX))
+}
+
+// === impl History ===
+
+impl History {
+    /// Takes note of an exit that will be followed by a restart, and says when.
+    pub(crate) fn exit(&mut self, at: Time, ready_for: Duration, rule: &Restart, random_unit: f64) -> Time {
+        if ready_for >= RESET_AFTER.max(self.delay.saturating_mul(2)) {
+            self.row = 0;
+            self.crash_looping = false;
+            self.unready_exits.clear();
+        }
+        if ready_for < STEADY_AFTER {
+            self.unready_exits.push(at);
+        }
+        self.unready_exits.retain(|exit| at.since(*exit) <= CRASH_LOOP_WINDOW);
+        let surplus = self.unready_exits.len().saturating_sub(CRASH_LOOP_EXITS + 1);
+        self.unready_exits.drain(..surplus);
+        self.crash_looping |= self.unready_exits.len() > CRASH_LOOP_EXITS;
+
+        self.delay = if self.crash_looping {
+            jittered(rule.max_delay.get(), random_unit).min(rule.max_delay.get())
+        } else {
+            backoff(rule, self.row, ready_for, random_unit)
+        };
+        self.row = self.row.saturating_add(1);
+        self.restarts = self.restarts.saturating_add(1);
+        at + self.delay
+    }
+
+    /// What is remembered when the next instance is not a restart: the count.
+    pub(crate) fn anew(&self) -> Self {
+        Self { restarts: self.restarts, ..Self::default() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const NEVER: Duration = Duration::ZERO;
+
+    #[test]
+    fn doubles_up_to_a_minute() {
+        let rule = Restart::default();
+        let millis: Vec<u128> = (0..11).map(|n| backoff(&rule, n, NEVER, 0.5).as_millis()).collect();
+        assert_eq!(millis, [250, 500, 1000, 2000, 4000, 8000, 16_000, 32_000, 60_000, 60_000, 60_000]);
+        assert_eq!(backoff(&rule, 0, NEVER, 0.0).as_millis(), 187);
+        assert_eq!(backoff(&rule, 0, NEVER, 1.0).as_millis(), 312);
+        assert_eq!(backoff(&rule, u32::MAX, NEVER, 0.0).as_millis(), 45_000);
+        assert_eq!(backoff(&rule, 0, NEVER, f64::NAN).as_millis(), 250);
+    }
+
+    #[test]
+    fn the_first_restart_of_one_that_worked_is_immediate() {
+        let rule = Restart::default();
+        assert_eq!(backoff(&rule, 0, Duration::from_secs(10), 1.0), Duration::ZERO);
+        assert_eq!(backoff(&rule, 0, Duration::from_millis(9999), 0.5).as_millis(), 250);
+        assert_eq!(backoff(&rule, 1, Duration::from_secs(10), 0.5).as_millis(), 500);
+    }
+
+    #[test]
+    fn six_unready_exits_in_two_minutes_are_a_crash_loop_until_one_stays_ready() {
+        let rule = Restart::default();
+        let mut history = History::default();
+        let mut now = Time::from_millis(0);
+        let mut delays = Vec::new();
+        for n in 1..=8 {
+            now = history.exit(now, NEVER, &rule, 0.5);
+            delays.push(history.delay.as_millis());
+            assert_eq!(history.crash_looping, n > 5, "exit {n}");
+        }
+        assert_eq!(delays, [250, 500, 1000, 2000, 4000, 60_000, 60_000, 60_000]);
+        // Slower than six in two minutes now, and still the same loop.
+        history.exit(now, Duration::from_secs(30), &rule, 0.5);
+        assert!(history.crash_looping);
+        // Twice the delay of a minute is two minutes.
+        history.exit(now, Duration::from_secs(119), &rule, 0.5);
+        assert!(history.crash_looping);
+        history.exit(now, Duration::from_secs(120), &rule, 0.5);
+        assert_eq!((history.crash_looping, history.delay, history.restarts), (false, Duration::ZERO, 11));
+    }
+
+    #[test]
+    fn unready_exits_far_apart_are_no_loop() {
+        let rule = Restart::default();
+        let mut history = History::default();
+        for n in 0..20u64 {
+            history.exit(Time::from_millis(n * 25_000), NEVER, &rule, 0.5);
+        }
+        assert!(!history.crash_looping);
+        assert_eq!(history.unready_exits.len(), 5);
+    }
+
+    proptest! {
+        #[test]
+        fn delays_never_fall_nor_leave_their_bounds(
+            n in 0u32..40, unit in 0.0f64..=1.0, ready in 0u64..200_000
+        ) {
+            let (rule, ready) = (Restart::default(), Duration::from_millis(ready));
+            prop_assert!(backoff(&rule, n, ready, unit) <= backoff(&rule, n + 1, ready, unit));
+            prop_assert!(backoff(&rule, n, ready, 0.0) <= backoff(&rule, n, ready, unit));
+            prop_assert!(backoff(&rule, n, ready, unit) <= Duration::from_secs(60));
+            let least = if n == 0 && ready >= STEADY_AFTER { 0 } else { 187 };
+            prop_assert!(backoff(&rule, n, ready, unit).as_millis() >= least);
+        }
+
+        #[test]
+        fn restarts_count_every_exit_and_memory_is_bounded(
+            exits in prop::collection::vec((0u64..200_000, 0u64..200_000, 0.0f64..=1.0), 0..60)
+        ) {
+            let (rule, mut history, mut now) = (Restart::default(), History::default(), Time::default());
+            for (i, (pause, ready, unit)) in exits.into_iter().enumerate() {
+                let at = now + Duration::from_millis(pause);
+                let until = history.exit(at, Duration::from_millis(ready), &rule, unit);
+                prop_assert!(until >= at && until.since(at) <= Duration::from_secs(60));
+                prop_assert_eq!(history.restarts as usize, i + 1);
+                prop_assert!(history.unready_exits.len() <= CRASH_LOOP_EXITS + 1);
+                now = until;
+            }
+        }
+    }
+}

@@ -1,0 +1,335 @@
+//! The life of one instance, and every rule about what follows its end.
+//!
+//! The states change only by the methods here, so that the executor need not know the rules and the
+//! planner need not remember events.
+
+use std::fmt;
+use std::time::Duration;
+
+use formic_spec::{HumanDuration, Restart, RestartPolicy, Revision};
+use serde::{Deserialize, Serialize};
+
+use crate::backoff::History;
+use crate::state::{Service, Time};
+
+/// The name of one instance, unique for ever; the executor makes it up.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct InstanceId(String);
+
+/// One life of a process, in one slot of a service.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Instance {
+    /// Which.
+    pub id: InstanceId,
+    /// Of which service.
+    pub service: String,
+    /// In which of its slots.
+    pub slot: u32,
+    /// The revision it runs.
+    pub revision: Revision,
+    /// What it depends on, as of its start: what it must be stopped before.
+    pub depends_on: Vec<String>,
+    /// How long it may take to stop, as of its start.
+    pub grace: HumanDuration,
+    /// What it is doing.
+    pub state: State,
+    /// Since when it has been ready, with or without breaks.
+    pub ready_since: Option<Time>,
+    /// What its slot remembers.
+    pub history: History,
+}
+
+/// What an instance is doing. The first four are live: there may be a process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum State {
+    /// Started, not yet ready.
+    Starting {
+        /// When it was started.
+        since: Time,
+    },
+    /// Ready.
+    Ready {
+        /// When it last became so.
+        since: Time,
+    },
+    /// Was ready and now does not answer its probe.
+    Unready {
+        /// When it stopped answering.
+        since: Time,
+    },
+    /// Told to stop.
+    Stopping {
+        /// When it is killed.
+        deadline: Time,
+        /// Why.
+        cause: StopCause,
+    },
+    /// Gone, and started again at `until`.
+    Backoff {
+        /// How it ended.
+        exit: Exit,
+        /// When the next may start.
+        until: Time,
+    },
+    /// Gone for good.
+    Exited {
+        /// How it ended.
+        exit: Exit,
+        /// Why it is not started again.
+        end: End,
+    },
+}
+
+/// Why an instance is stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum StopCause {
+    /// Nothing at all is wanted any more.
+    ShutDown,
+    /// Its service is not wanted any more.
+    Removed,
+    /// Fewer instances are wanted.
+    ScaledDown,
+    /// Another revision is wanted.
+    Replaced,
+    /// It did not get ready in time. The only one that counts as a failure.
+    NotReady,
+    /// Its slot holds another live instance.
+    Duplicate,
+    /// Somebody asked for it; the planner never does.
+    Requested,
+}
+
+/// The end of an instance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exit {
+    /// When.
+    pub at: Time,
+    /// How.
+    pub outcome: Outcome,
+    /// How long it had been ready.
+    pub ready_for: Duration,
+    /// Whether it was stopped because it did not get ready in time.
+    pub overdue: bool,
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Outcome {
+    /// It exited with a code.
+    Code(i32),
+    /// A signal ended it.
+    Signal(i32),
+    /// It could not be started, and why.
+    NotStarted(String),
+    /// It is gone, and nobody saw how.
+    Unknown,
+}
+
+/// Why an instance is not started again as it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum End {
+    /// It was stopped on purpose. Its slot is free for a new start.
+    Stopped,
+    /// It succeeded, and its policy restarts after failures only, or never.
+    Completed,
+    /// It failed, and its policy or its exit code says that it is not to be restarted.
+    Failed,
+}
+
+// === impl InstanceId ===
+
+impl InstanceId {
+    /// The text of it.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<&str> for InstanceId {
+    fn from(id: &str) -> Self {
+        Self(id.into())
+    }
+}
+
+impl From<String> for InstanceId {
+    fn from(id: String) -> Self {
+        Self(id)
+    }
+}
+
+impl fmt::Display for InstanceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+// === impl Instance ===
+
+impl Instance {
+    /// A new instance in a slot. `previous` is the dead one whose place it takes.
+    #[must_use]
+    pub fn begin(id: InstanceId, service: &Service, slot: u32, previous: Option<&Self>, now: Time) -> Self {
+        let history = match previous {
+            Some(previous) if previous.is_restarted_by(service) => previous.history.clone(),
+            Some(previous) => previous.history.anew(),
+            None => History::default(),
+        };
+        Self {
+            id,
+            service: service.name.clone(),
+            slot,
+            revision: service.revision.clone(),
+            depends_on: service.depends_on.clone(),
+            grace: service.grace,
+            state: State::Starting { since: now },
+            ready_since: None,
+            history,
+        }
+    }
+
+    /// Its probe succeeds. Does nothing to one that is ready already, stopping or gone.
+    pub fn ready(&mut self, now: Time) {
+        if matches!(self.state, State::Starting { .. } | State::Unready { .. }) {
+            self.state = State::Ready { since: now };
+            self.ready_since.get_or_insert(now);
+            self.history.was_ready = true;
+        }
+    }
+
+    /// Its probe fails. Does nothing unless it was ready.
+    pub fn unready(&mut self, now: Time) {
+        if matches!(self.state, State::Ready { .. }) {
+            self.state = State::Unready { since: now };
+        }
+    }
+
+    /// It is told to stop. Does nothing when it was told before: the first deadline stands.
+    pub fn stopping(&mut self, cause: StopCause, now: Time) {
+        if self.is_live() && !matches!(self.state, State::Stopping { .. }) {
+            self.state = State::Stopping { deadline: now + self.grace.get(), cause };
+        }
+    }
+
+    /// It is gone with all its processes. `rule` is the restart rule of its service. Does nothing to
+    /// one that is gone already.
+    pub fn exited(&mut self, outcome: Outcome, rule: &Restart, random_unit: f64, now: Time) {
+        let cause = match self.state {
+            State::Stopping { cause, .. } => Some(cause),
+            State::Backoff { .. } | State::Exited { .. } => return,
+            _ => None,
+        };
+        let overdue = cause == Some(StopCause::NotReady);
+        let ready_for = self.ready_since.map_or(Duration::ZERO, |since| now.since(since));
+        let code = if let Outcome::Code(code) = outcome { Some(code) } else { None };
+        let success = !overdue && code.is_some_and(|code| rule.success_exit_codes.contains(&code));
+        let hopeless = code.is_some_and(|code| rule.no_restart_exit_codes.contains(&code));
+        let end = match rule.policy {
+            _ if cause.is_some() && !overdue => Some(End::Stopped),
+            _ if hopeless => Some(End::Failed),
+            RestartPolicy::Always => None,
+            RestartPolicy::OnFailure => success.then_some(End::Completed),
+            RestartPolicy::Never => Some(if success { End::Completed } else { End::Failed }),
+        };
+        let exit = Exit { at: now, outcome, ready_for, overdue };
+        self.state = match end {
+            Some(end) => State::Exited { exit, end },
+            None => State::Backoff { until: self.history.exit(now, ready_for, rule, random_unit), exit },
+        };
+    }
+
+    /// Whether there may be a process.
+    #[must_use]
+    pub const fn is_live(&self) -> bool {
+        !matches!(self.state, State::Backoff { .. } | State::Exited { .. })
+    }
+
+    /// Whether it answers calls.
+    #[must_use]
+    pub const fn is_ready(&self) -> bool {
+        matches!(self.state, State::Ready { .. })
+    }
+
+    /// How it ended, if it did.
+    #[must_use]
+    pub const fn exit(&self) -> Option<&Exit> {
+        match &self.state {
+            State::Backoff { exit, .. } | State::Exited { exit, .. } => Some(exit),
+            _ => None,
+        }
+    }
+
+    /// Whether a new instance of this service is the same one again, and not a new one in its place.
+    pub(crate) fn is_restarted_by(&self, service: &Service) -> bool {
+        self.revision == service.revision && !matches!(self.state, State::Exited { end: End::Stopped, .. })
+    }
+
+    /// Orders what a slot may hold: live before dead, then by what is worth most, then the later exit.
+    pub(crate) fn recency(&self) -> (u8, Option<Time>, std::cmp::Reverse<&InstanceId>) {
+        let rank = match self.state {
+            State::Ready { .. } => 4,
+            State::Unready { .. } => 3,
+            State::Starting { .. } => 2,
+            State::Stopping { .. } => 1,
+            State::Backoff { .. } | State::Exited { .. } => 0,
+        };
+        (rank, self.exit().map(|exit| exit.at), std::cmp::Reverse(&self.id))
+    }
+}
+
+// === impl Display ===
+
+impl fmt::Display for State {
+    /// One word, as a table shows it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Starting { .. } => "starting",
+            Self::Ready { .. } => "ready",
+            Self::Unready { .. } => "unready",
+            Self::Stopping { .. } => "stopping",
+            Self::Backoff { .. } => "backoff",
+            Self::Exited { end: End::Stopped, .. } => "stopped",
+            Self::Exited { end: End::Completed, .. } => "completed",
+            Self::Exited { end: End::Failed, .. } => "failed",
+        })
+    }
+}
+
+impl fmt::Display for StopCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ShutDown => "shut down",
+            Self::Removed => "removed",
+            Self::ScaledDown => "scaled down",
+            Self::Replaced => "replaced",
+            Self::NotReady => "not ready in time",
+            Self::Duplicate => "its slot has another",
+            Self::Requested => "as requested",
+        })
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Code(code) => write!(f, "exited with code {code}"),
+            Self::Signal(signal) => write!(f, "was ended by signal {signal}"),
+            Self::NotStarted(why) => write!(f, "could not be started: {why}"),
+            Self::Unknown => f.write_str("ended, nobody saw how"),
+        }
+    }
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.overdue { f.write_str("was not ready in time") } else { self.outcome.fmt(f) }
+    }
+}

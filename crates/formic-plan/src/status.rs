@@ -1,0 +1,180 @@
+//! What a person wants to know of each service: one word, some numbers, and the reason.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use formic_spec::{HumanDuration, Revision};
+use serde::{Deserialize, Serialize};
+
+use crate::life::{End, Instance, State};
+use crate::state::{Desired, Observed, Service, Time};
+
+/// A row of the table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceStatus {
+    /// The service.
+    pub service: String,
+    /// Its state in a word.
+    pub state: ServiceState,
+    /// The revision that is wanted, or, of a service that is not wanted, the one that last ran.
+    pub revision: Option<Revision>,
+    /// How many instances are wanted.
+    pub replicas: u32,
+    /// How many there are.
+    pub live: u32,
+    /// How many of them are ready.
+    pub ready: u32,
+    /// How often instances were restarted after exits of their own.
+    pub restarts: u32,
+    /// Why it is not simply ready.
+    pub detail: Option<String>,
+}
+
+/// The state of a service in a word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ServiceState {
+    /// Wanted, and waiting for its dependencies or its turn.
+    Pending,
+    /// Starting, without a failure so far.
+    Starting,
+    /// As many instances are ready as are wanted.
+    Ready,
+    /// It runs, and not all of it answers.
+    Degraded,
+    /// Failed, and tried again soon.
+    Backoff,
+    /// Failed again and again, and tried again at the longest delay.
+    CrashLooping,
+    /// Told to stop.
+    Stopping,
+    /// Not running, as wanted or for good.
+    Stopped,
+}
+
+/// The status of each service, wanted ones first and in their order.
+#[must_use]
+pub fn status(desired: &Desired, observed: &Observed, now: Time) -> Vec<ServiceStatus> {
+    let wanted: BTreeSet<&str> = desired.services.iter().map(|service| service.name.as_str()).collect();
+    let mut by_service: std::collections::BTreeMap<&str, Vec<&Instance>> = std::collections::BTreeMap::new();
+    for instance in &observed.instances {
+        by_service.entry(&instance.service).or_default().push(instance);
+    }
+    let ready: BTreeSet<&str> =
+        observed.instances.iter().filter(|i| i.is_ready()).map(|i| i.service.as_str()).collect();
+    let none = Vec::new();
+    let mut rows: Vec<ServiceStatus> = desired
+        .services
+        .iter()
+        .map(|service| {
+            let instances = by_service.get(service.name.as_str()).unwrap_or(&none);
+            row(&service.name, Some(service), instances, &ready, now)
+        })
+        .collect();
+    let others = by_service.iter().filter(|(name, _)| !wanted.contains(*name));
+    rows.extend(others.map(|(name, instances)| row(name, None, instances, &ready, now)));
+    rows
+}
+
+fn row(
+    name: &str,
+    service: Option<&Service>,
+    instances: &[&Instance],
+    ready_services: &BTreeSet<&str>,
+    now: Time,
+) -> ServiceStatus {
+    let count = |of: &dyn Fn(&Instance) -> bool| {
+        u32::try_from(instances.iter().filter(|i| of(i)).count()).unwrap_or(u32::MAX)
+    };
+    let replicas = service.map_or(0, |service| service.replicas);
+    let (live, ready) = (count(&Instance::is_live), count(&Instance::is_ready));
+    let any = |of: &dyn Fn(&State) -> bool| instances.iter().any(|i| of(&i.state));
+
+    let state = if replicas == 0 {
+        if live > 0 { ServiceState::Stopping } else { ServiceState::Stopped }
+    } else if ready >= replicas {
+        ServiceState::Ready
+    } else if ready > 0 {
+        let failed =
+            instances.iter().any(|i| !i.is_ready() && (i.history.restarts > 0 || i.history.was_ready));
+        if failed { ServiceState::Degraded } else { ServiceState::Starting }
+    } else if instances.iter().any(|i| i.history.crash_looping) {
+        ServiceState::CrashLooping
+    } else if any(&|s| matches!(s, State::Backoff { .. })) {
+        ServiceState::Backoff
+    } else if any(&|s| matches!(s, State::Unready { .. })) {
+        ServiceState::Degraded
+    } else if any(&|s| matches!(s, State::Starting { .. })) {
+        ServiceState::Starting
+    } else if any(&|s| matches!(s, State::Stopping { .. })) {
+        ServiceState::Stopping
+    } else if count(&|i| matches!(i.state, State::Exited { end: End::Completed | End::Failed, .. }))
+        >= replicas
+    {
+        ServiceState::Stopped
+    } else {
+        ServiceState::Pending
+    };
+
+    let detail = detail(state, service, instances, ready_services, now);
+    let last = instances.iter().max_by_key(|i| i.recency()).map(|i| i.revision.clone());
+    ServiceStatus {
+        service: name.into(),
+        state,
+        revision: service.map(|service| service.revision.clone()).or(last),
+        replicas,
+        live,
+        ready,
+        restarts: instances.iter().map(|i| i.history.restarts).fold(0, u32::saturating_add),
+        detail,
+    }
+}
+
+/// Why, in a few words; the newest failure where there are several.
+fn detail(
+    state: ServiceState,
+    service: Option<&Service>,
+    instances: &[&Instance],
+    ready_services: &BTreeSet<&str>,
+    now: Time,
+) -> Option<String> {
+    let service = service.filter(|service| service.replicas > 0)?;
+    if state == ServiceState::Ready {
+        return None;
+    }
+    let newest = instances.iter().filter(|i| i.exit().is_some()).max_by_key(|i| i.recency());
+    if let Some(instance) = newest {
+        let Instance { service, slot, .. } = instance;
+        match &instance.state {
+            State::Backoff { exit, until } => {
+                let left = HumanDuration::from(until.since(now));
+                return Some(format!("{service}/{slot} {exit}, starts again in {left}"));
+            }
+            State::Exited { exit, end: End::Completed | End::Failed } => {
+                return Some(format!("{service}/{slot} {exit}, is not started again"));
+            }
+            _ => {}
+        }
+    }
+    if let Some(instance) = instances.iter().find(|i| matches!(i.state, State::Unready { .. })) {
+        return Some(format!("{}/{} does not answer its probe", instance.service, instance.slot));
+    }
+    let needs: Vec<&str> =
+        service.depends_on.iter().map(String::as_str).filter(|name| !ready_services.contains(name)).collect();
+    (state == ServiceState::Pending && !needs.is_empty()).then(|| format!("needs {}", needs.join(", ")))
+}
+
+impl fmt::Display for ServiceState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Pending => "pending",
+            Self::Starting => "starting",
+            Self::Ready => "ready",
+            Self::Degraded => "degraded",
+            Self::Backoff => "backoff",
+            Self::CrashLooping => "crash-looping",
+            Self::Stopping => "stopping",
+            Self::Stopped => "stopped",
+        })
+    }
+}

@@ -1,0 +1,24 @@
+//! The executor: carries out what the planner says, and observes what came of it.
+//!
+//! ```text
+//! commands ─┐
+//! exits ────┼─▶ Event ─▶ engine.handle ─▶ plan(desired, observed, now) ─▶ actions ─▶ processes, probes
+//! probes ───┤                                                            └─▶ status (watch), notices
+//! timer ────┘
+//! ```
+//!
+//! One loop owns all state. Everything slow (a spawn with its fsyncs, a stop with its grace, a probe)
+//! is a task of the loop's own set that reports back as an event. The rules are not here: restarts are
+//! `formic_plan::Instance`'s, the order is `formic_plan::plan`'s, and what a stop means is
+//! `formic_supervise`'s.
+
+mod engine;
+mod logs;
+mod probe;
+mod start;
+mod view;
+
+pub use engine::{Busy, Command, Config, Engine, Handle, Notice, Stopped};
+pub use logs::{Line, Logs, LogFile, tail};
+pub use start::Start;
+pub use view::{InstanceView, ServiceView, View};

@@ -1,0 +1,38 @@
+//! What the executor needs to start an instance of a service; the planner carries it unread.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use formic_spec::{Health, Restart};
+use serde::{Deserialize, Serialize};
+
+/// How a service's instances are started and probed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Start {
+    /// The program.
+    pub program: PathBuf,
+    /// Its arguments.
+    pub args: Vec<String>,
+    /// Variables over the allow-list; what tells instances apart is added at each start.
+    pub env: BTreeMap<String, String>,
+    /// Where it starts.
+    pub cwd: PathBuf,
+    /// The port of a program that knows nothing of Formic.
+    pub port: Option<u16>,
+    /// When it is ready.
+    pub health: Health,
+    /// When it is started again.
+    pub restart: Restart,
+    /// Part of Formic, and not of the manifest.
+    pub system: bool,
+}
+
+/// Variables of the engine that instances get: what programs need to find programs, their user and
+/// their language, and nothing that may be a secret.
+const ALLOWED: [&str; 9] =
+    ["PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "RUST_BACKTRACE", "NO_COLOR"];
+
+/// The allow-listed part of the engine's own environment.
+pub(crate) fn inherited() -> BTreeMap<String, std::ffi::OsString> {
+    ALLOWED.iter().filter_map(|name| Some(((*name).to_owned(), std::env::var_os(name)?))).collect()
+}

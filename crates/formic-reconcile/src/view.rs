@@ -1,0 +1,80 @@
+//! What people are shown: the planner's status, with addresses and process numbers.
+
+use formic_plan::{Desired, Observed, ServiceState, Time};
+use serde::Serialize;
+
+/// The whole application at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct View {
+    /// The services, in the order of the desired state.
+    pub services: Vec<ServiceView>,
+}
+
+/// A service.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ServiceView {
+    /// Its name.
+    pub name: String,
+    /// Short hash of its revision.
+    pub version: String,
+    /// Its state in a word.
+    pub state: ServiceState,
+    /// Ready instances.
+    pub ready: u32,
+    /// Wanted instances.
+    pub wanted: u32,
+    /// Its instances.
+    pub instances: Vec<InstanceView>,
+    /// Part of Formic, and not of the manifest.
+    pub system: bool,
+    /// Why it is not simply ready.
+    pub reason: String,
+}
+
+/// An instance.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct InstanceView {
+    /// Its id.
+    pub id: String,
+    /// Its place in the service.
+    pub slot: u32,
+    /// Short hash of its revision.
+    pub version: String,
+    /// starting, ready, unready, stopping, backoff, exited.
+    pub state: &'static str,
+    /// Where it answers, once it has registered.
+    pub address: String,
+    /// Its process; 0 once it is gone.
+    pub pid: u32,
+    /// Restarts of this place.
+    pub restarts: u32,
+    /// When it was started, in milliseconds since 1970.
+    pub started_unix_ms: i64,
+    /// How the one before it, or it, ended.
+    pub last_exit: String,
+}
+
+impl View {
+    pub(crate) fn services(desired: &Desired, observed: &Observed, now: Time) -> Vec<ServiceView> {
+        let is_system = |name: &str| {
+            desired.service(name).and_then(|s| s.start.get("system")).and_then(serde_json::Value::as_bool).unwrap_or(false)
+        };
+        let row = |status: formic_plan::ServiceStatus| ServiceView {
+            version: status.revision.as_ref().map(|r| r.short().to_owned()).unwrap_or_default(),
+            state: status.state,
+            ready: status.ready,
+            wanted: status.replicas,
+            instances: Vec::new(),
+            system: is_system(&status.service),
+            reason: status.detail.unwrap_or_default(),
+            name: status.service,
+        };
+        formic_plan::status(desired, observed, now).into_iter().map(row).collect()
+    }
+
+    /// Whether every service has what is wanted.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        !self.services.is_empty() && self.services.iter().all(|service| service.state == ServiceState::Ready)
+    }
+}

@@ -1,0 +1,120 @@
+//! The call and its answer: what every transport carries and every layer sees.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use formic_core::{Error, Metadata, Method};
+use futures::Stream;
+use tokio::time::Instant;
+
+/// Messages still encoded, as they come in or go out.
+pub type ByteStream = Pin<Box<dyn Stream<Item = Result<Bytes, Error>> + Send>>;
+
+/// How messages are encoded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Codec {
+    /// Protobuf.
+    #[default]
+    Proto,
+    /// The JSON form of protobuf messages.
+    Json,
+}
+
+/// One message, or a stream of them; which of the two follows from the method's kind.
+pub enum Body {
+    /// A single encoded message.
+    Message(Bytes),
+    /// Encoded messages one after the other.
+    Stream(ByteStream),
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Message(bytes) => write!(f, "Message({} B)", bytes.len()),
+            Self::Stream(_) => f.write_str("Stream"),
+        }
+    }
+}
+
+impl Body {
+    /// The single message.
+    ///
+    /// # Errors
+    /// `internal` if this is a stream: a transport mixed up the kinds.
+    pub fn into_message(self) -> Result<Bytes, Error> {
+        match self {
+            Self::Message(bytes) => Ok(bytes),
+            Self::Stream(_) => Err(Error::internal("expected one message, got a stream")),
+        }
+    }
+
+    /// The stream; a single message is a stream of one.
+    #[must_use]
+    pub fn into_stream(self) -> ByteStream {
+        match self {
+            Self::Message(bytes) => Box::pin(futures::stream::once(std::future::ready(Ok(bytes)))),
+            Self::Stream(stream) => stream,
+        }
+    }
+}
+
+/// Who is at the other end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer(pub Arc<str>);
+
+/// A call on its way to a handler.
+#[derive(Debug)]
+pub struct Call {
+    /// What is called.
+    pub method: Method,
+    /// How its messages are encoded.
+    pub codec: Codec,
+    /// Leading metadata (headers).
+    pub metadata: Metadata,
+    /// When the caller stops waiting; the work is pointless after it.
+    pub deadline: Option<Instant>,
+    /// Who called, as far as the transport knows.
+    pub peer: Option<Peer>,
+    /// What layers of this process hand on to each other.
+    pub extensions: http::Extensions,
+    /// The request.
+    pub body: Body,
+}
+
+impl Call {
+    /// A call without metadata or deadline.
+    #[must_use]
+    pub fn new(method: Method, codec: Codec, body: Body) -> Self {
+        Self {
+            method,
+            codec,
+            metadata: Metadata::new(),
+            deadline: None,
+            peer: None,
+            extensions: http::Extensions::new(),
+            body,
+        }
+    }
+}
+
+/// What a handler said.
+#[derive(Debug)]
+pub struct Answer {
+    /// Leading metadata (headers).
+    pub metadata: Metadata,
+    /// Trailing metadata, for answers of one message; a stream's end carries none.
+    pub trailers: Metadata,
+    /// The response.
+    pub body: Body,
+}
+
+impl Answer {
+    /// An answer without metadata.
+    #[must_use]
+    pub fn new(body: Body) -> Self {
+        Self { metadata: Metadata::new(), trailers: Metadata::new(), body }
+    }
+}

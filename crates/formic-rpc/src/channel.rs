@@ -1,0 +1,179 @@
+//! The caller's side: a channel to a service, and calls under construction.
+
+use std::future::IntoFuture;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::Duration;
+
+use formic_core::{Error, Metadata, Method};
+use futures::Stream;
+use tokio::time::Instant;
+
+use crate::rt::{self, Msg};
+use crate::{Answer, Body, BoxFuture, Call, Codec, Handle, Response, Streaming};
+
+/// A way to one service. Cheap to clone; knows no transport.
+#[derive(Clone)]
+pub struct Channel {
+    handle: Arc<dyn Handle>,
+    codec: Codec,
+}
+
+impl std::fmt::Debug for Channel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Channel({:?})", self.codec)
+    }
+}
+
+impl Channel {
+    /// A channel over anything that answers: a client's transport stack, or a server in this
+    /// process, which is then called without a network in between.
+    pub fn new(handle: Arc<dyn Handle>) -> Self {
+        Self { handle, codec: Codec::Proto }
+    }
+
+    /// The same channel with another encoding of messages.
+    #[must_use]
+    pub fn with_codec(mut self, codec: Codec) -> Self {
+        self.codec = codec;
+        self
+    }
+
+    /// Makes a call as it stands; typed stubs do this for you.
+    pub fn call(&self, call: Call) -> BoxFuture<'static, Result<Answer, Error>> {
+        self.handle.call(call)
+    }
+
+    /// The handle underneath.
+    #[must_use]
+    pub fn handle(&self) -> &Arc<dyn Handle> {
+        &self.handle
+    }
+
+    /// A call with one request and one response.
+    pub fn unary<Req: Msg, Res: Msg>(&self, method: Method, request: &Req) -> UnaryCall<Res> {
+        UnaryCall::new(self, method, rt::encode(request, self.codec).map(Body::Message))
+    }
+
+    /// A call with many requests and one response.
+    pub fn client_stream<Req: Msg, Res: Msg>(
+        &self,
+        method: Method,
+        requests: impl Stream<Item = Req> + Send + 'static,
+    ) -> UnaryCall<Res> {
+        UnaryCall::new(self, method, Ok(self.outgoing(requests)))
+    }
+
+    /// A call with one request and many responses.
+    pub fn server_stream<Req: Msg, Res: Msg>(&self, method: Method, request: &Req) -> StreamCall<Res> {
+        StreamCall::new(self, method, rt::encode(request, self.codec).map(Body::Message))
+    }
+
+    /// A call with many of both.
+    pub fn bidi_stream<Req: Msg, Res: Msg>(
+        &self,
+        method: Method,
+        requests: impl Stream<Item = Req> + Send + 'static,
+    ) -> StreamCall<Res> {
+        StreamCall::new(self, method, Ok(self.outgoing(requests)))
+    }
+
+    fn outgoing<Req: Msg>(&self, requests: impl Stream<Item = Req> + Send + 'static) -> Body {
+        rt::encode_stream(futures::StreamExt::map(requests, Ok), self.codec)
+    }
+}
+
+/// The part that both kinds of calls under construction share.
+#[derive(Debug)]
+struct Draft {
+    channel: Channel,
+    method: Method,
+    body: Result<Body, Error>,
+    metadata: Result<Metadata, Error>,
+    deadline: Option<Instant>,
+}
+
+impl Draft {
+    fn set_metadata(&mut self, name: &str, value: &str) {
+        if let Ok(metadata) = &mut self.metadata
+            && let Err(error) = metadata.append(name, value)
+        {
+            self.metadata = Err(Error::invalid_argument(error.to_string()));
+        }
+    }
+
+    fn send(self) -> Result<BoxFuture<'static, Result<Answer, Error>>, Error> {
+        let mut call = Call::new(self.method, self.channel.codec, self.body?);
+        call.metadata = self.metadata?;
+        call.deadline = self.deadline;
+        Ok(self.channel.call(call))
+    }
+}
+
+macro_rules! draft {
+    ($(#[$doc:meta])* $name:ident => $output:ty, $finish:expr) => {
+        $(#[$doc])*
+        #[must_use = "a call does nothing until it is awaited"]
+        #[derive(Debug)]
+        pub struct $name<Res> {
+            draft: Draft,
+            response: PhantomData<fn() -> Res>,
+        }
+
+        impl<Res: Msg> $name<Res> {
+            fn new(channel: &Channel, method: Method, body: Result<Body, Error>) -> Self {
+                let channel = channel.clone();
+                let draft = Draft { channel, method, body, metadata: Ok(Metadata::new()), deadline: None };
+                Self { draft, response: PhantomData }
+            }
+
+            /// Waits at most this long; the deadline of the call being served applies too.
+            pub fn timeout(mut self, timeout: Duration) -> Self {
+                self.draft.deadline = Some(Instant::now() + timeout);
+                self
+            }
+
+            /// Waits until then at the latest.
+            pub fn deadline(mut self, deadline: Instant) -> Self {
+                self.draft.deadline = Some(deadline);
+                self
+            }
+
+            /// Sends metadata along; an invalid name or value fails the call.
+            pub fn metadata(mut self, name: &str, value: &str) -> Self {
+                self.draft.set_metadata(name, value);
+                self
+            }
+        }
+
+        impl<Res: Msg> IntoFuture for $name<Res> {
+            type Output = Result<Response<$output>, Error>;
+            type IntoFuture = BoxFuture<'static, Self::Output>;
+
+            fn into_future(self) -> Self::IntoFuture {
+                let codec = self.draft.channel.codec;
+                let sent = self.draft.send();
+                Box::pin(async move {
+                    let answer = sent?.await?;
+                    let message = $finish(answer.body, codec)?;
+                    Ok(Response::from_parts(message, answer.metadata, answer.trailers))
+                })
+            }
+        }
+    };
+}
+
+draft! {
+    /// A call that is answered with one message, under construction; `.await` makes it.
+    UnaryCall => Res, |body: Body, codec| rt::decode::<Res>(&body.into_message()?, codec).map_err(garbled)
+}
+
+draft! {
+    /// A call that is answered with a stream, under construction; `.await` makes it.
+    StreamCall => Streaming<Res>, |body, codec| Ok::<_, Error>(rt::decode_stream::<Res>(body, codec))
+}
+
+/// A response that does not decode is the server's fault, not the request's.
+fn garbled(error: Error) -> Error {
+    Error::internal(format!("the response does not decode: {}", error.message()))
+}

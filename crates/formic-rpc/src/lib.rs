@@ -1,0 +1,30 @@
+//! A call that knows no transport, floor 1.
+//!
+//! A [`Call`] is a method, metadata, a deadline and bytes; an [`Answer`] is metadata and bytes. A
+//! [`Handle`] turns the one into the other. Servers wrap handles, clients are handles, interceptors
+//! stand between two of them, and the same call goes over HTTP, a socket of our own or a function
+//! call. This is also the one crate that translates between these words and connectrpc's
+//! ([`bridge`], [`raw`]); no other crate's public API names its types.
+//!
+//! What was refused: tower's `Service<http::Request>` as the common shape. It makes every transport
+//! pretend to be HTTP and costs twenty times what a dispatch does.
+
+pub mod bridge;
+pub mod call;
+pub mod channel;
+pub mod context;
+pub mod handle;
+pub mod intercept;
+pub mod message;
+pub mod raw;
+pub mod rt;
+pub mod trace;
+pub mod wire_error;
+
+pub use call::{Answer, Body, ByteStream, Call, Codec, Peer};
+pub use channel::{Channel, StreamCall, UnaryCall};
+pub use context::Context;
+pub use handle::{BoxFuture, Handle, Routes};
+pub use intercept::{Intercepted, Interceptor, Next};
+pub use message::{Inbound, Reply, Request, Response, Sender, Streaming, reply};
+pub use trace::TraceContext;

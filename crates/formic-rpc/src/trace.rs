@@ -1,0 +1,111 @@
+//! W3C trace context: sixteen bytes that name a trace, eight that name a hop, one of flags.
+//!
+//! It lives beside the call because every transport carries it as a fixed field; exporting spans is
+//! telemetry's business.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// The header that carries it.
+pub const TRACEPARENT: &str = "traceparent";
+
+/// The place of a call in a distributed trace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TraceContext {
+    /// The whole trace; never 0.
+    pub trace_id: u128,
+    /// This hop; never 0.
+    pub span_id: u64,
+    /// Whether somebody upstream records it.
+    pub sampled: bool,
+}
+
+impl TraceContext {
+    /// The next hop of the same trace, with an id from the caller's source of randomness.
+    #[must_use]
+    pub fn child(self, random: u64) -> Self {
+        Self { span_id: random.max(1), ..self }
+    }
+
+    /// The header's 55 bytes.
+    #[must_use]
+    pub fn to_header(self) -> http::HeaderValue {
+        const HEX: &[u8; 16] = b"0123456789abcdef";
+        let mut out = *b"00-00000000000000000000000000000000-0000000000000000-00";
+        for (i, slot) in out[3..35].iter_mut().enumerate() {
+            *slot = HEX[(self.trace_id >> (124 - 4 * i)) as usize & 15];
+        }
+        for (i, slot) in out[36..52].iter_mut().enumerate() {
+            *slot = HEX[(self.span_id >> (60 - 4 * i)) as usize & 15];
+        }
+        out[54] = if self.sampled { b'1' } else { b'0' };
+        http::HeaderValue::from_bytes(&out).unwrap_or_else(|_| http::HeaderValue::from_static("00"))
+    }
+}
+
+/// A header that is no trace context.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InvalidTraceContext;
+
+impl FromStr for TraceContext {
+    type Err = InvalidTraceContext;
+
+    fn from_str(text: &str) -> Result<Self, InvalidTraceContext> {
+        let hex = |range: std::ops::Range<usize>| {
+            let part = text.get(range).ok_or(InvalidTraceContext)?;
+            let lower = part.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+            if !lower {
+                return Err(InvalidTraceContext);
+            }
+            u128::from_str_radix(part, 16).map_err(|_| InvalidTraceContext)
+        };
+        let bytes = text.as_bytes();
+        // Later versions may append fields after another dash; version ff is forbidden.
+        let shape = bytes.len() >= 55 && bytes[2] == b'-' && bytes[35] == b'-' && bytes[52] == b'-';
+        let version = hex(0..2)?;
+        if !shape || version == 0xff || (version == 0 && bytes.len() != 55) {
+            return Err(InvalidTraceContext);
+        }
+        let (trace_id, span_id, flags) = (hex(3..35)?, hex(36..52)? as u64, hex(53..55)?);
+        if trace_id == 0 || span_id == 0 {
+            return Err(InvalidTraceContext);
+        }
+        Ok(Self { trace_id, span_id, sampled: flags & 1 == 1 })
+    }
+}
+
+impl fmt::Display for TraceContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "00-{:032x}-{:016x}-{:02x}", self.trace_id, self.span_id, u8::from(self.sampled))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn header_reads_back() {
+        let text = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        let context: TraceContext = text.parse().expect("valid");
+        assert_eq!(context.to_header().to_str().expect("ascii"), text);
+        assert_eq!(context.to_string(), text);
+        assert_eq!(context.child(5).trace_id, context.trace_id);
+    }
+
+    #[test]
+    fn malformed_headers_are_refused() {
+        for bad in [
+            "",
+            "00",
+            "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01",
+            "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-x",
+            "00-4bf92f3577b34da6a3ce929d0e0e473é-00f067aa0ba902b7-1",
+        ] {
+            assert!(bad.parse::<TraceContext>().is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! The server's limits. Every one has a default with its reason, and none can be switched off.
+
+use std::time::Duration;
+
+/// How much a server takes from strangers.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Largest message, in bytes: gRPC's own default of 4 MiB.
+    pub max_message: usize,
+    /// Largest header block, in bytes; hyper's HTTP/1 minimum is 8 KiB.
+    pub max_headers: u32,
+    /// Calls in progress on one HTTP/2 connection.
+    pub max_concurrent_streams: u32,
+    /// Connections at a time; more wait in the kernel's backlog.
+    pub max_connections: usize,
+    /// Calls in progress in the whole server; more are refused with `resource_exhausted`.
+    pub max_in_flight: usize,
+    /// How long a client may take to send its first request or a request's headers.
+    pub header_timeout: Duration,
+    /// An HTTP/2 peer that answers no ping for interval + timeout is gone.
+    pub keep_alive_interval: Duration,
+    /// See [`keep_alive_interval`](Self::keep_alive_interval).
+    pub keep_alive_timeout: Duration,
+    /// Deadline of a call that brought none.
+    pub default_deadline: Duration,
+    /// The longest deadline that a caller may ask for.
+    pub max_deadline: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            max_message: 4 << 20,
+            max_headers: 16 << 10,
+            // A multiple of what one balanced client keeps in flight.
+            max_concurrent_streams: 1024,
+            max_connections: 10_000,
+            max_in_flight: 16_384,
+            header_timeout: Duration::from_secs(15),
+            keep_alive_interval: Duration::from_secs(20),
+            keep_alive_timeout: Duration::from_secs(10),
+            default_deadline: Duration::from_secs(30),
+            max_deadline: Duration::from_secs(3600),
+        }
+    }
+}

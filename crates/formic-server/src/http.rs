@@ -1,0 +1,225 @@
+//! What is HTTP's: which requests are calls, the plain routes beside them, and one body type for all.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use connectrpc::{ConnectRpcBody, ConnectRpcService, DeadlinePolicy, Limits};
+use formic_rpc::bridge::Bridge;
+use formic_rpc::{Handle, Peer};
+use formic_telemetry::Metrics;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use tower::{Service, ServiceExt};
+
+use crate::{Config, Health, Serving};
+
+/// A change to the whole HTTP side: tower layers over calls, routes and all.
+pub(crate) type Layering = Box<dyn FnOnce(axum::Router) -> axum::Router + Send>;
+
+/// The HTTP side of a server; cloned for every connection.
+#[derive(Clone)]
+pub(crate) struct Edge(Arc<Shared>);
+
+struct Shared {
+    handle: Arc<dyn Handle>,
+    rpc: ConnectRpcService<Bridge>,
+    health: Health,
+    metrics: Metrics,
+    router: Option<axum::Router>,
+    layered: Option<axum::Router>,
+}
+
+impl Edge {
+    pub(crate) fn new(
+        handle: Arc<dyn Handle>,
+        config: &Config,
+        health: Health,
+        metrics: Metrics,
+        router: Option<axum::Router>,
+        layers: Vec<Layering>,
+    ) -> Self {
+        let limits = Limits::default()
+            .with_max_message_size(config.max_message)
+            .with_max_request_body_size(config.max_message);
+        let deadlines = DeadlinePolicy::new()
+            .with_default_timeout(config.default_deadline)
+            .with_max(config.max_deadline);
+        let rpc = ConnectRpcService::new(Bridge(Arc::clone(&handle)))
+            .with_limits(limits)
+            .with_deadline_policy(deadlines);
+        let mut shared = Shared { handle, rpc, health, metrics, router, layered: None };
+        if !layers.is_empty() {
+            // With layers everything goes through axum; without, calls take the short way.
+            let inner = Self(Arc::new(Shared {
+                handle: Arc::clone(&shared.handle),
+                rpc: shared.rpc.clone(),
+                health: shared.health.clone(),
+                metrics: shared.metrics.clone(),
+                router: shared.router.take(),
+                layered: None,
+            }));
+            let all = tower::service_fn(move |request: Request<axum::body::Body>| {
+                let inner = inner.clone();
+                async move { Ok::<_, Infallible>(inner.respond(request).await.map(axum::body::Body::new)) }
+            });
+            let base = axum::Router::new().fallback_service(all);
+            shared.layered = Some(layers.into_iter().fold(base, |router, layer| layer(router)));
+        }
+        Self(Arc::new(shared))
+    }
+
+    /// Answers one request of a connection.
+    pub(crate) async fn serve(self, mut request: Request<Incoming>, peer: Option<Peer>) -> Response<EdgeBody> {
+        if let Some(peer) = peer {
+            request.extensions_mut().insert(peer);
+        }
+        match &self.0.layered {
+            Some(router) => axum(router.clone(), request).await,
+            None => self.respond(request).await,
+        }
+    }
+
+    async fn respond<B>(&self, request: Request<B>) -> Response<EdgeBody>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: std::error::Error + Send + Sync + 'static,
+    {
+        let path = request.uri().path();
+        if self.0.handle.method(path).is_some() {
+            return self.call(request).await;
+        }
+        if let Some(response) = self.plain(request.method(), path) {
+            return response;
+        }
+        // Something that speaks the protocol but asks for what is not there gets the protocol's answer.
+        if speaks_rpc(&request) {
+            return self.call(request).await;
+        }
+        match &self.0.router {
+            Some(router) => axum(router.clone(), request).await,
+            None => text(StatusCode::NOT_FOUND, "there is no such page; calls go to /package.Service/Method\n".into()),
+        }
+    }
+
+    async fn call<B>(&self, request: Request<B>) -> Response<EdgeBody>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: std::error::Error + Send + Sync + 'static,
+    {
+        let Ok(response) = self.0.rpc.clone().call(request).await;
+        response.map(EdgeBody::Rpc)
+    }
+
+    fn plain(&self, method: &Method, path: &str) -> Option<Response<EdgeBody>> {
+        if method != Method::GET && method != Method::HEAD {
+            return None;
+        }
+        match path {
+            "/healthz" => Some(text(StatusCode::OK, "ok\n".into())),
+            "/readyz" => Some(match self.0.health.get() {
+                Serving::Ready => text(StatusCode::OK, "ready\n".into()),
+                Serving::Starting => text(StatusCode::SERVICE_UNAVAILABLE, "starting\n".into()),
+                Serving::Draining => text(StatusCode::SERVICE_UNAVAILABLE, "draining\n".into()),
+            }),
+            "/metrics" => {
+                let mut response = text(StatusCode::OK, self.0.metrics.render());
+                let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+                response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+                Some(response)
+            }
+            _ => None,
+        }
+    }
+}
+
+fn speaks_rpc<B>(request: &Request<B>) -> bool {
+    let kind = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let kind = kind.unwrap_or_default();
+    request.method() == Method::POST
+        && (kind.starts_with("application/grpc")
+            || kind.starts_with("application/connect+")
+            || request.headers().contains_key("connect-protocol-version")
+            || (formic_core::method::split(request.uri().path()).0.contains('.')
+                && (kind.starts_with("application/json") || kind.starts_with("application/proto"))))
+}
+
+async fn axum<B>(router: axum::Router, request: Request<B>) -> Response<EdgeBody>
+where
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: std::error::Error + Send + Sync + 'static,
+{
+    let Ok(response) = router.oneshot(request.map(axum::body::Body::new)).await;
+    response.map(EdgeBody::Axum)
+}
+
+fn text(status: StatusCode, body: String) -> Response<EdgeBody> {
+    let mut response = Response::new(EdgeBody::Full(Full::from(body)));
+    *response.status_mut() = status;
+    let kind = HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response
+}
+
+/// The body of any response.
+pub(crate) enum EdgeBody {
+    Rpc(ConnectRpcBody),
+    Full(Full<Bytes>),
+    Axum(axum::body::Body),
+}
+
+impl Body for EdgeBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        match self.get_mut() {
+            Self::Rpc(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
+            Self::Full(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
+            Self::Axum(body) => Pin::new(body).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Rpc(body) => body.is_end_stream(),
+            Self::Full(body) => body.is_end_stream(),
+            Self::Axum(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Rpc(body) => body.size_hint(),
+            Self::Full(body) => body.size_hint(),
+            Self::Axum(body) => body.size_hint(),
+        }
+    }
+}
+
+/// One connection's service: notes that a request came, then answers it.
+pub(crate) struct PerConnection {
+    pub(crate) edge: Edge,
+    pub(crate) peer: Option<Peer>,
+    pub(crate) used: Arc<std::sync::atomic::AtomicBool>,
+}
+
+impl hyper::service::Service<Request<Incoming>> for PerConnection {
+    type Response = Response<EdgeBody>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        self.used.store(true, std::sync::atomic::Ordering::Relaxed);
+        let serving = self.edge.clone().serve(request, self.peer.clone());
+        Box::pin(async move { Ok(serving.await) })
+    }
+}

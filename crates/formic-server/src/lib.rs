@@ -1,0 +1,32 @@
+//! The serving half of Formic, floor 2: one port speaks Connect, gRPC and gRPC-Web over HTTP/1.1 and
+//! HTTP/2, beside health, reflection, metrics and the author's own routes.
+//!
+//! ```text
+//! listener ─ limits ─ HTTP ─┬─ connectrpc ─ Bridge ─┐
+//!                           ├─ /healthz /readyz …   ├─ pipeline ─ interceptors ─ routes ─ handler
+//!                           └─ axum router          │  (metrics, admission, deadline, trace, panic)
+//! in memory: Channel ───────────────────────────────┘
+//! ```
+//!
+//! What every call gets is in [`pipeline`] and knows no HTTP; what is HTTP's is in [`http`].
+
+pub mod config;
+pub mod health;
+pub mod http;
+pub mod listener;
+pub mod pipeline;
+pub mod reflection;
+pub mod server;
+/// The generated messages and clients of the standard services that every server has.
+pub mod proto {
+    pub use crate::r#gen::grpc::{health, reflection};
+}
+
+#[rustfmt::skip]
+#[path = "gen/formic.rs"]
+mod r#gen;
+
+pub use config::Config;
+pub use health::{Health, Serving};
+pub use listener::{Bound, ListenError};
+pub use server::{Running, Server};

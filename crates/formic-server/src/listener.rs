@@ -1,0 +1,120 @@
+//! Listeners: TCP and unix sockets, bound before anything starts so that a port in use is an error
+//! of the start and not a surprise later.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use formic_core::Endpoint;
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+
+/// Why an address cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// Somebody else has it.
+    #[error("{0} is in use by another process; stop it or choose another address (port 0 takes any free one)")]
+    InUse(Endpoint),
+    /// The system refused.
+    #[error("cannot listen on {0}")]
+    Io(Endpoint, #[source] io::Error),
+}
+
+/// A socket that is bound and listens.
+#[derive(Debug)]
+pub struct Bound {
+    kind: Kind,
+    endpoint: Endpoint,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Tcp(TcpListener),
+    Unix { listener: UnixListener, _file: RemoveOnDrop },
+}
+
+#[derive(Debug)]
+struct RemoveOnDrop(PathBuf);
+
+impl Drop for RemoveOnDrop {
+    fn drop(&mut self) {
+        // Gone already is fine, and there is nobody left to tell.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// A connection of either kind.
+pub(crate) enum Accepted {
+    Tcp(TcpStream, std::net::SocketAddr),
+    Unix(UnixStream),
+}
+
+impl Bound {
+    /// Binds and listens.
+    ///
+    /// # Errors
+    /// If the address is taken or the system refuses.
+    pub async fn bind(endpoint: &Endpoint) -> Result<Self, ListenError> {
+        match endpoint {
+            Endpoint::Tcp(addr) => {
+                let listener = TcpListener::bind(addr).await.map_err(|error| fault(endpoint, error))?;
+                Self::tcp(listener).map_err(|error| fault(endpoint, error))
+            }
+            Endpoint::Unix(path) => Self::unix(path).await.map_err(|error| fault(endpoint, error)),
+        }
+    }
+
+    /// Takes a TCP socket that listens already.
+    ///
+    /// # Errors
+    /// If it has no local address.
+    pub fn tcp(listener: TcpListener) -> io::Result<Self> {
+        let endpoint = Endpoint::Tcp(listener.local_addr()?);
+        Ok(Self { kind: Kind::Tcp(listener), endpoint })
+    }
+
+    async fn unix(path: &Path) -> io::Result<Self> {
+        // A socket file outlives its process. If nobody answers there, it is a leftover.
+        if path.exists() {
+            if UnixStream::connect(path).await.is_ok() {
+                return Err(io::ErrorKind::AddrInUse.into());
+            }
+            std::fs::remove_file(path)?;
+        }
+        let listener = UnixListener::bind(path)?;
+        private(path)?;
+        Ok(Self {
+            kind: Kind::Unix { listener, _file: RemoveOnDrop(path.into()) },
+            endpoint: Endpoint::Unix(path.into()),
+        })
+    }
+
+    /// Where it listens; a port of 0 has become a real one.
+    #[must_use]
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    pub(crate) async fn accept(&self) -> io::Result<Accepted> {
+        match &self.kind {
+            Kind::Tcp(listener) => {
+                let (stream, peer) = listener.accept().await?;
+                // Small answers must not wait for the next packet.
+                stream.set_nodelay(true)?;
+                Ok(Accepted::Tcp(stream, peer))
+            }
+            Kind::Unix { listener, .. } => Ok(Accepted::Unix(listener.accept().await?.0)),
+        }
+    }
+}
+
+fn private(path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
+}
+
+fn fault(endpoint: &Endpoint, error: io::Error) -> ListenError {
+    if error.kind() == io::ErrorKind::AddrInUse {
+        ListenError::InUse(endpoint.clone())
+    } else {
+        ListenError::Io(endpoint.clone(), error)
+    }
+}

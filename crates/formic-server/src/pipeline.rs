@@ -1,0 +1,216 @@
+//! What every call gets, over every transport: metrics, admission, deadline, trace, panics.
+
+use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context as TaskContext, Poll};
+
+use bytes::Bytes;
+use formic_core::{Error, Method, RpcService};
+use formic_rpc::context::Scope;
+use formic_rpc::trace::TRACEPARENT;
+use formic_rpc::{Answer, Body, BoxFuture, ByteStream, Call, Handle, TraceContext};
+use formic_telemetry::{InFlight, MethodMetrics, Metrics, Side};
+use futures::{FutureExt, Stream};
+use tokio::time::{Instant, Sleep};
+
+/// Marks a call that is itself a repetition; what it causes is not repeated again.
+pub const ATTEMPT: &str = "formic-attempt";
+
+/// The layers around a server's routes, in one handle.
+pub struct Pipeline {
+    inner: Arc<dyn Handle>,
+    methods: HashMap<String, Arc<MethodMetrics>>,
+    /// For methods that the inner handle answers but cannot list (a proxy's).
+    other: Arc<MethodMetrics>,
+    in_flight: Arc<AtomicUsize>,
+    max_in_flight: usize,
+}
+
+impl std::fmt::Debug for Pipeline {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pipeline").field("in_flight", &self.in_flight).finish_non_exhaustive()
+    }
+}
+
+/// A call counted as in flight until it is dropped.
+struct Admitted(Arc<AtomicUsize>);
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Pipeline {
+    /// Wraps a handle.
+    #[must_use]
+    pub fn new(inner: Arc<dyn Handle>, metrics: &Metrics, max_in_flight: usize) -> Self {
+        let methods = inner
+            .services()
+            .iter()
+            .flat_map(|service| service.methods.iter().map(move |m| format!("/{}/{}", service.name, m.name)))
+            .map(|path| (path.clone(), metrics.method(Side::Server, &path)))
+            .collect();
+        let other = metrics.method(Side::Server, "/other/other");
+        Self { inner, methods, other, in_flight: Arc::default(), max_in_flight }
+    }
+
+    /// Calls that are being answered now.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Acquire)
+    }
+
+    fn admit(&self) -> Result<Admitted, Error> {
+        let before = self.in_flight.fetch_add(1, Ordering::AcqRel);
+        let admitted = Admitted(Arc::clone(&self.in_flight));
+        if before >= self.max_in_flight {
+            return Err(Error::resource_exhausted(format!(
+                "the server is busy with {} calls, its limit",
+                self.max_in_flight
+            )));
+        }
+        Ok(admitted)
+    }
+}
+
+fn trace_of(call: &Call) -> TraceContext {
+    let random = || fastrand::u64(1..);
+    match call.metadata.get(TRACEPARENT).and_then(|header| header.parse::<TraceContext>().ok()) {
+        Some(parent) => parent.child(random()),
+        None => TraceContext { trace_id: fastrand::u128(1..), span_id: random(), sampled: false },
+    }
+}
+
+fn late() -> Error {
+    Error::deadline_exceeded("the deadline passed before the answer was there")
+}
+
+fn panicked(payload: &(dyn std::any::Any + Send), method: &str) -> Error {
+    let text = payload
+        .downcast_ref::<&str>()
+        .map(ToString::to_string)
+        .or_else(|| payload.downcast_ref::<String>().cloned())
+        .unwrap_or_default();
+    // The text may hold what callers must not see: it is for the log alone.
+    tracing::error!(method, panic = text, "a handler panicked");
+    Error::internal("the handler panicked")
+}
+
+impl Handle for Pipeline {
+    fn method(&self, path: &str) -> Option<Method> {
+        self.inner.method(path)
+    }
+
+    fn services(&self) -> Vec<RpcService> {
+        self.inner.services()
+    }
+
+    fn descriptors(&self) -> Vec<&'static [u8]> {
+        self.inner.descriptors()
+    }
+
+    fn call(&self, mut call: Call) -> BoxFuture<'static, Result<Answer, Error>> {
+        let mut metrics = self.methods.get(call.method.path()).unwrap_or(&self.other).begin();
+        let admitted = match self.admit() {
+            Ok(admitted) => admitted,
+            Err(error) => {
+                let refused = Err(error);
+                metrics.outcome(&refused);
+                return Box::pin(std::future::ready(refused));
+            }
+        };
+        let trace = trace_of(&call);
+        call.extensions.insert(trace);
+        let deadline = call.deadline;
+        let retried = call.metadata.get(ATTEMPT).is_some();
+        let scope = Scope { deadline, trace: Some(trace), retried };
+        let method = call.method.clone();
+        let inner = Arc::clone(&self.inner);
+        Box::pin(async move {
+            let answering = async {
+                if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                    return Err(late());
+                }
+                // The handler is called inside, so that a panic before its first await is caught too.
+                let handler = AssertUnwindSafe(scope.run(async move { inner.call(call).await })).catch_unwind();
+                let outcome = match deadline {
+                    Some(deadline) => tokio::time::timeout_at(deadline, handler).await.map_err(|_| late())?,
+                    None => handler.await,
+                };
+                outcome.unwrap_or_else(|panic| Err(panicked(&*panic, method.path())))
+            };
+            let mut answer = answering.await;
+            metrics.outcome(&answer);
+            if let Ok(Answer { body: Body::Stream(_), .. }) = &answer {
+                // The call goes on until its stream ends.
+                answer = answer.map(|answer| Answer {
+                    body: match answer.body {
+                        Body::Stream(stream) => Body::Stream(Box::pin(Outgoing {
+                            stream: Some(stream),
+                            sleep: deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline))),
+                            scope,
+                            method,
+                            metrics,
+                            _admitted: admitted,
+                        })),
+                        body @ Body::Message(_) => body,
+                    },
+                    ..answer
+                });
+            }
+            answer
+        })
+    }
+}
+
+/// A response stream under the same guards as the call it belongs to.
+struct Outgoing {
+    stream: Option<ByteStream>,
+    sleep: Option<Pin<Box<Sleep>>>,
+    scope: Scope,
+    method: Method,
+    metrics: InFlight,
+    _admitted: Admitted,
+}
+
+impl Outgoing {
+    fn end(&mut self, error: Error) -> Poll<Option<Result<Bytes, Error>>> {
+        self.stream = None;
+        let ended = Err(error);
+        self.metrics.outcome(&ended);
+        Poll::Ready(Some(ended))
+    }
+}
+
+impl Stream for Outgoing {
+    type Item = Result<Bytes, Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Option<Self::Item>> {
+        let this = &mut *self;
+        let Some(stream) = &mut this.stream else { return Poll::Ready(None) };
+        if let Some(sleep) = &mut this.sleep
+            && sleep.as_mut().poll(cx).is_ready()
+        {
+            return this.end(late());
+        }
+        let scope = this.scope;
+        let polled = std::panic::catch_unwind(AssertUnwindSafe(|| scope.enter(|| stream.as_mut().poll_next(cx))));
+        match polled {
+            Ok(Poll::Ready(Some(Err(error)))) => this.end(error),
+            Ok(Poll::Ready(None)) => {
+                this.stream = None;
+                this.metrics.outcome(&Ok::<_, Error>(()));
+                Poll::Ready(None)
+            }
+            Ok(item) => item,
+            Err(panic) => {
+                let error = panicked(&*panic, this.method.path());
+                this.end(error)
+            }
+        }
+    }
+}

@@ -1,0 +1,357 @@
+//! A server's life: built, bound, started, ready, draining, stopped.
+//!
+//! The drain is staged, and every stage is bounded: not ready → (the owner deregisters and waits for
+//! the news to spread) → no new connections, GOAWAY on the old → calls in flight finish within the
+//! grace → what is left is cut off.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use formic_core::{Endpoint, Error};
+use formic_rpc::{Channel, Handle, Intercepted, Interceptor, Peer, Routes};
+use formic_telemetry::Metrics;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::http::{Edge, Layering, PerConnection};
+use crate::listener::{Accepted, Bound};
+use crate::pipeline::Pipeline;
+use crate::{Config, Health, Serving, reflection};
+
+/// A server under construction.
+#[must_use = "a server does nothing until it is started"]
+pub struct Server {
+    config: Config,
+    metrics: Metrics,
+    routes: Routes,
+    interceptors: Vec<Arc<dyn Interceptor>>,
+    router: Option<axum::Router>,
+    layers: Vec<Layering>,
+    /// A proxy answers instead of the routes for whatever these do not know.
+    proxy: Option<Arc<dyn Handle>>,
+}
+
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Server").field("routes", &self.routes).finish_non_exhaustive()
+    }
+}
+
+impl Server {
+    /// A server that serves nothing yet.
+    pub fn new(config: Config, metrics: Metrics) -> Self {
+        Self {
+            config,
+            metrics,
+            routes: Routes::new(),
+            interceptors: Vec::new(),
+            router: None,
+            layers: Vec::new(),
+            proxy: None,
+        }
+    }
+
+    /// Adds a service.
+    ///
+    /// # Errors
+    /// If one of its names is served already.
+    pub fn serve(mut self, handle: Arc<dyn Handle>) -> Result<Self, Error> {
+        self.routes.add(handle)?;
+        Ok(self)
+    }
+
+    /// Hands calls to methods that no service here has to this handle.
+    pub fn proxy(mut self, handle: Arc<dyn Handle>) -> Self {
+        self.proxy = Some(handle);
+        self
+    }
+
+    /// Adds an interceptor inside of those added before.
+    pub fn intercept(mut self, interceptor: Arc<dyn Interceptor>) -> Self {
+        self.interceptors.push(interceptor);
+        self
+    }
+
+    /// Answers other HTTP requests on the same port.
+    pub fn router(mut self, router: axum::Router) -> Self {
+        self.router = Some(match self.router.take() {
+            Some(present) => present.merge(router),
+            None => router,
+        });
+        self
+    }
+
+    /// Changes the whole HTTP side, calls included: `|router| router.layer(…)`.
+    pub fn layer(mut self, layer: impl FnOnce(axum::Router) -> axum::Router + Send + 'static) -> Self {
+        self.layers.push(Box::new(layer));
+        self
+    }
+
+    /// The finished server without a listener; it answers in memory, and on [`Running::listen`].
+    ///
+    /// # Errors
+    /// If an author's service takes the name of a built-in one.
+    pub fn build(mut self) -> Result<Running, Error> {
+        let services = self.routes.services();
+        let names: Vec<String> = services.iter().map(|service| service.name.clone()).collect();
+        let health = Health::new(names.iter().cloned());
+        let mut listed = names;
+        listed.extend(["grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection"].map(String::from));
+        listed.push("grpc.reflection.v1alpha.ServerReflection".into());
+        let health_handle = health.handle();
+        let mut sets = self.routes.descriptors();
+        sets.extend(health_handle.descriptors());
+        let index = reflection::Index::new(&sets, listed);
+        // The author's interceptors see the author's calls; probes stay out of their way.
+        let authored = Intercepted::wrap(Arc::new(self.routes), self.interceptors);
+        let mut routes = Routes::new();
+        routes.add(authored)?;
+        routes.add(health_handle)?;
+        for handle in reflection::handles(index) {
+            routes.add(handle)?;
+        }
+        let inner: Arc<dyn Handle> = match self.proxy.take() {
+            Some(proxy) => Arc::new(OrProxy { routes, proxy }),
+            None => Arc::new(routes),
+        };
+        let pipeline = Arc::new(Pipeline::new(inner, &self.metrics, self.config.max_in_flight));
+        let handle: Arc<dyn Handle> = Arc::clone(&pipeline) as Arc<dyn Handle>;
+        let edge =
+            Edge::new(handle, &self.config, health.clone(), self.metrics, self.router, self.layers);
+        Ok(Running {
+            pipeline,
+            services,
+            health,
+            edge,
+            config: Arc::new(self.config),
+            accepting: CancellationToken::new(),
+            draining: CancellationToken::new(),
+            loops: JoinSet::new(),
+        })
+    }
+}
+
+struct OrProxy {
+    routes: Routes,
+    proxy: Arc<dyn Handle>,
+}
+
+impl Handle for OrProxy {
+    fn method(&self, path: &str) -> Option<formic_core::Method> {
+        self.routes.method(path).or_else(|| self.proxy.method(path))
+    }
+
+    fn call(
+        &self,
+        call: formic_rpc::Call,
+    ) -> formic_rpc::BoxFuture<'static, Result<formic_rpc::Answer, Error>> {
+        if self.routes.method(call.method.path()).is_some() {
+            self.routes.call(call)
+        } else {
+            self.proxy.call(call)
+        }
+    }
+
+    fn services(&self) -> Vec<formic_core::RpcService> {
+        self.routes.services()
+    }
+}
+
+/// A server that answers. Dropping it cuts everything off; [`stop`](Self::stop) is the polite way.
+pub struct Running {
+    pipeline: Arc<Pipeline>,
+    services: Vec<formic_core::RpcService>,
+    health: Health,
+    edge: Edge,
+    config: Arc<Config>,
+    accepting: CancellationToken,
+    draining: CancellationToken,
+    /// One task a listener; each owns its connections.
+    loops: JoinSet<()>,
+}
+
+impl std::fmt::Debug for Running {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Running").field("health", &self.health.get()).finish_non_exhaustive()
+    }
+}
+
+impl Running {
+    /// Accepts connections from a listener, from now on.
+    pub fn listen(&mut self, bound: Bound) -> Endpoint {
+        let endpoint = bound.endpoint().clone();
+        let connections = Connections {
+            edge: self.edge.clone(),
+            config: Arc::clone(&self.config),
+            accepting: self.accepting.clone(),
+            draining: self.draining.clone(),
+        };
+        self.loops.spawn(connections.accept_from(bound));
+        endpoint
+    }
+
+    /// A channel to this server within the process: no socket, no HTTP, the same pipeline.
+    #[must_use]
+    pub fn channel(&self) -> Channel {
+        Channel::new(self.handle())
+    }
+
+    /// The pipeline as a handle, for clients of the same process.
+    #[must_use]
+    pub fn handle(&self) -> Arc<dyn Handle> {
+        Arc::clone(&self.pipeline) as Arc<dyn Handle>
+    }
+
+    /// The author's services, for the registry; health and reflection go without saying.
+    #[must_use]
+    pub fn services(&self) -> &[formic_core::RpcService] {
+        &self.services
+    }
+
+    /// Whether the server wants traffic; to read and to set.
+    #[must_use]
+    pub fn health(&self) -> &Health {
+        &self.health
+    }
+
+    /// Calls that are being answered now.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.pipeline.in_flight()
+    }
+
+    /// Drains: no new connections, GOAWAY on the old, calls in flight get `grace` to finish.
+    /// Returns how many calls were cut off.
+    pub async fn stop(mut self, grace: Duration) -> usize {
+        self.health.set(Serving::Draining);
+        self.accepting.cancel();
+        self.draining.cancel();
+        let deadline = tokio::time::Instant::now() + grace;
+        let finished = tokio::time::timeout_at(deadline, async {
+            while self.loops.join_next().await.is_some() {}
+            // Calls from within the process hang on no connection.
+            while self.pipeline.in_flight() > 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        });
+        let cut = if finished.await.is_ok() { 0 } else { self.pipeline.in_flight() };
+        self.loops.shutdown().await;
+        cut
+    }
+}
+
+/// What the accept loop hands to each connection.
+struct Connections {
+    edge: Edge,
+    config: Arc<Config>,
+    accepting: CancellationToken,
+    draining: CancellationToken,
+}
+
+/// The pause after a failed accept (out of file descriptors): trying at once would spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+impl Connections {
+    /// Owns the listener and its connections; ends when the last of them has.
+    async fn accept_from(self, bound: Bound) {
+        let room = Arc::new(Semaphore::new(self.config.max_connections));
+        let mut tasks = JoinSet::new();
+        loop {
+            while tasks.try_join_next().is_some() {}
+            let accepted = tokio::select! {
+                () = self.accepting.cancelled() => break,
+                accepted = async {
+                    // The semaphore is never closed.
+                    let permit = Arc::clone(&room).acquire_owned().await;
+                    (bound.accept().await, permit)
+                } => accepted,
+            };
+            match accepted {
+                (Ok(Accepted::Tcp(stream, peer)), permit) => {
+                    let peer = Peer(peer.to_string().into());
+                    tasks.spawn(self.connection(stream, Some(peer), permit.ok()));
+                }
+                (Ok(Accepted::Unix(stream)), permit) => {
+                    tasks.spawn(self.connection(stream, Some(Peer("unix".into())), permit.ok()));
+                }
+                (Err(error), _) => {
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+        drop(bound);
+        while tasks.join_next().await.is_some() {}
+    }
+
+    fn connection<S>(
+        &self,
+        stream: S,
+        peer: Option<Peer>,
+        permit: Option<tokio::sync::OwnedSemaphorePermit>,
+    ) -> impl Future<Output = ()> + Send + 'static
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let config = Arc::clone(&self.config);
+        let draining = self.draining.clone();
+        let used = Arc::new(AtomicBool::new(false));
+        let service = PerConnection { edge: self.edge.clone(), peer, used: Arc::clone(&used) };
+        async move {
+            let _permit = permit;
+            let builder = builder(&config);
+            let connection = builder.serve_connection(TokioIo::new(stream), service);
+            tokio::pin!(connection);
+            let mut silence = Some(Box::pin(tokio::time::sleep(config.header_timeout)));
+            let mut drained = false;
+            loop {
+                tokio::select! {
+                    result = connection.as_mut() => {
+                        if let Err(error) = result {
+                            tracing::debug!(%error, "a connection ended badly");
+                        }
+                        return;
+                    }
+                    () = draining.cancelled(), if !drained => {
+                        drained = true;
+                        if !used.load(Ordering::Relaxed) {
+                            // Nothing was asked, so nothing is owed; hyper would wait for a preface.
+                            return;
+                        }
+                        connection.as_mut().graceful_shutdown();
+                    }
+                    // A client that connects and says nothing holds a slot for so long and no longer.
+                    () = async { if let Some(sleep) = &mut silence { sleep.await } }, if silence.is_some() => {
+                        silence = None;
+                        if !used.load(Ordering::Relaxed) {
+                            return;
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn builder(config: &Config) -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(config.header_timeout)
+        .max_buf_size(config.max_headers.max(8 << 10) as usize);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(config.max_concurrent_streams)
+        .max_header_list_size(config.max_headers)
+        .adaptive_window(true)
+        .keep_alive_interval(config.keep_alive_interval)
+        .keep_alive_timeout(config.keep_alive_timeout);
+    builder
+}

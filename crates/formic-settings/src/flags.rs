@@ -1,0 +1,90 @@
+//! The flags that every service takes. A parser of our own, as there are few and a service should not
+//! pay for a command-line library that it may not use.
+
+use serde_json::Value;
+
+use crate::Error;
+use crate::layers::{Layers, Source};
+
+/// What the flags asked for besides values.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Asked {
+    pub(crate) explain: bool,
+    pub(crate) help: bool,
+}
+
+/// Flags with a value, and the setting each one is.
+const VALUES: [(&str, &str); 6] = [
+    ("--listen", "listen"),
+    ("--advertise", "advertise"),
+    ("--daemon", "daemon"),
+    ("--registry", "registry"),
+    ("--log", "log"),
+    ("--log-format", "log_format"),
+];
+
+/// Lays the flags over the settings. Everything after `--` is the author's.
+pub(crate) fn lay(layers: &mut Layers, args: impl Iterator<Item = String>) -> Result<Asked, Error> {
+    let mut args = args.peekable();
+    let mut asked = Asked::default();
+    while let Some(arg) = args.next() {
+        if arg == "--" {
+            break;
+        }
+        let (flag, inline) = match arg.split_once('=') {
+            Some((flag, value)) if flag.starts_with("--") => (flag.to_owned(), Some(value.to_owned())),
+            _ => (arg, None),
+        };
+        let mut value = || inline.clone().or_else(|| args.next()).ok_or_else(|| Error::NoValue(flag.clone()));
+        match flag.as_str() {
+            "--explain" => asked.explain = true,
+            "--help" | "-h" => asked.help = true,
+            "--set" => {
+                let pair = value()?;
+                let (key, text) =
+                    pair.split_once('=').ok_or_else(|| Error::NoValue(format!("--set {pair}")))?;
+                layers.set(&format!("config.{key}"), scalar(text), &Source::Flag(format!("--set {key}")));
+            }
+            _ => match VALUES.iter().find(|(name, _)| *name == flag) {
+                Some((name, key)) => {
+                    let text = value()?;
+                    layers.set(key, Value::String(text), &Source::Flag((*name).to_owned()));
+                }
+                None => return Err(unknown(flag)),
+            },
+        }
+    }
+    Ok(asked)
+}
+
+fn unknown(flag: String) -> Error {
+    let names = VALUES.iter().map(|(name, _)| *name).chain(["--set", "--explain", "--help"]);
+    let near = names.into_iter().find(|name| {
+        let word = flag.trim_start_matches('-');
+        !word.is_empty() && (name[2..].starts_with(word) || word.starts_with(&name[2..]))
+    });
+    let hint = near.map(|near| format!(", did you mean {near}?")).unwrap_or("; --help lists them".into());
+    Error::Flag { flag, hint }
+}
+
+/// A value of the command line or the environment: JSON if it is JSON, else text.
+pub(crate) fn scalar(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.into()))
+}
+
+/// What `--help` prints.
+pub(crate) fn help(name: &str) -> String {
+    format!(
+        "{name}, a Formic service\n\n\
+         Settings, each over the one before: defaults, code, formic.toml, environment, flags.\n\n\
+         --listen ADDR        where to listen, 127.0.0.1:0 takes a free port   FORMIC_LISTEN\n\
+         --advertise ADDR     the address that others shall call               FORMIC_ADVERTISE\n\
+         --daemon unix:PATH   the daemon whose registry is used                FORMIC_DAEMON\n\
+         --registry NAME      local, mdns or memory                            FORMIC_REGISTRY\n\
+         --log FILTER         a level, or a list such as info,order=debug      FORMIC_LOG\n\
+         --log-format FORMAT  auto, pretty or json                             FORMIC_LOG_FORMAT\n\
+         --set KEY=VALUE      a setting of the service's own                   FORMIC_CONFIG__KEY\n\
+         --explain            print every setting and who set it, and end\n\
+         --help               this\n"
+    )
+}

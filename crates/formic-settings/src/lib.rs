@@ -1,0 +1,16 @@
+//! Layered settings with the provenance of every value.
+//!
+//! One order, everywhere: defaults < code < `formic.toml` < environment < flags. Each layer is a tree
+//! of JSON values laid over the one below; for every leaf it is remembered which layer set it and
+//! where (line, variable, flag), so that a wrong value can be blamed and `--explain` can list them.
+//! Reading is pure: environment, arguments and the file's text are handed in ([`load_service`] is the
+//! one function that looks at the disk).
+
+mod error;
+mod flags;
+mod layers;
+mod service;
+
+pub use error::Error;
+pub use layers::{Layers, Row, Source};
+pub use service::{Drain, ServiceSettings, load_service, read_service};

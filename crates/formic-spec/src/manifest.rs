@@ -1,0 +1,284 @@
+//! What a manifest says, as plain types with every default filled in.
+//!
+//! Each default is a constant or a `Default` with its reason beside it. The types serialise (for
+//! `--json`, for hashing) but the manifest as a whole does not deserialise: the only way to one is
+//! [`Manifest::parse`], which has checked it.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::graph;
+use crate::revision::Revision;
+use crate::units::{ByteSize, HumanDuration};
+
+/// The version of the manifest that this crate reads and the one meant where `format` is not given.
+pub const FORMAT: u32 = 1;
+
+/// The largest file read. An application of a thousand services fits several times over.
+pub const MAX_BYTES: usize = 1 << 20;
+
+/// The most services of one application.
+pub const MAX_SERVICES: usize = 1000;
+
+/// The most instances of one service: above what one machine is made for, below what would harm it to
+/// merely plan.
+pub const MAX_REPLICAS: u32 = 10_000;
+
+/// Loopback: nothing is reachable from outside until somebody says so.
+pub const DEFAULT_LISTEN: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 8080));
+
+/// What gRPC servers accept in one message by default.
+pub const DEFAULT_MAX_BODY: ByteSize = ByteSize::from_bytes(4 << 20);
+
+/// An application: its services, and what of them is seen from outside.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Manifest {
+    /// The version of the format: [`FORMAT`].
+    pub format: u32,
+    /// The application.
+    pub app: App,
+    /// The gateway; none is started where the manifest has no `[gateway]`.
+    pub gateway: Option<Gateway>,
+    /// The services, in the order of the file.
+    pub services: Vec<Service>,
+}
+
+/// `[app]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct App {
+    /// The name of the application, a DNS label.
+    pub name: String,
+}
+
+/// `[gateway]`: the door for HTTP from outside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gateway {
+    /// Where it listens: [`DEFAULT_LISTEN`].
+    pub listen: SocketAddr,
+    /// The services that can be called through it; none by default.
+    pub expose: Vec<String>,
+    /// Which web pages may call it.
+    pub cors: Cors,
+    /// The largest request body: [`DEFAULT_MAX_BODY`].
+    pub max_body: ByteSize,
+}
+
+/// `[gateway.cors]`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Cors {
+    /// Origins such as `https://shop.example`, or `*`; none by default.
+    pub origins: Vec<String>,
+}
+
+/// `[service.<name>]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Service {
+    /// The name of the service, a DNS label; callers find it by this.
+    pub name: String,
+    /// What is run.
+    pub source: Source,
+    /// Arguments after the program.
+    pub args: Vec<String>,
+    /// How many instances; 0 keeps the service stopped.
+    pub replicas: u32,
+    /// The services that must be ready before an instance is first started.
+    pub depends_on: Vec<String>,
+    /// Environment, beside what the engine gives.
+    pub env: BTreeMap<String, String>,
+    /// The service's own settings, handed to it as they are.
+    pub config: Map<String, Value>,
+    /// The port, for a program that knows nothing of Formic: given as `PORT`, and probed.
+    pub port: Option<u16>,
+    /// How the engine finds out that an instance is ready.
+    pub health: Health,
+    /// Limits per instance.
+    pub resources: Resources,
+    /// How an instance is stopped.
+    pub stop: Stop,
+    /// Whether and when an instance is started again.
+    pub restart: Restart,
+    /// The working directory, relative to the manifest; the manifest's own where it is not given.
+    pub cwd: Option<String>,
+}
+
+/// What an instance runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    /// A Cargo package of the workspace that the manifest lies in: built, then run.
+    Cargo(String),
+    /// A program and its first arguments. A program with a `/` is relative to the working directory.
+    Command(Vec<String>),
+    /// A container image. [`Manifest::parse`] refuses it as long as no driver here can run one.
+    Image(String),
+}
+
+/// `health`: how and how often readiness is probed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// The way to ask: `grpc`, or `tcp` for a service with a `port`.
+    pub ready: Probe,
+    /// What an HTTP probe asks for: `/readyz`.
+    pub path: String,
+    /// How often a ready instance is asked: 1 s. (One that starts is asked more often.)
+    pub interval: HumanDuration,
+    /// How long an answer may take: 1 s.
+    pub timeout: HumanDuration,
+    /// How long an instance may take to get ready before it counts as failed: 60 s.
+    pub deadline: HumanDuration,
+}
+
+/// The ways to ask an instance whether it is ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Probe {
+    /// `grpc.health.v1` says `SERVING`.
+    Grpc,
+    /// `GET path` answers 2xx.
+    Http,
+    /// The port accepts a connection.
+    Tcp,
+    /// Ready as soon as it runs.
+    None,
+}
+
+/// `resources`: limits per instance; what is not given is not limited.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Resources {
+    /// Memory.
+    pub memory: Option<ByteSize>,
+    /// Processor time, in cores.
+    pub cpu: Option<f64>,
+    /// Processes and threads.
+    pub pids: Option<u32>,
+}
+
+/// `stop`: how an instance is stopped.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stop {
+    /// How long an instance may take from SIGTERM until all its processes are gone: 30 s.
+    pub grace: HumanDuration,
+}
+
+/// `restart`: whether and when an instance that exits is started again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restart {
+    /// Whether at all: `always`.
+    pub policy: RestartPolicy,
+    /// The delay before the first restart of an instance that was not long ready, doubled each time:
+    /// 250 ms.
+    pub delay: HumanDuration,
+    /// The longest delay: 60 s, the longest wait that people accept.
+    pub max_delay: HumanDuration,
+    /// Exit codes after which an instance is never restarted: 78, `EX_CONFIG`: trying again cannot help.
+    pub no_restart_exit_codes: Vec<i32>,
+    /// Exit codes that are a success: 0.
+    pub success_exit_codes: Vec<i32>,
+}
+
+/// Whether an instance that exits by itself is started again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RestartPolicy {
+    /// Whatever it exits with: a service is meant to run.
+    #[default]
+    Always,
+    /// When it exits with anything but success.
+    OnFailure,
+    /// Not at all.
+    Never,
+}
+
+// === impl Manifest ===
+
+impl Manifest {
+    /// The service of this name.
+    #[must_use]
+    pub fn service(&self, name: &str) -> Option<&Service> {
+        self.services.iter().find(|service| service.name == name)
+    }
+
+    /// Whether the gateway lets calls to this service through.
+    #[must_use]
+    pub fn is_exposed(&self, name: &str) -> bool {
+        self.gateway.as_ref().is_some_and(|gateway| gateway.expose.iter().any(|exposed| exposed == name))
+    }
+
+    /// The services in waves: each depends only on services of earlier waves. Start in this order, stop
+    /// in the reverse. Within a wave, the order of the file.
+    ///
+    /// A parsed manifest has no cycle; should one have been put together, its members come last.
+    #[must_use]
+    pub fn order(&self) -> Vec<Vec<&str>> {
+        let (mut waves, cyclic) = graph::waves(&graph::edges(&self.services));
+        if !cyclic.is_empty() {
+            waves.push(cyclic);
+        }
+        waves
+            .into_iter()
+            .map(|wave| wave.into_iter().map(|index| self.services[index].name.as_str()).collect())
+            .collect()
+    }
+
+    /// The revision of a service, given the digest of what was built or found for it; none if there is
+    /// no such service.
+    #[must_use]
+    pub fn revision(&self, name: &str, artifact_digest: &str) -> Option<Revision> {
+        let service = self.service(name)?;
+        Some(Revision::of_service(service, self.is_exposed(name), artifact_digest))
+    }
+}
+
+// === impl defaults ===
+
+impl Default for Gateway {
+    fn default() -> Self {
+        Self { listen: DEFAULT_LISTEN, expose: Vec::new(), cors: Cors::default(), max_body: DEFAULT_MAX_BODY }
+    }
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self {
+            ready: Probe::Grpc,
+            path: "/readyz".into(),
+            interval: HumanDuration::from_secs(1),
+            timeout: HumanDuration::from_secs(1),
+            deadline: HumanDuration::from_secs(60),
+        }
+    }
+}
+
+impl Default for Stop {
+    fn default() -> Self {
+        Self { grace: HumanDuration::from_secs(30) }
+    }
+}
+
+impl Default for Restart {
+    fn default() -> Self {
+        Self {
+            policy: RestartPolicy::Always,
+            delay: HumanDuration::from_millis(250),
+            max_delay: HumanDuration::from_secs(60),
+            no_restart_exit_codes: vec![78],
+            success_exit_codes: vec![0],
+        }
+    }
+}
+
+// === impl Restart ===
+
+impl Restart {
+    /// The delay before restart number `n` (from 0), before any jitter.
+    #[must_use]
+    pub fn doubled(&self, n: u32) -> Duration {
+        let factor = 2u32.checked_pow(n.min(31)).unwrap_or(u32::MAX);
+        self.delay.get().saturating_mul(factor).min(self.max_delay.get())
+    }
+}

@@ -1,0 +1,184 @@
+//! The engine's side of the gate, up to the moment when it opens.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+use formic_core::InstanceId;
+use rustix::process::Signal;
+
+use crate::disk::{self, FileError};
+use crate::features::Features;
+use crate::identity::Identity;
+use crate::launch::{Launch, marker};
+use crate::pidfd::{PidFd, watch};
+use crate::process::{Care, Process, Table};
+use crate::record::{FORMAT, Record, State, now_ms};
+use crate::spawn_error::SpawnError;
+use crate::subreaper::Leaders;
+use crate::trampoline::{ARGUMENT, Trampoline};
+
+/// Makes trampolines.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    pub(crate) trampoline: Trampoline,
+    pub(crate) features: Features,
+    pub(crate) boot_id: String,
+    pub(crate) care: Arc<Care>,
+    pub(crate) table: Arc<Table>,
+}
+
+// === impl Gate ===
+
+impl Gate {
+    /// Logs, intent, fork: everything before the trampoline is spoken to.
+    pub(crate) fn fork(&self, launch: &Launch) -> Result<Gated, SpawnError> {
+        let start = |source| SpawnError::Start { trampoline: self.trampoline.program.clone(), source };
+        let record = Record {
+            format: FORMAT,
+            id: launch.id.clone(),
+            service: launch.service.clone(),
+            slot: launch.slot,
+            revision: launch.revision.clone(),
+            state: State::Intent,
+            boot_id: self.boot_id.clone(),
+            identity: None,
+            containment: self.features.containment,
+            started_at_ms: now_ms(),
+            stdout: absolute(&launch.stdout)?,
+            stderr: absolute(&launch.stderr)?,
+        };
+        self.reserve(&launch.id)?;
+        let (care, table) = (self.care.clone(), self.table.clone());
+        // From here on, whatever fails takes back everything before it.
+        let mut gated = Gated { pidfd: None, engine: None, record, admitted: false, care, table };
+
+        let stdout = disk::open_log(&launch.stdout)?;
+        let stderr = disk::open_log(&launch.stderr)?;
+        let (ours, theirs) = UnixStream::pair().map_err(start)?;
+        ours.set_nonblocking(true).map_err(start)?;
+        self.care.store.write(&gated.record)?;
+        let pidfd = self.fork_trampoline(launch, theirs.into(), stdout, stderr).map_err(start)?;
+        let pidfd = gated.pidfd.insert(pidfd);
+        gated.record.identity = Some(Identity::of(pidfd, &self.boot_id, &self.features).map_err(start)?);
+        gated.engine = Some(ours);
+        Ok(gated)
+    }
+
+    fn reserve(&self, id: &InstanceId) -> Result<(), SpawnError> {
+        let mut rows = self.table.lock();
+        // A file without a process here is one that a sweep has left in quarantine.
+        if self.care.store.path(id).exists() || !rows.ids.insert(id.clone()) {
+            return Err(SpawnError::Duplicate(id.clone()));
+        }
+        Ok(())
+    }
+
+    fn fork_trampoline(
+        &self,
+        launch: &Launch,
+        socket: OwnedFd,
+        stdout: File,
+        stderr: File,
+    ) -> io::Result<PidFd> {
+        let mut command = Command::new(&self.trampoline.program);
+        command
+            .arg(ARGUMENT)
+            .env_clear()
+            // From its first moment it can be found as a process of the instance.
+            .envs(marker(&launch.id, self.care.store.dir()))
+            .stdin(Stdio::from(socket))
+            .stdout(stdout)
+            .stderr(stderr);
+        let mut leaders = Leaders::lock();
+        let mut child = command.spawn()?;
+        // Nobody reaps it before us, so the number is still its own.
+        match PidFd::open(child.id()) {
+            Ok(Some(pidfd)) => {
+                leaders.insert(pidfd.pid());
+                Ok(pidfd)
+            }
+            other => {
+                child.kill()?;
+                child.wait()?;
+                Err(other.err().map_or_else(|| io::ErrorKind::NotFound.into(), io::Error::from))
+            }
+        }
+    }
+}
+
+fn absolute(path: &Path) -> Result<PathBuf, FileError> {
+    std::path::absolute(path).map_err(|source| disk::explain("find", path, source))
+}
+
+/// A trampoline behind its gate. Dropped, it is ended and nothing is left of it.
+#[derive(Debug)]
+pub(crate) struct Gated {
+    pidfd: Option<PidFd>,
+    /// Our end of the socket.
+    pub(crate) engine: Option<UnixStream>,
+    record: Record,
+    admitted: bool,
+    care: Arc<Care>,
+    table: Arc<Table>,
+}
+
+// === impl Gated ===
+
+impl Gated {
+    /// Records that the process exists, before its program may run.
+    pub(crate) fn record_spawned(mut self) -> Result<Self, FileError> {
+        self.record.state = State::Spawned;
+        self.care.store.write(&self.record)?;
+        Ok(self)
+    }
+
+    /// Enters it among the living.
+    pub(crate) fn admit(mut self) -> io::Result<Process> {
+        let identity = self.record.identity.clone().ok_or(io::ErrorKind::NotFound)?;
+        let pidfd = self.pidfd.take().ok_or(io::ErrorKind::NotFound)?;
+        let pidfd = match watch(pidfd) {
+            Ok(pidfd) => pidfd,
+            Err((pidfd, source)) => {
+                self.pidfd = Some(pidfd);
+                return Err(source);
+            }
+        };
+        self.admitted = true;
+        let process = Process::new(pidfd, identity, self.record.clone(), self.care.clone(), &self.table);
+        self.table.lock().processes.insert(process.id().clone(), process.clone());
+        Ok(process)
+    }
+
+    pub(crate) fn how_it_ended(&self) -> String {
+        let status = self.pidfd.as_ref().and_then(PidFd::peek);
+        status.map_or_else(String::new, |status| format!("; {status}"))
+    }
+}
+
+impl Drop for Gated {
+    fn drop(&mut self) {
+        if self.admitted {
+            return;
+        }
+        if let Some(pidfd) = &self.pidfd {
+            // It runs our own code and has no children: killing it is enough, and waiting is short.
+            if let Err(error) = pidfd.signal(Signal::KILL) {
+                tracing::warn!(pid = pidfd.pid(), %error, "cannot kill a trampoline; it ends by itself");
+            }
+        }
+        if let Err(error) = self.care.store.remove(&self.record.id) {
+            tracing::warn!(instance = %self.record.id, %error, "cannot remove the record of what was not started");
+        }
+        if let Some(pidfd) = &self.pidfd {
+            let mut leaders = Leaders::lock();
+            pidfd.reap_blocking();
+            leaders.remove(pidfd.pid());
+        }
+        self.table.lock().ids.remove(&self.record.id);
+    }
+}

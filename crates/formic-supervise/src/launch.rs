@@ -1,0 +1,162 @@
+//! What to start: everything a process needs, decided by the caller.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use formic_core::{InstanceId, ServiceName};
+
+use crate::{INSTANCE_ENV, RUN_DIR_ENV};
+
+/// One process to start.
+#[derive(Clone)]
+pub struct Launch {
+    /// The id of the new instance: 1 to 128 of `a-z A-Z 0-9 - _ .`, not starting with a dot. It names files.
+    pub id: InstanceId,
+    /// The service it is an instance of.
+    pub service: ServiceName,
+    /// Which of the service's places it takes.
+    pub slot: u32,
+    /// The revision it runs.
+    pub revision: String,
+    /// The program; without a slash it is looked up in `PATH` of `env`.
+    pub program: OsString,
+    /// Its arguments, without the program's name.
+    pub args: Vec<OsString>,
+    /// The whole environment; nothing is inherited. Two variables are added: [`INSTANCE_ENV`] and [`RUN_DIR_ENV`].
+    pub env: BTreeMap<String, OsString>,
+    /// The directory it starts in.
+    pub cwd: PathBuf,
+    /// The file that its standard output is appended to.
+    pub stdout: PathBuf,
+    /// The file that its standard error is appended to; may be the same.
+    pub stderr: PathBuf,
+}
+
+/// A launch that cannot be carried out whatever the machine says.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidLaunch {
+    /// The id cannot name a file.
+    #[error(
+        "instance id {0:?} is not 1 to 128 of a-z, A-Z, 0-9, '-', '_' and '.', starting with none of '.'"
+    )]
+    Id(String),
+    /// An empty program name.
+    #[error("the program is empty")]
+    Program,
+    /// A variable whose name is empty or holds `=` or NUL.
+    #[error("{0:?} cannot be the name of an environment variable")]
+    Variable(String),
+    /// A NUL byte, which no argument, variable or path can hold.
+    #[error("{0} holds a NUL byte")]
+    Nul(&'static str),
+}
+
+// Not derived: the environment holds secrets.
+impl std::fmt::Debug for Launch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Launch")
+            .field("id", &self.id)
+            .field("service", &self.service)
+            .field("slot", &self.slot)
+            .field("revision", &self.revision)
+            .field("program", &self.program)
+            .field("env", &self.env.keys())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Launch {
+    /// Finds what no machine could do.
+    ///
+    /// # Errors
+    /// The first fault.
+    pub fn validate(&self) -> Result<(), InvalidLaunch> {
+        if !is_file_name(self.id.as_str()) {
+            return Err(InvalidLaunch::Id(self.id.as_str().chars().take(140).collect()));
+        }
+        if self.program.is_empty() {
+            return Err(InvalidLaunch::Program);
+        }
+        let nul = |text: &OsString| text.as_encoded_bytes().contains(&0);
+        for (name, value) in &self.env {
+            if name.is_empty() || name.contains(['=', '\0']) {
+                return Err(InvalidLaunch::Variable(name.clone()));
+            }
+            if nul(value) {
+                return Err(InvalidLaunch::Nul("an environment variable"));
+            }
+        }
+        if nul(&self.program) {
+            return Err(InvalidLaunch::Nul("the program"));
+        }
+        if self.args.iter().any(nul) {
+            return Err(InvalidLaunch::Nul("an argument"));
+        }
+        if nul(&self.cwd.clone().into_os_string()) {
+            return Err(InvalidLaunch::Nul("the working directory"));
+        }
+        Ok(())
+    }
+
+    /// The environment with the marker.
+    pub(crate) fn marked_env(&self, run_dir: &std::path::Path) -> BTreeMap<String, OsString> {
+        let mut env = self.env.clone();
+        env.extend(marker(&self.id, run_dir));
+        env
+    }
+}
+
+/// The variables by which the processes of an instance are known.
+pub(crate) fn marker(id: &InstanceId, run_dir: &std::path::Path) -> [(String, OsString); 2] {
+    [(INSTANCE_ENV.to_owned(), id.as_str().into()), (RUN_DIR_ENV.to_owned(), run_dir.into())]
+}
+
+/// Whether an id can be the stem of a file's name.
+pub(crate) fn is_file_name(id: &str) -> bool {
+    (1..=128).contains(&id.len())
+        && !id.starts_with('.')
+        && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+    use super::*;
+
+    fn launch() -> Launch {
+        Launch {
+            id: InstanceId::new("user-1"),
+            service: ServiceName::new("user").unwrap(),
+            slot: 0,
+            revision: "abc".into(),
+            program: "true".into(),
+            args: vec![],
+            env: BTreeMap::from([("TOKEN".to_owned(), "hunter2".into())]),
+            cwd: "/".into(),
+            stdout: "/dev/null".into(),
+            stderr: "/dev/null".into(),
+        }
+    }
+
+    #[test]
+    fn faults_are_found_before_anything_is_started() {
+        assert_eq!(launch().validate(), Ok(()));
+        let bad = |id: &str| Launch { id: InstanceId::new(id), ..launch() }.validate();
+        assert!(
+            bad("../x").is_err() && bad("").is_err() && bad(".x").is_err() && bad(&"a".repeat(129)).is_err()
+        );
+        assert_eq!(Launch { program: OsString::new(), ..launch() }.validate(), Err(InvalidLaunch::Program));
+        let args = vec![OsString::from("a\0b")];
+        assert_eq!(Launch { args, ..launch() }.validate(), Err(InvalidLaunch::Nul("an argument")));
+        let env = BTreeMap::from([("A=B".to_owned(), OsString::new())]);
+        assert_eq!(Launch { env, ..launch() }.validate(), Err(InvalidLaunch::Variable("A=B".into())));
+    }
+
+    #[test]
+    fn debug_output_keeps_secrets() {
+        let text = format!("{:?}", launch());
+        assert!(text.contains("TOKEN") && !text.contains("hunter2"), "{text}");
+    }
+}

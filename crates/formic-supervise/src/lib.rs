@@ -1,0 +1,56 @@
+//! Starting, watching and stopping the processes of instances on Linux.
+//!
+//! The engine decides *what* should run; this crate makes processes of it and knows nothing of
+//! manifests, services' readiness or restarts. Its promises, and the windows that each one closes:
+//!
+//! - **Nothing runs unrecorded.** A process is started behind a gate ([`trampoline`]): its record is on
+//!   disk before its first instruction runs, and if the engine dies first, it never runs.
+//! - **Nothing is signalled unproven.** Signals go through pidfds only, after the identity
+//!   ([`Identity`]) was compared; a process number alone is never trusted.
+//! - **Stop means gone.** [`Process::stop`] returns when the whole tree is gone, not when its leader is.
+//! - **Output needs no reader.** stdout and stderr are append-only files that the instance holds.
+//!
+//! Refused here: a reader process per instance, `PR_SET_PDEATHSIG` (it fires when the *thread* that
+//! forked ends, which under tokio is a retiring worker), `pre_exec` hooks (unsafe between fork and
+//! exec, and `spawn` waits for the exec that the hook would be waiting for), and signalling by number.
+
+#[cfg(not(target_os = "linux"))]
+compile_error!("formic-supervise is for Linux; the crates of a service build elsewhere");
+
+mod disk;
+mod exit;
+mod features;
+mod gate;
+mod identity;
+mod launch;
+mod lock;
+mod pidfd;
+mod process;
+mod procfs;
+mod record;
+mod snapshot;
+mod spawn_error;
+pub mod subreaper;
+mod supervisor;
+mod sweep;
+pub mod trampoline;
+mod tree;
+
+pub use disk::{DiskFull, FileError, disk_free};
+pub use exit::ExitStatus;
+pub use features::{Containment, Feature, Features, Unsupported};
+pub use identity::{Identity, boot_id};
+pub use launch::{InvalidLaunch, Launch};
+pub use lock::{Lock, LockError};
+pub use process::{Process, StopError, Stopped};
+pub use record::{Record, State};
+pub use spawn_error::SpawnError;
+pub use supervisor::{Config, Supervisor};
+pub use sweep::{Outcome, Swept, sweep};
+pub use trampoline::{Step, Trampoline};
+
+/// The variable that names the instance in the environment of every process of its tree.
+pub const INSTANCE_ENV: &str = "FORMIC_INSTANCE";
+
+/// The variable that names the run directory, so that two engines with equal instance ids never meet.
+pub const RUN_DIR_ENV: &str = "FORMIC_RUN_DIR";

@@ -1,0 +1,177 @@
+//! What `/proc` says of processes.
+
+use std::fs;
+use std::io;
+use std::mem::MaybeUninit;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{Mode, OFlags, RawDir};
+
+use crate::{INSTANCE_ENV, RUN_DIR_ENV};
+
+/// The fields of `/proc/<pid>/stat` that matter here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stat {
+    pub(crate) pid: u32,
+    pub(crate) state: u8,
+    pub(crate) parent: u32,
+    pub(crate) session: u32,
+    /// In clock ticks since boot.
+    pub(crate) start_time: u64,
+    pub(crate) threads: u64,
+    /// Whether its environment has a place and a length, or neither yet.
+    pub(crate) env: Extent,
+}
+
+/// Where a process keeps its environment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Extent {
+    /// It has no memory (a kernel thread, or about to be gone), or we may not know.
+    None,
+    /// It is in the middle of an exec: the new program's environment is not in place yet.
+    Pending,
+    /// It has none.
+    Empty,
+    /// It has one.
+    Some,
+}
+
+impl Stat {
+    /// Reads one process; `None` if it is gone.
+    pub(crate) fn read(pid: u32) -> Option<Self> {
+        Self::parse(&fs::read(format!("/proc/{pid}/stat")).ok()?)
+    }
+
+    fn parse(line: &[u8]) -> Option<Self> {
+        // The name is in parentheses and may hold spaces and parentheses itself: cut at the last one.
+        let open = line.iter().position(|&byte| byte == b'(')?;
+        let close = line.iter().rposition(|&byte| byte == b')')?;
+        let pid = std::str::from_utf8(&line[..open]).ok()?.trim().parse().ok()?;
+        let rest: Vec<&str> =
+            std::str::from_utf8(line.get(close + 1..)?).ok()?.split_ascii_whitespace().collect();
+        Some(Self {
+            pid,
+            state: *rest.first()?.as_bytes().first()?,
+            parent: rest.get(1)?.parse().ok()?,
+            // A session of another pid namespace reads as 0 or -1.
+            session: rest.get(3)?.parse().unwrap_or(0),
+            start_time: rest.get(19)?.parse().ok()?,
+            threads: rest.get(17)?.parse().ok()?,
+            env: match (*rest.get(20)?, rest.get(47).copied(), rest.get(48).copied()) {
+                ("0", ..) | (_, None, _) | (_, _, None) => Extent::None,
+                (_, Some("0"), Some("0")) => Extent::Pending,
+                (_, Some(start), Some(end)) if start == end => Extent::Empty,
+                _ => Extent::Some,
+            },
+        })
+    }
+
+    /// Whether it has ended and waits to be reaped. Such a process does nothing and holds nothing. One
+    /// whose first thread has ended looks the same, while its other threads go on.
+    pub(crate) fn is_zombie(&self) -> bool {
+        matches!(self.state, b'Z' | b'X' | b'x') && self.threads <= 1
+    }
+}
+
+/// How long one look at all processes may take before it is given up as incomplete. Reached only when
+/// processes are made faster than they are read.
+const SCAN_LIMIT: Duration = Duration::from_secs(2);
+
+/// Room for the longest name in `/proc` and no more than two process numbers.
+const SCAN_BUFFER: usize = 64;
+
+/// Shows every process that this one can see to `each`, in the order of their numbers. `false` if it
+/// took too long.
+///
+/// The directory is read in the smallest steps there are, and each process right after its number. A
+/// listing taken at once is old by the time its last process is read: a program that forks a successor
+/// and ends, again and again, is never in it. Here its successors, whose numbers are higher, lie ahead.
+pub(crate) fn scan(mut each: impl FnMut(Stat)) -> io::Result<bool> {
+    let begun = Instant::now();
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let proc = rustix::fs::open("/proc", flags, Mode::empty())?;
+    let mut buffer = [MaybeUninit::uninit(); SCAN_BUFFER];
+    let mut entries = RawDir::new(proc, &mut buffer);
+    while let Some(entry) = entries.next() {
+        let name = entry?.file_name().to_str().ok().and_then(|name| name.parse().ok());
+        if let Some(stat) = name.and_then(Stat::read) {
+            each(stat);
+        }
+        if begun.elapsed() > SCAN_LIMIT {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Whose a process says it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Mark {
+    /// This instance's, of our run directory.
+    Instance(String),
+    /// It carries no mark of ours, or its environment is not for us to read.
+    None,
+    /// It is becoming another program just now, and will have a mark, or none, in a moment.
+    Undecided,
+}
+
+/// Reads the mark of a process for the engine of `run_dir`.
+pub(crate) fn mark(pid: u32, run_dir: &Path) -> Mark {
+    // Unreadable: another user's, one that protects itself, or gone.
+    let Ok(environment) = fs::read(format!("/proc/{pid}/environ")) else { return Mark::None };
+    if environment.is_empty() {
+        // Truly empty, or read in the middle of an exec. A chain of quick execs could hide for ever.
+        return match Stat::read(pid) {
+            Some(stat) if !stat.is_zombie() && matches!(stat.env, Extent::Pending | Extent::Some) => {
+                Mark::Undecided
+            }
+            _ => Mark::None,
+        };
+    }
+    let value = |name: &str| {
+        environment
+            .split(|&byte| byte == 0)
+            .find_map(|variable| variable.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
+    };
+    if value(RUN_DIR_ENV) != Some(run_dir.as_os_str().as_encoded_bytes()) {
+        return Mark::None;
+    }
+    value(INSTANCE_ENV)
+        .and_then(|instance| std::str::from_utf8(instance).ok())
+        .map_or(Mark::None, |instance| Mark::Instance(instance.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+    use super::*;
+
+    #[test]
+    fn a_name_with_spaces_and_parentheses_is_read() {
+        let line = b"42 (a) b (c)) S 7 42 41 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 13 0 12345 99 1\n";
+        let stat = Stat::parse(line).unwrap();
+        assert_eq!(
+            stat,
+            Stat {
+                pid: 42,
+                state: b'S',
+                parent: 7,
+                session: 41,
+                start_time: 12345,
+                threads: 13,
+                env: Extent::None
+            }
+        );
+        assert!(Stat::parse(b"42 (cut off) S 7").is_none());
+        assert!(Stat::parse(b"").is_none());
+    }
+
+    #[test]
+    fn a_scan_sees_this_process_and_every_one_in_order() {
+        let mut pids = Vec::new();
+        assert!(scan(|stat| pids.push(stat.pid)).unwrap());
+        assert!(pids.is_sorted() && pids.contains(&std::process::id()) && pids.contains(&1), "{pids:?}");
+    }
+}

@@ -1,0 +1,248 @@
+//! One file per instance, from which a new engine learns what an old one started.
+//!
+//! Plain JSON, written whole and synced: a broken database can never lose running work.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use formic_core::{InstanceId, ServiceName};
+use serde::{Deserialize, Serialize};
+
+use crate::disk::{self, FileError};
+use crate::features::Containment;
+use crate::identity::Identity;
+use crate::launch::is_file_name;
+
+/// The form of the file. A file of another form is left alone, because a newer engine wrote it.
+pub(crate) const FORMAT: u32 = 1;
+
+const EXTENSION: &str = "json";
+
+/// How far an instance got.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// About to be started. If nothing follows, its program never ran.
+    Intent,
+    /// Its process exists, behind the gate or running.
+    Spawned,
+    /// Told to end; it is killed at the deadline, in milliseconds since 1970, whoever is engine then.
+    Stopping {
+        /// The deadline in milliseconds since 1970.
+        deadline_ms: u64,
+    },
+}
+
+/// What is on disk of one instance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// The form of this file.
+    pub format: u32,
+    /// The instance.
+    pub id: InstanceId,
+    /// The service it is an instance of.
+    pub service: ServiceName,
+    /// Which of the service's places it has.
+    pub slot: u32,
+    /// The revision it runs.
+    pub revision: String,
+    /// How far it got.
+    pub state: State,
+    /// The boot it was started in.
+    pub boot_id: String,
+    /// Its main process, once there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<Identity>,
+    /// How its processes are held together.
+    pub containment: Containment,
+    /// When it was started, in milliseconds since 1970.
+    pub started_at_ms: u64,
+    /// The file of its standard output.
+    pub stdout: PathBuf,
+    /// The file of its standard error.
+    pub stderr: PathBuf,
+}
+
+impl Record {
+    /// When it was started.
+    #[must_use]
+    pub fn started_at(&self) -> SystemTime {
+        UNIX_EPOCH + Duration::from_millis(self.started_at_ms)
+    }
+}
+
+/// Milliseconds since 1970.
+pub(crate) fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Why a file is no record.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unreadable {
+    #[error("it is of format {0}, and this engine knows {FORMAT}")]
+    Format(u64),
+    #[error("it is damaged: {0}")]
+    Damaged(String),
+}
+
+/// A file of the run directory.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    /// The instance, from the file's name.
+    pub(crate) id: InstanceId,
+    pub(crate) path: PathBuf,
+    pub(crate) record: Result<Record, Unreadable>,
+}
+
+/// The records of one engine.
+#[derive(Clone, Debug)]
+pub(crate) struct Store {
+    dir: PathBuf,
+}
+
+impl Store {
+    /// Takes a directory, making it if need be. Its path becomes absolute and free of links.
+    pub(crate) fn open(dir: &Path) -> Result<Self, FileError> {
+        disk::private_dir(dir)?;
+        let dir = fs::canonicalize(dir).map_err(|source| disk::explain("find", dir, source))?;
+        Ok(Self { dir })
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub(crate) fn path(&self, id: &InstanceId) -> PathBuf {
+        self.dir.join(format!("{id}.{EXTENSION}"))
+    }
+
+    /// Writes a record so that it survives a crash of the machine.
+    pub(crate) fn write(&self, record: &Record) -> Result<(), FileError> {
+        let path = self.path(&record.id);
+        let content = serde_json::to_vec_pretty(record)
+            .map_err(|source| disk::explain("encode", &path, source.into()))?;
+        disk::replace(&path, &content)
+    }
+
+    pub(crate) fn remove(&self, id: &InstanceId) -> Result<(), FileError> {
+        disk::remove(&self.path(id))
+    }
+
+    /// Sets a damaged file aside, for people to look at.
+    pub(crate) fn set_aside(&self, path: &Path) -> Result<(), FileError> {
+        let mut aside = path.to_owned().into_os_string();
+        aside.push(".damaged");
+        fs::rename(path, &aside).map_err(|source| disk::explain("rename", path, source))?;
+        disk::sync_dir(&self.dir)
+    }
+
+    /// Reads every record, good or bad, and removes what a crash left half-written.
+    pub(crate) fn load(&self) -> Result<Vec<Entry>, FileError> {
+        let failed = |source| disk::explain("read", &self.dir, source);
+        let mut entries = Vec::new();
+        for file in fs::read_dir(&self.dir).map_err(failed)? {
+            let path = file.map_err(failed)?.path();
+            let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
+            if name.starts_with(disk::TEMPORARY) {
+                disk::remove(&path)?;
+                continue;
+            }
+            let stem = name.strip_suffix(EXTENSION).and_then(|stem| stem.strip_suffix('.'));
+            let Some(stem) = stem.filter(|stem| is_file_name(stem)) else { continue };
+            let id = InstanceId::new(stem);
+            let content = fs::read(&path).map_err(|source| disk::explain("read", &path, source))?;
+            let record = parse(&content).and_then(|record| {
+                if record.id == id {
+                    Ok(record)
+                } else {
+                    Err(Unreadable::Damaged(format!("it is about {}", record.id)))
+                }
+            });
+            entries.push(Entry { id, path, record });
+        }
+        entries.sort_by(|a, b| a.id.cmp(&b.id));
+        Ok(entries)
+    }
+}
+
+fn parse(content: &[u8]) -> Result<Record, Unreadable> {
+    let damaged = |error: serde_json::Error| Unreadable::Damaged(error.to_string());
+    let value: serde_json::Value = serde_json::from_slice(content).map_err(damaged)?;
+    match value.get("format").and_then(serde_json::Value::as_u64) {
+        Some(format) if format != u64::from(FORMAT) => Err(Unreadable::Format(format)),
+        _ => serde_json::from_value(value).map_err(damaged),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    fn record(id: &str) -> Record {
+        Record {
+            format: FORMAT,
+            id: InstanceId::new(id),
+            service: ServiceName::new("user").unwrap(),
+            slot: 1,
+            revision: "r1".into(),
+            state: State::Stopping { deadline_ms: 7 },
+            boot_id: "b".into(),
+            identity: Some(Identity { boot_id: "b".into(), pid: 7, pidfs_id: Some(u64::MAX), start_time: 9 }),
+            containment: Containment::Session,
+            started_at_ms: 5,
+            stdout: "/tmp/o".into(),
+            stderr: "/tmp/e".into(),
+        }
+    }
+
+    fn store(name: &str) -> Store {
+        let dir = std::env::temp_dir().join(format!("formic-supervise-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&dir);
+        Store::open(&dir).unwrap()
+    }
+
+    #[test]
+    fn what_is_written_is_read_and_is_private() {
+        let store = store("roundtrip");
+        store.write(&Record { state: State::Intent, identity: None, ..record("a-1") }).unwrap();
+        store.write(&record("a-1")).unwrap();
+        let entries = store.load().unwrap();
+        assert_eq!(entries.len(), 1);
+        assert_eq!(entries[0].record.as_ref().unwrap(), &record("a-1"));
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&entries[0].path), mode(store.dir())), (0o600, 0o700));
+        store.remove(&InstanceId::new("a-1")).unwrap();
+        store.remove(&InstanceId::new("a-1")).unwrap();
+        assert_eq!(fs::read_dir(store.dir()).unwrap().count(), 0);
+        fs::remove_dir_all(store.dir()).unwrap();
+    }
+
+    #[test]
+    fn every_torn_or_foreign_file_is_told_apart_and_none_is_an_error() {
+        let store = store("torn");
+        let whole = serde_json::to_vec(&record("a-1")).unwrap();
+        for length in 0..whole.len() {
+            fs::write(store.path(&InstanceId::new("a-1")), &whole[..length]).unwrap();
+            let entries = store.load().unwrap();
+            assert!(matches!(entries[0].record, Err(Unreadable::Damaged(_))), "{length}");
+        }
+        fs::write(store.path(&InstanceId::new("a-1")), &whole).unwrap();
+        fs::write(store.path(&InstanceId::new("a-2")), &whole).unwrap();
+        fs::write(store.path(&InstanceId::new("a-3")), r#"{"format": 2, "new": true}"#).unwrap();
+        fs::write(store.dir().join(".new-a-4.json"), "{").unwrap();
+        fs::write(store.dir().join("notes.txt"), "hello").unwrap();
+        let entries = store.load().unwrap();
+        assert!(entries[0].record.is_ok());
+        assert!(matches!(entries[1].record, Err(Unreadable::Damaged(_))), "a record under another's name");
+        assert!(matches!(entries[2].record, Err(Unreadable::Format(2))));
+        assert_eq!(entries.len(), 3);
+        assert!(!store.dir().join(".new-a-4.json").exists());
+        fs::remove_dir_all(store.dir()).unwrap();
+    }
+}

@@ -1,0 +1,182 @@
+//! All processes at about one moment, and which of them are an instance's.
+
+use std::collections::HashSet;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::Mutex;
+
+use crate::procfs::{self, Mark, Stat, mark};
+
+/// One process of a [`Snapshot`].
+#[derive(Clone, Debug)]
+struct Seen {
+    stat: Stat,
+    mark: Mark,
+}
+
+/// All processes at about one moment.
+#[derive(Debug)]
+pub(crate) struct Snapshot {
+    processes: Vec<Seen>,
+    complete: bool,
+}
+
+/// Which processes are an instance's.
+#[derive(Clone, Debug)]
+pub(crate) struct Claim {
+    /// The id that its processes carry in their environment.
+    pub(crate) instance: String,
+    /// Its session, only if it is proven that the number still means it.
+    pub(crate) session: Option<u32>,
+}
+
+impl Claim {
+    /// Whether a process says itself that it is the instance's. Never this one, and never init.
+    fn holds(&self, seen: &Seen) -> bool {
+        let says = matches!(&seen.mark, Mark::Instance(instance) if *instance == self.instance)
+            || self.session.is_some_and(|session| seen.stat.session == session);
+        says && seen.may_be_claimed()
+    }
+}
+
+impl Seen {
+    fn may_be_claimed(&self) -> bool {
+        self.stat.pid != std::process::id() && self.stat.pid != 1
+    }
+}
+
+impl Snapshot {
+    fn take(run_dir: &Path, mut on_sight: impl FnMut(&Seen)) -> io::Result<Self> {
+        let mut processes = Vec::new();
+        let complete = procfs::scan(|stat| {
+            if stat.is_zombie() {
+                return;
+            }
+            // Kernel threads have session 0 and no environment.
+            let mark = if stat.session == 0 { Mark::None } else { mark(stat.pid, run_dir) };
+            let seen = Seen { stat, mark };
+            on_sight(&seen);
+            processes.push(seen);
+        })?;
+        Ok(Self { processes, complete })
+    }
+
+    /// Whether every process was asked, and could say, whose it is.
+    pub(crate) fn is_decided(&self) -> bool {
+        self.complete && self.processes.iter().all(|seen| seen.mark != Mark::Undecided)
+    }
+
+    /// The living processes of a claim: those that carry the marker, those of the session (a program
+    /// may clear its environment), and the descendants of both (a child may do so and leave the session).
+    pub(crate) fn members(&self, claim: &Claim) -> Vec<Stat> {
+        let claimed = self.processes.iter().filter(|seen| claim.holds(seen));
+        let mut pids: HashSet<u32> = claimed.map(|seen| seen.stat.pid).collect();
+        if pids.is_empty() {
+            return Vec::new();
+        }
+        loop {
+            let before = pids.len();
+            pids.extend(
+                self.processes
+                    .iter()
+                    .filter(|seen| seen.may_be_claimed())
+                    .filter(|seen| pids.contains(&seen.stat.parent))
+                    .map(|seen| seen.stat.pid)
+                    .collect::<Vec<_>>(),
+            );
+            if pids.len() == before {
+                break;
+            }
+        }
+        self.processes.iter().map(|seen| seen.stat).filter(|stat| pids.contains(&stat.pid)).collect()
+    }
+}
+
+/// Takes snapshots, one for all who ask at the same time: stopping a hundred instances reads `/proc`
+/// no more often than stopping one.
+#[derive(Debug)]
+pub(crate) struct Scanner {
+    run_dir: Arc<PathBuf>,
+    last: Mutex<Option<(Instant, Arc<Snapshot>)>>,
+}
+
+impl Scanner {
+    pub(crate) fn new(run_dir: &Path) -> Self {
+        Self { run_dir: Arc::new(run_dir.to_owned()), last: Mutex::new(None) }
+    }
+
+    pub(crate) fn run_dir(&self) -> &Path {
+        &self.run_dir
+    }
+
+    /// A snapshot that was begun after this call was made.
+    pub(crate) async fn snapshot(&self) -> io::Result<Arc<Snapshot>> {
+        let asked = Instant::now();
+        let mut last = self.last.lock().await;
+        if let Some((begun, snapshot)) = &*last
+            && *begun >= asked
+        {
+            return Ok(snapshot.clone());
+        }
+        let begun = Instant::now();
+        let run_dir = self.run_dir.clone();
+        let snapshot = tokio::task::spawn_blocking(move || Snapshot::take(&run_dir, |_| {}))
+            .await
+            .map_err(io::Error::other)??;
+        let snapshot = Arc::new(snapshot);
+        *last = Some((begun, snapshot.clone()));
+        Ok(snapshot)
+    }
+
+    /// A snapshot for a claim alone that calls `on_sight` for each process at the moment it is found.
+    pub(crate) async fn hunt(
+        &self,
+        claim: &Claim,
+        on_sight: impl Fn(&Stat) + Send + 'static,
+    ) -> io::Result<Snapshot> {
+        let (claim, run_dir) = (claim.clone(), self.run_dir.clone());
+        let take = move || {
+            Snapshot::take(&run_dir, |seen| {
+                if claim.holds(seen) {
+                    on_sight(&seen.stat)
+                }
+            })
+        };
+        tokio::task::spawn_blocking(take).await.map_err(io::Error::other)?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::procfs::Extent;
+
+    fn seen(pid: u32, parent: u32, session: u32, instance: Option<&str>) -> Seen {
+        Seen {
+            stat: Stat { pid, state: b'S', parent, session, start_time: 1, threads: 1, env: Extent::Some },
+            mark: instance.map_or(Mark::None, |instance| Mark::Instance(instance.to_owned())),
+        }
+    }
+
+    #[test]
+    fn members_are_marked_in_the_session_or_descend_from_either() {
+        let snapshot = Snapshot {
+            complete: true,
+            processes: vec![
+                seen(10, 2, 10, None),        // the leader, environment cleared
+                seen(11, 1, 11, Some("a-1")), // a daemon that left the session
+                seen(12, 11, 12, None),       // its child, session and environment its own
+                seen(13, 2, 13, Some("a-2")), // another instance
+                seen(14, 1, 14, None),        // a stranger
+                seen(1, 0, 1, Some("a-1")),   // never init, whatever it says
+            ],
+        };
+        let pids = |claim: &Claim| snapshot.members(claim).iter().map(|stat| stat.pid).collect::<Vec<_>>();
+        assert_eq!(pids(&Claim { instance: "a-1".into(), session: Some(10) }), [10, 11, 12]);
+        assert_eq!(pids(&Claim { instance: "a-1".into(), session: None }), [11, 12]);
+        assert_eq!(pids(&Claim { instance: "a-3".into(), session: None }), [0_u32; 0]);
+    }
+}

@@ -1,0 +1,76 @@
+//! Why a process could not be started.
+
+use std::io;
+use std::path::PathBuf;
+
+use formic_core::InstanceId;
+
+use crate::disk::FileError;
+use crate::launch::InvalidLaunch;
+use crate::trampoline::Step;
+
+/// A process could not be started. Nothing of it runs, and no record of it is left.
+#[derive(Debug, thiserror::Error)]
+pub enum SpawnError {
+    /// The launch is faulty.
+    #[error(transparent)]
+    Invalid(#[from] InvalidLaunch),
+    /// An instance of this id is there already.
+    #[error("start {0}: there is an instance of this id already")]
+    Duplicate(InstanceId),
+    /// A log or record could not be written.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The program could not be executed. Trying again will not help until something is changed.
+    #[error("{} {}", match step { Step::Prepare => "prepare", Step::Chdir => "enter the directory", Step::Exec => "execute" }, path.display())]
+    Exec {
+        /// What failed.
+        step: Step,
+        /// The program; for [`Step::Chdir`] the directory.
+        path: PathBuf,
+        /// What the system said, with its errno.
+        #[source]
+        source: io::Error,
+    },
+    /// The system gave no process, descriptor or memory, or the trampoline is not there.
+    #[error("start a process by {}", trampoline.display())]
+    Start {
+        /// The binary that should have started it.
+        trampoline: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The trampoline did not answer as one does.
+    #[error("start a process: {} did not answer as a trampoline ({reason})", trampoline.display())]
+    Handshake {
+        /// The binary that should have been one.
+        trampoline: PathBuf,
+        /// What it did instead.
+        reason: String,
+    },
+}
+
+impl SpawnError {
+    /// The errno of a failed execution.
+    #[must_use]
+    pub fn errno(&self) -> Option<i32> {
+        match self {
+            Self::Exec { source, .. } | Self::Start { source, .. } => source.raw_os_error(),
+            _ => None,
+        }
+    }
+
+    /// Whether the same launch may succeed later: resources were short, rather than the program wrong.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::File(_) | Self::Start { .. } | Self::Handshake { .. } => true,
+            Self::Exec { source, .. } => matches!(
+                source.raw_os_error(),
+                Some(libc::EAGAIN | libc::ENOMEM | libc::EMFILE | libc::ENFILE | libc::ETXTBSY | libc::EIO)
+            ),
+            Self::Invalid(_) | Self::Duplicate(_) => false,
+        }
+    }
+}

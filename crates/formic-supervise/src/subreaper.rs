@@ -1,0 +1,102 @@
+//! Orphans come to the engine: daemons whose parents end are re-parented to the nearest subreaper.
+//!
+//! Without it they would go to process 1, which in a container often reaps nobody. The reaper must not
+//! take what belongs to others in this process (tokio waits for its own children), so it reaps only
+//! what is surely an orphan of an instance: an ended child that is no main process of ours and is in
+//! another session than ours. Every instance starts with a session of its own, and no process can join
+//! a session. The engine's other children (builds) must stay in its session, as they do unless they
+//! call `setsid` themselves.
+
+use std::collections::HashSet;
+use std::io;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rustix::process::{
+    Pid, WaitId, WaitIdOptions, child_subreaper, getpid, getsid, set_child_subreaper, waitid,
+};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::procfs;
+
+/// Many ends at once are one look at `/proc`.
+const DEBOUNCE: Duration = Duration::from_millis(50);
+
+/// The main processes of instances that are children of this process and not yet reaped.
+///
+/// One for all supervisors of a process, because children are the process's. Locked across fork and
+/// entry, so that a child of ours is never an unknown one.
+static LEADERS: Mutex<Option<HashSet<u32>>> = Mutex::new(None);
+
+/// The main processes, locked.
+pub(crate) struct Leaders(MutexGuard<'static, Option<HashSet<u32>>>);
+
+impl Leaders {
+    pub(crate) fn lock() -> Self {
+        // Every change is one insert or remove: a panic elsewhere leaves it whole.
+        Self(LEADERS.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn insert(&mut self, pid: u32) {
+        self.0.get_or_insert_default().insert(pid);
+    }
+
+    pub(crate) fn remove(&mut self, pid: u32) {
+        self.0.get_or_insert_default().remove(&pid);
+    }
+
+    fn contains(&self, pid: u32) -> bool {
+        self.0.as_ref().is_some_and(|leaders| leaders.contains(&pid))
+    }
+}
+
+/// Makes this process the one that orphans come to. For its whole life; calling it twice is fine.
+///
+/// # Errors
+/// If the kernel refuses.
+pub fn enable() -> io::Result<()> {
+    Ok(set_child_subreaper(Some(getpid()))?)
+}
+
+/// Reaps orphans until cancelled.
+pub(crate) async fn run(cancel: CancellationToken) -> io::Result<()> {
+    let mut ends = signal(SignalKind::child())?;
+    loop {
+        // Both arms are cancel safe: a signal that was not received is kept by the stream.
+        let more = tokio::select! {
+            () = cancel.cancelled() => return Ok(()),
+            more = ends.recv() => more,
+        };
+        if more.is_none() {
+            return Ok(());
+        }
+        tokio::time::sleep(DEBOUNCE).await;
+        // A blocking task that fails has panicked, which it tells itself; the next end tries again.
+        let _ = tokio::task::spawn_blocking(reap_orphans).await;
+    }
+}
+
+/// Reaps the orphans that have ended, and says how many there were. The main processes are locked all
+/// the while: a child that is being started is entered before we look, and what we see is reaped by no
+/// other before us, so that its number stays its own.
+pub(crate) fn reap_orphans() -> usize {
+    if !matches!(child_subreaper(), Ok(Some(_))) {
+        return 0;
+    }
+    let leaders = Leaders::lock();
+    let Ok(session) = getsid(None) else { return 0 };
+    let (me, session) = (std::process::id(), session.as_raw_pid().cast_unsigned());
+    let mut ended = Vec::new();
+    // Cut short, it leaves some for the next time.
+    let _ = procfs::scan(|stat| {
+        if stat.parent == me && stat.is_zombie() && stat.session != session && !leaders.contains(stat.pid) {
+            ended.push(stat.pid);
+        }
+    });
+    let reaped = ended.into_iter().filter_map(|pid| Pid::from_raw(pid.cast_signed())).filter(|pid| {
+        let reaped = waitid(WaitId::Pid(*pid), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
+        matches!(reaped, Ok(Some(_)))
+    });
+    reaped.count()
+}

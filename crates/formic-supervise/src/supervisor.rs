@@ -1,0 +1,215 @@
+//! Starts processes through the gate, knows those that live, and ends them all.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use formic_core::InstanceId;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::UnixStream;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::disk::{self, FileError};
+use crate::features::Features;
+use crate::gate::Gate;
+use crate::identity::boot_id;
+use crate::launch::Launch;
+use crate::process::{Care, Process, StopError, Stopped};
+use crate::record::Store;
+use crate::snapshot::Scanner;
+use crate::spawn_error::SpawnError;
+use crate::subreaper;
+use crate::trampoline::{FAILED, GO, Payload, READY, Step, Trampoline};
+
+/// How long the trampoline may take to answer. Loading a binary from a cold disk on a busy machine
+/// takes a second or two; more means that it is not our trampoline.
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
+
+/// What a supervisor needs to know.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where the records are, one file per instance. For this supervisor alone: hold a [`crate::Lock`].
+    pub run_dir: PathBuf,
+    /// How processes are started.
+    pub trampoline: Trampoline,
+    /// What this machine can do.
+    pub features: Features,
+}
+
+impl Config {
+    /// The usual: the running binary is the trampoline.
+    pub fn new(run_dir: impl Into<PathBuf>, features: Features) -> Self {
+        Self { run_dir: run_dir.into(), trampoline: Trampoline::own(), features }
+    }
+}
+
+/// Starts, knows and ends the processes of one engine. Clones are the same supervisor; dropping it
+/// leaves the processes running, for the next engine to find by their records.
+#[derive(Clone, Debug)]
+pub struct Supervisor(Arc<Gate>);
+
+// === impl Supervisor ===
+
+impl Supervisor {
+    /// Makes the run directory and reads the identity of this boot. Starts nothing.
+    ///
+    /// # Errors
+    /// If the directory cannot be made, or `/proc` not be read.
+    pub fn new(config: Config) -> Result<Self, FileError> {
+        let store = Store::open(&config.run_dir)?;
+        let boot_id = boot_id().map_err(|source| disk::explain("read", Path::new("/proc"), source))?;
+        let scanner = Scanner::new(store.dir());
+        Ok(Self(Arc::new(Gate {
+            trampoline: config.trampoline,
+            features: config.features,
+            boot_id,
+            care: Arc::new(Care { store, scanner }),
+            table: Arc::default(),
+        })))
+    }
+
+    /// What is used of this machine's features.
+    #[must_use]
+    pub fn features(&self) -> &Features {
+        &self.0.features
+    }
+
+    /// Where the records are, absolute and free of links: the value of [`crate::RUN_DIR_ENV`].
+    #[must_use]
+    pub fn run_dir(&self) -> &Path {
+        self.0.care.store.dir()
+    }
+
+    /// The processes that are not stopped yet, ended or not, by id.
+    #[must_use]
+    pub fn processes(&self) -> Vec<Process> {
+        let mut all: Vec<_> = self.0.table.lock().processes.values().cloned().collect();
+        all.sort_by(|a, b| a.id().cmp(b.id()));
+        all
+    }
+
+    /// The process of an instance.
+    #[must_use]
+    pub fn get(&self, id: &InstanceId) -> Option<Process> {
+        self.0.table.lock().processes.get(id).cloned()
+    }
+
+    /// Starts a process: its record is on disk before its program runs, and when this returns, it runs.
+    ///
+    /// If the future is dropped before the gate opens, nothing ran and nothing is left; after that the
+    /// process is among [`Supervisor::processes`].
+    ///
+    /// # Errors
+    /// If it cannot be started; an exec failure carries its errno.
+    pub async fn spawn(&self, launch: Launch) -> Result<Process, SpawnError> {
+        launch.validate()?;
+        let payload = Payload {
+            program: launch.program.clone(),
+            args: launch.args.clone(),
+            env: launch.marked_env(self.run_dir()),
+            cwd: launch.cwd.clone().into_os_string(),
+        };
+        let frame = payload.encode().map_err(|source| SpawnError::Exec {
+            step: Step::Exec,
+            path: launch.program.clone().into(),
+            source,
+        })?;
+        let (program, cwd) = (PathBuf::from(&launch.program), launch.cwd.clone());
+        let gate = self.0.clone();
+        let mut gated = blocking(move || gate.fork(&launch)).await??;
+
+        // Until `GO` every way out drops `gated`, which ends the trampoline and clears up.
+        let mut engine =
+            gated.engine.take().map(UnixStream::from_std).transpose().map_err(|e| self.start(e))?;
+        let engine = engine.as_mut().ok_or_else(|| self.handshake("no socket"))?;
+        let ready = timeout(HANDSHAKE_LIMIT, async {
+            let written = engine.write_all(&frame).await;
+            // Read in any case: one that failed has said so before it closed its end.
+            engine.read_u8().await.map_err(|error| written.err().unwrap_or(error))
+        });
+        match ready.await {
+            Ok(Ok(READY)) => {}
+            Ok(Ok(FAILED)) => return Err(self.verdict(engine, &program, &cwd).await),
+            Ok(Ok(byte)) => return Err(self.handshake(format!("it said {byte:#04x}"))),
+            Ok(Err(error)) => return Err(self.handshake(format!("{error}{}", gated.how_it_ended()))),
+            Err(_) => return Err(self.handshake("it was silent")),
+        }
+        let gated = blocking(move || gated.record_spawned()).await??;
+        let process = gated.admit().map_err(|source| self.start(source))?;
+
+        // From here on it may run: it is in the table and must be stopped to be gone.
+        let said = timeout(HANDSHAKE_LIMIT, async {
+            engine.write_all(&[GO]).await?;
+            match engine.read_u8().await {
+                Ok(FAILED) => Ok(true),
+                Ok(byte) => Err(io::Error::other(format!("it said {byte:#04x}"))),
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+                Err(error) => Err(error),
+            }
+        });
+        let error = match said.await {
+            Ok(Ok(false)) => return Ok(process),
+            Ok(Ok(true)) => self.verdict(engine, &program, &cwd).await,
+            Ok(Err(error)) => self.handshake(error.to_string()),
+            Err(_) => self.handshake("it did not execute the program in time"),
+        };
+        if let Err(error) = process.kill().await {
+            tracing::warn!(instance = %process.id(), %error, "cannot end a trampoline that failed");
+        }
+        Err(error)
+    }
+
+    /// Reads the rest of a failure.
+    async fn verdict(&self, engine: &mut UnixStream, program: &Path, cwd: &Path) -> SpawnError {
+        let mut rest = [0; 5];
+        let read = timeout(HANDSHAKE_LIMIT, engine.read_exact(&mut rest)).await;
+        let (true, Some(step)) = (matches!(read, Ok(Ok(_))), Step::from_byte(rest[0])) else {
+            return self.handshake("its report was cut off");
+        };
+        let errno = i32::from_le_bytes([rest[1], rest[2], rest[3], rest[4]]);
+        let subject = if step == Step::Chdir { cwd } else { program };
+        SpawnError::Exec { step, path: subject.to_owned(), source: io::Error::from_raw_os_error(errno) }
+    }
+
+    fn start(&self, source: io::Error) -> SpawnError {
+        SpawnError::Start { trampoline: self.0.trampoline.program.clone(), source }
+    }
+
+    fn handshake(&self, reason: impl Into<String>) -> SpawnError {
+        SpawnError::Handshake { trampoline: self.0.trampoline.program.clone(), reason: reason.into() }
+    }
+
+    /// Stops all, at the same time, each with this grace. For an order, stop [`Process`]es yourself.
+    pub async fn stop_all(&self, grace: Duration) -> Vec<(InstanceId, Result<Stopped, StopError>)> {
+        let mut stops = JoinSet::new();
+        for process in self.processes() {
+            stops.spawn(async move { (process.id().clone(), process.stop(grace).await) });
+        }
+        let mut done = stops.join_all().await;
+        done.sort_by(|a, b| a.0.cmp(&b.0));
+        done
+    }
+
+    /// Kills all now, those included that another is stopping gently.
+    pub async fn kill_all(&self) -> Vec<(InstanceId, Result<Stopped, StopError>)> {
+        self.stop_all(Duration::ZERO).await
+    }
+
+    /// Reaps orphans of instances until cancelled. For an engine that called [`subreaper::enable`]; the
+    /// caller owns the task.
+    ///
+    /// # Errors
+    /// If SIGCHLD cannot be watched.
+    pub async fn reap_orphans(&self, cancel: CancellationToken) -> io::Result<()> {
+        subreaper::run(cancel).await
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, SpawnError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| SpawnError::Start { trampoline: PathBuf::new(), source: io::Error::other(error) })
+}

@@ -1,0 +1,229 @@
+//! Ending a whole tree: ask the main process, tell those that outlive it, kill what remains.
+//!
+//! Done means that no process of the tree is left, looked at twice. A leader that is gone proves
+//! nothing: its children may hold its port and its database.
+
+use std::collections::{BTreeSet, HashSet};
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rustix::process::Signal;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use crate::pidfd::{PidFd, ended};
+use crate::procfs::Stat;
+use crate::snapshot::{Claim, Scanner};
+
+/// How long killed processes may take to be gone. Longer means that the kernel holds them, for
+/// example in a read from a dead disk, and waiting more is no use.
+const KILL_LIMIT: Duration = Duration::from_secs(5);
+
+/// A look at `/proc` costs about a millisecond per hundred processes: often at first, then less.
+const LOOK_FIRST: Duration = Duration::from_millis(2);
+const LOOK_MOST: Duration = Duration::from_millis(100);
+
+/// See [`Ending::kill`].
+const SHARED_ROUNDS: u32 = 3;
+
+/// The end of a tree.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Ended {
+    /// Those that had to be killed.
+    pub(crate) killed: BTreeSet<u32>,
+}
+
+#[derive(Debug)]
+pub(crate) enum TreeError {
+    Scan(io::Error),
+    Survivors(Vec<u32>),
+}
+
+/// One tree on its way to its end.
+pub(crate) struct Ending<'a> {
+    pub(crate) scanner: &'a Scanner,
+    pub(crate) claim: Claim,
+    /// The main process, if it is held.
+    pub(crate) leader: Option<&'a AsyncFd<PidFd>>,
+    /// When asking turns to killing. It may be brought forward meanwhile.
+    pub(crate) deadline: watch::Receiver<Instant>,
+}
+
+impl Ending<'_> {
+    /// Ends the tree. Cancel safe: calling it again goes on.
+    pub(crate) async fn run(&mut self) -> Result<Ended, TreeError> {
+        if let Some(leader) = self.leader
+            && !leader.get_ref().has_ended()
+            && !self.is_overdue()
+        {
+            // Only the main process: many supervise children of their own and would see them die first.
+            signal(leader.get_ref(), Signal::TERM);
+            self.until_deadline(ended(leader)).await;
+        }
+        if !self.is_overdue() && self.until_gone().await? {
+            return Ok(Ended::default());
+        }
+        self.kill().await
+    }
+
+    fn is_overdue(&self) -> bool {
+        *self.deadline.borrow() <= Instant::now()
+    }
+
+    /// Waits for `event` or the deadline, whichever is first, following the deadline when it moves.
+    async fn until_deadline(&mut self, event: impl Future<Output = ()>) {
+        tokio::pin!(event);
+        loop {
+            let deadline = *self.deadline.borrow_and_update();
+            // Cancel safe arms: the event is pinned outside, the others hold nothing.
+            tokio::select! {
+                () = &mut event => return,
+                () = sleep_until(deadline) => return,
+                Ok(()) = self.deadline.changed() => {}
+            }
+        }
+    }
+
+    async fn look(&self) -> Result<Look, TreeError> {
+        let snapshot = self.scanner.snapshot().await.map_err(TreeError::Scan)?;
+        Ok(Look { members: snapshot.members(&self.claim), decided: snapshot.is_decided() })
+    }
+
+    /// A look of our own that kills on sight.
+    async fn hunt(&self, done: &mut Ended) -> Result<Look, TreeError> {
+        let killed = Arc::new(Mutex::new(Vec::new()));
+        let on_sight = {
+            let killed = killed.clone();
+            move |seen: &Stat| {
+                if signal_member(seen, Signal::KILL) {
+                    killed.lock().unwrap_or_else(PoisonError::into_inner).push(seen.pid);
+                }
+            }
+        };
+        let snapshot = self.scanner.hunt(&self.claim, on_sight).await.map_err(TreeError::Scan)?;
+        done.killed.extend(killed.lock().unwrap_or_else(PoisonError::into_inner).drain(..));
+        Ok(Look { members: snapshot.members(&self.claim), decided: snapshot.is_decided() })
+    }
+
+    /// Waits until nobody is left, telling each one left behind once. `false` at the deadline.
+    async fn until_gone(&mut self) -> Result<bool, TreeError> {
+        let mut told = HashSet::new();
+        let mut looks = Looks::default();
+        loop {
+            let look = self.look().await?;
+            if looks.is_empty(&look) {
+                return Ok(true);
+            }
+            for member in look.members {
+                if told.insert((member.pid, member.start_time)) {
+                    signal_member(&member, Signal::TERM);
+                }
+            }
+            if self.is_overdue() {
+                return Ok(false);
+            }
+            let pause = looks.pause();
+            self.until_deadline(tokio::time::sleep(pause)).await;
+        }
+    }
+
+    async fn kill(&mut self) -> Result<Ended, TreeError> {
+        let mut done = Ended::default();
+        let limit = Instant::now() + KILL_LIMIT;
+        if let Some(leader) = self.leader.map(AsyncFd::get_ref)
+            && !leader.has_ended()
+            && signal(leader, Signal::KILL)
+        {
+            // At once, without looking around first.
+            done.killed.insert(leader.pid());
+        }
+        let mut looks = Looks::default();
+        for round in 0_u32.. {
+            // A look is shared by all who are stopping, and old when it is done. What escapes it some
+            // times is forking as fast as we look, and is killed as it is seen.
+            let look = if round < SHARED_ROUNDS { self.look().await? } else { self.hunt(&mut done).await? };
+            if looks.is_empty(&look) {
+                break;
+            }
+            if Instant::now() >= limit {
+                if look.members.is_empty() {
+                    // Something on this machine hangs in an exec; that it is ours is unlikely and unprovable.
+                    break;
+                }
+                return Err(TreeError::Survivors(look.members.iter().map(|member| member.pid).collect()));
+            }
+            // Again each time: one may have forked between being seen and being killed.
+            for member in &look.members {
+                if signal_member(member, Signal::KILL) {
+                    done.killed.insert(member.pid);
+                }
+            }
+            tokio::time::sleep(looks.pause()).await;
+        }
+        if let Some(leader) = self.leader
+            && timeout_at(limit, ended(leader)).await.is_err()
+        {
+            return Err(TreeError::Survivors(vec![leader.get_ref().pid()]));
+        }
+        Ok(done)
+    }
+}
+
+/// What was seen of the tree at one moment.
+struct Look {
+    members: Vec<Stat>,
+    /// Whether those that are not among the members are surely none.
+    decided: bool,
+}
+
+/// Empty is believed when seen twice: a fork may land on a number that the first look had passed.
+#[derive(Default)]
+struct Looks {
+    was_empty: bool,
+    paused: Option<Duration>,
+}
+
+impl Looks {
+    fn is_empty(&mut self, look: &Look) -> bool {
+        let empty = look.members.is_empty() && look.decided;
+        std::mem::replace(&mut self.was_empty, empty) && empty
+    }
+
+    fn pause(&mut self) -> Duration {
+        if self.was_empty {
+            return Duration::ZERO;
+        }
+        let pause = self.paused.map_or(LOOK_FIRST, |pause| (pause * 2).min(LOOK_MOST));
+        self.paused = Some(pause);
+        pause
+    }
+}
+
+/// Signals a process that was seen in `/proc`, if it is still the one that was seen.
+fn signal_member(seen: &Stat, with: Signal) -> bool {
+    match PidFd::open(seen.pid) {
+        Ok(Some(pidfd)) => {
+            // Asked after the descriptor was taken: if the number was used again in between, it shows.
+            let same = Stat::read(seen.pid).is_some_and(|now| now.start_time == seen.start_time);
+            same && !pidfd.has_ended() && signal(&pidfd, with)
+        }
+        Ok(None) => false,
+        Err(error) => {
+            tracing::warn!(pid = seen.pid, %error, "cannot take hold of a process");
+            false
+        }
+    }
+}
+
+fn signal(pidfd: &PidFd, with: Signal) -> bool {
+    match pidfd.signal(with) {
+        Ok(sent) => sent,
+        Err(error) => {
+            // For example one that changed its user. It is reported as a survivor in the end.
+            tracing::warn!(pid = pidfd.pid(), signal = ?with, %error, "cannot signal a process");
+            false
+        }
+    }
+}

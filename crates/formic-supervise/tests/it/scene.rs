@@ -1,0 +1,180 @@
+//! A supervisor with a directory of its own, which ends everything it started even if the test fails.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use formic_core::{InstanceId, ServiceName};
+use formic_supervise::{Config, Features, Launch, Process, RUN_DIR_ENV, Supervisor, Trampoline};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+/// The binary of `tests/fixture`.
+pub(crate) const FIXTURE: &str = env!("CARGO_BIN_EXE_formic-supervise-fixture");
+
+/// How long anything that should happen may take on a busy machine.
+pub(crate) const SOON: Duration = Duration::from_secs(20);
+
+pub(crate) struct Scene {
+    pub(crate) dir: PathBuf,
+    pub(crate) supervisor: Supervisor,
+}
+
+impl Scene {
+    pub(crate) fn new(name: &str) -> Self {
+        Self::with(name, Trampoline::new(FIXTURE))
+    }
+
+    pub(crate) fn with(name: &str, trampoline: Trampoline) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let next = NEXT.fetch_add(1, Ordering::Relaxed);
+        let dir = std::env::temp_dir().join(format!("formic-it-{name}-{}-{next}", std::process::id()));
+        let _ = fs::remove_dir_all(&dir);
+        fs::create_dir_all(&dir).unwrap();
+        let dir = fs::canonicalize(dir).unwrap();
+        let config = Config { trampoline, ..Config::new(dir.join("run"), features()) };
+        Self { supervisor: Supervisor::new(config).unwrap(), dir }
+    }
+
+    pub(crate) fn run_dir(&self) -> &Path {
+        self.supervisor.run_dir()
+    }
+
+    pub(crate) fn launch(&self, id: &str, program: &str, args: &[&str]) -> Launch {
+        Launch {
+            id: InstanceId::new(id),
+            service: ServiceName::new("test").unwrap(),
+            slot: 0,
+            revision: "r1".into(),
+            program: program.into(),
+            args: args.iter().map(OsString::from).collect(),
+            env: [("PATH".to_owned(), "/usr/bin:/bin".into())].into(),
+            cwd: self.dir.clone(),
+            stdout: self.dir.join(format!("logs/{id}.out.log")),
+            stderr: self.dir.join(format!("logs/{id}.err.log")),
+        }
+    }
+
+    pub(crate) fn script(&self, id: &str, script: &str) -> Launch {
+        self.launch(id, "/bin/sh", &["-c", script])
+    }
+
+    pub(crate) async fn run(&self, id: &str, script: &str) -> Process {
+        self.supervisor.spawn(self.script(id, script)).await.unwrap()
+    }
+
+    pub(crate) fn stdout(&self, id: &str) -> String {
+        fs::read_to_string(self.dir.join(format!("logs/{id}.out.log"))).unwrap()
+    }
+
+    /// Waits until the output of `id` has this many lines, and returns them.
+    pub(crate) async fn lines(&self, id: &str, count: usize) -> Vec<String> {
+        let path = self.dir.join(format!("logs/{id}.out.log"));
+        let read = || fs::read_to_string(&path).unwrap_or_default();
+        wait_for(&format!("{count} lines of {id}"), || read().matches('\n').count() >= count).await;
+        read().lines().map(ToOwned::to_owned).collect()
+    }
+
+    /// The numbers of the first `count` lines of `id`.
+    pub(crate) async fn pids(&self, id: &str, count: usize) -> Vec<u32> {
+        self.lines(id, count).await.iter().map(|line| line.trim().parse().unwrap()).collect()
+    }
+
+    /// The record files that are there.
+    pub(crate) fn records(&self) -> Vec<String> {
+        let files = fs::read_dir(self.run_dir()).unwrap();
+        files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect()
+    }
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        let mark = format!("{RUN_DIR_ENV}={}", self.run_dir().display());
+        for entry in fs::read_dir("/proc").unwrap().flatten() {
+            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
+                continue;
+            };
+            let Ok(pidfd) = pidfd_open(Pid::from_raw(pid).unwrap(), PidfdFlags::empty()) else { continue };
+            let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
+            if environment.split(|&byte| byte == 0).any(|variable| variable == mark.as_bytes()) {
+                let _ = pidfd_send_signal(&pidfd, Signal::KILL);
+            }
+        }
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+pub(crate) fn features() -> Features {
+    Features::detect().unwrap()
+}
+
+/// Whether a process is there and has not ended.
+pub(crate) fn lives(pid: u32) -> bool {
+    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
+    !stat.rsplit_once(')').unwrap().1.trim_start().starts_with(['Z', 'X'])
+}
+
+/// The ended, unreaped children of this process.
+pub(crate) fn zombies() -> Vec<u32> {
+    let me = std::process::id().to_string();
+    let pids = fs::read_dir("/proc").unwrap().flatten().filter_map(|e| e.file_name().to_str()?.parse().ok());
+    pids.filter(|pid: &u32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let fields: Vec<_> = stat.rsplit_once(')').map_or("", |halves| halves.1).split_whitespace().collect();
+        fields.first() == Some(&"Z") && fields.get(1) == Some(&me.as_str())
+    })
+    .collect()
+}
+
+pub(crate) async fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
+    let limit = Instant::now() + SOON;
+    while !condition() {
+        assert!(Instant::now() < limit, "waited in vain for {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// A fixture process, killed when dropped.
+pub(crate) struct Fixture {
+    pub(crate) child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+impl Fixture {
+    pub(crate) fn start(program: impl AsRef<Path>, args: &[&str]) -> Self {
+        let mut child = Command::new(program.as_ref())
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (input, output) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
+        Self { child, input, output }
+    }
+
+    pub(crate) fn hear(&mut self) -> String {
+        let mut line = String::new();
+        self.output.read_line(&mut line).unwrap();
+        line.trim().to_owned()
+    }
+
+    pub(crate) fn tell(&mut self) {
+        writeln!(self.input).unwrap();
+    }
+
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Fixture {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,239 @@
+//! Prometheus metrics: requests, errors, latency and calls in flight, per method.
+//!
+//! A method's handles are made once and kept, so that a call costs a few atomics and no formatting.
+//! Only methods that exist get series of their own: a caller cannot make new ones by guessing.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use formic_core::{Code, Error};
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{EncodeLabel, EncodeLabelSet, LabelSetEncoder};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+/// 0.1 ms to 30 s, about ×2.5 a step: loopback calls and slow external ones fall into different buckets.
+const BUCKETS: [f64; 15] =
+    [1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
+
+/// Which half of a call is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Side {
+    /// Calls answered here.
+    Server,
+    /// Calls made from here.
+    Client,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct MethodLabels {
+    service: Arc<str>,
+    method: Arc<str>,
+    code: Option<&'static str>,
+}
+
+impl EncodeLabelSet for MethodLabels {
+    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> Result<(), fmt::Error> {
+        ("service", &*self.service).encode(encoder.encode_label())?;
+        ("method", &*self.method).encode(encoder.encode_label())?;
+        match self.code {
+            Some(code) => ("code", code).encode(encoder.encode_label()),
+            None => Ok(()),
+        }
+    }
+}
+
+type Latency = Family<MethodLabels, Histogram, fn() -> Histogram>;
+
+fn histogram() -> Histogram {
+    Histogram::new(BUCKETS)
+}
+
+struct Families {
+    requests: Family<MethodLabels, Counter>,
+    latency: Latency,
+    in_flight: Family<MethodLabels, Gauge>,
+}
+
+impl Families {
+    fn new(registry: &mut Registry, side: &str) -> Self {
+        let families = Self {
+            requests: Family::default(),
+            latency: Family::new_with_constructor(histogram as fn() -> Histogram),
+            in_flight: Family::default(),
+        };
+        let registry = registry.sub_registry_with_prefix(side);
+        registry.register("requests", "Calls that ended, by status code", families.requests.clone());
+        registry.register_with_unit(
+            "latency",
+            "Time from a call's first byte to its answer's last",
+            Unit::Seconds,
+            families.latency.clone(),
+        );
+        registry.register("in_flight", "Calls that are being answered", families.in_flight.clone());
+        families
+    }
+}
+
+/// The metrics of a process. Cheap to clone.
+#[derive(Clone)]
+pub struct Metrics(Arc<Inner>);
+
+struct Inner {
+    registry: RwLock<Registry>,
+    server: Families,
+    client: Families,
+    methods: RwLock<HashMap<(Side, String), Arc<MethodMetrics>>>,
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Metrics")
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// An empty set of metrics.
+    #[must_use]
+    pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("formic");
+        let server = Families::new(&mut registry, "server");
+        let client = Families::new(&mut registry, "client");
+        Self(Arc::new(Inner { registry: RwLock::new(registry), server, client, methods: RwLock::default() }))
+    }
+
+    /// The handles of a method, `/package.Service/Method`. Call it with methods that exist only.
+    #[must_use]
+    pub fn method(&self, side: Side, path: &str) -> Arc<MethodMetrics> {
+        let key = (side, path.to_owned());
+        if let Some(found) = self.0.methods.read().unwrap_or_else(PoisonError::into_inner).get(&key) {
+            return Arc::clone(found);
+        }
+        let families = match side {
+            Side::Server => &self.0.server,
+            Side::Client => &self.0.client,
+        };
+        let (service, method) = formic_core::method::split(path);
+        let labels = MethodLabels { service: service.into(), method: method.into(), code: None };
+        let metrics = Arc::new(MethodMetrics {
+            latency: families.latency.get_or_create_owned(&labels),
+            in_flight: families.in_flight.get_or_create_owned(&labels),
+            requests: families.requests.clone(),
+            by_code: std::array::from_fn(|_| OnceLock::new()),
+            labels,
+        });
+        let mut methods = self.0.methods.write().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(methods.entry(key).or_insert(metrics))
+    }
+
+    /// Adds metrics of the author's own, or of another crate.
+    pub fn register(&self, with: impl FnOnce(&mut Registry)) {
+        with(&mut self.0.registry.write().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// The text that `/metrics` answers, in the OpenMetrics format that Prometheus reads.
+    #[must_use]
+    pub fn render(&self) -> String {
+        let mut out = String::new();
+        // Writing to a string cannot fail.
+        let _ = encode(&mut out, &self.0.registry.read().unwrap_or_else(PoisonError::into_inner));
+        out
+    }
+}
+
+/// The handles of one method.
+#[derive(Debug)]
+pub struct MethodMetrics {
+    labels: MethodLabels,
+    requests: Family<MethodLabels, Counter>,
+    by_code: [OnceLock<Counter>; 17],
+    latency: Histogram,
+    in_flight: Gauge,
+}
+
+impl MethodMetrics {
+    /// Counts a call as begun; it ends when the guard is finished or dropped.
+    #[must_use]
+    pub fn begin(self: &Arc<Self>) -> InFlight {
+        self.in_flight.inc();
+        InFlight { metrics: Arc::clone(self), started: Instant::now(), code: Some(Code::Canceled) }
+    }
+
+    /// Counts a call that ended, by somebody who does not track it while it is in flight.
+    pub fn observe(&self, code: Option<Code>, took: Duration) {
+        self.latency.observe(took.as_secs_f64());
+        let index = code.map_or(0, Code::number) as usize;
+        self.by_code[index]
+            .get_or_init(|| {
+                let code = Some(code.map_or("ok", Code::as_str));
+                self.requests.get_or_create_owned(&MethodLabels { code, ..self.labels.clone() })
+            })
+            .inc();
+    }
+}
+
+/// A call in flight. Dropped without an outcome it counts as `canceled`.
+#[derive(Debug)]
+pub struct InFlight {
+    metrics: Arc<MethodMetrics>,
+    started: Instant,
+    code: Option<Code>,
+}
+
+impl InFlight {
+    /// Notes the outcome; it is counted when the guard is dropped.
+    pub fn outcome<T>(&mut self, result: &Result<T, Error>) {
+        self.code = result.as_ref().err().map(Error::code);
+    }
+
+    /// How long the call has taken so far.
+    #[must_use]
+    pub fn elapsed(&self) -> Duration {
+        self.started.elapsed()
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.metrics.in_flight.dec();
+        self.metrics.observe(self.code, self.started.elapsed());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_shows_up_once_it_ended() {
+        let metrics = Metrics::new();
+        let method = metrics.method(Side::Server, "/a.B/C");
+        let mut call = method.begin();
+        assert!(metrics.render().contains(r#"formic_server_in_flight{service="a.B",method="C"} 1"#));
+        call.outcome(&Ok::<_, Error>(()));
+        drop(call);
+        drop(metrics.method(Side::Server, "/a.B/C").begin());
+        let text = metrics.render();
+        assert!(
+            text.contains(r#"formic_server_requests_total{service="a.B",method="C",code="ok"} 1"#),
+            "{text}"
+        );
+        assert!(text.contains(r#"code="canceled"} 1"#), "{text}");
+        assert!(
+            text.contains(r#"formic_server_latency_seconds_count{service="a.B",method="C"} 2"#),
+            "{text}"
+        );
+        assert!(text.contains(r#"formic_server_in_flight{service="a.B",method="C"} 0"#), "{text}");
+    }
+}

@@ -1,0 +1,50 @@
+//! Which registry a service uses: the daemon's when there is a daemon, mDNS when it runs on its own.
+
+use std::sync::Arc;
+
+use formic_client::Client;
+use formic_core::Endpoint;
+use formic_registry::{DynRegistry, Memory};
+
+use crate::Failure;
+
+/// What the settings say about discovery.
+pub(crate) struct Choice<'a> {
+    pub(crate) daemon: Option<&'a str>,
+    pub(crate) registry: Option<&'a str>,
+}
+
+/// Opens the registry that the settings ask for.
+pub(crate) fn open(choice: &Choice<'_>) -> Result<DynRegistry, Failure> {
+    match (choice.registry, choice.daemon) {
+        (None | Some("local"), Some(daemon)) => local(daemon),
+        (Some("local"), None) => Err(Failure::config(
+            "the registry `local` is the daemon's, but no daemon is known: run under `formic up`, or set FORMIC_DAEMON",
+        )),
+        (Some("memory"), _) => Ok(Arc::new(Memory::new())),
+        (None | Some("mdns"), _) => mdns(),
+        (Some(other), _) => Err(Failure::config(format!(
+            "there is no registry {other:?}: expected local, mdns or memory"
+        ))),
+    }
+}
+
+fn local(daemon: &str) -> Result<DynRegistry, Failure> {
+    let endpoint: Endpoint =
+        daemon.parse().map_err(|error| Failure::config("FORMIC_DAEMON does not say where the daemon is").because(error))?;
+    // The way to the daemon is fixed, so the client that finds services rests on one that finds none.
+    let bootstrap = Client::new(Arc::new(Memory::new()), formic_client::Config::default());
+    Ok(Arc::new(formic_api::LocalRegistry::new(bootstrap.at(endpoint))))
+}
+
+#[cfg(feature = "mdns")]
+fn mdns() -> Result<DynRegistry, Failure> {
+    let registry = formic_registry_mdns::Mdns::new(formic_registry_mdns::Config::default())
+        .map_err(|error| Failure::new("cannot start mDNS discovery; `--registry memory` does without").because(error))?;
+    Ok(Arc::new(registry))
+}
+
+#[cfg(not(feature = "mdns"))]
+fn mdns() -> Result<DynRegistry, Failure> {
+    Ok(Arc::new(Memory::new()))
+}

@@ -1,0 +1,84 @@
+//! Write services in Rust: what a service author depends on, and nothing else.
+//!
+//! ```ignore
+//! use formic::prelude::*;
+//! use greeter::v1::{Greeter, HelloRequest, HelloResponse};
+//!
+//! formic::include_protos!();
+//!
+//! struct Hello;
+//!
+//! impl Greeter for Hello {
+//!     async fn hello(&self, _ctx: Context, req: Request<'_, HelloRequest>) -> Reply<HelloResponse> {
+//!         reply(HelloResponse { text: format!("hello, {}", req.name), ..Default::default() })
+//!     }
+//! }
+//!
+//! #[formic::main]
+//! async fn main() -> formic::Result {
+//!     Service::new("greeter").serve(Hello).run().await
+//! }
+//! ```
+//!
+//! `cargo run` of this listens, announces itself by mDNS, answers health checks, reflects its schema,
+//! exposes `/metrics` and drains on SIGTERM. Under `formic up` the same binary finds the daemon by its
+//! environment and uses its registry.
+#![warn(missing_docs)]
+
+pub mod background;
+mod discovery;
+mod entry;
+mod failure;
+mod lifecycle;
+pub mod service;
+
+pub use axum;
+pub use bytes;
+pub use formic_client::Client;
+pub use formic_core::{self as core, Code, Endpoint, Error, Instance, Metadata, ServiceName};
+pub use formic_macros::{main, test};
+pub use formic_registry as registry;
+pub use formic_rpc::rt::{buffa, connectrpc};
+pub use formic_rpc::{
+    Answer, Body, Call, Channel, Codec, Context, Handle, Inbound, Interceptor, Next, Reply, Request, Response,
+    Sender, Streaming, TraceContext, context::Scope, reply,
+};
+pub use formic_server as server;
+pub use formic_telemetry as telemetry;
+pub use futures;
+pub use serde;
+pub use tokio;
+pub use tracing;
+
+pub use background::Stopping;
+pub use entry::__rt_main;
+#[cfg(feature = "testing")]
+pub use entry::__rt_test;
+pub use failure::Failure;
+pub use service::Service;
+
+/// What `main` returns; a failure prints what to do next and sets the exit code.
+pub type Result<T = ()> = std::result::Result<T, Failure>;
+
+/// What generated code needs. Not for people.
+#[doc(hidden)]
+pub mod __rt {
+    pub use formic_rpc::rt::*;
+}
+
+/// Includes what `formic_build` generated: a module a package, with messages, service traits and clients.
+#[macro_export]
+macro_rules! include_protos {
+    () => {
+        include!(concat!(env!("OUT_DIR"), "/formic.rs"));
+    };
+}
+
+/// The names that most services use.
+pub mod prelude {
+    pub use crate::{
+        Channel, Client, Code, Context, Error, Inbound, Metadata, Reply, Request, Response, Sender, Service,
+        Stopping, Streaming, reply,
+    };
+    pub use formic_rpc::rt::buffa::{EnumValue, Message as MessageExt, MessageField};
+}

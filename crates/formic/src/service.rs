@@ -1,0 +1,245 @@
+//! A service under construction: what it serves, what it calls, what lives beside it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use formic_client::Client;
+use formic_core::ServiceName;
+use formic_registry::DynRegistry;
+use formic_rpc::rt::IntoHandle;
+use formic_rpc::{Channel, Handle, Interceptor};
+use formic_server::Server;
+use formic_settings::ServiceSettings;
+use formic_telemetry::Metrics;
+use futures::future::BoxFuture;
+use serde::de::DeserializeOwned;
+
+use crate::background::{Stopping, Task};
+use crate::{Failure, Result, discovery, lifecycle};
+
+pub(crate) type Hook = Box<dyn FnOnce() -> BoxFuture<'static, Result> + Send>;
+
+/// A service, from its name to its end. Faults are kept and reported by [`run`](Self::run), so that
+/// the usual `main` is one expression.
+#[must_use = "a service does nothing until it is run"]
+pub struct Service {
+    pub(crate) name: ServiceName,
+    pub(crate) settings: ServiceSettings,
+    pub(crate) server: Option<Server>,
+    pub(crate) metrics: Metrics,
+    pub(crate) registry: DynRegistry,
+    pub(crate) client: Client,
+    pub(crate) version: String,
+    pub(crate) on_start: Vec<Hook>,
+    pub(crate) on_stop: Vec<Hook>,
+    pub(crate) tasks: Vec<Task>,
+    pub(crate) fault: Option<Failure>,
+}
+
+impl std::fmt::Debug for Service {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Service").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl Service {
+    /// A service of this name. Reads the settings: defaults, then code, `formic.toml`, environment
+    /// and flags, each over the one before.
+    pub fn new(name: impl AsRef<str>) -> Self {
+        Self::with_settings(name, |_| {})
+    }
+
+    /// The same with settings of the author's own, which `formic.toml`, environment and flags override.
+    pub fn with_settings(name: impl AsRef<str>, code: impl FnOnce(&mut ServiceSettings)) -> Self {
+        let mut fault = None;
+        let mut keep = |failure| {
+            fault.get_or_insert(failure);
+        };
+        let fallback = || ServiceName::new("service").ok();
+        let name = match ServiceName::new(name.as_ref()) {
+            Ok(name) => Some(name),
+            Err(error) => {
+                keep(Failure::config("the service has no valid name").because(error));
+                fallback()
+            }
+        };
+        // "service" is a valid name; the type just cannot say so.
+        let Some(name) = name else { unreachable!("the fallback name is valid") };
+        let settings = lifecycle::settings(&name, code).unwrap_or_else(|failure| {
+            keep(failure);
+            ServiceSettings::default()
+        });
+        if let Err(failure) = lifecycle::logs(&settings) {
+            keep(failure);
+        }
+        let choice = discovery::Choice {
+            daemon: settings.daemon.as_deref(),
+            registry: settings.registry.as_deref(),
+        };
+        let registry = discovery::open(&choice).unwrap_or_else(|failure| {
+            keep(failure);
+            Arc::new(formic_registry::Memory::new())
+        });
+        Self::assemble(name, settings, registry, fault)
+    }
+
+    /// A service without settings, over a registry of one's own: for tests and for embedding.
+    pub fn embedded(name: ServiceName, registry: DynRegistry) -> Self {
+        Self::assemble(name, ServiceSettings::default(), registry, None)
+    }
+
+    fn assemble(
+        name: ServiceName,
+        settings: ServiceSettings,
+        registry: DynRegistry,
+        fault: Option<Failure>,
+    ) -> Self {
+        let metrics = Metrics::new();
+        let config = formic_client::Config {
+            timeout: settings.timeout,
+            observer: Some(lifecycle::observer(&metrics)),
+            ..formic_client::Config::default()
+        };
+        let client = Client::new(Arc::clone(&registry), config);
+        let server = Server::new(formic_server::Config::default(), metrics.clone());
+        let version = settings.version.clone().unwrap_or_default();
+        Self {
+            name,
+            settings,
+            server: Some(server),
+            metrics,
+            registry,
+            client,
+            version,
+            on_start: Vec::new(),
+            on_stop: Vec::new(),
+            tasks: Vec::new(),
+            fault,
+        }
+    }
+
+    /// Serves an implementation of a generated trait. May be repeated for several services.
+    pub fn serve<S, Marker>(self, service: S) -> Self
+    where
+        Arc<S>: IntoHandle<Marker>,
+    {
+        self.serve_handle(Arc::new(service).into_handle())
+    }
+
+    /// Serves anything that answers calls, such as a generated `…Server`.
+    pub fn serve_handle(mut self, handle: Arc<dyn Handle>) -> Self {
+        match self.server.take().map(|server| server.serve(handle)) {
+            Some(Ok(server)) => self.server = Some(server),
+            Some(Err(error)) => self.fault = self.fault.or(Some(error.into())),
+            None => {}
+        }
+        self
+    }
+
+    fn map_server(mut self, with: impl FnOnce(Server) -> Server) -> Self {
+        self.server = self.server.take().map(with);
+        self
+    }
+
+    /// Puts an interceptor around every call, on every transport; the first one is the outermost.
+    pub fn intercept(self, interceptor: impl Interceptor) -> Self {
+        self.map_server(|server| server.intercept(Arc::new(interceptor)))
+    }
+
+    /// Answers plain HTTP requests on the same port.
+    pub fn router(self, router: axum::Router) -> Self {
+        self.map_server(|server| server.router(router))
+    }
+
+    /// Puts a tower layer around everything that comes by HTTP: `|router| router.layer(…)`.
+    pub fn layer(self, layer: impl FnOnce(axum::Router) -> axum::Router + Send + 'static) -> Self {
+        self.map_server(|server| server.layer(layer))
+    }
+
+    /// Runs before the service is ready; a failure ends it.
+    pub fn on_start<F, Fut>(mut self, hook: F) -> Self
+    where
+        F: FnOnce() -> Fut + Send + 'static,
+        Fut: Future<Output = Result> + Send + 'static,
+    {
+        self.on_start.push(Box::new(|| Box::pin(hook())));
+        self
+    }
+
+    /// Runs after the last call has been answered.
+    pub fn on_stop<F, Fut>(mut self, hook: F) -> Self
+    where
+        F: FnOnce() -> Fut + Send + 'static,
+        Fut: Future<Output = Result> + Send + 'static,
+    {
+        self.on_stop.push(Box::new(|| Box::pin(hook())));
+        self
+    }
+
+    /// A task that lives as long as the service and is told when it stops.
+    pub fn background<F, Fut>(mut self, name: impl Into<String>, work: F) -> Self
+    where
+        F: FnOnce(Stopping) -> Fut + Send + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        self.tasks.push(Task { name: name.into(), work: Box::new(|stopping| Box::pin(work(stopping))) });
+        self
+    }
+
+    /// A channel to a service by name: discovered, balanced, with deadlines and retries.
+    #[must_use]
+    pub fn client(&self, service: impl AsRef<str>) -> Channel {
+        self.client.of(service)
+    }
+
+    /// The client underneath, for interceptors and for calls to fixed addresses.
+    #[must_use]
+    pub fn clients(&self) -> &Client {
+        &self.client
+    }
+
+    /// The author's own settings, the `config` table of the service.
+    ///
+    /// # Errors
+    /// A failure that names the key, what was expected, the value and where it came from.
+    pub fn config<T: DeserializeOwned>(&self) -> Result<T> {
+        self.settings.config().map_err(|error| Failure::config(error.to_string()))
+    }
+
+    /// Where the service keeps its state, made with mode 0700: under `formic up` the engine says where,
+    /// else `.formic/data/<name>` here.
+    ///
+    /// # Errors
+    /// If the directory cannot be made.
+    pub fn data_dir(&self) -> Result<PathBuf> {
+        lifecycle::data_dir(&self.settings, &self.name)
+    }
+
+    /// The settings as they were resolved.
+    #[must_use]
+    pub fn settings(&self) -> &ServiceSettings {
+        &self.settings
+    }
+
+    /// The metrics that `/metrics` shows, for the author's own.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// Runs until a signal asks for the end (SIGTERM, Ctrl-C), then drains.
+    ///
+    /// # Errors
+    /// If the service cannot start, or one of its hooks fails.
+    pub async fn run(self) -> Result {
+        lifecycle::run(self, lifecycle::signal()).await
+    }
+
+    /// Runs until the future resolves, then drains.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub async fn run_until(self, stop: impl Future<Output = ()> + Send) -> Result {
+        lifecycle::run(self, stop).await
+    }
+}

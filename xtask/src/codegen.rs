@@ -1,0 +1,182 @@
+//! `cargo xtask codegen [--check]`: the generated code of the control plane's protos, written anew or compared.
+//!
+//! Our own protos are fixed, so what they generate is committed: nobody who builds `formic` runs a generator, and a change of
+//! the wire shows in the diff.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::workspace::{Workspace, capture};
+
+const PROTOS: &str = "crates/formic-api/proto";
+const GENERATED: &str = "crates/formic-api/src/gen";
+/// Where generated code finds what it runs on: the crate that holds it knows that one already.
+const RUNTIME: &str = "::formic_rpc::rt";
+
+/// Files by their path from the folder, with what they hold. Not text: descriptor sets are beside the code.
+type Folder = BTreeMap<String, Vec<u8>>;
+
+/// `cargo xtask codegen [--check]`.
+pub(crate) fn run(workspace: &Workspace, args: &[String]) -> Result<bool> {
+    match args {
+        [] => write(workspace).map(|()| true),
+        [flag] if flag == "--check" => check(workspace),
+        other => bail!("codegen takes --check or nothing, not {other:?}"),
+    }
+}
+
+/// Whether the committed code is what the generator makes of the protos; prints what differs.
+pub(crate) fn check(workspace: &Workspace) -> Result<bool> {
+    let fresh = generate(workspace)?;
+    let committed = read(&workspace.root.join(GENERATED))?;
+    let differences = differences(&committed, &fresh);
+    for difference in &differences {
+        println!("{GENERATED}/{difference}; run `cargo xtask codegen` and commit what it writes");
+    }
+    if differences.is_empty() {
+        println!("codegen: {} files are what their protos say", fresh.len());
+    }
+    Ok(differences.is_empty())
+}
+
+fn write(workspace: &Workspace) -> Result<()> {
+    let fresh = generate(workspace)?;
+    let folder = workspace.root.join(GENERATED);
+    for stale in read(&folder)?.keys().filter(|path| !fresh.contains_key(*path)) {
+        let path = folder.join(stale);
+        std::fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))?;
+    }
+    for (path, bytes) in &fresh {
+        let path = folder.join(path);
+        if let Some(parent) = path.parent() {
+            std::fs::create_dir_all(parent).with_context(|| format!("make {}", parent.display()))?;
+        }
+        std::fs::write(&path, bytes).with_context(|| format!("write {}", path.display()))?;
+    }
+    println!("codegen: wrote {} files to {GENERATED}", fresh.len());
+    Ok(())
+}
+
+/// What the generator makes of the protos now, formatted.
+fn generate(workspace: &Workspace) -> Result<Folder> {
+    let include = workspace.root.join(PROTOS);
+    let out = Scratch::new()?;
+    let mut config = formic_build::Config::new().include(&include).out_dir(&out.0).runtime(RUNTIME);
+    let protos = read(&include)?;
+    for proto in protos.keys().filter(|path| path.ends_with(".proto")) {
+        config = config.file(proto);
+    }
+    config.compile().with_context(|| format!("compile the files of {PROTOS}"))?;
+
+    let made = read(&out.0)?;
+    let mut rustfmt = Command::new("rustfmt");
+    // The style of the workspace, which rustfmt would not find from a temporary folder.
+    rustfmt.arg("--config-path").arg(&workspace.root).args(["--edition", "2024"]);
+    rustfmt.args(made.keys().filter(|path| path.ends_with(".rs"))).current_dir(&out.0);
+    capture(&mut rustfmt)?;
+    read(&out.0)
+}
+
+/// Every file below `folder`; none when it is not there.
+fn read(folder: &Path) -> Result<Folder> {
+    let mut files = Folder::new();
+    let mut pending = vec![PathBuf::new()];
+    while let Some(relative) = pending.pop() {
+        let here = folder.join(&relative);
+        if !here.exists() {
+            continue;
+        }
+        for entry in std::fs::read_dir(&here).with_context(|| format!("list {}", here.display()))? {
+            let entry = entry.with_context(|| format!("list {}", here.display()))?;
+            let path = relative.join(entry.file_name());
+            if entry.path().is_dir() {
+                pending.push(path);
+            } else {
+                let bytes =
+                    std::fs::read(entry.path()).with_context(|| format!("read {}", path.display()))?;
+                files.insert(path.to_string_lossy().replace('\\', "/"), bytes);
+            }
+        }
+    }
+    Ok(files)
+}
+
+/// `path:line: what`, one for each file that is not the same on both sides.
+fn differences(committed: &Folder, fresh: &Folder) -> Vec<String> {
+    let mut found = Vec::new();
+    for (path, new) in fresh {
+        match committed.get(path) {
+            None => found.push(format!("{path}:1: the file is missing")),
+            Some(old) if old != new => {
+                let same = old.iter().zip(new).take_while(|(old, new)| old == new);
+                let line = 1 + same.filter(|(byte, _)| **byte == b'\n').count();
+                found.push(format!("{path}:{line}: not what the protos say"));
+            }
+            Some(_) => {}
+        }
+    }
+    let stale = committed.keys().filter(|path| !fresh.contains_key(*path));
+    found.extend(stale.map(|path| format!("{path}:1: no proto makes this file")));
+    found
+}
+
+/// A folder of our own that is removed at the end, whatever happens.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new() -> Result<Self> {
+        // Tests of one process make several.
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("formic-codegen-{}-{number}", std::process::id()));
+        std::fs::create_dir(&path).with_context(|| format!("make {}", path.display()))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // Nothing is lost with it; a temporary folder that stays is the system's to clear.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder(files: &[(&str, &str)]) -> Folder {
+        files.iter().map(|(path, text)| ((*path).to_owned(), text.as_bytes().to_vec())).collect()
+    }
+
+    #[test]
+    fn a_difference_names_the_file_and_the_line() {
+        let committed = folder(&[("a.rs", "one\ntwo\n"), ("b.rs", "same\n"), ("old.rs", "")]);
+        let fresh = folder(&[("a.rs", "one\n2\n"), ("b.rs", "same\n"), ("new.rs", "")]);
+        let found = differences(&committed, &fresh);
+        assert_eq!(
+            found,
+            [
+                "a.rs:2: not what the protos say",
+                "new.rs:1: the file is missing",
+                "old.rs:1: no proto makes this file"
+            ]
+        );
+        assert!(differences(&fresh, &fresh).is_empty());
+    }
+
+    #[test]
+    fn a_folder_is_read_in_depth() -> Result<()> {
+        let scratch = Scratch::new()?;
+        std::fs::create_dir_all(scratch.0.join("x/y"))?;
+        std::fs::write(scratch.0.join("x/y/a.rs"), "a")?;
+        std::fs::write(scratch.0.join("b.bin"), "b")?;
+        assert_eq!(read(&scratch.0)?, folder(&[("b.bin", "b"), ("x/y/a.rs", "a")]));
+        assert!(read(&scratch.0.join("none"))?.is_empty());
+        Ok(())
+    }
+}

@@ -1,0 +1,242 @@
+//! The kinds of test, in the order of the gate: what is quick to fail comes first.
+
+use std::process::Command;
+
+use anyhow::{Context as _, Result};
+
+use super::libtest::{Parser, Show};
+use super::tally::Tally;
+use crate::workspace::{Metadata, Workspace};
+use crate::{codegen, run, simple, tidy};
+
+/// The package whose tests drive the real binary and the shop.
+const E2E: &str = "formic-e2e";
+/// Test targets of that package whose names begin so drive the shop with clients that are not ours.
+const FOREIGN: &str = "foreign";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Fmt,
+    Clippy,
+    Tidy,
+    Unit,
+    Doc,
+    Docs,
+    Codegen,
+    E2e,
+    Foreign,
+}
+
+impl Kind {
+    pub(crate) const ALL: [Self; 9] = [
+        Self::Fmt,
+        Self::Clippy,
+        Self::Tidy,
+        Self::Unit,
+        Self::Doc,
+        Self::Docs,
+        Self::Codegen,
+        Self::E2e,
+        Self::Foreign,
+    ];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Fmt => "fmt",
+            Self::Clippy => "clippy",
+            Self::Tidy => "tidy",
+            Self::Unit => "unit",
+            Self::Doc => "doc",
+            Self::Docs => "docs",
+            Self::Codegen => "codegen",
+            Self::E2e => "e2e",
+            Self::Foreign => "foreign",
+        }
+    }
+
+    pub(crate) fn about(self) -> &'static str {
+        match self {
+            Self::Fmt => "the code is formatted",
+            Self::Clippy => "no warning from the compiler or clippy",
+            Self::Tidy => "the rules of the house",
+            Self::Unit => "unit, integration and conformance tests of every crate",
+            Self::Doc => "the examples in the documentation",
+            Self::Docs => "the documentation builds without a warning",
+            Self::Codegen => "generated code is what its protos say",
+            Self::E2e => "the binary and the shop, end to end",
+            Self::Foreign => "the shop, driven by clients that are not ours",
+        }
+    }
+}
+
+/// Runs one kind.
+pub(crate) fn run(kind: Kind, workspace: &Workspace, verbose: bool) -> Result<Tally> {
+    match kind {
+        Kind::Fmt => step("cargo fmt", &mut simple::fmt_check(workspace)),
+        Kind::Clippy => step("cargo clippy", &mut simple::clippy(workspace)),
+        Kind::Docs => step("cargo doc", &mut simple::docs(workspace)),
+        Kind::Codegen => Ok(one("codegen --check", codegen::check(workspace)?)),
+        Kind::Tidy => Ok(one("tidy", tidy::run(workspace)?)),
+        Kind::Unit => {
+            // --tests and not --all-targets: the latter would also run benches as tests.
+            let targets = ["--lib", "--bins", "--tests", "--examples"];
+            let mut command = cargo_test(workspace, &["--workspace", "--exclude", E2E]);
+            tests(command.args(targets), verbose)
+        }
+        Kind::Doc => tests(&mut cargo_test(workspace, &["--workspace", "--doc"]), verbose),
+        Kind::E2e | Kind::Foreign => end_to_end(kind, workspace, verbose),
+    }
+}
+
+/// A step that passes or fails as a whole.
+fn step(name: &str, command: &mut Command) -> Result<Tally> {
+    let ending = run::stream(command, |line| println!("{line}"))?;
+    let mut tally = Tally::default();
+    match ending.fault() {
+        None => tally.pass(1),
+        Some(fault) => tally.fail(format!("{name} {fault}; its output is above")),
+    }
+    Ok(tally)
+}
+
+fn one(name: &str, good: bool) -> Tally {
+    let mut tally = Tally::default();
+    if good {
+        tally.pass(1)
+    } else {
+        tally.fail(format!("{name} found faults; they are listed above"))
+    }
+    tally
+}
+
+fn cargo_test(workspace: &Workspace, packages: &[&str]) -> Command {
+    let mut command = workspace.cargo(["test", "--no-fail-fast", "--locked"]);
+    command.args(packages);
+    command
+}
+
+/// Runs `cargo test …` and counts its tests one by one.
+fn tests(command: &mut Command, verbose: bool) -> Result<Tally> {
+    // Output of tests that pass is asked for because a skipped test says so there.
+    command.args(["--", "--show-output"]);
+    let mut parser = Parser::default();
+    let ending = run::stream(command, |line| {
+        if parser.line(line) == Show::Always || verbose {
+            println!("{line}");
+        }
+    })?;
+    let mut tally = parser.finish();
+    match ending.fault() {
+        // A test that failed explains the status of cargo; without one, it is a build that failed or a crash.
+        Some(fault) if tally.failed() == 0 => tally.fail(format!("cargo test {fault}; its output is above")),
+        None if tally.is_empty() => tally.fail("no test ran; a kind without tests proves nothing".to_owned()),
+        Some(_) | None => {}
+    }
+    Ok(tally)
+}
+
+fn end_to_end(kind: Kind, workspace: &Workspace, verbose: bool) -> Result<Tally> {
+    let metadata = workspace.metadata()?;
+    let targets = e2e_targets(&metadata, kind)?;
+    if targets.is_empty() {
+        let mut tally = Tally::default();
+        tally.fail(format!("{E2E} has no test target for this kind"));
+        return Ok(tally);
+    }
+    // The tests start these programs; built here, no test spends its time limit on the compiler.
+    let mut build = workspace.cargo(["build", "--locked", "--bins"]);
+    for package in programs(&metadata) {
+        build.args(["--package", package]);
+    }
+    let built = run::stream(&mut build, |line| println!("{line}"))?;
+    if let Some(fault) = built.fault() {
+        let mut tally = Tally::default();
+        tally.fail(format!("building the programs under test {fault}; its output is above"));
+        return Ok(tally);
+    }
+    let mut command = cargo_test(workspace, &["--package", E2E]);
+    tests(command.args(targets), verbose)
+}
+
+/// The arguments that choose the test targets of [`E2E`] for a kind.
+fn e2e_targets(metadata: &Metadata, kind: Kind) -> Result<Vec<String>> {
+    let members = metadata.members();
+    let package = members.get(E2E).with_context(|| format!("the workspace has no package {E2E}"))?;
+    let mut args = Vec::new();
+    for target in &package.targets {
+        let is_foreign = target.name.starts_with(FOREIGN);
+        if target.kind.iter().any(|k| k == "test") && is_foreign == (kind == Kind::Foreign) {
+            args.extend(["--test".to_owned(), target.name.clone()]);
+        } else if kind == Kind::E2e && target.kind.iter().any(|k| k == "lib") {
+            args.push("--lib".to_owned());
+        }
+    }
+    Ok(args)
+}
+
+/// The packages whose programs the end-to-end tests start.
+fn programs(metadata: &Metadata) -> Vec<&str> {
+    let members = metadata.members();
+    members
+        .iter()
+        .filter(|(_, package)| {
+            let path = package.manifest_path.as_str();
+            (path.starts_with("bins/") || path.starts_with("examples/"))
+                && package.targets.iter().any(|target| target.kind.iter().any(|k| k == "bin"))
+        })
+        .map(|(name, _)| *name)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::workspace::{Package, Target};
+
+    fn target(name: &str, kind: &str) -> Target {
+        Target { name: name.to_owned(), kind: vec![kind.to_owned()] }
+    }
+
+    fn package(name: &str, manifest: &str, targets: Vec<Target>) -> Package {
+        Package {
+            id: name.to_owned(),
+            name: name.to_owned(),
+            manifest_path: manifest.to_owned(),
+            targets,
+            ..Package::default()
+        }
+    }
+
+    fn metadata() -> Metadata {
+        let packages = vec![
+            package(
+                E2E,
+                "testing/e2e/Cargo.toml",
+                vec![target("formic_e2e", "lib"), target("shop", "test"), target("foreign_python", "test")],
+            ),
+            package("formic-cli", "bins/formic/Cargo.toml", vec![target("formic", "bin")]),
+            package("shop-order", "examples/shop/order/Cargo.toml", vec![target("shop-order", "bin")]),
+            package("formic-core", "crates/formic-core/Cargo.toml", vec![target("formic_core", "lib")]),
+        ];
+        let workspace_members = packages.iter().map(|package| package.id.clone()).collect();
+        Metadata { packages, workspace_members }
+    }
+
+    #[test]
+    fn foreign_clients_are_a_kind_of_their_own() {
+        assert_eq!(e2e_targets(&metadata(), Kind::E2e).unwrap(), ["--lib", "--test", "shop"]);
+        assert_eq!(e2e_targets(&metadata(), Kind::Foreign).unwrap(), ["--test", "foreign_python"]);
+    }
+
+    #[test]
+    fn the_programs_under_test_are_the_binary_and_the_examples() {
+        assert_eq!(programs(&metadata()), ["formic-cli", "shop-order"]);
+    }
+
+    #[test]
+    fn names_are_unique() {
+        let names: std::collections::BTreeSet<_> = Kind::ALL.iter().map(|kind| kind.name()).collect();
+        assert_eq!(names.len(), Kind::ALL.len());
+    }
+}

@@ -1,0 +1,88 @@
+//! The counts of the gate, and the names of what failed or was skipped.
+
+/// What a kind of test, or the whole gate, came to.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tally {
+    passed: usize,
+    failures: Vec<String>,
+    skips: Vec<String>,
+}
+
+impl Tally {
+    /// A kind that could not be run at all.
+    pub(crate) fn broken(error: &anyhow::Error) -> Self {
+        let mut tally = Self::default();
+        tally.fail(format!("{error:#}"));
+        tally
+    }
+
+    pub(crate) fn pass(&mut self, tests: usize) {
+        self.passed += tests;
+    }
+
+    pub(crate) fn fail(&mut self, what: String) {
+        self.failures.push(what);
+    }
+
+    pub(crate) fn skip(&mut self, what: String) {
+        self.skips.push(what);
+    }
+
+    /// Adds the tally of one kind, each name with the kind before it.
+    pub(crate) fn add(&mut self, kind: &str, other: Self) {
+        self.passed += other.passed;
+        self.failures.extend(other.failures.into_iter().map(|what| format!("{kind}: {what}")));
+        self.skips.extend(other.skips.into_iter().map(|what| format!("{kind}: {what}")));
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.passed == 0 && self.failures.is_empty() && self.skips.is_empty()
+    }
+
+    pub(crate) fn failed(&self) -> usize {
+        self.failures.len()
+    }
+
+    pub(crate) fn failures(&self) -> &[String] {
+        &self.failures
+    }
+
+    pub(crate) fn skips(&self) -> &[String] {
+        &self.skips
+    }
+
+    /// The line that ends the gate. Programs read it: its form is fixed.
+    pub(crate) fn line(&self) -> String {
+        format!("{} passed, {} failed, {} skipped", self.passed, self.failures.len(), self.skips.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_add_up_and_keep_their_names() {
+        let mut unit = Tally::default();
+        unit.pass(40);
+        unit.fail("a::b".to_owned());
+        let mut foreign = Tally::default();
+        foreign.pass(2);
+        foreign.skip("python: no python3".to_owned());
+        let mut total = Tally::default();
+        assert!(total.is_empty());
+        total.add("unit", unit);
+        total.add("foreign", foreign);
+        assert_eq!(total.line(), "42 passed, 1 failed, 1 skipped");
+        assert_eq!(total.failures(), ["unit: a::b"]);
+        assert_eq!(total.skips(), ["foreign: python: no python3"]);
+    }
+
+    #[test]
+    fn a_kind_that_could_not_run_is_a_failure() {
+        let error = anyhow::anyhow!("no cargo").context("start `cargo fmt`");
+        let tally = Tally::broken(&error);
+        assert_eq!(tally.line(), "0 passed, 1 failed, 0 skipped");
+        assert_eq!(tally.failures(), ["start `cargo fmt`: no cargo"]);
+    }
+}
