@@ -104,8 +104,10 @@ pub(crate) async fn find(wanted: Option<&str>) -> Outcome<App> {
                 return Ok(app);
             }
         }
-        return Err(Failure::unreachable(format!("no running application is called {wanted:?} or lives there"))
-            .help("`formic up <folder>` starts one"));
+        return Err(Failure::unreachable(format!(
+            "no running application is called {wanted:?} or lives there"
+        ))
+        .help("`formic up <folder>` starts one"));
     }
     if let Ok(here) = std::env::current_dir()
         && let Some(app) = upward(&here).await
@@ -118,7 +120,9 @@ pub(crate) async fn find(wanted: Option<&str>) -> Outcome<App> {
     }
     match running.len() {
         1 => Ok(running.remove(0)),
-        0 => Err(Failure::unreachable("no application is running").help("start one with `formic up <folder>`")),
+        0 => {
+            Err(Failure::unreachable("no application is running").help("start one with `formic up <folder>`"))
+        }
         _ => {
             let names: Vec<_> =
                 running.iter().map(|app| format!("{} ({})", app.status.app, app.folder.display())).collect();

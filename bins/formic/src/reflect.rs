@@ -103,17 +103,21 @@ impl Schema {
             if name != wanted || self.services.iter().any(|known| known.name == name) {
                 continue;
             }
-            let method = |method: &buffa_descriptor::generated::descriptor::MethodDescriptorProto| MethodInfo {
-                name: method.name.clone().unwrap_or_default(),
-                kind: match (method.client_streaming.unwrap_or(false), method.server_streaming.unwrap_or(false)) {
-                    (false, false) => Kind::Unary,
-                    (false, true) => Kind::ServerStream,
-                    (true, false) => Kind::ClientStream,
-                    (true, true) => Kind::BidiStream,
-                },
-                input: bare(method.input_type.as_deref()),
-                output: bare(method.output_type.as_deref()),
-            };
+            let method =
+                |method: &buffa_descriptor::generated::descriptor::MethodDescriptorProto| MethodInfo {
+                    name: method.name.clone().unwrap_or_default(),
+                    kind: match (
+                        method.client_streaming.unwrap_or(false),
+                        method.server_streaming.unwrap_or(false),
+                    ) {
+                        (false, false) => Kind::Unary,
+                        (false, true) => Kind::ServerStream,
+                        (true, false) => Kind::ClientStream,
+                        (true, true) => Kind::BidiStream,
+                    },
+                    input: bare(method.input_type.as_deref()),
+                    output: bare(method.output_type.as_deref()),
+                };
             self.services.push(Service { methods: service.method.iter().map(method).collect(), name });
         }
         for message in &file.message_type {
@@ -132,11 +136,15 @@ impl Schema {
         for item in &message.enum_type {
             self.add_enum(&name, item);
         }
-        let maps: Vec<&DescriptorProto> =
-            message.nested_type.iter().filter(|m| m.options.as_option().is_some_and(|o| o.map_entry == Some(true))).collect();
+        let maps: Vec<&DescriptorProto> = message
+            .nested_type
+            .iter()
+            .filter(|m| m.options.as_option().is_some_and(|o| o.map_entry == Some(true)))
+            .collect();
         let fields = message.field.iter().map(|field| {
             let of = field.type_name.as_deref().unwrap_or_default();
-            let map = maps.iter().find(|m| of.ends_with(&format!(".{}", m.name.as_deref().unwrap_or_default())));
+            let map =
+                maps.iter().find(|m| of.ends_with(&format!(".{}", m.name.as_deref().unwrap_or_default())));
             let kind = match map {
                 Some(entry) => {
                     let part = |at: usize| entry.field.get(at).map(scalar).unwrap_or_default();
@@ -145,7 +153,11 @@ impl Schema {
                 None if field.label == Some(Label::LABEL_REPEATED) => format!("repeated {}", scalar(field)),
                 None => scalar(field),
             };
-            Field { number: field.number.unwrap_or_default(), name: field.name.clone().unwrap_or_default(), kind }
+            Field {
+                number: field.number.unwrap_or_default(),
+                name: field.name.clone().unwrap_or_default(),
+                kind,
+            }
         });
         self.messages.insert(name, fields.collect());
     }
@@ -158,8 +170,12 @@ impl Schema {
     /// The messages that a service's methods mention, and those that these mention, in reading order.
     pub(crate) fn mentioned(&self, service: &Service) -> Vec<&str> {
         let mut order: Vec<&str> = Vec::new();
-        let mut queue: Vec<&str> =
-            service.methods.iter().flat_map(|method| [method.input.as_str(), method.output.as_str()]).rev().collect();
+        let mut queue: Vec<&str> = service
+            .methods
+            .iter()
+            .flat_map(|method| [method.input.as_str(), method.output.as_str()])
+            .rev()
+            .collect();
         while let Some(name) = queue.pop() {
             let Some((name, fields)) = self.messages.get_key_value(name) else { continue };
             if order.contains(&name.as_str()) {

@@ -48,8 +48,7 @@ fn kind_to_pb(kind: Kind) -> pb::MethodKind {
 /// `invalid_argument` that names the field at fault.
 pub fn instance_from_pb(instance: pb::Instance) -> Result<Instance, Error> {
     let service = ServiceName::new(&instance.service).map_err(|error| fault("instance.service", &error))?;
-    let endpoint: Endpoint =
-        instance.endpoint.parse().map_err(|error| fault("instance.endpoint", &error))?;
+    let endpoint: Endpoint = instance.endpoint.parse().map_err(|error| fault("instance.endpoint", &error))?;
     Ok(Instance {
         id: InstanceId::new(instance.id),
         service,

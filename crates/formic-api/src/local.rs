@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use formic_core::{Code, Error, Instance, InstanceId, ServiceName};
-use formic_registry::{BoxFuture, Error as RegistryError, Lease, LeaseId, Registry, ServiceEntry, Snapshot, Watch};
+use formic_registry::{
+    BoxFuture, Error as RegistryError, Lease, LeaseId, Registry, ServiceEntry, Snapshot, Watch,
+};
 use formic_rpc::Channel;
 use futures::StreamExt;
 
@@ -93,7 +95,8 @@ impl Registry for LocalRegistry {
         Box::pin(async move {
             let response = self.0.list(pb::ListRequest::default()).timeout(TIMEOUT).await.map_err(failed)?;
             let entry = |entry: pb::ServiceEntry| {
-                let service = ServiceName::new(&entry.service).map_err(|e| RegistryError::Invalid(e.to_string()))?;
+                let service =
+                    ServiceName::new(&entry.service).map_err(|e| RegistryError::Invalid(e.to_string()))?;
                 Ok(ServiceEntry { service, instances: entry.instances as usize })
             };
             response.into_message().services.into_iter().map(entry).collect()
@@ -108,18 +111,20 @@ impl Registry for LocalRegistry {
         let client = self.0.clone();
         // Connecting is the stream's first step, so that `watch` itself returns at once.
         let opened = futures::stream::once(async move { client.watch(request).await.map_err(failed) });
-        Watch::new(opened.flat_map(|opened| match opened {
-            Err(error) => futures::stream::iter([Err(error)]).left_stream(),
-            Ok(response) => response
-                .into_message()
-                .map(|item| {
-                    let item = item.map_err(failed)?;
-                    Ok(Snapshot {
-                        generation: item.generation,
-                        instances: instances(item.instances)?.into(),
+        Watch::new(opened.flat_map(|opened| {
+            match opened {
+                Err(error) => futures::stream::iter([Err(error)]).left_stream(),
+                Ok(response) => response
+                    .into_message()
+                    .map(|item| {
+                        let item = item.map_err(failed)?;
+                        Ok(Snapshot {
+                            generation: item.generation,
+                            instances: instances(item.instances)?.into(),
+                        })
                     })
-                })
-                .right_stream(),
+                    .right_stream(),
+            }
         }))
     }
 }

@@ -40,7 +40,11 @@ fn name(service: &str) -> Result<ServiceName, Error> {
 }
 
 impl pb::RegistryService for RegistryServer {
-    async fn register(&self, _: Context, request: Request<'_, pb::RegisterRequest>) -> Reply<pb::RegisterResponse> {
+    async fn register(
+        &self,
+        _: Context,
+        request: Request<'_, pb::RegisterRequest>,
+    ) -> Reply<pb::RegisterResponse> {
         let request = request.to_owned_message();
         let instance = request.instance.into_option().ok_or_else(|| {
             Error::invalid_argument("an instance is needed").with_field("instance", "must be set")
@@ -90,7 +94,11 @@ impl pb::RegistryService for RegistryServer {
         reply(pb::ListResponse { services: entries.iter().map(entry).collect(), ..Default::default() })
     }
 
-    async fn watch(&self, _: Context, request: Request<'_, pb::WatchRequest>) -> Reply<Streaming<pb::WatchResponse>> {
+    async fn watch(
+        &self,
+        _: Context,
+        request: Request<'_, pb::WatchRequest>,
+    ) -> Reply<Streaming<pb::WatchResponse>> {
         let service = match request.service {
             "" => None,
             service => Some(name(service)?),

@@ -85,7 +85,7 @@ impl Draws {
 
     fn below(&mut self, bound: usize) -> usize {
         // Fewer than 2⁶⁴, so the high half of the product is below the bound.
-        (u128::from(self.next()) * bound as u128 >> 64) as usize
+        ((u128::from(self.next()) * bound as u128) >> 64) as usize
     }
 
     /// A usable index, each alike but for the last resort.

@@ -101,10 +101,10 @@ mod tests {
     fn a_newcomer_starts_at_the_median() {
         let mut roster = Roster::new();
         let stats = roster.update(&ids(&["a", "b", "c"]), MS);
-        for (stats, took) in stats.iter().zip([MS, 8 * MS, 900 * MS]) {
+        for (stats, took) in stats.iter().zip([MS, 3 * MS, 900 * MS]) {
             stats.succeeded(MS, took);
         }
         let stats = roster.update(&ids(&["a", "b", "c", "d"]), MS);
-        assert_eq!(stats[3].latency(MS).as_micros() / 100, 80);
+        assert_eq!(stats[3].latency(MS).as_micros(), 3_000);
     }
 }

@@ -11,15 +11,13 @@ pub const DECAY: Duration = Duration::from_secs(10);
 /// is also what an endpoint costs of which nothing is known.
 pub const FLOOR: Duration = Duration::from_millis(1);
 
-/// A failure counts as an answer that took this many times what is usual, so that one failure costs an
-/// endpoint some of its traffic and a series of them nearly all.
-pub const FAILURE_FACTOR: f32 = 4.0;
+/// How much a single answer may raise what an endpoint is taken for. An endpoint that is really ten times
+/// slower is known after two answers; one that stumbled once is not shunned for it.
+pub const RISE: f32 = 4.0;
 
-/// What a failure counts as at least, or an endpoint that fails at once would look fast.
-pub const FAILURE_MIN: Duration = Duration::from_millis(5);
-
-/// What a failure counts as at most, or an endpoint could never come back.
-pub const FAILURE_MAX: Duration = Duration::from_secs(1);
+/// What a failure counts as, so that one costs an endpoint some of its traffic and a series of them
+/// nearly all, however fast it fails; and no more, or it could never come back.
+pub const FAILURE: Duration = Duration::from_secs(1);
 
 /// 100 µs: a tick counter of 32 bits wraps after five days. An endpoint that nobody asked for that long
 /// is remembered as if it were yesterday, which harms nobody.
@@ -27,8 +25,8 @@ const TICKS_PER_SECOND: f64 = 10_000.0;
 
 /// What is known of one endpoint. Shared between every call to it; all by atomics.
 ///
-/// The latency is a peak-sensitive moving average: a slower answer than usual counts at once and in
-/// full, faster ones by and by. `now` is the time since any moment that the caller keeps for all
+/// The latency is a peak-sensitive moving average: slower answers than usual count at once, by up to
+/// [`RISE`] each, faster ones by and by. `now` is the time since any moment that the caller keeps for all
 /// endpoints alike.
 #[derive(Debug)]
 pub struct EndpointStats {
@@ -52,10 +50,6 @@ fn unpack(word: u64) -> (f32, u32) {
 }
 
 /// What is left of an average after this many ticks.
-fn faded(seconds: f32, ticks: u32) -> f32 {
-    seconds * weight(ticks)
-}
-
 fn weight(ticks: u32) -> f32 {
     // A clock read by two threads may go back a little: that is no time at all, not five days.
     let ticks = if ticks > u32::MAX / 2 { 0 } else { ticks };
@@ -91,21 +85,18 @@ impl EndpointStats {
 
     /// An answer came after `took`.
     pub fn succeeded(&self, now: Duration, took: Duration) {
-        self.learn(now, |_| took.as_secs_f32());
+        self.learn(now, took);
     }
 
     /// A failure that is the endpoint's own came after `took`.
     pub fn failed(&self, now: Duration, took: Duration) {
-        let took = took.as_secs_f32();
-        let (min, max) = (FAILURE_MIN.as_secs_f32(), FAILURE_MAX.as_secs_f32());
-        self.learn(now, |usual| took.max((took.max(usual) * FAILURE_FACTOR).clamp(min, max)));
+        self.learn(now, took.max(FAILURE));
     }
 
     /// The caller gave up after `took`: an answer would have taken at least that.
     pub fn abandoned(&self, now: Duration, took: Duration) {
-        let took = took.as_secs_f32();
-        if took > self.latency(now).as_secs_f32() {
-            self.learn(now, |_| took);
+        if took > self.latency(now) {
+            self.learn(now, took);
         }
     }
 
@@ -125,18 +116,21 @@ impl EndpointStats {
 
     fn seconds(&self, now: Duration) -> f32 {
         let (seconds, then) = unpack(self.average.load(Ordering::Relaxed));
-        faded(seconds, tick(now).wrapping_sub(then))
+        seconds * weight(tick(now).wrapping_sub(then))
     }
 
-    fn learn(&self, now: Duration, sample: impl Fn(f32) -> f32) {
-        let at = tick(now);
+    fn learn(&self, now: Duration, sample: Duration) {
+        let (at, sample) = (tick(now), sample.as_secs_f32());
         let change = |word| {
             let (seconds, then) = unpack(word);
-            let elapsed = at.wrapping_sub(then);
-            let sample = sample(faded(seconds, elapsed));
-            // A peak counts in full, and so does the first sample of an endpoint.
-            let weight = if sample >= seconds { 0.0 } else { weight(elapsed) };
-            Some(pack(seconds * weight + sample * (1.0 - weight), at))
+            let weight = weight(at.wrapping_sub(then));
+            let usual = seconds * weight;
+            let learnt = if sample >= seconds {
+                sample.min(usual.max(FLOOR.as_secs_f32()) * RISE)
+            } else {
+                usual + sample * (1.0 - weight)
+            };
+            Some(pack(learnt, at))
         };
         // Never fails: `change` always has an answer.
         let _ = self.average.fetch_update(Ordering::Relaxed, Ordering::Relaxed, change);
@@ -158,28 +152,43 @@ mod tests {
         let stats = EndpointStats::new(Duration::ZERO, Duration::ZERO);
         stats.succeeded(MS, 2 * MS);
         assert!(near(stats.latency(MS), 2 * MS), "the first sample is the average");
-        stats.succeeded(2 * MS, 100 * MS);
-        assert!(near(stats.latency(2 * MS), 100 * MS));
+        stats.succeeded(2 * MS, 7 * MS);
+        assert!(near(stats.latency(2 * MS), 7 * MS));
         let later = 2 * MS + DECAY;
-        assert!(near(stats.latency(later), Duration::from_secs_f64(0.1 / std::f64::consts::E)));
+        let faded = 0.007 / std::f64::consts::E;
+        assert!(near(stats.latency(later), Duration::from_secs_f64(faded)));
         stats.succeeded(later, 2 * MS);
-        let expected = 0.1 / std::f64::consts::E + 0.002 * (1.0 - 1.0 / std::f64::consts::E);
+        let expected = faded + 0.002 * (1.0 - 1.0 / std::f64::consts::E);
         assert!(near(stats.latency(later), Duration::from_secs_f64(expected)));
+    }
+
+    #[test]
+    fn one_stumble_is_not_held_against_an_endpoint_and_a_few_are() {
+        let stats = EndpointStats::new(2 * MS, Duration::ZERO);
+        stats.succeeded(MS, 900 * MS);
+        assert!(near(stats.latency(MS), 8 * MS));
+        for _ in 0..4 {
+            stats.succeeded(MS, 900 * MS);
+        }
+        assert!(near(stats.latency(MS), 900 * MS));
     }
 
     #[test]
     fn failures_grow_within_bounds_and_a_fast_failure_is_not_fast() {
         let stats = EndpointStats::new(Duration::ZERO, Duration::ZERO);
-        stats.failed(MS, Duration::from_micros(50));
-        assert!(near(stats.latency(MS), FAILURE_MIN));
-        stats.failed(MS, Duration::from_micros(50));
-        assert!(near(stats.latency(MS), 4 * FAILURE_MIN));
+        let fast = Duration::from_micros(50);
+        stats.failed(MS, fast);
+        assert!(near(stats.latency(MS), 4 * FLOOR));
+        stats.failed(MS, fast);
+        assert!(near(stats.latency(MS), 16 * FLOOR));
         for _ in 0..20 {
-            stats.failed(MS, Duration::from_micros(50));
+            stats.failed(MS, fast);
         }
-        assert!(near(stats.latency(MS), FAILURE_MAX));
-        stats.failed(MS, Duration::from_secs(5));
-        assert!(near(stats.latency(MS), Duration::from_secs(5)), "a slow failure is at least slow");
+        assert!(near(stats.latency(MS), FAILURE));
+        for _ in 0..3 {
+            stats.failed(MS, 5 * FAILURE);
+        }
+        assert!(near(stats.latency(MS), 5 * FAILURE), "a slow failure is at least slow");
     }
 
     #[test]
@@ -187,8 +196,8 @@ mod tests {
         let stats = EndpointStats::new(10 * MS, Duration::ZERO);
         stats.abandoned(MS, 5 * MS);
         assert!(stats.latency(MS) < 11 * MS);
-        stats.abandoned(MS, 500 * MS);
-        assert!(near(stats.latency(MS), 500 * MS));
+        stats.abandoned(MS, 30 * MS);
+        assert!(near(stats.latency(MS), 30 * MS));
     }
 
     #[test]

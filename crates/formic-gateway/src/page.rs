@@ -40,13 +40,17 @@ async fn answer(State(page): State<Page>, method: Method, uri: Uri, headers: Hea
 impl Page {
     fn html(&self, home: bool, method: &Method, path: &str) -> String {
         let table = self.routes.now();
-        let list: String = table.paths().iter().map(|path| format!("<li><code>{}</code></li>", escape(path))).collect();
+        let list: String =
+            table.paths().iter().map(|path| format!("<li><code>{}</code></li>", escape(path))).collect();
         let app = escape(&self.app);
         let (title, lead) = if home {
             (app.clone(), "This gateway answers calls, not pages. What it answers:".to_owned())
         } else {
             let what = escape(&format!("{method} {path}"));
-            (format!("Not found – {app}"), format!("There is nothing at <code>{what}</code>. What this gateway answers:"))
+            (
+                format!("Not found – {app}"),
+                format!("There is nothing at <code>{what}</code>. What this gateway answers:"),
+            )
         };
         format!(
             "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content=\"width=device-width\">\

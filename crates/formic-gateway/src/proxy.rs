@@ -86,7 +86,8 @@ impl Handle for Proxy {
     }
 
     fn call(&self, call: Call) -> BoxFuture<'static, Result<Answer, Error>> {
-        let Some(service) = self.routes.now().find(call.method.path()).map(|route| route.service.clone()) else {
+        let Some(service) = self.routes.now().find(call.method.path()).map(|route| route.service.clone())
+        else {
             let error = Error::not_found(format!("no method {}", call.method.path()));
             return Box::pin(std::future::ready(Err(error)));
         };
@@ -97,8 +98,10 @@ impl Handle for Proxy {
         out.metadata = forwarded(call.metadata);
         out.deadline = call.deadline;
         if let Some(peer) = &call.peer {
-            // Appended for those behind that keep an audit; nothing here trusts it.
-            let _ = out.metadata.append("x-forwarded-for", peer.0.rsplit_once(':').map_or(&peer.0, |(ip, _)| ip));
+            // Appended: who called from outside. Services refuse some methods to calls that carry it, so it
+            // is set for every call that came by TCP, and never removed on the way.
+            let _ =
+                out.metadata.append("x-forwarded-for", peer.0.rsplit_once(':').map_or(&peer.0, |(ip, _)| ip));
         }
         let answering = self.client.of(&service).call(out);
         Box::pin(async move {

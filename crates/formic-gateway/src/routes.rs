@@ -45,10 +45,10 @@ impl Table {
                     let path = format!("/{}/{}", service.name, method.name);
                     let mut known = Method::dynamic(path.as_str(), method.kind).idempotent(method.idempotent);
                     known.safe = method.safe;
-                    table.by_path.entry(path).or_insert(Route {
-                        method: known,
-                        service: instance.service.clone(),
-                    });
+                    table
+                        .by_path
+                        .entry(path)
+                        .or_insert(Route { method: known, service: instance.service.clone() });
                 }
             }
         }
@@ -213,7 +213,8 @@ mod tests {
 
     #[test]
     fn only_exposed_services_have_routes() {
-        let instances = [instance("order", "shop.order.v1.OrderService"), instance("payment", "shop.payment.v1.P")];
+        let instances =
+            [instance("order", "shop.order.v1.OrderService"), instance("payment", "shop.payment.v1.P")];
         let table = Table::build(&instances, &BTreeSet::from(["order".to_owned(), "user".to_owned()]));
         let route = table.find("/shop.order.v1.OrderService/Watch").expect("exposed");
         assert_eq!((route.method.kind, route.method.idempotent), (Kind::ServerStream, true));

@@ -174,7 +174,12 @@ impl std::fmt::Debug for Engine {
 impl Engine {
     /// An engine that wants nothing yet.
     #[must_use]
-    pub fn new(config: Config, supervisor: Supervisor, registry: DynRegistry, client: Client) -> (Self, Handle) {
+    pub fn new(
+        config: Config,
+        supervisor: Supervisor,
+        registry: DynRegistry,
+        client: Client,
+    ) -> (Self, Handle) {
         let (sender, commands) = mpsc::channel(QUEUE);
         let (view, seen) = watch::channel(View::default());
         let (notices, _) = broadcast::channel(256);
@@ -271,8 +276,13 @@ impl Engine {
                 self.desired = Desired::nothing(self.desired.generation + 1);
                 self.stopping.get_or_insert_default().extend(done);
                 if at_once {
-                    let live: Vec<_> =
-                        self.observed.instances.iter().filter(|i| i.is_live()).map(|i| i.id.clone()).collect();
+                    let live: Vec<_> = self
+                        .observed
+                        .instances
+                        .iter()
+                        .filter(|i| i.is_live())
+                        .map(|i| i.id.clone())
+                        .collect();
                     for id in live {
                         self.stop(&id, StopKind::Kill, StopCause::ShutDown);
                     }
@@ -357,7 +367,8 @@ impl Engine {
         };
         let (Ok(spec), Ok(name)) = (spec, name) else {
             self.cells.insert(id.clone(), cell);
-            return self.ended(&id, Outcome::NotStarted("the desired state does not say how to start it".into()));
+            return self
+                .ended(&id, Outcome::NotStarted("the desired state does not say how to start it".into()));
         };
         cell.rule = spec.restart.clone();
         let launch = self.launch(&id, name, slot, wanted.revision.short(), &spec, &cell.stderr);
@@ -510,7 +521,11 @@ impl Engine {
         });
     }
 
-    async fn gone(&mut self, id: &formic_plan::InstanceId, outcome: Result<formic_supervise::Stopped, StopError>) {
+    async fn gone(
+        &mut self,
+        id: &formic_plan::InstanceId,
+        outcome: Result<formic_supervise::Stopped, StopError>,
+    ) {
         let Some(cell) = self.cells.get(id) else { return };
         let asked = cell.stop_asked.is_some();
         let status = match outcome {

@@ -19,6 +19,6 @@ mod start;
 mod view;
 
 pub use engine::{Busy, Command, Config, Engine, Handle, Notice, Stopped};
-pub use logs::{Line, Logs, LogFile, tail};
+pub use logs::{Line, LogFile, Logs, tail};
 pub use start::Start;
 pub use view::{InstanceView, ServiceView, View};

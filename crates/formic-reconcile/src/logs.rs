@@ -234,7 +234,10 @@ mod tests {
         file.write_all(b"ur\r\nfive\n").expect("write");
         let more = logs.more().await.expect("read");
         assert_eq!(more.iter().map(|line| line.text.as_str()).collect::<Vec<_>>(), ["four", "five"]);
-        assert_eq!((more[0].service.as_str(), more[0].instance.as_str(), more[0].stream), ("order", "order-1", "out"));
+        assert_eq!(
+            (more[0].service.as_str(), more[0].instance.as_str(), more[0].stream),
+            ("order", "order-1", "out")
+        );
         std::fs::remove_dir_all(dir).expect("remove");
     }
 
@@ -244,7 +247,8 @@ mod tests {
         for at in 0..5 {
             let path = dir.join(format!("order/order-{at}.out.log"));
             let file = std::fs::File::create(path).expect("create");
-            file.set_modified(SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(at)).expect("set the time");
+            file.set_modified(SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(at))
+                .expect("set the time");
         }
         prune(&dir, "order", 2);
         let left: Vec<_> = files(&dir, &[]).into_iter().map(|file| file.instance).collect();

@@ -102,7 +102,9 @@ fn local(port: u16) -> SocketAddr {
 async fn http(addr: SocketAddr, path: &str) -> std::io::Result<bool> {
     let mut stream = TcpStream::connect(addr).await?;
     let path = if path.is_empty() { "/" } else { path };
-    let request = format!("GET {path} HTTP/1.1\r\nHost: {addr}\r\nUser-Agent: formic-probe\r\nConnection: close\r\n\r\n");
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nHost: {addr}\r\nUser-Agent: formic-probe\r\nConnection: close\r\n\r\n"
+    );
     stream.write_all(request.as_bytes()).await?;
     // "HTTP/1.1 200" is all that matters.
     let mut head = [0; 12];

@@ -57,7 +57,11 @@ pub struct InstanceView {
 impl View {
     pub(crate) fn services(desired: &Desired, observed: &Observed, now: Time) -> Vec<ServiceView> {
         let is_system = |name: &str| {
-            desired.service(name).and_then(|s| s.start.get("system")).and_then(serde_json::Value::as_bool).unwrap_or(false)
+            desired
+                .service(name)
+                .and_then(|s| s.start.get("system"))
+                .and_then(serde_json::Value::as_bool)
+                .unwrap_or(false)
         };
         let row = |status: formic_plan::ServiceStatus| ServiceView {
             version: status.revision.as_ref().map(|r| r.short().to_owned()).unwrap_or_default(),

@@ -189,7 +189,10 @@ impl<T: Send + 'static> Streaming<T> {
     }
 
     /// Takes messages that are there already.
-    #[expect(clippy::should_implement_trait, reason = "the trait cannot ask for items that may move between threads")]
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "the trait cannot ask for items that may move between threads"
+    )]
     pub fn from_iter<I>(messages: I) -> Self
     where
         I: IntoIterator<Item = T>,

@@ -47,9 +47,8 @@ impl Edge {
         let limits = Limits::default()
             .with_max_message_size(config.max_message)
             .with_max_request_body_size(config.max_message);
-        let deadlines = DeadlinePolicy::new()
-            .with_default_timeout(config.default_deadline)
-            .with_max(config.max_deadline);
+        let deadlines =
+            DeadlinePolicy::new().with_default_timeout(config.default_deadline).with_max(config.max_deadline);
         let rpc = ConnectRpcService::new(Bridge(Arc::clone(&handle)))
             .with_limits(limits)
             .with_deadline_policy(deadlines);
@@ -75,7 +74,11 @@ impl Edge {
     }
 
     /// Answers one request of a connection.
-    pub(crate) async fn serve(self, mut request: Request<Incoming>, peer: Option<Peer>) -> Response<EdgeBody> {
+    pub(crate) async fn serve(
+        self,
+        mut request: Request<Incoming>,
+        peer: Option<Peer>,
+    ) -> Response<EdgeBody> {
         if let Some(peer) = peer {
             request.extensions_mut().insert(peer);
         }
@@ -103,7 +106,10 @@ impl Edge {
         }
         match &self.0.router {
             Some(router) => axum(router.clone(), request).await,
-            None => text(StatusCode::NOT_FOUND, "there is no such page; calls go to /package.Service/Method\n".into()),
+            None => text(
+                StatusCode::NOT_FOUND,
+                "there is no such page; calls go to /package.Service/Method\n".into(),
+            ),
         }
     }
 

@@ -11,7 +11,9 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
     /// Somebody else has it.
-    #[error("{0} is in use by another process; stop it or choose another address (port 0 takes any free one)")]
+    #[error(
+        "{0} is in use by another process; stop it or choose another address (port 0 takes any free one)"
+    )]
     InUse(Endpoint),
     /// The system refused.
     #[error("cannot listen on {0}")]

@@ -136,7 +136,8 @@ impl Handle for Pipeline {
                     return Err(late());
                 }
                 // The handler is called inside, so that a panic before its first await is caught too.
-                let handler = AssertUnwindSafe(scope.run(async move { inner.call(call).await })).catch_unwind();
+                let handler =
+                    AssertUnwindSafe(scope.run(async move { inner.call(call).await })).catch_unwind();
                 let outcome = match deadline {
                     Some(deadline) => tokio::time::timeout_at(deadline, handler).await.map_err(|_| late())?,
                     None => handler.await,
@@ -198,7 +199,8 @@ impl Stream for Outgoing {
             return this.end(late());
         }
         let scope = this.scope;
-        let polled = std::panic::catch_unwind(AssertUnwindSafe(|| scope.enter(|| stream.as_mut().poll_next(cx))));
+        let polled =
+            std::panic::catch_unwind(AssertUnwindSafe(|| scope.enter(|| stream.as_mut().poll_next(cx))));
         match polled {
             Ok(Poll::Ready(Some(Err(error)))) => this.end(error),
             Ok(Poll::Ready(None)) => {

@@ -33,7 +33,9 @@ impl Index {
         for set in sets {
             match FileDescriptorSet::decode_from_slice(set) {
                 Ok(set) => set.file.into_iter().for_each(|file| index.add(&file)),
-                Err(error) => tracing::warn!(%error, "a descriptor set does not decode; reflection leaves it out"),
+                Err(error) => {
+                    tracing::warn!(%error, "a descriptor set does not decode; reflection leaves it out")
+                }
             }
         }
         index
@@ -107,10 +109,10 @@ macro_rules! reflection {
     ($module:ident, $pb:path) => {
         mod $module {
             use super::*;
-            use $pb as pb;
             use formic_rpc::{Context, Inbound, Reply, reply};
             use pb::server_reflection_request::MessageRequest;
             use pb::server_reflection_response::MessageResponse;
+            use $pb as pb;
 
             pub(super) struct Service(pub(super) Arc<Index>);
 
@@ -118,16 +120,24 @@ macro_rules! reflection {
                 fn answer(&self, request: pb::ServerReflectionRequest) -> pb::ServerReflectionResponse {
                     let files = |found: Option<Vec<Bytes>>, what: &str| match found {
                         Some(files) => MessageResponse::from(pb::FileDescriptorResponse {
-                            file_descriptor_proto: files.into_iter().map(|file| file.to_vec().into()).collect(),
+                            file_descriptor_proto: files
+                                .into_iter()
+                                .map(|file| file.to_vec().into())
+                                .collect(),
                             ..Default::default()
                         }),
                         None => not_found(what),
                     };
                     let answer = match &request.message_request {
                         Some(MessageRequest::FileByFilename(name)) => files(self.0.closure(name), name),
-                        Some(MessageRequest::FileContainingSymbol(symbol)) => files(self.0.containing(symbol), symbol),
+                        Some(MessageRequest::FileContainingSymbol(symbol)) => {
+                            files(self.0.containing(symbol), symbol)
+                        }
                         Some(MessageRequest::ListServices(_)) => {
-                            let service = |name: &String| pb::ServiceResponse { name: name.clone(), ..Default::default() };
+                            let service = |name: &String| pb::ServiceResponse {
+                                name: name.clone(),
+                                ..Default::default()
+                            };
                             MessageResponse::from(pb::ListServiceResponse {
                                 service: self.0.services.iter().map(service).collect(),
                                 ..Default::default()

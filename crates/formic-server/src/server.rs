@@ -121,8 +121,7 @@ impl Server {
         };
         let pipeline = Arc::new(Pipeline::new(inner, &self.metrics, self.config.max_in_flight));
         let handle: Arc<dyn Handle> = Arc::clone(&pipeline) as Arc<dyn Handle>;
-        let edge =
-            Edge::new(handle, &self.config, health.clone(), self.metrics, self.router, self.layers);
+        let edge = Edge::new(handle, &self.config, health.clone(), self.metrics, self.router, self.layers);
         Ok(Running {
             pipeline,
             services,

@@ -23,15 +23,16 @@ pub(crate) fn open(choice: &Choice<'_>) -> Result<DynRegistry, Failure> {
         )),
         (Some("memory"), _) => Ok(Arc::new(Memory::new())),
         (None | Some("mdns"), _) => mdns(),
-        (Some(other), _) => Err(Failure::config(format!(
-            "there is no registry {other:?}: expected local, mdns or memory"
-        ))),
+        (Some(other), _) => {
+            Err(Failure::config(format!("there is no registry {other:?}: expected local, mdns or memory")))
+        }
     }
 }
 
 fn local(daemon: &str) -> Result<DynRegistry, Failure> {
-    let endpoint: Endpoint =
-        daemon.parse().map_err(|error| Failure::config("FORMIC_DAEMON does not say where the daemon is").because(error))?;
+    let endpoint: Endpoint = daemon
+        .parse()
+        .map_err(|error| Failure::config("FORMIC_DAEMON does not say where the daemon is").because(error))?;
     // The way to the daemon is fixed, so the client that finds services rests on one that finds none.
     let bootstrap = Client::new(Arc::new(Memory::new()), formic_client::Config::default());
     Ok(Arc::new(formic_api::LocalRegistry::new(bootstrap.at(endpoint))))
@@ -39,8 +40,10 @@ fn local(daemon: &str) -> Result<DynRegistry, Failure> {
 
 #[cfg(feature = "mdns")]
 fn mdns() -> Result<DynRegistry, Failure> {
-    let registry = formic_registry_mdns::Mdns::new(formic_registry_mdns::Config::default())
-        .map_err(|error| Failure::new("cannot start mDNS discovery; `--registry memory` does without").because(error))?;
+    let registry =
+        formic_registry_mdns::Mdns::new(formic_registry_mdns::Config::default()).map_err(|error| {
+            Failure::new("cannot start mDNS discovery; `--registry memory` does without").because(error)
+        })?;
     Ok(Arc::new(registry))
 }
 

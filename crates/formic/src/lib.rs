@@ -40,8 +40,8 @@ pub use formic_macros::{main, test};
 pub use formic_registry as registry;
 pub use formic_rpc::rt::{buffa, connectrpc};
 pub use formic_rpc::{
-    Answer, Body, Call, Channel, Codec, Context, Handle, Inbound, Interceptor, Next, Reply, Request, Response,
-    Sender, Streaming, TraceContext, context::Scope, reply,
+    Answer, Body, Call, Channel, Codec, Context, Handle, Inbound, Interceptor, Next, Reply, Request,
+    Response, Sender, Streaming, TraceContext, context::Scope, reply,
 };
 pub use formic_server as server;
 pub use formic_telemetry as telemetry;

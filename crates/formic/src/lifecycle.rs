@@ -24,9 +24,10 @@ pub(crate) fn settings(
 
 /// Starts logging as the settings say.
 pub(crate) fn logs(settings: &ServiceSettings) -> Result {
-    let format = settings.log_format.parse().map_err(|error: formic_telemetry::logs::UnknownFormat| {
-        Failure::config(error.to_string())
-    })?;
+    let format = settings
+        .log_format
+        .parse()
+        .map_err(|error: formic_telemetry::logs::UnknownFormat| Failure::config(error.to_string()))?;
     formic_telemetry::logs::init(format, &settings.log).map_err(Failure::config)
 }
 
@@ -51,11 +52,9 @@ pub(crate) fn data_dir(settings: &ServiceSettings, name: &ServiceName) -> Result
         Some(dir) => PathBuf::from(dir),
         None => PathBuf::from(".formic").join("data").join(name.as_str()),
     };
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(&dir)
-        .map_err(|error| Failure::new(format!("cannot make the data directory {}", dir.display())).because(error))?;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(|error| {
+        Failure::new(format!("cannot make the data directory {}", dir.display())).because(error)
+    })?;
     Ok(dir)
 }
 
@@ -99,9 +98,11 @@ pub(crate) async fn run(mut service: Service, stop: impl Future<Output = ()> + S
     let Some(server) = service.server.take() else {
         return Err(Failure::new("the service has no server"));
     };
-    let listen: Endpoint = service.settings.listen.parse().map_err(|error| {
-        Failure::config("the setting `listen` is no address").because(error)
-    })?;
+    let listen: Endpoint = service
+        .settings
+        .listen
+        .parse()
+        .map_err(|error| Failure::config("the setting `listen` is no address").because(error))?;
     let bound = Bound::bind(&listen).await.map_err(|error| Failure::config("cannot start").because(error))?;
     let mut running = server.build()?;
     // Calls to one's own name stay in the process.
@@ -174,9 +175,11 @@ async fn supervise(tasks: &mut JoinSet<String>, stop: impl Future<Output = ()>) 
 
 /// Keeps the service in the registry for as long as it lives.
 fn announce(service: &Service, running: &Running, endpoint: Endpoint) -> Registrar {
-    let id = service.settings.instance.clone().unwrap_or_else(|| {
-        format!("{}-{:08x}", service.name, fastrand::u32(..))
-    });
+    let id = service
+        .settings
+        .instance
+        .clone()
+        .unwrap_or_else(|| format!("{}-{:08x}", service.name, fastrand::u32(..)));
     let instance = Instance {
         id: InstanceId::new(id),
         service: service.name.clone(),

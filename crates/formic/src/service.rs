@@ -72,10 +72,8 @@ impl Service {
         if let Err(failure) = lifecycle::logs(&settings) {
             keep(failure);
         }
-        let choice = discovery::Choice {
-            daemon: settings.daemon.as_deref(),
-            registry: settings.registry.as_deref(),
-        };
+        let choice =
+            discovery::Choice { daemon: settings.daemon.as_deref(), registry: settings.registry.as_deref() };
         let registry = discovery::open(&choice).unwrap_or_else(|failure| {
             keep(failure);
             Arc::new(formic_registry::Memory::new())

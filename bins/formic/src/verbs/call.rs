@@ -75,7 +75,8 @@ async fn print(channel: &Channel, call: Call, args: &cli::Call) -> Result<(), Er
 /// Shows an error that a service answered: to people in words, to programs as Connect has it.
 fn show(error: &Error, json: bool) {
     if json {
-        let details: Vec<_> = error.details().iter().map(|detail| json!({ "type": detail.type_name })).collect();
+        let details: Vec<_> =
+            error.details().iter().map(|detail| json!({ "type": detail.type_name })).collect();
         let fields: Vec<_> = error
             .fields()
             .into_iter()
@@ -107,7 +108,8 @@ fn show(error: &Error, json: bool) {
 }
 
 async fn at_address(address: &str, service: &str, name: &str) -> Outcome<(Channel, Method)> {
-    let endpoint: Endpoint = address.parse().map_err(|error| Failure::user("--address is no address").because(error))?;
+    let endpoint: Endpoint =
+        address.parse().map_err(|error| Failure::user("--address is no address").because(error))?;
     let client = formic_client::Client::new(
         std::sync::Arc::new(formic_registry::Memory::new()),
         formic_client::Config::default(),
@@ -118,7 +120,8 @@ async fn at_address(address: &str, service: &str, name: &str) -> Outcome<(Channe
         Ok(None) => Err(Failure::user(format!("{service} has no method {name:?}"))),
         Err(error) if error.code() == formic_core::Code::NotFound => {
             let there = reflect::services(&channel).await.unwrap_or_default().join(", ");
-            Err(Failure::user(format!("{address} does not serve {service}")).help(format!("it serves {there}")))
+            Err(Failure::user(format!("{address} does not serve {service}"))
+                .help(format!("it serves {there}")))
         }
         Err(error) => Err(error.into()),
     }

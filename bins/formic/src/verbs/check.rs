@@ -22,7 +22,11 @@ pub(crate) fn run(args: &Check) -> Outcome {
         output::json(&json!({ "app": manifest.app.name, "order": manifest.order() }));
         return Ok(());
     }
-    output::line(&format!("{}: {} services, started in this order:", manifest.app.name, manifest.services.len()));
+    output::line(&format!(
+        "{}: {} services, started in this order:",
+        manifest.app.name,
+        manifest.services.len()
+    ));
     for (at, wave) in manifest.order().iter().enumerate() {
         output::line(&format!("  {}. {}", at + 1, wave.join(", ")));
     }

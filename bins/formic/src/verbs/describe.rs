@@ -41,7 +41,8 @@ pub(crate) async fn run(args: Describe) -> Outcome {
 }
 
 fn signature(method: &MethodInfo) -> String {
-    let stream = |yes: bool, name: &str| if yes { format!("stream {}", last(name)) } else { last(name).to_owned() };
+    let stream =
+        |yes: bool, name: &str| if yes { format!("stream {}", last(name)) } else { last(name).to_owned() };
     let input = stream(method.kind.client_streams(), &method.input);
     let output = stream(method.kind.server_streams(), &method.output);
     format!("{}({input}) returns ({output})", method.name)
@@ -94,7 +95,9 @@ fn to_json(service: &str, instances: &[&Instance], schema: &Schema) -> serde_jso
             let methods: Vec<_> = rpc
                 .methods
                 .iter()
-                .map(|m| json!({ "name": m.name, "kind": kind(m.kind), "input": m.input, "output": m.output }))
+                .map(
+                    |m| json!({ "name": m.name, "kind": kind(m.kind), "input": m.input, "output": m.output }),
+                )
                 .collect();
             json!({ "name": rpc.name, "methods": methods })
         })
@@ -103,8 +106,10 @@ fn to_json(service: &str, instances: &[&Instance], schema: &Schema) -> serde_jso
         .messages
         .iter()
         .map(|(name, fields)| {
-            let fields: Vec<_> =
-                fields.iter().map(|f| json!({ "number": f.number, "name": f.name, "type": f.kind })).collect();
+            let fields: Vec<_> = fields
+                .iter()
+                .map(|f| json!({ "number": f.number, "name": f.name, "type": f.kind }))
+                .collect();
             (name.clone(), json!(fields))
         })
         .collect();

@@ -20,8 +20,11 @@ fn variable(name: &str) -> Outcome<String> {
 }
 
 pub(crate) async fn run() -> Outcome {
-    formic_telemetry::logs::init(LogFormat::Auto, &std::env::var("FORMIC_LOG").unwrap_or_else(|_| "info".into()))
-        .map_err(Failure::user)?;
+    formic_telemetry::logs::init(
+        LogFormat::Auto,
+        &std::env::var("FORMIC_LOG").unwrap_or_else(|_| "info".into()),
+    )
+    .map_err(Failure::user)?;
     let config: formic_gateway::Config = serde_json::from_str(&variable("FORMIC_CONFIG")?)
         .map_err(|error| Failure::user("FORMIC_CONFIG is not a gateway's").because(error))?;
     let daemon: Endpoint =

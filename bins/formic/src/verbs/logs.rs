@@ -3,7 +3,7 @@
 use std::io::IsTerminal;
 
 use formic_api::control::v1 as pb;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::cli::Logs;
 use crate::exit::{Failure, Outcome};
@@ -60,7 +60,10 @@ impl Prefixes {
         Self { width, names: names.iter().map(|name| (*name).to_owned()).collect(), colour }
     }
 
+    /// A line as people read it: a structured one unfolded, any other as it is.
     pub(crate) fn line(&mut self, service: &str, line: &str) -> String {
+        let unfolded = self.colour.then(|| unfold(line)).flatten();
+        let line = unfolded.as_deref().unwrap_or(line);
         let width = self.width.max(service.len());
         if !self.colour {
             return format!("{service:width$} | {line}");
@@ -74,5 +77,48 @@ impl Prefixes {
         };
         let colour = COLOURS[at % COLOURS.len()];
         format!("\x1b[{colour}m{service:width$} |\x1b[0m {line}")
+    }
+}
+
+/// A structured line of a Formic service (one JSON object) as its pretty form; `None` for other lines.
+fn unfold(line: &str) -> Option<String> {
+    let Value::Object(mut fields) = serde_json::from_str(line).ok()? else { return None };
+    let mut take = |name: &str| fields.remove(name).and_then(|value| value.as_str().map(str::to_owned));
+    let (time, level, message) = (take("time")?, take("level")?, take("message")?);
+    let trace = take("trace_id");
+    take("span_id");
+    take("target");
+    let colour = match level.as_str() {
+        "error" => "31",
+        "warn" => "33",
+        "info" => "32",
+        _ => "2",
+    };
+    let clock = time.get(11..23).unwrap_or(&time);
+    let mut out = format!("\x1b[2m{clock}\x1b[0m \x1b[{colour}m{level:>5}\x1b[0m {message}");
+    for (name, value) in fields {
+        let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        out.push_str(&format!(" \x1b[2m{name}=\x1b[0m{text}"));
+    }
+    if let Some(trace) = trace.as_deref().and_then(|trace| trace.get(..8)) {
+        out.push_str(&format!(" \x1b[2mtrace={trace}\x1b[0m"));
+    }
+    Some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn structured_lines_are_unfolded_and_others_left() {
+        let line = r#"{"time":"2026-11-21T05:38:35.375001Z","level":"info","target":"x","message":"ready","port":80}"#;
+        let text = unfold(line).expect("structured");
+        assert!(
+            text.contains("05:38:35.375") && text.contains("ready") && text.contains("port=\x1b[0m80"),
+            "{text}"
+        );
+        assert_eq!(unfold("plain"), None);
+        assert_eq!(unfold("{\"a\":1}"), None);
     }
 }

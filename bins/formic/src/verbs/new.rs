@@ -23,14 +23,17 @@ const FILES: [(&str, &str); 7] = [
 const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 
 /// Names that would shadow what the generated code uses, or that Cargo refuses.
-const RESERVED: [&str; 10] = ["formic", "core", "std", "alloc", "test", "proc-macro", "self", "super", "crate", "service"];
+const RESERVED: [&str; 10] =
+    ["formic", "core", "std", "alloc", "test", "proc-macro", "self", "super", "crate", "service"];
 
 pub(crate) fn run(args: &New) -> Outcome {
     let name = ServiceName::new(&args.name)
         .map_err(|error| Failure::user(error.to_string()).help("for example `formic new greeter`"))?;
     let package = name.as_str().replace('-', "_");
     if RESERVED.contains(&name.as_str()) || is_keyword(&package) {
-        return Err(Failure::user(format!("{name} has a meaning in Rust already")).help("choose another name"));
+        return Err(
+            Failure::user(format!("{name} has a meaning in Rust already")).help("choose another name")
+        );
     }
     let source = source(args.formic.as_deref())?;
     let folder = args.path.join(name.as_str());
@@ -56,16 +59,21 @@ pub(crate) fn run(args: &New) -> Outcome {
         write().map_err(|error| Failure::user(format!("cannot write {}", path.display())).because(error))?;
     }
     output::talk(&format!("made {} ({} files)", folder.display(), FILES.len()));
-    output::talk(&format!("\n  cd {}\n  cargo test     # its own test\n  formic up      # run it", folder.display()));
+    output::talk(&format!(
+        "\n  cd {}\n  cargo test     # its own test\n  formic up      # run it",
+        folder.display()
+    ));
     Ok(())
 }
 
 fn source(given: Option<&Path>) -> Outcome<PathBuf> {
     let candidate = given.map_or_else(|| PathBuf::from(SOURCE), Path::to_path_buf);
-    candidate.canonicalize().ok().filter(|path| path.join("crates/formic/Cargo.toml").is_file()).ok_or_else(|| {
-        Failure::user(format!("there is no source of Formic at {}", candidate.display()))
-            .help("say where it is: --formic <folder of the checkout>")
-    })
+    candidate.canonicalize().ok().filter(|path| path.join("crates/formic/Cargo.toml").is_file()).ok_or_else(
+        || {
+            Failure::user(format!("there is no source of Formic at {}", candidate.display()))
+                .help("say where it is: --formic <folder of the checkout>")
+        },
+    )
 }
 
 /// `order-book` becomes `OrderBook`.
@@ -73,16 +81,20 @@ fn type_name(name: &str) -> String {
     name.split('-')
         .map(|part| {
             let mut chars = part.chars();
-            chars.next().map(|first| first.to_ascii_uppercase().to_string() + chars.as_str()).unwrap_or_default()
+            chars
+                .next()
+                .map(|first| first.to_ascii_uppercase().to_string() + chars.as_str())
+                .unwrap_or_default()
         })
         .collect()
 }
 
 fn is_keyword(word: &str) -> bool {
     const KEYWORDS: [&str; 39] = [
-        "as", "async", "await", "break", "const", "continue", "dyn", "else", "enum", "extern", "false", "fn", "for",
-        "gen", "if", "impl", "in", "let", "loop", "match", "mod", "move", "mut", "pub", "ref", "return", "static",
-        "struct", "trait", "true", "type", "unsafe", "use", "where", "while", "abstract", "try", "yield", "package",
+        "as", "async", "await", "break", "const", "continue", "dyn", "else", "enum", "extern", "false", "fn",
+        "for", "gen", "if", "impl", "in", "let", "loop", "match", "mod", "move", "mut", "pub", "ref",
+        "return", "static", "struct", "trait", "true", "type", "unsafe", "use", "where", "while", "abstract",
+        "try", "yield", "package",
     ];
     KEYWORDS.contains(&word)
 }

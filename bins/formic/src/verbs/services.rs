@@ -17,7 +17,10 @@ pub(crate) async fn run(args: Listing) -> Outcome {
         by_service.entry(instance.service.as_str()).or_default().push(instance);
     }
     if args.json {
-        let rows: Vec<_> = by_service.iter().map(|(name, instances)| json!({ "service": name, "instances": instances })).collect();
+        let rows: Vec<_> = by_service
+            .iter()
+            .map(|(name, instances)| json!({ "service": name, "instances": instances }))
+            .collect();
         output::json(&json!(rows));
         return Ok(());
     }

@@ -21,7 +21,10 @@ pub(crate) async fn run(args: Stop) -> Outcome {
     if args.listing.json {
         output::json(&json!({ "app": name, "stopped": true, "killed": response.killed }));
     } else if response.killed > 0 {
-        output::talk(&format!("stopped {name}; {} instances outlived their grace and were killed", response.killed));
+        output::talk(&format!(
+            "stopped {name}; {} instances outlived their grace and were killed",
+            response.killed
+        ));
     } else {
         output::talk(&format!("stopped {name}"));
     }

@@ -19,12 +19,12 @@ use formic_client::Client;
 use formic_core::Endpoint;
 use formic_reconcile::{Command, Engine, Handle};
 use formic_registry::{DynRegistry, Memory};
-use formic_rpc::Handle as _;
 use formic_server::{Bound, Server, Serving};
 use formic_spec::{Manifest, Source};
 use formic_supervise::{Features, Lock, LockError, Supervisor};
 use formic_telemetry::{LogFormat, Metrics};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::Up;
@@ -56,9 +56,9 @@ pub(crate) async fn run(args: Up) -> Outcome {
     let supervisor = Supervisor::new(formic_supervise::Config::new(state.run(), features.clone()))
         .map_err(|error| Failure::user("cannot keep records of processes").because(error))?;
     let reaping = CancellationToken::new();
-    let reaper = supervisor.clone();
-    let reaped = reaping.clone();
-    let reaper = tokio::task::spawn(async move { reaper.reap_orphans(reaped).await });
+    let mut reaper = JoinSet::new();
+    let (reaping_too, orphans) = (reaping.clone(), supervisor.clone());
+    reaper.spawn(async move { orphans.reap_orphans(reaping_too).await });
 
     let registry: DynRegistry = Arc::new(Memory::new());
     let client = Client::new(Arc::clone(&registry), formic_client::Config::default());
@@ -69,28 +69,33 @@ pub(crate) async fn run(args: Up) -> Outcome {
         daemon: format!("unix:{}", state.socket().display()),
     };
     let (engine, handle) = Engine::new(config, supervisor, Arc::clone(&registry), client);
-    let gateway = manifest.gateway.as_ref().map(|gateway| format!("http://{}", gateway.listen)).unwrap_or_default();
+    let gateway =
+        manifest.gateway.as_ref().map(|gateway| format!("http://{}", gateway.listen)).unwrap_or_default();
     let about =
         About { app: manifest.app.name.clone(), manifest: file.clone(), gateway, notes: notes(&manifest) };
     let expose = manifest.gateway.as_ref().map(|gateway| gateway.expose.clone()).unwrap_or_default();
     // The manifest does not change while `up` runs; the sender stays so that the watch does not end.
-    let (_routes, routes) = watch::channel(pb::WatchRoutesResponse { generation: 1, exposed: expose, ..Default::default() });
+    let (_routes, routes) =
+        watch::channel(pb::WatchRoutesResponse { generation: 1, exposed: expose, ..Default::default() });
     let control = Control { about, engine: handle.clone(), logs: state.logs(), routes };
     let api = serve(&state, control.clone(), Arc::clone(&registry)).await?;
 
     let desired = desired::desired(&manifest, &folder, &artifacts)?;
-    let running = tokio::task::spawn(engine.run());
+    let mut running = JoinSet::new();
+    running.spawn(engine.run());
     let (answer, _applied) = tokio::sync::oneshot::channel();
     handle.send(Command::Apply(desired, answer)).map_err(|error| Failure::bug(error.to_string()))?;
 
-    let shown = show::Show { control, registry, logs: state.logs(), quiet: args.quiet, json: args.json, started };
-    let showing = tokio::task::spawn(shown.run());
-    let outcome = until_end(&handle, running).await;
+    let shown =
+        show::Show { control, registry, logs: state.logs(), quiet: args.quiet, json: args.json, started };
+    let mut showing = JoinSet::new();
+    showing.spawn(shown.run());
+    let outcome = until_end(&handle, &mut running).await;
     // What was written last is shown too.
-    let _ = tokio::time::timeout(Duration::from_secs(2), showing).await;
+    let _ = tokio::time::timeout(Duration::from_secs(2), showing.join_next()).await;
     api.stop(Duration::from_secs(1)).await;
     reaping.cancel();
-    let _ = reaper.await;
+    reaper.join_next().await;
     let stopped = outcome?;
     if stopped.killed > 0 {
         talk(&format!("stopped; {} instances outlived their grace and were killed", stopped.killed));
@@ -118,8 +123,12 @@ async fn sweep(state: &State, features: &Features) -> crate::exit::Outcome {
         let what = match &found.outcome {
             Outcome::OtherBoot | Outcome::Gone => continue,
             Outcome::Stopped { .. } => "was still running and is stopped",
-            Outcome::Quarantined { .. } => "may still be running; it is not proven to be ours and is left alone",
-            Outcome::Damaged { .. } => "had a damaged record, which is set aside; what carried its id is stopped",
+            Outcome::Quarantined { .. } => {
+                "may still be running; it is not proven to be ours and is left alone"
+            }
+            Outcome::Damaged { .. } => {
+                "had a damaged record, which is set aside; what carried its id is stopped"
+            }
         };
         talk(&format!("left by an earlier run: {} {what}", found.id));
     }
@@ -131,10 +140,11 @@ fn port_is_free(manifest: &Manifest) -> Outcome {
     let Some(gateway) = &manifest.gateway else { return Ok(()) };
     match TcpListener::bind(gateway.listen) {
         Ok(_) => Ok(()),
-        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
-            Err(Failure::user(format!("the gateway's address {} is in use by another process", gateway.listen))
-                .help("stop that process, or set another `listen` under [gateway]"))
-        }
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Err(Failure::user(format!(
+            "the gateway's address {} is in use by another process",
+            gateway.listen
+        ))
+        .help("stop that process, or set another `listen` under [gateway]")),
         Err(error) => {
             Err(Failure::user(format!("the gateway cannot listen on {}", gateway.listen)).because(error))
         }
@@ -154,13 +164,22 @@ fn notes(manifest: &Manifest) -> Vec<String> {
         .flatten()
         .collect();
         if !asked.is_empty() {
-            notes.push(format!("{}: unenforced ({}: limits come with cgroups)", service.name, asked.join(", ")));
+            notes.push(format!(
+                "{}: unenforced ({}: limits come with cgroups)",
+                service.name,
+                asked.join(", ")
+            ));
         }
     }
     notes
 }
 
-async fn artifacts(folder: &Path, manifest: &Manifest, release: bool, no_build: bool) -> Outcome<build::Artifacts> {
+async fn artifacts(
+    folder: &Path,
+    manifest: &Manifest,
+    release: bool,
+    no_build: bool,
+) -> Outcome<build::Artifacts> {
     let packages: BTreeMap<String, String> = manifest
         .services
         .iter()
@@ -187,11 +206,7 @@ async fn interruptible<T>(work: impl Future<Output = T>) -> Outcome<T> {
 }
 
 /// The API on its socket.
-async fn serve(
-    state: &State,
-    control: Control,
-    registry: DynRegistry,
-) -> Outcome<formic_server::Running> {
+async fn serve(state: &State, control: Control, registry: DynRegistry) -> Outcome<formic_server::Running> {
     let failed = |error: formic_core::Error| Failure::bug(error.to_string());
     let mut api = Server::new(formic_server::Config::default(), Metrics::new())
         .serve(Arc::new(pb::ControlServiceServer::new(control)))
@@ -205,14 +220,13 @@ async fn serve(
         .map_err(|error| Failure::user("cannot open the API's socket").because(error))?;
     api.listen(bound);
     api.health().set(Serving::Ready);
-    debug_assert!(!api.handle().services().is_empty());
     Ok(api)
 }
 
 /// Waits for a signal or for a stop by the API; the first signal drains, the second kills.
 async fn until_end(
     handle: &Handle,
-    mut running: tokio::task::JoinHandle<formic_reconcile::Stopped>,
+    running: &mut JoinSet<formic_reconcile::Stopped>,
 ) -> Outcome<formic_reconcile::Stopped> {
     use tokio::signal::unix::{SignalKind, signal};
     let no_signals = |error: std::io::Error| Failure::bug("cannot listen for signals").because(error);
@@ -222,7 +236,8 @@ async fn until_end(
     let mut asked = 0;
     loop {
         tokio::select! {
-            ended = &mut running => {
+            ended = running.join_next() => {
+                let ended = ended.ok_or_else(|| Failure::bug("the engine was never started"))?;
                 return ended.map_err(|error| Failure::bug("the engine panicked").because(error));
             }
             _ = int.recv() => asked += 1,

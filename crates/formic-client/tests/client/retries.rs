@@ -142,7 +142,7 @@ async fn a_lost_connection_is_repeated_for_an_idempotent_method() {
     task.abort();
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_goes_away_loses_no_call() {
     // Twenty servers in turn say goodbye under load; nothing is lost, idempotent or not.
     let registry = Memory::new();
@@ -168,9 +168,6 @@ async fn a_server_that_goes_away_loses_no_call() {
     for n in 0..20 {
         let server = Server::start(&Echo::new()).await;
         register(&registry, &format!("passing-{n}"), &server.endpoint).await;
-        let began = std::time::Instant::now();
-        let dbg = (server.echo.clone(), server.accepted.clone(), stable.echo.clone());
-        let _t = tokio::spawn(async move { for _ in 0..30 { tokio::time::sleep(Duration::from_millis(300)).await; println!("{n} {:?} calls {} accepted {} stable {}", began.elapsed(), dbg.0.calls(), dbg.1.load(std::sync::atomic::Ordering::SeqCst), dbg.2.calls()); } });
         until("the new server to be called", || server.echo.calls() > 20).await;
         // It is still registered, so calls run into its goodbye.
         server.drain();
@@ -217,12 +214,12 @@ async fn unavailable_is_the_callers_for_other_methods_and_other_codes() {
 }
 
 #[tokio::test]
-async fn a_stream_is_repeated_before_its_first_answer_only() {
-    let (server, channel) = single(Config::default()).await;
+async fn an_error_that_ends_a_stream_is_the_callers() {
     const IDEMPOTENT: Method = REPEAT.idempotent(true);
+    let (server, channel) = single(Config::default()).await;
     server.echo.fail_next(unavailable(1));
     let mut stream = channel.call(call_of(IDEMPOTENT, "x")).await.unwrap().body.into_stream();
-    // Over Connect an error is the stream's end, so it arrives with the stream and is the caller's.
+    // Over Connect the stream has begun by then: its error is its last message.
     let first = next(&mut stream).await.unwrap();
     assert_eq!(first.unwrap_err().code(), Code::Unavailable);
     assert_eq!(server.echo.calls(), 1);

@@ -52,7 +52,7 @@ async fn an_endpoint_that_is_killed_and_back_is_found_again() {
     drop(server);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_kill_of_one_of_three_costs_at_most_what_was_on_its_way() {
     let registry = Memory::new();
     let mut servers = Vec::new();

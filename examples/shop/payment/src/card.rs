@@ -31,7 +31,11 @@ impl Card {
                 faults.push(Malformed { field, must });
             }
         };
-        check((12..=19).contains(&digits.len()) && all_digits(&digits), "card.number", "must have 12 to 19 digits");
+        check(
+            (12..=19).contains(&digits.len()) && all_digits(&digits),
+            "card.number",
+            "must have 12 to 19 digits",
+        );
         check(is_month_and_year(expiry), "card.expiry", "must be MM/YY");
         check((3..=4).contains(&cvc.len()) && all_digits(cvc), "card.cvc", "must have 3 or 4 digits");
         if faults.is_empty() { Ok(Self { number: digits }) } else { Err(faults) }

@@ -10,8 +10,8 @@ use crate::card::Card;
 use crate::ledger::{self, Fault, Refusal, State, Terms};
 use crate::processor;
 use crate::v1::{
-    AuthorizeRequest, AuthorizeResponse, CaptureRequest, CaptureResponse, GetRequest, GetResponse, Money, Payment,
-    PaymentService, PaymentState, RefundRequest, RefundResponse, VoidRequest, VoidResponse,
+    AuthorizeRequest, AuthorizeResponse, CaptureRequest, CaptureResponse, GetRequest, GetResponse, Money,
+    Payment, PaymentService, PaymentState, RefundRequest, RefundResponse, VoidRequest, VoidResponse,
 };
 
 /// Who defines the reasons in this service's errors.
@@ -99,14 +99,17 @@ fn checked_id(id: &str) -> Result<String, Error> {
     if (1..=MAX_ID).contains(&id.len()) {
         return Ok(id.to_owned());
     }
-    Err(Error::invalid_argument("the payment has no valid id").with_field("payment_id", "must have 1 to 128 bytes"))
+    Err(Error::invalid_argument("the payment has no valid id")
+        .with_field("payment_id", "must have 1 to 128 bytes"))
 }
 
 /// The card, when every field is as it must be; else all that is wrong.
 fn check(req: &AuthorizeRequest) -> Result<Card, Error> {
     let id = |id: &str| (1..=MAX_ID).contains(&id.len());
     let amount = req.amount.as_option();
-    let currency = |amount: &Money| amount.currency.len() == 3 && amount.currency.bytes().all(|c| c.is_ascii_uppercase());
+    let currency = |amount: &Money| {
+        amount.currency.len() == 3 && amount.currency.bytes().all(|c| c.is_ascii_uppercase())
+    };
     let rules = [
         (id(&req.payment_id), "payment_id", "must have 1 to 128 bytes"),
         (id(&req.order_id), "order_id", "must have 1 to 128 bytes"),
@@ -135,11 +138,15 @@ fn fail(fault: Fault) -> Error {
 
 fn refuse(refusal: Refusal) -> Error {
     let none = [("", ""); 0];
-    let precondition = |message: &str, reason| Error::failed_precondition(message).with_info(DOMAIN, reason, none);
+    let precondition =
+        |message: &str, reason| Error::failed_precondition(message).with_info(DOMAIN, reason, none);
     match refusal {
         Refusal::Unknown => Error::not_found("there is no such payment"),
-        Refusal::Mismatch => Error::already_exists("this id belongs to another payment")
-            .with_info(DOMAIN, "PAYMENT_MISMATCH", none),
+        Refusal::Mismatch => Error::already_exists("this id belongs to another payment").with_info(
+            DOMAIN,
+            "PAYMENT_MISMATCH",
+            none,
+        ),
         Refusal::Declined(code) => Error::failed_precondition(format!("the card was declined: {code}"))
             .with_info(DOMAIN, "CARD_DECLINED", [("decline_code", code)]),
         Refusal::Voided => precondition("the payment was voided", "PAYMENT_VOIDED"),
@@ -159,8 +166,11 @@ fn to_wire(payment: ledger::Payment) -> Payment {
     };
     let terms = payment.terms;
     // A tombstone has no amount.
-    let amount = (!terms.currency.is_empty())
-        .then(|| Money { minor_units: terms.minor_units, currency: terms.currency, ..Default::default() });
+    let amount = (!terms.currency.is_empty()).then(|| Money {
+        minor_units: terms.minor_units,
+        currency: terms.currency,
+        ..Default::default()
+    });
     Payment {
         payment_id: terms.payment_id,
         order_id: terms.order_id,

@@ -47,7 +47,8 @@ impl ProductService for Products {
         reply(CategoriesResponse { categories: categories.collect(), ..Default::default() })
     }
 
-    async fn reserve(&self, _ctx: Context, req: Request<'_, ReserveRequest>) -> Reply<ReserveResponse> {
+    async fn reserve(&self, ctx: Context, req: Request<'_, ReserveRequest>) -> Reply<ReserveResponse> {
+        from_inside(&ctx)?;
         let req = req.to_owned_message();
         let items = input::reservation(&req.reservation_id, &req.order_id, &req.items)?;
         let reserved =
@@ -55,13 +56,15 @@ impl ProductService for Products {
         reply(ReserveResponse { reservation: self.reservation(reserved).into(), ..Default::default() })
     }
 
-    async fn commit(&self, _ctx: Context, req: Request<'_, CommitRequest>) -> Reply<CommitResponse> {
+    async fn commit(&self, ctx: Context, req: Request<'_, CommitRequest>) -> Reply<CommitResponse> {
+        from_inside(&ctx)?;
         let id = input::id("reservation_id", req.reservation_id)?;
         let committed = self.store.commit(id).await.map_err(wire::stock_error)?;
         reply(CommitResponse { reservation: self.reservation(committed).into(), ..Default::default() })
     }
 
-    async fn release(&self, _ctx: Context, req: Request<'_, ReleaseRequest>) -> Reply<ReleaseResponse> {
+    async fn release(&self, ctx: Context, req: Request<'_, ReleaseRequest>) -> Reply<ReleaseResponse> {
+        from_inside(&ctx)?;
         let id = input::id("reservation_id", req.reservation_id)?;
         let released = self.store.release(id).await.map_err(wire::stock_error)?;
         reply(ReleaseResponse { reservation: self.reservation(released).into(), ..Default::default() })
@@ -69,9 +72,10 @@ impl ProductService for Products {
 
     async fn get_reservation(
         &self,
-        _ctx: Context,
+        ctx: Context,
         req: Request<'_, GetReservationRequest>,
     ) -> Reply<GetReservationResponse> {
+        from_inside(&ctx)?;
         let id = input::id("reservation_id", req.reservation_id)?;
         let found = self.store.reservation(id).await.map_err(wire::stock_error)?;
         reply(GetReservationResponse { reservation: self.reservation(found).into(), ..Default::default() })
@@ -111,6 +115,15 @@ impl ProductService for Products {
         let if_version = Some(req.if_version).filter(|&version| version != 0);
         let cart = self.store.clear_cart(user, if_version).await?;
         reply(ClearCartResponse { cart: self.cart(cart).into(), ..Default::default() })
+    }
+}
+
+/// Stock is moved by services, which call each other directly: refuses what came through the gateway, which writes down where
+/// each of its calls comes from. Else anybody outside could reserve the shop empty.
+fn from_inside(ctx: &Context) -> Result<(), Error> {
+    match ctx.metadata().get("x-forwarded-for") {
+        None => Ok(()),
+        Some(_) => Err(Error::permission_denied("reservations are made by the shop's own services")),
     }
 }
 

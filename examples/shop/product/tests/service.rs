@@ -231,3 +231,23 @@ async fn what_is_not_there_cannot_be_reserved() {
     let fields: Vec<_> = error.fields().into_iter().map(|violation| violation.field).collect();
     assert_eq!(fields, ["reservation_id", "order_id", "items"]);
 }
+
+#[formic::test]
+async fn stock_is_not_moved_from_outside() {
+    let world = World::new().await;
+    let before = world.available(LAMP).await;
+    let item = Item { product_id: LAMP.into(), quantity: 1, ..Default::default() };
+    let request = ReserveRequest {
+        reservation_id: "r1".into(),
+        order_id: "o1".into(),
+        items: vec![item],
+        ..Default::default()
+    };
+    let error = world.product.reserve(request).metadata("x-forwarded-for", "203.0.113.7").await.unwrap_err();
+    assert_eq!(error.code(), Code::PermissionDenied);
+    world.reserve("r1", LAMP, 1).await.unwrap();
+    let release = ReleaseRequest { reservation_id: "r1".into(), ..Default::default() };
+    let error = world.product.release(release).metadata("x-forwarded-for", "203.0.113.7").await.unwrap_err();
+    assert_eq!(error.code(), Code::PermissionDenied);
+    assert_eq!(world.available(LAMP).await, before - 1);
+}

@@ -8,8 +8,8 @@ const IN_TRANSIT_AFTER_MS: u64 = 60_000;
 const DELIVERED_AFTER_MS: u64 = 180_000;
 
 const COUNTRIES: [&str; 20] = [
-    "AT", "BE", "CA", "CH", "CZ", "DE", "DK", "ES", "FI", "FR", "GB", "IE", "IT", "LU", "NL", "NO", "PL", "PT", "SE",
-    "US",
+    "AT", "BE", "CA", "CH", "CZ", "DE", "DK", "ES", "FI", "FR", "GB", "IE", "IT", "LU", "NL", "NO", "PL",
+    "PT", "SE", "US",
 ];
 
 /// Helgoland and Büsingen, which carriers know as the exceptions.
@@ -46,7 +46,8 @@ impl Default for Config {
 impl Config {
     /// Whether a parcel can go there. Case and spaces of a postal code do not matter.
     pub(crate) fn serves(&self, country: &str, postal_code: &str) -> bool {
-        let plain = |text: &str| text.chars().filter(|c| !c.is_whitespace()).collect::<String>().to_ascii_uppercase();
+        let plain =
+            |text: &str| text.chars().filter(|c| !c.is_whitespace()).collect::<String>().to_ascii_uppercase();
         let code = format!("{country}-{}", plain(postal_code));
         self.countries.iter().any(|served| served == country)
             && !self.unserved.iter().any(|prefix| code.starts_with(&plain(prefix)))
@@ -55,8 +56,14 @@ impl Config {
     /// Every fault of the settings.
     pub(crate) fn faults(&self) -> Vec<&'static str> {
         let rules = [
-            (self.picked_after_ms <= self.in_transit_after_ms, "picked_after_ms must not exceed in_transit_after_ms"),
-            (self.in_transit_after_ms <= self.delivered_after_ms, "in_transit_after_ms must not exceed delivered_after_ms"),
+            (
+                self.picked_after_ms <= self.in_transit_after_ms,
+                "picked_after_ms must not exceed in_transit_after_ms",
+            ),
+            (
+                self.in_transit_after_ms <= self.delivered_after_ms,
+                "in_transit_after_ms must not exceed delivered_after_ms",
+            ),
             (i64::try_from(self.delivered_after_ms).is_ok(), "delivered_after_ms is too large"),
         ];
         rules.into_iter().filter(|(ok, _)| !ok).map(|(_, fault)| fault).collect()

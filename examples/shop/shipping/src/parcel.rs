@@ -43,8 +43,11 @@ impl Timetable {
     pub(crate) fn events(&self, cancelled: Option<i64>, now: i64) -> Vec<(State, i64)> {
         let until = cancelled.unwrap_or(now).min(now.max(self.booked));
         let mut events = vec![(State::Booked, self.booked)];
-        let later =
-            [(State::Picked, self.picked), (State::InTransit, self.in_transit), (State::Delivered, self.delivered)];
+        let later = [
+            (State::Picked, self.picked),
+            (State::InTransit, self.in_transit),
+            (State::Delivered, self.delivered),
+        ];
         // A cancellation comes before the parcel leaves, so whatever its moment, nothing later has happened.
         let limit = if cancelled.is_some() { 1 } else { later.len() };
         events.extend(later.into_iter().take(limit).filter(|(_, at)| *at <= until));
@@ -66,7 +69,12 @@ mod tests {
     #[test]
     fn the_clock_moves_it() {
         let by_time = [(0, State::Booked), (100, State::Booked), (109, State::Booked), (110, State::Picked)];
-        let later = [(119, State::Picked), (120, State::InTransit), (130, State::Delivered), (i64::MAX, State::Delivered)];
+        let later = [
+            (119, State::Picked),
+            (120, State::InTransit),
+            (130, State::Delivered),
+            (i64::MAX, State::Delivered),
+        ];
         for (now, expected) in by_time.into_iter().chain(later) {
             assert_eq!(state(None, now), expected, "at {now}");
         }
@@ -93,7 +101,12 @@ mod tests {
 
     #[test]
     fn speeds_count_from_the_booking() {
-        let config = Config { picked_after_ms: 1, in_transit_after_ms: 2, delivered_after_ms: u64::MAX, ..Config::default() };
+        let config = Config {
+            picked_after_ms: 1,
+            in_transit_after_ms: 2,
+            delivered_after_ms: u64::MAX,
+            ..Config::default()
+        };
         let times = Timetable::new(1000, &config);
         assert_eq!((times.picked, times.in_transit, times.delivered), (1001, 1002, i64::MAX));
     }

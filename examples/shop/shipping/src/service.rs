@@ -12,8 +12,8 @@ use crate::Config;
 use crate::parcel::State;
 use crate::shipments::{self, Fault, Refusal, Terms};
 use crate::v1::{
-    Address, BookRequest, BookResponse, CancelRequest, CancelResponse, Item, Shipment, ShipmentEvent, ShipmentState,
-    ShippingService, TrackRequest, TrackResponse,
+    Address, BookRequest, BookResponse, CancelRequest, CancelResponse, Item, Shipment, ShipmentEvent,
+    ShipmentState, ShippingService, TrackRequest, TrackResponse,
 };
 
 /// Who defines the reasons in this service's errors.
@@ -56,7 +56,8 @@ impl ShippingService for Shipments {
         let terms = from_wire(req);
         let config = Arc::clone(&self.config);
         let now = now();
-        let booked = self.database.write(move |db| shipments::book(db, &terms, &config, now)).await.map_err(fail)?;
+        let booked =
+            self.database.write(move |db| shipments::book(db, &terms, &config, now)).await.map_err(fail)?;
         tracing::info!(shipment = %booked.terms.shipment_id, order = %booked.terms.order_id, "booked");
         reply(BookResponse { shipment: to_wire(booked, now).into(), ..Default::default() })
     }
@@ -86,7 +87,8 @@ fn checked_id(id: &str) -> Result<String, Error> {
     if (1..=MAX_ID).contains(&id.len()) {
         return Ok(id.to_owned());
     }
-    Err(Error::invalid_argument("the shipment has no valid id").with_field("shipment_id", "must have 1 to 128 bytes"))
+    Err(Error::invalid_argument("the shipment has no valid id")
+        .with_field("shipment_id", "must have 1 to 128 bytes"))
 }
 
 /// Nothing, or all that is wrong with the fields.
@@ -126,8 +128,11 @@ fn refuse(refusal: Refusal) -> Error {
     let none = [("", ""); 0];
     match refusal {
         Refusal::Unknown => Error::not_found("there is no such shipment"),
-        Refusal::Mismatch => Error::already_exists("this id belongs to another shipment")
-            .with_info(DOMAIN, "SHIPMENT_MISMATCH", none),
+        Refusal::Mismatch => Error::already_exists("this id belongs to another shipment").with_info(
+            DOMAIN,
+            "SHIPMENT_MISMATCH",
+            none,
+        ),
         Refusal::NotServed { country, postal_code } => {
             Error::failed_precondition(format!("no parcels go to {country} {postal_code}")).with_info(
                 DOMAIN,
@@ -135,10 +140,16 @@ fn refuse(refusal: Refusal) -> Error {
                 [("country", country), ("postal_code", postal_code)],
             )
         }
-        Refusal::Cancelled => Error::failed_precondition("the shipment was cancelled")
-            .with_info(DOMAIN, "SHIPMENT_CANCELLED", none),
-        Refusal::UnderWay => Error::failed_precondition("the parcel is on its way")
-            .with_info(DOMAIN, "SHIPMENT_UNDER_WAY", none),
+        Refusal::Cancelled => Error::failed_precondition("the shipment was cancelled").with_info(
+            DOMAIN,
+            "SHIPMENT_CANCELLED",
+            none,
+        ),
+        Refusal::UnderWay => Error::failed_precondition("the parcel is on its way").with_info(
+            DOMAIN,
+            "SHIPMENT_UNDER_WAY",
+            none,
+        ),
     }
 }
 
@@ -163,7 +174,11 @@ fn to_wire(shipment: shipments::Shipment, now: i64) -> Shipment {
         .times
         .events(shipment.cancelled, now)
         .into_iter()
-        .map(|(state, at_unix_ms)| ShipmentEvent { state: on_wire(state).into(), at_unix_ms, ..Default::default() })
+        .map(|(state, at_unix_ms)| ShipmentEvent {
+            state: on_wire(state).into(),
+            at_unix_ms,
+            ..Default::default()
+        })
         .collect();
     let terms = shipment.terms;
     // A tombstone has no address.
@@ -184,7 +199,9 @@ fn to_wire(shipment: shipments::Shipment, now: i64) -> Shipment {
         order_id: terms.order_id,
         state: events.last().map(|event| event.state).unwrap_or_default(),
         address: address.map(MessageField::some).unwrap_or_default(),
-        items: items.map(|(product_id, quantity)| Item { product_id, quantity, ..Default::default() }).collect(),
+        items: items
+            .map(|(product_id, quantity)| Item { product_id, quantity, ..Default::default() })
+            .collect(),
         events,
         ..Default::default()
     }

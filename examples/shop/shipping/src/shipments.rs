@@ -86,7 +86,12 @@ pub(crate) fn find(connection: &Connection, shipment_id: &str) -> Result<Option<
 }
 
 /// Books the shipment at the moment `now`, unless the id already stands for something: then that is the answer.
-pub(crate) fn book(connection: &Connection, terms: &Terms, config: &Config, now: i64) -> Result<Shipment, Fault> {
+pub(crate) fn book(
+    connection: &Connection,
+    terms: &Terms,
+    config: &Config,
+    now: i64,
+) -> Result<Shipment, Fault> {
     match find(connection, &terms.shipment_id)? {
         Some(found) if found.cancelled.is_some() => return Err(Fault::Refused(Refusal::Cancelled)),
         Some(found) if found.terms != *terms => return Err(Fault::Refused(Refusal::Mismatch)),
@@ -117,7 +122,10 @@ pub(crate) fn cancel(connection: &Connection, shipment_id: &str, now: i64) -> Re
     if !shipment.times.may_cancel(now) {
         return Err(Fault::Refused(Refusal::UnderWay));
     }
-    connection.execute("UPDATE shipments SET cancelled_at = ?2 WHERE shipment_id = ?1", params![shipment_id, now])?;
+    connection.execute(
+        "UPDATE shipments SET cancelled_at = ?2 WHERE shipment_id = ?1",
+        params![shipment_id, now],
+    )?;
     shipment.cancelled = Some(now);
     Ok(shipment)
 }
@@ -164,8 +172,12 @@ impl Shipment {
             address: from_json(row, 2)?,
             items: from_json(row, 3)?,
         };
-        let times =
-            Timetable { booked: row.get(4)?, picked: row.get(5)?, in_transit: row.get(6)?, delivered: row.get(7)? };
+        let times = Timetable {
+            booked: row.get(4)?,
+            picked: row.get(5)?,
+            in_transit: row.get(6)?,
+            delivered: row.get(7)?,
+        };
         Ok(Self { terms, times, cancelled: row.get(8)? })
     }
 }

@@ -42,14 +42,23 @@ struct Diagnostic {
 }
 
 /// Builds these packages (package to service), with cargo in the manifest's folder.
-pub(crate) async fn build(folder: &Path, packages: &BTreeMap<String, String>, release: bool) -> Outcome<Artifacts> {
+pub(crate) async fn build(
+    folder: &Path,
+    packages: &BTreeMap<String, String>,
+    release: bool,
+) -> Outcome<Artifacts> {
     if packages.is_empty() {
         return Ok(Artifacts::new());
     }
     let colour = output::colour(std::io::stderr().is_terminal());
-    let mut command = tokio::process::Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut command =
+        tokio::process::Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.arg("build").current_dir(folder);
-    command.arg(if colour { "--message-format=json-diagnostic-rendered-ansi" } else { "--message-format=json" });
+    command.arg(if colour {
+        "--message-format=json-diagnostic-rendered-ansi"
+    } else {
+        "--message-format=json"
+    });
     if release {
         command.arg("--release");
     }
@@ -63,12 +72,10 @@ pub(crate) async fn build(folder: &Path, packages: &BTreeMap<String, String>, re
             command.env_remove(&*name);
         }
     }
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(|error| Failure::user("cannot run cargo").help("install Rust from rustup.rs").because(error))?;
+    let mut child =
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true).spawn().map_err(|error| {
+            Failure::user("cannot run cargo").help("install Rust from rustup.rs").because(error)
+        })?;
     let stdout = child.stdout.take().ok_or_else(|| Failure::bug("cargo was started without its output"))?;
     let mut lines = BufReader::new(stdout).lines();
     let mut artifacts = Artifacts::new();
@@ -78,7 +85,10 @@ pub(crate) async fn build(folder: &Path, packages: &BTreeMap<String, String>, re
         let package = package_name(&message.package_id);
         match message.reason.as_str() {
             "compiler-artifact" => {
-                let binary = message.target.as_ref().is_some_and(|target| target.kind.iter().any(|kind| kind == "bin"));
+                let binary = message
+                    .target
+                    .as_ref()
+                    .is_some_and(|target| target.kind.iter().any(|kind| kind == "bin"));
                 if let (true, Some(executable)) = (binary, message.executable) {
                     // A package with several binaries runs the one of its own name, else the first.
                     let named = message.target.is_some_and(|target| target.name == package);
@@ -104,12 +114,17 @@ pub(crate) async fn build(folder: &Path, packages: &BTreeMap<String, String>, re
     }
     let status = child.wait().await.map_err(|error| Failure::user("cargo did not end").because(error))?;
     if !status.success() {
-        let services: Vec<_> =
-            failed.iter().map(|package| packages.get(package).map_or(package.as_str(), String::as_str)).collect();
+        let services: Vec<_> = failed
+            .iter()
+            .map(|package| packages.get(package).map_or(package.as_str(), String::as_str))
+            .collect();
         return Err(match services.as_slice() {
             [] => Failure::user("the build failed; cargo's message is above"),
             [one] => Failure::user(format!("the build of {one} failed; the compiler's message is above")),
-            many => Failure::user(format!("the builds of {} failed; the compiler's messages are above", many.join(", "))),
+            many => Failure::user(format!(
+                "the builds of {} failed; the compiler's messages are above",
+                many.join(", ")
+            )),
         });
     }
     for (package, service) in packages {
@@ -135,7 +150,11 @@ struct PackageInfo {
 }
 
 /// Where an earlier build has put these packages' executables.
-pub(crate) async fn find(folder: &Path, packages: &BTreeMap<String, String>, release: bool) -> Outcome<Artifacts> {
+pub(crate) async fn find(
+    folder: &Path,
+    packages: &BTreeMap<String, String>,
+    release: bool,
+) -> Outcome<Artifacts> {
     if packages.is_empty() {
         return Ok(Artifacts::new());
     }
@@ -145,17 +164,26 @@ pub(crate) async fn find(folder: &Path, packages: &BTreeMap<String, String>, rel
         .stdin(Stdio::null())
         .output()
         .await
-        .map_err(|error| Failure::user("cannot run cargo").help("install Rust from rustup.rs").because(error))?;
+        .map_err(|error| {
+            Failure::user("cannot run cargo").help("install Rust from rustup.rs").because(error)
+        })?;
     if !output.status.success() {
-        return Err(Failure::user(format!("cargo does not know this folder: {}", String::from_utf8_lossy(&output.stderr))));
+        return Err(Failure::user(format!(
+            "cargo does not know this folder: {}",
+            String::from_utf8_lossy(&output.stderr)
+        )));
     }
-    let metadata: Metadata = serde_json::from_slice(&output.stdout)
-        .map_err(|error| Failure::bug("cargo's description of the workspace is not what is expected").because(error))?;
+    let metadata: Metadata = serde_json::from_slice(&output.stdout).map_err(|error| {
+        Failure::bug("cargo's description of the workspace is not what is expected").because(error)
+    })?;
     let profile = metadata.target_directory.join(if release { "release" } else { "debug" });
     let mut artifacts = Artifacts::new();
     for (package, service) in packages {
         let found = metadata.packages.iter().find(|info| info.name == *package);
-        let bins = found.iter().flat_map(|info| &info.targets).filter(|target| target.kind.iter().any(|kind| kind == "bin"));
+        let bins = found
+            .iter()
+            .flat_map(|info| &info.targets)
+            .filter(|target| target.kind.iter().any(|kind| kind == "bin"));
         let executable = bins
             .min_by_key(|target| target.name != *package)
             .map(|target| profile.join(&target.name))
@@ -163,7 +191,8 @@ pub(crate) async fn find(folder: &Path, packages: &BTreeMap<String, String>, rel
         match executable {
             Some(path) => artifacts.insert(package.clone(), path),
             None => {
-                return Err(Failure::user(format!("{service} is not built")).help("run `formic up` without --no-build"));
+                return Err(Failure::user(format!("{service} is not built"))
+                    .help("run `formic up` without --no-build"));
             }
         };
     }

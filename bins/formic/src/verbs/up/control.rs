@@ -1,5 +1,6 @@
 //! The control service of a running application, over the engine's handle.
 
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -113,29 +114,22 @@ impl pb::ControlService for Control {
         let services = request.services.iter().map(|name| (*name).to_owned()).collect();
         let (follow, tail) = (request.follow, request.tail as usize);
         let mut logs = Logs::new(self.logs.clone(), services);
-        let unreadable = |error: std::io::Error| Error::internal("the logs cannot be read").with_source(error);
+        let unreadable =
+            |error: std::io::Error| Error::internal("the logs cannot be read").with_source(error);
         let first = logs.last(tail).await.map_err(unreadable)?;
-        let (sender, lines) = Streaming::channel(64);
-        // Owned by the call: it ends when the receiver of its lines is gone.
-        drop(tokio::task::spawn(async move {
-            for line in first {
-                if sender.send(Ok(to_pb(line))).await.is_err() {
-                    return;
+        let state = (logs, VecDeque::from(first));
+        reply(Streaming::new(futures::stream::unfold(state, move |(mut logs, mut lines)| async move {
+            loop {
+                if let Some(line) = lines.pop_front() {
+                    return Some((Ok(to_pb(line)), (logs, lines)));
                 }
+                if !follow {
+                    return None;
+                }
+                tokio::time::sleep(LOOK).await;
+                lines.extend(logs.more().await.unwrap_or_default());
             }
-            while follow {
-                tokio::select! {
-                    () = sender.closed() => return,
-                    () = tokio::time::sleep(LOOK) => {}
-                }
-                for line in logs.more().await.unwrap_or_default() {
-                    if sender.send(Ok(to_pb(line))).await.is_err() {
-                        return;
-                    }
-                }
-            }
-        }));
-        reply(lines)
+        })))
     }
 
     async fn stop(&self, _: Context, request: Request<'_, pb::StopRequest>) -> Reply<pb::StopResponse> {

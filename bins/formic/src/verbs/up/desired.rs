@@ -25,8 +25,9 @@ pub(crate) fn desired(manifest: &Manifest, folder: &Path, artifacts: &Artifacts)
                 (program, Vec::new())
             }
             Source::Command(words) => {
-                let (program, args) =
-                    words.split_first().ok_or_else(|| Failure::user(format!("the command of {} is empty", service.name)))?;
+                let (program, args) = words
+                    .split_first()
+                    .ok_or_else(|| Failure::user(format!("the command of {} is empty", service.name)))?;
                 (program_path(program, folder), args.to_vec())
             }
             Source::Image(image) => {
@@ -35,7 +36,8 @@ pub(crate) fn desired(manifest: &Manifest, folder: &Path, artifacts: &Artifacts)
             }
         };
         args.extend(service.args.iter().cloned());
-        let config = serde_json::to_string(&service.config).map_err(|error| Failure::bug("config").because(error))?;
+        let config =
+            serde_json::to_string(&service.config).map_err(|error| Failure::bug("config").because(error))?;
         let mut env = service.env.clone();
         env.entry("FORMIC_CONFIG".into()).or_insert(config);
         let digest = fingerprint(&program);
@@ -61,7 +63,8 @@ pub(crate) fn desired(manifest: &Manifest, folder: &Path, artifacts: &Artifacts)
 }
 
 fn json(start: &Start) -> Outcome<serde_json::Value> {
-    serde_json::to_value(start).map_err(|error| Failure::bug("the start of a service does not encode").because(error))
+    serde_json::to_value(start)
+        .map_err(|error| Failure::bug("the start of a service does not encode").because(error))
 }
 
 /// The gateway: the same binary, in a process of its own, once what it exposes is ready.
@@ -80,8 +83,10 @@ fn gateway(manifest: &Manifest, folder: &Path) -> Outcome<Option<Service>> {
         grace: Duration::from_secs(10),
     };
     let text = serde_json::to_string(&config).map_err(|error| Failure::bug("config").because(error))?;
-    let own = std::env::current_exe().map_err(|error| Failure::user("cannot find this binary").because(error))?;
-    let revision = formic_spec::Revision::of(&serde_json::json!({ "config": text, "binary": fingerprint(&own) }));
+    let own =
+        std::env::current_exe().map_err(|error| Failure::user("cannot find this binary").because(error))?;
+    let revision =
+        formic_spec::Revision::of(&serde_json::json!({ "config": text, "binary": fingerprint(&own) }));
     let start = Start {
         program: own,
         args: vec!["gateway".into()],
@@ -121,7 +126,11 @@ fn fingerprint(path: &Path) -> String {
     std::fs::metadata(path)
         .ok()
         .map(|meta| {
-            let modified = meta.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
+            let modified = meta
+                .modified()
+                .ok()
+                .and_then(|time| time.duration_since(UNIX_EPOCH).ok())
+                .unwrap_or_default();
             format!("{}-{}", meta.len(), modified.as_nanos())
         })
         .unwrap_or_default()

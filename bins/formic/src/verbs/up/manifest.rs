@@ -23,7 +23,8 @@ pub(crate) fn locate(path: &Path) -> Outcome<PathBuf> {
 
 /// Its text.
 pub(crate) fn read(file: &Path) -> Outcome<String> {
-    let unreadable = |error: std::io::Error| Failure::user(format!("cannot read {}", file.display())).because(error);
+    let unreadable =
+        |error: std::io::Error| Failure::user(format!("cannot read {}", file.display())).because(error);
     if std::fs::metadata(file).map_err(unreadable)?.len() > MAX {
         return Err(Failure::user(format!("{} is larger than 1 MiB, which no manifest is", file.display())));
     }

@@ -74,13 +74,17 @@ impl Show {
 
     fn notice(&self, notice: &Notice) {
         if self.json {
-            let value = serde_json::json!({ "notice": notice.text, "service": notice.service, "log": notice.log });
+            let value =
+                serde_json::json!({ "notice": notice.text, "service": notice.service, "log": notice.log });
             output::line(&value.to_string());
             return;
         }
         talk(&format!("! {} {}", notice.service, notice.text));
         // With the logs streaming by, the lines have been seen.
-        if self.quiet || notice.text.contains("did not get ready") || notice.text.contains("cannot be started") {
+        if self.quiet
+            || notice.text.contains("did not get ready")
+            || notice.text.contains("cannot be started")
+        {
             for line in &notice.log {
                 talk(&format!("    {line}"));
             }
@@ -96,12 +100,23 @@ impl Show {
         }
         let settled = |state: ServiceState| !matches!(state, ServiceState::Pending | ServiceState::Starting);
         let news = states.iter().any(|state| settled(state.1) && !known.contains(state));
-        *known = states;
         let status = self.control.status_of(view);
         if self.json {
+            *known = states;
             output::line(&status::to_json(&status).to_string());
             return;
         }
+        if view.services.iter().all(|s| s.wanted == 0) {
+            // On the way out the order is what matters, not the table.
+            for gone in
+                states.iter().filter(|state| state.1 == ServiceState::Stopped && !known.contains(state))
+            {
+                talk(&format!("stopped {}", gone.0));
+            }
+            *known = states;
+            return;
+        }
+        *known = states;
         if view.is_ready() && !*greeted {
             *greeted = true;
             output::line(&status::render(&status, output::limit()));
@@ -122,7 +137,10 @@ impl Show {
             talk(&format!("gateway {}", status.gateway));
             let example = tokio::time::timeout(PATIENCE, example(&self.registry, &self.control)).await;
             if let Ok(Some((path, data))) = example {
-                talk(&format!("try     curl -H 'Content-Type: application/json' -d '{data}' {}{path}", status.gateway));
+                talk(&format!(
+                    "try     curl -H 'Content-Type: application/json' -d '{data}' {}{path}",
+                    status.gateway
+                ));
             }
         }
         talk("Ctrl-C stops everything");
@@ -149,9 +167,11 @@ async fn example(registry: &DynRegistry, control: &Control) -> Option<(String, S
     }
     let (instance, service, method) = found?;
     let client = Client::new(Arc::new(Memory::new()), formic_client::Config::default());
-    let schema = reflect::schema(&client.at(instance.endpoint.clone()), std::slice::from_ref(&service)).await.ok()?;
+    let schema =
+        reflect::schema(&client.at(instance.endpoint.clone()), std::slice::from_ref(&service)).await.ok()?;
     let input = &schema.services.first()?.methods.iter().find(|m| m.name == method)?.input;
-    let text = schema.messages.get(input)?.iter().find(|f| f.kind == "string" && TEXT.contains(&f.name.as_str()));
+    let text =
+        schema.messages.get(input)?.iter().find(|f| f.kind == "string" && TEXT.contains(&f.name.as_str()));
     let data = text.map_or_else(|| "{}".to_owned(), |field| format!("{{\"{}\":\"lamp\"}}", field.name));
     Some((format!("/{service}/{method}"), data))
 }

@@ -22,7 +22,9 @@ impl State {
             let failure = Failure::user(format!("cannot keep state in {}", state.0.display()));
             let failure = match error.kind() {
                 io::ErrorKind::StorageFull => failure.help("the disk is full: free some space and try again"),
-                io::ErrorKind::PermissionDenied => failure.help("the folder of the manifest must be writable"),
+                io::ErrorKind::PermissionDenied => {
+                    failure.help("the folder of the manifest must be writable")
+                }
                 _ => failure,
             };
             failure.because(error)
@@ -35,7 +37,12 @@ impl State {
             std::fs::set_permissions(&state.0, std::fs::Permissions::from_mode(0o700))?;
             let ignore = state.0.join(".gitignore");
             if !ignore.exists() {
-                let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(ignore)?;
+                let mut file = std::fs::OpenOptions::new()
+                    .write(true)
+                    .create(true)
+                    .truncate(true)
+                    .mode(0o600)
+                    .open(ignore)?;
                 io::Write::write_all(&mut file, b"*\n")?;
             }
             Ok(())

@@ -73,7 +73,11 @@ fn every_method_in_every_state() {
         // Twice each: the repetition is answered alike.
         let db = in_state(before);
         for _ in 0..2 {
-            assert_eq!(outcome(authorize(&db, &terms(), Verdict::Approved)), authorized, "authorize in {before:?}");
+            assert_eq!(
+                outcome(authorize(&db, &terms(), Verdict::Approved)),
+                authorized,
+                "authorize in {before:?}"
+            );
         }
         let db = in_state(before);
         for _ in 0..2 {

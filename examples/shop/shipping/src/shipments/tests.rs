@@ -23,7 +23,12 @@ fn terms() -> Terms {
         postal_code: "10115".into(),
         country: "DE".into(),
     };
-    Terms { shipment_id: "s1".into(), order_id: "o1".into(), address, items: vec![("p1".into(), 2), ("p2".into(), 1)] }
+    Terms {
+        shipment_id: "s1".into(),
+        order_id: "o1".into(),
+        address,
+        items: vec![("p1".into(), 2), ("p2".into(), 1)],
+    }
 }
 
 fn refusal<T: std::fmt::Debug>(result: Result<T, Fault>) -> Refusal {

@@ -1,0 +1,70 @@
+//! tonic alone: `serve`, or `call --server ADDRESS --connections N …`.
+
+use tokio::net::TcpListener;
+use tonic::transport::{Channel, Endpoint, Server};
+use tonic::{Request, Response, Status};
+
+#[path = "../../arguments.rs"]
+mod arguments;
+#[path = "../../../src/cpu.rs"]
+mod cpu;
+#[path = "../../../src/load.rs"]
+mod load;
+
+mod proto {
+    tonic::include_proto!("bench.v1");
+}
+
+use arguments::Arguments;
+use proto::echo_service_client::EchoServiceClient;
+use proto::echo_service_server::{EchoService, EchoServiceServer};
+use proto::{EchoRequest, EchoResponse};
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+struct Echo;
+
+#[tonic::async_trait]
+impl EchoService for Echo {
+    async fn echo(&self, request: Request<EchoRequest>) -> Result<Response<EchoResponse>, Status> {
+        Ok(Response::new(EchoResponse { payload: request.into_inner().payload }))
+    }
+}
+
+struct Caller(EchoServiceClient<Channel>);
+
+impl load::Caller for Caller {
+    async fn call(&mut self) -> Result<(), String> {
+        let request = EchoRequest { payload: load::PAYLOAD.to_vec() };
+        let response = self.0.echo(request).await.map_err(|error| error.to_string())?;
+        load::check(&response.get_ref().payload)
+    }
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Failure> {
+    let arguments = Arguments::read()?;
+    if arguments.serves() { serve().await } else { call(&arguments).await }
+}
+
+async fn serve() -> Result<(), Failure> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    println!("{}", listener.local_addr()?);
+    // What the server would set itself if it were given an address: small answers go out at once.
+    let incoming = tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
+    let server = Server::builder().add_service(EchoServiceServer::new(Echo));
+    server.serve_with_incoming_shutdown(incoming, load::parent_gone()).await?;
+    Ok(())
+}
+
+async fn call(arguments: &Arguments) -> Result<(), Failure> {
+    let endpoint = Endpoint::from_shared(format!("http://{}", arguments.get("server")?))?;
+    // One channel is one connection.
+    let mut connections = Vec::new();
+    for _ in 0..arguments.number("connections")? {
+        connections.push(endpoint.connect().await?);
+    }
+    let caller = |index: usize| Caller(EchoServiceClient::new(connections[index % connections.len()].clone()));
+    println!("{}", load::run(arguments.plan()?, caller).await?);
+    Ok(())
+}
