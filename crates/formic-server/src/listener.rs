@@ -81,7 +81,7 @@ impl Bound {
             }
             std::fs::remove_file(path)?;
         }
-        let listener = UnixListener::bind(path)?;
+        let listener = bind_unix(path)?;
         private(path)?;
         Ok(Self {
             kind: Kind::Unix { listener, _file: RemoveOnDrop(path.into()) },
@@ -106,6 +106,26 @@ impl Bound {
             Kind::Unix { listener, .. } => Ok(Accepted::Unix(listener.accept().await?.0)),
         }
     }
+}
+
+/// The kernel takes about a hundred bytes of path. A longer one is reached through its folder's
+/// descriptor, which `/proc` shows under a short name.
+fn bind_unix(path: &Path) -> io::Result<UnixListener> {
+    const LONGEST: usize = 100;
+    #[cfg(target_os = "linux")]
+    if path.as_os_str().len() > LONGEST
+        && let (Some(folder), Some(name)) = (path.parent(), path.file_name())
+    {
+        use std::os::fd::AsRawFd;
+        let folder = std::fs::File::open(folder)?;
+        let short = PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd())).join(name);
+        return UnixListener::bind(short);
+    }
+    if path.as_os_str().len() > LONGEST {
+        let text = format!("the path of a unix socket may have {LONGEST} bytes here; {} has more", path.display());
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+    }
+    UnixListener::bind(path)
 }
 
 fn private(path: &Path) -> io::Result<()> {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use formic_client::Client;
 use formic_core::Kind;
 use formic_plan::ServiceState;
-use formic_reconcile::{Logs, Notice, View};
+use formic_reconcile::{Logs, Notice, ServiceView, View};
 use formic_registry::{DynRegistry, Memory};
 use tokio::sync::broadcast::error::RecvError;
 
@@ -93,7 +93,7 @@ impl Show {
 
     /// Prints the table when a service's state or restarts changed, once there is something to see.
     async fn changed(&self, view: &View, known: &mut Vec<(String, ServiceState, u32)>, greeted: &mut bool) {
-        let restarts = |s: &formic_reconcile::ServiceView| s.instances.iter().map(|i| i.restarts).sum();
+        let restarts = |s: &ServiceView| s.instances.iter().map(|i| i.restarts).sum::<u32>();
         let states: Vec<_> = view.services.iter().map(|s| (s.name.clone(), s.state, restarts(s))).collect();
         if states == *known {
             return;
@@ -116,6 +116,14 @@ impl Show {
             *known = states;
             return;
         }
+        let count =
+            |of: &[(String, ServiceState, u32)]| of.iter().filter(|s| s.1 == ServiceState::Ready).count();
+        let (ready, before) = (count(&states), count(known));
+        let failed: Vec<_> = view
+            .services
+            .iter()
+            .filter(|s| !known.contains(&(s.name.clone(), s.state, restarts(s))) && is_failure(s.state))
+            .collect();
         *known = states;
         if view.is_ready() && !*greeted {
             *greeted = true;
@@ -125,9 +133,11 @@ impl Show {
         } else if *greeted && news {
             output::line(&status::render(&status, output::limit()));
         } else if !*greeted {
-            let ready = view.services.iter().filter(|s| s.state == ServiceState::Ready).count();
-            if std::io::stderr().is_terminal() {
+            if std::io::stderr().is_terminal() && (ready != before || before == 0) && failed.is_empty() {
                 talk(&format!("starting: {ready} of {} ready", view.services.len()));
+            }
+            for service in failed {
+                talk(&format!("! {} {}: {}", service.name, service.state, service.reason));
             }
         }
     }
@@ -145,6 +155,11 @@ impl Show {
         }
         talk("Ctrl-C stops everything");
     }
+}
+
+/// What people should know about at once, even before everything has been ready.
+fn is_failure(state: ServiceState) -> bool {
+    matches!(state, ServiceState::Backoff | ServiceState::CrashLooping | ServiceState::Stopped)
 }
 
 /// Finding an example to try must not hold up anything.
