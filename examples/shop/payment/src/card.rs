@@ -89,6 +89,7 @@ fn is_month_and_year(text: &str) -> bool {
     text.split_once('/').is_some_and(|(month, year)| {
         month.len() == 2
             && year.len() == 2
+            && all_digits(month)
             && all_digits(year)
             && month.parse().is_ok_and(|month: u8| (1..=12).contains(&month))
     })

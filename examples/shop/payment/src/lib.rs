@@ -16,12 +16,8 @@ mod service;
 pub use config::Config;
 pub use service::Payments;
 
-mod generated {
-    #![allow(unreachable_pub, missing_debug_implementations, reason = "generated code")]
+/// The generated contract: messages, the trait, server and client of `shop.payment.v1`.
+pub mod proto {
     formic::include_protos!();
-}
-
-/// The generated contract, `shop.payment.v1`.
-pub mod v1 {
-    pub use crate::generated::shop::payment::v1::*;
+    pub use self::shop::payment::v1::*;
 }

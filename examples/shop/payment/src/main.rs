@@ -6,6 +6,6 @@ use shop_payment::Payments;
 #[formic::main]
 async fn main() -> formic::Result {
     let service = Service::new("payment");
-    let payments = Payments::open(&service.data_dir()?.join("payment.db"), service.config()?)?;
+    let payments = Payments::open(&service.data_dir()?, service.config()?)?;
     service.serve(payments).run().await
 }

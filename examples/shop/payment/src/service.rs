@@ -9,7 +9,7 @@ use crate::Config;
 use crate::card::Card;
 use crate::ledger::{self, Fault, Refusal, State, Terms};
 use crate::processor;
-use crate::v1::{
+use crate::proto::{
     AuthorizeRequest, AuthorizeResponse, CaptureRequest, CaptureResponse, GetRequest, GetResponse, Money,
     Payment, PaymentService, PaymentState, RefundRequest, RefundResponse, VoidRequest, VoidResponse,
 };
@@ -28,12 +28,12 @@ pub struct Payments {
 }
 
 impl Payments {
-    /// Opens the ledger in this file, and makes it when it is not there.
+    /// Opens the ledger `payments.sqlite` in this folder, and makes it when it is not there.
     ///
     /// # Errors
     /// When the file cannot be opened, or is of a newer version.
-    pub fn open(path: &Path, config: Config) -> Result<Self, shop_database::Error> {
-        Ok(Self { database: Database::open(path, ledger::MIGRATIONS)?, config })
+    pub fn open(dir: &Path, config: Config) -> Result<Self, shop_database::Error> {
+        Ok(Self { database: Database::open(&dir.join("payments.sqlite"), ledger::MIGRATIONS)?, config })
     }
 
     async fn authorize_once(&self, terms: Terms, card: &Card) -> Result<ledger::Payment, Fault> {

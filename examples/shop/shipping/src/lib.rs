@@ -15,12 +15,8 @@ mod shipments;
 pub use config::Config;
 pub use service::Shipments;
 
-mod generated {
-    #![allow(unreachable_pub, missing_debug_implementations, reason = "generated code")]
+/// The generated contract: messages, the trait, server and client of `shop.shipping.v1`.
+pub mod proto {
     formic::include_protos!();
-}
-
-/// The generated contract, `shop.shipping.v1`.
-pub mod v1 {
-    pub use crate::generated::shop::shipping::v1::*;
+    pub use self::shop::shipping::v1::*;
 }

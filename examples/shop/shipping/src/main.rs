@@ -6,6 +6,6 @@ use shop_shipping::Shipments;
 #[formic::main]
 async fn main() -> formic::Result {
     let service = Service::new("shipping");
-    let shipments = Shipments::open(&service.data_dir()?.join("shipping.db"), service.config()?)?;
+    let shipments = Shipments::open(&service.data_dir()?, service.config()?)?;
     service.serve(shipments).run().await
 }

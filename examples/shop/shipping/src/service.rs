@@ -10,11 +10,11 @@ use shop_database::Database;
 
 use crate::Config;
 use crate::parcel::State;
-use crate::shipments::{self, Fault, Refusal, Terms};
-use crate::v1::{
+use crate::proto::{
     Address, BookRequest, BookResponse, CancelRequest, CancelResponse, Item, Shipment, ShipmentEvent,
     ShipmentState, ShippingService, TrackRequest, TrackResponse,
 };
+use crate::shipments::{self, Fault, Refusal, Terms};
 
 /// Who defines the reasons in this service's errors.
 const DOMAIN: &str = "shop.shipping";
@@ -36,16 +36,19 @@ pub struct Shipments {
 }
 
 impl Shipments {
-    /// Opens the table in this file, and makes it when it is not there.
+    /// Opens the table `shipments.sqlite` in this folder, and makes it when it is not there.
     ///
     /// # Errors
     /// When the settings contradict themselves, or the file cannot be opened or is of a newer version.
-    pub fn open(path: &Path, config: Config) -> Result<Self, Failure> {
+    pub fn open(dir: &Path, config: Config) -> Result<Self, Failure> {
         let faults = config.faults();
         if !faults.is_empty() {
             return Err(Failure::config(format!("the service's config is wrong: {}", faults.join("; "))));
         }
-        Ok(Self { database: Database::open(path, shipments::MIGRATIONS)?, config: Arc::new(config) })
+        Ok(Self {
+            database: Database::open(&dir.join("shipments.sqlite"), shipments::MIGRATIONS)?,
+            config: Arc::new(config),
+        })
     }
 }
 
