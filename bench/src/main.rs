@@ -1,1 +1,110 @@
-fn main() {}
+//! `formic-bench rpc`: what Formic costs beside its peers, measured in one run. `cargo xtask bench` runs it.
+//!
+//! Everything that is compared is built here, in the release profile, and runs in processes of its own;
+//! this one only starts, feeds and reads them, and is the registry in which the service is found.
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command line tool: its output is what it is for"
+)]
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+
+mod arguments;
+mod discovery;
+mod machine;
+mod page;
+mod process;
+mod programs;
+mod report;
+mod rpc;
+mod start;
+
+use arguments::{Arguments, Command};
+use discovery::Discovery;
+use programs::{Programs, Workspace};
+use report::{Report, Target};
+
+/// The release binary is to fit into this; people download it.
+const BINARY_LIMIT_MIB: f64 = 25.0;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments = match arguments::parse(&arguments) {
+        Ok(Command::Rpc(arguments)) => arguments,
+        Ok(Command::Help) => {
+            print!("{}", arguments::USAGE);
+            return ExitCode::SUCCESS;
+        }
+        Err(fault) => {
+            eprintln!("error: {fault}\n\n{}", arguments::USAGE);
+            return ExitCode::from(2);
+        }
+    };
+    match run(&arguments).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Builds, measures, and says so. A missed target is a result and no failure.
+async fn run(arguments: &Arguments) -> Result<()> {
+    // Before anything is built, or its load would be taken for the machine's.
+    let machine = machine::facts();
+    let workspace = Workspace::find()?;
+    let programs = Programs::build(&workspace)?;
+    let scratch = Scratch::new()?;
+    let discovery = Discovery::serve(&scratch.0).await?;
+
+    let started = start::measure(&programs, &discovery, &scratch.0, arguments.starts).await?;
+    let rows = rpc::measure(&programs, &discovery, &scratch.0, arguments).await?;
+    let mut targets = rpc::targets(&rows);
+    targets.extend(started.targets());
+    let size = programs.formic_size()? as f64 / f64::from(1 << 20);
+    targets.push(Target::at_most("size of the binary formic, MiB", size, BINARY_LIMIT_MIB));
+
+    let report = Report { machine, load: arguments.load(), rows, targets };
+    print!("{}", report.text());
+    if let Some(path) = &arguments.json {
+        let mut json = serde_json::to_string_pretty(&report.json()).context("write the report as JSON")?;
+        json.push('\n');
+        std::fs::write(path, json).with_context(|| format!("write {}", path.display()))?;
+    }
+    if arguments.quick {
+        eprintln!("a quick run is too short to be kept: the results page stays as it is");
+    } else {
+        let path = workspace.root.join("bench/results/rpc.md");
+        page::write(&path, &report)?;
+        eprintln!("wrote bench/results/rpc.md");
+    }
+    Ok(())
+}
+
+/// A folder for sockets and logs, gone with the run.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new() -> Result<Self> {
+        let path = std::env::temp_dir().join(format!("formic-bench-{}", std::process::id()));
+        std::fs::create_dir_all(&path).with_context(|| format!("make {}", path.display()))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        remove(&self.0);
+    }
+}
+
+fn remove(path: &Path) {
+    // What cannot be removed from a folder for temporary things stays there.
+    let _ = std::fs::remove_dir_all(path);
+}

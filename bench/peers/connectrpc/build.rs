@@ -15,7 +15,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     connectrpc_build::Config::new()
         .descriptor_set(&set)
         .files(&[FILE])
-        .generate_json(false)
         .include_file("echo.rs")
         .emit_rerun_directives(false)
         .compile()?;

@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand};
 
 /// Microservices: write them, run them, call them.
 #[derive(Debug, Parser)]
-#[command(name = "formic", version, about, after_help = crate::exit::HELP, max_term_width = 100)]
+#[command(name = "formic", version, about = "Microservices: write them, run them, call them", after_help = crate::exit::HELP, max_term_width = 100)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) verb: Verb,

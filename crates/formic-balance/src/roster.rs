@@ -31,39 +31,49 @@ impl Roster {
     }
 
     /// Takes the new set and returns its state in the same order. A newcomer starts at the median of
-    /// those who are there: neither shunned nor run over before anything is known of it.
+    /// those who stay: neither shunned nor run over before anything is known of it. Those who leave have
+    /// no say, for they often leave because they are slow.
     pub fn update<'a>(
         &mut self,
         set: impl IntoIterator<Item = &'a InstanceId>,
         now: Duration,
     ) -> Vec<Arc<EndpointStats>> {
-        let prior = self.median(now);
         for known in self.known.values_mut() {
             known.left = known.left.or(Some(now));
         }
-        let stats = set
+        let mut newcomers = Vec::new();
+        let mut stats: Vec<_> = set
             .into_iter()
-            .map(|id| {
+            .enumerate()
+            .map(|(index, id)| {
                 if let Some(known) = self.known.get_mut(id) {
                     known.left = None;
                     return Arc::clone(&known.stats);
                 }
-                let stats = Arc::new(EndpointStats::new(prior, now));
-                self.known.insert(id.clone(), Known { stats: Arc::clone(&stats), left: None });
-                stats
+                newcomers.push((index, id));
+                Arc::new(EndpointStats::new(Duration::ZERO, now))
             })
             .collect();
+        if !newcomers.is_empty() {
+            let prior = self.median(now);
+            for (index, id) in newcomers {
+                stats[index] = Arc::new(EndpointStats::new(prior, now));
+                self.known.insert(id.clone(), Known { stats: Arc::clone(&stats[index]), left: None });
+            }
+        }
         self.known.retain(|_, known| known.left.is_none_or(|left| now.saturating_sub(left) < KEEP));
         stats
     }
 
+    /// The lower one of two: a newcomer that is taken for too fast is soon known better, one that is
+    /// taken for too slow is not asked.
     fn median(&self, now: Duration) -> Duration {
         let present = self.known.values().filter(|known| known.left.is_none());
         let mut all: Vec<_> = present.map(|known| known.stats.latency(now)).collect();
         if all.is_empty() {
             return Duration::ZERO;
         }
-        let middle = all.len() / 2;
+        let middle = (all.len() - 1) / 2;
         *all.select_nth_unstable(middle).1
     }
 }
@@ -106,5 +116,8 @@ mod tests {
         }
         let stats = roster.update(&ids(&["a", "b", "c", "d"]), MS);
         assert_eq!(stats[3].latency(MS).as_micros(), 3_000);
+        // Of those who leave nothing is inherited.
+        let stats = roster.update(&ids(&["a", "e"]), MS);
+        assert_eq!(stats[1].latency(MS).as_micros(), 1_000);
     }
 }

@@ -138,7 +138,11 @@ impl Outgoing {
             }
         }
         if let Some(trace) = self.trace {
-            to.insert(TRACEPARENT_NAME, trace.to_header());
+            let mut value = trace.to_header();
+            // No secret, but no two are alike: marked so, it stays out of HTTP/2's header tables, which
+            // it would fill and churn on both sides.
+            value.set_sensitive(true);
+            to.insert(TRACEPARENT_NAME, value);
         }
         if let Some(deadline) = self.deadline {
             let (name, value) = timeout(deadline.saturating_duration_since(Instant::now()), protocol);

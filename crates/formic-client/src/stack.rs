@@ -44,7 +44,8 @@ impl Handle for Stack {
         match &self.intercepted {
             None => {
                 let calling = Arc::clone(&self.dispatch).run(call, Some(trace), scope.retried);
-                Box::pin(deadline.bound(calling))
+                let f = deadline.bound(calling); static ONCE: std::sync::Once = std::sync::Once::new(); ONCE.call_once(|| eprintln!("size {}", std::mem::size_of_val(&f)));
+                Box::pin(f)
             }
             Some(intercepted) => {
                 call.metadata.as_headers_mut().insert(TRACEPARENT, trace.to_header());

@@ -89,7 +89,12 @@ impl Wire {
     }
 
     async fn server_stream(self, config: &ClientConfig, spec: Spec) -> Result<Answer, Error> {
-        let request = if self.call.method.kind == Kind::BidiStream { Bytes::new() } else { self.message()? };
+        let request = match (self.call.method.kind, self.call.codec) {
+            // A stand-in: the body is replaced by the caller's stream, but it has to encode before that.
+            (Kind::BidiStream, Codec::Json) => Bytes::from_static(b"{}"),
+            (Kind::BidiStream, Codec::Proto) => Bytes::new(),
+            _ => self.message()?,
+        };
         let (request, options) = (Raw(request), CallOptions::default());
         let response = call_server_stream::<_, Raw, RawView<'static>>(&self, config, spec, request, options);
         let stream = match response.await {

@@ -58,15 +58,26 @@ impl Target {
                 Some(endpoint) => self.serving(endpoint).await.unwrap_or(false),
                 None => false,
             },
-            Probe::Tcp => match self.port {
-                Some(port) => TcpStream::connect(local(port)).await.is_ok(),
+            Probe::Tcp => match self.address().await {
+                Some(addr) => TcpStream::connect(addr).await.is_ok(),
                 None => false,
             },
-            Probe::Http => match self.port {
-                Some(port) => http(local(port), &self.health.path).await.unwrap_or(false),
+            Probe::Http => match self.address().await {
+                Some(addr) => http(addr, &self.health.path).await.unwrap_or(false),
                 None => false,
             },
             Probe::None => true,
+        }
+    }
+
+    /// The port that it was given, else where it said that it answers.
+    async fn address(&self) -> Option<SocketAddr> {
+        match self.port {
+            Some(port) => Some((Ipv4Addr::LOCALHOST, port).into()),
+            None => match self.registered().await? {
+                Endpoint::Tcp(addr) => Some(addr),
+                Endpoint::Unix(_) => None,
+            },
         }
     }
 
@@ -92,10 +103,6 @@ impl Target {
         let answer = channel.call(call).await?;
         Ok(answer.body.into_message()?[..] == [0x08, 0x01])
     }
-}
-
-fn local(port: u16) -> SocketAddr {
-    (Ipv4Addr::LOCALHOST, port).into()
 }
 
 /// A GET whose status is 2xx or 3xx.

@@ -1,6 +1,7 @@
 //! A handle as connectrpc's dispatcher: the server's edge to Connect, gRPC and gRPC-Web over HTTP.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use connectrpc::dispatcher::codegen::{StreamingResult, UnaryResult};
@@ -12,6 +13,9 @@ use tokio::time::Instant;
 
 use crate::wire_error::{from_connect, to_connect};
 use crate::{Answer, Body, Call, Codec, Handle, Peer};
+
+/// How much earlier our deadline is than connectrpc's, whose timer counts in milliseconds.
+const AHEAD: Duration = Duration::from_millis(1);
 
 /// Presents a [`Handle`] to `connectrpc::ConnectRpcService`.
 pub struct Bridge(pub Arc<dyn Handle>);
@@ -39,7 +43,9 @@ impl Bridge {
         // that); only a deadline that the caller asked for bounds the whole stream.
         let asked = ctx.header("connect-timeout-ms").is_some() || ctx.header("grpc-timeout").is_some();
         if asked || !call.method.kind.server_streams() {
-            call.deadline = ctx.time_remaining().map(|remaining| Instant::now() + remaining);
+            // connectrpc keeps the same deadline. Ours comes first, for it knows what it ends and counts it.
+            let ours = |remaining: Duration| Instant::now() + remaining.saturating_sub(AHEAD);
+            call.deadline = ctx.time_remaining().map(ours);
         }
         call.metadata = Metadata::from(std::mem::take(ctx.headers_mut()));
         call.extensions = std::mem::take(ctx.extensions_mut());
@@ -75,7 +81,11 @@ impl Bridge {
                 Ok(answering) => answering.await,
                 Err(error) => Err(error),
             };
-            let answer = answer.map_err(|error| to_connect(&error))?;
+            // A failure before the first message goes out as the end of an empty stream: connectrpc's
+            // short form of it for gRPC has the status in the headers, where details have no place.
+            let answer = answer.unwrap_or_else(|error| {
+                Answer::new(Body::Stream(Box::pin(futures::stream::once(std::future::ready(Err(error))))))
+            });
             let stream = answer
                 .body
                 .into_stream()

@@ -114,6 +114,10 @@ impl HasMessageView for Raw {
 
 impl Serialize for Raw {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        // No bytes are no message, which stands where connectrpc wants one that is replaced later.
+        if self.0.is_empty() {
+            return serializer.serialize_unit();
+        }
         let text = std::str::from_utf8(&self.0).map_err(serde::ser::Error::custom)?;
         let value: &RawValue = serde_json::from_str(text).map_err(serde::ser::Error::custom)?;
         value.serialize(serializer)

@@ -93,16 +93,21 @@ impl pb::Health for Health {
     ) -> Reply<Streaming<pb::HealthCheckResponse>> {
         let (health, service) = (self.clone(), request.service.to_owned());
         let receiver = self.state.subscribe();
-        let stream = futures::stream::unfold((receiver, None), move |(mut receiver, last)| {
+        let stream = futures::stream::unfold((receiver, None, false), move |(mut receiver, last, over)| {
             let (health, service) = (health.clone(), service.clone());
             async move {
+                if over {
+                    return None;
+                }
                 loop {
-                    let status = {
-                        receiver.borrow_and_update();
-                        health.status(&service).unwrap_or(ServingStatus::SERVICE_UNKNOWN)
-                    };
+                    // Nothing comes after the drain has begun, and a watcher must not hold it up.
+                    let draining = *receiver.borrow_and_update() == Serving::Draining;
+                    let status = health.status(&service).unwrap_or(ServingStatus::SERVICE_UNKNOWN);
                     if last != Some(status) {
-                        return Some((Ok(response(status)), (receiver, Some(status))));
+                        return Some((Ok(response(status)), (receiver, Some(status), draining)));
+                    }
+                    if draining {
+                        return None;
                     }
                     receiver.changed().await.ok()?;
                 }

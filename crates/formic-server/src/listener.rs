@@ -122,7 +122,8 @@ fn bind_unix(path: &Path) -> io::Result<UnixListener> {
         return UnixListener::bind(short);
     }
     if path.as_os_str().len() > LONGEST {
-        let text = format!("the path of a unix socket may have {LONGEST} bytes here; {} has more", path.display());
+        let text =
+            format!("the path of a unix socket may have {LONGEST} bytes here; {} has more", path.display());
         return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
     }
     UnixListener::bind(path)

@@ -22,9 +22,9 @@ pub const ATTEMPT: &str = "formic-attempt";
 /// The layers around a server's routes, in one handle.
 pub struct Pipeline {
     inner: Arc<dyn Handle>,
-    methods: HashMap<String, Arc<MethodMetrics>>,
+    methods: HashMap<String, Known>,
     /// For methods that the inner handle answers but cannot list (a proxy's).
-    other: Arc<MethodMetrics>,
+    other: Known,
     in_flight: Arc<AtomicUsize>,
     max_in_flight: usize,
 }
@@ -33,6 +33,18 @@ impl std::fmt::Debug for Pipeline {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Pipeline").field("in_flight", &self.in_flight).finish_non_exhaustive()
     }
+}
+
+/// What is settled for a method beforehand.
+struct Known {
+    metrics: Arc<MethodMetrics>,
+    /// Answered even by a full server.
+    always: bool,
+}
+
+/// Whether a server that is merely busy answers: a probe that it refused would have it restarted.
+fn always(service: &str) -> bool {
+    service.starts_with("grpc.health.")
 }
 
 /// A call counted as in flight until it is dropped.
@@ -51,10 +63,14 @@ impl Pipeline {
         let methods = inner
             .services()
             .iter()
-            .flat_map(|service| service.methods.iter().map(move |m| format!("/{}/{}", service.name, m.name)))
-            .map(|path| (path.clone(), metrics.method(Side::Server, &path)))
+            .flat_map(|service| service.methods.iter().map(move |method| (&service.name, &method.name)))
+            .map(|(service, method)| {
+                let path = format!("/{service}/{method}");
+                let metrics = metrics.method(Side::Server, &path);
+                (path, Known { metrics, always: always(service) })
+            })
             .collect();
-        let other = metrics.method(Side::Server, "/other/other");
+        let other = Known { metrics: metrics.method(Side::Server, "/other/other"), always: false };
         Self { inner, methods, other, in_flight: Arc::default(), max_in_flight }
     }
 
@@ -64,10 +80,10 @@ impl Pipeline {
         self.in_flight.load(Ordering::Acquire)
     }
 
-    fn admit(&self) -> Result<Admitted, Error> {
+    fn admit(&self, always: bool) -> Result<Admitted, Error> {
         let before = self.in_flight.fetch_add(1, Ordering::AcqRel);
         let admitted = Admitted(Arc::clone(&self.in_flight));
-        if before >= self.max_in_flight {
+        if before >= self.max_in_flight && !always {
             return Err(Error::resource_exhausted(format!(
                 "the server is busy with {} calls, its limit",
                 self.max_in_flight
@@ -114,8 +130,9 @@ impl Handle for Pipeline {
     }
 
     fn call(&self, mut call: Call) -> BoxFuture<'static, Result<Answer, Error>> {
-        let mut metrics = self.methods.get(call.method.path()).unwrap_or(&self.other).begin();
-        let admitted = match self.admit() {
+        let known = self.methods.get(call.method.path()).unwrap_or(&self.other);
+        let mut metrics = known.metrics.begin();
+        let admitted = match self.admit(known.always) {
             Ok(admitted) => admitted,
             Err(error) => {
                 let refused = Err(error);

@@ -56,6 +56,12 @@ impl Server {
         }
     }
 
+    /// Changes the limits.
+    pub fn configure(mut self, with: impl FnOnce(&mut Config)) -> Self {
+        with(&mut self.config);
+        self
+    }
+
     /// Adds a service.
     ///
     /// # Errors

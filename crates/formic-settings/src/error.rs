@@ -1,5 +1,7 @@
 //! What is wrong with a setting: which, what was expected, what was found and who said it.
 
+use std::fmt;
+
 /// Why settings cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
@@ -8,10 +10,18 @@ pub enum Error {
     Value {
         /// Which.
         key: String,
-        /// What is wrong with it.
+        /// What is wrong with it; a secret value is not shown.
         expected: String,
         /// Who set it.
         origin: String,
+    },
+    /// A value that somebody has to give, and nobody did.
+    #[error("the setting `{key}` is missing: {hint}")]
+    Missing {
+        /// Which.
+        key: String,
+        /// Where it can be set.
+        hint: String,
     },
     /// A flag that does not exist.
     #[error("there is no flag {flag:?}{hint}")]
@@ -34,8 +44,8 @@ pub enum Error {
         /// Who set it.
         origin: String,
     },
-    /// A file that does not parse.
-    #[error("{file} does not parse: {reason}")]
+    /// A file that cannot be read.
+    #[error("{file} cannot be used: {reason}")]
     File {
         /// Which.
         file: String,
@@ -50,4 +60,22 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+    /// Several faults, in the order in which they were found.
+    #[error("{} settings are wrong:{}", .0.len(), List(.0))]
+    Many(Vec<Error>),
+}
+
+impl Error {
+    /// One error for all of them; none if there is none.
+    pub(crate) fn of(mut faults: Vec<Self>) -> Option<Self> {
+        if faults.len() > 1 { Some(Self::Many(faults)) } else { faults.pop() }
+    }
+}
+
+struct List<'a>(&'a [Error]);
+
+impl fmt::Display for List<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|error| write!(f, "\n  {error}"))
+    }
 }

@@ -4,6 +4,7 @@
 use serde_json::Value;
 
 use crate::Error;
+use crate::file::is_near;
 use crate::layers::{Layers, Source};
 
 /// What the flags asked for besides values.
@@ -14,23 +15,41 @@ pub(crate) struct Asked {
 }
 
 /// Flags with a value, and the setting each one is.
-const VALUES: [(&str, &str); 6] = [
+const VALUES: [(&str, &str); 7] = [
     ("--listen", "listen"),
     ("--advertise", "advertise"),
     ("--daemon", "daemon"),
     ("--registry", "registry"),
     ("--log", "log"),
     ("--log-format", "log_format"),
+    ("--timeout", "timeout"),
 ];
 
 /// Lays the flags over the settings. Everything after `--` is the author's.
-pub(crate) fn lay(layers: &mut Layers, args: impl Iterator<Item = String>) -> Result<Asked, Error> {
-    let mut args = args.peekable();
+pub(crate) fn lay(
+    layers: &mut Layers,
+    mut args: impl Iterator<Item = String>,
+    faults: &mut Vec<Error>,
+) -> Asked {
     let mut asked = Asked::default();
     while let Some(arg) = args.next() {
         if arg == "--" {
             break;
         }
+        if let Err(fault) = one(layers, &mut asked, arg, &mut args) {
+            faults.push(fault);
+        }
+    }
+    asked
+}
+
+fn one(
+    layers: &mut Layers,
+    asked: &mut Asked,
+    arg: String,
+    args: &mut impl Iterator<Item = String>,
+) -> Result<(), Error> {
+    {
         let (flag, inline) = match arg.split_once('=') {
             Some((flag, value)) if flag.starts_with("--") => (flag.to_owned(), Some(value.to_owned())),
             _ => (arg, None),
@@ -43,7 +62,7 @@ pub(crate) fn lay(layers: &mut Layers, args: impl Iterator<Item = String>) -> Re
                 let pair = value()?;
                 let (key, text) =
                     pair.split_once('=').ok_or_else(|| Error::NoValue(format!("--set {pair}")))?;
-                layers.set(&format!("config.{key}"), scalar(text), &Source::Flag(format!("--set {key}")));
+                layers.set(&format!("config.{key}"), words(text), &Source::Flag(format!("--set {key}")));
             }
             _ => match VALUES.iter().find(|(name, _)| *name == flag) {
                 Some((name, key)) => {
@@ -54,20 +73,29 @@ pub(crate) fn lay(layers: &mut Layers, args: impl Iterator<Item = String>) -> Re
             },
         }
     }
-    Ok(asked)
+    Ok(())
 }
 
 fn unknown(flag: String) -> Error {
     let names = VALUES.iter().map(|(name, _)| *name).chain(["--set", "--explain", "--help"]);
-    let near = names.into_iter().find(|name| {
-        let word = flag.trim_start_matches('-');
-        !word.is_empty() && (name[2..].starts_with(word) || word.starts_with(&name[2..]))
-    });
+    let word = flag.trim_start_matches('-');
+    let near = names.into_iter().find(|name| is_near(word, &name[2..]));
     let hint = near.map(|near| format!(", did you mean {near}?")).unwrap_or("; --help lists them".into());
     Error::Flag { flag, hint }
 }
 
-/// A value of the command line or the environment: JSON if it is JSON, else text.
+/// A value of the command line or the environment: a list or a table if it is one, else text, of which
+/// the type that reads it says what it means.
+pub(crate) fn words(text: &str) -> Value {
+    match serde_json::from_str(text) {
+        Ok(value @ (Value::Array(_) | Value::Object(_))) => value,
+        // In quotes it is text for certain, and the quotes are not part of it.
+        Ok(Value::String(inner)) => Value::String(inner),
+        _ => Value::String(text.into()),
+    }
+}
+
+/// What a text means to a type that is no text.
 pub(crate) fn scalar(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.into()))
 }
@@ -83,6 +111,7 @@ pub(crate) fn help(name: &str) -> String {
          --registry NAME      local, mdns or memory                            FORMIC_REGISTRY\n\
          --log FILTER         a level, or a list such as info,order=debug      FORMIC_LOG\n\
          --log-format FORMAT  auto, pretty or json                             FORMIC_LOG_FORMAT\n\
+         --timeout TIME       deadline of a call without one, such as 5s       FORMIC_TIMEOUT\n\
          --set KEY=VALUE      a setting of the service's own                   FORMIC_CONFIG__KEY\n\
          --explain            print every setting and who set it, and end\n\
          --help               this\n"

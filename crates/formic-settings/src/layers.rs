@@ -63,9 +63,16 @@ impl Layers {
 
     /// Sets one value by its dotted path.
     pub fn set(&mut self, path: &str, value: Value, source: &Source) {
+        let parts: Vec<String> = path.split('.').map(Into::into).collect();
+        self.set_at(&parts, value, source);
+    }
+
+    /// Sets one value by the parts of its path.
+    pub fn set_at(&mut self, path: &[String], value: Value, source: &Source) {
         let nested = path
-            .rsplit('.')
-            .fold(value, |value, part| Value::Object(Map::from_iter([(part.to_owned(), value)])));
+            .iter()
+            .rev()
+            .fold(value, |value, part| Value::Object(Map::from_iter([(part.clone(), value)])));
         if let Value::Object(tree) = nested {
             self.lay(&tree, source);
         }
@@ -106,14 +113,19 @@ impl Layers {
             match value {
                 Value::Object(inner) if !inner.is_empty() => self.walk(inner, &key, rows),
                 value => {
-                    let word = name.to_ascii_lowercase();
-                    let hidden = !value.is_null() && SECRET.iter().any(|secret| word.contains(secret));
+                    let hidden = !value.is_null() && is_secret(&key);
                     let value = if hidden { "***".into() } else { value.clone() };
                     rows.push(Row { source: self.source(&key), value, key });
                 }
             }
         }
     }
+}
+
+/// Whether a value at this path is kept out of sight.
+pub(crate) fn is_secret(path: &str) -> bool {
+    let path = path.to_ascii_lowercase();
+    SECRET.iter().any(|secret| path.contains(secret))
 }
 
 pub(crate) fn join(prefix: &str, name: &str) -> String {

@@ -3,13 +3,17 @@
 //! One order, everywhere: defaults < code < `formic.toml` < environment < flags. Each layer is a tree
 //! of JSON values laid over the one below; for every leaf it is remembered which layer set it and
 //! where (line, variable, flag), so that a wrong value can be blamed and `--explain` can list them.
+//! Every fault is reported, not only the first, and none shows the value of a secret.
+//!
 //! Reading is pure: environment, arguments and the file's text are handed in ([`load_service`] is the
 //! one function that looks at the disk).
 
 mod error;
+mod file;
 mod flags;
 mod layers;
 mod service;
+mod typed;
 
 pub use error::Error;
 pub use layers::{Layers, Row, Source};

@@ -1,15 +1,16 @@
 //! The settings of a service, and where each may come from.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
-use formic_core::ServiceName;
+use formic_core::{Endpoint, ServiceName};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
-use crate::Error;
-use crate::flags::{self, scalar};
-use crate::layers::{Layers, Source};
+use crate::layers::{Layers, Source, is_secret, join};
+use crate::typed::Typed;
+use crate::{Error, file, flags};
 
 /// The bounds of a drain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,13 +85,21 @@ impl ServiceSettings {
     /// # Errors
     /// `Value`, naming the key and who set it.
     pub fn config<T: DeserializeOwned>(&self) -> Result<T, Error> {
-        let table = self.layers.tree().get("config").cloned().unwrap_or_else(|| json!({}));
-        serde_json::from_value(table).map_err(|error| {
-            let text = error.to_string();
-            // serde names the field in backticks where it can; that leads to who set it.
-            let field = text.split('`').nth(1).unwrap_or_default();
-            let key = if field.is_empty() { "config".into() } else { format!("config.{field}") };
-            Error::Value { origin: self.layers.source(&key).to_string(), key, expected: text }
+        let empty = json!({});
+        let table = self.layers.tree().get("config").unwrap_or(&empty);
+        T::deserialize(Typed::new(&self.layers, table, "config")).map_err(|fault| {
+            let path = fault.path.unwrap_or_else(|| "config".into());
+            if let Some(field) = fault.missing {
+                let (key, inner) = (join(&path, field), join(path.trim_start_matches("config"), field));
+                let inner = inner.trim_start_matches('.');
+                let variable = inner.to_ascii_uppercase().replace('.', "__");
+                let hint = format!(
+                    "give it in `config` of formic.toml, as FORMIC_CONFIG__{variable} or by --set {inner}=…"
+                );
+                return Error::Missing { key, hint };
+            }
+            let expected = if is_secret(&path) { fault.hidden } else { fault.shown };
+            Error::Value { origin: self.layers.source(&path).to_string(), key: path, expected }
         })
     }
 
@@ -119,66 +128,124 @@ impl ServiceSettings {
         }
     }
 
-    fn take(&mut self, layers: Layers) -> Result<(), Error> {
-        let read = Reader(&layers);
-        self.listen = read.text("listen")?.unwrap_or_default();
-        self.advertise = read.text("advertise")?;
-        self.daemon = read.text("daemon")?;
-        self.registry = read.text("registry")?;
-        self.instance = read.text("instance")?;
-        self.version = read.text("version")?;
-        self.data_dir = read.text("data_dir")?;
-        self.log = read.text("log")?.unwrap_or_default();
-        self.log_format = read.text("log_format")?.unwrap_or_default();
-        self.timeout = read.duration("timeout")?.unwrap_or(self.timeout);
-        self.drain.propagation = read.duration("drain.propagation")?.unwrap_or(self.drain.propagation);
-        self.drain.grace = read.duration("drain.grace")?.unwrap_or(self.drain.grace);
-        if let Some(Value::Object(labels)) = layers.tree().get("labels") {
-            let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-            self.labels = labels.iter().map(|(name, value)| (name.clone(), text(value))).collect();
-        }
+    fn take(&mut self, layers: Layers, faults: &mut Vec<Error>) {
+        let mut read = Reader { layers: &layers, faults };
+        self.listen = read.address("listen").unwrap_or_default();
+        self.advertise = read.address("advertise");
+        self.daemon = read.address("daemon");
+        self.registry = read.word("registry", &["local", "mdns", "memory"]);
+        self.instance = read.text("instance");
+        self.version = read.text("version");
+        self.data_dir = read.text("data_dir");
+        self.log = read.text("log").unwrap_or_default();
+        self.log_format = read.word("log_format", &["auto", "pretty", "json"]).unwrap_or_default();
+        self.timeout = read.duration("timeout").unwrap_or(self.timeout);
+        self.drain.propagation = read.duration("drain.propagation").unwrap_or(self.drain.propagation);
+        self.drain.grace = read.duration("drain.grace").unwrap_or(self.drain.grace);
+        self.labels = read.labels();
         self.layers = layers;
-        Ok(())
     }
 }
 
-struct Reader<'a>(&'a Layers);
+/// Reads one setting after the other; what is wrong is noted.
+struct Reader<'a> {
+    layers: &'a Layers,
+    faults: &'a mut Vec<Error>,
+}
 
 impl Reader<'_> {
     fn get(&self, path: &str) -> Option<&Value> {
         let mut parts = path.split('.');
-        let first = self.0.tree().get(parts.next()?)?;
+        let first = self.layers.tree().get(parts.next()?)?;
         parts.try_fold(first, |value, part| value.get(part)).filter(|value| !value.is_null())
     }
 
-    fn wrong(&self, path: &str, expected: &str) -> Error {
-        Error::Value { key: path.into(), expected: expected.into(), origin: self.0.source(path).to_string() }
+    fn wrong(&mut self, path: &str, expected: String) {
+        let origin = self.layers.source(path).to_string();
+        self.faults.push(Error::Value { key: path.into(), expected, origin });
     }
 
-    fn text(&self, path: &str) -> Result<Option<String>, Error> {
-        match self.get(path) {
-            None => Ok(None),
-            Some(Value::String(text)) => Ok(Some(text.clone())),
-            Some(other) => Err(self.wrong(path, &format!("expected text, got {other}"))),
+    fn text(&mut self, path: &str) -> Option<String> {
+        match self.get(path)? {
+            Value::String(text) => Some(text.clone()),
+            other => {
+                let expected = format!("expected text, got {other}");
+                self.wrong(path, expected);
+                None
+            }
         }
     }
 
-    fn duration(&self, path: &str) -> Result<Option<Duration>, Error> {
-        let Some(text) = self.text(path)? else { return Ok(None) };
-        let at = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-        let scale = match &text[at..] {
-            "ms" => 0.001,
-            "s" => 1.0,
-            "m" => 60.0,
-            _ => f64::NAN,
+    fn word(&mut self, path: &str, words: &[&str]) -> Option<String> {
+        let text = self.text(path)?;
+        if words.contains(&text.as_str()) {
+            return Some(text);
+        }
+        self.wrong(path, format!("expected {}, got {text:?}", words.join(", ")));
+        None
+    }
+
+    fn address(&mut self, path: &str) -> Option<String> {
+        let text = self.text(path)?;
+        if text.parse::<Endpoint>().is_ok() {
+            return Some(text);
+        }
+        self.wrong(path, format!("expected an address such as 127.0.0.1:4000 or unix:/path, got {text:?}"));
+        None
+    }
+
+    fn duration(&mut self, path: &str) -> Option<Duration> {
+        let text = self.text(path)?;
+        let duration = duration(&text);
+        if duration.is_none() {
+            self.wrong(path, format!("expected a duration such as 250ms, 5s or 1m30s, got {text:?}"));
+        }
+        duration
+    }
+
+    fn labels(&mut self) -> BTreeMap<String, String> {
+        let mut labels = BTreeMap::new();
+        let table = match self.get("labels") {
+            None => return labels,
+            Some(Value::Object(table)) => table.clone(),
+            Some(other) => {
+                let expected = format!("expected a table of names and texts, got {other}");
+                self.wrong("labels", expected);
+                return labels;
+            }
         };
-        let seconds = text[..at].parse::<f64>().unwrap_or(f64::NAN) * scale;
-        if (0.0..=86_400.0).contains(&seconds) {
-            Ok(Some(Duration::from_secs_f64(seconds)))
-        } else {
-            Err(self.wrong(path, &format!("expected a duration such as 250ms, 5s or 1m, got {text:?}")))
+        for (name, value) in table {
+            match value {
+                Value::String(text) => {
+                    labels.insert(name, text);
+                }
+                Value::Number(_) | Value::Bool(_) => {
+                    labels.insert(name, value.to_string());
+                }
+                other => self.wrong(&format!("labels.{name}"), format!("expected text, got {other}")),
+            }
         }
+        labels
     }
+}
+
+/// Numbers with their units, one after the other, up to a day.
+fn duration(text: &str) -> Option<Duration> {
+    const UNITS: [(&str, f64); 4] = [("ms", 0.001), ("s", 1.0), ("m", 60.0), ("h", 3600.0)];
+    let (mut rest, mut seconds) = (text.trim(), 0.0);
+    if rest.is_empty() {
+        return None;
+    }
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
+        let (number, after) = rest.split_at(digits);
+        let letters = after.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(after.len());
+        let (unit, after) = after.split_at(letters);
+        let scale = UNITS.iter().find(|(name, _)| *name == unit)?.1;
+        seconds += number.parse::<f64>().ok()? * scale;
+        rest = after;
+    }
+    (0.0..=86_400.0).contains(&seconds).then(|| Duration::from_secs_f64(seconds))
 }
 
 fn show(duration: Duration) -> String {
@@ -190,7 +257,7 @@ fn show(duration: Duration) -> String {
 }
 
 /// Variables that are one setting each.
-const VARIABLES: [(&str, &str); 10] = [
+const VARIABLES: [(&str, &str); 12] = [
     ("FORMIC_LISTEN", "listen"),
     ("FORMIC_ADVERTISE", "advertise"),
     ("FORMIC_DAEMON", "daemon"),
@@ -201,16 +268,17 @@ const VARIABLES: [(&str, &str); 10] = [
     ("FORMIC_LOG", "log"),
     ("FORMIC_LOG_FORMAT", "log_format"),
     ("FORMIC_TIMEOUT", "timeout"),
+    ("FORMIC_DRAIN_GRACE", "drain.grace"),
+    ("FORMIC_DRAIN_PROPAGATION", "drain.propagation"),
 ];
 
-/// Keys of a manifest's service that a service reads itself; the others are the engine's.
-const OURS: [&str; 9] =
-    ["listen", "advertise", "registry", "labels", "log", "log_format", "timeout", "drain", "config"];
+/// Variables that hold a JSON object each.
+const TABLES: [(&str, &str); 2] = [("FORMIC_CONFIG", "config"), ("FORMIC_LABELS", "labels")];
 
 /// Reads the settings of a service; everything it looks at is handed in.
 ///
 /// # Errors
-/// The first fault, with its source.
+/// Every fault, with its source.
 pub fn read_service(
     name: &ServiceName,
     code: impl FnOnce(&mut ServiceSettings),
@@ -220,57 +288,63 @@ pub fn read_service(
 ) -> Result<ServiceSettings, Error> {
     let mut settings = ServiceSettings::default();
     let mut layers = Layers::default();
+    let mut faults = Vec::new();
     let defaults = settings.to_tree();
     layers.lay(&defaults, &Source::Default);
     code(&mut settings);
-    let changed =
-        settings.to_tree().into_iter().filter(|(key, value)| defaults.get(key) != Some(value)).collect();
-    layers.lay(&changed, &Source::Code);
+    layers.lay(&changes(&defaults, settings.to_tree()), &Source::Code);
     if let Some(text) = manifest {
-        lay_manifest(&mut layers, name, text)?;
+        file::lay(&mut layers, name, text, &mut faults);
     }
-    lay_environment(&mut layers, env)?;
-    let asked = flags::lay(&mut layers, args)?;
-    settings.take(layers)?;
+    lay_environment(&mut layers, env, &mut faults);
+    let asked = flags::lay(&mut layers, args, &mut faults);
+    settings.take(layers, &mut faults);
     if asked.help {
+        // Whoever asks for help gets it, however wrong the rest is.
         settings.print = Some(flags::help(name.as_str()));
-    } else if asked.explain {
+        return Ok(settings);
+    }
+    if asked.explain {
         settings.print = Some(table(&settings.layers));
     }
-    Ok(settings)
+    Error::of(faults).map_or(Ok(settings), Err)
 }
 
-fn lay_manifest(layers: &mut Layers, name: &ServiceName, text: &str) -> Result<(), Error> {
-    const FILE: &str = "formic.toml";
-    let parsed: toml::Table =
-        toml::from_str(text).map_err(|error| Error::File { file: FILE.into(), reason: error.to_string() })?;
-    let Some(service) = parsed.get("service").and_then(|all| all.get(name.as_str())) else { return Ok(()) };
-    let value = serde_json::to_value(service)
-        .map_err(|error| Error::File { file: FILE.into(), reason: error.to_string() })?;
-    if let Value::Object(mut table) = value {
-        table.retain(|key, _| OURS.contains(&key.as_str()));
-        layers.lay(&table, &Source::File(format!("{FILE} [service.{name}]")));
-    }
-    Ok(())
+/// What is not as it was, so that a default next to a change stays one.
+fn changes(before: &Map<String, Value>, after: Map<String, Value>) -> Map<String, Value> {
+    let change = |(key, value): (String, Value)| match (before.get(&key), value) {
+        (Some(old), new) if *old == new => None,
+        (Some(Value::Object(old)), Value::Object(new)) => Some((key, Value::Object(changes(old, new)))),
+        (_, new) => Some((key, new)),
+    };
+    after.into_iter().filter_map(change).collect()
 }
 
-fn lay_environment(layers: &mut Layers, env: impl Iterator<Item = (String, String)>) -> Result<(), Error> {
+fn lay_environment(
+    layers: &mut Layers,
+    env: impl Iterator<Item = (String, String)>,
+    faults: &mut Vec<Error>,
+) {
     // Sorted, so that FORMIC_CONFIG comes before the single keys that refine it.
     let env: BTreeMap<String, String> = env.filter(|(name, _)| name.starts_with("FORMIC_")).collect();
     for (name, text) in &env {
         let source = Source::Environment(name.clone());
         if let Some((_, key)) = VARIABLES.iter().find(|(variable, _)| variable == name) {
             layers.set(key, Value::String(text.clone()), &source);
-        } else if name == "FORMIC_CONFIG" {
-            let table = serde_json::from_str(text)
-                .map_err(|error| Error::Variable { name: name.clone(), reason: error.to_string() })?;
-            layers.lay(&Map::from_iter([("config".to_owned(), Value::Object(table))]), &source);
+        } else if let Some((_, key)) = TABLES.iter().find(|(variable, _)| variable == name) {
+            match serde_json::from_str(text) {
+                Ok(table) => layers.set(key, Value::Object(table), &source),
+                // serde_json says where, and for a wrong type also what, which may be a secret.
+                Err(error) => faults.push(Error::Variable {
+                    name: name.clone(),
+                    reason: format!("expected a JSON object, see column {}", error.column()),
+                }),
+            }
         } else if let Some(path) = name.strip_prefix("FORMIC_CONFIG__") {
             let path = path.to_ascii_lowercase().replace("__", ".");
-            layers.set(&format!("config.{path}"), scalar(text), &source);
+            layers.set(&format!("config.{path}"), flags::words(text), &source);
         }
     }
-    Ok(())
 }
 
 fn table(layers: &Layers) -> String {
@@ -300,7 +374,7 @@ fn table(layers: &Layers) -> String {
 /// Reads the settings of this process: `formic.toml` in the present folder, and what is handed in.
 ///
 /// # Errors
-/// The first fault, with its source.
+/// Every fault, with its source.
 pub fn load_service(
     name: &ServiceName,
     code: impl FnOnce(&mut ServiceSettings),
@@ -310,8 +384,18 @@ pub fn load_service(
     let env: Vec<(String, String)> = env.collect();
     // Under the engine the manifest was read by the engine, and its values come by the environment.
     let managed = env.iter().any(|(variable, _)| variable == "FORMIC_DAEMON");
-    let manifest = if managed { None } else { std::fs::read_to_string("formic.toml").ok() };
+    let manifest = if managed { None } else { read_manifest(Path::new(file::FILE))? };
     read_service(name, code, manifest.as_deref(), env.into_iter(), args)
+}
+
+/// The text of a manifest; none if there is none.
+fn read_manifest(path: &Path) -> Result<Option<String>, Error> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        // Whoever wrote it wants it to be heeded.
+        Err(error) => Err(Error::File { file: file::FILE.into(), reason: error.to_string() }),
+    }
 }
 
 #[cfg(test)]

@@ -92,6 +92,10 @@ pub struct Service {
     pub env: BTreeMap<String, String>,
     /// The service's own settings, handed to it as they are.
     pub config: Map<String, Value>,
+    /// What a Formic service reads of its own section when it is run by itself (`listen`, `log`,
+    /// `timeout` and so on), as the variables that tell it the same under an engine. `env` comes after
+    /// these.
+    pub settings: BTreeMap<String, String>,
     /// The port, for a program that knows nothing of Formic: given as `PORT`, and probed.
     pub port: Option<u16>,
     /// How the engine finds out that an instance is ready.

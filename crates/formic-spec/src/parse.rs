@@ -6,6 +6,7 @@
 
 mod section;
 mod service;
+mod settings;
 mod value;
 
 use std::collections::{BTreeSet, HashMap};

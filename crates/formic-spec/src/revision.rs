@@ -1,6 +1,6 @@
 //! A revision: one hash over everything that makes an instance what it is.
 //!
-//! In it: what is run (with the digest of the artifact), arguments, environment, config, working
+//! In it: what is run (with the digest of the artifact), arguments, environment, config, settings, working
 //! directory, port, limits, health, stop and restart rules, and whether the gateway exposes it. So a
 //! rollback to a revision brings all of it back. Not in it: `replicas` and `depends_on`, which describe
 //! the set and not its members; they change in place.
@@ -48,6 +48,7 @@ impl Revision {
             depends_on: _,
             env,
             config,
+            settings,
             port,
             health,
             resources,
@@ -63,6 +64,7 @@ impl Revision {
             "args": args,
             "env": env,
             "config": config,
+            "settings": settings,
             "cwd": cwd,
             "limits": resources,
             "health": health,

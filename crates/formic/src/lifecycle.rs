@@ -1,7 +1,9 @@
 //! The life of a service: settings, listen, start, ready, announce, and the staged drain back.
 
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use formic_core::{Endpoint, Instance, InstanceId, ServiceName};
 use formic_registry::Registrar;
@@ -9,8 +11,10 @@ use formic_server::{Bound, Running, Serving};
 use formic_settings::ServiceSettings;
 use formic_telemetry::{Metrics, Side};
 use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
+use crate::service::Hook;
 use crate::{Failure, Result, Service, Stopping};
 
 /// Reads the settings of this process.
@@ -20,6 +24,16 @@ pub(crate) fn settings(
 ) -> std::result::Result<ServiceSettings, Failure> {
     formic_settings::load_service(name, code, std::env::vars(), std::env::args().skip(1))
         .map_err(|error| Failure::config(error.to_string()))
+}
+
+/// Prints what `--explain` or `--help` asked for and ends the process: before the author's code reads its
+/// configuration, as a wrong value in there is what people ask about.
+#[expect(clippy::print_stdout, clippy::exit, reason = "asked for instead of running")]
+pub(crate) fn explain(settings: &ServiceSettings) {
+    if let Some(text) = settings.explanation() {
+        print!("{text}");
+        std::process::exit(0);
+    }
 }
 
 /// Starts logging as the settings say.
@@ -88,21 +102,15 @@ pub(crate) async fn signal() {
 
 /// Runs a service to its end.
 pub(crate) async fn run(mut service: Service, stop: impl Future<Output = ()> + Send) -> Result {
-    if let Some(text) = service.settings.explanation() {
-        print(&text);
-        return Ok(());
-    }
     if let Some(fault) = service.fault.take() {
         return Err(fault);
     }
     let Some(server) = service.server.take() else {
         return Err(Failure::new("the service has no server"));
     };
-    let listen: Endpoint = service
-        .settings
-        .listen
-        .parse()
-        .map_err(|error| Failure::config("the setting `listen` is no address").because(error))?;
+    let listen = address("listen", &service.settings.listen)?;
+    let advertise =
+        service.settings.advertise.as_deref().map(|text| address("advertise", text)).transpose()?;
     let bound = Bound::bind(&listen).await.map_err(|error| Failure::config("cannot start").because(error))?;
     let mut running = server.build()?;
     // Calls to one's own name stay in the process.
@@ -118,50 +126,85 @@ pub(crate) async fn run(mut service: Service, stop: impl Future<Output = ()> + S
             name
         });
     }
-    for hook in service.on_start.drain(..) {
-        hook().await?;
-    }
-    running.health().set(Serving::Ready);
-    let registrar = announce(&service, &running, endpoint.clone());
-    tracing::info!(service = %service.name, address = %endpoint, "ready");
+    tokio::pin!(stop);
+    let hooks = std::mem::take(&mut service.on_start);
+    let started = tokio::select! {
+        // The end may be asked for while a hook waits for something that never comes.
+        () = &mut stop => Ok(false),
+        result = in_order(hooks) => result.map(|()| true),
+    };
+    let mut ended = match started {
+        Ok(true) => {
+            running.health().set(Serving::Ready);
+            let registrar = announce(&service, &running, advertise.unwrap_or_else(|| endpoint.clone()));
+            tracing::info!(service = %service.name, address = %endpoint, "ready");
+            let ended = supervise(&mut tasks, stop).await;
 
-    let drain = service.settings.drain;
-    let mut ended = supervise(&mut tasks, stop).await;
-
-    // The stages of the drain, each bounded; see the server's own part in `formic_server::server`.
-    tracing::info!(in_flight = running.in_flight(), "draining");
-    running.health().set(Serving::Draining);
-    registrar.shutdown().await;
-    tokio::time::sleep(drain.propagation).await;
-    let cut = running.stop(drain.grace).await;
+            // The stages of the drain, each bounded; see the server's own part in `formic_server::server`.
+            tracing::info!(in_flight = running.in_flight(), "draining");
+            running.health().set(Serving::Draining);
+            registrar.shutdown().await;
+            tokio::time::sleep(service.settings.drain.propagation).await;
+            ended
+        }
+        // Nobody was told of the service, so nobody has to be told that it goes.
+        Ok(false) => Ok(()),
+        Err(failure) => Err(failure),
+    };
+    let until = Instant::now() + service.settings.drain.grace;
+    let cut = running.stop(service.settings.drain.grace).await;
     if cut > 0 {
         tracing::warn!(calls = cut, "the grace is over; calls were cut off");
     }
     stopping.cancel();
     let finished = async { while tasks.join_next().await.is_some() {} };
-    if tokio::time::timeout(drain.grace, finished).await.is_err() {
+    if timeout_at(last(until), finished).await.is_err() {
         tracing::warn!("the grace is over; background tasks were cut off");
         tasks.shutdown().await;
     }
-    for hook in service.on_stop.drain(..) {
-        let result = hook().await;
-        ended = ended.and(result);
-    }
+    let hooks = std::mem::take(&mut service.on_stop);
+    let stopped = timeout_at(last(until), all(hooks)).await;
+    ended = ended.and(stopped.unwrap_or_else(|_| Err(Failure::new("an `on_stop` hook outlived the grace"))));
     tracing::info!("stopped");
     ended
 }
 
-#[expect(clippy::print_stdout, reason = "--explain is asked for and goes to standard output")]
-fn print(text: &str) {
-    print!("{text}");
+/// What comes after the calls gets what they left of the grace, and this at least.
+const LEAST: Duration = Duration::from_secs(1);
+
+fn last(until: Instant) -> Instant {
+    until.max(Instant::now() + LEAST)
+}
+
+fn address(setting: &str, text: &str) -> std::result::Result<Endpoint, Failure> {
+    text.parse().map_err(|error| {
+        Failure::config(format!("the setting `{setting}` is {text:?}, which is no address")).because(error)
+    })
+}
+
+/// Runs hooks one after the other until one fails.
+async fn in_order(hooks: Vec<Hook>) -> Result {
+    for hook in hooks {
+        hook().await?;
+    }
+    Ok(())
+}
+
+/// Runs all hooks one after the other; the first failure is the result.
+async fn all(hooks: Vec<Hook>) -> Result {
+    let mut ended = Ok(());
+    for hook in hooks {
+        let result = hook().await;
+        ended = ended.and(result);
+    }
+    ended
 }
 
 /// Waits for the end; a background task that panics is a reason to end.
-async fn supervise(tasks: &mut JoinSet<String>, stop: impl Future<Output = ()>) -> Result {
-    tokio::pin!(stop);
+async fn supervise(tasks: &mut JoinSet<String>, mut stop: Pin<&mut impl Future<Output = ()>>) -> Result {
     loop {
         tokio::select! {
-            () = &mut stop => return Ok(()),
+            () = stop.as_mut() => return Ok(()),
             Some(done) = tasks.join_next(), if !tasks.is_empty() => match done {
                 Ok(name) => tracing::debug!(task = name, "a background task has finished"),
                 Err(error) if error.is_panic() => {
@@ -184,7 +227,7 @@ fn announce(service: &Service, running: &Running, endpoint: Endpoint) -> Registr
         id: InstanceId::new(id),
         service: service.name.clone(),
         version: service.version.clone(),
-        endpoint: service.settings.advertise.as_deref().and_then(|a| a.parse().ok()).unwrap_or(endpoint),
+        endpoint,
         metadata: service.settings.labels.clone(),
         rpc: running.services().to_vec(),
     };

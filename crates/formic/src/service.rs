@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use formic_client::Client;
 use formic_core::ServiceName;
@@ -29,6 +30,9 @@ pub struct Service {
     pub(crate) metrics: Metrics,
     pub(crate) registry: DynRegistry,
     pub(crate) client: Client,
+    client_config: formic_client::Config,
+    /// Somebody holds a channel, or the client: too late to change how it calls.
+    client_taken: AtomicBool,
     pub(crate) version: String,
     pub(crate) on_start: Vec<Hook>,
     pub(crate) on_stop: Vec<Hook>,
@@ -45,6 +49,8 @@ impl std::fmt::Debug for Service {
 impl Service {
     /// A service of this name. Reads the settings: defaults, then code, `formic.toml`, environment
     /// and flags, each over the one before.
+    ///
+    /// Asked by `--explain` or `--help`, it prints and ends the process.
     pub fn new(name: impl AsRef<str>) -> Self {
         Self::with_settings(name, |_| {})
     }
@@ -63,12 +69,15 @@ impl Service {
                 fallback()
             }
         };
+        // The engine knows the service by the manifest's name, and looks for its instances under that.
+        let given = std::env::var("FORMIC_SERVICE").ok().and_then(|name| ServiceName::new(name).ok());
         // "service" is a valid name; the type just cannot say so.
-        let Some(name) = name else { unreachable!("the fallback name is valid") };
+        let Some(name) = given.or(name) else { unreachable!("the fallback name is valid") };
         let settings = lifecycle::settings(&name, code).unwrap_or_else(|failure| {
             keep(failure);
             ServiceSettings::default()
         });
+        lifecycle::explain(&settings);
         if let Err(failure) = lifecycle::logs(&settings) {
             keep(failure);
         }
@@ -86,6 +95,17 @@ impl Service {
         Self::assemble(name, ServiceSettings::default(), registry, None)
     }
 
+    /// The same with settings from code; `formic.toml`, environment and flags are not looked at.
+    pub fn embedded_with(
+        name: ServiceName,
+        registry: DynRegistry,
+        code: impl FnOnce(&mut ServiceSettings),
+    ) -> Self {
+        let mut settings = ServiceSettings::default();
+        code(&mut settings);
+        Self::assemble(name, settings, registry, None)
+    }
+
     fn assemble(
         name: ServiceName,
         settings: ServiceSettings,
@@ -93,12 +113,12 @@ impl Service {
         fault: Option<Failure>,
     ) -> Self {
         let metrics = Metrics::new();
-        let config = formic_client::Config {
+        let client_config = formic_client::Config {
             timeout: settings.timeout,
             observer: Some(lifecycle::observer(&metrics)),
             ..formic_client::Config::default()
         };
-        let client = Client::new(Arc::clone(&registry), config);
+        let client = Client::new(Arc::clone(&registry), client_config.clone());
         let server = Server::new(formic_server::Config::default(), metrics.clone());
         let version = settings.version.clone().unwrap_or_default();
         Self {
@@ -108,6 +128,8 @@ impl Service {
             metrics,
             registry,
             client,
+            client_config,
+            client_taken: AtomicBool::new(false),
             version,
             on_start: Vec::new(),
             on_stop: Vec::new(),
@@ -154,6 +176,31 @@ impl Service {
         self.map_server(|server| server.layer(layer))
     }
 
+    /// Sets the server's limits: sizes, connections, calls in flight, the longest deadline.
+    pub fn server_config(self, with: impl FnOnce(&mut formic_server::Config)) -> Self {
+        self.map_server(|server| server.configure(with))
+    }
+
+    /// Sets how the service calls others. To be done before the first [`client`](Self::client) is
+    /// taken, as channels keep what they were made with.
+    pub fn client_config(mut self, with: impl FnOnce(&mut formic_client::Config)) -> Self {
+        if self.client_taken.load(Ordering::Relaxed) {
+            let late = "the client was changed after a channel had been taken from it: `client_config` and \
+                        `intercept_client` come before `client`";
+            self.fault = self.fault.or_else(|| Some(Failure::new(late)));
+            return self;
+        }
+        with(&mut self.client_config);
+        self.client = Client::new(Arc::clone(&self.registry), self.client_config.clone());
+        self
+    }
+
+    /// Puts an interceptor around every call that the service makes; the first one is the outermost. To
+    /// be done before the first [`client`](Self::client) is taken.
+    pub fn intercept_client(self, interceptor: impl Interceptor) -> Self {
+        self.client_config(|config| config.interceptors.push(Arc::new(interceptor)))
+    }
+
     /// Runs before the service is ready; a failure ends it.
     pub fn on_start<F, Fut>(mut self, hook: F) -> Self
     where
@@ -164,7 +211,8 @@ impl Service {
         self
     }
 
-    /// Runs after the last call has been answered.
+    /// Runs after the last call has been answered and the background tasks are over, in the order in
+    /// which the hooks were added; a failure is reported when all of them have run.
     pub fn on_stop<F, Fut>(mut self, hook: F) -> Self
     where
         F: FnOnce() -> Fut + Send + 'static,
@@ -174,7 +222,8 @@ impl Service {
         self
     }
 
-    /// A task that lives as long as the service and is told when it stops.
+    /// A task that lives as long as the service and is told when it stops: after the last call has been
+    /// answered, so that what calls hand over to it is still taken. If it panics, the service ends.
     pub fn background<F, Fut>(mut self, name: impl Into<String>, work: F) -> Self
     where
         F: FnOnce(Stopping) -> Fut + Send + 'static,
@@ -187,12 +236,13 @@ impl Service {
     /// A channel to a service by name: discovered, balanced, with deadlines and retries.
     #[must_use]
     pub fn client(&self, service: impl AsRef<str>) -> Channel {
-        self.client.of(service)
+        self.clients().of(service)
     }
 
     /// The client underneath, for interceptors and for calls to fixed addresses.
     #[must_use]
     pub fn clients(&self) -> &Client {
+        self.client_taken.store(true, Ordering::Relaxed);
         &self.client
     }
 

@@ -2,8 +2,11 @@
 
 use std::sync::Arc;
 
-use connectrpc::client::{ClientConfig, HttpClient};
-use connectrpc::{CompressionRegistry, Protocol, RequestContext, Response, Router, Server, ServiceRequest, ServiceResult};
+use connectrpc::client::{ClientConfig, Http2Connection, SharedHttp2Connection};
+use connectrpc::{
+    CompressionRegistry, Encodable, Protocol, RequestContext, Response, Router, Server, ServiceRequest,
+    ServiceResult,
+};
 
 #[path = "../../arguments.rs"]
 mod arguments;
@@ -24,12 +27,16 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 struct Echo;
 
 impl EchoService for Echo {
-    async fn echo(&self, _ctx: RequestContext, request: ServiceRequest<'_, EchoRequest>) -> ServiceResult<EchoResponse> {
+    async fn echo<'a>(
+        &'a self,
+        _ctx: RequestContext,
+        request: ServiceRequest<'_, EchoRequest>,
+    ) -> ServiceResult<impl Encodable<EchoResponse> + Send + use<'a>> {
         Response::ok(EchoResponse { payload: request.payload.to_vec(), ..Default::default() })
     }
 }
 
-struct Caller(EchoServiceClient<HttpClient>);
+struct Caller(EchoServiceClient<SharedHttp2Connection>);
 
 impl load::Caller for Caller {
     async fn call(&mut self) -> Result<(), String> {
@@ -66,8 +73,9 @@ async fn call(arguments: &Arguments) -> Result<(), Failure> {
         // As Formic does: small messages on a loopback gain nothing.
         .with_compression(CompressionRegistry::new());
     // One client is one connection.
-    let connections: Vec<HttpClient> =
-        (0..arguments.number("connections")?).map(|_| HttpClient::plaintext_http2_only()).collect();
+    let connections: Vec<SharedHttp2Connection> = (0..arguments.number("connections")?)
+        .map(|_| Http2Connection::lazy_plaintext(config.base_uri().clone()).shared(1024))
+        .collect();
     let caller = |index: usize| {
         let transport = connections[index % connections.len()].clone();
         Caller(EchoServiceClient::new(transport, config.clone()))

@@ -64,7 +64,8 @@ async fn call(arguments: &Arguments) -> Result<(), Failure> {
     for _ in 0..arguments.number("connections")? {
         connections.push(endpoint.connect().await?);
     }
-    let caller = |index: usize| Caller(EchoServiceClient::new(connections[index % connections.len()].clone()));
+    let caller =
+        |index: usize| Caller(EchoServiceClient::new(connections[index % connections.len()].clone()));
     println!("{}", load::run(arguments.plan()?, caller).await?);
     Ok(())
 }

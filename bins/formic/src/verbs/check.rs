@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::cli::Check;
 use crate::exit::{Failure, Outcome};
 use crate::output;
-use crate::verbs::up::manifest;
+use crate::verbs::up::{count, manifest};
 
 pub(crate) fn run(args: &Check) -> Outcome {
     let found = manifest::locate(&args.path)?;
@@ -14,7 +14,7 @@ pub(crate) fn run(args: &Check) -> Outcome {
         Ok(manifest) => manifest,
         Err(faults) if args.json => {
             output::json(&serde_json::to_value(&faults).unwrap_or_default());
-            return Err(Failure::answered());
+            return Err(Failure::user(""));
         }
         Err(faults) => return Err(manifest::faulty(&faults)),
     };
@@ -23,9 +23,9 @@ pub(crate) fn run(args: &Check) -> Outcome {
         return Ok(());
     }
     output::line(&format!(
-        "{}: {} services, started in this order:",
+        "{}: {}, started in this order:",
         manifest.app.name,
-        manifest.services.len()
+        count(manifest.services.len())
     ));
     for (at, wave) in manifest.order().iter().enumerate() {
         output::line(&format!("  {}. {}", at + 1, wave.join(", ")));

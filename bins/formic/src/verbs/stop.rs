@@ -14,7 +14,7 @@ pub(crate) async fn run(args: Stop) -> Outcome {
     let app = app::find(args.listing.target.app.as_deref()).await?;
     let name = app.status.app.clone();
     if !args.listing.json {
-        output::talk(&format!("stopping {name} ({} services)", app.status.services.len()));
+        output::talk(&format!("stopping {name} in {}", app.folder.display()));
     }
     let request = pb::StopRequest { now: args.now, ..Default::default() };
     let response = app.control().stop(request).timeout(PATIENCE).await?;

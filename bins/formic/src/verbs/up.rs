@@ -174,6 +174,11 @@ fn notes(manifest: &Manifest) -> Vec<String> {
     notes
 }
 
+/// `1 service`, `2 services`.
+pub(crate) fn count(services: usize) -> String {
+    if services == 1 { "1 service".into() } else { format!("{services} services") }
+}
+
 async fn artifacts(
     folder: &Path,
     manifest: &Manifest,
@@ -189,7 +194,7 @@ async fn artifacts(
         })
         .collect();
     if !no_build && !packages.is_empty() {
-        talk(&format!("building {} services", packages.len()));
+        talk(&format!("building {}", count(packages.len())));
     }
     if no_build {
         return build::find(folder, &packages, release).await;

@@ -8,7 +8,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::section::{Notes, Section};
-use super::{Named, value};
+use super::{Named, settings, value};
 use crate::fault::{FaultKind, quote};
 use crate::manifest::{
     Health, MAX_REPLICAS, Probe, Resources, Restart, RestartPolicy, Service, Source, Stop,
@@ -77,6 +77,7 @@ pub(super) fn read(
     let env = read_env(&mut section, port.is_some(), notes);
     let config = section.section("config", notes);
     let config = config.map_or_else(Map::new, |config| value::object(config.table(), config.path(), notes));
+    let settings = settings::read(&mut section, port.is_some(), replicas.as_ref().map(|r| r.0), notes);
     let health = read_health(&mut section, port.is_some(), notes);
     let resources = read_resources(&mut section, notes);
     let mut stop = Stop::default();
@@ -113,6 +114,7 @@ pub(super) fn read(
         depends_on: depends_on.iter().map(|(name, _)| name.clone()).collect(),
         env,
         config,
+        settings,
         port: port.as_ref().and_then(|(port, _)| u16::try_from(*port).ok()),
         health,
         resources,

@@ -37,6 +37,8 @@ pub(crate) enum Fault {
     Misfit(#[from] Misfit),
     #[error("find the order")]
     NotFound,
+    #[error("take one more order: too many are under way")]
+    Busy,
 }
 
 impl From<rusqlite::Error> for Fault {

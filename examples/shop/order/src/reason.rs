@@ -85,6 +85,7 @@ impl From<Fault> for Error {
         match fault {
             Fault::Database(error) => error.into(),
             Fault::NotFound => not_found(),
+            Fault::Busy => too_busy(),
             Fault::Misfit(error) => {
                 Self::internal("the order's journal is not as expected").with_source(error)
             }

@@ -161,7 +161,7 @@ impl Handle {
 
 impl Worker {
     pub(crate) fn new(journal: Journal, partners: Partners, config: Config, start: Start) -> (Self, Handle) {
-        let (sender, requests) = mpsc::channel(QUEUE.min(config.max_under_way.max(1)));
+        let (sender, requests) = mpsc::channel(QUEUE);
         let (stop, stopped) = watch::channel(false);
         let max = config.max_under_way;
         let driver = Driver { journal, partners, config, stopped };
@@ -173,7 +173,7 @@ impl Worker {
         let Self { driver, mut requests, start, max, stop } = self;
         let Start { unfinished, lock } = start;
         let mut tasks =
-            Tasks { driver, running: JoinSet::new(), tasks: HashMap::new(), orders: HashMap::new() };
+            Tasks { driver, running: JoinSet::new(), tasks: HashMap::new(), orders: HashMap::new(), max };
         if !unfinished.is_empty() {
             tracing::info!(orders = unfinished.len(), "going on with unfinished orders");
         }
@@ -186,7 +186,7 @@ impl Worker {
             let event = tokio::select! {
                 () = &mut stopping => Event::Stop,
                 Some(ended) = tasks.running.join_next_with_id(), if !tasks.running.is_empty() => Event::Ended(ended),
-                ask = requests.recv(), if tasks.orders.len() < max => ask.map_or(Event::Stop, Event::Asked),
+                ask = requests.recv() => ask.map_or(Event::Stop, Event::Asked),
             };
             match event {
                 Event::Asked(ask) => tasks.ask(ask),
@@ -208,17 +208,24 @@ struct Tasks {
     running: JoinSet<()>,
     tasks: HashMap<Id, String>,
     orders: HashMap<String, Driven>,
+    /// New orders are refused beyond this many; those that are there are always driven.
+    max: usize,
 }
 
 impl Tasks {
     fn ask(&mut self, ask: Ask) {
-        let Ask { order_id, draft, secrets, hurry, done } = ask;
+        let Ask { order_id, mut draft, secrets, hurry, done } = ask;
         if let Some(driven) = self.orders.get_mut(&order_id) {
             driven.again = true;
             driven.waiting.extend(done);
             if hurry {
                 driven.hurry.notify_one();
             }
+            return;
+        }
+        if let Some(NewOrder { placed, .. }) = draft.take_if(|_| self.orders.len() >= self.max) {
+            // The caller may have gone away; then nobody has to be told.
+            let _ = placed.send(Err(Fault::Busy));
             return;
         }
         let driven = Driven { waiting: done.into_iter().collect(), ..Driven::default() };

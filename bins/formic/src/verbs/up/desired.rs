@@ -38,7 +38,9 @@ pub(crate) fn desired(manifest: &Manifest, folder: &Path, artifacts: &Artifacts)
         args.extend(service.args.iter().cloned());
         let config =
             serde_json::to_string(&service.config).map_err(|error| Failure::bug("config").because(error))?;
-        let mut env = service.env.clone();
+        // What the service would read of the file if it ran by itself, then what is said outright.
+        let mut env = service.settings.clone();
+        env.extend(service.env.clone());
         env.entry("FORMIC_CONFIG".into()).or_insert(config);
         let digest = fingerprint(&program);
         let revision = manifest

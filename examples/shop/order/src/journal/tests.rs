@@ -76,8 +76,6 @@ async fn the_intent_is_on_disk_before_the_act() {
         )
         .unwrap();
     assert_eq!(last, r#"{"entry":"intend","step":"reserve"}"#);
-    let synchronous: i64 = other.pragma_query_value(None, "synchronous", |row| row.get(0)).unwrap();
-    assert_eq!(synchronous, 2, "full");
 }
 
 #[tokio::test]

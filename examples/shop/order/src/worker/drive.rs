@@ -59,11 +59,13 @@ impl Driver {
         let Some((order, placed_at)) = self.load(order_id, hurry).await else { return };
         let mut outcome = None;
         // Acts in a row that settled nothing, and whether the pause after the last of them is over.
-        let (mut tries, mut rested) = (0, false);
+        let (mut tries, mut rested, mut acted) = (0, false, false);
         loop {
             let Some((next, saga)) = self.advance(order_id, outcome.take(), hurry).await else { return };
             if next == Next::Rest {
-                tracing::info!(order = order_id, stage = ?saga.stage(), "the order is at rest");
+                if acted {
+                    tracing::info!(order = order_id, stage = ?saga.stage(), "the order is at rest");
+                }
                 return self.clear_cart(&order, &saga, secrets.as_ref(), hurry).await;
             }
             if *self.stopped.borrow() {
@@ -86,7 +88,7 @@ impl Driver {
                 Next::Perform(step) => Some(self.perform(&order, step, secrets.as_ref()).await),
                 Next::Compensate(undo) => self.compensate(&order, undo).await,
             };
-            rested = false;
+            (rested, acted) = (false, true);
             tries = if settles(outcome.as_ref(), &saga) { 0 } else { tries + 1 };
         }
     }

@@ -93,7 +93,8 @@ pub(crate) fn search(
     let matches = if words.is_empty() { "1".to_owned() } else { each("all_words").join(" AND ") };
     let mut score = each("name_words").iter().map(|term| format!("2 * {term}")).collect::<Vec<_>>();
     score.extend(each("tag_words"));
-    let score = if score.is_empty() { "0".to_owned() } else { score.join(" + ") };
+    // Not a number: in ORDER BY it would be the number of a column.
+    let score = if score.is_empty() { "NULL".to_owned() } else { score.join(" + ") };
     let (limit, offset) = (words.len() + 1, words.len() + 2);
     let sql = format!(
         "SELECT {COLUMNS} FROM products WHERE {matches} ORDER BY {score} DESC, name, id LIMIT ?{limit} OFFSET ?{offset}"

@@ -1,0 +1,10 @@
+//! The server as its callers see it: every protocol over every transport, its limits, its drain.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod drain;
+mod hops;
+mod limits;
+mod raw;
+mod standard;
+mod suite;
+mod ways;

@@ -1,0 +1,117 @@
+//! What a Formic service reads of its own section: checked here, handed over by environment.
+//!
+//! A service that runs by itself reads these keys from the file (`formic-settings`); under an engine it
+//! never sees the file. So that one manifest means the same both ways, each key becomes the variable that
+//! sets the same thing.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::str::FromStr;
+
+use serde_json::{Map, Value};
+
+use super::section::{Notes, Section};
+use super::value;
+use crate::fault::{FaultKind, quote};
+use crate::units::HumanDuration;
+
+/// Durations are handed over in a unit that every reader has.
+fn millis(duration: HumanDuration) -> String {
+    format!("{}ms", duration.get().as_millis())
+}
+
+pub(super) fn read(
+    section: &mut Section<'_, '_>,
+    has_port: bool,
+    replicas: Option<u32>,
+    notes: &mut Notes<'_>,
+) -> BTreeMap<String, String> {
+    let mut settings = BTreeMap::new();
+    let mut set = |variable: &str, value: Option<String>| {
+        if let Some(value) = value {
+            settings.insert(variable.to_owned(), value);
+        }
+    };
+    set("FORMIC_LISTEN", read_listen(section, has_port, replicas, notes));
+    set("FORMIC_ADVERTISE", read_address(section, "advertise", notes));
+    // Checked and not handed over: under an engine its registry is the one where callers look.
+    section.word("registry", &["local", "mdns", "memory"].map(|word| (word, ())), notes);
+    set("FORMIC_LOG", section.string("log", notes).map(|(text, _)| text));
+    let format = section.word("log_format", &["auto", "pretty", "json"].map(|word| (word, word)), notes);
+    set("FORMIC_LOG_FORMAT", format.map(ToOwned::to_owned));
+    let timeout = section.duration("timeout", "a duration such as \"5s\"", notes);
+    set("FORMIC_TIMEOUT", timeout.map(millis));
+    if let Some(mut drain) = section.section("drain", notes) {
+        let grace = drain.unit::<HumanDuration>("grace", "a duration such as \"20s\"", notes);
+        set("FORMIC_DRAIN_GRACE", grace.map(millis));
+        let wanted = "a duration such as \"100ms\"";
+        let propagation = drain.unit::<HumanDuration>("propagation", wanted, notes);
+        set("FORMIC_DRAIN_PROPAGATION", propagation.map(millis));
+        drain.finish(notes);
+    }
+    set("FORMIC_LABELS", read_labels(section, notes));
+    settings
+}
+
+fn read_listen(
+    section: &mut Section<'_, '_>,
+    has_port: bool,
+    replicas: Option<u32>,
+    notes: &mut Notes<'_>,
+) -> Option<String> {
+    let text = read_address(section, "listen", notes)?;
+    let (_, value) = section.get("listen")?;
+    if has_port {
+        let message = "`listen` is for a Formic service, `port` for any other program".to_owned();
+        let help = "take one of them out".to_owned();
+        notes.push(&value.span(), FaultKind::Conflict, &section.path_of("listen"), message, Some(help));
+    }
+    let fixed = SocketAddr::from_str(&text).map_or(true, |address| address.port() != 0);
+    if let (true, Some(replicas @ 2..)) = (fixed, replicas) {
+        let message = format!("{replicas} instances cannot share the address {}", quote(&text));
+        let help = "leave `listen` out or give it port 0, which takes any free one, or have one instance";
+        notes.push(
+            &value.span(),
+            FaultKind::Conflict,
+            &section.path_of("listen"),
+            message,
+            Some(help.into()),
+        );
+    }
+    Some(text)
+}
+
+/// A socket address, or `unix:` and a path.
+fn read_address(section: &mut Section<'_, '_>, key: &'static str, notes: &mut Notes<'_>) -> Option<String> {
+    let (text, span) = section.string(key, notes)?;
+    let unix = text.strip_prefix("unix:").is_some_and(|path| !path.is_empty());
+    if !unix && SocketAddr::from_str(&text).is_err() {
+        let message = format!("{} is not an address", quote(&text));
+        notes.invalid(section, key, &span, message, "write it like \"127.0.0.1:4000\" or \"unix:/path\"");
+        return None;
+    }
+    Some(text)
+}
+
+/// Names and texts; a number or a boolean is the text that it is written as.
+fn read_labels(section: &mut Section<'_, '_>, notes: &mut Notes<'_>) -> Option<String> {
+    let labels = section.section("labels", notes)?;
+    let path = labels.path().to_owned();
+    let mut read = Map::new();
+    for (key, item) in labels.entries() {
+        let text = item.get_ref().as_str().map(ToOwned::to_owned).or_else(|| value::plain(item.get_ref()));
+        match text {
+            Some(text) => {
+                read.insert(key.get_ref().to_string(), Value::String(text));
+            }
+            None => {
+                let found = item.get_ref().type_str();
+                let name = key.get_ref();
+                let message = format!("the label {} must be a string, not of type {found}", quote(name));
+                let path: String = format!("{path}.{name}").chars().take(200).collect();
+                notes.push(&item.span(), FaultKind::WrongType, &path, message, None);
+            }
+        }
+    }
+    (!read.is_empty()).then(|| Value::Object(read).to_string())
+}

@@ -1,0 +1,100 @@
+//! One manifest for `cargo run` and for the engine: what a service reads of the file by itself is what it
+//! is told by environment.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use formic_core::ServiceName;
+use formic_settings::{Error, ServiceSettings, read_service};
+use formic_spec::Manifest;
+
+/// Every key of a service.
+const ALL: &str = r#"
+[app]
+name = "shop"
+
+[service.user]
+cargo = "user"
+
+[service.order]
+cargo = "order"
+args = ["--verbose"]
+replicas = 1
+depends_on = ["user"]
+cwd = "order"
+listen = "127.0.0.1:4000"
+advertise = "10.0.0.1:4000"
+registry = "mdns"
+log = "info,order=debug"
+log_format = "json"
+timeout = "1m30s"
+drain = { grace = "7s", propagation = "0s" }
+labels = { zone = "a", weight = 3 }
+env = { HOME = "/tmp" }
+config = { limit = 3 }
+health = { interval = "2s" }
+resources = { pids = 100 }
+stop = { grace = "10s" }
+restart = { policy = "never" }
+"#;
+
+fn read(
+    manifest: Option<&str>,
+    env: impl IntoIterator<Item = (String, String)>,
+) -> Result<ServiceSettings, Error> {
+    let name = ServiceName::new("order").unwrap();
+    read_service(&name, |_| {}, manifest, env.into_iter(), std::iter::empty())
+}
+
+#[test]
+fn a_service_reads_the_same_by_itself_and_under_an_engine() {
+    let manifest = Manifest::parse(ALL, "formic.toml").unwrap();
+    let service = manifest.service("order").unwrap();
+    let alone = read(Some(ALL), []).unwrap();
+    let config = serde_json::to_string(&service.config).unwrap();
+    let told = service.settings.clone().into_iter().chain([("FORMIC_CONFIG".into(), config)]);
+    let told = read(None, told).unwrap();
+    for (alone, told) in [(&alone, &told)] {
+        assert_eq!(alone.listen, told.listen);
+        assert_eq!(alone.advertise, told.advertise);
+        assert_eq!((&alone.log, &alone.log_format), (&told.log, &told.log_format));
+        assert_eq!((alone.timeout, alone.drain), (told.timeout, told.drain));
+        assert_eq!(alone.labels, told.labels);
+        assert_eq!(alone.layers().tree().get("config"), told.layers().tree().get("config"));
+    }
+    assert_eq!(told.listen, "127.0.0.1:4000");
+    assert_eq!(told.labels["weight"], "3");
+    assert_eq!(told.drain.grace.as_secs(), 7);
+    // The daemon's registry is the one where callers look.
+    assert_eq!((alone.registry.as_deref(), told.registry), (Some("mdns"), None));
+}
+
+#[test]
+fn what_is_wrong_is_said_by_both() {
+    let wrong = [
+        ("log_format = \"json\"", "log_format = \"xml\"", "log_format"),
+        ("listen = \"127.0.0.1:4000\"", "listen = \"nowhere\"", "listen"),
+        ("timeout = \"1m30s\"", "timeout = \"soon\"", "timeout"),
+        ("registry = \"mdns\"", "registry = \"consul\"", "registry"),
+        ("propagation = \"0s\"", "propagatoin = \"0s\"", "propagatoin"),
+        ("log = \"info,order=debug\"", "log = 7", "log"),
+        ("cwd = \"order\"", "cwdd = \"order\"", "cwdd"),
+    ];
+    for (right, wrong, key) in wrong {
+        let text = ALL.replace(right, wrong);
+        assert_ne!(text, ALL, "{right}");
+        let faults = Manifest::parse(&text, "formic.toml").unwrap_err().to_string();
+        assert!(faults.contains(key), "{wrong}: {faults}");
+        let error = read(Some(&text), []).unwrap_err().to_string();
+        assert!(error.contains(key), "{wrong}: {error}");
+    }
+}
+
+#[test]
+fn one_address_is_for_one_instance() {
+    let text = ALL.replace("replicas = 1", "replicas = 2");
+    let faults = Manifest::parse(&text, "formic.toml").unwrap_err().to_string();
+    assert!(faults.contains("2 instances cannot share the address"), "{faults}");
+    Manifest::parse(&text.replace("127.0.0.1:4000\"\nadv", "127.0.0.1:0\"\nadv"), "formic.toml").unwrap();
+    let text = ALL.replace("cwd = \"order\"", "port = 4000");
+    let faults = Manifest::parse(&text, "formic.toml").unwrap_err().to_string();
+    assert!(faults.contains("take one of them out"), "{faults}");
+}

@@ -1,0 +1,142 @@
+//! The gateway's answers to what is wrong, too much, or not for the world.
+
+use std::sync::Arc;
+
+use formic_e2e::{App, Gateway, Manifest, Shared, formic};
+use serde_json::json;
+
+static SHOP: Shared = Shared::new();
+
+const SEARCH: &str = "/shop.product.v1.ProductService/Search";
+const JSON: (&str, &str) = ("Content-Type", "application/json");
+
+fn shop() -> Arc<App> {
+    SHOP.get(|| {
+        let manifest = Manifest::shop().set("gateway", "cors", "{ origins = [\"https://shop.example\"] }");
+        App::start(&manifest)
+    })
+}
+
+#[test]
+fn what_is_not_json_is_a_bad_request() {
+    let app = shop();
+    for body in ["", "{", "{\"text\":", "hello", "[1]", "{\"text\":17}"] {
+        let answer = app.gateway().send("POST", SEARCH, &[JSON], body.as_bytes()).unwrap();
+        assert_eq!(answer.status, 400, "{body:?}: {}", answer.text());
+        assert_eq!(answer.json()["code"], "invalid_argument", "{body:?}");
+        assert_ne!(answer.json()["message"].as_str(), Some(""), "{body:?}");
+    }
+    let fine = app.gateway().send("POST", SEARCH, &[JSON], b"{}").unwrap();
+    assert_eq!(fine.status, 200, "and goes on working");
+}
+
+#[test]
+fn what_is_too_large_is_refused() {
+    let app = shop();
+    let body = format!("{{\"text\":\"{}\"}}", "x".repeat(5 << 20));
+    let answer = app.gateway().send("POST", SEARCH, &[JSON], body.as_bytes()).unwrap();
+    // Connect says `resource_exhausted`, which is 429; plain HTTP has 413 for it.
+    assert!([413, 429].contains(&answer.status), "{} {}", answer.status, answer.text());
+    if answer.status == 429 {
+        assert_eq!(answer.json()["code"], "resource_exhausted");
+    }
+}
+
+#[test]
+fn headers_without_end_are_refused() {
+    let app = shop();
+    let large = "x".repeat(1 << 20);
+    match app.gateway().send("POST", SEARCH, &[JSON, ("X-Large", &large)], b"{}") {
+        Ok(answer) => assert!([400, 431].contains(&answer.status), "{}", answer.status),
+        // It may also just hang up.
+        Err(error) => assert_ne!(error.kind(), std::io::ErrorKind::TimedOut, "{error}"),
+    }
+    assert_eq!(app.gateway().send("POST", SEARCH, &[JSON], b"{}").unwrap().status, 200);
+}
+
+#[test]
+fn methods_that_are_not_there_or_not_exposed_are_not_found() {
+    let app = shop();
+    for path in [
+        "/shop.product.v1.ProductService/Serch",
+        "/shop.product.v1.Nothing/Search",
+        "/shop.payment.v1.PaymentService/Get",
+        "/shop.shipping.v1.ShippingService/Track",
+        "/formic.control.v1.ControlService/Stop",
+        "/formic.registry.v1.RegistryService/List",
+    ] {
+        let answer = app.gateway().send("POST", path, &[JSON], b"{}").unwrap();
+        assert_eq!(answer.status, 404, "{path}: {}", answer.text());
+    }
+    // They run, and answer those who may ask.
+    let refused = app.call("shop.payment.v1.PaymentService/Get", &json!({ "paymentId": "none" }), &[]).unwrap_err();
+    assert_eq!(refused.error["code"], "not_found");
+}
+
+#[test]
+fn the_wrong_verb_and_the_wrong_type_are_refused() {
+    let app = shop();
+    let register = "/shop.user.v1.UserService/Register";
+    assert_eq!(app.gateway().send("GET", register, &[], b"").unwrap().status, 405, "it has effects");
+    assert_eq!(app.gateway().send("DELETE", register, &[], b"").unwrap().status, 405);
+    let answer = app.gateway().send("POST", register, &[("Content-Type", "text/plain")], b"{}").unwrap();
+    assert_eq!(answer.status, 415, "{}", answer.text());
+}
+
+#[test]
+fn errors_of_services_arrive_whole() {
+    let app = shop();
+    let request = json!({ "email": "none", "password": "x", "name": "" });
+    let answer = app.gateway().try_call("shop.user.v1.UserService/Register", &request, None).unwrap();
+    assert_eq!(answer.status, 400);
+    let error = answer.json();
+    assert_eq!(error["code"], "invalid_argument");
+    assert_eq!(error["details"][0]["type"], "google.rpc.BadRequest", "{error}");
+    let answer = app.gateway().try_call("shop.product.v1.ProductService/Get", &json!({ "id": "none" }), None).unwrap();
+    assert_eq!((answer.status, &answer.json()["code"]), (404, &json!("not_found")));
+    let answer = app.gateway().try_call("shop.user.v1.UserService/GetProfile", &json!({}), None).unwrap();
+    assert_eq!((answer.status, &answer.json()["code"]), (401, &json!("unauthenticated")));
+}
+
+#[test]
+fn requests_have_an_id_and_browsers_their_headers() {
+    let app = shop();
+    let answer = app.gateway().send("POST", SEARCH, &[JSON, ("X-Request-Id", "abc-1")], b"{}").unwrap();
+    assert_eq!(answer.header("x-request-id"), "abc-1");
+    let answer = app.gateway().send("POST", SEARCH, &[JSON], b"{}").unwrap();
+    assert_eq!(answer.header("x-request-id").len(), 32);
+    let preflight = |origin: &str| {
+        let headers = [
+            ("Origin", origin),
+            ("Access-Control-Request-Method", "POST"),
+            ("Access-Control-Request-Headers", "content-type,connect-protocol-version"),
+        ];
+        app.gateway().send("OPTIONS", SEARCH, &headers, b"").unwrap()
+    };
+    let allowed = preflight("https://shop.example");
+    assert_eq!(allowed.header("access-control-allow-origin"), "https://shop.example");
+    assert_eq!(preflight("https://elsewhere.example").header("access-control-allow-origin"), "");
+}
+
+#[test]
+fn a_browser_gets_a_page() {
+    let app = shop();
+    let page = app.gateway().send("GET", "/", &[("Accept", "text/html")], b"").unwrap();
+    assert_eq!(page.status, 200);
+    assert!(page.header("content-type").starts_with("text/html"), "{}", page.header("content-type"));
+    let lost = app.gateway().send("GET", "/nothing/here", &[("Accept", "text/html")], b"").unwrap();
+    assert_eq!(lost.status, 404);
+    assert!(lost.header("content-type").starts_with("text/html"), "{}", lost.header("content-type"));
+    for secret in ["payment", "shipping"] {
+        assert!(!page.text().contains(&format!("shop.{secret}")), "{secret} is not shown");
+    }
+}
+
+#[test]
+fn the_gateway_is_a_process_of_its_own() {
+    let app = shop();
+    assert_ne!(app.pid_of("gateway"), app.pid());
+    let nothing = Gateway { authority: app.gateway().authority.clone() };
+    assert_eq!(nothing.send("GET", "/healthz", &[], b"").unwrap().status, 200);
+    formic(&["gateway"]).run().says(1, &["formic up"]);
+}

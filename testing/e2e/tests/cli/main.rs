@@ -1,0 +1,11 @@
+//! `formic up` and the commands beside it, as people use them.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod crash;
+mod gateway;
+mod life;
+mod listings;
+mod manifest;
+mod start;
+mod stop;

@@ -1,0 +1,152 @@
+//! Starts that fail: each says why, and leaves what it found as it was.
+
+use std::net::TcpListener;
+use std::time::{Duration, Instant};
+
+use formic_e2e::{App, Folder, Manifest, Tool, formic, formic_in, of_application};
+
+const SLEEPER: &str = r#"
+[app]
+name = "sleeper"
+[service.sleeper]
+command = ["sleep", "600"]
+health = { ready = "none" }
+"#;
+
+#[test]
+fn a_port_in_use_is_told_before_anything_starts() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let folder = Folder::new("port");
+    let gateway = format!("{SLEEPER}\n[gateway]\nlisten = \"{address}\"\nexpose = [\"sleeper\"]\n");
+    folder.write("formic.toml", &gateway);
+    formic_in(folder.path(), &["up"]).run().says(1, &[&address.to_string(), "in use"]);
+    assert_eq!(of_application(folder.path()), Vec::<u32>::new());
+}
+
+#[test]
+fn a_service_that_never_gets_ready_shows_its_last_words() {
+    let manifest = Manifest::of(
+        r#"
+[app]
+name = "mute"
+[service.mute]
+command = ["sh", "-c", "echo waiting for a database that is not there >&2; sleep 600"]
+[service.mute.health]
+ready = "grpc"
+deadline = "700ms"
+"#,
+    );
+    let mut app = App::begin(&manifest);
+    let told = app.wait_told("it to be given up", Duration::from_secs(20), |line| {
+        line["notice"].as_str().is_some_and(|text| text.contains("ready"))
+    });
+    assert_eq!(told["service"], "mute");
+    assert!(told["log"].to_string().contains("waiting for a database that is not there"), "{told}");
+    app.stop();
+}
+
+#[test]
+fn people_see_those_words_too() {
+    let folder = Folder::new("mute");
+    let text = "[app]\nname = \"mute\"\n[service.mute]\n\
+        command = [\"sh\", \"-c\", \"echo some last words >&2; sleep 600\"]\n\
+        health = { ready = \"grpc\", deadline = \"500ms\" }\n";
+    folder.write("formic.toml", text);
+    // `timeout` stands for a person who has read it and presses Ctrl-C.
+    let binary = formic_e2e::build_folder().join("formic");
+    let args = ["--signal=INT", "3", binary.to_str().unwrap(), "up", "--quiet"];
+    let ended = Tool::new("timeout").args(args).within(folder.path()).run();
+    assert!(ended.stderr.contains("did not get ready"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("some last words"), "{}", ended.stderr);
+    assert_eq!(of_application(folder.path()), Vec::<u32>::new());
+}
+
+#[test]
+fn a_program_that_is_not_there() {
+    let manifest = Manifest::of(
+        "[app]\nname = \"a\"\n[service.ghost]\ncommand = [\"./no-such-program\"]\nhealth = { ready = \"none\" }\n",
+    );
+    let mut app = App::begin(&manifest);
+    let told = app.wait_told("the failure to be told", Duration::from_secs(20), |line| {
+        line["service"] == "ghost" && line["notice"].is_string()
+    });
+    let text = told["notice"].as_str().unwrap();
+    assert!(text.contains("no-such-program") && text.contains("cannot be started"), "{told}");
+    app.stop();
+}
+
+#[test]
+fn a_second_up_of_the_same_application_is_refused() {
+    let mut app = App::start(&Manifest::of(SLEEPER));
+    let pid = app.pid_of("sleeper");
+    let second = formic(&["up", app.folder().to_str().unwrap()]).run();
+    second.says(1, &["running already", &app.pid().to_string(), "formic stop"]);
+    assert_eq!(app.pid_of("sleeper"), pid, "the first is not disturbed");
+    app.stop();
+}
+
+#[test]
+fn a_stale_lock_is_no_obstacle() {
+    let mut app = App::start(&Manifest::of(SLEEPER));
+    app.stop();
+    let lock = app.folder().join(".formic/lock");
+    for content in ["{\"pid\": 1}", "4194304", "\0\u{fffd}garbage"] {
+        std::fs::write(&lock, content).unwrap();
+        // The socket of an engine that was killed lies there as well.
+        let socket = app.folder().join(".formic/api.sock");
+        if !socket.exists() {
+            drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+        }
+        app.again();
+        app.wait_ready();
+        app.stop();
+    }
+}
+
+#[test]
+fn a_full_disk_is_told_and_loses_nothing() {
+    let place = Folder::new("disk");
+    let Some(mount) = Mounted::small(&place) else { return };
+    let manifest = place.path().join("formic.toml");
+    std::fs::write(&manifest, SLEEPER).unwrap();
+    // All but a little is taken.
+    let filler = Tool::new("dd").args(["if=/dev/zero", "of=filler", "bs=64k"]).within(place.path()).run();
+    assert_ne!(filler.code, Some(0), "the disk is full");
+    let start = Instant::now();
+    let ended = formic_in(place.path(), &["up"]).run();
+    ended.says(1, &["free"]);
+    assert!(start.elapsed() < Duration::from_secs(10));
+    assert_eq!(std::fs::read_to_string(&manifest).unwrap(), SLEEPER, "the manifest is as it was");
+    assert_eq!(of_application(place.path()), Vec::<u32>::new());
+    drop(mount);
+}
+
+/// A small file system on a folder.
+struct Mounted<'a>(&'a Folder);
+
+impl<'a> Mounted<'a> {
+    fn small(on: &'a Folder) -> Option<Self> {
+        let args = ["-t", "tmpfs", "-o", "size=24m", "tmpfs", on.path().to_str().unwrap()];
+        let mounted = match formic_e2e::program("mount", "--version") {
+            Ok(_) => Tool::new("mount").args(args).run(),
+            Err(absent) => return Self::skip(&absent.0),
+        };
+        if mounted.code == Some(0) {
+            return Some(Self(on));
+        }
+        let why = mounted.stderr.trim().replace('\n', " ");
+        Self::skip(&format!("a small file system cannot be mounted here: {why}"))
+    }
+
+    fn skip(reason: &str) -> Option<Self> {
+        formic_testing::skipped("a_full_disk_is_told_and_loses_nothing", reason);
+        None
+    }
+}
+
+impl Drop for Mounted<'_> {
+    fn drop(&mut self) {
+        let _ = Tool::new("umount").args([self.0.path()]).run();
+    }
+}

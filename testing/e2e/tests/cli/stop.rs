@@ -1,0 +1,80 @@
+//! Ends that are not clean: a service that ignores the request to stop, an engine that is killed.
+
+use std::time::{Duration, Instant};
+
+use formic_e2e::{App, Manifest, Signal, alive, of_application, wait_until};
+
+/// Ends only when it is killed, and has a child that does so too.
+const STUBBORN: &str = r#"
+[app]
+name = "stubborn"
+[service.deaf]
+command = ["sh", "-c", "trap '' TERM INT; sh -c \"trap '' TERM INT; sleep 600; sleep 600\" & while :; do sleep 600; done"]
+health = { ready = "none" }
+stop = { grace = "60s" }
+"#;
+
+#[test]
+fn a_second_ctrl_c_kills() {
+    let mut app = App::start(&Manifest::of(STUBBORN));
+    assert!(of_application(&app.folder()).len() >= 2, "the shell and what it started");
+    app.signal(Signal::INT);
+    wait_until("the first to be heard", Duration::from_secs(10), || app.said().1.contains("stopping"));
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(!of_application(&app.folder()).is_empty(), "it drains: the grace is a minute");
+    let start = Instant::now();
+    app.signal(Signal::INT);
+    let code = app.wait_end();
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    assert_eq!(code, 0, "{}", app.said().1);
+    assert_eq!(of_application(&app.folder()), Vec::<u32>::new(), "the whole tree is gone");
+}
+
+#[test]
+fn stop_now_does_not_wait_for_the_grace() {
+    let mut app = App::start(&Manifest::of(STUBBORN));
+    let start = Instant::now();
+    let stopped = app.formic(&["stop", "--now", "--json"]);
+    stopped.says(0, &[]);
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    assert_eq!(stopped.json()["killed"], 1);
+    app.wait_end();
+    app.wait_gone();
+}
+
+#[test]
+fn what_a_killed_engine_left_running_is_swept_by_the_next() {
+    let mut app = App::shop();
+    let before: Vec<u32> = ["user", "product", "order", "gateway"].iter().map(|name| app.pid_of(name)).collect();
+    app.signal(Signal::KILL);
+    assert_eq!(app.wait_end(), 128 + 9);
+    std::thread::sleep(Duration::from_millis(200));
+    assert!(before.iter().any(|pid| alive(*pid)), "services do not die with their engine");
+    app.again();
+    app.wait_ready();
+    for pid in &before {
+        assert!(!alive(*pid), "process {pid} of the earlier run is left");
+    }
+    for name in ["user", "product", "order", "gateway"] {
+        assert!(!before.contains(&app.pid_of(name)), "{name} is a new process");
+    }
+    app.stop();
+}
+
+#[test]
+fn a_process_that_only_looks_like_one_of_ours_is_spared() {
+    let mut app = App::start(&Manifest::of(STUBBORN));
+    // A stranger: not started by the engine, in no record.
+    let mut stranger = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+    app.signal(Signal::KILL);
+    app.wait_end();
+    app.again();
+    app.wait_ready();
+    let spared = alive(stranger.id());
+    stranger.kill().unwrap();
+    stranger.wait().unwrap();
+    assert!(spared);
+    app.formic(&["stop", "--now"]).says(0, &["stopped"]);
+    app.wait_end();
+    app.wait_gone();
+}
