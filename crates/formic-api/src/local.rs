@@ -7,7 +7,7 @@ use formic_registry::{
     BoxFuture, Error as RegistryError, Lease, LeaseId, Registry, ServiceEntry, Snapshot, Watch,
 };
 use formic_rpc::Channel;
-use futures::StreamExt;
+use futures::{FutureExt, Stream, StreamExt};
 
 use crate::convert::{instance_from_pb, instance_to_pb};
 use crate::registry::v1 as pb;
@@ -42,6 +42,26 @@ fn failed(error: Error) -> RegistryError {
 fn instances(instances: Vec<pb::Instance>) -> Result<Vec<Instance>, RegistryError> {
     let read = |instance| instance_from_pb(instance).map_err(|e| RegistryError::Invalid(e.message().into()));
     instances.into_iter().map(read).collect()
+}
+
+/// Skips to the newest of the sets that have arrived: a connection takes more than the one that a slow
+/// watcher may leave behind.
+fn newest<T, E>(stream: impl Stream<Item = Result<T, E>> + Unpin) -> impl Stream<Item = Result<T, E>> {
+    futures::stream::unfold((stream.fuse(), None), |(mut stream, failure)| async move {
+        if let Some(failure) = failure {
+            return Some((Err(failure), (stream, None)));
+        }
+        let mut latest = stream.next().await?;
+        let mut failure = None;
+        while latest.is_ok() && failure.is_none() {
+            match stream.next().now_or_never() {
+                Some(Some(Ok(newer))) => latest = Ok(newer),
+                Some(Some(Err(error))) => failure = Some(error),
+                Some(None) | None => break,
+            }
+        }
+        Some((latest, (stream, failure)))
+    })
 }
 
 impl Registry for LocalRegistry {
@@ -114,8 +134,7 @@ impl Registry for LocalRegistry {
         Watch::new(opened.flat_map(|opened| {
             match opened {
                 Err(error) => futures::stream::iter([Err(error)]).left_stream(),
-                Ok(response) => response
-                    .into_message()
+                Ok(response) => newest(response.into_message())
                     .map(|item| {
                         let item = item.map_err(failed)?;
                         Ok(Snapshot {

@@ -47,13 +47,14 @@ impl Deadline {
         Ok(Self { until, stream: given.is_some() && answers_stream })
     }
 
-    /// Makes the call within its deadline; dropping the call is what ends it.
-    pub(crate) async fn bound(
-        self,
-        call: impl Future<Output = Result<Answer, Error>>,
-    ) -> Result<Answer, Error> {
+    /// Makes the call within its deadline; dropping the call is what ends it. Takes a function because a
+    /// future that is passed in and then moved takes its place twice, and this one is large.
+    pub(crate) async fn bound<F>(self, call: impl FnOnce() -> F) -> Result<Answer, Error>
+    where
+        F: Future<Output = Result<Answer, Error>>,
+    {
         let late = |_| Error::deadline_exceeded("the deadline passed before there was an answer");
-        let mut answer = timeout_at(self.until, call).await.map_err(late)??;
+        let mut answer = timeout_at(self.until, call()).await.map_err(late)??;
         if self.stream
             && let Body::Stream(stream) = answer.body
         {

@@ -43,15 +43,13 @@ impl Handle for Stack {
         let trace = trace::next(scope.trace, &call.metadata);
         match &self.intercepted {
             None => {
-                let calling = Arc::clone(&self.dispatch).run(call, Some(trace), scope.retried);
-                let f = deadline.bound(calling); static ONCE: std::sync::Once = std::sync::Once::new(); ONCE.call_once(|| eprintln!("size {}", std::mem::size_of_val(&f)));
-                Box::pin(f)
+                let dispatch = Arc::clone(&self.dispatch);
+                Box::pin(deadline.bound(move || dispatch.run(call, Some(trace), scope.retried)))
             }
             Some(intercepted) => {
                 call.metadata.as_headers_mut().insert(TRACEPARENT, trace.to_header());
                 let intercepted = Arc::clone(intercepted);
-                // Called inside, so that nothing runs before the call is awaited.
-                Box::pin(deadline.bound(async move { intercepted.call(call).await }))
+                Box::pin(deadline.bound(move || intercepted.call(call)))
             }
         }
     }

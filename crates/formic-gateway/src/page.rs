@@ -1,32 +1,62 @@
 //! What a browser or a bare `curl` sees where there is no call: one plain page, in HTML or JSON.
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{Request, State};
+use axum::middleware::Next;
 use axum::response::{Html, IntoResponse, Response};
 use http::{HeaderMap, Method, StatusCode, Uri, header};
 
 use crate::routes::Routes;
 
+/// The pages of one gateway.
 #[derive(Clone)]
-struct Page {
+pub(crate) struct Page {
     app: String,
     routes: Routes,
 }
 
-/// The pages beside the calls.
-pub fn router(app: String, routes: Routes) -> Router {
-    Router::new().fallback(answer).with_state(Page { app, routes })
+impl Page {
+    pub(crate) fn new(app: String, routes: Routes) -> Self {
+        Self { app, routes }
+    }
+
+    /// The pages beside the calls.
+    pub(crate) fn router(self) -> Router {
+        Router::new().fallback(answer).with_state(self)
+    }
+}
+
+/// What a browser gets that was sent to a method as if it were a page; everything else goes on.
+pub(crate) async fn browser(State(page): State<Page>, request: Request, next: Next) -> Response {
+    let looks = request.method() == Method::GET && wants_html(request.headers());
+    // A call by GET has its message in the query.
+    let call = request.uri().query().is_some_and(|query| query.contains("message="));
+    if looks && !call && page.routes.now().find(request.uri().path()).is_some() {
+        let html = Html(page.html(Why::NotByGet, request.method(), request.uri().path()));
+        return (StatusCode::METHOD_NOT_ALLOWED, [(header::ALLOW, "POST")], html).into_response();
+    }
+    next.run(request).await
+}
+
+fn wants_html(headers: &HeaderMap) -> bool {
+    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
+    accept.is_some_and(|accept| accept.contains("text/html"))
+}
+
+/// Why there is a page.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Why {
+    Home,
+    NotFound,
+    NotByGet,
 }
 
 async fn answer(State(page): State<Page>, method: Method, uri: Uri, headers: HeaderMap) -> Response {
-    let wants_html = headers
-        .get(header::ACCEPT)
-        .and_then(|accept| accept.to_str().ok())
-        .is_some_and(|accept| accept.contains("text/html"));
     let home = uri.path() == "/" && (method == Method::GET || method == Method::HEAD);
     let status = if home { StatusCode::OK } else { StatusCode::NOT_FOUND };
-    if wants_html {
-        return (status, Html(page.html(home, &method, uri.path()))).into_response();
+    if wants_html(&headers) {
+        let why = if home { Why::Home } else { Why::NotFound };
+        return (status, Html(page.html(why, &method, uri.path()))).into_response();
     }
     if home {
         let table = page.routes.now();
@@ -38,19 +68,24 @@ async fn answer(State(page): State<Page>, method: Method, uri: Uri, headers: Hea
 }
 
 impl Page {
-    fn html(&self, home: bool, method: &Method, path: &str) -> String {
+    fn html(&self, why: Why, method: &Method, path: &str) -> String {
         let table = self.routes.now();
         let list: String =
             table.paths().iter().map(|path| format!("<li><code>{}</code></li>", escape(path))).collect();
         let app = escape(&self.app);
-        let (title, lead) = if home {
-            (app.clone(), "This gateway answers calls, not pages. What it answers:".to_owned())
-        } else {
-            let what = escape(&format!("{method} {path}"));
-            (
+        let what = escape(&format!("{method} {path}"));
+        let (title, lead) = match why {
+            Why::Home => {
+                (app.clone(), "This gateway answers calls, not pages. What it answers:".to_owned())
+            }
+            Why::NotFound => (
                 format!("Not found – {app}"),
                 format!("There is nothing at <code>{what}</code>. What this gateway answers:"),
-            )
+            ),
+            Why::NotByGet => (
+                format!("Not a page – {app}"),
+                format!("<code>{what}</code> is a call and no page. What this gateway answers:"),
+            ),
         };
         format!(
             "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content=\"width=device-width\">\
@@ -86,7 +121,7 @@ mod tests {
     #[test]
     fn what_came_from_outside_is_escaped() {
         let page = Page { app: "shop".into(), routes: Routes::fixed(Table::default()) };
-        let html = page.html(false, &Method::GET, "/<script>alert(1)</script>");
+        let html = page.html(Why::NotFound, &Method::GET, "/<script>alert(1)</script>");
         assert!(!html.contains("<script>") && html.contains("&lt;script&gt;"), "{html}");
     }
 }

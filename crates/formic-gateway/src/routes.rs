@@ -55,6 +55,19 @@ impl Table {
         table
     }
 
+    /// Adds what an earlier table knew of exposed services that have no instance now: a service that
+    /// restarts is unavailable, which is no reason to say that there is no such method.
+    #[must_use]
+    fn keeping(mut self, earlier: &Self, exposed: &BTreeSet<String>) -> Self {
+        for (path, route) in &earlier.by_path {
+            let name = route.service.as_str();
+            if exposed.contains(name) && !self.services.contains(name) {
+                self.by_path.entry(path.clone()).or_insert_with(|| route.clone());
+            }
+        }
+        self
+    }
+
     /// The route of a path.
     #[must_use]
     pub fn find(&self, path: &str) -> Option<&Route> {
@@ -102,7 +115,8 @@ impl Routes {
                     if let (Some(snapshot), Some(exposed)) =
                         (&*instances_seen.borrow_and_update(), &*exposed_seen.borrow_and_update())
                     {
-                        table.store(Arc::new(Table::build(&snapshot.instances, exposed)));
+                        let fresh = Table::build(&snapshot.instances, exposed);
+                        table.store(Arc::new(fresh.keeping(&table.load(), exposed)));
                         known.send_replace(true);
                     }
                     tokio::select! {

@@ -9,6 +9,7 @@ use connectrpc::dispatcher::{MethodDescriptor, RequestStream};
 use connectrpc::{CodecFormat, Dispatcher, EncodedBody, MethodKind, Payload, RequestContext};
 use formic_core::{Error, Kind, Metadata, Method};
 use futures::StreamExt;
+use http::HeaderName;
 use tokio::time::Instant;
 
 use crate::wire_error::{from_connect, to_connect};
@@ -16,6 +17,12 @@ use crate::{Answer, Body, Call, Codec, Handle, Peer};
 
 /// How much earlier our deadline is than connectrpc's, whose timer counts in milliseconds.
 const AHEAD: Duration = Duration::from_millis(1);
+
+/// Paths of methods are seldom longer.
+const SHORT: usize = 128;
+
+const CONNECT_TIMEOUT: HeaderName = HeaderName::from_static("connect-timeout-ms");
+const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// Presents a [`Handle`] to `connectrpc::ConnectRpcService`.
 pub struct Bridge(pub Arc<dyn Handle>);
@@ -41,8 +48,8 @@ impl Bridge {
         // The wire's deadline is of the real clock, ours is tokio's, which tests may pause.
         // The server's own default bounds the time to a stream's first answer (connectrpc sees to
         // that); only a deadline that the caller asked for bounds the whole stream.
-        let asked = ctx.header("connect-timeout-ms").is_some() || ctx.header("grpc-timeout").is_some();
-        if asked || !call.method.kind.server_streams() {
+        let asked = || ctx.header(CONNECT_TIMEOUT).is_some() || ctx.header(GRPC_TIMEOUT).is_some();
+        if !call.method.kind.server_streams() || asked() {
             // connectrpc keeps the same deadline. Ours comes first, for it knows what it ends and counts it.
             let ours = |remaining: Duration| Instant::now() + remaining.saturating_sub(AHEAD);
             call.deadline = ctx.time_remaining().map(ours);
@@ -53,12 +60,17 @@ impl Bridge {
         Ok(self.0.call(call))
     }
 
+    /// connectrpc takes the first slash off. It is put back on the stack, for this is done twice a call.
     fn method(&self, path: &str) -> Option<Method> {
         let path = path.strip_prefix('/').unwrap_or(path);
-        let mut absolute = String::with_capacity(path.len() + 1);
-        absolute.push('/');
-        absolute.push_str(path);
-        self.0.method(&absolute)
+        let mut room = [b'/'; SHORT];
+        match room.get_mut(1..=path.len()) {
+            Some(rest) => {
+                rest.copy_from_slice(path.as_bytes());
+                self.0.method(std::str::from_utf8(&room[..=path.len()]).ok()?)
+            }
+            None => self.0.method(&format!("/{path}")),
+        }
     }
 
     fn one(&self, path: &str, ctx: RequestContext, body: Body, format: CodecFormat) -> UnaryResult {

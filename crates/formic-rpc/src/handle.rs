@@ -1,12 +1,12 @@
 //! The trait that everything which answers calls implements, and the table of several of them.
 
-use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
 use formic_core::{Error, Method, RpcMethod, RpcService};
 
+use crate::table::Table;
 use crate::{Answer, Call};
 
 /// A boxed future that may move between threads.
@@ -54,7 +54,7 @@ impl<H: Handle + ?Sized> Handle for Arc<H> {
 /// Several handles behind one, found by the name of the RPC service.
 #[derive(Default)]
 pub struct Routes {
-    by_service: HashMap<String, Arc<dyn Handle>>,
+    by_service: Table<Arc<dyn Handle>>,
     handles: Vec<Arc<dyn Handle>>,
 }
 

@@ -18,6 +18,7 @@ pub mod intercept;
 pub mod message;
 pub mod raw;
 pub mod rt;
+pub mod table;
 pub mod trace;
 pub mod wire_error;
 

@@ -1,6 +1,5 @@
 //! What every call gets, over every transport: metrics, admission, deadline, trace, panics.
 
-use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -10,19 +9,24 @@ use std::task::{Context as TaskContext, Poll};
 use bytes::Bytes;
 use formic_core::{Error, Method, RpcService};
 use formic_rpc::context::Scope;
+use formic_rpc::table::Table;
 use formic_rpc::trace::TRACEPARENT;
 use formic_rpc::{Answer, Body, BoxFuture, ByteStream, Call, Handle, TraceContext};
 use formic_telemetry::{InFlight, MethodMetrics, Metrics, Side};
 use futures::{FutureExt, Stream};
+use http::HeaderName;
 use tokio::time::{Instant, Sleep};
 
 /// Marks a call that is itself a repetition; what it causes is not repeated again.
 pub const ATTEMPT: &str = "formic-attempt";
 
+const TRACEPARENT_NAME: HeaderName = HeaderName::from_static(TRACEPARENT);
+const ATTEMPT_NAME: HeaderName = HeaderName::from_static(ATTEMPT);
+
 /// The layers around a server's routes, in one handle.
 pub struct Pipeline {
     inner: Arc<dyn Handle>,
-    methods: HashMap<String, Known>,
+    methods: Table<Known>,
     /// For methods that the inner handle answers but cannot list (a proxy's).
     other: Known,
     in_flight: Arc<AtomicUsize>,
@@ -37,6 +41,8 @@ impl std::fmt::Debug for Pipeline {
 
 /// What is settled for a method beforehand.
 struct Known {
+    /// `None` only for what the inner handle answers and cannot list.
+    method: Option<Method>,
     metrics: Arc<MethodMetrics>,
     /// Answered even by a full server.
     always: bool,
@@ -67,10 +73,12 @@ impl Pipeline {
             .map(|(service, method)| {
                 let path = format!("/{service}/{method}");
                 let metrics = metrics.method(Side::Server, &path);
-                (path, Known { metrics, always: always(service) })
+                let method = inner.method(&path);
+                (path, Known { method, metrics, always: always(service) })
             })
             .collect();
-        let other = Known { metrics: metrics.method(Side::Server, "/other/other"), always: false };
+        let other =
+            Known { method: None, metrics: metrics.method(Side::Server, "/other/other"), always: false };
         Self { inner, methods, other, in_flight: Arc::default(), max_in_flight }
     }
 
@@ -95,7 +103,8 @@ impl Pipeline {
 
 fn trace_of(call: &Call) -> TraceContext {
     let random = || fastrand::u64(1..);
-    match call.metadata.get(TRACEPARENT).and_then(|header| header.parse::<TraceContext>().ok()) {
+    let header = call.metadata.as_headers().get(TRACEPARENT_NAME).and_then(|header| header.to_str().ok());
+    match header.and_then(|header| header.parse::<TraceContext>().ok()) {
         Some(parent) => parent.child(random()),
         None => TraceContext { trace_id: fastrand::u128(1..), span_id: random(), sampled: false },
     }
@@ -118,7 +127,9 @@ fn panicked(payload: &(dyn std::any::Any + Send), method: &str) -> Error {
 
 impl Handle for Pipeline {
     fn method(&self, path: &str) -> Option<Method> {
-        self.inner.method(path)
+        // One look instead of one in each table below; this is asked several times a call.
+        let known = self.methods.get(path).and_then(|known| known.method.clone());
+        known.or_else(|| self.inner.method(path))
     }
 
     fn services(&self) -> Vec<RpcService> {
@@ -143,7 +154,7 @@ impl Handle for Pipeline {
         let trace = trace_of(&call);
         call.extensions.insert(trace);
         let deadline = call.deadline;
-        let retried = call.metadata.get(ATTEMPT).is_some();
+        let retried = call.metadata.as_headers().contains_key(ATTEMPT_NAME);
         let scope = Scope { deadline, trace: Some(trace), retried };
         let method = call.method.clone();
         let inner = Arc::clone(&self.inner);

@@ -52,14 +52,12 @@ fn a_service_reads_the_same_by_itself_and_under_an_engine() {
     let config = serde_json::to_string(&service.config).unwrap();
     let told = service.settings.clone().into_iter().chain([("FORMIC_CONFIG".into(), config)]);
     let told = read(None, told).unwrap();
-    for (alone, told) in [(&alone, &told)] {
-        assert_eq!(alone.listen, told.listen);
-        assert_eq!(alone.advertise, told.advertise);
-        assert_eq!((&alone.log, &alone.log_format), (&told.log, &told.log_format));
-        assert_eq!((alone.timeout, alone.drain), (told.timeout, told.drain));
-        assert_eq!(alone.labels, told.labels);
-        assert_eq!(alone.layers().tree().get("config"), told.layers().tree().get("config"));
-    }
+    assert_eq!(alone.listen, told.listen);
+    assert_eq!(alone.advertise, told.advertise);
+    assert_eq!((&alone.log, &alone.log_format), (&told.log, &told.log_format));
+    assert_eq!((alone.timeout, alone.drain), (told.timeout, told.drain));
+    assert_eq!(alone.labels, told.labels);
+    assert_eq!(alone.layers().tree().get("config"), told.layers().tree().get("config"));
     assert_eq!(told.listen, "127.0.0.1:4000");
     assert_eq!(told.labels["weight"], "3");
     assert_eq!(told.drain.grace.as_secs(), 7);

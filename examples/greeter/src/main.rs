@@ -18,3 +18,6 @@ impl Greeter for Hello {
 async fn main() -> formic::Result {
     Service::new("greeter").serve(Hello).run().await
 }
+
+#[cfg(test)]
+mod tests;

@@ -20,6 +20,7 @@ use crate::programs::{builds, formic, formic_in};
 const READY: Duration = Duration::from_secs(60);
 /// A drain takes well under a second when nothing is in flight.
 const STOP: Duration = Duration::from_secs(30);
+const FOR_PROGRAMS: [&str; 2] = ["--json", "--quiet"];
 
 /// An application under `formic up`, in a folder of its own. Dropping it stops it and fails the test if something is
 /// left running.
@@ -64,6 +65,17 @@ impl App {
     /// An application that is being started.
     #[must_use]
     pub fn begin(manifest: &Manifest) -> Self {
+        Self::put_together(manifest, &FOR_PROGRAMS)
+    }
+
+    /// An application that is being started and talks as it does to people; what it says is for
+    /// [`said`](Self::said).
+    #[must_use]
+    pub fn for_people(manifest: &Manifest) -> Self {
+        Self::put_together(manifest, &[])
+    }
+
+    fn put_together(manifest: &Manifest, args: &[&str]) -> Self {
         let outer = Folder::new("app");
         let folder = outer.path().join("app");
         fs::create_dir(&folder).unwrap();
@@ -75,7 +87,7 @@ impl App {
             manifest.clone()
         };
         manifest.write(&folder);
-        Self::launch(outer, folder, listen, &[])
+        Self::launch(outer, folder, listen, args)
     }
 
     /// An application in a folder that is there already and outlives it: its manifest is changed only in the gateway's
@@ -88,7 +100,7 @@ impl App {
         let listen = format!("127.0.0.1:{}", free_port());
         let text = fs::read_to_string(folder.join("formic.toml")).unwrap();
         Manifest::of(&text).set("gateway", "listen", &format!("{listen:?}")).write(folder);
-        Self::launch(Folder::new("up"), folder.to_path_buf(), listen, args)
+        Self::launch(Folder::new("up"), folder.to_path_buf(), listen, &[&FOR_PROGRAMS, args].concat())
     }
 
     fn launch(outer: Folder, folder: PathBuf, listen: String, args: &[&str]) -> Self {
@@ -122,7 +134,8 @@ impl App {
     pub fn wait_ready_within(&mut self, within: Duration) {
         let ready = |line: &Value| {
             let services = line["services"].as_array();
-            services.is_some_and(|all| !all.is_empty() && all.iter().all(|service| service["state"] == "ready"))
+            services
+                .is_some_and(|all| !all.is_empty() && all.iter().all(|service| service["state"] == "ready"))
         };
         let _ = self.wait_told("every service to be ready", within, ready);
     }
@@ -141,7 +154,10 @@ impl App {
             if ended.is_some() || start.elapsed() > within {
                 self.ended = ended;
                 let (out, err) = self.said();
-                panic!("waited for {what}: {ended:?} after {:?}\n--- stdout\n{out}\n--- stderr\n{err}", start.elapsed());
+                panic!(
+                    "waited for {what}: {ended:?} after {:?}\n--- stdout\n{out}\n--- stderr\n{err}",
+                    start.elapsed()
+                );
             }
         }
     }
@@ -343,7 +359,7 @@ impl App {
 /// Starts `formic up`. Its output goes to files, so that nothing holds the output of the tests open.
 fn up(outer: &Path, folder: &Path, args: &[String]) -> Child {
     let file = |name: &str| Stdio::from(File::create(outer.join(name)).unwrap());
-    let mut command = builds(formic(&["up", "--json", "--quiet"])).into_command();
+    let mut command = builds(formic(&["up"])).into_command();
     command.args(args).arg(folder);
     command.stdin(Stdio::null()).stdout(file("up.out")).stderr(file("up.err"));
     command.spawn().unwrap()

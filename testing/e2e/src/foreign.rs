@@ -104,7 +104,10 @@ pub fn shop_protos() -> Vec<(PathBuf, String)> {
     ["user", "product", "order", "payment", "shipping"]
         .iter()
         .map(|name| {
-            (repository().join("examples/shop").join(name).join("proto"), format!("shop/{name}/v1/{name}.proto"))
+            (
+                repository().join("examples/shop").join(name).join("proto"),
+                format!("shop/{name}/v1/{name}.proto"),
+            )
         })
         .collect()
 }

@@ -49,7 +49,8 @@ impl Gateway {
         let mut stream = TcpStream::connect(&self.authority)?;
         stream.set_read_timeout(Some(LIMIT))?;
         stream.set_write_timeout(Some(LIMIT))?;
-        let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n", self.authority);
+        let mut head =
+            format!("{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n", self.authority);
         for (name, value) in headers {
             head.push_str(&format!("{name}: {value}\r\n"));
         }
@@ -177,9 +178,11 @@ mod tests {
 
     #[test]
     fn answers_with_a_length_and_in_chunks() {
-        let plain = Answer::parse(b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\nX-A: b\r\n\r\n{}").unwrap();
+        let plain =
+            Answer::parse(b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\nX-A: b\r\n\r\n{}").unwrap();
         assert_eq!((plain.status, plain.header("x-a"), plain.text().as_str()), (404, "b", "{}"));
-        let chunked = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n";
+        let chunked =
+            b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n";
         assert_eq!(Answer::parse(chunked).unwrap().text(), "abcde");
         assert!(Answer::parse(&chunked[..chunked.len() - 6]).is_none(), "cut off");
     }

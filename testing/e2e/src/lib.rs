@@ -4,7 +4,12 @@
 //! Everything is bounded: a program that does not end is killed and fails its test, and so does anything that an
 //! application leaves running. Tests do not share ports, folders or processes, so they run beside each other.
 
-#![allow(clippy::unwrap_used, reason = "a harness of tests: what goes wrong here is to fail the test at once")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    clippy::print_stdout,
+    reason = "a harness of tests: what goes wrong here is to fail the test at once"
+)]
 
 mod app;
 mod clock;
@@ -25,6 +30,6 @@ pub use http::{Answer, Gateway};
 pub use manifest::Manifest;
 pub use process::{Ended, Tool, alive, of_application, signal, wait_child};
 pub use programs::{build_folder, builds, formic, formic_in, repository, service_program, target_folder};
-pub use shared::Shared;
 pub use rustix::process::Signal;
+pub use shared::Shared;
 pub use shop::{Books, Customer, Ids, Order, ids};

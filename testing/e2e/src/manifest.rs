@@ -43,7 +43,10 @@ impl Manifest {
             None => Self(format!("{}\n{header}\n{entry}\n", self.0)),
             Some(at) => {
                 let is_key = |line: &&str| line.split('=').next().is_some_and(|name| name.trim() == key);
-                let end = lines[at + 1..].iter().position(|line| line.starts_with('[')).map_or(lines.len(), |n| at + 1 + n);
+                let end = lines[at + 1..]
+                    .iter()
+                    .position(|line| line.starts_with('['))
+                    .map_or(lines.len(), |n| at + 1 + n);
                 match lines[at + 1..end].iter().position(is_key) {
                     Some(present) => lines[at + 1 + present] = &entry,
                     None => lines.insert(at + 1, &entry),
@@ -59,7 +62,10 @@ impl Manifest {
     }
 
     /// Writes it into a folder.
-    pub(crate) fn write(&self, folder: &Path) {
+    ///
+    /// # Panics
+    /// If the folder cannot be written.
+    pub fn write(&self, folder: &Path) {
         std::fs::write(folder.join("formic.toml"), &self.0).unwrap();
     }
 }
@@ -71,7 +77,8 @@ mod tests {
     #[test]
     fn keys_are_replaced_added_and_given_a_table() {
         let text = "[app]\nname = \"a\"\n\n[gateway]\nlisten = \"x\"\n";
-        let manifest = Manifest::of(text).set("app", "name", "\"b\"").set("app", "x", "1").set("new.one", "y", "2");
+        let manifest =
+            Manifest::of(text).set("app", "name", "\"b\"").set("app", "x", "1").set("new.one", "y", "2");
         assert_eq!(
             manifest.0,
             "[app]\nx = 1\nname = \"b\"\n\n[gateway]\nlisten = \"x\"\n\n[new.one]\ny = 2\n"

@@ -133,7 +133,13 @@ impl Tool {
     pub fn good(self) -> Ended {
         let shown = format!("{:?}", self.command);
         let ended = self.run();
-        assert_eq!(ended.code, Some(0), "{shown}\n--- stdout\n{}\n--- stderr\n{}", ended.stdout, ended.stderr);
+        assert_eq!(
+            ended.code,
+            Some(0),
+            "{shown}\n--- stdout\n{}\n--- stderr\n{}",
+            ended.stdout,
+            ended.stderr
+        );
         ended
     }
 }

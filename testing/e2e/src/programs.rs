@@ -76,7 +76,8 @@ pub fn builds(tool: Tool) -> Tool {
         .env("CARGO_PROFILE_DEV_DEBUG", "line-tables-only")
         .env("CARGO_NET_OFFLINE", "true");
     for (name, _) in std::env::vars() {
-        if name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") || name == "CARGO_CRATE_NAME" {
+        if name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") || name == "CARGO_CRATE_NAME"
+        {
             tool = tool.env_remove(&name);
         }
     }

@@ -88,7 +88,8 @@ impl Customer {
         let headers = [("Content-Type", "application/connect+json"), ("Authorization", bearer.as_str())];
         let answer = self.gateway.send("POST", "/shop.order.v1.OrderService/Watch", &headers, &body).unwrap();
         assert_eq!(answer.status, 200, "{}", answer.text());
-        let (end, messages): (Vec<_>, Vec<_>) = answer.envelopes().into_iter().partition(|(flags, _)| flags & 2 != 0);
+        let (end, messages): (Vec<_>, Vec<_>) =
+            answer.envelopes().into_iter().partition(|(flags, _)| flags & 2 != 0);
         assert_eq!(end.len(), 1, "one envelope ends the stream");
         assert!(end[0].1.get("error").is_none(), "{:?}", end[0]);
         let entry = |message: &Value| {

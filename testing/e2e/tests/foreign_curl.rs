@@ -35,7 +35,8 @@ struct Got {
 
 impl Got {
     fn json(&self) -> Value {
-        serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&self.body)))
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&self.body)))
     }
 }
 
@@ -94,7 +95,8 @@ fn get_of_a_method_without_side_effects() {
     let message = URL_SAFE_NO_PAD.encode(r#"{"text":"lamp","limit":2}"#);
     let url = format!("{}{SEARCH}?connect=v1&encoding=json&base64=1&message={message}", app.gateway().url());
     assert_eq!(curl(&[], &url).json()["products"].as_array().map(Vec::len), Some(2));
-    let url = format!("{}/shop.user.v1.UserService/Register?encoding=json&message=%7B%7D", app.gateway().url());
+    let url =
+        format!("{}/shop.user.v1.UserService/Register?encoding=json&message=%7B%7D", app.gateway().url());
     assert_eq!(curl(&[], &url).status, 405, "a method with effects");
 }
 
@@ -121,7 +123,10 @@ fn an_error_has_a_code_a_message_and_details() {
     assert!(error["message"].as_str().is_some_and(|message| !message.is_empty()), "{error}");
     let detail = &error["details"][0];
     assert_eq!(detail["type"], "google.rpc.BadRequest");
-    assert!(detail["value"].as_str().is_some_and(|value| !value.is_empty() && !value.contains('=')), "{error}");
+    assert!(
+        detail["value"].as_str().is_some_and(|value| !value.is_empty() && !value.contains('=')),
+        "{error}"
+    );
     let args = [&JSON[..], &["-d", r#"{"id":"none"}"#]].concat();
     let got = curl(&args, &format!("{}/shop.product.v1.ProductService/Get", app.gateway().url()));
     assert_eq!((got.status, &got.json()["code"]), (404, &json!("not_found")));
@@ -184,6 +189,9 @@ fn what_a_person_would_get_wrong() {
     assert_eq!(got.status, 415);
     let got = curl(&[&JSON[..], &["-d", "{}"]].concat(), &format!("{url}es"));
     assert_eq!(got.status, 404);
-    let got = curl(&[&JSON[..], &["-d", "{}"]].concat(), &format!("{}/shop.payment.v1.PaymentService/Get", app.gateway().url()));
+    let got = curl(
+        &[&JSON[..], &["-d", "{}"]].concat(),
+        &format!("{}/shop.payment.v1.PaymentService/Get", app.gateway().url()),
+    );
     assert_eq!(got.status, 404);
 }

@@ -24,12 +24,14 @@ fn environment() -> Result<PathBuf, Absent> {
     ENVIRONMENT
         .get_or_init(|| {
             let version = program("node", "--version")?.stdout;
-            let major = version.trim_start_matches('v').split('.').next().and_then(|major| major.parse().ok());
+            let major =
+                version.trim_start_matches('v').split('.').next().and_then(|major| major.parse().ok());
             if major.is_none_or(|major: u32| major < OLDEST) {
                 return Err(Absent(format!("connect-node needs Node {OLDEST}, and here is {version}")));
             }
             let _ = program("npm", "--version")?;
-            let recipe = FILES.map(|file| fs::read_to_string(foreign_file("node").join(file)).unwrap()).concat();
+            let recipe =
+                FILES.map(|file| fs::read_to_string(foreign_file("node").join(file)).unwrap()).concat();
             let folder = installed("node", &recipe, |folder| {
                 for file in FILES {
                     fs::copy(foreign_file("node").join(file), folder.join(file)).unwrap();
@@ -52,7 +54,8 @@ fn descriptors(folder: &Path) -> PathBuf {
 /// The protos of the shop, of reflection and of error details as a set of file descriptors.
 fn compiled() -> Vec<u8> {
     let mut roots = vec![repository().join("crates/formic-server/proto"), foreign_file("proto")];
-    let mut files = vec!["grpc/reflection/v1/reflection.proto".to_owned(), "google/rpc/error_details.proto".to_owned()];
+    let mut files =
+        vec!["grpc/reflection/v1/reflection.proto".to_owned(), "google/rpc/error_details.proto".to_owned()];
     for (root, file) in shop_protos() {
         roots.push(root);
         files.push(file);

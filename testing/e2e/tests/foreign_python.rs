@@ -20,10 +20,14 @@ fn environment() -> Result<PathBuf, Absent> {
     ENVIRONMENT
         .get_or_init(|| {
             let version = program("python3", "--version")?.stdout;
-            let mut numbers = version.trim_start_matches("Python ").split('.').map_while(|n| n.trim().parse().ok());
+            let mut numbers =
+                version.trim_start_matches("Python ").split('.').map_while(|n| n.trim().parse().ok());
             let found: (u32, u32) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
             if found < OLDEST {
-                return Err(Absent(format!("grpcio needs Python {}.{}, and here is {version}", OLDEST.0, OLDEST.1)));
+                return Err(Absent(format!(
+                    "grpcio needs Python {}.{}, and here is {version}",
+                    OLDEST.0, OLDEST.1
+                )));
             }
             let requirements = foreign_file("python/requirements.txt");
             let mut recipe = format!("{version}{}", fs::read_to_string(&requirements).unwrap());
@@ -33,7 +37,8 @@ fn environment() -> Result<PathBuf, Absent> {
             installed("python", &recipe, |folder| {
                 venv(folder)?;
                 let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"];
-                let pip = Tool::new(python(folder)).args(pip).args(["--only-binary", ":all:", "--requirement"]);
+                let pip =
+                    Tool::new(python(folder)).args(pip).args(["--only-binary", ":all:", "--requirement"]);
                 install(pip.args([&requirements]))?;
                 stubs(folder);
                 Ok(())
@@ -54,7 +59,9 @@ fn venv(folder: &Path) -> Result<(), Absent> {
     // Debian keeps what venv needs in a package of its own.
     let said = format!("{} {}", made.stdout, made.stderr);
     assert!(said.contains("ensurepip") || said.contains("No module named venv"), "{said}");
-    Err(Absent("this Python cannot make virtual environments: its `venv` or `ensurepip` is missing".to_owned()))
+    Err(Absent(
+        "this Python cannot make virtual environments: its `venv` or `ensurepip` is missing".to_owned(),
+    ))
 }
 
 fn stubs(folder: &Path) {
@@ -75,7 +82,9 @@ fn case(name: &str) {
         Ok(folder) => folder,
         Err(absent) => return formic_testing::skipped(name, &absent.0),
     };
-    let app = SHOP.get(|| App::start(&formic_e2e::Manifest::shop().set("service.order.config.step_delay", "before_book", "300")));
+    let app = SHOP.get(|| {
+        App::start(&formic_e2e::Manifest::shop().set("service.order.config.step_delay", "before_book", "300"))
+    });
     let services = ["user", "product", "order", "payment", "shipping"];
     let places = json!({
         "gateway": app.gateway().authority,

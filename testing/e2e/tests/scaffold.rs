@@ -74,7 +74,9 @@ fn a_build_that_fails_says_whose_and_why() {
 fn names_that_cannot_be_and_folders_that_are_there_are_refused() {
     let folder = Folder::new("names");
     fs::create_dir(folder.path().join("taken")).unwrap();
-    for (name, word) in [("taken", "exists already"), ("Bad_Name", ""), ("match", "Rust"), ("../x", ""), ("", "")] {
+    for (name, word) in
+        [("taken", "exists already"), ("Bad_Name", ""), ("match", "Rust"), ("../x", ""), ("", "")]
+    {
         formic_in(folder.path(), &["new", name]).run().says(1, &[word]);
     }
     let entries = fs::read_dir(folder.path()).unwrap().count();

@@ -50,10 +50,7 @@ async fn two_services_and_a_router_share_a_port() {
 
 #[tokio::test]
 async fn tower_layers_see_everything_that_comes_by_http() {
-    async fn mark(
-        request: axum::extract::Request,
-        next: axum::middleware::Next,
-    ) -> axum::response::Response {
+    async fn mark(request: axum::extract::Request, next: axum::middleware::Next) -> axum::response::Response {
         if request.headers().contains_key("x-stop") {
             return axum::response::IntoResponse::into_response(StatusCode::IM_A_TEAPOT);
         }

@@ -42,9 +42,10 @@ pub(crate) fn service(registry: &DynRegistry) -> Service {
 pub(crate) async fn start(service: Service, registry: &DynRegistry) -> Run {
     let stop = CancellationToken::new();
     let ended = tokio::spawn(service.run_until(stop.clone().cancelled_owned()));
-    let found = formic_testing::wait_for("the service to be registered", Duration::from_secs(5), async || {
-        registry.get(&name("probe")).await.unwrap().into_iter().next()
-    });
+    let found =
+        formic_testing::wait_for("the service to be registered", Duration::from_secs(5), async || {
+            registry.get(&name("probe")).await.unwrap().into_iter().next()
+        });
     let Endpoint::Tcp(addr) = found.await.endpoint else { panic!("no TCP") };
     Run { addr, stop, ended }
 }

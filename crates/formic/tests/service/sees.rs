@@ -83,7 +83,10 @@ async fn servers_see_every_call_on_every_transport() {
         }
 
         let error = probe.say(order("hi")).metadata("x-user", "mallory").await.unwrap_err();
-        assert_eq!((error.code(), error.info().unwrap().reason.as_str()), (Code::PermissionDenied, "MALLORY"));
+        assert_eq!(
+            (error.code(), error.info().unwrap().reason.as_str()),
+            (Code::PermissionDenied, "MALLORY")
+        );
         assert_eq!(taken(&sights).len(), 1, "the inner one was not asked");
 
         let fail = Order { action: Action::ACTION_FAIL.into(), number: 5, ..Order::default() };

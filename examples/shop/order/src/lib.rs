@@ -1,8 +1,8 @@
 //! The shop's orders: from a cart to a confirmed order, or back to where everything was.
 //!
 //! An order touches three services that know nothing of each other, so it is a saga: a [pure machine](saga) says what comes
-//! next, a [journal](mod@journal) on disk says what was, and a [worker] carries one order after the other
-//! through, over any number of restarts. The [handlers](service) only write down and wait.
+//! next, a journal on disk says what was, and a [`Worker`] carries one order after the other
+//! through, over any number of restarts. The handlers only write down and wait.
 //!
 //! The card is kept nowhere but in memory. So an order whose payment was not known to be authorized when the process ended
 //! is undone at the next start, and its customer hears `INTERRUPTED`: the alternative is a database of card numbers. The

@@ -54,7 +54,7 @@ impl OrderService for Orders {
         let (order_id, end) = match known {
             Some(known) => self.again(known, &fingerprint, secrets)?,
             None => {
-                let order = self.from_cart(user_id, &secrets.token, address, card_last_four).await?;
+                let order = self.order_of_cart(user_id, &secrets.token, address, card_last_four).await?;
                 let draft = Draft { order, idempotency_key: req.idempotency_key, fingerprint };
                 self.start(draft, secrets).await?
             }
@@ -158,7 +158,7 @@ impl Orders {
     }
 
     /// The order that the caller's cart makes.
-    async fn from_cart(
+    async fn order_of_cart(
         &self,
         user_id: String,
         token: &Token,

@@ -72,7 +72,7 @@ pub(crate) struct Handle {
 struct Ask {
     order_id: String,
     /// Written down first, if the order is new.
-    draft: Option<NewOrder>,
+    draft: Option<Box<NewOrder>>,
     secrets: Option<Secrets>,
     /// Do not wait for the end of a pause: something has changed.
     hurry: bool,
@@ -129,7 +129,7 @@ impl Handle {
         let (done, end) = oneshot::channel();
         let (tell, placed) = oneshot::channel();
         let order_id = draft.order.order_id.clone();
-        let draft = Some(NewOrder { draft, placed: tell });
+        let draft = Some(Box::new(NewOrder { draft, placed: tell }));
         self.ask(Ask { order_id, draft, secrets: Some(secrets), hurry: false, done: Some(done) })?;
         Ok(Placing { placed, end })
     }
@@ -223,16 +223,22 @@ impl Tasks {
             }
             return;
         }
-        if let Some(NewOrder { placed, .. }) = draft.take_if(|_| self.orders.len() >= self.max) {
+        if let Some(new) = draft.take_if(|_| self.orders.len() >= self.max) {
             // The caller may have gone away; then nobody has to be told.
-            let _ = placed.send(Err(Fault::Busy));
+            let _ = new.placed.send(Err(Fault::Busy));
             return;
         }
         let driven = Driven { waiting: done.into_iter().collect(), ..Driven::default() };
         self.start(order_id, draft, secrets, driven);
     }
 
-    fn start(&mut self, order_id: String, draft: Option<NewOrder>, secrets: Option<Secrets>, driven: Driven) {
+    fn start(
+        &mut self,
+        order_id: String,
+        draft: Option<Box<NewOrder>>,
+        secrets: Option<Secrets>,
+        driven: Driven,
+    ) {
         let work = self.driver.clone().drive(order_id.clone(), draft, secrets, Arc::clone(&driven.hurry));
         let task = self.running.spawn(work);
         self.tasks.insert(task.id(), order_id.clone());

@@ -8,7 +8,7 @@ use shop_database::Database;
 use crate::Config;
 use crate::card::Card;
 use crate::ledger::{self, Fault, Refusal, State, Terms};
-use crate::processor;
+use crate::processor::Processor;
 use crate::proto::{
     AuthorizeRequest, AuthorizeResponse, CaptureRequest, CaptureResponse, GetRequest, GetResponse, Money,
     Payment, PaymentService, PaymentState, RefundRequest, RefundResponse, VoidRequest, VoidResponse,
@@ -24,7 +24,7 @@ const MAX_ID: usize = 128;
 #[derive(Clone, Debug)]
 pub struct Payments {
     database: Database,
-    config: Config,
+    processor: Processor,
 }
 
 impl Payments {
@@ -33,7 +33,10 @@ impl Payments {
     /// # Errors
     /// When the file cannot be opened, or is of a newer version.
     pub fn open(dir: &Path, config: Config) -> Result<Self, shop_database::Error> {
-        Ok(Self { database: Database::open(&dir.join("payments.sqlite"), ledger::MIGRATIONS)?, config })
+        Ok(Self {
+            database: Database::open(&dir.join("payments.sqlite"), ledger::MIGRATIONS)?,
+            processor: Processor::new(config),
+        })
     }
 
     async fn authorize_once(&self, terms: Terms, card: &Card) -> Result<ledger::Payment, Fault> {
@@ -43,7 +46,7 @@ impl Payments {
         }
         // The verdict is written after the fact, and only if nothing has been written meanwhile: a void that overtakes a
         // slow processor wins, and of two that ask at once the second hears what the first was told.
-        let verdict = processor::authorize(&self.config, card).await;
+        let verdict = self.processor.authorize(&terms.payment_id, card).await;
         self.database.write(move |db| ledger::authorize(db, &terms, verdict)).await
     }
 }

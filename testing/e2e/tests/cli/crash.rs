@@ -21,7 +21,8 @@ fn a_crash_is_told_and_mended() {
     });
     assert!(notice["notice"].as_str().unwrap().contains("ended"), "{notice}");
     app.wait_told("product to be in back-off", SOON, |line| {
-        row(line, "product").is_some_and(|row| row["state"] == "backoff" && row["instances"][0]["state"] == "backoff")
+        row(line, "product")
+            .is_some_and(|row| row["state"] == "backoff" && row["instances"][0]["state"] == "backoff")
     });
     let after = app.wait_restarted("product", before);
     assert!(!alive(before) && alive(after));
@@ -84,7 +85,9 @@ health = { ready = "none" }
 "#,
     );
     let mut app = App::begin(&manifest);
-    app.wait_told("it to be stopped", SOON, |line| row(line, "misfit").is_some_and(|row| row["state"] == "stopped"));
+    app.wait_told("it to be stopped", SOON, |line| {
+        row(line, "misfit").is_some_and(|row| row["state"] == "stopped")
+    });
     std::thread::sleep(Duration::from_millis(800));
     assert_eq!(app.service("misfit")["instances"][0]["restarts"], 0);
     app.stop();

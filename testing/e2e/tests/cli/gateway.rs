@@ -69,7 +69,8 @@ fn methods_that_are_not_there_or_not_exposed_are_not_found() {
         assert_eq!(answer.status, 404, "{path}: {}", answer.text());
     }
     // They run, and answer those who may ask.
-    let refused = app.call("shop.payment.v1.PaymentService/Get", &json!({ "paymentId": "none" }), &[]).unwrap_err();
+    let refused =
+        app.call("shop.payment.v1.PaymentService/Get", &json!({ "paymentId": "none" }), &[]).unwrap_err();
     assert_eq!(refused.error["code"], "not_found");
 }
 
@@ -92,7 +93,8 @@ fn errors_of_services_arrive_whole() {
     let error = answer.json();
     assert_eq!(error["code"], "invalid_argument");
     assert_eq!(error["details"][0]["type"], "google.rpc.BadRequest", "{error}");
-    let answer = app.gateway().try_call("shop.product.v1.ProductService/Get", &json!({ "id": "none" }), None).unwrap();
+    let answer =
+        app.gateway().try_call("shop.product.v1.ProductService/Get", &json!({ "id": "none" }), None).unwrap();
     assert_eq!((answer.status, &answer.json()["code"]), (404, &json!("not_found")));
     let answer = app.gateway().try_call("shop.user.v1.UserService/GetProfile", &json!({}), None).unwrap();
     assert_eq!((answer.status, &answer.json()["code"]), (401, &json!("unauthenticated")));

@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::time::Duration;
 
-use formic_e2e::{App, Manifest, Signal, of_application};
+use formic_e2e::{App, Manifest, Signal, Tool, of_application, program, signal, wait_until};
 
 fn names(folder: &Path) -> BTreeSet<String> {
     let entries = std::fs::read_dir(folder).unwrap();
@@ -52,6 +53,44 @@ fn services_start_after_what_they_depend_on_and_stop_before_it() {
     assert!(started("product") >= started("user"), "product depends on user");
     assert!(started("order") >= started("product"), "order depends on product");
     app.stop();
+}
+
+#[test]
+fn people_are_shown_a_table_a_first_call_and_the_logs() {
+    let mut app = App::for_people(&Manifest::shop());
+    let said = |part: &str| app.said().1.contains(part);
+    wait_until("the first words", Duration::from_secs(60), || said("Ctrl-C stops everything"));
+    let (out, err) = app.said();
+    for part in ["SERVICE", "PID", "gateway", "127.0.0.1:", &app.pid_of("order").to_string()] {
+        assert!(out.contains(part), "{part:?} is not in\n{out}");
+    }
+    assert!(err.contains("ready in "), "{err}");
+    assert!(err.contains(&app.gateway().url()), "{err}");
+    let logged = |line: &str| line.split_once('|').is_some_and(|(name, _)| name.trim() == "order");
+    wait_until("a log with its prefix", Duration::from_secs(10), || app.said().0.lines().any(logged));
+    assert!(!out.contains('\u{1b}'), "no colours where there is no terminal");
+
+    // The call that is proposed works as it is.
+    let proposed = err.lines().find_map(|line| line.strip_prefix("try ")).unwrap().trim();
+    match program("curl", "--version") {
+        Ok(_) => {
+            let tried = Tool::new("sh").args(["-c", &format!("{proposed} --silent --fail")]).good();
+            let _: serde_json::Value = serde_json::from_str(&tried.stdout).unwrap();
+        }
+        Err(_) => assert!(proposed.starts_with("curl "), "{proposed}"),
+    }
+
+    // A crash changes the table.
+    let before = app.pid_of("shipping");
+    assert!(signal(before, Signal::KILL));
+    let after = app.wait_restarted("shipping", before);
+    wait_until("the new table", Duration::from_secs(10), || app.said().0.contains("(1 restart)"));
+    let row_of = |pid: u32| {
+        app.said().0.lines().any(|line| line.starts_with("shipping") && line.ends_with(&pid.to_string()))
+    };
+    wait_until("the new process in it", Duration::from_secs(10), || row_of(after));
+    app.stop();
+    assert!(app.said().1.contains("nothing is left behind"), "{}", app.said().1);
 }
 
 #[test]

@@ -28,7 +28,10 @@ fn status_shows_every_service_with_version_address_and_pid() {
         assert_ne!(service["version"], "", "{service}");
         let instance = &service["instances"][0];
         assert!(instance["pid"].as_u64().is_some_and(|pid| pid > 1), "{service}");
-        assert!(instance["address"].as_str().is_some_and(|address| address.contains("127.0.0.1:")), "{service}");
+        assert!(
+            instance["address"].as_str().is_some_and(|address| address.contains("127.0.0.1:")),
+            "{service}"
+        );
         assert_eq!(instance["restarts"], 0, "{service}");
     }
     names.sort();
@@ -82,7 +85,10 @@ fn describe_shows_methods_fields_and_instances() {
     let watch = json["rpc"][0]["methods"].as_array().unwrap().iter().find(|m| m["name"] == "Watch").unwrap();
     assert_eq!(watch["output"], "shop.order.v1.WatchResponse");
     let fields = &json["messages"]["shop.order.v1.PlaceRequest"];
-    assert!(fields.as_array().is_some_and(|fields| fields.iter().any(|f| f["name"] == "idempotency_key")), "{json}");
+    assert!(
+        fields.as_array().is_some_and(|fields| fields.iter().any(|f| f["name"] == "idempotency_key")),
+        "{json}"
+    );
 
     app.formic(&["describe", "oder"]).says(1, &["oder", "did you mean", "order"]);
 }
@@ -98,15 +104,26 @@ fn call_finds_the_method_and_its_types_by_itself() {
         let text = product.to_string().to_lowercase();
         assert!(text.contains("lamp"), "{text}");
     }
-    let pretty = app.formic(&["call", "shop.product.v1.ProductService/Search", r#"{"text":"lamp","limit":1}"#]);
+    let pretty =
+        app.formic(&["call", "shop.product.v1.ProductService/Search", r#"{"text":"lamp","limit":1}"#]);
     pretty.says(0, &[]);
     assert!(pretty.stdout.lines().count() > 5, "people are shown a line per field: {}", pretty.stdout);
-    let piped = formic_e2e::formic_in(&app.folder(), &["call", "shop.product.v1.ProductService/Search", "-", "--json"])
-        .input(r#"{"text":"lamp"}"#)
-        .good();
+    let piped = formic_e2e::formic_in(
+        &app.folder(),
+        &["call", "shop.product.v1.ProductService/Search", "-", "--json"],
+    )
+    .input(r#"{"text":"lamp"}"#)
+    .good();
     assert_eq!(piped.json()["products"], found["products"], "from standard input");
     let direct = app.address_of("product");
-    let args = ["call", "shop.product.v1.ProductService/Search", r#"{"text":"lamp"}"#, "--json", "--address", &direct];
+    let args = [
+        "call",
+        "shop.product.v1.ProductService/Search",
+        r#"{"text":"lamp"}"#,
+        "--json",
+        "--address",
+        &direct,
+    ];
     assert_eq!(formic(&args).good().json()["products"], found["products"], "by address");
 }
 
@@ -125,7 +142,8 @@ fn call_sends_metadata_and_shows_streams() {
     assert_eq!(placed.status, 200, "{}", placed.text());
     let id = placed.json()["order"]["orderId"].as_str().unwrap().to_owned();
     let request = json!({ "orderId": id, "fromStart": true }).to_string();
-    let watched = app.formic(&["call", "shop.order.v1.OrderService/Watch", &request, "-H", &header, "--json"]);
+    let watched =
+        app.formic(&["call", "shop.order.v1.OrderService/Watch", &request, "-H", &header, "--json"]);
     watched.says(0, &[]);
     let states: Vec<Value> = watched.json_lines().into_iter().map(|line| line["state"].clone()).collect();
     assert_eq!(states.first(), Some(&json!("ORDER_STATE_PLACED")));
@@ -138,7 +156,8 @@ fn errors_are_told_with_their_details_and_an_exit_code() {
     let request = json!({ "email": "none", "password": "x", "name": "" });
     let refused = app.call("shop.user.v1.UserService/Register", &request, &[]).unwrap_err();
     assert_eq!((refused.exit, &refused.error["code"]), (4, &json!("invalid_argument")));
-    let fields: Vec<_> = refused.error["fields"].as_array().unwrap().iter().map(|f| f["field"].clone()).collect();
+    let fields: Vec<_> =
+        refused.error["fields"].as_array().unwrap().iter().map(|f| f["field"].clone()).collect();
     assert!(fields.contains(&json!("email")) && fields.contains(&json!("password")), "{fields:?}");
     let people = app.formic(&["call", "shop.user.v1.UserService/Register", &request.to_string()]);
     people.says(4, &["field email", "field password"]);
@@ -181,7 +200,11 @@ fn logs_are_merged_filtered_and_followed() {
     assert!(from("user") > 0 && from("order") > 0 && from("gateway") > 0, "{}", all.stdout);
     let one = app.formic(&["logs", "order"]);
     one.says(0, &[]);
-    assert!(!one.stdout.is_empty() && one.stdout.lines().all(|line| line.starts_with("order")), "{}", one.stdout);
+    assert!(
+        !one.stdout.is_empty() && one.stdout.lines().all(|line| line.starts_with("order")),
+        "{}",
+        one.stdout
+    );
     app.formic(&["logs", "oder"]).says(1, &["oder", "did you mean", "order"]);
 
     // Following ends when it is interrupted, as by Ctrl-C, and with success: nothing went wrong.

@@ -1,9 +1,13 @@
 //! Starts that fail: each says why, and leaves what it found as it was.
 
+use std::io::Write;
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
-use formic_e2e::{App, Folder, Manifest, Tool, formic, formic_in, of_application};
+use formic_e2e::{
+    App, Customer, Folder, Manifest, Order, Tool, formic, formic_in, of_application, program, wait_for,
+};
+use serde_json::json;
 
 const SLEEPER: &str = r#"
 [app]
@@ -105,48 +109,88 @@ fn a_stale_lock_is_no_obstacle() {
 }
 
 #[test]
-fn a_full_disk_is_told_and_loses_nothing() {
+fn a_full_disk_is_told_before_anything_starts() {
     let place = Folder::new("disk");
-    let Some(mount) = Mounted::small(&place) else { return };
-    let manifest = place.path().join("formic.toml");
-    std::fs::write(&manifest, SLEEPER).unwrap();
-    // All but a little is taken.
-    let filler = Tool::new("dd").args(["if=/dev/zero", "of=filler", "bs=64k"]).within(place.path()).run();
-    assert_ne!(filler.code, Some(0), "the disk is full");
+    let Some(_mount) = Mounted::small("a_full_disk_is_told_before_anything_starts", &place) else { return };
+    let manifest = place.write("formic.toml", SLEEPER);
+    fill(&place);
     let start = Instant::now();
-    let ended = formic_in(place.path(), &["up"]).run();
-    ended.says(1, &["free"]);
+    formic_in(place.path(), &["up"]).run().says(1, &["free"]);
     assert!(start.elapsed() < Duration::from_secs(10));
     assert_eq!(std::fs::read_to_string(&manifest).unwrap(), SLEEPER, "the manifest is as it was");
     assert_eq!(of_application(place.path()), Vec::<u32>::new());
-    drop(mount);
+}
+
+#[test]
+fn a_disk_that_gets_full_loses_nothing() {
+    let place = Folder::new("disk");
+    let Some(_mount) = Mounted::small("a_disk_that_gets_full_loses_nothing", &place) else { return };
+    Manifest::shop().write(place.path());
+    let mut app = App::within(place.path(), &[]);
+    app.wait_ready();
+    let customer = Customer::new(app.gateway());
+    customer.add("bankers-lamp", 2);
+    let pids = ["user", "product", "order"].map(|name| app.pid_of(name));
+
+    let filler = fill(&place);
+    let place_order = || customer.place(&Order::good("full")).unwrap();
+    let refused = place_order();
+    assert_ne!(refused.status, 200, "an order that cannot be written down is not accepted");
+    let found = app.gateway().call("shop.product.v1.ProductService/Search", &json!({ "text": "lamp" }), None);
+    assert!(found["products"].as_array().is_some_and(|found| !found.is_empty()), "reading goes on");
+
+    std::fs::remove_file(filler).unwrap();
+    let cart = customer.call("shop.product.v1.ProductService/ViewCart", &json!({}));
+    assert_eq!(cart["cart"]["lines"][0]["quantity"], 2, "what was written is there: {cart}");
+    let placed = wait_for("the order to be taken", Duration::from_secs(30), || {
+        Some(place_order()).filter(|answer| answer.status == 200)
+    });
+    let id = placed.json()["order"]["orderId"].as_str().unwrap().to_owned();
+    assert_eq!(app.books().parts(&id), ["COMMITTED", "CAPTURED", "BOOKED"]);
+    assert_eq!(customer.orders().len(), 1);
+    assert_eq!(["user", "product", "order"].map(|name| app.pid_of(name)), pids, "no service died of it");
+    app.stop();
+}
+
+/// Takes all of the space that is left; the file that has it.
+fn fill(place: &Folder) -> std::path::PathBuf {
+    let filler = place.path().join("filler");
+    for size in [1 << 16, 1 << 12, 1] {
+        let chunk = vec![0_u8; size];
+        let mut file = std::fs::OpenOptions::new().create(true).append(true).open(&filler).unwrap();
+        while file.write_all(&chunk).is_ok() {}
+    }
+    filler
 }
 
 /// A small file system on a folder.
 struct Mounted<'a>(&'a Folder);
 
 impl<'a> Mounted<'a> {
-    fn small(on: &'a Folder) -> Option<Self> {
-        let args = ["-t", "tmpfs", "-o", "size=24m", "tmpfs", on.path().to_str().unwrap()];
-        let mounted = match formic_e2e::program("mount", "--version") {
-            Ok(_) => Tool::new("mount").args(args).run(),
-            Err(absent) => return Self::skip(&absent.0),
+    /// None, and the test counted as skipped, where that is not to be had.
+    fn small(test: &str, on: &'a Folder) -> Option<Self> {
+        let args = ["-t", "tmpfs", "-o", "size=40m", "tmpfs", on.path().to_str().unwrap()];
+        let reason = match program("mount", "--version") {
+            Err(absent) => absent.0,
+            Ok(_) => {
+                let mounted = Tool::new("mount").args(args).run();
+                if mounted.code == Some(0) {
+                    return Some(Self(on));
+                }
+                format!(
+                    "a small file system cannot be mounted here: {}",
+                    mounted.stderr.trim().replace('\n', " ")
+                )
+            }
         };
-        if mounted.code == Some(0) {
-            return Some(Self(on));
-        }
-        let why = mounted.stderr.trim().replace('\n', " ");
-        Self::skip(&format!("a small file system cannot be mounted here: {why}"))
-    }
-
-    fn skip(reason: &str) -> Option<Self> {
-        formic_testing::skipped("a_full_disk_is_told_and_loses_nothing", reason);
+        formic_testing::skipped(test, &reason);
         None
     }
 }
 
 impl Drop for Mounted<'_> {
     fn drop(&mut self) {
-        let _ = Tool::new("umount").args([self.0.path()]).run();
+        // Lazily: a test that failed may still hold files in there.
+        let _ = Tool::new("umount").args(["--lazy"]).args([self.0.path()]).run();
     }
 }

@@ -45,7 +45,8 @@ fn stop_now_does_not_wait_for_the_grace() {
 #[test]
 fn what_a_killed_engine_left_running_is_swept_by_the_next() {
     let mut app = App::shop();
-    let before: Vec<u32> = ["user", "product", "order", "gateway"].iter().map(|name| app.pid_of(name)).collect();
+    let before: Vec<u32> =
+        ["user", "product", "order", "gateway"].iter().map(|name| app.pid_of(name)).collect();
     app.signal(Signal::KILL);
     assert_eq!(app.wait_end(), 128 + 9);
     std::thread::sleep(Duration::from_millis(200));

@@ -15,8 +15,16 @@ use serde_json::json;
 
 /// Before and after each step.
 const PAUSE: Duration = Duration::from_millis(160);
-const STEPS: [&str; 8] =
-    ["reserve", "authorize", "capture", "book", "commit", "cancel_shipment", "return_payment", "release_stock"];
+const STEPS: [&str; 8] = [
+    "reserve",
+    "authorize",
+    "capture",
+    "book",
+    "commit",
+    "cancel_shipment",
+    "return_payment",
+    "release_stock",
+];
 /// Pauses of an order on its way forward, and back.
 const FORWARD: u32 = 10;
 const BACK: u32 = 6;
@@ -100,7 +108,6 @@ fn survive(victim: &str) {
             break;
         }
     }
-    println!("{victim} was killed while orders were {met:?}");
     for state in HALF_DONE {
         assert!(met.contains_key(state), "no order was hit in {state}, which proves nothing: {met:?}");
     }
@@ -171,7 +178,11 @@ fn one_wave(app: &App, victim: &str, wave: usize) -> BTreeMap<String, usize> {
             }
             other => panic!("half done, in {other}: {told}"),
         }
-        assert_eq!(buyer.customer.orders().len(), 1, "asked again with the same key, it is one order: {told}");
+        assert_eq!(
+            buyer.customer.orders().len(),
+            1,
+            "asked again with the same key, it is one order: {told}"
+        );
     }
     met
 }

@@ -19,13 +19,13 @@ fn buy_sh_tells_the_whole_story() {
     }
     let app = shop();
     let script = repository().join("examples/shop/buy.sh");
-    let told = Tool::new("bash").args([script.display().to_string(), app.gateway().url()]).good();
+    let told = Tool::new(&script).args([app.gateway().url()]).good();
     let story = told.stdout.to_lowercase();
     for part in ["lamp", "cart", "confirmed"] {
         assert!(story.contains(part), "{part:?} is not in the story:\n{}", told.stdout);
     }
     // A second customer lives through the same.
-    let again = Tool::new("bash").args([script.display().to_string(), app.gateway().url()]).good();
+    let again = Tool::new(&script).args([app.gateway().url()]).good();
     assert!(again.stdout.to_lowercase().contains("confirmed"));
 }
 
@@ -71,8 +71,16 @@ fn an_order_that_a_step_refuses_is_undone_in_reverse() {
     let app = shop();
     let books = app.books();
     let cases = [
-        (Order { card: "4000000000000002", ..Order::good("declined") }, "declined", ["RELEASED", "DECLINED", "none"]),
-        (Order { postal_code: "27498", ..Order::good("helgoland") }, "address", ["RELEASED", "REFUNDED", "none"]),
+        (
+            Order { card: "4000000000000002", ..Order::good("declined") },
+            "declined",
+            ["RELEASED", "DECLINED", "none"],
+        ),
+        (
+            Order { postal_code: "27498", ..Order::good("helgoland") },
+            "address",
+            ["RELEASED", "REFUNDED", "none"],
+        ),
     ];
     for (order, word, parts) in cases {
         let customer = Customer::new(app.gateway());
@@ -92,7 +100,11 @@ fn an_order_that_a_step_refuses_is_undone_in_reverse() {
         assert_eq!(found, parts, "{word}");
         assert_eq!(books.available("smoked-glass-pendant"), before, "{word}");
         let again = customer.place(&order).unwrap().json();
-        assert_eq!((&again["code"], &again["message"]), (&error["code"], &error["message"]), "the first answer again");
+        assert_eq!(
+            (&again["code"], &again["message"]),
+            (&error["code"], &error["message"]),
+            "the first answer again"
+        );
     }
 }
 

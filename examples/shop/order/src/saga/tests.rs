@@ -243,7 +243,7 @@ impl Run {
     }
 
     /// Follows the fates and then, undisturbed, comes to an end, which is checked.
-    fn to_the_end(&mut self, fates: &[Fate]) -> Stage {
+    fn finish(&mut self, fates: &[Fate]) -> Stage {
         for fate in fates {
             self.turn(*fate);
         }
@@ -290,7 +290,7 @@ fn undisturbed_it_confirms_or_undoes_what_was_done() {
         let refused = world.declines || world.sold_out || world.far_away;
         let mut run = Run::new(world);
         let expected = if refused { Stage::Undone } else { Stage::Confirmed };
-        assert_eq!(run.to_the_end(&[]), expected, "{run:?}");
+        assert_eq!(run.finish(&[]), expected, "{run:?}");
     }
 }
 
@@ -304,7 +304,7 @@ fn every_fate_at_every_point() {
                 for second in FATES {
                     let mut fates = vec![Fate::Fine; at];
                     fates.extend([first, second]);
-                    Run::new(world.clone()).to_the_end(&fates);
+                    Run::new(world.clone()).finish(&fates);
                     runs += 1;
                 }
             }
@@ -318,7 +318,7 @@ fn a_kill_before_the_payment_undoes_and_a_kill_after_it_goes_on() {
     let outcome = |at: usize, fate| {
         let mut fates = vec![Fate::Fine; at];
         fates.push(fate);
-        Run::new(World::default()).to_the_end(&fates)
+        Run::new(World::default()).finish(&fates)
     };
     for fate in [Fate::KilledBefore, Fate::KilledAfter] {
         assert_eq!(outcome(0, fate), Stage::Undone, "while reserving");
@@ -332,16 +332,16 @@ fn a_kill_before_the_payment_undoes_and_a_kill_after_it_goes_on() {
 #[test]
 fn a_confirmed_order_can_be_cancelled_until_the_parcel_leaves() {
     let mut run = Run::new(World::default());
-    assert_eq!(run.to_the_end(&[]), Stage::Confirmed);
+    assert_eq!(run.finish(&[]), Stage::Confirmed);
     run.write(Entry::Cancelled);
-    assert_eq!(run.to_the_end(&[Fate::AnswerLost, Fate::KilledAfter, Fate::Lost]), Stage::Undone);
+    assert_eq!(run.finish(&[Fate::AnswerLost, Fate::KilledAfter, Fate::Lost]), Stage::Undone);
     assert_eq!((run.world.stock, run.world.money), (Stock::Released, Money::Refunded));
 
     let mut run = Run::new(World::default());
-    run.to_the_end(&[]);
+    run.finish(&[]);
     run.world.parcel = Parcel::UnderWay;
     run.write(Entry::Cancelled);
-    assert_eq!(run.to_the_end(&[]), Stage::Confirmed);
+    assert_eq!(run.finish(&[]), Stage::Confirmed);
     assert!(run.saga().is_shipped());
     assert_eq!(run.saga().apply(&Entry::Cancelled), Err(Misfit), "there is no second try");
 }
@@ -349,12 +349,12 @@ fn a_confirmed_order_can_be_cancelled_until_the_parcel_leaves() {
 #[test]
 fn only_what_may_have_happened_is_undone() {
     let mut run = Run::new(World { declines: true, ..World::default() });
-    run.to_the_end(&[]);
+    run.finish(&[]);
     let undone: Vec<_> = run.journal.iter().filter(|entry| matches!(entry, Entry::Undone { .. })).collect();
     assert_eq!(undone, [&Entry::Undone { undo: Undo::ReleaseStock }], "the card was surely declined");
 
     let mut run = Run::new(World { declines: true, ..World::default() });
-    run.to_the_end(&[Fate::Fine, Fate::AnswerLost]);
+    run.finish(&[Fate::Fine, Fate::AnswerLost]);
     assert!(run.journal.contains(&Entry::Undone { undo: Undo::ReturnPayment }), "{:?}", run.journal);
 }
 
@@ -415,7 +415,7 @@ proptest! {
 
     #[test]
     fn it_never_ends_half_done(world in any_world(), fates in any_fates()) {
-        Run::new(world).to_the_end(&fates);
+        Run::new(world).finish(&fates);
     }
 }
 
@@ -428,7 +428,7 @@ fn the_worst_worlds_reach_every_end() {
         let world = any_world().new_tree(&mut runner).unwrap().current();
         let fates = any_fates().new_tree(&mut runner).unwrap().current();
         let mut run = Run::new(world);
-        run.to_the_end(&fates);
+        run.finish(&fates);
         let saga = run.saga();
         seen.insert(match saga.cause() {
             None if saga.is_shipped() => "confirmed, turned forward by the parcel",

@@ -37,11 +37,12 @@ impl Driver {
     pub(crate) async fn drive(
         mut self,
         order_id: String,
-        draft: Option<NewOrder>,
+        draft: Option<Box<NewOrder>>,
         secrets: Option<Secrets>,
         hurry: Arc<Notify>,
     ) {
-        if let Some(NewOrder { draft, placed }) = draft {
+        if let Some(new) = draft {
+            let NewOrder { draft, placed } = *new;
             let result = self.journal.place(draft, now()).await;
             let is_new = matches!(result, Ok(Placed::New));
             // The caller may have gone away; the order is placed all the same.

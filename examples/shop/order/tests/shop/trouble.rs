@@ -131,6 +131,21 @@ async fn a_payment_that_is_never_heard_of_is_voided_in_advance() {
 }
 
 #[tokio::test]
+async fn a_slow_payment_is_asked_for_until_it_is_there() {
+    let config = Config { step_timeout_ms: 200, ..quick() };
+    let slow = shop_payment::Config { slow_card_delay_ms: 500, ..Default::default() };
+    let world = World::with(config, shop_shipping::Config::default(), slow).await;
+    let customer = world.shopper().await;
+    let placed = world.place(&customer, request("k1", "4000 0000 0000 0077")).await.unwrap();
+    world.assert_whole(&placed.order.order_id).await;
+    let story = world.story(&customer, &placed.order.order_id, true).await;
+    assert!(
+        story.iter().any(|state| state.note.starts_with("the payment service does not answer")),
+        "{story:?}"
+    );
+}
+
+#[tokio::test]
 async fn a_caller_who_goes_away_has_ordered_all_the_same() {
     let world = World::new().await;
     let customer = world.shopper().await;
