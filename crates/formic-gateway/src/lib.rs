@@ -7,6 +7,7 @@
 //! passes through the process that manages, nor depends on it.
 
 pub mod config;
+mod guard;
 pub mod page;
 pub mod proxy;
 pub mod routes;

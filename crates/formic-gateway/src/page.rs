@@ -75,9 +75,7 @@ impl Page {
         let app = escape(&self.app);
         let what = escape(&format!("{method} {path}"));
         let (title, lead) = match why {
-            Why::Home => {
-                (app.clone(), "This gateway answers calls, not pages. What it answers:".to_owned())
-            }
+            Why::Home => (app.clone(), "This gateway answers calls, not pages. What it answers:".to_owned()),
             Why::NotFound => (
                 format!("Not found – {app}"),
                 format!("There is nothing at <code>{what}</code>. What this gateway answers:"),

@@ -2,19 +2,19 @@
 
 use std::sync::Arc;
 
-use axum::middleware::Next;
-use axum::response::Response;
 use formic_client::Client;
 use formic_core::{Endpoint, Error};
 use formic_registry::DynRegistry;
 use formic_rpc::Channel;
 use formic_server::{Bound, ListenError, Server, Serving};
 use formic_telemetry::Metrics;
-use http::{HeaderName, HeaderValue, Method, Request};
+use http::{HeaderName, HeaderValue, Method};
 use tokio_util::sync::CancellationToken;
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer, ExposeHeaders};
 
-use crate::{Config, Proxy, Routes, page};
+use crate::guard::{REQUEST_ID, request_id, too_large};
+use crate::page::{self, Page};
+use crate::{Config, Proxy, Routes};
 
 /// Why a gateway cannot run.
 #[derive(Debug)]
@@ -35,27 +35,6 @@ impl std::fmt::Display for GatewayError {
 }
 
 impl std::error::Error for GatewayError {}
-
-/// The header that names a request in every log on its way.
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-
-/// Takes the caller's request id if it is a sane one, makes one otherwise, and answers with it.
-async fn request_id(mut request: Request<axum::body::Body>, next: Next) -> Response {
-    let id = request
-        .headers()
-        .get(REQUEST_ID)
-        .filter(|id| id.len() <= 128 && id.to_str().is_ok())
-        .cloned()
-        .or_else(|| HeaderValue::from_str(&format!("{:032x}", fastrand::u128(..))).ok());
-    if let Some(id) = &id {
-        request.headers_mut().insert(REQUEST_ID, id.clone());
-    }
-    let mut response = next.run(request).await;
-    if let Some(id) = id {
-        response.headers_mut().insert(REQUEST_ID, id);
-    }
-    response
-}
 
 fn cors(origins: &[String]) -> CorsLayer {
     let origin = if origins.iter().any(|origin| origin == "*") {
@@ -98,9 +77,12 @@ pub async fn run(
         default_deadline: config.timeout,
         ..formic_server::Config::default()
     };
+    let page = Page::new(config.app.clone(), routes.clone());
     let mut server = Server::new(limits, metrics)
         .proxy(Proxy::new(routes.clone(), client).handle())
-        .router(page::router(config.app.clone(), routes.clone()))
+        .router(page.clone().router())
+        .layer(|router| router.layer(axum::middleware::from_fn_with_state(page, page::browser)))
+        .layer(move |router| router.layer(axum::middleware::from_fn_with_state(config.max_body, too_large)))
         .layer(|router| router.layer(axum::middleware::from_fn(request_id)));
     if !config.cors.is_empty() {
         let cors = cors(&config.cors);

@@ -23,6 +23,38 @@
 //! `cargo run` of this listens, announces itself by mDNS, answers health checks, reflects its schema,
 //! exposes `/metrics` and drains on SIGTERM. Under `formic up` the same binary finds the daemon by its
 //! environment and uses its registry.
+//!
+//! # Settings
+//!
+//! Each of these lies over the one before, key by key:
+//!
+//! 1. the defaults,
+//! 2. code: [`Service::with_settings`],
+//! 3. `[service.<name>]` of `formic.toml` in the present folder,
+//! 4. the environment,
+//! 5. flags.
+//!
+//! | `formic.toml` | environment | flag | default |
+//! |---|---|---|---|
+//! | `listen` | `FORMIC_LISTEN` | `--listen` | `127.0.0.1:0`, any free port |
+//! | `advertise` | `FORMIC_ADVERTISE` | `--advertise` | where it listens |
+//! | `registry` | `FORMIC_REGISTRY` | `--registry` | `local` if there is a daemon, else `mdns` |
+//! | | `FORMIC_DAEMON` | `--daemon` | none |
+//! | `log` | `FORMIC_LOG` | `--log` | `info` |
+//! | `log_format` | `FORMIC_LOG_FORMAT` | `--log-format` | `auto`: pretty on a terminal, else JSON |
+//! | `timeout` | `FORMIC_TIMEOUT` | `--timeout` | `5s` |
+//! | `drain.grace` | `FORMIC_DRAIN_GRACE` | | `20s` |
+//! | `drain.propagation` | `FORMIC_DRAIN_PROPAGATION` | | `100ms` |
+//! | `labels` | `FORMIC_LABELS`, a JSON object | | none |
+//! | `config.<key>` | `FORMIC_CONFIG__<KEY>`, or `FORMIC_CONFIG`, a JSON object | `--set <key>=…` | the author's |
+//!
+//! `config` is the author's own, read into a type of theirs by [`Service::config`]. `--explain` prints
+//! every setting with who set it, down to the line of the file, and ends. What is wrong is reported all at
+//! once, and secrets are never shown.
+//!
+//! Under `formic up` the engine reads the same file and hands the same keys over by environment, so a
+//! manifest means the same both ways; where to listen and which registry to use is then the engine's
+//! choice unless the manifest says where to listen.
 #![warn(missing_docs)]
 
 pub mod background;

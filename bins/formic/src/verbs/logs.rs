@@ -4,6 +4,7 @@ use std::io::IsTerminal;
 
 use formic_api::control::v1 as pb;
 use serde_json::{Value, json};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::Logs;
 use crate::exit::{Failure, Outcome};
@@ -27,10 +28,13 @@ pub(crate) async fn run(args: Logs) -> Outcome {
     };
     let mut prefixes = Prefixes::new(&known, output::colour(std::io::stdout().is_terminal()));
     let mut lines = app.control().logs(request).await?.into_message();
+    // Listened to from here on: a signal that comes while a line is printed counts as well.
+    let mut interrupted = signal(SignalKind::interrupt())
+        .map_err(|error| Failure::bug("cannot listen for signals").because(error))?;
     loop {
         let line = tokio::select! {
             line = lines.message() => line?,
-            _ = tokio::signal::ctrl_c() => return Ok(()),
+            _ = interrupted.recv() => return Ok(()),
         };
         let Some(line) = line else { return Ok(()) };
         if args.listing.json {

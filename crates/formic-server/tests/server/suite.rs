@@ -9,6 +9,7 @@ use formic_rpc::{Body, Call, Codec, Streaming};
 use formic_server::Config;
 use futures::StreamExt;
 
+use crate::raw::{one, post};
 use crate::ways::{everywhere, within};
 
 pub(crate) fn order(text: &str) -> Order {
@@ -264,4 +265,22 @@ async fn default_deadline_bounds_a_call_but_not_a_stream() {
         assert_eq!((reports.len(), error.map(|e| e.to_string())), (5, None), "{name}");
         assert_eq!(reports[0].seen.remaining_ms, None, "{name}");
     }
+}
+
+#[tokio::test]
+async fn a_call_whose_deadline_has_passed_is_not_begun() {
+    let server = everywhere(Config::default()).await;
+    let past = tokio::time::Instant::now();
+    for way in server.ways() {
+        let name = &way.name;
+        let error =
+            within(name, way.probe().say(order("late")).deadline(past).into_future()).await.unwrap_err();
+        assert_eq!(error.code(), Code::DeadlineExceeded, "{name}");
+    }
+    // A caller that says so on the wire.
+    let body = r#"{"text":"late"}"#;
+    let mut request = post(server.addr, "/probe.v1.Probe/Say", "application/json", body);
+    request.headers_mut().insert("connect-timeout-ms", http::HeaderValue::from_static("0"));
+    assert_eq!(one(server.addr, request).await.status(), 504);
+    assert_eq!(server.prober.counts().began(), 0);
 }

@@ -1,0 +1,149 @@
+//! Calls go through as they came: every kind, in every protocol, errors and all.
+
+use std::time::Duration;
+
+use connectrpc::Protocol;
+use formic_core::Code;
+use formic_probe::foreign::{Http, channel};
+use formic_probe::{Action, Order, ProbeClient};
+use formic_rpc::Codec;
+use futures::StreamExt;
+
+use crate::{Front, front, text, until, within};
+
+fn order(text: &str) -> Order {
+    Order { text: text.into(), ..Order::default() }
+}
+
+fn told(action: Action, number: u32) -> Order {
+    Order { action: action.into(), number, ..Order::default() }
+}
+
+fn ways(front: &Front) -> Vec<(String, Http, ProbeClient)> {
+    let mut ways = Vec::new();
+    let wires = [
+        (Http::One, Protocol::Connect),
+        (Http::One, Protocol::GrpcWeb),
+        (Http::Two, Protocol::Connect),
+        (Http::Two, Protocol::Grpc),
+        (Http::Two, Protocol::GrpcWeb),
+    ];
+    for (http, protocol) in wires {
+        for codec in [Codec::Proto, Codec::Json] {
+            let probe = ProbeClient::new(channel(front.addr, http, protocol, codec));
+            ways.push((format!("HTTP {http:?}, {protocol:?}, {codec:?}"), http, probe));
+        }
+    }
+    ways
+}
+
+#[tokio::test]
+async fn every_kind_of_call_goes_through() {
+    let front = front(|_| {}).await;
+    for (name, http, probe) in ways(&front) {
+        let ask = probe.say(order("hi")).metadata("x-ask", "please").metadata("authorization", "Bearer b");
+        let said = within(&name, ask.into_future()).await.unwrap();
+        assert_eq!(said.text, "hi", "{name}");
+        assert_eq!(said.metadata().get("x-before"), Some("please"), "{name}");
+        assert_eq!(said.trailers().get("x-after"), Some("please"), "{name}");
+        let seen = said.seen.as_option().unwrap();
+        assert_eq!(seen.metadata["authorization"], "Bearer b", "{name}");
+        assert_eq!(seen.metadata["x-forwarded-for"], "127.0.0.1", "{name}");
+        assert_eq!(seen.json, name.contains("Json"), "{name}: bytes go through as they came");
+        assert!(!seen.metadata.contains_key("formic-attempt"), "{name}");
+
+        let stream = probe.count(Order { number: 3, ..order("c") }).await.unwrap().into_message();
+        let numbers: Vec<_> = within(&name, stream.map(|report| report.unwrap().number).collect()).await;
+        assert_eq!(numbers, [0, 1, 2], "{name}");
+
+        let joined = probe.join(futures::stream::iter(["a", "b"].map(order)));
+        assert_eq!(within(&name, joined.into_future()).await.unwrap().text, "ab", "{name}");
+
+        if http == Http::Two {
+            let (sender, orders) = futures::channel::mpsc::unbounded();
+            let mut chat = within(&name, probe.chat(orders).into_future()).await.unwrap().into_message();
+            for word in ["one", "two"] {
+                sender.unbounded_send(order(word)).unwrap();
+                assert_eq!(within(&name, chat.message()).await.unwrap().unwrap().text, word, "{name}");
+            }
+            drop(sender);
+            assert!(within(&name, chat.message()).await.unwrap().is_none(), "{name}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn errors_go_through_with_their_details() {
+    let front = front(|_| {}).await;
+    for (name, _, probe) in ways(&front) {
+        let stream = Order { millis: 9, ..told(Action::ACTION_FAIL, 1) };
+        let mut stream = probe.count(stream).await.unwrap().into_message();
+        assert!(within(&name, stream.message()).await.is_ok(), "{name}");
+        let late = within(&name, stream.message()).await.unwrap_err();
+        let unary = probe.say(told(Action::ACTION_FAIL, 9)).await.unwrap_err();
+        for error in [unary, late] {
+            assert_eq!(error.code(), Code::FailedPrecondition, "{name}");
+            assert_eq!(error.message(), "as told: äöü", "{name}");
+            assert_eq!(error.info().unwrap().reason, "TOLD", "{name}");
+            assert_eq!(error.fields().len(), 1, "{name}");
+            assert_eq!(error.metadata().get("x-failed"), Some("yes"), "{name}");
+        }
+        let error = probe.say(told(Action::ACTION_PANIC_LATER, 0)).await.unwrap_err();
+        assert_eq!(error.code(), Code::Internal, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn statuses_of_json_are_those_of_connect() {
+    let front = front(|_| {}).await;
+    let expected = [
+        (3, 400, "invalid_argument"),
+        (5, 404, "not_found"),
+        (6, 409, "already_exists"),
+        (7, 403, "permission_denied"),
+        (8, 429, "resource_exhausted"),
+        (9, 400, "failed_precondition"),
+        (12, 501, "unimplemented"),
+        (13, 500, "internal"),
+        (14, 503, "unavailable"),
+        (16, 401, "unauthenticated"),
+    ];
+    for (number, status, code) in expected {
+        let body = format!(r#"{{"action":"ACTION_FAIL","number":{number}}}"#);
+        let answer = front.json("/probe.v1.Probe/Say", &body).await;
+        assert_eq!(answer.status(), status, "{code}: {}", text(&answer));
+        let body: serde_json::Value = serde_json::from_slice(answer.body()).unwrap();
+        assert_eq!(body["code"], code);
+        assert_eq!(body["details"][0]["type"], "google.rpc.ErrorInfo", "{body}");
+    }
+    let answer = front.json("/probe.v1.Probe/Say", r#"{"text":"hi"}"#).await;
+    assert_eq!(answer.status(), 200);
+    assert_eq!(answer.headers()["content-type"], "application/json");
+    assert!(text(&answer).contains(r#""text":"hi""#), "{}", text(&answer));
+}
+
+#[tokio::test]
+async fn deadlines_and_departures_reach_the_service() {
+    let front = front(|config| config.timeout = Duration::from_millis(300)).await;
+    let counts = front.prober.counts();
+    let answer = front.json("/probe.v1.Probe/Say", r#"{"action":"ACTION_HANG"}"#).await;
+    assert_eq!(answer.status(), 504, "{}", text(&answer));
+    until("the handler to be dropped", || counts.dropped() == 1).await;
+
+    for (name, _, probe) in ways(&front) {
+        let dropped = counts.dropped();
+        let mut stream = probe.count(told(Action::ACTION_HANG, 1)).await.unwrap().into_message();
+        assert!(within(&name, stream.message()).await.unwrap().is_some());
+        drop(stream);
+        until("the stream to be dropped", || counts.dropped() == dropped + 1).await;
+    }
+    // A stream is not bounded by the default.
+    let probe = &ways(&front)[0].2;
+    let slow = Order { millis: 100, ..told(Action::ACTION_WAIT, 5) };
+    let stream = probe.count(slow).await.unwrap().into_message();
+    assert_eq!(within("a slow stream", stream.count()).await, 5);
+
+    let header = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let said = probe.say(order("hi")).metadata("traceparent", header).await.unwrap();
+    assert_eq!(said.seen.trace_id, "4bf92f3577b34da6a3ce929d0e0e4736");
+}
