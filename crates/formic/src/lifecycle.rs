@@ -72,9 +72,10 @@ pub(crate) fn data_dir(settings: &ServiceSettings, name: &ServiceName) -> Result
     Ok(dir)
 }
 
-/// Resolves at the first signal that asks for the end; the second one ends the process at once.
+/// Resolves at the first signal that asks for the end; the second one ends the process at once. Listens
+/// from the call on: a service that has just said that it is ready must not be killed by the next signal.
 #[expect(clippy::exit, reason = "the operator asked twice")]
-pub(crate) async fn signal() {
+pub(crate) fn signal() -> impl Future<Output = ()> + Send {
     use tokio::signal::unix::{Signal, SignalKind};
     let listen = |kind: SignalKind| tokio::signal::unix::signal(kind).ok();
     let (mut term, mut int) = (listen(SignalKind::terminate()), listen(SignalKind::interrupt()));
@@ -86,18 +87,20 @@ pub(crate) async fn signal() {
             None => std::future::pending().await,
         }
     }
-    tokio::select! {
-        () = next(&mut term) => {}
-        () = next(&mut int) => {}
-    }
-    // Owned by the process: it lives until the end of it, and its end is the end of the process.
-    drop(tokio::task::spawn(async move {
+    async move {
         tokio::select! {
             () = next(&mut term) => {}
             () = next(&mut int) => {}
         }
-        std::process::exit(130);
-    }));
+        // Owned by the process: it lives until the end of it, and its end is the end of the process.
+        drop(tokio::task::spawn(async move {
+            tokio::select! {
+                () = next(&mut term) => {}
+                () = next(&mut int) => {}
+            }
+            std::process::exit(130);
+        }));
+    }
 }
 
 /// Runs a service to its end.
@@ -129,6 +132,7 @@ pub(crate) async fn run(mut service: Service, stop: impl Future<Output = ()> + S
     tokio::pin!(stop);
     let hooks = std::mem::take(&mut service.on_start);
     let started = tokio::select! {
+        biased;
         // The end may be asked for while a hook waits for something that never comes.
         () = &mut stop => Ok(false),
         result = in_order(hooks) => result.map(|()| true),
@@ -141,8 +145,8 @@ pub(crate) async fn run(mut service: Service, stop: impl Future<Output = ()> + S
             let ended = supervise(&mut tasks, stop).await;
 
             // The stages of the drain, each bounded; see the server's own part in `formic_server::server`.
-            tracing::info!(in_flight = running.in_flight(), "draining");
             running.health().set(Serving::Draining);
+            tracing::info!(in_flight = running.in_flight(), "draining");
             registrar.shutdown().await;
             tokio::time::sleep(service.settings.drain.propagation).await;
             ended
