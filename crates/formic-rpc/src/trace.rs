@@ -32,12 +32,13 @@ impl TraceContext {
     pub fn to_header(self) -> http::HeaderValue {
         const HEX: &[u8; 16] = b"0123456789abcdef";
         let mut out = *b"00-00000000000000000000000000000000-0000000000000000-00";
-        for (i, slot) in out[3..35].iter_mut().enumerate() {
-            *slot = HEX[(self.trace_id >> (124 - 4 * i)) as usize & 15];
-        }
-        for (i, slot) in out[36..52].iter_mut().enumerate() {
-            *slot = HEX[(self.span_id >> (60 - 4 * i)) as usize & 15];
-        }
+        let write = |digits: &mut [u8], bytes: &[u8]| {
+            for (pair, byte) in digits.chunks_exact_mut(2).zip(bytes) {
+                pair.copy_from_slice(&[HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
+            }
+        };
+        write(&mut out[3..35], &self.trace_id.to_be_bytes());
+        write(&mut out[36..52], &self.span_id.to_be_bytes());
         out[54] = if self.sampled { b'1' } else { b'0' };
         http::HeaderValue::from_bytes(&out).unwrap_or_else(|_| http::HeaderValue::from_static("00"))
     }

@@ -84,11 +84,14 @@ impl Families {
 #[derive(Clone)]
 pub struct Metrics(Arc<Inner>);
 
+type Methods = RwLock<HashMap<String, Arc<MethodMetrics>>>;
+
 struct Inner {
     registry: RwLock<Registry>,
     server: Families,
     client: Families,
-    methods: RwLock<HashMap<(Side, String), Arc<MethodMetrics>>>,
+    server_methods: Methods,
+    client_methods: Methods,
 }
 
 impl fmt::Debug for Metrics {
@@ -110,20 +113,22 @@ impl Metrics {
         let mut registry = Registry::with_prefix("formic");
         let server = Families::new(&mut registry, "server");
         let client = Families::new(&mut registry, "client");
-        Self(Arc::new(Inner { registry: RwLock::new(registry), server, client, methods: RwLock::default() }))
+        let (server_methods, client_methods) = (RwLock::default(), RwLock::default());
+        let registry = RwLock::new(registry);
+        Self(Arc::new(Inner { registry, server, client, server_methods, client_methods }))
     }
 
     /// The handles of a method, `/package.Service/Method`. Call it with methods that exist only.
     #[must_use]
     pub fn method(&self, side: Side, path: &str) -> Arc<MethodMetrics> {
-        let key = (side, path.to_owned());
-        if let Some(found) = self.0.methods.read().unwrap_or_else(PoisonError::into_inner).get(&key) {
+        let (families, methods) = match side {
+            Side::Server => (&self.0.server, &self.0.server_methods),
+            Side::Client => (&self.0.client, &self.0.client_methods),
+        };
+        // Clients ask once a call, so nothing is allocated to look.
+        if let Some(found) = methods.read().unwrap_or_else(PoisonError::into_inner).get(path) {
             return Arc::clone(found);
         }
-        let families = match side {
-            Side::Server => &self.0.server,
-            Side::Client => &self.0.client,
-        };
         let (service, method) = formic_core::method::split(path);
         let labels = MethodLabels { service: service.into(), method: method.into(), code: None };
         let metrics = Arc::new(MethodMetrics {
@@ -133,8 +138,8 @@ impl Metrics {
             by_code: std::array::from_fn(|_| OnceLock::new()),
             labels,
         });
-        let mut methods = self.0.methods.write().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(methods.entry(key).or_insert(metrics))
+        let mut methods = methods.write().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(methods.entry(path.to_owned()).or_insert(metrics))
     }
 
     /// Adds metrics of the author's own, or of another crate.
