@@ -115,6 +115,9 @@ pub(crate) struct Dependency {
 pub(crate) struct Target {
     pub(crate) name: String,
     pub(crate) kind: Vec<String>,
+    /// Whether the manifest wants its documentation's examples tested.
+    #[serde(default)]
+    pub(crate) doctest: bool,
 }
 
 impl Metadata {

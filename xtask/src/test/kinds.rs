@@ -83,7 +83,18 @@ pub(crate) fn run(kind: Kind, workspace: &Workspace, verbose: bool) -> Result<Ta
             let mut command = cargo_test(workspace, &["--workspace", "--exclude", E2E]);
             tests(command.args(targets), verbose)
         }
-        Kind::Doc => tests(&mut cargo_test(workspace, &["--workspace", "--doc"]), verbose),
+        Kind::Doc => {
+            let mut command = cargo_test(workspace, &["--workspace", "--doc"]);
+            // `--doc` asks every library, also those whose manifest says `doctest = false`.
+            for package in workspace.metadata()?.members().values() {
+                let library =
+                    package.targets.iter().find(|target| target.kind.iter().any(|kind| kind == "lib"));
+                if library.is_some_and(|library| !library.doctest) {
+                    command.args(["--exclude", &package.name]);
+                }
+            }
+            tests(&mut command, verbose)
+        }
         Kind::E2e | Kind::Foreign => end_to_end(kind, workspace, verbose),
     }
 }
@@ -195,7 +206,7 @@ mod tests {
     use crate::workspace::{Package, Target};
 
     fn target(name: &str, kind: &str) -> Target {
-        Target { name: name.to_owned(), kind: vec![kind.to_owned()] }
+        Target { name: name.to_owned(), kind: vec![kind.to_owned()], doctest: false }
     }
 
     fn package(name: &str, manifest: &str, targets: Vec<Target>) -> Package {
