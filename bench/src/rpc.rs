@@ -33,15 +33,25 @@ struct Subject {
     library: Library,
     protocol: &'static str,
     connections: usize,
+    /// A deadline for every call; Formic always has one.
+    deadline: bool,
 }
 
 /// The first is what all are compared with: what Formic stands on, used the way Formic uses it.
-fn subjects() -> [Subject; 6] {
+fn subjects() -> [Subject; 7] {
     let many = formic_client::Config::default().connections;
-    let subject = |name, library, protocol, connections| Subject { name, library, protocol, connections };
+    let subject = |name, library, protocol, connections| Subject {
+        name,
+        library,
+        protocol,
+        connections,
+        deadline: false,
+    };
     [
         subject("connectrpc", Library::Connectrpc, "connect", many),
         subject("formic", Library::Formic, "connect", many),
+        // What of the difference is the deadline's, which needs a timer on both sides.
+        Subject { deadline: true, ..subject("connectrpc, deadline", Library::Connectrpc, "connect", many) },
         subject("connectrpc, one connection", Library::Connectrpc, "connect", 1),
         subject("connectrpc, gRPC", Library::Connectrpc, "grpc", many),
         subject("tonic", Library::Tonic, "grpc", many),
@@ -173,7 +183,8 @@ fn caller(
         program.args(["--protocol", subject.protocol, "--connections", &subject.connections.to_string()]);
     let program =
         program.args(["--warm-up-ms", &warm_up.to_string(), "--measured-ms", &measured.to_string()]);
-    Ok(program.args(["--callers", &callers.to_string()]))
+    let program = program.args(["--callers", &callers.to_string()]);
+    Ok(if subject.deadline { program.args(["--deadline-ms", "5000"]) } else { program })
 }
 
 fn row(subject: &Subject, callers: usize, samples: &[Sample], base: &[Sample]) -> Row {

@@ -1,6 +1,7 @@
-//! connectrpc alone: `serve`, or `call --server ADDRESS --protocol connect|grpc --connections N …`.
+//! connectrpc alone: `serve`, or `call --server ADDRESS --protocol connect|grpc --connections N [--deadline-ms N] …`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use connectrpc::client::{ClientConfig, Http2Connection, SharedHttp2Connection};
 use connectrpc::{
@@ -68,10 +69,13 @@ async fn call(arguments: &Arguments) -> Result<(), Failure> {
         "grpc" => Protocol::Grpc,
         other => return Err(format!("there is no protocol {other:?}").into()),
     };
-    let config = ClientConfig::new(format!("http://{}", arguments.get("server")?).parse()?)
+    let mut config = ClientConfig::new(format!("http://{}", arguments.get("server")?).parse()?)
         .with_protocol(protocol)
         // As Formic does: small messages on a loopback gain nothing.
         .with_compression(CompressionRegistry::new());
+    if let Ok(millis) = arguments.number("deadline-ms") {
+        config = config.with_default_timeout(Duration::from_millis(millis as u64));
+    }
     // One client is one connection.
     let connections: Vec<SharedHttp2Connection> = (0..arguments.number("connections")?)
         .map(|_| Http2Connection::lazy_plaintext(config.base_uri().clone()).shared(1024))
