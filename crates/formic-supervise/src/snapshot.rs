@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use tokio::sync::Mutex;
 
-use crate::procfs::{self, Mark, Stat, mark};
+use crate::procfs::{self, Extent, Mark, Stat, mark};
 
 /// One process of a [`Snapshot`].
 #[derive(Clone, Debug)]
@@ -55,8 +55,9 @@ impl Snapshot {
             if stat.is_zombie() {
                 return;
             }
-            // Kernel threads have session 0 and no environment.
-            let mark = if stat.session == 0 { Mark::None } else { mark(stat.pid, run_dir) };
+            // Kernel threads have no memory, so no environment. Their session reads as 0, but so does that of
+            // every process whose session began outside this pid namespace, or with the first process.
+            let mark = if stat.env == Extent::None { Mark::None } else { mark(stat.pid, run_dir) };
             let seen = Seen { stat, mark };
             on_sight(&seen);
             processes.push(seen);

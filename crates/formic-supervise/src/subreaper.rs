@@ -12,13 +12,11 @@ use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rustix::process::{
-    Pid, WaitId, WaitIdOptions, child_subreaper, getpid, getsid, set_child_subreaper, waitid,
-};
+use rustix::process::{Pid, WaitId, WaitIdOptions, child_subreaper, getpid, set_child_subreaper, waitid};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::procfs;
+use crate::procfs::{self, Stat};
 
 /// Many ends at once are one look at `/proc`.
 const DEBOUNCE: Duration = Duration::from_millis(50);
@@ -85,8 +83,9 @@ pub(crate) fn reap_orphans() -> usize {
         return 0;
     }
     let leaders = Leaders::lock();
-    let Ok(session) = getsid(None) else { return 0 };
-    let (me, session) = (std::process::id(), session.as_raw_pid().cast_unsigned());
+    let me = std::process::id();
+    // Not by `getsid`: a session that began outside this pid namespace is 0 there, which it cannot say.
+    let Some(Stat { session, .. }) = Stat::read(me) else { return 0 };
     let mut ended = Vec::new();
     // Cut short, it leaves some for the next time.
     let _ = procfs::scan(|stat| {

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 mod lock;
+mod namespace;
 mod scene;
 mod spawn;
 mod stop;
