@@ -5,7 +5,6 @@ mod cli;
 mod exit;
 mod output;
 mod reflect;
-mod suggest;
 mod verbs;
 
 use std::process::ExitCode;

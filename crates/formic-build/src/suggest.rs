@@ -1,4 +1,5 @@
-//! "Did you mean …?": the nearest name by edit distance.
+//! "Did you mean …?": the nearest name by edit distance. The same as in `formic-settings`, but for words of other lengths;
+//! a build script does not compile that crate for it.
 
 /// The candidate nearest to `name`, if near enough that a slip of the keyboard explains it.
 pub(crate) fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
@@ -12,21 +13,25 @@ pub(crate) fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a s
         .map(|(_, candidate)| candidate)
 }
 
-/// Levenshtein's distance, without regard to case.
+/// Letters to insert, delete, replace or swap with their neighbour, without regard to case.
 fn distance(a: &str, b: &str) -> usize {
     let a: Vec<char> = a.chars().flat_map(char::to_lowercase).collect();
     let b: Vec<char> = b.chars().flat_map(char::to_lowercase).collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.iter().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let cost = diagonal + usize::from(x != y);
-            diagonal = row[j + 1];
-            row[j + 1] = cost.min(diagonal + 1).min(row[j] + 1);
+    let mut before: Vec<usize> = Vec::new();
+    let mut last: Vec<usize> = (0..=b.len()).collect();
+    for i in 0..a.len() {
+        let mut row = vec![i + 1];
+        for j in 0..b.len() {
+            let replaced = last[j] + usize::from(a[i] != b[j]);
+            let mut best = replaced.min(last[j + 1] + 1).min(row[j] + 1);
+            if i > 0 && j > 0 && a[i] == b[j - 1] && a[i - 1] == b[j] {
+                best = best.min(before[j - 1] + 1);
+            }
+            row.push(best);
         }
+        before = std::mem::replace(&mut last, row);
     }
-    row[b.len()]
+    last[b.len()]
 }
 
 #[cfg(test)]
@@ -39,6 +44,7 @@ mod tests {
         assert_eq!(nearest("HelloReqest", names), Some("HelloRequest"));
         assert_eq!(nearest("helloresponse", names), Some("HelloResponse"));
         assert_eq!(nearest("Itm", names), Some("Item"));
+        assert_eq!(nearest("Itme", names), Some("Item"), "two letters swapped are one slip");
         assert_eq!(nearest("Order", names), None);
         assert_eq!(nearest("x", []), None);
     }

@@ -10,6 +10,7 @@ use toml::de::{DeTable, DeValue};
 
 use crate::Error;
 use crate::layers::{Layers, Source};
+use crate::suggest::nearest;
 
 /// Its name, in the present folder.
 pub(crate) const FILE: &str = "formic.toml";
@@ -115,7 +116,7 @@ impl Lines<'_> {
 
     fn unknown(&mut self, key: &str, offset: usize, known: &[&str]) {
         let word = key.rsplit('.').next().unwrap_or(key);
-        let near = known.iter().find(|known| is_near(word, known));
+        let near = nearest(word, known.iter().copied());
         self.faults.push(Error::Key {
             key: format!("{}.{key}", self.section),
             hint: near.map(|near| format!(", did you mean `{near}`?")).unwrap_or_default(),
@@ -152,21 +153,4 @@ impl Lines<'_> {
             Value::Null
         })
     }
-}
-
-/// Whether one word may have been meant for the other: the same letters but for two, in the same order.
-pub(crate) fn is_near(word: &str, other: &str) -> bool {
-    let (a, b): (Vec<char>, Vec<char>) = (word.chars().collect(), other.chars().collect());
-    // The longest common subsequence, which words of this length make cheap.
-    let mut row = vec![0; b.len() + 1];
-    for x in &a {
-        let mut diagonal = 0;
-        for (at, y) in b.iter().enumerate() {
-            let above = row[at + 1];
-            row[at + 1] = if x == y { diagonal + 1 } else { above.max(row[at]) };
-            diagonal = above;
-        }
-    }
-    let common = row.last().copied().unwrap_or(0);
-    a.len() < 40 && common + 2 >= a.len().max(b.len()) && common * 2 > a.len().max(b.len())
 }

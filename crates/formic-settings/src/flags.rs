@@ -4,8 +4,8 @@
 use serde_json::Value;
 
 use crate::Error;
-use crate::file::is_near;
 use crate::layers::{Layers, Source};
+use crate::suggest::nearest;
 
 /// What the flags asked for besides values.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -78,9 +78,8 @@ fn one(
 
 fn unknown(flag: String) -> Error {
     let names = VALUES.iter().map(|(name, _)| *name).chain(["--set", "--explain", "--help"]);
-    let word = flag.trim_start_matches('-');
-    let near = names.into_iter().find(|name| is_near(word, &name[2..]));
-    let hint = near.map(|near| format!(", did you mean {near}?")).unwrap_or("; --help lists them".into());
+    let near = nearest(flag.trim_start_matches('-'), names.map(|name| name.trim_start_matches('-')));
+    let hint = near.map(|near| format!(", did you mean --{near}?")).unwrap_or("; --help lists them".into());
     Error::Flag { flag, hint }
 }
 

@@ -13,8 +13,10 @@ mod file;
 mod flags;
 mod layers;
 mod service;
+mod suggest;
 mod typed;
 
 pub use error::Error;
 pub use layers::{Layers, Row, Source};
 pub use service::{Drain, ServiceSettings, load_service, read_service};
+pub use suggest::nearest;

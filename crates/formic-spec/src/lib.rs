@@ -34,7 +34,6 @@ mod graph;
 mod manifest;
 mod parse;
 mod revision;
-mod suggest;
 mod units;
 
 pub use fault::{Fault, FaultKind, Faults};

@@ -13,6 +13,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::ops::Range;
 
+use formic_settings::nearest;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -21,7 +22,6 @@ use self::service::Located;
 use crate::fault::{FaultKind, Faults, Raw, quote};
 use crate::graph;
 use crate::manifest::{App, Cors, DEFAULT_LISTEN, FORMAT, Gateway, MAX_BYTES, MAX_SERVICES, Manifest};
-use crate::suggest::nearest;
 
 /// More circles than this are not worth reading.
 const CYCLES: usize = 20;

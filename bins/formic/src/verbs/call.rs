@@ -5,6 +5,7 @@ use std::io::Read;
 use bytes::Bytes;
 use formic_core::{Endpoint, Error, Kind, Method, method};
 use formic_rpc::{Body, Call, Channel, Codec};
+use formic_settings::nearest;
 use futures::StreamExt;
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -12,7 +13,7 @@ use tokio::time::Instant;
 use crate::cli;
 use crate::exit::{Failure, Outcome};
 use crate::verbs::services::instances;
-use crate::{app, output, reflect, suggest};
+use crate::{app, output, reflect};
 
 /// Standard input is read whole before the call; this is the most that is taken.
 const MAX_INPUT: u64 = 64 << 20;
@@ -133,7 +134,7 @@ async fn in_app(app: Option<&str>, service: &str, name: &str) -> Outcome<(Channe
     let known = || all.iter().flat_map(|i| i.rpc.iter().map(move |rpc| (i, rpc)));
     let Some((instance, rpc)) = known().find(|(_, rpc)| rpc.name == service) else {
         let failure = Failure::user(format!("no running service serves {service:?}"));
-        return Err(match suggest::nearest(service, known().map(|(_, rpc)| rpc.name.as_str())) {
+        return Err(match nearest(service, known().map(|(_, rpc)| rpc.name.as_str())) {
             Some(near) => failure.help(format!("did you mean {near}/{name}?")),
             None => failure.help("`formic services` lists what there is"),
         });
@@ -141,7 +142,7 @@ async fn in_app(app: Option<&str>, service: &str, name: &str) -> Outcome<(Channe
     let Some(method) = rpc.methods.iter().find(|method| method.name == name) else {
         let names: Vec<_> = rpc.methods.iter().map(|method| method.name.as_str()).collect();
         let failure = Failure::user(format!("{service} has no method {name:?}"));
-        return Err(match suggest::nearest(name, names.iter().copied()) {
+        return Err(match nearest(name, names.iter().copied()) {
             Some(near) => failure.help(format!("did you mean {service}/{near}?")),
             None => failure.help(format!("it has {}", names.join(", "))),
         });

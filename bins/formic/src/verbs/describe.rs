@@ -1,13 +1,14 @@
 //! `formic describe`: methods, message fields and instances of a service.
 
 use formic_core::{Instance, Kind};
+use formic_settings::nearest;
 use serde_json::json;
 
 use crate::cli::Describe;
 use crate::exit::{Failure, Outcome};
 use crate::reflect::{MethodInfo, Schema};
 use crate::verbs::services::instances;
-use crate::{app, output, reflect, suggest};
+use crate::{app, output, reflect};
 
 pub(crate) async fn run(args: Describe) -> Outcome {
     let app = app::find(args.listing.target.app.as_deref()).await?;
@@ -20,7 +21,7 @@ pub(crate) async fn run(args: Describe) -> Outcome {
             std::iter::once(i.service.as_str()).chain(i.rpc.iter().map(|rpc| rpc.name.as_str()))
         });
         let failure = Failure::user(format!("no instance of {wanted:?} is registered"));
-        return Err(match suggest::nearest(wanted, names) {
+        return Err(match nearest(wanted, names) {
             Some(near) => failure.help(format!("did you mean {near:?}?")),
             None => failure.help("`formic services` lists what there is"),
         });

@@ -7,12 +7,12 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::str::FromStr;
 
+use formic_settings::nearest;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::{Named, in_order, value};
 use crate::fault::{FaultKind, Raw, quote};
-use crate::suggest::nearest;
 use crate::units::InvalidUnit;
 
 type Key<'i> = Spanned<std::borrow::Cow<'i, str>>;
