@@ -5,6 +5,7 @@ mod cli;
 mod exit;
 mod output;
 mod reflect;
+mod signals;
 mod verbs;
 
 use std::process::ExitCode;

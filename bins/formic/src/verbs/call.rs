@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use crate::cli;
 use crate::exit::{Failure, Outcome};
 use crate::verbs::services::instances;
-use crate::{app, output, reflect};
+use crate::{app, output, reflect, signals};
 
 /// Standard input is read whole before the call; this is the most that is taken.
 const MAX_INPUT: u64 = 64 << 20;
@@ -25,6 +25,16 @@ pub(crate) async fn run(args: cli::Call) -> Outcome {
             .help("a method is package.Service/Method, for example shop.product.v1.ProductService/Search"));
     }
     let requests = requests(&args.data)?;
+    // From here on: before, the signal ends the reading of standard input, which nothing else can.
+    let mut interrupted = signals::interrupt()?;
+    tokio::select! {
+        outcome = make(&args, service, name, requests) => outcome,
+        // What was under way is dropped, which is what cancels a call.
+        _ = interrupted.recv() => Err(Failure::interrupted()),
+    }
+}
+
+async fn make(args: &cli::Call, service: &str, name: &str, requests: Vec<Bytes>) -> Outcome {
     let (channel, method) = match &args.address {
         Some(address) => at_address(address, service, name).await?,
         None => in_app(args.target.app.as_deref(), service, name).await?,
@@ -39,11 +49,7 @@ pub(crate) async fn run(args: cli::Call) -> Outcome {
             .append(&name.trim().to_ascii_lowercase(), value.trim())
             .map_err(|error| Failure::user(error.to_string()))?;
     }
-    let outcome = tokio::select! {
-        outcome = print(&channel, call, &args) => outcome,
-        _ = tokio::signal::ctrl_c() => return Err(Failure::interrupted()),
-    };
-    outcome.map_err(|error| {
+    print(&channel, call, args).await.map_err(|error| {
         show(&error, args.json);
         match error.code() {
             formic_core::Code::Unavailable if error.is_unsent() => Failure::unreachable(""),

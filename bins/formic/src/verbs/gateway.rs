@@ -9,8 +9,8 @@ use formic_registry::{DynRegistry, Registrar};
 use formic_telemetry::{LogFormat, Metrics};
 use tokio_util::sync::CancellationToken;
 
-use crate::app;
 use crate::exit::{Failure, Outcome};
+use crate::{app, signals};
 
 fn variable(name: &str) -> Outcome<String> {
     std::env::var(name).map_err(|_| {
@@ -20,6 +20,9 @@ fn variable(name: &str) -> Outcome<String> {
 }
 
 pub(crate) async fn run() -> Outcome {
+    // Before anything that takes time: the engine may ask for the end while the gateway starts.
+    let end = signals::end()?;
+    tokio::pin!(end);
     formic_telemetry::logs::init(
         LogFormat::Auto,
         &std::env::var("FORMIC_LOG").unwrap_or_else(|_| "info".into()),
@@ -57,7 +60,11 @@ pub(crate) async fn run() -> Outcome {
         },
     );
     let announcing = async {
-        let registrar = listens.await.ok().map(|endpoint| {
+        let endpoint = tokio::select! {
+            () = &mut end => None,
+            endpoint = listens => endpoint.ok(),
+        };
+        if let Some(endpoint) = endpoint {
             tracing::info!(address = %endpoint, "ready");
             let instance = Instance {
                 id: InstanceId::new(id),
@@ -67,10 +74,9 @@ pub(crate) async fn run() -> Outcome {
                 metadata: Default::default(),
                 rpc: Vec::new(),
             };
-            Registrar::start(registry, instance, formic_registry::registrar::Config::default())
-        });
-        terminated().await;
-        if let Some(registrar) = registrar {
+            let config = formic_registry::registrar::Config::default();
+            let registrar = Registrar::start(registry, instance, config);
+            end.await;
             registrar.shutdown().await;
         }
         stop.cancel();
@@ -79,20 +85,5 @@ pub(crate) async fn run() -> Outcome {
     tokio::select! {
         served = serving => served.map_err(|error| Failure::user(error.to_string())),
         () = announcing => Ok(()),
-    }
-}
-
-/// Resolves at SIGTERM or Ctrl-C.
-async fn terminated() {
-    use tokio::signal::unix::{SignalKind, signal};
-    match signal(SignalKind::terminate()) {
-        Ok(mut term) => tokio::select! {
-            _ = term.recv() => {}
-            _ = tokio::signal::ctrl_c() => {}
-        },
-        Err(_) => {
-            // Without the signal there is only the kill that follows it.
-            let _ = tokio::signal::ctrl_c().await;
-        }
     }
 }

@@ -5,11 +5,10 @@ use std::io::IsTerminal;
 use formic_api::control::v1 as pb;
 use formic_settings::nearest;
 use serde_json::{Value, json};
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::Logs;
 use crate::exit::{Failure, Outcome};
-use crate::{app, output};
+use crate::{app, output, signals};
 
 pub(crate) async fn run(args: Logs) -> Outcome {
     let app = app::find(args.listing.target.app.as_deref()).await?;
@@ -30,8 +29,7 @@ pub(crate) async fn run(args: Logs) -> Outcome {
     let mut prefixes = Prefixes::new(&known, output::colour(std::io::stdout().is_terminal()));
     let mut lines = app.control().logs(request).await?.into_message();
     // Listened to from here on: a signal that comes while a line is printed counts as well.
-    let mut interrupted = signal(SignalKind::interrupt())
-        .map_err(|error| Failure::bug("cannot listen for signals").because(error))?;
+    let mut interrupted = signals::interrupt()?;
     loop {
         let line = tokio::select! {
             line = lines.message() => line?,

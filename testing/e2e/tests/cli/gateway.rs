@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use formic_e2e::{App, Gateway, Manifest, Shared, formic};
+use formic_e2e::{App, Folder, Gateway, Manifest, Shared, Tool, formic};
 use serde_json::json;
 
 static SHOP: Shared = Shared::new();
@@ -132,6 +132,23 @@ fn a_browser_gets_a_page() {
     for secret in ["payment", "shipping"] {
         assert!(!page.text().contains(&format!("shop.{secret}")), "{secret} is not shown");
     }
+}
+
+#[test]
+fn a_gateway_that_is_not_ready_yet_ends_when_asked() {
+    let folder = Folder::new("early");
+    // Nobody answers there, so there are never any routes and it never gets ready.
+    let daemon = format!("unix:{}", folder.path().join("none.sock").display());
+    let binary = formic_e2e::build_folder().join("formic");
+    let args =
+        ["--preserve-status", "--signal=TERM", "--kill-after=20", "3", binary.to_str().unwrap(), "gateway"];
+    let ended = Tool::new("timeout")
+        .args(args)
+        .env("FORMIC_CONFIG", r#"{"app":"none","listen":"127.0.0.1:0"}"#)
+        .env("FORMIC_DAEMON", daemon)
+        .env("FORMIC_INSTANCE", "gateway-1")
+        .run();
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
 }
 
 #[test]
