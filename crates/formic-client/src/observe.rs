@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use formic_core::{Code, Endpoint, Error, Method};
+use formic_telemetry::{Metrics, Side};
 use tokio::time::Instant;
 
 use crate::remote::Remote;
@@ -17,6 +18,17 @@ pub trait Observer: Send + Sync + 'static {
 
     /// A call is over, its retries and its response stream included.
     fn on_call(&self, report: &Report<'_>);
+}
+
+/// Requests, errors, latency and calls in flight, per method, as `/metrics` shows them.
+impl Observer for Metrics {
+    fn on_start(&self, _service: &str, method: &Method) {
+        self.method(Side::Client, method.path()).began();
+    }
+
+    fn on_call(&self, report: &Report<'_>) {
+        self.method(Side::Client, report.method.path()).ended(report.code, report.duration);
+    }
 }
 
 /// How a call went.

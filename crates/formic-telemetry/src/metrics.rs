@@ -61,13 +61,17 @@ struct Families {
 }
 
 impl Families {
-    fn new(registry: &mut Registry, side: &str) -> Self {
+    fn new(registry: &mut Registry, side: Side) -> Self {
+        let (prefix, in_flight) = match side {
+            Side::Server => ("server", "Calls that are being answered"),
+            Side::Client => ("client", "Calls that were made and are not over"),
+        };
         let families = Self {
             requests: Family::default(),
             latency: Family::new_with_constructor(histogram as fn() -> Histogram),
             in_flight: Family::default(),
         };
-        let registry = registry.sub_registry_with_prefix(side);
+        let registry = registry.sub_registry_with_prefix(prefix);
         registry.register("requests", "Calls that ended, by status code", families.requests.clone());
         registry.register_with_unit(
             "latency",
@@ -75,7 +79,7 @@ impl Families {
             Unit::Seconds,
             families.latency.clone(),
         );
-        registry.register("in_flight", "Calls that are being answered", families.in_flight.clone());
+        registry.register("in_flight", in_flight, families.in_flight.clone());
         families
     }
 }
@@ -111,8 +115,8 @@ impl Metrics {
     #[must_use]
     pub fn new() -> Self {
         let mut registry = Registry::with_prefix("formic");
-        let server = Families::new(&mut registry, "server");
-        let client = Families::new(&mut registry, "client");
+        let server = Families::new(&mut registry, Side::Server);
+        let client = Families::new(&mut registry, Side::Client);
         let (server_methods, client_methods) = (RwLock::default(), RwLock::default());
         let registry = RwLock::new(registry);
         Self(Arc::new(Inner { registry, server, client, server_methods, client_methods }))
@@ -175,8 +179,19 @@ impl MethodMetrics {
         InFlight { metrics: Arc::clone(self), started: Instant::now(), code: Some(Code::Canceled) }
     }
 
-    /// Counts a call that ended, by somebody who does not track it while it is in flight.
-    pub fn observe(&self, code: Option<Code>, took: Duration) {
+    /// Counts a call as begun, for somebody who cannot keep the guard of [`begin`](Self::begin): exactly
+    /// one [`ended`](Self::ended) follows.
+    pub fn began(&self) {
+        self.in_flight.inc();
+    }
+
+    /// Counts a call as over that was counted by [`began`](Self::began).
+    pub fn ended(&self, code: Option<Code>, took: Duration) {
+        self.in_flight.dec();
+        self.observe(code, took);
+    }
+
+    fn observe(&self, code: Option<Code>, took: Duration) {
         self.latency.observe(took.as_secs_f64());
         let index = code.map_or(0, Code::number) as usize;
         self.by_code[index]
@@ -211,8 +226,7 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.metrics.in_flight.dec();
-        self.metrics.observe(self.code, self.started.elapsed());
+        self.metrics.ended(self.code, self.started.elapsed());
     }
 }
 

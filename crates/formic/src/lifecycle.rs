@@ -9,7 +9,6 @@ use formic_core::{Endpoint, Instance, InstanceId, ServiceName};
 use formic_registry::Registrar;
 use formic_server::{Bound, Running, Serving};
 use formic_settings::ServiceSettings;
-use formic_telemetry::{Metrics, Side};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -43,20 +42,6 @@ pub(crate) fn logs(settings: &ServiceSettings) -> Result {
         .parse()
         .map_err(|error: formic_telemetry::logs::UnknownFormat| Failure::config(error.to_string()))?;
     formic_telemetry::logs::init(format, &settings.log).map_err(Failure::config)
-}
-
-/// Counts calls made from here.
-pub(crate) fn observer(metrics: &Metrics) -> Arc<dyn formic_client::Observer> {
-    Arc::new(ClientMetrics(metrics.clone()))
-}
-
-#[derive(Debug)]
-struct ClientMetrics(Metrics);
-
-impl formic_client::Observer for ClientMetrics {
-    fn on_call(&self, report: &formic_client::Report<'_>) {
-        self.0.method(Side::Client, report.method.path()).observe(report.code, report.duration);
-    }
 }
 
 /// The directory for a service's state.

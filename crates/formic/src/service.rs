@@ -115,7 +115,7 @@ impl Service {
         let metrics = Metrics::new();
         let client_config = formic_client::Config {
             timeout: settings.timeout,
-            observer: Some(lifecycle::observer(&metrics)),
+            observer: Some(Arc::new(metrics.clone())),
             ..formic_client::Config::default()
         };
         let client = Client::new(Arc::clone(&registry), client_config.clone());

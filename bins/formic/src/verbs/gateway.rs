@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use formic_api::LocalRegistry;
-use formic_client::Client;
 use formic_core::{Endpoint, Instance, InstanceId, ServiceName};
 use formic_registry::{DynRegistry, Registrar};
 use formic_telemetry::{LogFormat, Metrics};
@@ -37,10 +36,6 @@ pub(crate) async fn run() -> Outcome {
     };
     let daemon = app::channel(socket);
     let registry: DynRegistry = Arc::new(LocalRegistry::new(daemon.clone()));
-    let client = Client::new(
-        Arc::clone(&registry),
-        formic_client::Config { timeout: config.timeout, ..formic_client::Config::default() },
-    );
     let stop = CancellationToken::new();
     let id = variable("FORMIC_INSTANCE")?;
     let version = std::env::var("FORMIC_VERSION").unwrap_or_default();
@@ -51,7 +46,6 @@ pub(crate) async fn run() -> Outcome {
         config,
         Arc::clone(&registry),
         daemon,
-        client,
         Metrics::new(),
         stop.clone(),
         move |endpoint| {

@@ -37,6 +37,39 @@ fn ways(front: &Front) -> Vec<(String, Http, ProbeClient)> {
     ways
 }
 
+/// What the gateway answers to `GET /metrics`.
+async fn metrics(front: &Front) -> String {
+    text(&front.send(crate::get("/metrics", "text/plain")).await)
+}
+
+#[tokio::test]
+async fn calls_that_are_passed_on_are_counted() {
+    let front = front(|_| {}).await;
+    let probe = ProbeClient::new(channel(front.addr, Http::Two, Protocol::Connect, Codec::Proto));
+    within("an answer", probe.say(order("hi")).into_future()).await.unwrap();
+    let error = within("a failure", probe.say(told(Action::ACTION_FAIL, 5)).into_future()).await.unwrap_err();
+    assert_eq!(error.code(), Code::NotFound);
+    let waiting = tokio::spawn(probe.say(told(Action::ACTION_HANG, 0)).into_future());
+    let counts = front.prober.counts();
+    until("the call that hangs", || counts.busy() == 1).await;
+    let found = metrics(&front).await;
+    for line in [
+        r#"formic_client_requests_total{service="probe.v1.Probe",method="Say",code="ok"} 1"#,
+        r#"formic_client_requests_total{service="probe.v1.Probe",method="Say",code="not_found"} 1"#,
+        r#"formic_client_latency_seconds_count{service="probe.v1.Probe",method="Say"} 2"#,
+        r#"formic_client_in_flight{service="probe.v1.Probe",method="Say"} 1"#,
+    ] {
+        assert!(found.contains(line), "{line} is not in\n{found}");
+    }
+    waiting.abort();
+    until("the handler to be gone", || counts.busy() == 0).await;
+    formic_testing::wait_for("nothing to be in flight", Duration::from_secs(5), async || {
+        let none = r#"formic_client_in_flight{service="probe.v1.Probe",method="Say"} 0"#;
+        metrics(&front).await.contains(none).then_some(())
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn every_kind_of_call_goes_through() {
     let front = front(|_| {}).await;

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use formic_client::Client;
 use formic_core::{Endpoint, InstanceId};
 use formic_probe::{ProbeServer, Prober};
 use formic_registry::{Memory, Registry};
@@ -80,15 +79,13 @@ async fn it_is_ready_once_it_knows_its_routes() {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let mut config = config();
     config.listen = Endpoint::Tcp(port);
-    let client = Client::new(registry.clone(), formic_client::Config::default());
     let server = formic_api::control::v1::ControlServiceServer::new(daemon.clone());
     let stop = CancellationToken::new();
     let (told, mut ready) = tokio::sync::oneshot::channel();
     let channel = Channel::new(Arc::new(server));
     let metrics = Metrics::new();
-    let running = formic_gateway::run(config, registry, channel, client, metrics, stop.clone(), |at| {
-        drop(told.send(at))
-    });
+    let running =
+        formic_gateway::run(config, registry, channel, metrics, stop.clone(), |at| drop(told.send(at)));
     let ended = tokio::spawn(running);
     formic_testing::wait_for("the port", Duration::from_secs(5), async || {
         tokio::net::TcpStream::connect(port).await.ok()

@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use formic_api::control::v1 as control;
-use formic_client::Client;
 use formic_core::{Endpoint, Error, Instance, InstanceId, ServiceName};
 use formic_gateway::Config;
 use formic_probe::{Named, PlainServer, ProbeServer, Prober};
@@ -147,19 +146,13 @@ pub(crate) async fn front(change: impl FnOnce(&mut Config)) -> Front {
     let daemon = Daemon::exposing(&["shop"]);
     let mut config = config();
     change(&mut config);
-    let client = Client::new(registry.clone(), formic_client::Config::default());
     let channel = Channel::new(Arc::new(control::ControlServiceServer::new(daemon.clone())));
     let stop = CancellationToken::new();
     let (told, ready) = tokio::sync::oneshot::channel();
-    let running = formic_gateway::run(
-        config,
-        registry.clone(),
-        channel,
-        client,
-        Metrics::new(),
-        stop.clone(),
-        |endpoint| drop(told.send(endpoint)),
-    );
+    let running =
+        formic_gateway::run(config, registry.clone(), channel, Metrics::new(), stop.clone(), |endpoint| {
+            drop(told.send(endpoint))
+        });
     let ended = tokio::spawn(async move { running.await.unwrap() });
     let Endpoint::Tcp(addr) = within("the gateway to be ready", ready).await.unwrap() else { panic!("TCP") };
     Front { addr, prober, registry, daemon, shop: Some(shop), stop, ended, _vault: vault }
