@@ -20,10 +20,11 @@ const FORMAT: &str = "1";
 
 /// Keys of a manifest's service that a service reads itself, with the inner keys of the tables among
 /// them; a table without such a list takes any key.
-const OURS: [(&str, &[&str]); 9] = [
+const OURS: [(&str, &[&str]); 10] = [
     ("listen", &[]),
     ("advertise", &[]),
     ("registry", &[]),
+    ("addresses", &[]),
     ("labels", &[]),
     ("log", &[]),
     ("log_format", &[]),

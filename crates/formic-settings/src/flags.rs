@@ -107,7 +107,7 @@ pub(crate) fn help(name: &str) -> String {
          --listen ADDR        where to listen, 127.0.0.1:0 takes a free port   FORMIC_LISTEN\n\
          --advertise ADDR     the address that others shall call               FORMIC_ADVERTISE\n\
          --daemon unix:PATH   the daemon whose registry is used                FORMIC_DAEMON\n\
-         --registry NAME      local, mdns or memory                            FORMIC_REGISTRY\n\
+         --registry NAME      local, mdns, memory, or static:NAME=ADDR,…       FORMIC_REGISTRY\n\
          --log FILTER         a level, or a list such as info,order=debug      FORMIC_LOG\n\
          --log-format FORMAT  auto, pretty or json                             FORMIC_LOG_FORMAT\n\
          --timeout TIME       deadline of a call without one, such as 5s       FORMIC_TIMEOUT\n\

@@ -8,6 +8,7 @@
 //! Reading is pure: environment, arguments and the file's text are handed in ([`load_service`] is the
 //! one function that looks at the disk).
 
+pub mod addresses;
 mod error;
 mod file;
 mod flags;
@@ -16,6 +17,7 @@ mod service;
 mod suggest;
 mod typed;
 
+pub use addresses::Addresses;
 pub use error::Error;
 pub use layers::{Layers, Row, Source};
 pub use service::{Drain, ServiceSettings, load_service, read_service};

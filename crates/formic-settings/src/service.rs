@@ -8,6 +8,7 @@ use formic_core::{Endpoint, ServiceName};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
+use crate::addresses::{self, Addresses, PREFIX};
 use crate::layers::{Layers, Source, is_secret, join};
 use crate::typed::Typed;
 use crate::{Error, file, flags};
@@ -30,8 +31,10 @@ pub struct ServiceSettings {
     pub advertise: Option<String>,
     /// The daemon, `unix:/path`.
     pub daemon: Option<String>,
-    /// `local`, `mdns` or `memory`; by default the daemon's if there is one, else mDNS.
+    /// `local`, `mdns`, `memory` or `static`; by default the daemon's if there is one, else mDNS.
     pub registry: Option<String>,
+    /// Where services are, for the registry `static`.
+    pub addresses: Addresses,
     /// The id of this instance; made up if nobody gives one.
     pub instance: Option<String>,
     /// What was deployed.
@@ -59,6 +62,7 @@ impl Default for ServiceSettings {
             advertise: None,
             daemon: None,
             registry: None,
+            addresses: Addresses::new(),
             instance: None,
             version: None,
             data_dir: None,
@@ -117,7 +121,7 @@ impl ServiceSettings {
 
     fn to_tree(&self) -> Map<String, Value> {
         let value = json!({
-            "listen": self.listen, "advertise": self.advertise, "daemon": self.daemon, "registry": self.registry,
+            "listen": self.listen, "advertise": self.advertise, "daemon": self.daemon, "registry": self.registry, "addresses": self.addresses,
             "instance": self.instance, "version": self.version, "data_dir": self.data_dir, "labels": self.labels,
             "log": self.log, "log_format": self.log_format, "timeout": show(self.timeout),
             "drain": { "propagation": show(self.drain.propagation), "grace": show(self.drain.grace) },
@@ -133,7 +137,7 @@ impl ServiceSettings {
         self.listen = read.address("listen").unwrap_or_default();
         self.advertise = read.address("advertise");
         self.daemon = read.address("daemon");
-        self.registry = read.word("registry", &["local", "mdns", "memory"]);
+        (self.registry, self.addresses) = read.registry();
         self.instance = read.text("instance");
         self.version = read.text("version");
         self.data_dir = read.text("data_dir");
@@ -145,6 +149,13 @@ impl ServiceSettings {
         self.labels = read.labels();
         self.layers = layers;
     }
+}
+
+/// The registries that can be chosen.
+const REGISTRIES: [&str; 4] = ["local", "mdns", "memory", "static"];
+
+fn is_empty(value: &Value) -> bool {
+    value.as_object().is_some_and(Map::is_empty)
 }
 
 /// Reads one setting after the other; what is wrong is noted.
@@ -183,6 +194,54 @@ impl Reader<'_> {
         }
         self.wrong(path, format!("expected {}, got {text:?}", words.join(", ")));
         None
+    }
+
+    /// The registry, and what the static one knows: what its text says lies over the table.
+    fn registry(&mut self) -> (Option<String>, Addresses) {
+        let mut known = self.addresses();
+        let inline = self.get("registry").and_then(Value::as_str).and_then(|text| text.strip_prefix(PREFIX));
+        match inline.map(addresses::parse) {
+            None => {}
+            Some(Ok(inline)) => {
+                known.extend(inline);
+                return (Some("static".into()), known);
+            }
+            Some(Err(reason)) => {
+                self.wrong("registry", format!("expected {}, but {reason}", addresses::SHAPE));
+                return (None, known);
+            }
+        }
+        let registry = self.word("registry", &REGISTRIES);
+        if registry.as_deref() == Some("static")
+            && known.is_empty()
+            && self.get("addresses").is_none_or(is_empty)
+        {
+            let expected = "`static` knows no service: give the table `addresses`";
+            self.wrong("registry", format!("{expected}, or write {}", addresses::SHAPE));
+        }
+        (registry, known)
+    }
+
+    fn addresses(&mut self) -> Addresses {
+        let table = match self.get("addresses") {
+            None => return Addresses::new(),
+            Some(Value::Object(table)) => table.clone(),
+            Some(other) => {
+                let expected = format!("expected a table of services and addresses, got {other}");
+                self.wrong("addresses", expected);
+                return Addresses::new();
+            }
+        };
+        let mut known = Addresses::new();
+        for (name, value) in table {
+            match addresses::entry(&name, &value) {
+                Ok((name, endpoints)) => {
+                    known.insert(name, endpoints);
+                }
+                Err(expected) => self.wrong(&format!("addresses.{name}"), expected),
+            }
+        }
+        known
     }
 
     fn address(&mut self, path: &str) -> Option<String> {
@@ -273,7 +332,8 @@ const VARIABLES: [(&str, &str); 12] = [
 ];
 
 /// Variables that hold a JSON object each.
-const TABLES: [(&str, &str); 2] = [("FORMIC_CONFIG", "config"), ("FORMIC_LABELS", "labels")];
+const TABLES: [(&str, &str); 3] =
+    [("FORMIC_ADDRESSES", "addresses"), ("FORMIC_CONFIG", "config"), ("FORMIC_LABELS", "labels")];
 
 /// Reads the settings of a service; everything it looks at is handed in.
 ///

@@ -23,6 +23,7 @@ cwd = "order"
 listen = "127.0.0.1:4000"
 advertise = "10.0.0.1:4000"
 registry = "mdns"
+addresses = { user = ["127.0.0.1:4001"], product = "unix:/run/p.sock" }
 log = "info,order=debug"
 log_format = "json"
 timeout = "1m30s"
@@ -72,6 +73,9 @@ fn what_is_wrong_is_said_by_both() {
         ("listen = \"127.0.0.1:4000\"", "listen = \"nowhere\"", "listen"),
         ("timeout = \"1m30s\"", "timeout = \"soon\"", "timeout"),
         ("registry = \"mdns\"", "registry = \"consul\"", "registry"),
+        ("registry = \"mdns\"", "registry = \"static:127.0.0.1:1\"", "names no service"),
+        ("\"127.0.0.1:4001\"", "\"nowhere\"", "nowhere"),
+        ("product = \"unix:/run/p.sock\"", "product = \"7\"", "\"7\" is no endpoint"),
         ("propagation = \"0s\"", "propagatoin = \"0s\"", "propagatoin"),
         ("log = \"info,order=debug\"", "log = 7", "log"),
         ("cwd = \"order\"", "cwdd = \"order\"", "cwdd"),

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use formic_client::Client;
 use formic_core::Endpoint;
-use formic_registry::{DynRegistry, Memory};
+use formic_registry::{DynRegistry, Memory, Static};
+use formic_settings::Addresses;
 
 use crate::Failure;
 
@@ -12,6 +13,7 @@ use crate::Failure;
 pub(crate) struct Choice<'a> {
     pub(crate) daemon: Option<&'a str>,
     pub(crate) registry: Option<&'a str>,
+    pub(crate) addresses: &'a Addresses,
 }
 
 /// Opens the registry that the settings ask for.
@@ -22,10 +24,11 @@ pub(crate) fn open(choice: &Choice<'_>) -> Result<DynRegistry, Failure> {
             "the registry `local` is the daemon's, but no daemon is known: run under `formic up`, or set FORMIC_DAEMON",
         )),
         (Some("memory"), _) => Ok(Arc::new(Memory::new())),
+        (Some("static"), _) => Ok(Arc::new(choice.addresses.clone().into_iter().collect::<Static>())),
         (None | Some("mdns"), _) => mdns(),
-        (Some(other), _) => {
-            Err(Failure::config(format!("there is no registry {other:?}: expected local, mdns or memory")))
-        }
+        (Some(other), _) => Err(Failure::config(format!(
+            "there is no registry {other:?}: expected local, mdns, memory or static"
+        ))),
     }
 }
 
@@ -50,4 +53,24 @@ fn mdns() -> Result<DynRegistry, Failure> {
 #[cfg(not(feature = "mdns"))]
 fn mdns() -> Result<DynRegistry, Failure> {
     Ok(Arc::new(Memory::new()))
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+    use formic_core::ServiceName;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_static_registry_is_what_the_settings_say() {
+        let addresses = formic_settings::addresses::parse("user=127.0.0.1:7001,127.0.0.1:7002").unwrap();
+        let open = |registry| open(&Choice { daemon: None, registry: Some(registry), addresses: &addresses });
+        let registry = open("static").unwrap();
+        let found = registry.get(&ServiceName::new("user").unwrap()).await.unwrap();
+        let found: Vec<_> = found.iter().map(|instance| instance.endpoint.to_string()).collect();
+        assert_eq!(found, ["127.0.0.1:7001", "127.0.0.1:7002"]);
+        assert!(open("consul").unwrap_err().to_string().contains("static"));
+    }
 }

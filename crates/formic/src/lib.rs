@@ -39,6 +39,7 @@
 //! | `listen` | `FORMIC_LISTEN` | `--listen` | `127.0.0.1:0`, any free port |
 //! | `advertise` | `FORMIC_ADVERTISE` | `--advertise` | where it listens |
 //! | `registry` | `FORMIC_REGISTRY` | `--registry` | `local` if there is a daemon, else `mdns` |
+//! | `addresses` | `FORMIC_ADDRESSES`, a JSON object | `--registry static:…` | none; for the registry `static` |
 //! | | `FORMIC_DAEMON` | `--daemon` | none |
 //! | `log` | `FORMIC_LOG` | `--log` | `info` |
 //! | `log_format` | `FORMIC_LOG_FORMAT` | `--log-format` | `auto`: pretty on a terminal, else JSON |

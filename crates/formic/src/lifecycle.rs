@@ -132,8 +132,10 @@ pub(crate) async fn run(mut service: Service, stop: impl Future<Output = ()> + S
             // The stages of the drain, each bounded; see the server's own part in `formic_server::server`.
             running.health().set(Serving::Draining);
             tracing::info!(in_flight = running.in_flight(), "draining");
-            registrar.shutdown().await;
-            tokio::time::sleep(service.settings.drain.propagation).await;
+            if let Some(registrar) = registrar {
+                registrar.shutdown().await;
+                tokio::time::sleep(service.settings.drain.propagation).await;
+            }
             ended
         }
         // Nobody was told of the service, so nobody has to be told that it goes.
@@ -205,8 +207,12 @@ async fn supervise(tasks: &mut JoinSet<String>, mut stop: Pin<&mut impl Future<O
     }
 }
 
-/// Keeps the service in the registry for as long as it lives.
-fn announce(service: &Service, running: &Running, endpoint: Endpoint) -> Registrar {
+/// Keeps the service in the registry for as long as it lives; a registry of fixed content knows it already,
+/// or never will.
+fn announce(service: &Service, running: &Running, endpoint: Endpoint) -> Option<Registrar> {
+    if service.registry.read_only() {
+        return None;
+    }
     let id = service
         .settings
         .instance
@@ -220,5 +226,6 @@ fn announce(service: &Service, running: &Running, endpoint: Endpoint) -> Registr
         metadata: service.settings.labels.clone(),
         rpc: running.services().to_vec(),
     };
-    Registrar::start(Arc::clone(&service.registry), instance, formic_registry::registrar::Config::default())
+    let config = formic_registry::registrar::Config::default();
+    Some(Registrar::start(Arc::clone(&service.registry), instance, config))
 }

@@ -81,8 +81,11 @@ impl Service {
         if let Err(failure) = lifecycle::logs(&settings) {
             keep(failure);
         }
-        let choice =
-            discovery::Choice { daemon: settings.daemon.as_deref(), registry: settings.registry.as_deref() };
+        let choice = discovery::Choice {
+            daemon: settings.daemon.as_deref(),
+            registry: settings.registry.as_deref(),
+            addresses: &settings.addresses,
+        };
         let registry = discovery::open(&choice).unwrap_or_else(|failure| {
             keep(failure);
             Arc::new(formic_registry::Memory::new())

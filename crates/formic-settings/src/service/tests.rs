@@ -222,7 +222,7 @@ drain = { grce = "5s", propagation = "soon" }
         ("drain.grce", "did you mean `grace`"),
         ("drain.propagation", "formic.toml:7"),
         ("timeout", "FORMIC_TIMEOUT"),
-        ("registry", "local, mdns, memory"),
+        ("registry", "local, mdns, memory, static"),
         ("daemon", "FORMIC_DAEMON"),
         ("--lisen", "did you mean --listen?"),
         ("--set nothing", "needs a value"),
@@ -265,6 +265,81 @@ labels = { zone = "a", weight = 3 }
             settings.labels,
             BTreeMap::from([("zone".into(), "a".into()), ("weight".into(), "3".into())])
         );
+    }
+}
+
+#[test]
+fn the_static_registry_knows_what_the_settings_say() {
+    let manifest = r#"
+[service.order]
+registry = "static"
+[service.order.addresses]
+product = ["127.0.0.1:7001", "127.0.0.1:7002"]
+user = "unix:/run/user.sock"
+"#;
+    let known = |settings: &ServiceSettings| {
+        let join = |list: &[Endpoint]| list.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+        let pairs = settings.addresses.iter().map(|(name, list)| format!("{name}: {}", join(list)));
+        (settings.registry.clone(), pairs.collect::<Vec<_>>())
+    };
+    let chosen = Some("static".to_owned());
+    let both = ["product: 127.0.0.1:7001 127.0.0.1:7002".to_owned(), "user: unix:/run/user.sock".to_owned()];
+    let settings = read(manifest, &[], &["--explain"]).expect("valid");
+    assert_eq!(known(&settings), (chosen.clone(), both.to_vec()));
+    let text = settings.explanation().expect("asked for");
+    let row = text.lines().find(|line| line.starts_with("addresses.product")).expect("a row");
+    assert!(row.contains("127.0.0.1:7002") && row.ends_with("formic.toml:5"), "{text}");
+
+    // By environment, as a table and as one text; the text lies over the table.
+    let table = r#"{"product":["127.0.0.1:7001","127.0.0.1:7002"],"user":"unix:/run/user.sock"}"#;
+    let env = [("FORMIC_REGISTRY", "static"), ("FORMIC_ADDRESSES", table)];
+    assert_eq!(known(&read("", &env, &[]).expect("valid")), (chosen.clone(), both.to_vec()));
+    let args = ["--registry", "static:product=127.0.0.1:9,order=127.0.0.1:8", "--explain"];
+    let settings = read(manifest, &[], &args).expect("valid");
+    let expected = ["order: 127.0.0.1:8", "product: 127.0.0.1:9", "user: unix:/run/user.sock"];
+    assert_eq!(known(&settings), (chosen, expected.map(Into::into).to_vec()));
+    let text = settings.explanation().expect("asked for");
+    let row = text.lines().find(|line| line.starts_with("registry")).expect("a row");
+    assert!(row.contains("static:product=127.0.0.1:9") && row.ends_with("flag --registry"), "{text}");
+
+    // Code may say it as well, and another registry does not look at them.
+    let code = |settings: &mut ServiceSettings| {
+        settings.registry = Some("static".into());
+        settings
+            .addresses
+            .insert(ServiceName::new("product").expect("valid"), vec!["127.0.0.1:1".parse().expect("valid")]);
+    };
+    let name = ServiceName::new("order").expect("valid");
+    let settings = read_service(&name, code, None, std::iter::empty(), std::iter::empty()).expect("valid");
+    assert_eq!(known(&settings).1, ["product: 127.0.0.1:1"]);
+    let settings = read(manifest, &[], &["--registry", "memory"]).expect("valid");
+    assert_eq!(settings.registry.as_deref(), Some("memory"));
+}
+
+#[test]
+fn addresses_that_are_none_are_said() {
+    let manifest = r#"
+[service.order]
+registry = "static"
+addresses = { Product = ["127.0.0.1:7001"], user = [7], shipping = "somewhere", payment = [] }
+"#;
+    let text = read(manifest, &[], &[]).expect_err("wrong").to_string();
+    for (key, reason) in [
+        ("addresses.Product", "is not a name"),
+        ("addresses.user", "got 7"),
+        ("addresses.shipping", "somewhere"),
+        ("addresses.payment", "got none"),
+    ] {
+        let line = text.lines().find(|line| line.contains(key) && line.contains(reason));
+        assert!(line.is_some_and(|line| line.contains("formic.toml:4")), "{key} {reason} in\n{text}");
+    }
+    let text = read("", &[], &["--registry", "static:127.0.0.1:7001"]).expect_err("nameless").to_string();
+    assert!(text.contains("names no service") && text.contains("--registry"), "{text}");
+    for nothing in ["static", "addresses"] {
+        let args: &[&str] =
+            if nothing == "static" { &["--registry", "static"] } else { &["--registry", "static:"] };
+        let text = read("", &[], args).expect_err("nothing").to_string();
+        assert!(text.contains("static:order=127.0.0.1:7001"), "{text}");
     }
 }
 

@@ -8,7 +8,9 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::str::FromStr;
 
+use formic_settings::addresses;
 use serde_json::{Map, Value};
+use toml::de::DeValue;
 
 use super::section::{Notes, Section};
 use super::value;
@@ -35,7 +37,8 @@ pub(super) fn read(
     set("FORMIC_LISTEN", read_listen(section, has_port, replicas, notes));
     set("FORMIC_ADVERTISE", read_address(section, "advertise", notes));
     // Checked and not handed over: under an engine its registry is the one where callers look.
-    section.word("registry", &["local", "mdns", "memory"].map(|word| (word, ())), notes);
+    check_registry(section, notes);
+    check_addresses(section, notes);
     set("FORMIC_LOG", section.string("log", notes).map(|(text, _)| text));
     let format = section.word("log_format", &["auto", "pretty", "json"].map(|word| (word, word)), notes);
     set("FORMIC_LOG_FORMAT", format.map(ToOwned::to_owned));
@@ -51,6 +54,39 @@ pub(super) fn read(
     }
     set("FORMIC_LABELS", read_labels(section, notes));
     settings
+}
+
+fn check_registry(section: &mut Section<'_, '_>, notes: &mut Notes<'_>) {
+    let inline = section.get("registry").and_then(|(_, value)| value.get_ref().as_str());
+    let Some(text) = inline.and_then(|text| text.strip_prefix(addresses::PREFIX)) else {
+        section.word("registry", &["local", "mdns", "memory", "static"].map(|word| (word, ())), notes);
+        return;
+    };
+    if let (Err(reason), Some((_, value))) = (addresses::parse(text), section.get("registry")) {
+        let help = "write it like \"static:order=127.0.0.1:7001,user=127.0.0.1:7002\"";
+        notes.invalid(section, "registry", &value.span(), reason, help);
+    }
+}
+
+/// Where services are that the registry `static` knows.
+fn check_addresses(section: &mut Section<'_, '_>, notes: &mut Notes<'_>) {
+    let Some(table) = section.section("addresses", notes) else { return };
+    let path = table.path().to_owned();
+    for (key, item) in table.entries() {
+        let text = |value: &toml::Spanned<DeValue<'_>>| match value.get_ref() {
+            DeValue::String(text) => Value::String(text.to_string()),
+            other => Value::String(format!("of type {}", other.type_str())),
+        };
+        let value = match item.get_ref() {
+            DeValue::Array(list) => list.iter().map(text).collect(),
+            _ => text(item),
+        };
+        if let Err(reason) = addresses::entry(key.get_ref(), &value) {
+            let path: String = format!("{path}.{}", key.get_ref()).chars().take(200).collect();
+            let help = "write it like order = [\"127.0.0.1:7001\"]".to_owned();
+            notes.push(&item.span(), FaultKind::InvalidValue, &path, reason, Some(help));
+        }
+    }
 }
 
 fn read_listen(

@@ -32,6 +32,28 @@ impl Diary {
     }
 }
 
+/// A registry of fixed content cannot be told of the service, which lives all the same.
+#[tokio::test]
+async fn a_registry_that_is_read_only_is_left_alone() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let service = formic::Service::embedded_with(
+        name("probe"),
+        Arc::new(formic::registry::Static::default()),
+        |settings| settings.listen = free.to_string(),
+    );
+    let diary = Diary::default();
+    let service = service.serve(Prober::new()).on_stop(diary.hook("stopped"));
+    let stop = CancellationToken::new();
+    let ended = tokio::spawn(service.run_until(stop.clone().cancelled_owned()));
+    let channel = formic::Client::without_registry(Default::default()).at(free.into());
+    let probe = formic_probe::ProbeClient::new(channel);
+    formic_testing::wait_for("an answer", Duration::from_secs(5), async || probe.say(order("hi")).await.ok())
+        .await;
+    stop.cancel();
+    within("the end", ended).await.unwrap().unwrap();
+    assert_eq!(diary.read(), ["stopped"]);
+}
+
 #[tokio::test]
 async fn hooks_run_in_order_around_everything_else() {
     let (registry, diary) = (registry(), Diary::default());
