@@ -58,16 +58,18 @@ pub(crate) struct Prefixes {
 const COLOURS: [&str; 6] = ["36", "33", "32", "35", "34", "96"];
 
 impl Prefixes {
-    pub(crate) fn new(names: &[&str], colour: bool) -> Self {
-        let width = names.iter().map(|name| name.len()).max().unwrap_or(0);
-        Self { width, names: names.iter().map(|name| (*name).to_owned()).collect(), colour }
+    pub(crate) fn new<S: AsRef<str>>(names: &[S], colour: bool) -> Self {
+        let width = names.iter().map(|name| name.as_ref().len()).max().unwrap_or(0);
+        Self { width, names: names.iter().map(|name| name.as_ref().to_owned()).collect(), colour }
     }
 
     /// A line as people read it: a structured one unfolded, any other as it is.
     pub(crate) fn line(&mut self, service: &str, line: &str) -> String {
         let unfolded = self.colour.then(|| unfold(line)).flatten();
         let line = unfolded.as_deref().unwrap_or(line);
-        let width = self.width.max(service.len());
+        // A name that nobody foretold widens what follows.
+        self.width = self.width.max(service.len());
+        let width = self.width;
         if !self.colour {
             return format!("{service:width$} | {line}");
         }
@@ -123,5 +125,18 @@ mod tests {
         );
         assert_eq!(unfold("plain"), None);
         assert_eq!(unfold("{\"a\":1}"), None);
+    }
+
+    #[test]
+    fn prefixes_line_up_with_and_without_colour() {
+        let mut plain = Prefixes::new(&["user", "shipping"], false);
+        assert_eq!(plain.line("user", "a"), "user     | a");
+        assert_eq!(plain.line("shipping", "b"), "shipping | b");
+        let mut colour = Prefixes::new(&["user", "shipping"], true);
+        assert_eq!(colour.line("user", "a"), "\x1b[36muser     |\x1b[0m a");
+        // A name that was not foretold counts from its first line on.
+        let mut learning = Prefixes::new::<&str>(&[], false);
+        assert_eq!(learning.line("gateway", "a"), "gateway | a");
+        assert_eq!(learning.line("user", "b"), "user    | b");
     }
 }

@@ -81,13 +81,21 @@ pub(crate) async fn run(args: Up) -> Outcome {
     let api = serve(&state, control.clone(), Arc::clone(&registry)).await?;
 
     let desired = desired::desired(&manifest, &folder, &artifacts)?;
+    let services = desired.services.iter().map(|service| service.name.clone()).collect();
     let mut running = JoinSet::new();
     running.spawn(engine.run());
     let (answer, _applied) = tokio::sync::oneshot::channel();
     handle.send(Command::Apply(desired, answer)).map_err(|error| Failure::bug(error.to_string()))?;
 
-    let shown =
-        show::Show { control, registry, logs: state.logs(), quiet: args.quiet, json: args.json, started };
+    let shown = show::Show {
+        control,
+        registry,
+        logs: state.logs(),
+        services,
+        quiet: args.quiet,
+        json: args.json,
+        started,
+    };
     let mut showing = JoinSet::new();
     showing.spawn(shown.run());
     let outcome = until_end(&handle, &mut running).await;

@@ -25,6 +25,8 @@ pub(crate) struct Show {
     pub(crate) control: Control,
     pub(crate) registry: DynRegistry,
     pub(crate) logs: PathBuf,
+    /// Whose lines there will be.
+    pub(crate) services: Vec<String>,
     pub(crate) quiet: bool,
     pub(crate) json: bool,
     pub(crate) started: Instant,
@@ -38,7 +40,7 @@ impl Show {
         let mut logs = Logs::new(self.logs.clone(), Vec::new());
         logs.skip();
         let colour = output::colour(std::io::stdout().is_terminal());
-        let mut prefixes = Prefixes::new(&[], colour);
+        let mut prefixes = Prefixes::new(&self.services, colour);
         let mut known: Vec<(String, ServiceState, u32)> = Vec::new();
         let mut greeted = false;
         let mut look = tokio::time::interval(LOOK);
