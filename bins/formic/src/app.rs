@@ -1,5 +1,6 @@
 //! Finding the running application: from this folder upward, else the only one that this user runs.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +17,8 @@ use crate::exit::{Failure, Outcome};
 pub(crate) const STATE: &str = ".formic";
 /// The daemon's socket within it.
 pub(crate) const SOCKET: &str = "api.sock";
+/// The file within it that the daemon holds open and locked while it lives.
+pub(crate) const LOCK: &str = "lock";
 
 /// How long the daemon may take to say who it is.
 const PROBE: Duration = Duration::from_millis(1500);
@@ -59,75 +62,108 @@ async fn open(folder: PathBuf) -> Option<App> {
     Some(App { folder, daemon, status: status.into_message() })
 }
 
+/// Whether what listens in this folder is this user's. Anybody can make a folder with a socket that all may
+/// connect to, above where others work; what it is told, tokens among it, would be told to a stranger.
+fn is_own(folder: &Path) -> bool {
+    let me = rustix::process::geteuid().as_raw();
+    let owner = |path: &Path| std::fs::symlink_metadata(path).map(|meta| meta.uid());
+    let state = folder.join(STATE);
+    owner(&state).is_ok_and(|uid| uid == me) && owner(&state.join(SOCKET)).is_ok_and(|uid| uid == me)
+}
+
+/// The application of exactly this folder, if it runs.
+async fn in_folder(folder: &Path) -> Option<App> {
+    if is_own(folder) { open(folder.into()).await } else { None }
+}
+
 /// The folder at or above this one whose application runs.
 async fn upward(from: &Path) -> Option<App> {
     for folder in from.ancestors() {
-        if folder.join(STATE).join(SOCKET).exists()
-            && let Some(app) = open(folder.into()).await
-        {
+        if let Some(app) = in_folder(folder).await {
             return Some(app);
         }
     }
     None
 }
 
-/// Folders whose daemon listens, by the kernel's list of unix sockets. A socket of another user
-/// refuses the connection, so it falls out by itself.
-fn listening() -> Vec<PathBuf> {
-    let list = std::fs::read_to_string("/proc/net/unix").unwrap_or_default();
-    let suffix = format!("/{STATE}/{SOCKET}");
-    let mut folders: Vec<PathBuf> = list
-        .lines()
-        .filter_map(|line| line.find('/').map(|at| &line[at..]))
-        .filter_map(|path| path.strip_suffix(&suffix))
-        .map(PathBuf::from)
+/// Folders whose lock a process of this user holds open. Sockets would not do: the kernel lists them without
+/// their users, and one in a long path under a name that means nothing to others.
+fn locked() -> Vec<PathBuf> {
+    let me = rustix::process::geteuid().as_raw();
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten().filter(|entry| {
+        let number = entry.file_name().to_str().is_some_and(|name| name.parse::<u32>().is_ok());
+        number && entry.metadata().is_ok_and(|meta| meta.uid() == me)
+    });
+    let suffix = Path::new(STATE).join(LOCK);
+    let mut folders: Vec<PathBuf> = processes
+        .filter_map(|process| std::fs::read_dir(process.path().join("fd")).ok())
+        .flatten()
+        .flatten()
+        .filter_map(|file| std::fs::read_link(file.path()).ok())
+        .filter(|path| path.ends_with(&suffix))
+        .filter_map(|path| Some(path.parent()?.parent()?.to_path_buf()))
         .collect();
     folders.sort();
     folders.dedup();
     folders
 }
 
+/// All applications that this user runs.
+async fn running() -> Vec<App> {
+    let mut running = Vec::new();
+    for folder in locked() {
+        running.extend(in_folder(&folder).await);
+    }
+    running
+}
+
+fn several(what: &str, running: &[App]) -> Failure {
+    let names: Vec<_> =
+        running.iter().map(|app| format!("{} ({})", app.status.app, app.folder.display())).collect();
+    Failure::user(format!("{what}: {}", names.join(", "))).help("say which one with --app <name or folder>")
+}
+
 /// Finds the application that a command is about.
 pub(crate) async fn find(wanted: Option<&str>) -> Outcome<App> {
-    if let Some(wanted) = wanted {
-        let path = PathBuf::from(wanted);
-        if path.is_dir()
-            && let Ok(path) = path.canonicalize()
-            && let Some(app) = upward(&path).await
-        {
-            return Ok(app);
-        }
-        for folder in listening() {
-            if let Some(app) = open(folder).await
-                && app.status.app == wanted
-            {
-                return Ok(app);
-            }
-        }
-        return Err(Failure::unreachable(format!(
-            "no running application is called {wanted:?} or lives there"
-        ))
-        .help("`formic up <folder>` starts one"));
+    match wanted {
+        Some(wanted) => named(wanted).await,
+        None => nearest().await,
     }
+}
+
+/// By name; by folder if it is written as a path, or if no application has that name.
+async fn named(wanted: &str) -> Outcome<App> {
+    if !wanted.contains('/') && !matches!(wanted, "." | "..") {
+        let mut running = running().await;
+        running.retain(|app| app.status.app == wanted);
+        match running.len() {
+            0 => {}
+            1 => return Ok(running.remove(0)),
+            _ => return Err(several(&format!("several applications called {wanted:?} are running"), &running)),
+        }
+    }
+    if let Ok(folder) = Path::new(wanted).canonicalize()
+        && let Some(app) = in_folder(&folder).await
+    {
+        return Ok(app);
+    }
+    Err(Failure::unreachable(format!("no running application is called {wanted:?} or lives there"))
+        .help("`formic up <folder>` starts one"))
+}
+
+/// From the current folder upward, else the only one.
+async fn nearest() -> Outcome<App> {
     if let Ok(here) = std::env::current_dir()
         && let Some(app) = upward(&here).await
     {
         return Ok(app);
     }
-    let mut running = Vec::new();
-    for folder in listening() {
-        running.extend(open(folder).await);
-    }
+    let mut running = running().await;
     match running.len() {
         1 => Ok(running.remove(0)),
         0 => {
             Err(Failure::unreachable("no application is running").help("start one with `formic up <folder>`"))
         }
-        _ => {
-            let names: Vec<_> =
-                running.iter().map(|app| format!("{} ({})", app.status.app, app.folder.display())).collect();
-            Err(Failure::user(format!("several applications are running: {}", names.join(", ")))
-                .help("say which one with --app <name or folder>"))
-        }
+        _ => Err(several("several applications are running", &running)),
     }
 }

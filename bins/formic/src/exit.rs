@@ -104,13 +104,12 @@ impl fmt::Display for Failure {
 }
 
 /// Prints a failure and gives the exit code.
-#[expect(clippy::print_stderr, reason = "the one place where a command's failure is told")]
 pub(crate) fn finish(outcome: Outcome) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             if !failure.message.is_empty() {
-                eprintln!("error: {failure}");
+                crate::output::talk(&format!("error: {failure}"));
             }
             ExitCode::from(failure.code)
         }

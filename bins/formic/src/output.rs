@@ -1,14 +1,20 @@
 //! Data goes to standard output, talk to standard error; tables fit the terminal.
 
-use std::io::{IsTerminal, Write};
+use std::io::{self, IsTerminal, Write};
 
-/// Writes data. A closed pipe (`| head`) ends the process quietly, as people expect.
+/// Writes data. A closed pipe (`| head`) ends the process quietly, as people expect; not for a command that
+/// has something to put in order before it ends, see [`try_line`].
 #[expect(clippy::exit, reason = "the reader is gone, there is nobody to report to")]
 pub(crate) fn data(text: &str) {
-    let mut out = std::io::stdout().lock();
-    if out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_err() {
+    if write(text).is_err() {
         std::process::exit(0);
     }
+}
+
+fn write(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()
 }
 
 /// Writes one line of data.
@@ -16,16 +22,25 @@ pub(crate) fn line(text: &str) {
     data(&format!("{text}\n"));
 }
 
+/// Writes one line of data, and says whether there is somebody to read it.
+pub(crate) fn try_line(text: &str) -> io::Result<()> {
+    write(&format!("{text}\n"))
+}
+
 /// Writes a value as JSON, for eyes on a terminal and on one line elsewhere.
 pub(crate) fn json(value: &serde_json::Value) {
-    let text = if std::io::stdout().is_terminal() { format!("{value:#}") } else { value.to_string() };
+    let text = if io::stdout().is_terminal() { format!("{value:#}") } else { value.to_string() };
     line(&text);
 }
 
-/// Talks to the person at the terminal.
-#[expect(clippy::print_stderr, reason = "the one place for talk")]
+/// Talks to the person at the terminal, who may have closed it: what is going on goes on.
 pub(crate) fn talk(text: &str) {
-    eprintln!("{text}");
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// Passes on what another program says.
+pub(crate) fn talk_raw(bytes: &[u8]) {
+    let _ = io::stderr().lock().write_all(bytes);
 }
 
 /// Whether to use colours on standard error or output.
@@ -35,8 +50,8 @@ pub(crate) fn colour(stream_is_terminal: bool) -> bool {
 
 /// The width of the terminal on standard output or error, 80 where there is none.
 pub(crate) fn width() -> usize {
-    let stdout = std::io::stdout();
-    let stderr = std::io::stderr();
+    let stdout = io::stdout();
+    let stderr = io::stderr();
     let size = rustix::termios::tcgetwinsize(&stdout).or_else(|_| rustix::termios::tcgetwinsize(&stderr));
     size.ok().map(|size| usize::from(size.ws_col)).filter(|width| *width >= 20).unwrap_or(80)
 }
@@ -73,7 +88,7 @@ pub(crate) fn table(header: &[&str], rows: &[Vec<String>], limit: Option<usize>)
 
 /// The limit for a table on standard output: its terminal's width; none for a pipe.
 pub(crate) fn limit() -> Option<usize> {
-    std::io::stdout().is_terminal().then(width)
+    io::stdout().is_terminal().then(width)
 }
 
 #[cfg(test)]

@@ -14,6 +14,29 @@ fn listen(kind: SignalKind) -> Outcome<Signal> {
     signal(kind).map_err(|error| Failure::user("cannot listen for signals").because(error))
 }
 
+/// Ctrl-C, SIGTERM, or the terminal that was closed.
+pub(crate) struct Ends {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+}
+
+impl Ends {
+    pub(crate) fn listen() -> Outcome<Self> {
+        let (interrupt, terminate) = (interrupt()?, listen(SignalKind::terminate())?);
+        Ok(Self { interrupt, terminate, hangup: listen(SignalKind::hangup())? })
+    }
+
+    /// The next of them. Cancel safe.
+    pub(crate) async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+            _ = self.hangup.recv() => {}
+        }
+    }
+}
+
 /// Resolves at SIGTERM or Ctrl-C; the second of them ends the process at once, whatever it waits for.
 #[expect(clippy::exit, reason = "the operator asked twice")]
 pub(crate) fn end() -> Outcome<impl Future<Output = ()> + Send> {

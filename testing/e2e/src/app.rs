@@ -105,8 +105,22 @@ impl App {
 
     fn launch(outer: Folder, folder: PathBuf, listen: String, args: &[&str]) -> Self {
         let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
-        let child = up(outer.path(), &folder, &args);
+        let files = [output(outer.path(), "up.out"), output(outer.path(), "up.err")];
+        let child = up(&folder, &args, files);
         Self { outer, folder, args, child, gateway: Gateway { authority: listen }, ended: None }
+    }
+
+    /// Runs `formic up` again, after an end, while nobody reads what it says: neither standard output nor, if asked
+    /// for, standard error.
+    ///
+    /// # Panics
+    /// If it still runs.
+    pub fn again_unread(&mut self, stderr_too: bool) {
+        assert!(self.ended.is_some(), "it still runs");
+        let closed = || Stdio::from(std::io::pipe().unwrap().1);
+        let stderr = if stderr_too { closed() } else { output(self.outer.path(), "up.err") };
+        self.child = up(&self.folder, &self.args, [closed(), stderr]);
+        self.ended = None;
     }
 
     /// Runs `formic up` again, after an end.
@@ -115,7 +129,8 @@ impl App {
     /// If it still runs.
     pub fn again(&mut self) {
         assert!(self.ended.is_some(), "it still runs");
-        self.child = up(self.outer.path(), &self.folder, &self.args);
+        let files = [output(self.outer.path(), "up.out"), output(self.outer.path(), "up.err")];
+        self.child = up(&self.folder, &self.args, files);
         self.ended = None;
     }
 
@@ -356,11 +371,15 @@ impl App {
     }
 }
 
-/// Starts `formic up`. Its output goes to files, so that nothing holds the output of the tests open.
-fn up(outer: &Path, folder: &Path, args: &[String]) -> Child {
-    let file = |name: &str| Stdio::from(File::create(outer.join(name)).unwrap());
+/// A file for what `formic up` writes, so that nothing holds the output of the tests open.
+fn output(outer: &Path, name: &str) -> Stdio {
+    File::create(outer.join(name)).unwrap().into()
+}
+
+/// Starts `formic up`.
+fn up(folder: &Path, args: &[String], [stdout, stderr]: [Stdio; 2]) -> Child {
     let mut command = builds(formic(&["up"])).into_command();
     command.args(args).arg(folder);
-    command.stdin(Stdio::null()).stdout(file("up.out")).stderr(file("up.err"));
+    command.stdin(Stdio::null()).stdout(stdout).stderr(stderr);
     command.spawn().unwrap()
 }

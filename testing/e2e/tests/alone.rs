@@ -33,6 +33,27 @@ fn the_only_application_is_found_and_of_several_one_must_be_named() {
     assert_eq!(pid(&["status", "--json", "--app", two.folder().to_str().unwrap()]), two.pid());
     assert_eq!(formic_e2e::formic_in(&two.folder(), &["status", "--json"]).good().json()["pid"], two.pid());
 
+    // A folder that happens to have the name of an application is not meant by it.
+    let elsewhere = two.folder();
+    std::fs::create_dir(elsewhere.join("one")).unwrap();
+    let named = formic_e2e::formic_in(&elsewhere, &["status", "--json", "--app", "one"]).good().json();
+    assert_eq!(named["pid"], one.pid());
+    formic_e2e::formic_in(&elsewhere, &["status", "--app", "./one"]).run().says(3, &["./one"]);
+    let mut twin = App::start(&sleeper("one"));
+    let unclear = formic(&["stop", "--app", "one"]).run();
+    unclear.says(1, &["several", one.folder().to_str().unwrap(), twin.folder().to_str().unwrap()]);
+    twin.stop();
+    // What another user runs is left alone, even where its socket lets everybody in.
+    if rustix::process::geteuid().is_root() {
+        let state = elsewhere.join(".formic");
+        let give = |to: u32| std::os::unix::fs::chown(&state, Some(to), None).unwrap();
+        give(65534);
+        formic_e2e::formic_in(&elsewhere, &["status", "--app", "two"]).run().says(3, &["two"]);
+        let found = formic_e2e::formic_in(&elsewhere, &["status", "--json"]).good().json();
+        assert_eq!(found["pid"], one.pid(), "the only one of this user");
+        give(0);
+    }
+
     let stopped = formic(&["stop", "--app", "one", "--json"]).good().json();
     assert_eq!(stopped["app"], "one");
     assert_eq!(one.wait_end(), 0);

@@ -30,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cli::Up;
 use crate::exit::{Failure, Outcome};
 use crate::output::talk;
+use crate::signals::Ends;
 use control::{About, Control};
 use state::State;
 
@@ -44,11 +45,13 @@ pub(crate) async fn run(args: Up) -> Outcome {
     let state = State::open(&folder)?;
     let features = Features::detect().map_err(|error| Failure::user(error.to_string()))?;
     let _lock = Lock::acquire(state.lock(), &features).map_err(|error| locked(&manifest, error))?;
+    // From here on: before, there is nothing to put in order.
+    let mut ends = Ends::listen()?;
     sweep(&state, &features).await?;
     port_is_free(&manifest)?;
 
     let release = if args.debug { false } else { args.release || !cfg!(debug_assertions) };
-    let artifacts = interruptible(artifacts(&folder, &manifest, release, args.no_build)).await??;
+    let artifacts = interruptible(&mut ends, artifacts(&folder, &manifest, release, args.no_build)).await??;
     let started = Instant::now();
 
     formic_supervise::subreaper::enable()
@@ -87,7 +90,9 @@ pub(crate) async fn run(args: Up) -> Outcome {
     let (answer, _applied) = tokio::sync::oneshot::channel();
     handle.send(Command::Apply(desired, answer)).map_err(|error| Failure::bug(error.to_string()))?;
 
+    let unread = CancellationToken::new();
     let shown = show::Show {
+        unread: unread.clone(),
         control,
         registry,
         logs: state.logs(),
@@ -98,7 +103,7 @@ pub(crate) async fn run(args: Up) -> Outcome {
     };
     let mut showing = JoinSet::new();
     showing.spawn(shown.run());
-    let outcome = until_end(&handle, &mut running).await;
+    let outcome = until_end(&handle, &mut running, &mut ends, unread).await;
     // What was written last is shown too.
     let _ = tokio::time::timeout(Duration::from_secs(2), showing.join_next()).await;
     api.stop(Duration::from_secs(1)).await;
@@ -210,11 +215,11 @@ async fn artifacts(
     build::build(folder, &packages, release).await
 }
 
-/// Ctrl-C during something that leaves nothing behind just ends it.
-async fn interruptible<T>(work: impl Future<Output = T>) -> Outcome<T> {
+/// An end that is asked for during something that leaves nothing behind is the end.
+async fn interruptible<T>(ends: &mut Ends, work: impl Future<Output = T>) -> Outcome<T> {
     tokio::select! {
         done = work => Ok(done),
-        _ = tokio::signal::ctrl_c() => Err(Failure::interrupted()),
+        () = ends.next() => Err(Failure::interrupted()),
     }
 }
 
@@ -236,16 +241,14 @@ async fn serve(state: &State, control: Control, registry: DynRegistry) -> Outcom
     Ok(api)
 }
 
-/// Waits for a signal or for a stop by the API; the first signal drains, the second kills.
+/// Waits for a signal or for a stop by the API; the first signal drains, the second kills. That nobody reads
+/// any more what is shown counts as a signal too.
 async fn until_end(
     handle: &Handle,
     running: &mut JoinSet<formic_reconcile::Stopped>,
+    ends: &mut Ends,
+    unread: CancellationToken,
 ) -> Outcome<formic_reconcile::Stopped> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let no_signals = |error: std::io::Error| Failure::bug("cannot listen for signals").because(error);
-    let mut int = signal(SignalKind::interrupt()).map_err(no_signals)?;
-    let mut term = signal(SignalKind::terminate()).map_err(no_signals)?;
-    let mut hup = signal(SignalKind::hangup()).map_err(no_signals)?;
     let mut asked = 0;
     loop {
         tokio::select! {
@@ -253,9 +256,8 @@ async fn until_end(
                 let ended = ended.ok_or_else(|| Failure::bug("the engine was never started"))?;
                 return ended.map_err(|error| Failure::bug("the engine panicked").because(error));
             }
-            _ = int.recv() => asked += 1,
-            _ = term.recv() => asked += 1,
-            _ = hup.recv() => asked += 1,
+            () = ends.next() => asked += 1,
+            () = unread.cancelled(), if asked == 0 => asked += 1,
         }
         match asked {
             1 => talk("\nstopping; Ctrl-C once more kills"),

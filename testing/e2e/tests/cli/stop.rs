@@ -42,6 +42,19 @@ fn stop_now_does_not_wait_for_the_grace() {
     app.wait_gone();
 }
 
+/// As after `formic up | head -1`, and after its terminal was closed.
+#[test]
+fn an_engine_that_nobody_reads_stops_what_it_started() {
+    let mut app = App::for_people(&Manifest::of(&STUBBORN.replace("60s", "1s")));
+    wait_until("the table", Duration::from_secs(30), || app.said().0.contains("deaf"));
+    app.stop();
+    for stderr_too in [false, true] {
+        app.again_unread(stderr_too);
+        assert_eq!(app.wait_end(), 0);
+        assert_eq!(of_application(&app.folder()), Vec::<u32>::new(), "processes are left");
+    }
+}
+
 #[test]
 fn what_a_killed_engine_left_running_is_swept_by_the_next() {
     let mut app = App::shop();

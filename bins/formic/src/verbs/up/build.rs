@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use serde::Deserialize;
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 
 use crate::exit::{Failure, Outcome};
 use crate::output;
@@ -72,11 +72,95 @@ pub(crate) async fn build(
             command.env_remove(&*name);
         }
     }
-    let mut child =
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true).spawn().map_err(|error| {
-            Failure::user("cannot run cargo").help("install Rust from rustup.rs").because(error)
-        })?;
-    let stdout = child.stdout.take().ok_or_else(|| Failure::bug("cargo was started without its output"))?;
+    if std::io::stderr().is_terminal() {
+        // Its progress, although it goes through our hands.
+        command.env("CARGO_TERM_PROGRESS_WHEN", "always");
+        command.env("CARGO_TERM_PROGRESS_WIDTH", output::width().to_string());
+    }
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    // A group of its own, which ends as a whole when we are asked to end.
+    command.process_group(0);
+    let mut child = command.spawn().map_err(|error| {
+        Failure::user("cannot run cargo").help("install Rust from rustup.rs").because(error)
+    })?;
+    let group = Group::of(&child);
+    let without = || Failure::bug("cargo was started without its output");
+    let stdout = child.stdout.take().ok_or_else(without)?;
+    let stderr = child.stderr.take().ok_or_else(without)?;
+    let (messages, scripts) = tokio::join!(read(stdout), pass_on(stderr));
+    let (artifacts, mut failed) = messages;
+    let status = child.wait().await.map_err(|error| Failure::user("cargo did not end").because(error))?;
+    group.ended();
+    if !status.success() {
+        failed.extend(scripts);
+        failed.dedup();
+        let services: Vec<_> = failed
+            .iter()
+            .map(|package| packages.get(package).map_or(package.as_str(), String::as_str))
+            .collect();
+        return Err(match services.as_slice() {
+            [] => Failure::user("the build failed; cargo's message is above"),
+            [one] => Failure::user(format!("the build of {one} failed; the message is above")),
+            many => Failure::user(format!(
+                "the builds of {} failed; the messages are above",
+                many.join(", ")
+            )),
+        });
+    }
+    for (package, service) in packages {
+        if !artifacts.contains_key(package) {
+            return Err(Failure::user(format!("the package {package:?} of service {service} has no binary"))
+                .help("`cargo = …` names a package with a src/main.rs"));
+        }
+    }
+    Ok(artifacts)
+}
+
+/// cargo and what it has started.
+struct Group(Option<rustix::process::Pid>);
+
+impl Group {
+    fn of(child: &tokio::process::Child) -> Self {
+        Self(child.id().and_then(|id| rustix::process::Pid::from_raw(id.cast_signed())))
+    }
+
+    fn ended(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // Not waited for yet, so that the number is still its own.
+        if let Some(pid) = self.0 {
+            let _ = rustix::process::kill_process_group(pid, rustix::process::Signal::TERM);
+        }
+    }
+}
+
+/// Shows what cargo says, as it comes, and returns the packages whose build script failed: of those it tells
+/// people alone.
+async fn pass_on(mut stderr: impl AsyncRead + Unpin) -> Vec<String> {
+    let (mut said, mut chunk) = (Vec::new(), [0; 4096]);
+    while let Ok(length @ 1..) = stderr.read(&mut chunk).await {
+        output::talk_raw(&chunk[..length]);
+        said.extend_from_slice(&chunk[..length]);
+        let excess = said.len().saturating_sub(KEPT);
+        said.drain(..excess);
+    }
+    failed_scripts(&String::from_utf8_lossy(&said))
+}
+
+/// What cargo said last is kept up to this size.
+const KEPT: usize = 64 << 10;
+
+fn failed_scripts(said: &str) -> Vec<String> {
+    let after = said.split("failed to run custom build command for `").skip(1);
+    after.filter_map(|rest| rest.split([' ', '`']).next()).map(str::to_owned).collect()
+}
+
+/// Reads cargo's messages: the executables, and the packages that did not compile.
+async fn read(stdout: impl AsyncRead + Unpin) -> (Artifacts, Vec<String>) {
     let mut lines = BufReader::new(stdout).lines();
     let mut artifacts = Artifacts::new();
     let mut failed: Vec<String> = Vec::new();
@@ -112,28 +196,7 @@ pub(crate) async fn build(
             _ => {}
         }
     }
-    let status = child.wait().await.map_err(|error| Failure::user("cargo did not end").because(error))?;
-    if !status.success() {
-        let services: Vec<_> = failed
-            .iter()
-            .map(|package| packages.get(package).map_or(package.as_str(), String::as_str))
-            .collect();
-        return Err(match services.as_slice() {
-            [] => Failure::user("the build failed; cargo's message is above"),
-            [one] => Failure::user(format!("the build of {one} failed; the compiler's message is above")),
-            many => Failure::user(format!(
-                "the builds of {} failed; the compiler's messages are above",
-                many.join(", ")
-            )),
-        });
-    }
-    for (package, service) in packages {
-        if !artifacts.contains_key(package) {
-            return Err(Failure::user(format!("the package {package:?} of service {service} has no binary"))
-                .help("`cargo = …` names a package with a src/main.rs"));
-        }
-    }
-    Ok(artifacts)
+    (artifacts, failed)
 }
 
 /// What cargo says of a workspace, as far as it matters here.
@@ -211,6 +274,13 @@ fn package_name(id: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn packages_whose_build_script_failed() {
+        let said = "   Compiling x v1\n\u{1b}[1merror\u{1b}[0m: failed to run custom build command for `shop-order v0.1.0 (/x/order)`\n";
+        assert_eq!(failed_scripts(said), ["shop-order"]);
+        assert_eq!(failed_scripts("error: could not compile `shop-order`"), Vec::<String>::new());
+    }
 
     #[test]
     fn names_of_packages() {

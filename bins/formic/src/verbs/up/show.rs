@@ -11,6 +11,7 @@ use formic_plan::ServiceState;
 use formic_reconcile::{Logs, Notice, ServiceView, View};
 use formic_registry::{DynRegistry, Memory};
 use tokio::sync::broadcast::error::RecvError;
+use tokio_util::sync::CancellationToken;
 
 use super::control::Control;
 use crate::output::{self, talk};
@@ -22,6 +23,8 @@ use crate::verbs::status;
 const LOOK: Duration = Duration::from_millis(100);
 
 pub(crate) struct Show {
+    /// Told once nobody reads what is shown.
+    pub(crate) unread: CancellationToken,
     pub(crate) control: Control,
     pub(crate) registry: DynRegistry,
     pub(crate) logs: PathBuf,
@@ -65,12 +68,20 @@ impl Show {
         self.print(&mut logs, &mut prefixes).await;
     }
 
+    /// A line of data. That its reader has gone (a closed pipe or terminal) must not end the process on the
+    /// spot: the services would be left running.
+    fn say(&self, text: &str) {
+        if output::try_line(text).is_err() {
+            self.unread.cancel();
+        }
+    }
+
     async fn print(&self, logs: &mut Logs, prefixes: &mut Prefixes) {
         if self.quiet || self.json {
             return;
         }
         for line in logs.more().await.unwrap_or_default() {
-            output::line(&prefixes.line(&line.service, &line.text));
+            self.say(&prefixes.line(&line.service, &line.text));
         }
     }
 
@@ -78,7 +89,7 @@ impl Show {
         if self.json {
             let value =
                 serde_json::json!({ "notice": notice.text, "service": notice.service, "log": notice.log });
-            output::line(&value.to_string());
+            self.say(&value.to_string());
             return;
         }
         talk(&format!("! {} {}", notice.service, notice.text));
@@ -105,7 +116,7 @@ impl Show {
         let status = self.control.status_of(view);
         if self.json {
             *known = states;
-            output::line(&status::to_json(&status).to_string());
+            self.say(&status::to_json(&status).to_string());
             return;
         }
         if view.services.iter().all(|s| s.wanted == 0) {
@@ -129,11 +140,11 @@ impl Show {
         *known = states;
         if view.is_ready() && !*greeted {
             *greeted = true;
-            output::line(&status::render(&status, output::limit()));
+            self.say(&status::render(&status, output::limit()));
             talk(&format!("\nready in {:.2} s", self.started.elapsed().as_secs_f64()));
             self.hints(&status).await;
         } else if *greeted && news {
-            output::line(&status::render(&status, output::limit()));
+            self.say(&status::render(&status, output::limit()));
         } else if !*greeted {
             if std::io::stderr().is_terminal() && (ready != before || before == 0) && failed.is_empty() {
                 talk(&format!("starting: {ready} of {} ready", view.services.len()));

@@ -4,7 +4,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use crate::app::{SOCKET, STATE};
+use crate::app::{LOCK, SOCKET, STATE};
 use crate::exit::{Failure, Outcome};
 
 /// The places within `.formic/`.
@@ -62,7 +62,7 @@ impl State {
     }
 
     pub(crate) fn lock(&self) -> PathBuf {
-        self.0.join("lock")
+        self.0.join(LOCK)
     }
 
     pub(crate) fn socket(&self) -> PathBuf {
