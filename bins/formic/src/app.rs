@@ -139,7 +139,9 @@ async fn named(wanted: &str) -> Outcome<App> {
         match running.len() {
             0 => {}
             1 => return Ok(running.remove(0)),
-            _ => return Err(several(&format!("several applications called {wanted:?} are running"), &running)),
+            _ => {
+                return Err(several(&format!("several applications called {wanted:?} are running"), &running));
+            }
         }
     }
     if let Ok(folder) = Path::new(wanted).canonicalize()

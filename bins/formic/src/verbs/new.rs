@@ -22,18 +22,70 @@ const FILES: [(&str, &str); 7] = [
 /// The source that this binary was built from; services depend on it by path until there is a release.
 const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 
-/// Names that would shadow what the generated code uses, or that Cargo refuses.
+/// Names that would shadow what the generated code uses, that Cargo refuses, or that the manifest keeps for
+/// itself.
 const RESERVED: [&str; 10] =
-    ["formic", "core", "std", "alloc", "test", "proc-macro", "self", "super", "crate", "service"];
+    ["formic", "core", "std", "alloc", "test", "proc-macro", "self", "super", "crate", "gateway"];
+
+/// Types that every file of a service sees: a service called `error` would hide one of them.
+const SEEN: [&str; 44] = [
+    // formic::prelude
+    "Channel",
+    "Client",
+    "Code",
+    "Context",
+    "Error",
+    "Inbound",
+    "Metadata",
+    "Reply",
+    "Request",
+    "Response",
+    "Sender",
+    "Service",
+    "Stopping",
+    "Streaming",
+    "EnumValue",
+    "MessageExt",
+    "MessageField",
+    // The language's own.
+    "Option",
+    "Some",
+    "None",
+    "Result",
+    "Ok",
+    "Err",
+    "String",
+    "Vec",
+    "Box",
+    "Default",
+    "Clone",
+    "Copy",
+    "Send",
+    "Sync",
+    "Sized",
+    "Drop",
+    "Fn",
+    "From",
+    "Into",
+    "Iterator",
+    "Eq",
+    "Ord",
+    "ToString",
+    "Future",
+    "Unpin",
+    // In the template.
+    "HelloRequest",
+    "HelloResponse",
+];
 
 pub(crate) fn run(args: &New) -> Outcome {
     let name = ServiceName::new(&args.name)
         .map_err(|error| Failure::user(error.to_string()).help("for example `formic new greeter`"))?;
     let package = name.as_str().replace('-', "_");
-    if RESERVED.contains(&name.as_str()) || is_keyword(&package) {
-        return Err(
-            Failure::user(format!("{name} has a meaning in Rust already")).help("choose another name")
-        );
+    let type_name = type_name(name.as_str());
+    if RESERVED.contains(&name.as_str()) || SEEN.contains(&type_name.as_str()) || is_keyword(&package) {
+        return Err(Failure::user(format!("{name} has a meaning in Rust or in Formic already"))
+            .help("choose another name"));
     }
     let source = source(args.formic.as_deref())?;
     let folder = args.path.join(name.as_str());
@@ -41,7 +93,6 @@ pub(crate) fn run(args: &New) -> Outcome {
         return Err(Failure::user(format!("{} exists already", folder.display()))
             .help("choose another name, or another place with --path"));
     }
-    let type_name = type_name(name.as_str());
     let fill = |text: &str| {
         text.replace("{name}", name.as_str())
             .replace("{package}", &package)
@@ -90,18 +141,44 @@ fn type_name(name: &str) -> String {
 }
 
 fn is_keyword(word: &str) -> bool {
-    const KEYWORDS: [&str; 39] = [
+    const KEYWORDS: [&str; 49] = [
         "as", "async", "await", "break", "const", "continue", "dyn", "else", "enum", "extern", "false", "fn",
         "for", "gen", "if", "impl", "in", "let", "loop", "match", "mod", "move", "mut", "pub", "ref",
         "return", "static", "struct", "trait", "true", "type", "unsafe", "use", "where", "while", "abstract",
-        "try", "yield", "package",
+        "try", "yield", "package", "become", "box", "do", "final", "macro", "override", "priv", "typeof",
+        "unsized", "virtual",
     ];
     KEYWORDS.contains(&word)
 }
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+
     use super::*;
+
+    #[test]
+    fn whatever_the_prelude_brings_is_refused_as_a_name() {
+        let source = include_str!("../../../../crates/formic/src/lib.rs");
+        let prelude = source.split("pub mod prelude {").nth(1).unwrap().split("\n}").next().unwrap();
+        let words = prelude.split(|c: char| !c.is_ascii_alphanumeric());
+        let types: Vec<_> = words.filter(|word| word.starts_with(|c: char| c.is_ascii_uppercase())).collect();
+        assert!(types.len() > 10, "{types:?}");
+        for name in types {
+            // `Message as MessageExt` brings the second.
+            assert!(SEEN.contains(&name) || name == "Message", "{name}");
+        }
+    }
+
+    #[test]
+    fn names_that_do_not_compile_are_refused() {
+        let folder = std::env::temp_dir().join(format!("formic-new-{}", std::process::id()));
+        for name in ["do", "error", "context", "option", "hello-request", "gateway", "self"] {
+            let args = New { name: name.into(), path: folder.clone(), formic: None };
+            assert!(run(&args).is_err_and(|failure| failure.to_string().contains("another name")), "{name}");
+        }
+        assert!(!folder.exists());
+    }
 
     #[test]
     fn type_names() {

@@ -101,10 +101,9 @@ pub(crate) async fn build(
         return Err(match services.as_slice() {
             [] => Failure::user("the build failed; cargo's message is above"),
             [one] => Failure::user(format!("the build of {one} failed; the message is above")),
-            many => Failure::user(format!(
-                "the builds of {} failed; the messages are above",
-                many.join(", ")
-            )),
+            many => {
+                Failure::user(format!("the builds of {} failed; the messages are above", many.join(", ")))
+            }
         });
     }
     for (package, service) in packages {
