@@ -87,8 +87,13 @@ impl History {
             backoff(rule, self.row, ready_for, random_unit)
         };
         self.row = self.row.saturating_add(1);
-        self.restarts = self.restarts.saturating_add(1);
         at + self.delay
+    }
+
+    /// What is remembered when the next instance is a restart: all of it, and that it is one more. It is
+    /// counted here and not at the exit, because between the two nothing has been restarted yet.
+    pub(crate) fn again(&self) -> Self {
+        Self { restarts: self.restarts.saturating_add(1), ..self.clone() }
     }
 
     /// What is remembered when the next instance is not a restart: the count.
@@ -143,7 +148,9 @@ mod tests {
         history.exit(now, Duration::from_secs(119), &rule, 0.5);
         assert!(history.crash_looping);
         history.exit(now, Duration::from_secs(120), &rule, 0.5);
-        assert_eq!((history.crash_looping, history.delay, history.restarts), (false, Duration::ZERO, 11));
+        assert_eq!((history.crash_looping, history.delay), (false, Duration::ZERO));
+        // Nothing has been started again so far.
+        assert_eq!((history.restarts, history.again().restarts), (0, 1));
     }
 
     #[test]
@@ -171,7 +178,7 @@ mod tests {
         }
 
         #[test]
-        fn restarts_count_every_exit_and_memory_is_bounded(
+        fn every_restart_is_counted_and_memory_is_bounded(
             exits in prop::collection::vec((0u64..200_000, 0u64..200_000, 0.0f64..=1.0), 0..60)
         ) {
             let (rule, mut history, mut now) = (Restart::default(), History::default(), Time::default());
@@ -179,6 +186,8 @@ mod tests {
                 let at = now + Duration::from_millis(pause);
                 let until = history.exit(at, Duration::from_millis(ready), &rule, unit);
                 prop_assert!(until >= at && until.since(at) <= Duration::from_secs(60));
+                prop_assert_eq!(history.restarts as usize, i);
+                history = history.again();
                 prop_assert_eq!(history.restarts as usize, i + 1);
                 prop_assert!(history.unready_exits.len() <= CRASH_LOOP_EXITS + 1);
                 now = until;

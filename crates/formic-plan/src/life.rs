@@ -179,7 +179,7 @@ impl Instance {
     #[must_use]
     pub fn begin(id: InstanceId, service: &Service, slot: u32, previous: Option<&Self>, now: Time) -> Self {
         let history = match previous {
-            Some(previous) if previous.is_restarted_by(service) => previous.history.clone(),
+            Some(previous) if previous.is_restarted_by(service) => previous.history.again(),
             Some(previous) => previous.history.anew(),
             None => History::default(),
         };

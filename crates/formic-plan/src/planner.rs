@@ -256,7 +256,7 @@ impl<'a> Planner<'a> {
                     continue;
                 }
                 let cause = match (again, last) {
-                    (Some(last), _) => StartCause::Restart(last.history.restarts),
+                    (Some(last), _) => StartCause::Restart(last.history.restarts.saturating_add(1)),
                     (None, Some(last)) if last.revision != service.revision => {
                         StartCause::Revision(last.revision.clone())
                     }

@@ -6,6 +6,7 @@ use std::fmt;
 use formic_spec::{HumanDuration, Revision};
 use serde::{Deserialize, Serialize};
 
+use crate::backoff::History;
 use crate::life::{End, Instance, State};
 use crate::state::{Desired, Observed, Service, Time};
 
@@ -95,8 +96,8 @@ fn row(
     } else if ready >= replicas {
         ServiceState::Ready
     } else if ready > 0 {
-        let failed =
-            instances.iter().any(|i| !i.is_ready() && (i.history.restarts > 0 || i.history.was_ready));
+        let failed = |history: &History| history.restarts > 0 || history.row > 0 || history.was_ready;
+        let failed = instances.iter().any(|i| !i.is_ready() && failed(&i.history));
         if failed { ServiceState::Degraded } else { ServiceState::Starting }
     } else if instances.iter().any(|i| i.history.crash_looping) {
         ServiceState::CrashLooping

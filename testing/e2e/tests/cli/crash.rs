@@ -50,12 +50,14 @@ restart = { delay = "200ms" }
 "#,
     );
     let mut app = App::begin(&manifest);
-    let told = app.wait_told("the fourth restart to be due", SOON, |line| {
-        row(line, "crasher").is_some_and(|row| row["instances"][0]["restarts"].as_u64() >= Some(4))
+    let told = app.wait_told("the fourth restart to have failed", SOON, |line| {
+        row(line, "crasher").is_some_and(|row| {
+            row["state"] == "backoff" && row["instances"][0]["restarts"].as_u64() >= Some(4)
+        })
     });
-    assert!(told.to_string().contains("code 3"), "{told}");
-    let reason = app.service("crasher");
-    assert!(reason["reason"].as_str().is_some_and(|reason| !reason.is_empty()), "{reason}");
+    let row = row(&told, "crasher").unwrap();
+    let reason = row["reason"].as_str().unwrap();
+    assert!(reason.contains("code 3") && reason.contains("starts again in"), "{told}");
     let logs = app.formic(&["logs", "crasher", "--json"]).json_lines();
     let mut starts: Vec<u128> = logs
         .iter()
