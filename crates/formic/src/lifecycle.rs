@@ -1,5 +1,6 @@
 //! The life of a service: settings, listen, start, ready, announce, and the staged drain back.
 
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -99,6 +100,13 @@ pub(crate) async fn run(mut service: Service, stop: impl Future<Output = ()> + S
     let listen = address("listen", &service.settings.listen)?;
     let advertise =
         service.settings.advertise.as_deref().map(|text| address("advertise", text)).transpose()?;
+    if let Some(Endpoint::Tcp(addr)) = &advertise
+        && addr.ip().is_unspecified()
+    {
+        return Err(Failure::config(format!(
+            "the setting `advertise` is {addr}, which means every address of this machine: name one that others can call"
+        )));
+    }
     let bound = Bound::bind(&listen).await.map_err(|error| Failure::config("cannot start").because(error))?;
     let mut running = server.build()?;
     // Calls to one's own name stay in the process.
@@ -125,7 +133,7 @@ pub(crate) async fn run(mut service: Service, stop: impl Future<Output = ()> + S
     let mut ended = match started {
         Ok(true) => {
             running.health().set(Serving::Ready);
-            let registrar = announce(&service, &running, advertise.unwrap_or_else(|| endpoint.clone()));
+            let registrar = announce(&service, &running, advertise.unwrap_or_else(|| callable(&endpoint)));
             tracing::info!(service = %service.name, address = %endpoint, "ready");
             let ended = supervise(&mut tasks, stop).await;
 
@@ -171,6 +179,19 @@ fn address(setting: &str, text: &str) -> std::result::Result<Endpoint, Failure> 
     text.parse().map_err(|error| {
         Failure::config(format!("the setting `{setting}` is {text:?}, which is no address")).because(error)
     })
+}
+
+/// Where a service that listens on every address can be called: nobody can dial `0.0.0.0` from elsewhere.
+/// The registries that need no setting (the engine's, mDNS as it is by default, memory) stay on this
+/// machine, and so does this address; a registry of more machines needs `advertise`.
+fn callable(endpoint: &Endpoint) -> Endpoint {
+    match endpoint {
+        Endpoint::Tcp(addr) if addr.ip().is_unspecified() => {
+            let ip = if addr.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
+            Endpoint::Tcp(SocketAddr::new(ip, addr.port()))
+        }
+        other => other.clone(),
+    }
 }
 
 /// Runs hooks one after the other until one fails.

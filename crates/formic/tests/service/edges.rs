@@ -106,6 +106,19 @@ async fn limits_are_set_from_code() {
 }
 
 #[tokio::test]
+async fn a_service_that_listens_everywhere_announces_an_address_that_can_be_called() {
+    let registry = registry();
+    let everywhere = formic::Service::embedded_with(name("probe"), registry.clone(), |settings| {
+        settings.listen = "0.0.0.0:0".into();
+        settings.drain.propagation = std::time::Duration::from_millis(10);
+    });
+    let run = start(everywhere.serve(Prober::new()), &registry).await;
+    assert!(run.addr.ip().is_loopback() && run.addr.port() != 0, "{}", run.addr);
+    run.probe().say(order("hello")).await.unwrap();
+    run.stop().await.unwrap();
+}
+
+#[tokio::test]
 async fn what_cannot_be_served_is_said_at_the_start() {
     let registry = registry();
     let twice = service(&registry).serve(Prober::new()).serve(Prober::new());
@@ -126,6 +139,13 @@ async fn what_cannot_be_served_is_said_at_the_start() {
     let failure = within("the failure", busy.run_until(std::future::pending())).await.unwrap_err();
     let text = failure.to_string();
     assert!(text.contains(&addr) && text.contains("in use") && text.contains("port 0"), "{text}");
+    assert_eq!(failure.exit_code(), 78);
+
+    let everywhere = formic::Service::embedded_with(name("probe"), registry.clone(), |settings| {
+        settings.advertise = Some("0.0.0.0:80".into());
+    });
+    let failure = within("the failure", everywhere.run_until(std::future::pending())).await.unwrap_err();
+    assert!(failure.to_string().contains("name one that others can call"), "{failure}");
     assert_eq!(failure.exit_code(), 78);
 
     for (listen, advertise) in [("nowhere", None), ("127.0.0.1:0", Some("nowhere"))] {
