@@ -1,14 +1,15 @@
 //! The executor: carries out what the planner says, and observes what came of it.
 //!
 //! ```text
-//! commands ─┐
-//! exits ────┼─▶ Event ─▶ engine.handle ─▶ plan(desired, observed, now) ─▶ actions ─▶ processes, probes
-//! probes ───┤                                                            └─▶ status (watch), notices
-//! timer ────┘
+//! commands ─┐         core: decides, pure                          executor: does
+//! exits ────┼─▶ Event ─▶ note ─▶ plan(desired, observed, now) ─▶ Effect ─▶ processes, probes, registry
+//! probes ───┤                                                         └─▶ notices, answers
+//! timer ────┘            └─▶ view (watch)
 //! ```
 //!
-//! One loop owns all state. Everything slow (a spawn with its fsyncs, a stop with its grace, a probe)
-//! is a task of the loop's own set that reports back as an event. The rules are not here: restarts are
+//! One loop owns the receivers and decides nothing. The core makes effects, as data, of events; it is
+//! tested without a runtime. Everything slow (a spawn with its fsyncs, a stop with its grace, a probe) is
+//! a task of the executor's own set that reports back as an event. The rules are not here: restarts are
 //! `formic_plan::Instance`'s, the order is `formic_plan::plan`'s, and what a stop means is
 //! `formic_supervise`'s.
 

@@ -30,10 +30,10 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    /// Probes for ever; tells of every change.
-    pub(crate) async fn watch(mut self, mut changed: impl FnMut(bool)) {
+    /// Probes for ever; tells of every change, and with readiness where the instance said that it answers.
+    pub(crate) async fn watch(mut self, mut changed: impl FnMut(bool, Option<String>)) {
         if self.health.ready == Probe::None {
-            changed(true);
+            changed(true, None);
             return std::future::pending().await;
         }
         let mut ready = false;
@@ -43,10 +43,11 @@ impl Target {
             failures = if answers { 0 } else { failures + 1 };
             if answers && !ready {
                 ready = true;
-                changed(true);
+                let registered = tokio::time::timeout(self.health.timeout.get(), self.registered()).await;
+                changed(true, registered.ok().flatten().map(|endpoint| endpoint.to_string()));
             } else if ready && failures >= PATIENCE {
                 ready = false;
-                changed(false);
+                changed(false, None);
             }
             tokio::time::sleep(if ready { self.health.interval.get() } else { EAGER }).await;
         }

@@ -1,0 +1,96 @@
+//! What belongs to one instance besides the planner's view of it.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use formic_plan::{InstanceId, Outcome};
+use formic_spec::Restart;
+use formic_supervise::ExitStatus;
+
+/// One instance's process, as far as decisions need it.
+#[derive(Clone, Debug)]
+pub(crate) struct Cell {
+    /// When it is started again.
+    pub(crate) rule: Restart,
+    /// Its leader, while there is one.
+    pub(crate) pid: Option<u32>,
+    /// How it was asked to stop.
+    pub(crate) asked: Option<StopKind>,
+    /// How its leader ended, which may be before its children do.
+    pub(crate) leader: Option<ExitStatus>,
+    /// Where it answers; empty until that is known.
+    pub(crate) address: String,
+    /// When it was started, in milliseconds since 1970.
+    pub(crate) started_unix_ms: i64,
+    /// How the instance before it in its slot ended.
+    pub(crate) last_exit: String,
+    /// What it writes.
+    pub(crate) output: Output,
+}
+
+/// How an instance is stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StopKind {
+    /// It is told, and killed after so long.
+    Ask(Duration),
+    /// It is killed.
+    Kill,
+}
+
+/// The files that an instance writes to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Output {
+    pub(crate) stdout: PathBuf,
+    pub(crate) stderr: PathBuf,
+}
+
+// === impl Cell ===
+
+impl Cell {
+    /// Of an instance that is about to be started.
+    pub(crate) fn new(rule: Restart, last_exit: String, started_unix_ms: i64, output: Output) -> Self {
+        Self {
+            rule,
+            pid: None,
+            asked: None,
+            leader: None,
+            address: String::new(),
+            started_unix_ms,
+            last_exit,
+            output,
+        }
+    }
+
+    /// Takes note of a wish to stop it. Says whether that is news: the first wish is, and a kill after
+    /// a polite one.
+    pub(crate) fn ask(&mut self, kind: StopKind) -> bool {
+        let news = match self.asked {
+            None => true,
+            Some(StopKind::Ask(_)) => kind == StopKind::Kill,
+            Some(StopKind::Kill) => false,
+        };
+        if news {
+            self.asked = Some(kind);
+        }
+        news
+    }
+}
+
+// === impl Output ===
+
+impl Output {
+    /// Where an instance of a service writes.
+    pub(crate) fn of(logs: &Path, service: &str, id: &InstanceId) -> Self {
+        let dir = logs.join(service);
+        Self { stdout: dir.join(format!("{id}.out.log")), stderr: dir.join(format!("{id}.err.log")) }
+    }
+}
+
+/// The planner's word for how a process ended.
+pub(crate) fn outcome(status: ExitStatus) -> Outcome {
+    match status {
+        ExitStatus::Code(code) => Outcome::Code(code),
+        ExitStatus::Signal(signal) => Outcome::Signal(signal),
+        ExitStatus::Unknown => Outcome::Unknown,
+    }
+}

@@ -1,0 +1,437 @@
+//! Orders of events and what follows from them, without a runtime.
+
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::path::PathBuf;
+
+use formic_plan::{Service, ServiceState};
+use formic_spec::{Health, HumanDuration, Probe, Restart, Revision};
+
+use super::*;
+use crate::view::{InstanceView, ServiceView};
+
+fn service(name: &str, replicas: u32, depends_on: &[&str]) -> Service {
+    let start = Start {
+        program: PathBuf::from("/bin").join(name),
+        args: Vec::new(),
+        env: BTreeMap::new(),
+        cwd: "/".into(),
+        port: None,
+        health: Health {
+            ready: Probe::Grpc,
+            path: String::new(),
+            interval: HumanDuration::from_secs(1),
+            timeout: HumanDuration::from_secs(1),
+            deadline: HumanDuration::from_secs(60),
+        },
+        restart: Restart::default(),
+        system: false,
+    };
+    Service {
+        name: name.into(),
+        revision: Revision::of(&serde_json::json!(name)),
+        replicas,
+        depends_on: depends_on.iter().map(|&name| name.into()).collect(),
+        ready_within: HumanDuration::from_secs(60),
+        grace: HumanDuration::from_secs(30),
+        start: serde_json::to_value(start).unwrap(),
+    }
+}
+
+/// A core, its clock, and the ids that it made up, by service and slot.
+struct World {
+    core: Core,
+    millis: u64,
+    ids: HashMap<String, InstanceId>,
+    pid: u32,
+    wake_at: Option<Time>,
+    ended: Option<Stopped>,
+}
+
+impl World {
+    fn new(services: Vec<Service>) -> Self {
+        let config = Config {
+            app: "shop".into(),
+            logs: "/state/logs".into(),
+            data: "/state/data".into(),
+            daemon: "unix:/state/api.sock".into(),
+        };
+        let core = Core::new(config, BTreeMap::new(), fastrand::Rng::with_seed(7));
+        let mut world = Self { core, millis: 0, ids: HashMap::new(), pid: 100, wake_at: None, ended: None };
+        if !services.is_empty() {
+            assert_eq!(world.apply(Desired { generation: 1, services }).1, Ok(()));
+        }
+        world
+    }
+
+    /// `order` needs `user`; both started and ready.
+    fn running() -> Self {
+        let mut world = Self::new(vec![service("order", 1, &["user"]), service("user", 1, &[])]);
+        world.up("user/0");
+        world.up("order/0");
+        world
+    }
+
+    fn now(&self) -> Now {
+        let unix_ms = 1_000_000 + i64::try_from(self.millis).unwrap();
+        Now { time: Time::from_millis(self.millis), unix_ms }
+    }
+
+    fn after(&mut self, millis: u64) -> &mut Self {
+        self.millis += millis;
+        self
+    }
+
+    /// Hands the event over; the effects as lines, apart from answers.
+    fn handle(&mut self, event: Event) -> Vec<String> {
+        let turn = self.core.handle([event], self.now());
+        self.wake_at = turn.wake_at;
+        self.ended = turn.ended.or(self.ended);
+        turn.effects.into_iter().filter_map(|effect| self.line(effect)).collect()
+    }
+
+    fn line(&mut self, effect: Effect) -> Option<String> {
+        Some(match effect {
+            Effect::Spawn(spawn) => {
+                let slot = format!("{}/{}", spawn.launch.service, spawn.launch.slot);
+                self.ids.insert(slot.clone(), spawn.id);
+                format!("spawn {slot}")
+            }
+            Effect::Stop { id, kind: StopKind::Kill } => format!("kill {}", self.slot(&id)),
+            Effect::Stop { id, kind: StopKind::Ask(grace) } => {
+                format!("stop {} within {}", self.slot(&id), HumanDuration::from(grace))
+            }
+            Effect::Probe(probing) => format!("probe {}", self.slot(&probing.id)),
+            Effect::StopProbing { id } => format!("leave {}", self.slot(&id)),
+            Effect::Deregister { id } => format!("deregister {}", self.slot(&id)),
+            Effect::Tell { service, text, output } => {
+                assert!(output.stderr.starts_with(format!("/state/logs/{service}")), "{output:?}");
+                assert_ne!(output.stdout, output.stderr);
+                format!("tell {service} {text}")
+            }
+            Effect::Answer(Answer::Applied(to, result)) => {
+                to.send(result).unwrap();
+                return None;
+            }
+            Effect::Answer(Answer::Stopped(to, stopped)) => {
+                to.send(stopped).unwrap();
+                return None;
+            }
+        })
+    }
+
+    fn slot(&self, id: &InstanceId) -> String {
+        self.ids.iter().find(|(_, known)| *known == id).unwrap().0.clone()
+    }
+
+    fn id(&self, slot: &str) -> InstanceId {
+        self.ids[slot].clone()
+    }
+
+    fn apply(&mut self, desired: Desired) -> (Vec<String>, Result<(), u64>) {
+        let (answer, mut answered) = oneshot::channel();
+        let lines = self.handle(Event::Apply(desired, answer));
+        (lines, answered.try_recv().unwrap())
+    }
+
+    fn shut_down(&mut self, at_once: bool) -> Vec<String> {
+        self.handle(Event::Stop { at_once, done: None })
+    }
+
+    fn started(&mut self, slot: &str) -> Vec<String> {
+        self.pid += 1;
+        self.handle(Event::Started { id: self.id(slot), pid: self.pid })
+    }
+
+    fn probed(&mut self, slot: &str, ready: bool) -> Vec<String> {
+        let address = ready.then(|| format!("http://{slot}"));
+        self.handle(Event::Probed { id: self.id(slot), ready, address })
+    }
+
+    fn up(&mut self, slot: &str) {
+        assert_eq!(self.started(slot), [format!("probe {slot}")]);
+        self.probed(slot, true);
+    }
+
+    fn leader_exits(&mut self, slot: &str, code: i32) -> Vec<String> {
+        self.handle(Event::LeaderExited { id: self.id(slot), status: ExitStatus::Code(code) })
+    }
+
+    fn gone(&mut self, slot: &str, killed: bool) -> Vec<String> {
+        self.handle(Event::Gone { id: self.id(slot), status: ExitStatus::Signal(15), killed })
+    }
+
+    fn row(&self, name: &str) -> ServiceView {
+        self.core.view(self.now().time).services.into_iter().find(|row| row.name == name).unwrap()
+    }
+
+    fn instance(&self, name: &str) -> InstanceView {
+        self.row(name).instances.remove(0)
+    }
+}
+
+#[test]
+fn dependants_start_when_what_they_need_is_ready() {
+    let mut world = World::new(Vec::new());
+    let services = vec![service("order", 2, &["user"]), service("user", 1, &[])];
+    let (lines, answer) = world.apply(Desired { generation: 1, services });
+    assert_eq!((lines, answer), (vec!["spawn user/0".to_owned()], Ok(())));
+    assert_eq!(world.row("order").reason, "needs user");
+    assert_eq!(world.started("user/0"), ["probe user/0"]);
+    assert_eq!(world.probed("user/0", true), ["spawn order/0", "spawn order/1"]);
+    world.up("order/0");
+    world.up("order/1");
+    assert!(world.core.view(world.now().time).is_ready());
+}
+
+#[test]
+fn shutting_down_stops_dependants_first_and_ends_when_all_is_gone() {
+    let mut world = World::running();
+    let (done, mut stopped) = oneshot::channel();
+    let lines = world.handle(Event::Stop { at_once: false, done: Some(done) });
+    assert_eq!(lines, ["stop order/0 within 30s"]);
+    assert_eq!(
+        world.gone("order/0", false),
+        ["leave order/0", "deregister order/0", "stop user/0 within 30s"]
+    );
+    // What is gone is still shown until the end.
+    assert_eq!(world.row("order").state, ServiceState::Stopped);
+    assert!(stopped.try_recv().is_err() && world.ended.is_none());
+    assert_eq!(world.gone("user/0", true), ["leave user/0", "deregister user/0"]);
+    assert_eq!(stopped.try_recv().unwrap(), Stopped { killed: 1 });
+    assert_eq!(world.ended, Some(Stopped { killed: 1 }));
+}
+
+#[test]
+fn nothing_to_stop_ends_at_once() {
+    let mut world = World::new(Vec::new());
+    assert_eq!(world.shut_down(false), Vec::<String>::new());
+    assert_eq!(world.ended, Some(Stopped { killed: 0 }));
+}
+
+#[test]
+fn a_crash_is_told_and_restarted_and_counted_when_it_starts() {
+    let mut world = World::running();
+    world.after(20_000);
+    // What the leader left behind goes first.
+    assert_eq!(world.leader_exits("user/0", 3), ["stop user/0 within 1s"]);
+    assert_eq!(world.instance("user").state, "ready");
+    assert_eq!(world.instance("user").restarts, 0);
+    let before = world.id("user/0");
+    let lines = world.gone("user/0", false);
+    assert_eq!(
+        lines[..3],
+        ["tell user ended by itself: exit code 3", "leave user/0", "deregister user/0"].map(String::from)
+    );
+    // It had worked, so it starts at once.
+    assert_eq!(lines[3..], ["spawn user/0".to_owned()]);
+    assert_ne!(world.id("user/0"), before);
+    let row = world.instance("user");
+    assert_eq!((row.restarts, row.state, row.pid), (1, "starting", 0));
+    assert_eq!(row.last_exit, "exited with code 3");
+}
+
+#[test]
+fn one_that_never_worked_backs_off_and_is_not_yet_restarted() {
+    let mut world = World::new(vec![service("user", 1, &[])]);
+    world.started("user/0");
+    world.after(100);
+    world.leader_exits("user/0", 1);
+    let lines = world.gone("user/0", false);
+    assert!(!lines.iter().any(|line| line.starts_with("spawn")), "{lines:?}");
+    let (row, until) = (world.row("user"), world.wake_at.unwrap());
+    assert_eq!(
+        (row.state, row.instances[0].restarts, row.instances[0].state),
+        (ServiceState::Backoff, 0, "backoff")
+    );
+    assert!(row.reason.contains("starts again in"), "{}", row.reason);
+    let wait = u64::try_from(until.since(world.now().time).as_millis()).unwrap();
+    assert!((187..=312).contains(&wait), "{wait} ms");
+    world.after(wait - 1);
+    assert_eq!(world.handle(Event::Timer), Vec::<String>::new());
+    world.after(1);
+    assert_eq!(world.handle(Event::Timer), ["spawn user/0"]);
+    assert_eq!(world.instance("user").restarts, 1);
+}
+
+#[test]
+fn a_stop_while_starting_waits_for_the_process() {
+    let mut world = World::new(vec![service("user", 1, &[])]);
+    // There is nothing to signal yet.
+    assert_eq!(world.shut_down(false), Vec::<String>::new());
+    assert_eq!(world.instance("user").state, "stopping");
+    // It is not probed, and it is stopped as it was asked to be.
+    assert_eq!(world.started("user/0"), ["stop user/0 within 30s"]);
+    assert!(world.ended.is_none());
+    world.gone("user/0", false);
+    assert_eq!(world.ended, Some(Stopped { killed: 0 }));
+}
+
+#[test]
+fn a_kill_while_starting_is_a_kill_when_the_process_comes() {
+    let mut world = World::new(vec![service("user", 1, &[])]);
+    world.shut_down(false);
+    assert_eq!(world.shut_down(true), Vec::<String>::new());
+    assert_eq!(world.started("user/0"), ["kill user/0"]);
+}
+
+#[test]
+fn a_start_that_fails_during_a_stop_is_an_end() {
+    let mut world = World::new(vec![service("user", 1, &[])]);
+    world.shut_down(false);
+    let id = world.id("user/0");
+    let lines = world.handle(Event::NotStarted { id, why: "no such file".into() });
+    assert_eq!(lines, ["tell user cannot be started: no such file"]);
+    assert!(world.ended.is_some());
+}
+
+#[test]
+fn a_start_that_fails_is_told_and_tried_again_later() {
+    let mut world = World::new(vec![service("user", 1, &[])]);
+    let id = world.id("user/0");
+    let lines = world.handle(Event::NotStarted { id, why: "no such file".into() });
+    assert_eq!(lines, ["tell user cannot be started: no such file"]);
+    assert_eq!(world.row("user").state, ServiceState::Backoff);
+    assert_eq!(world.instance("user").last_exit, "could not be started: no such file");
+    assert!(world.wake_at.is_some());
+}
+
+#[test]
+fn a_start_that_nobody_can_read_is_no_start() {
+    let broken = Service { start: serde_json::json!({ "program": 7 }), ..service("user", 1, &[]) };
+    let world = World::new(vec![broken]);
+    assert!(world.ids.is_empty());
+    // It backs off like any other that fails.
+    assert!(world.wake_at.is_some_and(|at| at < Time::from_millis(400)), "{:?}", world.wake_at);
+    let row = world.row("user");
+    assert_eq!(row.state, ServiceState::Backoff);
+    assert!(row.reason.contains("does not say how to start it"), "{}", row.reason);
+}
+
+#[test]
+fn a_leader_that_ends_and_leaves_children_is_gone_when_they_are() {
+    let mut world = World::running();
+    assert_eq!(world.leader_exits("user/0", 0), ["stop user/0 within 1s"]);
+    // A polite stop has nothing to add to that; a kill has.
+    assert_eq!(world.shut_down(false), ["stop order/0 within 30s"]);
+    world.gone("order/0", false);
+    assert_eq!(world.instance("user").state, "stopping");
+    assert_eq!(world.shut_down(true), ["kill user/0"]);
+    // The children had to be killed, and that was asked for.
+    assert_eq!(world.gone("user/0", true), ["leave user/0", "deregister user/0"]);
+    assert_eq!(world.ended, Some(Stopped { killed: 1 }));
+}
+
+#[test]
+fn a_leader_that_ends_during_a_stop_changes_nothing_but_the_outcome() {
+    let mut world = World::running();
+    world.shut_down(false);
+    assert_eq!(world.leader_exits("order/0", 7), Vec::<String>::new());
+    world.gone("order/0", false);
+    assert_eq!(world.instance("order").last_exit, "exited with code 7");
+}
+
+#[test]
+fn what_outlives_its_grace_is_killed_once_and_counted_once() {
+    let mut world = World::new(vec![service("user", 1, &[])]);
+    world.up("user/0");
+    assert_eq!(world.shut_down(false), ["stop user/0 within 30s"]);
+    assert_eq!(world.wake_at, Some(Time::from_millis(30_000)));
+    assert_eq!(world.shut_down(false), Vec::<String>::new());
+    world.after(30_000);
+    assert_eq!(world.handle(Event::Timer), ["kill user/0"]);
+    assert_eq!(world.handle(Event::Timer), Vec::<String>::new());
+    // Both stops report.
+    let (id, status) = (world.id("user/0"), ExitStatus::Signal(9));
+    let gone = || Event::Gone { id: id.clone(), status, killed: true };
+    let turn = world.core.handle([gone(), gone()], world.now());
+    assert_eq!(turn.ended, Some(Stopped { killed: 1 }));
+    assert_eq!(turn.effects.len(), 2, "{:?}", turn.effects);
+}
+
+#[test]
+fn what_cannot_be_stopped_is_told() {
+    let mut world = World::running();
+    world.shut_down(true);
+    let id = world.id("order/0");
+    let lines = world.handle(Event::NotStopped { id, why: "a process is left".into() });
+    assert_eq!(lines[0], "tell order cannot be stopped: a process is left");
+}
+
+#[test]
+fn what_is_not_ready_in_time_is_told_and_stopped_and_has_failed() {
+    let mut world = World::new(vec![service("user", 1, &[])]);
+    world.started("user/0");
+    world.after(60_000);
+    let lines = world.handle(Event::Timer);
+    assert_eq!(lines, ["tell user did not get ready in time; it is stopped", "stop user/0 within 30s"]);
+    world.gone("user/0", false);
+    assert_eq!(world.row("user").state, ServiceState::Backoff);
+    assert_eq!(world.instance("user").last_exit, "was not ready in time");
+}
+
+#[test]
+fn a_stale_generation_is_refused_and_the_same_one_changes_nothing() {
+    let mut world = World::running();
+    let desired = |generation, replicas| Desired {
+        generation,
+        services: vec![service("user", replicas, &[]), service("order", 1, &["user"])],
+    };
+    assert_eq!(world.apply(desired(3, 2)), (vec!["spawn user/1".to_owned()], Ok(())));
+    assert_eq!(world.apply(desired(2, 9)), (Vec::new(), Err(3)));
+    assert_eq!(world.apply(desired(3, 9)), (Vec::new(), Ok(())));
+    assert_eq!(world.row("user").wanted, 2);
+    // A stop is a generation of its own, and the last.
+    world.shut_down(false);
+    assert_eq!(world.apply(desired(99, 1)).1, Err(4));
+}
+
+#[test]
+fn a_service_that_is_removed_is_stopped_and_forgotten() {
+    let mut world = World::running();
+    let services = vec![service("user", 1, &[])];
+    assert_eq!(world.apply(Desired { generation: 2, services }).0, ["stop order/0 within 30s"]);
+    world.gone("order/0", false);
+    let names: Vec<String> = world.core.view(world.now().time).services.into_iter().map(|s| s.name).collect();
+    assert_eq!(names, ["user"]);
+    assert_eq!(world.core.cells.len(), 1);
+}
+
+#[test]
+fn the_view_follows_probes_and_the_registry() {
+    let mut world = World::running();
+    let row = world.instance("user");
+    assert_eq!((row.state, row.pid, row.started_unix_ms), ("ready", 101, 1_000_000));
+    assert_eq!(row.address, "http://user/0");
+    world.probed("user/0", false);
+    let row = world.row("user");
+    assert_eq!(
+        (row.state, row.reason.as_str()),
+        (ServiceState::Degraded, "user/0 does not answer its probe")
+    );
+    let known = HashMap::from([(world.id("user/0").to_string(), "http://127.0.0.1:7".to_owned())]);
+    world.handle(Event::Addresses(known));
+    assert_eq!(world.instance("user").address, "http://127.0.0.1:7");
+    assert_eq!(world.instance("order").address, "", "it is not in the registry any more");
+    // An address that the registry still has after the end is not shown.
+    world.leader_exits("user/0", 0);
+    world.gone("user/0", false);
+    let known = HashMap::from([(world.id("user/0").to_string(), "http://127.0.0.1:7".to_owned())]);
+    world.handle(Event::Addresses(known));
+    assert_eq!((world.instance("user").address.as_str(), world.instance("user").pid), ("", 0));
+}
+
+#[test]
+fn news_of_an_instance_that_nobody_knows_does_no_harm() {
+    let mut world = World::running();
+    let id = InstanceId::from("stranger");
+    world.ids.insert("stranger".into(), id.clone());
+    assert_eq!(world.handle(Event::Started { id: id.clone(), pid: 1 }), ["kill stranger"]);
+    assert_eq!(world.leader_exits("stranger", 0), Vec::<String>::new());
+    assert_eq!(world.gone("stranger", true), Vec::<String>::new());
+    assert_eq!(world.probed("stranger", true), Vec::<String>::new());
+    world.shut_down(false);
+    world.gone("order/0", false);
+    world.gone("user/0", false);
+    assert_eq!(world.ended, Some(Stopped { killed: 0 }));
+}

@@ -1,0 +1,291 @@
+//! The effects: what decisions do to the world, as data, and the executor that carries them out.
+//!
+//! Nothing here decides. Everything slow (a spawn with its fsyncs, a stop with its grace, a probe) is a
+//! task of the executor's own set that reports back as an event; the loop outlives its tasks, so a
+//! report that cannot be sent means that nobody is left to care.
+
+use std::collections::HashMap;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use formic_client::Client;
+use formic_core::ServiceName;
+use formic_plan::InstanceId;
+use formic_registry::DynRegistry;
+use formic_spec::Health;
+use formic_supervise::{Launch, SpawnError, Supervisor};
+use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::task::{AbortHandle, JoinSet};
+
+use super::cell::{Output, StopKind};
+use super::core::Event;
+use super::{Notice, Stopped};
+use crate::logs;
+use crate::probe::Target;
+
+/// Logs are kept for so many instances of a service.
+const KEEP_LOGS: usize = 10;
+/// How many lines of a failed instance are shown.
+const SHOWN: usize = 12;
+/// The pause before the registry is watched anew.
+const REWATCH: Duration = Duration::from_secs(1);
+
+/// Something to be done.
+#[derive(Debug)]
+pub(crate) enum Effect {
+    /// Start an instance.
+    Spawn(Box<Spawn>),
+    /// End an instance and all its processes. Harmless when it was done before.
+    Stop { id: InstanceId, kind: StopKind },
+    /// Ask an instance until it is ready, and go on asking.
+    Probe(Box<Probing>),
+    /// Stop asking.
+    StopProbing { id: InstanceId },
+    /// Take an instance out of the registry.
+    Deregister { id: InstanceId },
+    /// Tell people, with the last of what the instance wrote.
+    Tell { service: String, text: String, output: Output },
+    /// Answer a command.
+    Answer(Answer),
+}
+
+/// An instance that is to be started.
+#[derive(Debug)]
+pub(crate) struct Spawn {
+    pub(crate) id: InstanceId,
+    pub(crate) launch: Launch,
+    /// The folder of its data, made if it is not there.
+    pub(crate) data: PathBuf,
+}
+
+/// An instance that is to be probed.
+#[derive(Debug)]
+pub(crate) struct Probing {
+    pub(crate) id: InstanceId,
+    pub(crate) service: ServiceName,
+    pub(crate) health: Health,
+    pub(crate) port: Option<u16>,
+}
+
+/// The answer to a command, and to whom.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    Applied(oneshot::Sender<Result<(), u64>>, Result<(), u64>),
+    Stopped(oneshot::Sender<Stopped>, Stopped),
+}
+
+/// Carries effects out.
+pub(crate) struct Executor {
+    supervisor: Supervisor,
+    registry: DynRegistry,
+    client: Client,
+    logs: PathBuf,
+    events: mpsc::UnboundedSender<Event>,
+    notices: broadcast::Sender<Notice>,
+    tasks: JoinSet<()>,
+    probes: HashMap<InstanceId, AbortHandle>,
+}
+
+impl std::fmt::Debug for Executor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Executor").field("tasks", &self.tasks.len()).finish_non_exhaustive()
+    }
+}
+
+// === impl Answer ===
+
+impl Answer {
+    /// Whoever asked may have gone.
+    fn send(self) {
+        match self {
+            Self::Applied(to, result) => drop(to.send(result)),
+            Self::Stopped(to, stopped) => drop(to.send(stopped)),
+        }
+    }
+}
+
+// === impl Executor ===
+
+impl Executor {
+    pub(crate) fn new(
+        supervisor: Supervisor,
+        registry: DynRegistry,
+        client: Client,
+        logs: PathBuf,
+        events: mpsc::UnboundedSender<Event>,
+        notices: broadcast::Sender<Notice>,
+    ) -> Self {
+        let (tasks, probes) = (JoinSet::new(), HashMap::new());
+        Self { supervisor, registry, client, logs, events, notices, tasks, probes }
+    }
+
+    /// Does it, or starts a task that does.
+    pub(crate) fn carry_out(&mut self, effect: Effect) {
+        // What has finished since the last time; nothing is in it, tasks report by events.
+        while self.tasks.try_join_next().is_some() {}
+        match effect {
+            Effect::Spawn(spawn) => self.spawn(*spawn),
+            Effect::Stop { id, kind } => self.stop(id, kind),
+            Effect::Probe(probing) => self.probe(*probing),
+            Effect::StopProbing { id } => {
+                if let Some(task) = self.probes.remove(&id) {
+                    task.abort();
+                }
+            }
+            Effect::Deregister { id } => {
+                let (registry, dead) =
+                    (Arc::clone(&self.registry), formic_core::InstanceId::new(id.as_str()));
+                self.tasks.spawn(async move {
+                    // If it does not answer, the lease ends by itself.
+                    let _ = registry.deregister(&dead).await;
+                });
+            }
+            Effect::Tell { service, text, output } => {
+                let log = last_words(&output);
+                // Nobody may be listening.
+                let _ = self.notices.send(Notice { service, text, log });
+            }
+            Effect::Answer(answer) => answer.send(),
+        }
+    }
+
+    /// Tells of the registry's addresses, now and at every change.
+    pub(crate) fn follow_registry(&mut self) {
+        let (registry, events) = (Arc::clone(&self.registry), self.events.clone());
+        self.tasks.spawn(async move {
+            loop {
+                let mut watch = registry.watch(None);
+                while let Ok(snapshot) = watch.next().await {
+                    let address = |i: &formic_core::Instance| (i.id.to_string(), i.endpoint.to_string());
+                    let known = snapshot.instances.iter().map(address).collect();
+                    if events.send(Event::Addresses(known)).is_err() {
+                        return;
+                    }
+                }
+                tokio::time::sleep(REWATCH).await;
+            }
+        });
+    }
+
+    /// Ends all tasks.
+    pub(crate) async fn end(&mut self) {
+        self.tasks.shutdown().await;
+    }
+
+    /// Starts a process, tells of it, and tells of its end.
+    fn spawn(&mut self, Spawn { id, launch, data }: Spawn) {
+        let (supervisor, events, logs) = (self.supervisor.clone(), self.events.clone(), self.logs.clone());
+        self.tasks.spawn(async move {
+            let service = launch.service.to_string();
+            let folders = [logs.join(&service), data];
+            logs::prune(&logs, &service, KEEP_LOGS - 1);
+            let made = folders
+                .iter()
+                .try_for_each(|dir| std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir));
+            let spawned = match made {
+                Ok(()) => supervisor.spawn(launch).await,
+                Err(source) => Err(SpawnError::Start { trampoline: logs, source }),
+            };
+            let process = match spawned {
+                Ok(process) => process,
+                Err(error) => {
+                    let _ = events.send(Event::NotStarted { id, why: in_full(&error) });
+                    return;
+                }
+            };
+            let _ = events.send(Event::Started { id: id.clone(), pid: process.pid() });
+            let status = process.wait().await;
+            let _ = events.send(Event::LeaderExited { id, status });
+        });
+    }
+
+    fn stop(&mut self, id: InstanceId, kind: StopKind) {
+        // Without an entry it is gone, and that has been reported by the stop that ended it.
+        let Some(process) = self.supervisor.get(&formic_core::InstanceId::new(id.as_str())) else { return };
+        let events = self.events.clone();
+        self.tasks.spawn(async move {
+            let stopped = match kind {
+                StopKind::Ask(grace) => process.stop(grace).await,
+                StopKind::Kill => process.kill().await,
+            };
+            let event = match stopped {
+                Ok(stopped) => Event::Gone { id, status: stopped.status, killed: !stopped.killed.is_empty() },
+                Err(error) => Event::NotStopped { id, why: in_full(&error) },
+            };
+            let _ = events.send(event);
+        });
+    }
+
+    fn probe(&mut self, probing: Probing) {
+        let target = Target {
+            instance: formic_core::InstanceId::new(probing.id.as_str()),
+            service: probing.service,
+            health: probing.health,
+            port: probing.port,
+            registry: Arc::clone(&self.registry),
+            client: self.client.clone(),
+            known: None,
+        };
+        let (events, id) = (self.events.clone(), probing.id.clone());
+        let task = self.tasks.spawn(target.watch(move |ready, address| {
+            let _ = events.send(Event::Probed { id: id.clone(), ready, address });
+        }));
+        if let Some(before) = self.probes.insert(probing.id, task) {
+            before.abort();
+        }
+    }
+}
+
+/// The last lines that an instance wrote to standard error, else to standard output.
+fn last_words(output: &Output) -> Vec<String> {
+    [&output.stderr, &output.stdout]
+        .into_iter()
+        .map(|path| logs::last_lines(path, SHOWN))
+        .find(|lines| !lines.is_empty())
+        .unwrap_or_default()
+}
+
+/// An error with all its causes.
+fn in_full(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+    use super::*;
+
+    #[test]
+    fn last_words_are_from_standard_error_if_there_are_any() {
+        let dir = std::env::temp_dir().join(format!("formic-last-words-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let output = Output { stdout: dir.join("out"), stderr: dir.join("err") };
+        assert_eq!(last_words(&output), Vec::<String>::new());
+        std::fs::write(&output.stdout, "one\ntwo\n").unwrap();
+        std::fs::write(&output.stderr, "").unwrap();
+        assert_eq!(last_words(&output), ["one", "two"]);
+        let many: String = (0..40).map(|n| format!("line {n}\n")).collect();
+        std::fs::write(&output.stderr, many).unwrap();
+        let words = last_words(&output);
+        assert_eq!((words.len(), words.last().map(String::as_str)), (SHOWN, Some("line 39")));
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn errors_are_told_with_their_causes() {
+        let source = std::io::Error::new(std::io::ErrorKind::NotFound, "no such file");
+        let error = SpawnError::Start { trampoline: "/bin/x".into(), source };
+        let text = in_full(&error);
+        assert!(text.starts_with(&error.to_string()) && text.ends_with(": no such file"), "{text}");
+    }
+}

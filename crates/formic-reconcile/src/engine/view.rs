@@ -1,0 +1,49 @@
+//! What the core knows, as people are shown it.
+
+use std::collections::HashMap;
+
+use formic_plan::{Instance, State, Time};
+
+use super::cell::Cell;
+use super::core::Core;
+use crate::view::{InstanceView, View};
+
+impl Core {
+    /// The whole application now.
+    pub(crate) fn view(&self, now: Time) -> View {
+        let mut by_service: HashMap<&str, Vec<&Instance>> = HashMap::new();
+        for instance in &self.observed.instances {
+            by_service.entry(&instance.service).or_default().push(instance);
+        }
+        let mut services = View::services(&self.desired, &self.observed, now);
+        for service in &mut services {
+            let mut own = by_service.remove(service.name.as_str()).unwrap_or_default();
+            own.sort_by_key(|instance| instance.slot);
+            service.instances =
+                own.into_iter().map(|instance| row(instance, self.cells.get(&instance.id))).collect();
+        }
+        View { services }
+    }
+}
+
+fn row(instance: &Instance, cell: Option<&Cell>) -> InstanceView {
+    let own_exit = instance.exit().map(|exit| exit.to_string());
+    InstanceView {
+        id: instance.id.as_str().to_owned(),
+        slot: instance.slot,
+        version: instance.revision.short().to_owned(),
+        state: match instance.state {
+            State::Starting { .. } => "starting",
+            State::Ready { .. } => "ready",
+            State::Unready { .. } => "unready",
+            State::Stopping { .. } => "stopping",
+            State::Backoff { .. } => "backoff",
+            _ => "exited",
+        },
+        address: cell.map(|cell| cell.address.clone()).unwrap_or_default(),
+        pid: cell.and_then(|cell| cell.pid).unwrap_or_default(),
+        restarts: instance.history.restarts,
+        started_unix_ms: cell.map_or(0, |cell| cell.started_unix_ms),
+        last_exit: own_exit.or_else(|| cell.map(|cell| cell.last_exit.clone())).unwrap_or_default(),
+    }
+}
