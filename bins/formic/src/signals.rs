@@ -3,7 +3,7 @@
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::exit::{Failure, INTERRUPTED, Outcome};
+use crate::exit::{Failure, Outcome};
 
 /// Ctrl-C.
 pub(crate) fn interrupt() -> Outcome<Signal> {
@@ -35,24 +35,4 @@ impl Ends {
             _ = self.hangup.recv() => {}
         }
     }
-}
-
-/// Resolves at SIGTERM or Ctrl-C; the second of them ends the process at once, whatever it waits for.
-#[expect(clippy::exit, reason = "the operator asked twice")]
-pub(crate) fn end() -> Outcome<impl Future<Output = ()> + Send> {
-    let (mut term, mut int) = (listen(SignalKind::terminate())?, interrupt()?);
-    async fn next(term: &mut Signal, int: &mut Signal) {
-        tokio::select! {
-            _ = term.recv() => {}
-            _ = int.recv() => {}
-        }
-    }
-    Ok(async move {
-        next(&mut term, &mut int).await;
-        // Owned by the process: it lives until the end of it, and its end is the end of the process.
-        drop(tokio::task::spawn(async move {
-            next(&mut term, &mut int).await;
-            std::process::exit(i32::from(INTERRUPTED));
-        }));
-    })
 }

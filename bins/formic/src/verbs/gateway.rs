@@ -8,8 +8,9 @@ use formic_registry::{DynRegistry, Registrar};
 use formic_telemetry::{LogFormat, Metrics};
 use tokio_util::sync::CancellationToken;
 
+use crate::app;
 use crate::exit::{Failure, Outcome};
-use crate::{app, signals};
+use crate::signals::Ends;
 
 fn variable(name: &str) -> Outcome<String> {
     std::env::var(name).map_err(|_| {
@@ -20,8 +21,7 @@ fn variable(name: &str) -> Outcome<String> {
 
 pub(crate) async fn run() -> Outcome {
     // Before anything that takes time: the engine may ask for the end while the gateway starts.
-    let end = signals::end()?;
-    tokio::pin!(end);
+    let mut ends = Ends::listen()?;
     formic_telemetry::logs::init(
         LogFormat::Auto,
         &std::env::var("FORMIC_LOG").unwrap_or_else(|_| "info".into()),
@@ -55,7 +55,7 @@ pub(crate) async fn run() -> Outcome {
     );
     let announcing = async {
         let endpoint = tokio::select! {
-            () = &mut end => None,
+            () = ends.next() => None,
             endpoint = listens => endpoint.ok(),
         };
         if let Some(endpoint) = endpoint {
@@ -70,14 +70,15 @@ pub(crate) async fn run() -> Outcome {
             };
             let config = formic_registry::registrar::Config::default();
             let registrar = Registrar::start(registry, instance, config);
-            end.await;
+            ends.next().await;
             registrar.shutdown().await;
         }
         stop.cancel();
-        std::future::pending::<()>().await;
+        // Asked twice: whoever asks does not want to wait for the drain.
+        ends.next().await;
     };
     tokio::select! {
         served = serving => served.map_err(|error| Failure::user(error.to_string())),
-        () = announcing => Ok(()),
+        () = announcing => Err(Failure::interrupted()),
     }
 }
