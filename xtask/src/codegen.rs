@@ -1,4 +1,4 @@
-//! `cargo xtask codegen [--check]`: the generated code of the control plane's protos, written anew or compared.
+//! `cargo xtask codegen [--check]`: the generated code of our own protos, written anew or compared.
 //!
 //! Our own protos are fixed, so what they generate is committed: nobody who builds `formic` runs a generator, and a change of
 //! the wire shows in the diff.
@@ -12,9 +12,10 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::workspace::{Workspace, capture};
 
-const PROTOS: &str = "crates/formic-api/proto";
-const GENERATED: &str = "crates/formic-api/src/gen";
-/// Where generated code finds what it runs on: the crate that holds it knows that one already.
+/// Crates that hold generated code: the control plane, and the standard services of every server. Each has
+/// its protos in `proto` and what they make in `src/gen`.
+const CRATES: [&str; 2] = ["crates/formic-api", "crates/formic-server"];
+/// Where generated code finds what it runs on: the crates that hold it know that one already.
 const RUNTIME: &str = "::formic_rpc::rt";
 
 /// Files by their path from the folder, with what they hold. Not text: descriptor sets are beside the code.
@@ -31,46 +32,56 @@ pub(crate) fn run(workspace: &Workspace, args: &[String]) -> Result<bool> {
 
 /// Whether the committed code is what the generator makes of the protos; prints what differs.
 pub(crate) fn check(workspace: &Workspace) -> Result<bool> {
-    let fresh = generate(workspace)?;
-    let committed = read(&workspace.root.join(GENERATED))?;
-    let differences = differences(&committed, &fresh);
-    for difference in &differences {
-        println!("{GENERATED}/{difference}; run `cargo xtask codegen` and commit what it writes");
+    let (mut good, mut files) = (true, 0);
+    for holder in CRATES {
+        let fresh = generate(workspace, holder)?;
+        let committed = read(&generated(workspace, holder))?;
+        for difference in differences(&committed, &fresh) {
+            println!("{holder}/src/gen/{difference}; run `cargo xtask codegen` and commit what it writes");
+            good = false;
+        }
+        files += fresh.len();
     }
-    if differences.is_empty() {
-        println!("codegen: {} files are what their protos say", fresh.len());
+    if good {
+        println!("codegen: {files} files are what their protos say");
     }
-    Ok(differences.is_empty())
+    Ok(good)
 }
 
 fn write(workspace: &Workspace) -> Result<()> {
-    let fresh = generate(workspace)?;
-    let folder = workspace.root.join(GENERATED);
-    for stale in read(&folder)?.keys().filter(|path| !fresh.contains_key(*path)) {
-        let path = folder.join(stale);
-        std::fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))?;
-    }
-    for (path, bytes) in &fresh {
-        let path = folder.join(path);
-        if let Some(parent) = path.parent() {
-            std::fs::create_dir_all(parent).with_context(|| format!("make {}", parent.display()))?;
+    for holder in CRATES {
+        let fresh = generate(workspace, holder)?;
+        let folder = generated(workspace, holder);
+        for stale in read(&folder)?.keys().filter(|path| !fresh.contains_key(*path)) {
+            let path = folder.join(stale);
+            std::fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))?;
         }
-        std::fs::write(&path, bytes).with_context(|| format!("write {}", path.display()))?;
+        for (path, bytes) in &fresh {
+            let path = folder.join(path);
+            if let Some(parent) = path.parent() {
+                std::fs::create_dir_all(parent).with_context(|| format!("make {}", parent.display()))?;
+            }
+            std::fs::write(&path, bytes).with_context(|| format!("write {}", path.display()))?;
+        }
+        println!("codegen: wrote {} files to {holder}/src/gen", fresh.len());
     }
-    println!("codegen: wrote {} files to {GENERATED}", fresh.len());
     Ok(())
 }
 
-/// What the generator makes of the protos now, formatted.
-fn generate(workspace: &Workspace) -> Result<Folder> {
-    let include = workspace.root.join(PROTOS);
+fn generated(workspace: &Workspace, holder: &str) -> PathBuf {
+    workspace.root.join(holder).join("src/gen")
+}
+
+/// What the generator makes of the protos of a crate now, formatted.
+fn generate(workspace: &Workspace, holder: &str) -> Result<Folder> {
+    let include = workspace.root.join(holder).join("proto");
     let out = Scratch::new()?;
     let mut config = formic_build::Config::new().include(&include).out_dir(&out.0).runtime(RUNTIME);
     let protos = read(&include)?;
     for proto in protos.keys().filter(|path| path.ends_with(".proto")) {
         config = config.file(proto);
     }
-    config.compile().with_context(|| format!("compile the files of {PROTOS}"))?;
+    config.compile().with_context(|| format!("compile the files of {holder}/proto"))?;
 
     let made = read(&out.0)?;
     let mut rustfmt = Command::new("rustfmt");
@@ -167,6 +178,22 @@ mod tests {
             ]
         );
         assert!(differences(&fresh, &fresh).is_empty());
+    }
+
+    #[test]
+    fn every_folder_of_generated_code_is_looked_after() -> Result<()> {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(root.join("crates"))? {
+            let path = entry?.path();
+            if path.join("src/gen").is_dir() {
+                let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                found.push(format!("crates/{name}"));
+            }
+        }
+        found.sort_unstable();
+        assert_eq!(found, CRATES);
+        Ok(())
     }
 
     #[test]
