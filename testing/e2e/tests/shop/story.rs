@@ -1,8 +1,9 @@
 //! What a customer lives through, told by `buy.sh` and checked one by one.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use formic_e2e::{App, Customer, Order, Shared, Tool, program, repository};
+use formic_e2e::{App, Customer, Order, Shared, Signal, Tool, program, repository, signal, wait_for};
 use serde_json::json;
 
 static SHOP: Shared = Shared::new();
@@ -106,6 +107,64 @@ fn an_order_that_a_step_refuses_is_undone_in_reverse() {
             "the first answer again"
         );
     }
+}
+
+/// Thinks for three seconds and agrees; a step of an order waits for two.
+const SLOW_CARD: &str = "4000000000000077";
+
+#[test]
+fn a_card_that_takes_longer_than_a_step_is_waited_for() {
+    let app = shop();
+    let books = app.books();
+    let customer = Customer::new(app.gateway());
+    let before = books.available("night-lamp-fox");
+    customer.add("night-lamp-fox", 1);
+    let answer = customer.place(&Order { card: SLOW_CARD, ..Order::good("slow") }).unwrap();
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let order = answer.json()["order"].clone();
+    assert_eq!(order["state"], "ORDER_STATE_CONFIRMED");
+    let id = order["orderId"].as_str().unwrap();
+    let story = customer.story(id);
+    let since = |state: &str| story.iter().find(|(name, _)| name == state).unwrap().1;
+    let thought = since("PAYMENT_AUTHORIZED") - since("STOCK_RESERVED");
+    assert!(thought > 2000, "the first try of the step cannot have been enough: {story:?}");
+    assert_eq!(books.parts(id), ["COMMITTED", "CAPTURED", "BOOKED"]);
+    assert_eq!(books.available("night-lamp-fox"), before - 1, "bought once, however often it was asked for");
+    assert_eq!(customer.orders().len(), 1);
+}
+
+#[test]
+fn payment_may_die_while_a_card_takes_its_time() {
+    let mut app = App::shop();
+    let customer = Customer::new(app.gateway());
+    let before = app.books().available("night-lamp-fox");
+    customer.add("night-lamp-fox", 1);
+    let order = Order { card: SLOW_CARD, ..Order::good("dying") };
+    let placing = std::thread::spawn({
+        let customer = customer.clone();
+        move || customer.place(&order)
+    });
+    let reserved = wait_for("the payment to be asked for", Duration::from_secs(10), || {
+        let mut orders = customer.orders();
+        orders.retain(|order| order["state"] == "ORDER_STATE_STOCK_RESERVED");
+        orders.pop()
+    });
+    let id = reserved["orderId"].as_str().unwrap();
+    // While the processor thinks: nothing of the payment is written down yet.
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(app.books().parts(id)[1], "none");
+    let old = app.pid_of("payment");
+    assert!(signal(old, Signal::KILL));
+    app.wait_restarted("payment", old);
+
+    // All or nothing, and here it is all: the card is kept by order, which asks again.
+    let end = customer.story(id).pop().unwrap().0;
+    let (parts, available) = (app.books().parts(id), app.books().available("night-lamp-fox"));
+    assert_eq!(end, "CONFIRMED", "{parts:?}");
+    assert_eq!((parts, available), (["COMMITTED", "CAPTURED", "BOOKED"].map(Into::into), before - 1));
+    let answer = placing.join().unwrap().unwrap();
+    assert_eq!((answer.status, &answer.json()["order"]["orderId"]), (200, &json!(id)), "{}", answer.text());
+    app.stop();
 }
 
 #[test]
