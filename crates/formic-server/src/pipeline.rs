@@ -173,9 +173,10 @@ impl Handle for Pipeline {
                 outcome.unwrap_or_else(|panic| Err(panicked(&*panic, method.path())))
             };
             let mut answer = answering.await;
-            metrics.outcome(&answer);
-            if let Ok(Answer { body: Body::Stream(_), .. }) = &answer {
-                // The call goes on until its stream ends.
+            if !matches!(&answer, Ok(Answer { body: Body::Stream(_), .. })) {
+                metrics.outcome(&answer);
+            } else {
+                // The call goes on until its stream ends; dropped before, it is one that was cancelled.
                 answer = answer.map(|answer| Answer {
                     body: match answer.body {
                         Body::Stream(stream) => Body::Stream(Box::pin(Outgoing {

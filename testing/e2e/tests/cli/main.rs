@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod call;
 mod crash;
 mod gateway;
 mod life;
