@@ -140,7 +140,10 @@ async fn named(wanted: &str) -> Outcome<App> {
             0 => {}
             1 => return Ok(running.remove(0)),
             _ => {
-                return Err(several(&format!("several applications called {wanted:?} are running"), &running));
+                return Err(several(
+                    &format!("several applications called {wanted:?} are running"),
+                    &running,
+                ));
             }
         }
     }

@@ -17,6 +17,11 @@ pub struct Config {
     pub max_in_flight: usize,
     /// How long a client may take to send its first request or a request's headers.
     pub header_timeout: Duration,
+    /// How long nothing of a request may arrive while the rest of it is waited for. Requests that stream may
+    /// pause for as long as their call may take.
+    pub body_timeout: Duration,
+    /// How long a connection may take nothing of what is written to it.
+    pub write_timeout: Duration,
     /// An HTTP/2 peer that answers no ping for interval + timeout is gone.
     pub keep_alive_interval: Duration,
     /// See [`keep_alive_interval`](Self::keep_alive_interval).
@@ -37,6 +42,9 @@ impl Default for Config {
             max_connections: 10_000,
             max_in_flight: 16_384,
             header_timeout: Duration::from_secs(15),
+            body_timeout: Duration::from_secs(30),
+            // A person who pauses `curl | less` reads on within this; what nginx allows.
+            write_timeout: Duration::from_secs(60),
             keep_alive_interval: Duration::from_secs(20),
             keep_alive_timeout: Duration::from_secs(10),
             default_deadline: Duration::from_secs(30),

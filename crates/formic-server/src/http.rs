@@ -5,6 +5,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use connectrpc::{ConnectRpcBody, ConnectRpcService, DeadlinePolicy, Limits};
@@ -17,6 +18,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use tower::{Service, ServiceExt};
 
+use crate::patience::Sender;
 use crate::{Config, Health, Serving};
 
 /// A change to the whole HTTP side: tower layers over calls, routes and all.
@@ -33,6 +35,7 @@ struct Shared {
     metrics: Metrics,
     router: Option<axum::Router>,
     layered: Option<axum::Router>,
+    body_timeout: Duration,
 }
 
 impl Edge {
@@ -52,7 +55,8 @@ impl Edge {
         let rpc = ConnectRpcService::new(Bridge(Arc::clone(&handle)))
             .with_limits(limits)
             .with_deadline_policy(deadlines);
-        let mut shared = Shared { handle, rpc, health, metrics, router, layered: None };
+        let body_timeout = config.body_timeout;
+        let mut shared = Shared { handle, rpc, health, metrics, router, layered: None, body_timeout };
         if !layers.is_empty() {
             // With layers everything goes through axum; without, calls take the short way.
             let inner = Self(Arc::new(Shared {
@@ -62,6 +66,7 @@ impl Edge {
                 metrics: shared.metrics.clone(),
                 router: shared.router.take(),
                 layered: None,
+                body_timeout,
             }));
             let all = tower::service_fn(move |request: Request<axum::body::Body>| {
                 let inner = inner.clone();
@@ -74,12 +79,18 @@ impl Edge {
     }
 
     /// Whether a request is a call that nothing of the author's stands around.
-    fn is_plain_call(&self, request: &Request<Incoming>) -> bool {
-        self.0.layered.is_none() && self.0.handle.method(request.uri().path()).is_some()
+    fn is_plain_call(&self, called: Option<&formic_core::Method>) -> bool {
+        self.0.layered.is_none() && called.is_some()
+    }
+
+    /// How long the request may pause.
+    fn patience(&self, called: Option<&formic_core::Method>) -> Option<Duration> {
+        // What is no call may be the author's own, an upload of any length.
+        called.filter(|method| !method.kind.client_streams()).map(|_| self.0.body_timeout)
     }
 
     /// Answers one request of a connection.
-    async fn serve(self, request: Request<Incoming>) -> Response<EdgeBody> {
+    async fn serve(self, request: Request<Sender<Incoming>>) -> Response<EdgeBody> {
         match &self.0.layered {
             Some(router) => axum(router.clone(), request).await,
             None => self.respond(request).await,
@@ -226,7 +237,10 @@ impl hyper::service::Service<Request<Incoming>> for PerConnection {
         if let Some(peer) = &self.peer {
             request.extensions_mut().insert(peer.clone());
         }
-        if self.edge.is_plain_call(&request) {
+        let called = self.edge.0.handle.method(request.uri().path());
+        let patience = self.edge.patience(called.as_ref());
+        let request = request.map(|body| Sender::new(body, patience));
+        if self.edge.is_plain_call(called.as_ref()) {
             return Answering::Call(self.edge.0.rpc.clone().call(request));
         }
         let edge = self.edge.clone();

@@ -14,6 +14,7 @@ pub mod config;
 pub mod health;
 pub mod http;
 pub mod listener;
+mod patience;
 pub mod pipeline;
 pub mod reflection;
 pub mod server;

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::http::{Edge, Layering, PerConnection};
 use crate::listener::{Accepted, Bound};
+use crate::patience::Reader;
 use crate::pipeline::Pipeline;
 use crate::{Config, Health, Serving, reflection};
 
@@ -310,7 +311,8 @@ impl Connections {
         async move {
             let _permit = permit;
             let builder = builder(&config);
-            let connection = builder.serve_connection(TokioIo::new(stream), service);
+            let stream = TokioIo::new(Reader::new(stream, config.write_timeout));
+            let connection = builder.serve_connection(stream, service);
             tokio::pin!(connection);
             let mut silence = Some(Box::pin(tokio::time::sleep(config.header_timeout)));
             let mut drained = false;

@@ -225,3 +225,44 @@ async fn noise_does_no_harm() {
     let said = one(addr, post(addr, "/probe.v1.Probe/Say", json, r#"{"text":"hi"}"#)).await;
     assert_eq!(said.status(), 200);
 }
+
+#[tokio::test]
+async fn a_client_that_sends_half_a_request_is_let_go_whatever_its_deadline() {
+    let server = everywhere(Config { body_timeout: Duration::from_millis(150), ..Config::default() }).await;
+    let began = Instant::now();
+    let mut stream = TcpStream::connect(server.addr).await.unwrap();
+    let request = "POST /probe.v1.Probe/Say HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n\
+                   connect-timeout-ms: 3600000\r\ncontent-length: 100\r\n\r\n{\"text\":";
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let answer = until_closed(&mut stream).await;
+    assert!(!answer.starts_with("HTTP/1.1 200") && !answer.contains("404"), "{answer}");
+    assert!(
+        began.elapsed() >= Duration::from_millis(100) && began.elapsed() < Duration::from_secs(5),
+        "{answer}"
+    );
+    // A stream may pause for longer.
+    for way in server.ways() {
+        let slow = futures::stream::unfold(0, |n| async move {
+            tokio::time::sleep(Duration::from_millis(250 * n)).await;
+            (n < 2).then(|| (order("a"), n + 1))
+        });
+        let joined = within(&way.name, way.probe().join(slow).into_future()).await.unwrap();
+        assert_eq!(joined.number, 2, "{}", way.name);
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_is_let_go() {
+    let server = everywhere(Config { write_timeout: Duration::from_millis(300), ..Config::default() }).await;
+    let mut stream = TcpStream::connect(server.addr).await.unwrap();
+    // Far more of an answer than the sockets between hold.
+    let request = "GET /metrics HTTP/1.1\r\nhost: a\r\n\r\n".repeat(100);
+    let began = Instant::now();
+    let written = async {
+        while stream.write_all(request.as_bytes()).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    };
+    within("the server to close the connection", written).await;
+    assert!(began.elapsed() >= Duration::from_millis(250), "{:?}", began.elapsed());
+}
