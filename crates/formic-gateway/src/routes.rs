@@ -4,14 +4,14 @@
 //! from the latest of both and swapped in; a call reads it without a lock. When a watch breaks, the
 //! table stays as it is until the watch is back.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use formic_api::control::v1 as control;
 use formic_core::{Instance, Method, ServiceName};
-use formic_registry::{Backoff, DynRegistry, Snapshot};
+use formic_registry::{Backoff, Cache, DynRegistry, Instances, Snapshot};
 use formic_rpc::Channel;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -99,8 +99,12 @@ impl Routes {
 
     /// Follows the registry and the daemon until `stop`. The returned future owns both watches and is
     /// to be spawned by the caller.
+    ///
+    /// `cache` is the one that the calls go by. It is made to follow every exposed service before it is called,
+    /// so that a first call finds its instances even when the daemon is gone by then.
     pub fn follow(
         registry: DynRegistry,
+        cache: Cache,
         daemon: Channel,
         stop: CancellationToken,
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
@@ -111,6 +115,7 @@ impl Routes {
         let routes = Self { table: Arc::clone(&table), known: receiver };
         let following = async move {
             let rebuild = async {
+                let mut followed: BTreeMap<String, Instances> = BTreeMap::new();
                 loop {
                     if let (Some(snapshot), Some(exposed)) =
                         (&*instances_seen.borrow_and_update(), &*exposed_seen.borrow_and_update())
@@ -118,6 +123,14 @@ impl Routes {
                         let fresh = Table::build(&snapshot.instances, exposed);
                         table.store(Arc::new(fresh.keeping(&table.load(), exposed)));
                         known.send_replace(true);
+                        followed.retain(|name, _| exposed.contains(name));
+                        for name in exposed {
+                            if let (false, Ok(service)) =
+                                (followed.contains_key(name), ServiceName::new(name))
+                            {
+                                followed.insert(name.clone(), cache.instances(&service));
+                            }
+                        }
                     }
                     tokio::select! {
                         changed = instances_seen.changed() => if changed.is_err() { return },

@@ -67,7 +67,15 @@ pub async fn run(
     stop: CancellationToken,
     ready: impl FnOnce(Endpoint) + Send,
 ) -> Result<(), GatewayError> {
-    let (mut routes, following) = Routes::follow(Arc::clone(&registry), daemon, stop.clone());
+    let client = Client::new(
+        Arc::clone(&registry),
+        formic_client::Config {
+            timeout: config.timeout,
+            observer: Some(Arc::new(metrics.clone())),
+            ..formic_client::Config::default()
+        },
+    );
+    let (mut routes, following) = Routes::follow(registry, client.cache().clone(), daemon, stop.clone());
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(following);
     let bound = Bound::bind(&config.listen).await.map_err(GatewayError::Listen)?;
@@ -76,14 +84,6 @@ pub async fn run(
         default_deadline: config.timeout,
         ..formic_server::Config::default()
     };
-    let client = Client::new(
-        registry,
-        formic_client::Config {
-            timeout: config.timeout,
-            observer: Some(Arc::new(metrics.clone())),
-            ..formic_client::Config::default()
-        },
-    );
     let page = Page::new(config.app.clone(), routes.clone());
     let mut server = Server::new(limits, metrics)
         .proxy(Proxy::new(routes.clone(), client).handle())

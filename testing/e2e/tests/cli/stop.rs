@@ -64,6 +64,11 @@ fn what_a_killed_engine_left_running_is_swept_by_the_next() {
     assert_eq!(app.wait_end(), 128 + 9);
     std::thread::sleep(Duration::from_millis(200));
     assert!(before.iter().any(|pid| alive(*pid)), "services do not die with their engine");
+    // The gateway leads to what it has never led to before, with nobody left to ask.
+    let request = serde_json::json!({ "text": "lamp" });
+    let found = app.gateway().call("shop.product.v1.ProductService/Search", &request, None);
+    assert!(found["products"].as_array().is_some_and(|products| !products.is_empty()), "{found}");
+    let _ = app.gateway().call("shop.user.v1.UserService/GetKeys", &serde_json::json!({}), None);
     app.again();
     app.wait_ready();
     for pid in &before {
