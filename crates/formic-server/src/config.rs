@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::overload;
+
 /// How much a server takes from strangers.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -15,6 +17,8 @@ pub struct Config {
     pub max_connections: usize,
     /// Calls in progress in the whole server; more are refused with `resource_exhausted`.
     pub max_in_flight: usize,
+    /// How the server defends itself below that.
+    pub overload: overload::Config,
     /// How long a client may take to send its first request or a request's headers.
     pub header_timeout: Duration,
     /// How long nothing of a request may arrive while the rest of it is waited for. Requests that stream may
@@ -47,6 +51,7 @@ impl Default for Config {
             write_timeout: Duration::from_secs(60),
             keep_alive_interval: Duration::from_secs(20),
             keep_alive_timeout: Duration::from_secs(10),
+            overload: overload::Config::default(),
             default_deadline: Duration::from_secs(30),
             max_deadline: Duration::from_secs(3600),
         }

@@ -8,12 +8,15 @@
 //! in memory: Channel ───────────────────────────────┘
 //! ```
 //!
+//! Admission is [`overload`]'s: rate limits, an adaptive limit, a queue by priority.
+//!
 //! What every call gets is in [`pipeline`] and knows no HTTP; what is HTTP's is in [`http`].
 
 pub mod config;
 pub mod health;
 pub mod http;
 pub mod listener;
+pub mod overload;
 mod patience;
 pub mod pipeline;
 pub mod reflection;

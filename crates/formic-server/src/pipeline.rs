@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context as TaskContext, Poll};
 
 use bytes::Bytes;
-use formic_core::{Error, Method, RpcService};
+use formic_core::{Error, Method, RpcService, Shed};
 use formic_rpc::context::Scope;
 use formic_rpc::table::Table;
 use formic_rpc::trace::TRACEPARENT;
@@ -16,6 +16,9 @@ use formic_telemetry::{InFlight, MethodMetrics, Metrics, Side};
 use futures::{FutureExt, Stream};
 use http::HeaderName;
 use tokio::time::{Instant, Sleep};
+
+use crate::Config;
+use crate::overload::gate::{Entry, Gate};
 
 /// Marks a call that is itself a repetition; what it causes is not repeated again.
 pub const ATTEMPT: &str = "formic-attempt";
@@ -31,6 +34,7 @@ pub struct Pipeline {
     other: Known,
     in_flight: Arc<AtomicUsize>,
     max_in_flight: usize,
+    gate: Arc<Gate>,
 }
 
 impl std::fmt::Debug for Pipeline {
@@ -46,11 +50,14 @@ struct Known {
     metrics: Arc<MethodMetrics>,
     /// Answered even by a full server.
     always: bool,
+    /// Its number at the gate; none if the adaptive limit is not about it.
+    gated: Option<usize>,
 }
 
-/// Whether a server that is merely busy answers: a probe that it refused would have it restarted.
+/// Whether a server that is merely busy answers: a probe that it refused would have it restarted, and who
+/// looks for what is wrong would be locked out.
 fn always(service: &str) -> bool {
-    service.starts_with("grpc.health.")
+    service.starts_with("grpc.health.") || service.starts_with("grpc.reflection.")
 }
 
 /// A call counted as in flight until it is dropped.
@@ -65,21 +72,34 @@ impl Drop for Admitted {
 impl Pipeline {
     /// Wraps a handle.
     #[must_use]
-    pub fn new(inner: Arc<dyn Handle>, metrics: &Metrics, max_in_flight: usize) -> Self {
-        let methods = inner
+    pub fn new(inner: Arc<dyn Handle>, metrics: &Metrics, config: &Config) -> Self {
+        let paths: Vec<_> = inner
             .services()
             .iter()
             .flat_map(|service| service.methods.iter().map(move |method| (&service.name, &method.name)))
-            .map(|(service, method)| {
-                let path = format!("/{service}/{method}");
-                let metrics = metrics.method(Side::Server, &path);
-                let method = inner.method(&path);
-                (path, Known { method, metrics, always: always(service) })
-            })
+            .map(|(service, method)| (always(service), format!("/{service}/{method}")))
             .collect();
-        let other =
-            Known { method: None, metrics: metrics.method(Side::Server, "/other/other"), always: false };
-        Self { inner, methods, other, in_flight: Arc::default(), max_in_flight }
+        let overload = metrics.overload();
+        let gate = Gate::new(&config.overload, config.max_in_flight, paths.len(), overload);
+        let known = |(number, (always, path)): (usize, (bool, String))| {
+            let metrics = metrics.method(Side::Server, &path);
+            let method = inner.method(&path);
+            // How long a request takes that streams is for its caller to say.
+            let streams = method.as_ref().is_none_or(|method| method.kind.client_streams());
+            let gated = (!always && !streams && gate.limits(&path)).then_some(number);
+            (path, Known { method, metrics, always, gated })
+        };
+        let methods = paths.into_iter().enumerate().map(known).collect();
+        let metrics = metrics.method(Side::Server, "/other/other");
+        let other = Known { method: None, metrics, always: false, gated: None };
+        let (in_flight, gate, max_in_flight) = (Arc::default(), Arc::new(gate), config.max_in_flight);
+        Self { inner, methods, other, in_flight, max_in_flight, gate }
+    }
+
+    /// How many calls are worked on at a time, as of now.
+    #[must_use]
+    pub fn limit(&self) -> usize {
+        self.gate.limit()
     }
 
     /// Calls that are being answered now.
@@ -88,16 +108,19 @@ impl Pipeline {
         self.in_flight.load(Ordering::Acquire)
     }
 
-    fn admit(&self, always: bool) -> Result<Admitted, Error> {
+    fn admit(&self, known: &Known, call: &Call) -> Result<(Admitted, Entry), Error> {
+        if !known.always {
+            self.gate.rate(call)?;
+        }
         let before = self.in_flight.fetch_add(1, Ordering::AcqRel);
         let admitted = Admitted(Arc::clone(&self.in_flight));
-        if before >= self.max_in_flight && !always {
-            return Err(Error::resource_exhausted(format!(
-                "the server is busy with {} calls, its limit",
-                self.max_in_flight
-            )));
+        if known.always {
+            return Ok((admitted, Entry::Free));
         }
-        Ok(admitted)
+        if before >= self.max_in_flight {
+            return Err(self.gate.refuse(Shed::InFlight));
+        }
+        Ok((admitted, self.gate.enter(known.gated, call)?))
     }
 }
 
@@ -143,7 +166,7 @@ impl Handle for Pipeline {
     fn call(&self, mut call: Call) -> BoxFuture<'static, Result<Answer, Error>> {
         let known = self.methods.get(call.method.path()).unwrap_or(&self.other);
         let mut metrics = known.metrics.begin();
-        let admitted = match self.admit(known.always) {
+        let (admitted, entry) = match self.admit(known, &call) {
             Ok(admitted) => admitted,
             Err(error) => {
                 let refused = Err(error);
@@ -163,6 +186,11 @@ impl Handle for Pipeline {
                 if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
                     return Err(late());
                 }
+                let mut permit = match entry {
+                    Entry::Free => None,
+                    Entry::Open(permit) => Some(permit),
+                    Entry::Wait(turn) => Some(turn.come(deadline).await?),
+                };
                 // The handler is called inside, so that a panic before its first await is caught too.
                 let handler =
                     AssertUnwindSafe(scope.run(async move { inner.call(call).await })).catch_unwind();
@@ -170,7 +198,11 @@ impl Handle for Pipeline {
                     Some(deadline) => tokio::time::timeout_at(deadline, handler).await.map_err(|_| late())?,
                     None => handler.await,
                 };
-                outcome.unwrap_or_else(|panic| Err(panicked(&*panic, method.path())))
+                let outcome = outcome.unwrap_or_else(|panic| Err(panicked(&*panic, method.path())));
+                if let Some(permit) = &mut permit {
+                    permit.answered(&outcome);
+                }
+                outcome
             };
             let mut answer = answering.await;
             if !matches!(&answer, Ok(Answer { body: Body::Stream(_), .. })) {

@@ -126,7 +126,7 @@ impl Server {
             Some(proxy) => Arc::new(OrProxy { routes, proxy }),
             None => Arc::new(routes),
         };
-        let pipeline = Arc::new(Pipeline::new(inner, &self.metrics, self.config.max_in_flight));
+        let pipeline = Arc::new(Pipeline::new(inner, &self.metrics, &self.config));
         let handle: Arc<dyn Handle> = Arc::clone(&pipeline) as Arc<dyn Handle>;
         let edge = Edge::new(handle, &self.config, health.clone(), self.metrics, self.router, self.layers);
         Ok(Running {
@@ -229,6 +229,12 @@ impl Running {
     #[must_use]
     pub fn in_flight(&self) -> usize {
         self.pipeline.in_flight()
+    }
+
+    /// How many calls are worked on at a time, as of now: the adaptive limit.
+    #[must_use]
+    pub fn limit(&self) -> usize {
+        self.pipeline.limit()
     }
 
     /// Drains: no new connections, GOAWAY on the old, calls in flight get `grace` to finish.

@@ -10,6 +10,7 @@ use toml::de::{DeTable, DeValue};
 
 use crate::Error;
 use crate::layers::{Layers, Source};
+use crate::service::LIMITS;
 use crate::suggest::nearest;
 
 /// Its name, in the present folder.
@@ -30,6 +31,7 @@ const OURS: [(&str, &[&str]); 10] = [
     ("log_format", &[]),
     ("timeout", &[]),
     ("drain", &["grace", "propagation"]),
+    ("limits", &LIMITS),
     ("config", &[]),
 ];
 

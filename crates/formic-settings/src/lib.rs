@@ -20,5 +20,5 @@ mod typed;
 pub use addresses::Addresses;
 pub use error::Error;
 pub use layers::{Layers, Row, Source};
-pub use service::{Drain, ServiceSettings, load_service, read_service};
+pub use service::{Drain, Limits, RateLimit, ServiceSettings, load_service, read_service};
 pub use suggest::nearest;

@@ -13,6 +13,11 @@ use crate::layers::{Layers, Source, is_secret, join};
 use crate::typed::Typed;
 use crate::{Error, file, flags};
 
+mod limits;
+
+pub(crate) use limits::KEYS as LIMITS;
+pub use limits::{Limits, RateLimit};
+
 /// The bounds of a drain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Drain {
@@ -51,6 +56,8 @@ pub struct ServiceSettings {
     pub timeout: Duration,
     /// The bounds of the drain.
     pub drain: Drain,
+    /// How it defends itself against more calls than it can answer.
+    pub limits: Limits,
     layers: Layers,
     print: Option<String>,
 }
@@ -77,6 +84,7 @@ impl Default for ServiceSettings {
                 // Within the engine's own default of 30 s, so that the service ends before it is killed.
                 grace: Duration::from_secs(20),
             },
+            limits: Limits::default(),
             layers: Layers::default(),
             print: None,
         }
@@ -125,6 +133,7 @@ impl ServiceSettings {
             "instance": self.instance, "version": self.version, "data_dir": self.data_dir, "labels": self.labels,
             "log": self.log, "log_format": self.log_format, "timeout": show(self.timeout),
             "drain": { "propagation": show(self.drain.propagation), "grace": show(self.drain.grace) },
+            "limits": self.limits.to_value(),
         });
         match value {
             Value::Object(tree) => tree,
@@ -147,6 +156,7 @@ impl ServiceSettings {
         self.drain.propagation = read.duration("drain.propagation").unwrap_or(self.drain.propagation);
         self.drain.grace = read.duration("drain.grace").unwrap_or(self.drain.grace);
         self.labels = read.labels();
+        self.limits.take(&mut read);
         self.layers = layers;
     }
 }
@@ -332,8 +342,12 @@ const VARIABLES: [(&str, &str); 12] = [
 ];
 
 /// Variables that hold a JSON object each.
-const TABLES: [(&str, &str); 3] =
-    [("FORMIC_ADDRESSES", "addresses"), ("FORMIC_CONFIG", "config"), ("FORMIC_LABELS", "labels")];
+const TABLES: [(&str, &str); 4] = [
+    ("FORMIC_ADDRESSES", "addresses"),
+    ("FORMIC_CONFIG", "config"),
+    ("FORMIC_LABELS", "labels"),
+    ("FORMIC_LIMITS", "limits"),
+];
 
 /// Reads the settings of a service; everything it looks at is handed in.
 ///

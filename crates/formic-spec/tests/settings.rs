@@ -29,6 +29,7 @@ log_format = "json"
 timeout = "1m30s"
 drain = { grace = "7s", propagation = "0s" }
 labels = { zone = "a", weight = 3 }
+limits = { queue = 7, exempt = ["/a.B/*"], rate = { user = { by = "peer", per_second = 2.5 } } }
 env = { HOME = "/tmp" }
 config = { limit = 3 }
 health = { interval = "2s" }
@@ -58,6 +59,8 @@ fn a_service_reads_the_same_by_itself_and_under_an_engine() {
     assert_eq!((&alone.log, &alone.log_format), (&told.log, &told.log_format));
     assert_eq!((alone.timeout, alone.drain), (told.timeout, told.drain));
     assert_eq!(alone.labels, told.labels);
+    assert_eq!(alone.limits, told.limits);
+    assert_eq!((told.limits.queue, told.limits.rate["user"].burst), (7, 3));
     assert_eq!(alone.layers().tree().get("config"), told.layers().tree().get("config"));
     assert_eq!(told.listen, "127.0.0.1:4000");
     assert_eq!(told.labels["weight"], "3");
@@ -77,6 +80,7 @@ fn what_is_wrong_is_said_by_both() {
         ("\"127.0.0.1:4001\"", "\"nowhere\"", "nowhere"),
         ("product = \"unix:/run/p.sock\"", "product = \"7\"", "\"7\" is no endpoint"),
         ("propagation = \"0s\"", "propagatoin = \"0s\"", "propagatoin"),
+        ("queue = 7", "qeue = 7", "qeue"),
         ("log = \"info,order=debug\"", "log = 7", "log"),
         ("cwd = \"order\"", "cwdd = \"order\"", "cwdd"),
     ];

@@ -6,6 +6,8 @@
 
 pub mod logs;
 pub mod metrics;
+pub mod overload;
 
 pub use logs::LogFormat;
 pub use metrics::{InFlight, MethodMetrics, Metrics, Side};
+pub use overload::Overload;

@@ -17,6 +17,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::Overload;
+
 /// 0.1 ms to 30 s, about ×2.5 a step: loopback calls and slow external ones fall into different buckets.
 const BUCKETS: [f64; 15] =
     [1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
@@ -96,6 +98,8 @@ struct Inner {
     client: Families,
     server_methods: Methods,
     client_methods: Methods,
+    /// Only processes that serve have it.
+    overload: OnceLock<Arc<Overload>>,
 }
 
 impl fmt::Debug for Metrics {
@@ -119,7 +123,18 @@ impl Metrics {
         let client = Families::new(&mut registry, Side::Client);
         let (server_methods, client_methods) = (RwLock::default(), RwLock::default());
         let registry = RwLock::new(registry);
-        Self(Arc::new(Inner { registry, server, client, server_methods, client_methods }))
+        let overload = OnceLock::new();
+        Self(Arc::new(Inner { registry, server, client, server_methods, client_methods, overload }))
+    }
+
+    /// The handles of the server's overload control.
+    #[must_use]
+    pub fn overload(&self) -> Arc<Overload> {
+        let register = || {
+            let mut registry = self.0.registry.write().unwrap_or_else(PoisonError::into_inner);
+            Overload::register(&mut registry)
+        };
+        Arc::clone(self.0.overload.get_or_init(register))
     }
 
     /// The handles of a method, `/package.Service/Method`. Call it with methods that exist only.

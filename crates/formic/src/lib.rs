@@ -47,6 +47,7 @@
 //! | `drain.grace` | `FORMIC_DRAIN_GRACE` | | `20s` |
 //! | `drain.propagation` | `FORMIC_DRAIN_PROPAGATION` | | `100ms` |
 //! | `labels` | `FORMIC_LABELS`, a JSON object | | none |
+//! | `limits` | `FORMIC_LIMITS`, a JSON object | | see `docs/settings.md` |
 //! | `config.<key>` | `FORMIC_CONFIG__<KEY>`, or `FORMIC_CONFIG`, a JSON object | `--set <key>=…` | the author's |
 //!
 //! `config` is the author's own, read into a type of theirs by [`Service::config`]. `--explain` prints
@@ -63,6 +64,7 @@ mod discovery;
 mod entry;
 mod failure;
 mod lifecycle;
+mod limits;
 pub mod service;
 
 pub use axum;

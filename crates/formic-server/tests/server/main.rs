@@ -4,6 +4,7 @@
 mod drain;
 mod hops;
 mod limits;
+mod overload;
 mod raw;
 mod standard;
 mod suite;

@@ -53,6 +53,7 @@ pub(super) fn read(
         drain.finish(notes);
     }
     set("FORMIC_LABELS", read_labels(section, notes));
+    set("FORMIC_LIMITS", read_limits(section, notes));
     settings
 }
 
@@ -87,6 +88,21 @@ fn check_addresses(section: &mut Section<'_, '_>, notes: &mut Notes<'_>) {
             notes.push(&item.span(), FaultKind::InvalidValue, &path, reason, Some(help));
         }
     }
+}
+
+/// The keys of `limits`; what they hold is for the service to read, which says so at its start.
+const LIMITS: [&str; 7] =
+    ["adaptive", "min_in_flight", "max_in_flight", "queue", "priority", "exempt", "rate"];
+
+fn read_limits(section: &mut Section<'_, '_>, notes: &mut Notes<'_>) -> Option<String> {
+    let mut limits = section.section("limits", notes)?;
+    let (table, path) = (limits.table(), limits.path().to_owned());
+    for key in LIMITS {
+        limits.get(key);
+    }
+    limits.finish(notes);
+    let read = value::object(table, &path, notes);
+    (!read.is_empty()).then(|| Value::Object(read).to_string())
 }
 
 fn read_listen(

@@ -1,0 +1,50 @@
+//! The settings `limits` in the words of the server.
+
+use formic_server::Config;
+use formic_server::overload::{self, By, Rate};
+use formic_settings::{Limits, RateLimit};
+
+/// A server's configuration with these limits; all else is as it is.
+pub(crate) fn config(limits: &Limits) -> Config {
+    let defaults = overload::Config::default();
+    let overload = overload::Config {
+        adaptive: limits.adaptive,
+        min_in_flight: limits.min_in_flight,
+        queue: limits.queue,
+        exempt: limits.exempt.clone(),
+        // Settings are checked where they are read; only code can set what is no name.
+        priority: limits.priority.parse().unwrap_or(defaults.priority),
+        rates: limits.rate.iter().map(|(name, rate)| self::rate(name, rate)).collect(),
+    };
+    Config { max_in_flight: limits.max_in_flight, overload, ..Config::default() }
+}
+
+fn rate(name: &str, rate: &RateLimit) -> Rate {
+    let by = match (rate.by.as_str(), rate.by.strip_prefix("metadata:").map(str::parse)) {
+        (_, Some(Ok(header))) => By::Metadata(header),
+        ("peer", _) => By::Peer,
+        _ => By::All,
+    };
+    let RateLimit { per_second, burst, .. } = *rate;
+    Rate { name: name.into(), by, per_second, burst, methods: rate.methods.clone() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_the_servers_own() {
+        let (ours, theirs) = (config(&Limits::default()), Config::default());
+        assert_eq!(format!("{ours:?}"), format!("{theirs:?}"));
+    }
+
+    #[test]
+    fn every_kind_of_key() {
+        let limit = |by: &str| RateLimit { by: by.into(), per_second: 2.0, burst: 3, methods: Vec::new() };
+        assert_eq!(rate("a", &limit("all")).by, By::All);
+        assert_eq!(rate("a", &limit("peer")).by, By::Peer);
+        let user = http::HeaderName::from_static("x-user");
+        assert_eq!(rate("a", &limit("metadata:x-user")).by, By::Metadata(user));
+    }
+}
