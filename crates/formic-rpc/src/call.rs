@@ -9,6 +9,8 @@ use formic_core::{Error, Metadata, Method};
 use futures::Stream;
 use tokio::time::Instant;
 
+use crate::Drain;
+
 /// Messages still encoded, as they come in or go out.
 pub type ByteStream = Pin<Box<dyn Stream<Item = Result<Bytes, Error>> + Send>>;
 
@@ -78,6 +80,8 @@ pub struct Call {
     pub deadline: Option<Instant>,
     /// Who called, as far as the transport knows.
     pub peer: Option<Peer>,
+    /// The news that the server goes away, if a server answers it.
+    pub drain: Option<Drain>,
     /// What layers of this process hand on to each other.
     pub extensions: http::Extensions,
     /// The request.
@@ -94,6 +98,7 @@ impl Call {
             metadata: Metadata::new(),
             deadline: None,
             peer: None,
+            drain: None,
             extensions: http::Extensions::new(),
             body,
         }

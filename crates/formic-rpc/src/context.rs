@@ -6,7 +6,7 @@ use std::time::Duration;
 use formic_core::{Metadata, Method};
 use tokio::time::Instant;
 
-use crate::{Call, Codec, Peer, TraceContext};
+use crate::{Call, Codec, Drain, Peer, TraceContext};
 
 /// The circumstances of a call.
 #[derive(Clone, Debug)]
@@ -16,6 +16,7 @@ pub struct Context {
     metadata: Metadata,
     deadline: Option<Instant>,
     peer: Option<Peer>,
+    drain: Option<Drain>,
     extensions: http::Extensions,
 }
 
@@ -29,6 +30,7 @@ impl Context {
             metadata: call.metadata,
             deadline: call.deadline,
             peer: call.peer,
+            drain: call.drain,
             extensions: call.extensions,
         };
         (context, call.codec, call.body)
@@ -68,6 +70,25 @@ impl Context {
     #[must_use]
     pub fn peer(&self) -> Option<&str> {
         self.peer.as_ref().map(|peer| &*peer.0)
+    }
+
+    /// Whether the server has begun to finish its calls, to go away after them.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.drain.as_ref().is_some_and(Drain::is_draining)
+    }
+
+    /// Resolves once the server has begun to finish its calls; never, where no server answers the call. A
+    /// stream that has no end of its own ends at this, with a last message if it has one: a stream that
+    /// does not is ended with `unavailable`.
+    pub fn draining(&self) -> impl Future<Output = ()> + Send + 'static {
+        let draining = self.drain.as_ref().map(Drain::draining);
+        async move {
+            match draining {
+                Some(draining) => draining.await,
+                None => std::future::pending().await,
+            }
+        }
     }
 
     /// The trace that the call is part of.

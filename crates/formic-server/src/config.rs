@@ -34,6 +34,9 @@ pub struct Config {
     pub default_deadline: Duration,
     /// The longest deadline that a caller may ask for.
     pub max_deadline: Duration,
+    /// How long streams of answers may go on once the server finishes its calls; those that are quiet end
+    /// after a fifth of it.
+    pub drain_streams: Duration,
 }
 
 impl Default for Config {
@@ -45,15 +48,17 @@ impl Default for Config {
             max_concurrent_streams: 1024,
             max_connections: 10_000,
             max_in_flight: 16_384,
+            overload: overload::Config::default(),
             header_timeout: Duration::from_secs(15),
             body_timeout: Duration::from_secs(30),
             // A person who pauses `curl | less` reads on within this; what nginx allows.
             write_timeout: Duration::from_secs(60),
             keep_alive_interval: Duration::from_secs(20),
             keep_alive_timeout: Duration::from_secs(10),
-            overload: overload::Config::default(),
             default_deadline: Duration::from_secs(30),
             max_deadline: Duration::from_secs(3600),
+            // A download ends within; who watches for changes has nothing to lose but the connection.
+            drain_streams: Duration::from_secs(5),
         }
     }
 }

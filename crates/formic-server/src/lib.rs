@@ -15,6 +15,7 @@
 pub mod config;
 pub mod health;
 pub mod http;
+mod leaving;
 pub mod listener;
 pub mod overload;
 mod patience;

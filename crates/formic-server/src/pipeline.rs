@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context as TaskContext, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use formic_core::{Error, Method, RpcService, Shed};
@@ -18,6 +19,7 @@ use http::HeaderName;
 use tokio::time::{Instant, Sleep};
 
 use crate::Config;
+use crate::leaving::{self, Leave, Leaving};
 use crate::overload::gate::{Entry, Gate};
 
 /// Marks a call that is itself a repetition; what it causes is not repeated again.
@@ -35,6 +37,7 @@ pub struct Pipeline {
     in_flight: Arc<AtomicUsize>,
     max_in_flight: usize,
     gate: Arc<Gate>,
+    leave: Arc<Leave>,
 }
 
 impl std::fmt::Debug for Pipeline {
@@ -93,7 +96,13 @@ impl Pipeline {
         let metrics = metrics.method(Side::Server, "/other/other");
         let other = Known { method: None, metrics, always: false, gated: None };
         let (in_flight, gate, max_in_flight) = (Arc::default(), Arc::new(gate), config.max_in_flight);
-        Self { inner, methods, other, in_flight, max_in_flight, gate }
+        let leave = Arc::new(Leave::new(config.drain_streams));
+        Self { inner, methods, other, in_flight, max_in_flight, gate, leave }
+    }
+
+    /// Tells handlers that the server finishes its calls, and ends streams that have no end, within `grace`.
+    pub fn drain(&self, grace: Duration) {
+        self.leave.begin(grace);
     }
 
     /// How many calls are worked on at a time, as of now.
@@ -176,6 +185,8 @@ impl Handle for Pipeline {
         };
         let trace = trace_of(&call);
         call.extensions.insert(trace);
+        call.drain = Some(self.leave.drain().clone());
+        let leave = Arc::clone(&self.leave);
         let deadline = call.deadline;
         let retried = call.metadata.as_headers().contains_key(ATTEMPT_NAME);
         let scope = Scope { deadline, trace: Some(trace), retried };
@@ -214,6 +225,7 @@ impl Handle for Pipeline {
                         Body::Stream(stream) => Body::Stream(Box::pin(Outgoing {
                             stream: Some(stream),
                             sleep: deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline))),
+                            leaving: Leaving::new(leave),
                             scope,
                             method,
                             metrics,
@@ -233,6 +245,7 @@ impl Handle for Pipeline {
 struct Outgoing {
     stream: Option<ByteStream>,
     sleep: Option<Pin<Box<Sleep>>>,
+    leaving: Leaving,
     scope: Scope,
     method: Method,
     metrics: InFlight,
@@ -259,6 +272,9 @@ impl Stream for Outgoing {
         {
             return this.end(late());
         }
+        if this.leaving.is_over(cx) {
+            return this.end(leaving::gone());
+        }
         let scope = this.scope;
         let polled =
             std::panic::catch_unwind(AssertUnwindSafe(|| scope.enter(|| stream.as_mut().poll_next(cx))));
@@ -269,7 +285,12 @@ impl Stream for Outgoing {
                 this.metrics.outcome(&Ok::<_, Error>(()));
                 Poll::Ready(None)
             }
-            Ok(item) => item,
+            Ok(Poll::Pending) if this.leaving.is_quiet(cx) => this.end(leaving::gone()),
+            Ok(Poll::Pending) => Poll::Pending,
+            Ok(item) => {
+                this.leaving.spoke();
+                item
+            }
             Err(panic) => {
                 let error = panicked(&*panic, this.method.path());
                 this.end(error)

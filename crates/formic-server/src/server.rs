@@ -237,12 +237,14 @@ impl Running {
         self.pipeline.limit()
     }
 
-    /// Drains: no new connections, GOAWAY on the old, calls in flight get `grace` to finish.
+    /// Drains: no new connections, GOAWAY on the old, calls in flight get `grace` to finish. Handlers can
+    /// learn of it; streams of answers that are quiet, or go on and on, are ended with `unavailable`.
     /// Returns how many calls were cut off.
     pub async fn stop(mut self, grace: Duration) -> usize {
         self.health.set(Serving::Draining);
         self.accepting.cancel();
         self.draining.cancel();
+        self.pipeline.drain(grace);
         let deadline = tokio::time::Instant::now() + grace;
         let finished = tokio::time::timeout_at(deadline, async {
             while self.loops.join_next().await.is_some() {}

@@ -21,7 +21,7 @@ const FORMAT: &str = "1";
 
 /// Keys of a manifest's service that a service reads itself, with the inner keys of the tables among
 /// them; a table without such a list takes any key.
-const OURS: [(&str, &[&str]); 10] = [
+const OURS: [(&str, &[&str]); 11] = [
     ("listen", &[]),
     ("advertise", &[]),
     ("registry", &[]),
@@ -30,7 +30,7 @@ const OURS: [(&str, &[&str]); 10] = [
     ("log", &[]),
     ("log_format", &[]),
     ("timeout", &[]),
-    ("drain", &["grace", "propagation"]),
+    ("drain", &["grace", "propagation", "streams"]),
     ("limits", &LIMITS),
     ("config", &[]),
 ];

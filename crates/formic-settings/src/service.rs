@@ -25,6 +25,8 @@ pub struct Drain {
     pub propagation: Duration,
     /// How long calls in flight may take.
     pub grace: Duration,
+    /// How long streams of answers may go on, within the grace.
+    pub streams: Duration,
 }
 
 /// What a service is told from outside.
@@ -83,6 +85,7 @@ impl Default for ServiceSettings {
                 propagation: Duration::from_millis(100),
                 // Within the engine's own default of 30 s, so that the service ends before it is killed.
                 grace: Duration::from_secs(20),
+                streams: Duration::from_secs(5),
             },
             limits: Limits::default(),
             layers: Layers::default(),
@@ -132,7 +135,10 @@ impl ServiceSettings {
             "listen": self.listen, "advertise": self.advertise, "daemon": self.daemon, "registry": self.registry, "addresses": self.addresses,
             "instance": self.instance, "version": self.version, "data_dir": self.data_dir, "labels": self.labels,
             "log": self.log, "log_format": self.log_format, "timeout": show(self.timeout),
-            "drain": { "propagation": show(self.drain.propagation), "grace": show(self.drain.grace) },
+            "drain": {
+                "propagation": show(self.drain.propagation), "grace": show(self.drain.grace),
+                "streams": show(self.drain.streams),
+            },
             "limits": self.limits.to_value(),
         });
         match value {
@@ -155,6 +161,7 @@ impl ServiceSettings {
         self.timeout = read.duration("timeout").unwrap_or(self.timeout);
         self.drain.propagation = read.duration("drain.propagation").unwrap_or(self.drain.propagation);
         self.drain.grace = read.duration("drain.grace").unwrap_or(self.drain.grace);
+        self.drain.streams = read.duration("drain.streams").unwrap_or(self.drain.streams);
         self.labels = read.labels();
         self.limits.take(&mut read);
         self.layers = layers;
@@ -326,7 +333,7 @@ fn show(duration: Duration) -> String {
 }
 
 /// Variables that are one setting each.
-const VARIABLES: [(&str, &str); 12] = [
+const VARIABLES: [(&str, &str); 13] = [
     ("FORMIC_LISTEN", "listen"),
     ("FORMIC_ADVERTISE", "advertise"),
     ("FORMIC_DAEMON", "daemon"),
@@ -339,6 +346,7 @@ const VARIABLES: [(&str, &str); 12] = [
     ("FORMIC_TIMEOUT", "timeout"),
     ("FORMIC_DRAIN_GRACE", "drain.grace"),
     ("FORMIC_DRAIN_PROPAGATION", "drain.propagation"),
+    ("FORMIC_DRAIN_STREAMS", "drain.streams"),
 ];
 
 /// Variables that hold a JSON object each.

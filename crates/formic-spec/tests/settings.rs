@@ -27,7 +27,7 @@ addresses = { user = ["127.0.0.1:4001"], product = "unix:/run/p.sock" }
 log = "info,order=debug"
 log_format = "json"
 timeout = "1m30s"
-drain = { grace = "7s", propagation = "0s" }
+drain = { grace = "7s", propagation = "0s", streams = "3s" }
 labels = { zone = "a", weight = 3 }
 limits = { queue = 7, exempt = ["/a.B/*"], rate = { user = { by = "peer", per_second = 2.5 } } }
 env = { HOME = "/tmp" }
@@ -64,7 +64,7 @@ fn a_service_reads_the_same_by_itself_and_under_an_engine() {
     assert_eq!(alone.layers().tree().get("config"), told.layers().tree().get("config"));
     assert_eq!(told.listen, "127.0.0.1:4000");
     assert_eq!(told.labels["weight"], "3");
-    assert_eq!(told.drain.grace.as_secs(), 7);
+    assert_eq!((told.drain.grace.as_secs(), told.drain.streams.as_secs()), (7, 3));
     // The daemon's registry is the one where callers look.
     assert_eq!((alone.registry.as_deref(), told.registry), (Some("mdns"), None));
 }

@@ -46,6 +46,7 @@
 //! | `timeout` | `FORMIC_TIMEOUT` | `--timeout` | `5s` |
 //! | `drain.grace` | `FORMIC_DRAIN_GRACE` | | `20s` |
 //! | `drain.propagation` | `FORMIC_DRAIN_PROPAGATION` | | `100ms` |
+//! | `drain.streams` | `FORMIC_DRAIN_STREAMS` | | `5s` |
 //! | `labels` | `FORMIC_LABELS`, a JSON object | | none |
 //! | `limits` | `FORMIC_LIMITS`, a JSON object | | see `docs/settings.md` |
 //! | `config.<key>` | `FORMIC_CONFIG__<KEY>`, or `FORMIC_CONFIG`, a JSON object | `--set <key>=…` | the author's |

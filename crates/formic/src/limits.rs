@@ -1,11 +1,12 @@
-//! The settings `limits` in the words of the server.
+//! The settings `limits`, and what of `drain` is the server's, in its words.
 
 use formic_server::Config;
 use formic_server::overload::{self, By, Rate};
-use formic_settings::{Limits, RateLimit};
+use formic_settings::{RateLimit, ServiceSettings};
 
-/// A server's configuration with these limits; all else is as it is.
-pub(crate) fn config(limits: &Limits) -> Config {
+/// A server's configuration by these settings; all else is as it is.
+pub(crate) fn config(settings: &ServiceSettings) -> Config {
+    let limits = &settings.limits;
     let defaults = overload::Config::default();
     let overload = overload::Config {
         adaptive: limits.adaptive,
@@ -16,7 +17,8 @@ pub(crate) fn config(limits: &Limits) -> Config {
         priority: limits.priority.parse().unwrap_or(defaults.priority),
         rates: limits.rate.iter().map(|(name, rate)| self::rate(name, rate)).collect(),
     };
-    Config { max_in_flight: limits.max_in_flight, overload, ..Config::default() }
+    let (max_in_flight, drain_streams) = (limits.max_in_flight, settings.drain.streams);
+    Config { max_in_flight, overload, drain_streams, ..Config::default() }
 }
 
 fn rate(name: &str, rate: &RateLimit) -> Rate {
@@ -35,7 +37,7 @@ mod tests {
 
     #[test]
     fn the_defaults_are_the_servers_own() {
-        let (ours, theirs) = (config(&Limits::default()), Config::default());
+        let (ours, theirs) = (config(&ServiceSettings::default()), Config::default());
         assert_eq!(format!("{ours:?}"), format!("{theirs:?}"));
     }
 

@@ -122,7 +122,7 @@ impl Service {
             ..formic_client::Config::default()
         };
         let client = Client::new(Arc::clone(&registry), client_config.clone());
-        let server = Server::new(crate::limits::config(&settings.limits), metrics.clone());
+        let server = Server::new(crate::limits::config(&settings), metrics.clone());
         let version = settings.version.clone().unwrap_or_default();
         Self {
             name,

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod drain;
+mod endless;
 mod hops;
 mod limits;
 mod overload;

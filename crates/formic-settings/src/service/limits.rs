@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::Reader;
 use crate::Error;
-use crate::file::is_near;
+use crate::suggest::nearest;
 
 /// The keys of the table.
 pub(crate) const KEYS: [&str; 7] =
@@ -166,7 +166,7 @@ impl Reader<'_> {
 
     fn known(&mut self, path: &str, table: &Map<String, Value>, known: &[&str]) {
         for key in table.keys().filter(|key| !known.contains(&key.as_str())) {
-            let near = known.iter().find(|known| is_near(key, known));
+            let near = nearest(key, known.iter().copied());
             let key = format!("{path}.{key}");
             let origin = self.layers.source(&key).to_string();
             let hint = near.map(|near| format!(", did you mean `{near}`?")).unwrap_or_default();

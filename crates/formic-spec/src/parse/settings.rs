@@ -50,6 +50,8 @@ pub(super) fn read(
         let wanted = "a duration such as \"100ms\"";
         let propagation = drain.unit::<HumanDuration>("propagation", wanted, notes);
         set("FORMIC_DRAIN_PROPAGATION", propagation.map(millis));
+        let streams = drain.unit::<HumanDuration>("streams", "a duration such as \"5s\"", notes);
+        set("FORMIC_DRAIN_STREAMS", streams.map(millis));
         drain.finish(notes);
     }
     set("FORMIC_LABELS", read_labels(section, notes));
