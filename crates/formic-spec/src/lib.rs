@@ -35,6 +35,7 @@ mod manifest;
 mod parse;
 mod revision;
 mod units;
+mod update;
 
 pub use fault::{Fault, FaultKind, Faults};
 pub use manifest::{
@@ -43,3 +44,4 @@ pub use manifest::{
 };
 pub use revision::{InvalidRevision, Revision};
 pub use units::{ByteSize, HumanDuration, InvalidUnit};
+pub use update::{Condition, Dependents, InvalidShare, Share, Strategy, Update};

@@ -14,6 +14,7 @@ use serde_json::{Map, Value};
 use crate::graph;
 use crate::revision::Revision;
 use crate::units::{ByteSize, HumanDuration};
+use crate::update::{Condition, Dependents, Update};
 
 /// The version of the manifest that this crate reads and the one meant where `format` is not given.
 pub const FORMAT: u32 = 1;
@@ -86,8 +87,10 @@ pub struct Service {
     pub args: Vec<String>,
     /// How many instances; 0 keeps the service stopped.
     pub replicas: u32,
-    /// The services that must be ready before an instance is first started.
+    /// The services that must have come so far, see `conditions`, before an instance is first started.
     pub depends_on: Vec<String>,
+    /// What is waited for in those of `depends_on` for which it is not [`Condition::Healthy`].
+    pub conditions: BTreeMap<String, Condition>,
     /// Environment, beside what the engine gives.
     pub env: BTreeMap<String, String>,
     /// The service's own settings, handed to it as they are.
@@ -106,6 +109,8 @@ pub struct Service {
     pub stop: Stop,
     /// Whether and when an instance is started again.
     pub restart: Restart,
+    /// How a new revision takes the place of the old one.
+    pub update: Update,
     /// The working directory, relative to the manifest; the manifest's own where it is not given.
     pub cwd: Option<String>,
 }
@@ -171,6 +176,7 @@ pub struct Stop {
 
 /// `restart`: whether and when an instance that exits is started again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Restart {
     /// Whether at all: `always`.
     pub policy: RestartPolicy,
@@ -183,6 +189,13 @@ pub struct Restart {
     pub no_restart_exit_codes: Vec<i32>,
     /// Exit codes that are a success: 0.
     pub success_exit_codes: Vec<i32>,
+    /// More exits than this within `within`, of instances that had not long been ready, are a crash
+    /// loop: 5.
+    pub intensity: u32,
+    /// See `intensity`: 2 min.
+    pub within: HumanDuration,
+    /// What its restart means for the services that depend on it: nothing.
+    pub dependents: Dependents,
 }
 
 /// Whether an instance that exits by itself is started again.
@@ -236,6 +249,13 @@ impl Manifest {
         let service = self.service(name)?;
         Some(Revision::of_service(service, self.is_exposed(name), artifact_digest))
     }
+
+    /// The hash of that part of a revision which a running process cannot take up: two revisions that
+    /// agree in it differ in limits, exposure, stop or restart rules only, which are changed in place.
+    #[must_use]
+    pub fn process(&self, name: &str, artifact_digest: &str) -> Option<Revision> {
+        Some(Revision::of_process(self.service(name)?, artifact_digest))
+    }
 }
 
 // === impl defaults ===
@@ -272,6 +292,9 @@ impl Default for Restart {
             max_delay: HumanDuration::from_secs(60),
             no_restart_exit_codes: vec![78],
             success_exit_codes: vec![0],
+            intensity: 5,
+            within: HumanDuration::from_secs(120),
+            dependents: Dependents::None,
         }
     }
 }

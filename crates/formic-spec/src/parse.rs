@@ -7,6 +7,7 @@
 mod section;
 mod service;
 mod settings;
+mod update;
 mod value;
 
 use std::collections::{BTreeSet, HashMap};
@@ -21,7 +22,10 @@ use self::section::{Notes, Section};
 use self::service::Located;
 use crate::fault::{FaultKind, Faults, Raw, quote};
 use crate::graph;
-use crate::manifest::{App, Cors, DEFAULT_LISTEN, FORMAT, Gateway, MAX_BYTES, MAX_SERVICES, Manifest};
+use crate::manifest::{
+    App, Cors, DEFAULT_LISTEN, FORMAT, Gateway, MAX_BYTES, MAX_SERVICES, Manifest, RestartPolicy,
+};
+use crate::update::Condition;
 
 /// More circles than this are not worth reading.
 const CYCLES: usize = 20;
@@ -112,6 +116,7 @@ fn read(root: &DeTable<'_>, notes: &mut Notes<'_>) -> Option<Manifest> {
         }
     }
     check_cycles(&services, notes);
+    check_conditions(&services, notes);
     check_ports(gateway.as_ref().map(|g| g.listen), listen, &services, notes);
     let services = services.into_iter().map(|located| located.service).collect();
     Some(Manifest { format: FORMAT, app: app?, gateway, services })
@@ -250,6 +255,29 @@ fn check_cycles(services: &[Located], notes: &mut Notes<'_>) {
         let path = format!("service.{}.depends_on", names[0]);
         let help = "take one of them out of a `depends_on`: it orders the start, and is not needed to call a service";
         notes.push(span, FaultKind::Cycle, &path, message, Some(help.into()));
+    }
+}
+
+/// Waiting for the end of what is always restarted would be for ever.
+fn check_conditions(services: &[Located], notes: &mut Notes<'_>) {
+    let policies: HashMap<&str, RestartPolicy> = services
+        .iter()
+        .map(|located| (located.service.name.as_str(), located.service.restart.policy))
+        .collect();
+    for Located { service, depends_on, .. } in services {
+        for (name, span) in depends_on {
+            let waits = service.conditions.get(name) == Some(&Condition::Completed);
+            if waits && policies.get(name.as_str()) == Some(&RestartPolicy::Always) {
+                let path = format!("service.{}.depends_on.{name}", service.name);
+                let message = format!(
+                    "`{}` waits for {} to complete, which is restarted always",
+                    service.name,
+                    quote(name)
+                );
+                let help = format!("give {} `restart = {{ policy = \"on_failure\" }}`", quote(name));
+                notes.push(span, FaultKind::Conflict, &path, message, Some(help));
+            }
+        }
     }
 }
 

@@ -2,8 +2,11 @@
 //!
 //! In it: what is run (with the digest of the artifact), arguments, environment, config, settings, working
 //! directory, port, limits, health, stop and restart rules, and whether the gateway exposes it. So a
-//! rollback to a revision brings all of it back. Not in it: `replicas` and `depends_on`, which describe
-//! the set and not its members; they change in place.
+//! rollback to a revision brings all of it back. Not in it: `replicas`, `depends_on` and `update`, which
+//! describe the set and not its members; they change in place.
+//!
+//! A second hash covers only what a running process cannot take up. Where it is the same, a change of
+//! revision is made in place: limits are written anew, and no process ends for it.
 //!
 //! The hash is BLAKE3 over JSON with sorted keys and no spaces, so the order in which a table is
 //! written makes no difference.
@@ -46,6 +49,7 @@ impl Revision {
             args,
             replicas: _,
             depends_on: _,
+            conditions: _,
             env,
             config,
             settings,
@@ -54,6 +58,7 @@ impl Revision {
             resources,
             stop,
             restart,
+            update: _,
             cwd,
         } = service;
         Self::of(&json!({
@@ -71,6 +76,40 @@ impl Revision {
             "stop": stop,
             "restart": restart,
             "routing": { "port": port, "exposed": exposed },
+        }))
+    }
+
+    pub(crate) fn of_process(service: &Service, artifact_digest: &str) -> Self {
+        let Service {
+            name,
+            source,
+            args,
+            replicas: _,
+            depends_on: _,
+            conditions: _,
+            env,
+            config,
+            settings,
+            port,
+            health,
+            resources: _,
+            stop: _,
+            restart: _,
+            update: _,
+            cwd,
+        } = service;
+        Self::of(&json!({
+            "process": FORMAT,
+            "name": name,
+            "source": source,
+            "artifact": artifact_digest,
+            "args": args,
+            "env": env,
+            "config": config,
+            "settings": settings,
+            "cwd": cwd,
+            "health": health,
+            "port": port,
         }))
     }
 
@@ -204,6 +243,28 @@ mod tests {
             assert_ne!(*revision, base, "number {i}");
             assert!(!all[..i].contains(revision), "number {i}");
         }
+    }
+
+    #[test]
+    fn what_is_changed_in_place_leaves_the_process_alone() {
+        let process = |service: &str, digest: &str| {
+            let source = format!("[app]\nname = 'a'\n[gateway]\nexpose = ['s']\n[service.s]\n{service}\n");
+            let manifest = Manifest::parse(&source, "f").unwrap_or_else(|faults| panic!("{faults}"));
+            manifest.process("s", digest).unwrap()
+        };
+        let base = process("cargo = 's'", "1");
+        for same in [
+            "replicas = 3",
+            "resources = { memory = '1MiB' }",
+            "stop = { grace = '1s' }",
+            "restart = { policy = 'never' }",
+            "update = { surge = 2 }",
+        ] {
+            assert_eq!(base, process(&format!("cargo = 's'\n{same}"), "1"), "{same}");
+        }
+        assert_ne!(base, process("cargo = 's'", "2"));
+        assert_ne!(base, process("cargo = 's'\nenv = { A = 'a' }", "1"));
+        assert_ne!(base, process("cargo = 's'\nhealth = { timeout = '2s' }", "1"));
     }
 
     #[test]

@@ -3,7 +3,8 @@
 #![allow(clippy::unwrap_used)]
 
 use formic_spec::{
-    ByteSize, Fault, FaultKind, Faults, HumanDuration, MAX_BYTES, Manifest, Probe, RestartPolicy, Source,
+    ByteSize, Condition, Dependents, Fault, FaultKind, Faults, HumanDuration, MAX_BYTES, Manifest, Probe,
+    RestartPolicy, Share, Source,
 };
 use proptest::prelude::*;
 use serde_json::json;
@@ -43,7 +44,7 @@ cargo = "user"
 cargo = "shop-order"
 args = ["--verbose"]
 replicas = 2
-depends_on = ["user", "reports"]
+depends_on = { user = "healthy", reports = "started" }
 env = { DATABASE = "order.db", FORMIC_LOG = "debug" }
 cwd = "order"
 resources = { memory = "256MiB", cpu = 0.5, pids = 64 }
@@ -56,8 +57,19 @@ interval = "2s"
 timeout = "500ms"
 deadline = "10s"
 
+[service.order.update]
+strategy = "rolling"
+surge = "50%"
+unavailable = 1
+min_ready = "5s"
+progress_deadline = "2m"
+keep_old = "0s"
+
 [service.order.restart]
 policy = "on_failure"
+intensity = 3
+within = "1m"
+dependents = "rest"
 delay = "100ms"
 max_delay = "5s"
 no_restart_exit_codes = [2, 78]
@@ -95,6 +107,24 @@ fn a_whole_manifest() {
     assert_eq!(order.stop.grace, HumanDuration::from_secs(90));
     assert_eq!(order.restart.policy, RestartPolicy::OnFailure);
     assert_eq!(order.restart.success_exit_codes, [0, 143]);
+    assert_eq!((order.restart.intensity, order.restart.within), (3, HumanDuration::from_secs(60)));
+    assert_eq!(order.restart.dependents, Dependents::Rest);
+    assert_eq!(order.depends_on, ["user", "reports"]);
+    assert_eq!(
+        order.conditions,
+        [("reports".to_owned(), Condition::Started)].into(),
+        "healthy is the usual one"
+    );
+    let update = &order.update;
+    assert_eq!(
+        (update.strategy, update.surge, update.unavailable),
+        (formic_spec::Strategy::Rolling, Share::Percent(50), Share::Count(1))
+    );
+    assert_eq!(
+        (update.min_ready, update.keep_old),
+        (HumanDuration::from_secs(5), HumanDuration::from_secs(0))
+    );
+    assert_eq!(update.progress_deadline, HumanDuration::from_secs(120));
     assert_eq!(order.resources.memory.unwrap().bytes(), 256 << 20);
     assert_eq!((order.resources.cpu, order.resources.pids), (Some(0.5), Some(64)));
     assert_eq!(
@@ -257,6 +287,33 @@ fn each_fault_of_a_service() {
         ("cargo = 's'\nrestart = { policy = 'on-failure' }", 5, 22, InvalidValue, "\"on_failure\""),
         ("cargo = 's'\nrestart = { delay = '2m' }", 5, 21, InvalidValue, "longer than `max_delay`"),
         ("cargo = 's'\nrestart = { success_exit_codes = [256] }", 5, 35, InvalidValue, "from 0 to 255"),
+        ("cargo = 's'\nrestart = { intensity = 0 }", 5, 25, InvalidValue, "from 1 to 100"),
+        ("cargo = 's'\nrestart = { within = '0s' }", 5, 22, InvalidValue, "cannot be zero"),
+        ("cargo = 's'\nrestart = { dependents = 'all' }", 5, 26, InvalidValue, "\"none\", \"rest\""),
+        ("cargo = 's'\ndepends_on = { othr = 'healthy' }", 5, 16, UnknownService, "did you mean `other`?"),
+        ("cargo = 's'\ndepends_on = { other = 'ready' }", 5, 24, InvalidValue, "\"healthy\""),
+        ("cargo = 's'\ndepends_on = { other = 1 }", 5, 24, WrongType, "type integer"),
+        ("cargo = 's'\ndepends_on = { other = 'completed' }", 5, 16, Conflict, "policy = \"on_failure\""),
+        ("cargo = 's'\nupdate = { strategy = 'canary' }", 5, 23, InvalidValue, "\"rolling\", \"blue_green\""),
+        (
+            "cargo = 's'\nupdate = { surge = '25' , unavailable = '101%' }",
+            5,
+            41,
+            InvalidValue,
+            "a part such as",
+        ),
+        ("cargo = 's'\nupdate = { surge = -1 }", 5, 20, InvalidValue, "cannot be `-1`"),
+        ("cargo = 's'\nupdate = { surge = true }", 5, 20, WrongType, "a number or a part"),
+        ("cargo = 's'\nupdate = { surge = 0 }", 5, 20, InvalidValue, "nothing could ever be replaced"),
+        ("cargo = 's'\nupdate = { min_ready = '5m' }", 5, 24, InvalidValue, "not longer than `min_ready`"),
+        (
+            "cargo = 's'\nupdate = { strategy = 'blue_green', surge = 2 }",
+            5,
+            37,
+            Conflict,
+            "rolling update only",
+        ),
+        ("cargo = 's'\nupdate = { keep = '1m' }", 5, 12, UnknownKey, "did you mean `keep_old`?"),
         ("cargo = 's'\ncwd = ''", 5, 7, InvalidValue, "`cwd` is empty"),
         ("cargo = 's'\ncargo = 't'", 5, 1, Syntax, "`cargo` is given twice"),
         ("cargo = 's'\nreplicas = ", 5, 12, Syntax, "not TOML"),
@@ -430,6 +487,10 @@ fn nearly() -> impl Strategy<Value = String> {
         "stop.grace",
         "restart.policy",
         "restart.delay",
+        "restart.intensity",
+        "update.surge",
+        "update.min_ready",
+        "depends_on.b",
         "cwd",
         "oops",
         "é",

@@ -8,11 +8,12 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::section::{Notes, Section};
-use super::{Named, settings, value};
+use super::{Named, settings, update, value};
 use crate::fault::{FaultKind, quote};
 use crate::manifest::{
     Health, MAX_REPLICAS, Probe, Resources, Restart, RestartPolicy, Service, Source, Stop,
 };
+use crate::update::Dependents;
 
 /// What the engine tells each instance; a manifest cannot say otherwise. (`FORMIC_LOG` and
 /// `FORMIC_LISTEN` it can: those only have a default.)
@@ -72,7 +73,7 @@ pub(super) fn read(
     let source = if is_table { read_source(&name, &mut section, notes) } else { None };
     let args = section.strings("args", notes).unwrap_or_default();
     let replicas = section.integer("replicas", 0..MAX_REPLICAS + 1, notes);
-    let depends_on = section.distinct("depends_on", notes);
+    let (depends_on, conditions) = update::read_depends_on(&mut section, notes);
     let port = section.integer("port", 1..65_536, notes);
     let env = read_env(&mut section, port.is_some(), notes);
     let config = section.section("config", notes);
@@ -87,6 +88,7 @@ pub(super) fn read(
         inner.finish(notes);
     }
     let restart = read_restart(&mut section, notes);
+    let update = update::read(&mut section, notes);
     let cwd = section.string("cwd", notes);
     if let Some((text, span)) = &cwd
         && text.is_empty()
@@ -112,6 +114,7 @@ pub(super) fn read(
         args: args.into_iter().map(|(arg, _)| arg).collect(),
         replicas: replicas.map_or(1, |(number, _)| number),
         depends_on: depends_on.iter().map(|(name, _)| name.clone()).collect(),
+        conditions,
         env,
         config,
         settings,
@@ -120,6 +123,7 @@ pub(super) fn read(
         resources,
         stop,
         restart,
+        update,
         cwd: cwd.map(|(text, _)| text),
     };
     Located { service, depends_on, port: port.map(|(_, span)| span) }
@@ -310,6 +314,11 @@ fn read_restart(section: &mut Section<'_, '_>, notes: &mut Notes<'_>) -> Restart
     };
     restart.no_restart_exit_codes = codes("no_restart_exit_codes", restart.no_restart_exit_codes);
     restart.success_exit_codes = codes("success_exit_codes", restart.success_exit_codes);
+    restart.intensity =
+        inner.integer("intensity", 1..101, notes).map_or(restart.intensity, |(number, _)| number);
+    restart.within = inner.duration("within", "a duration such as \"2m\"", notes).unwrap_or(restart.within);
+    let words = [("none", Dependents::None), ("rest", Dependents::Rest)];
+    restart.dependents = inner.word("dependents", &words, notes).unwrap_or(restart.dependents);
     inner.finish(notes);
     restart
 }
