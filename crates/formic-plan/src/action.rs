@@ -60,6 +60,17 @@ pub enum Action {
         /// Why.
         cause: StartCause,
     },
+    /// Change an instance in place: write its limits anew, then [`Instance::adjusted`](crate::Instance::adjusted).
+    Adjust {
+        /// Which.
+        instance: InstanceId,
+        /// Its service.
+        service: String,
+        /// Its slot.
+        slot: u32,
+        /// The revision that it is of from then on.
+        revision: Revision,
+    },
     /// Do nothing about a slot yet.
     Wait {
         /// Of which service.
@@ -159,6 +170,9 @@ impl fmt::Display for Action {
             }
             Self::Start { service, slot, revision, cause } => {
                 write!(f, "start {service}/{slot} at {revision}: {cause}")
+            }
+            Self::Adjust { instance, service, slot, revision } => {
+                write!(f, "adjust {service}/{slot} {instance} to {revision} in place")
             }
             Self::Wait { service, slot, cause } => write!(f, "wait  {service}/{slot}: {cause}"),
         }

@@ -19,12 +19,6 @@ pub const STEADY_AFTER: Duration = Duration::from_secs(10);
 /// An instance that was ready for so long, and for twice the last delay, starts from the beginning.
 pub const RESET_AFTER: Duration = Duration::from_secs(60);
 
-/// More unready exits than this within [`CRASH_LOOP_WINDOW`] are a crash loop.
-pub const CRASH_LOOP_EXITS: usize = 5;
-
-/// See [`CRASH_LOOP_EXITS`].
-pub const CRASH_LOOP_WINDOW: Duration = Duration::from_secs(120);
-
 /// What a slot remembers of the instances that were in it. Per slot and not per service: one bad slot (a
 /// taken port, a broken file) must not slow down the others.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -41,6 +35,13 @@ pub struct History {
     pub crash_looping: bool,
     /// Whether an instance of the present revision was ever ready here.
     pub was_ready: bool,
+    /// How often instances of the present revision ended by themselves before they had been ready for
+    /// [`STEADY_AFTER`]. Never forgotten while the revision is the same: a rollout is judged by it.
+    #[serde(default)]
+    pub crashes: u32,
+    /// When an instance last ended by itself here, of whatever revision.
+    #[serde(default)]
+    pub last_exit: Option<Time>,
 }
 
 /// The delay before an instance is started again: `restarts` in a row before this one, after it had been
@@ -76,10 +77,11 @@ impl History {
         if ready_for < STEADY_AFTER {
             self.unready_exits.push(at);
         }
-        self.unready_exits.retain(|exit| at.since(*exit) <= CRASH_LOOP_WINDOW);
-        let surplus = self.unready_exits.len().saturating_sub(CRASH_LOOP_EXITS + 1);
+        let intensity = usize::try_from(rule.intensity).unwrap_or(usize::MAX);
+        self.unready_exits.retain(|exit| at.since(*exit) <= rule.within.get());
+        let surplus = self.unready_exits.len().saturating_sub(intensity.saturating_add(1));
         self.unready_exits.drain(..surplus);
-        self.crash_looping |= self.unready_exits.len() > CRASH_LOOP_EXITS;
+        self.crash_looping |= self.unready_exits.len() > intensity;
 
         self.delay = if self.crash_looping {
             jittered(rule.max_delay.get(), random_unit).min(rule.max_delay.get())
@@ -96,9 +98,17 @@ impl History {
         Self { restarts: self.restarts.saturating_add(1), ..self.clone() }
     }
 
-    /// What is remembered when the next instance is not a restart: the count.
+    /// Takes note of an end of its own, whatever follows it.
+    pub(crate) fn ended(&mut self, at: Time, ready_for: Duration) {
+        self.last_exit = Some(at);
+        if ready_for < STEADY_AFTER {
+            self.crashes = self.crashes.saturating_add(1);
+        }
+    }
+
+    /// What is remembered when the next instance is not a restart: the count, and the last end.
     pub(crate) fn anew(&self) -> Self {
-        Self { restarts: self.restarts, ..Self::default() }
+        Self { restarts: self.restarts, last_exit: self.last_exit, ..Self::default() }
     }
 }
 
@@ -154,6 +164,18 @@ mod tests {
     }
 
     #[test]
+    fn the_intensity_is_the_rules() {
+        let rule =
+            Restart { intensity: 1, within: formic_spec::HumanDuration::from_secs(10), ..Restart::default() };
+        let mut history = History::default();
+        history.exit(Time::from_millis(0), NEVER, &rule, 0.5);
+        history.exit(Time::from_millis(10_001), NEVER, &rule, 0.5);
+        assert!(!history.crash_looping, "too far apart");
+        history.exit(Time::from_millis(20_001), NEVER, &rule, 0.5);
+        assert!(history.crash_looping);
+    }
+
+    #[test]
     fn unready_exits_far_apart_are_no_loop() {
         let rule = Restart::default();
         let mut history = History::default();
@@ -189,7 +211,7 @@ mod tests {
                 prop_assert_eq!(history.restarts as usize, i);
                 history = history.again();
                 prop_assert_eq!(history.restarts as usize, i + 1);
-                prop_assert!(history.unready_exits.len() <= CRASH_LOOP_EXITS + 1);
+                prop_assert!(history.unready_exits.len() <= 6);
                 now = until;
             }
         }

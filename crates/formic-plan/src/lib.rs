@@ -18,6 +18,7 @@
 //! | a probe succeeds, or fails after it did | [`Instance::ready`], [`Instance::unready`] |
 //! | it carries out [`Action::Stop`] | [`Instance::stopping`], then SIGTERM; done again it does nothing |
 //! | it carries out [`Action::Kill`] | kills the whole tree; done again it does nothing |
+//! | it carries out [`Action::Adjust`] | writes limits anew, then [`Instance::adjusted`] |
 //! | the whole process tree is gone | [`Instance::exited`] |
 //!
 //! After each event, and at [`Plan::wake_at`], it plans anew. [`Action::Wait`] is nothing to carry out:
@@ -36,12 +37,21 @@
 //!   away with it and depend on it. An empty `Desired` is therefore an orderly shutdown. Dependencies
 //!   are taken from the instances themselves, so the order holds when the manifest has changed or is
 //!   gone. A circle between old and new dependencies is let go all at once.
+//! - A dependency can also be waited for to be started, or to have run to its end. One that is restarted
+//!   takes its dependants along if it says so (`rest_for_one`): they stop, and start after it.
 //! - A changed revision replaces instances in place, one ready instance of a service at a time, and only
-//!   while all its other slots are ready.
+//!   while all its other slots are ready. Where a [`Fleet`] sees to rollouts, its sets say which slot runs
+//!   what, and the planner replaces nothing by itself.
+//! - What a running process can take up is changed in it.
 //! - An instance that is not ready in time is stopped, and that counts as a failure. One that does not
 //!   stop in time is killed.
-//! - Restarts back off as [`backoff`] says; after more than five unready exits in two minutes a service
-//!   is crash-looping: it is tried again at the longest delay, for ever.
+//! - Restarts back off as [`backoff`] says; after more unready exits than the rule's intensity (five in two
+//!   minutes) a service is crash-looping: it is tried again at the longest delay, for ever.
+//!
+//! # Rollouts
+//!
+//! [`Fleet`] is one level above: it leads services from revision to revision and back, and says at each
+//! moment what is wanted of each slot. [`why`] tells a person what all of it comes to.
 //!
 //! ```
 //! use formic_plan::{Desired, Instance, Observed, Service, Time, plan};
@@ -76,13 +86,23 @@
 mod action;
 mod backoff;
 mod life;
+mod needs;
 mod planner;
+mod rollout;
+mod set;
 mod state;
 mod status;
+mod why;
 
 pub use action::{Action, Plan, StartCause, WaitCause};
-pub use backoff::{CRASH_LOOP_EXITS, CRASH_LOOP_WINDOW, History, RESET_AFTER, STEADY_AFTER, backoff};
+pub use backoff::{History, RESET_AFTER, STEADY_AFTER, backoff};
 pub use life::{End, Exit, Instance, InstanceId, Outcome, State, StopCause};
 pub use planner::plan;
+pub use rollout::{
+    Advance, Applied, CRASHES, Change, Decision, Deployment, Failure, Fleet, Kept, Phase, Release, Rollout,
+    Stale, What,
+};
+pub use set::{Role, Set, Template};
 pub use state::{Desired, Observed, Service, Time};
 pub use status::{ServiceState, ServiceStatus, status};
+pub use why::{Facts, why};

@@ -10,6 +10,7 @@ use formic_spec::{HumanDuration, Restart, RestartPolicy, Revision};
 use serde::{Deserialize, Serialize};
 
 use crate::backoff::History;
+use crate::set::Template;
 use crate::state::{Service, Time};
 
 /// The name of one instance, unique for ever; the executor makes it up.
@@ -28,6 +29,15 @@ pub struct Instance {
     pub slot: u32,
     /// The revision it runs.
     pub revision: Revision,
+    /// What of the revision needs a new process when it changes; without it, all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<Revision>,
+    /// The number of the rollout that started it; 0 where there are no rollouts.
+    #[serde(default)]
+    pub rollout: u64,
+    /// When it was started.
+    #[serde(default)]
+    pub started: Time,
     /// What it depends on, as of its start: what it must be stopped before.
     pub depends_on: Vec<String>,
     /// How long it may take to stop, as of its start.
@@ -100,6 +110,8 @@ pub enum StopCause {
     NotReady,
     /// Its slot holds another live instance.
     Duplicate,
+    /// A service that it depends on was restarted, and its dependants are to be restarted after it.
+    Dependency,
     /// Somebody asked for it; the planner never does.
     Requested,
 }
@@ -178,8 +190,9 @@ impl Instance {
     /// A new instance in a slot. `previous` is the dead one whose place it takes.
     #[must_use]
     pub fn begin(id: InstanceId, service: &Service, slot: u32, previous: Option<&Self>, now: Time) -> Self {
+        let template = service.at(slot).unwrap_or_else(|| service.template());
         let history = match previous {
-            Some(previous) if previous.is_restarted_by(service) => previous.history.again(),
+            Some(previous) if previous.is_restarted_by(&template) => previous.history.again(),
             Some(previous) => previous.history.anew(),
             None => History::default(),
         };
@@ -187,9 +200,12 @@ impl Instance {
             id,
             service: service.name.clone(),
             slot,
-            revision: service.revision.clone(),
-            depends_on: service.depends_on.clone(),
-            grace: service.grace,
+            revision: template.revision.clone(),
+            process: Some(template.process.clone()).filter(|process| process != template.revision),
+            rollout: template.rollout,
+            started: now,
+            depends_on: template.depends_on.to_vec(),
+            grace: template.grace,
             state: State::Starting { since: now },
             ready_since: None,
             history,
@@ -210,6 +226,18 @@ impl Instance {
         if matches!(self.state, State::Ready { .. }) {
             self.state = State::Unready { since: now };
         }
+    }
+
+    /// Its revision was changed in place, to what `service` says of its slot.
+    pub fn adjusted(&mut self, service: &Service) {
+        let Some(template) = service.at(self.slot).filter(|template| template.process == self.process())
+        else {
+            return;
+        };
+        self.process = Some(template.process.clone()).filter(|process| process != template.revision);
+        self.revision = template.revision.clone();
+        self.depends_on = template.depends_on.to_vec();
+        self.grace = template.grace;
     }
 
     /// It is told to stop. Does nothing when it was told before: the first deadline stands.
@@ -239,6 +267,10 @@ impl Instance {
             RestartPolicy::OnFailure => success.then_some(End::Completed),
             RestartPolicy::Never => Some(if success { End::Completed } else { End::Failed }),
         };
+        // One that was stopped on purpose, or has done its work, has not crashed.
+        if !matches!(end, Some(End::Stopped | End::Completed)) {
+            self.history.ended(now, ready_for);
+        }
         let exit = Exit { at: now, outcome, ready_for, overdue };
         self.state = match end {
             Some(end) => State::Exited { exit, end },
@@ -267,9 +299,28 @@ impl Instance {
         }
     }
 
-    /// Whether a new instance of this service is the same one again, and not a new one in its place.
-    pub(crate) fn is_restarted_by(&self, service: &Service) -> bool {
-        self.revision == service.revision && !matches!(self.state, State::Exited { end: End::Stopped, .. })
+    /// What of its revision needs a new process when it changes.
+    #[must_use]
+    pub fn process(&self) -> &Revision {
+        self.process.as_ref().unwrap_or(&self.revision)
+    }
+
+    /// Whether it ran to its end, and that was a success.
+    #[must_use]
+    pub const fn is_completed(&self) -> bool {
+        matches!(self.state, State::Exited { end: End::Completed, .. })
+    }
+
+    /// Whether it was told to stop and is not gone yet.
+    pub(crate) const fn is_stopping(&self) -> bool {
+        matches!(self.state, State::Stopping { .. })
+    }
+
+    /// Whether a new instance of this is the same one again, and not a new one in its place.
+    pub(crate) fn is_restarted_by(&self, template: &Template<'_>) -> bool {
+        self.process() == template.process
+            && self.rollout == template.rollout
+            && !matches!(self.state, State::Exited { end: End::Stopped, .. })
     }
 
     /// Orders what a slot may hold: live before dead, then by what is worth most, then the later exit.
@@ -312,6 +363,7 @@ impl fmt::Display for StopCause {
             Self::Replaced => "replaced",
             Self::NotReady => "not ready in time",
             Self::Duplicate => "its slot has another",
+            Self::Dependency => "what it depends on was restarted",
             Self::Requested => "as requested",
         })
     }

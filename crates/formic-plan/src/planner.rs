@@ -1,9 +1,15 @@
 //! `plan`: the rules of the crate's page, one after the other.
 
+mod order;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
+use formic_spec::Dependents;
+
+use self::order::{in_order, release_circles};
 use crate::action::{Action, Plan, StartCause, WaitCause};
 use crate::life::{End, Instance, InstanceId, State, StopCause};
+use crate::needs;
 use crate::state::{Desired, Observed, Service, Time};
 
 /// What is to be done now, so that in time the observed becomes the desired.
@@ -15,6 +21,7 @@ pub fn plan(desired: &Desired, observed: &Observed, now: Time) -> Plan {
     planner.kill();
     planner.stop_surplus();
     planner.stop_overdue();
+    planner.stop_dependants();
     planner.replace();
     planner.start();
     planner.finish()
@@ -45,8 +52,8 @@ impl<'a> Planner<'a> {
         let mut surplus = Vec::new();
         // Of several in a slot one that answers stays, if possible one of the revision that is wanted.
         let worth = |instance: &'a Instance| {
-            let current =
-                wanted.get(instance.service.as_str()).is_some_and(|s| s.revision == instance.revision);
+            let current = wanted.get(instance.service.as_str()).and_then(|s| s.at(instance.slot));
+            let current = current.is_some_and(|template| template.process == instance.process());
             let stopping = matches!(instance.state, State::Stopping { .. });
             (instance.is_live(), !stopping, instance.is_ready(), current, instance.recency())
         };
@@ -74,9 +81,9 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// How many instances of a service are wanted.
-    fn replicas(&self, service: &str) -> u32 {
-        self.wanted.get(service).map_or(0, |service| service.replicas)
+    /// Whether nothing of a service is to run.
+    fn leaves(&self, service: &str) -> bool {
+        self.wanted.get(service).is_none_or(|service| service.is_empty())
     }
 
     fn wake(&mut self, at: Time) {
@@ -124,7 +131,7 @@ impl<'a> Planner<'a> {
             .live
             .iter()
             .map(|instance| instance.service.as_str())
-            .filter(|service| self.replicas(service) == 0)
+            .filter(|service| self.leaves(service))
             .collect();
         let mut held: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
         for instance in self.live.iter().filter(|instance| leaving.contains(instance.service.as_str())) {
@@ -148,8 +155,14 @@ impl<'a> Planner<'a> {
                     }
                     None => self.stop(instance, self.leave_cause(name)),
                 }
-            } else if instance.slot >= self.replicas(name) {
-                self.stop(instance, StopCause::ScaledDown);
+            } else if let Some(service) = self.wanted.get(name).copied()
+                && service.at(instance.slot).is_none()
+            {
+                // Without sets, a slot past the last is one too many whatever runs in it.
+                let first = service.sets.as_ref().and_then(|sets| sets.first());
+                let replaced = first
+                    .is_some_and(|set| set.process != *instance.process() || instance.rollout < set.since);
+                self.stop(instance, if replaced { StopCause::Replaced } else { StopCause::ScaledDown });
             }
         }
         for instance in self.surplus.clone() {
@@ -173,7 +186,8 @@ impl<'a> Planner<'a> {
 
     /// The wanted slots of a service with what they hold.
     fn slots_of(&self, service: &'a Service) -> impl Iterator<Item = (u32, Option<&'a Instance>)> {
-        (0..service.replicas).map(|slot| (slot, self.slots.get(&(service.name.as_str(), slot)).copied()))
+        let slots = service.slots().into_iter();
+        slots.map(|slot| (slot, self.slots.get(&(service.name.as_str(), slot)).copied()))
     }
 
     /// What did not get ready in time.
@@ -184,7 +198,8 @@ impl<'a> Planner<'a> {
                 let State::Starting { since } = instance.state else {
                     continue;
                 };
-                let deadline = since + service.ready_within.get();
+                let within = service.at(instance.slot).map_or(service.ready_within, |t| t.ready_within);
+                let deadline = since + within.get();
                 if self.now >= deadline {
                     self.stop(instance, StopCause::NotReady);
                 } else if !self.doomed.contains(&instance.id) {
@@ -194,7 +209,31 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// What runs another revision. Where it is of no use, at once; where it answers calls, one by one.
+    /// What depends on a service that was restarted after it, and is to be restarted then. One that is
+    /// restarted for this reason takes its own dependants along, if it says so.
+    fn stop_dependants(&mut self) {
+        let mut fell: HashMap<&str, Time> = HashMap::new();
+        for service in in_order(&self.desired.services) {
+            // What each instance was started with counts, not what is wanted now.
+            let mut latest = None;
+            for (_, instance) in self.slots_of(service).collect::<Vec<_>>() {
+                let Some(instance) = instance else { continue };
+                latest = latest.max(instance.history.last_exit);
+                let cause = instance.depends_on.iter().filter_map(|name| fell.get(name.as_str())).max();
+                if cause.is_some_and(|fell| *fell > instance.started) {
+                    latest = latest.max(cause.copied());
+                    if instance.is_live() && !instance.is_stopping() {
+                        self.stop(instance, StopCause::Dependency);
+                    }
+                }
+            }
+            if let (Dependents::Rest, Some(latest)) = (service.dependents, latest) {
+                fell.insert(&service.name, latest);
+            }
+        }
+    }
+
+    /// What runs another revision. What can be changed in place is. Where it is of no use, at once; where it answers calls, one by one.
     fn replace(&mut self) {
         for service in &self.desired.services {
             let slots: Vec<_> = self.slots_of(service).collect();
@@ -202,12 +241,20 @@ impl<'a> Planner<'a> {
             let mut missing = slots.iter().filter(|(_, instance)| !answers(instance)).count();
             let needs = self.needs(service);
             for (slot, instance) in slots {
-                let Some(instance) = instance.filter(|i| i.is_live() && i.revision != service.revision)
+                let Some(template) = service.at(slot) else { continue };
+                let Some(instance) = instance.filter(|i| i.is_live() && i.revision != *template.revision)
                 else {
                     continue;
                 };
                 match instance.state {
                     State::Stopping { .. } => {}
+                    _ if self.doomed.contains(&instance.id) => {}
+                    _ if instance.process() == template.process => self.actions.push(Action::Adjust {
+                        instance: instance.id.clone(),
+                        service: service.name.clone(),
+                        slot,
+                        revision: template.revision.clone(),
+                    }),
                     State::Ready { .. } if !needs.is_empty() => {
                         self.wait(&service.name, slot, WaitCause::Dependencies(needs.clone()));
                     }
@@ -222,14 +269,13 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// The dependencies of a service of which nothing answers, or is about to stop.
+    /// The dependencies of a service that have not come as far as it waits for, or are about to stop.
     fn needs(&self, service: &Service) -> Vec<String> {
-        let answers = |name: &str| {
-            let from = (name, 0);
-            let to = (name, u32::MAX);
-            self.slots.range(from..=to).any(|(_, i)| i.is_ready() && !self.doomed.contains(&i.id))
+        let met = |name: &str| {
+            let slots = self.slots.range((name, 0)..=(name, u32::MAX)).map(|(_, instance)| *instance);
+            needs::met(service.condition(name), slots.filter(|i| !self.doomed.contains(&i.id)))
         };
-        service.depends_on.iter().filter(|name| !answers(name)).cloned().collect()
+        service.depends_on.iter().filter(|name| !met(name)).cloned().collect()
     }
 
     /// What is wanted and not there, dependencies first.
@@ -238,7 +284,8 @@ impl<'a> Planner<'a> {
             let slots: Vec<_> = self.slots_of(service).collect();
             let needs = self.needs(service);
             for (slot, last) in slots {
-                let again = last.filter(|last| last.is_restarted_by(service));
+                let Some(template) = service.at(slot) else { continue };
+                let again = last.filter(|last| last.is_restarted_by(&template));
                 match last.map(|last| &last.state) {
                     Some(State::Backoff { until, .. }) if again.is_some() && *until > self.now => {
                         self.wake(*until);
@@ -257,7 +304,7 @@ impl<'a> Planner<'a> {
                 }
                 let cause = match (again, last) {
                     (Some(last), _) => StartCause::Restart(last.history.restarts.saturating_add(1)),
-                    (None, Some(last)) if last.revision != service.revision => {
+                    (None, Some(last)) if last.revision != *template.revision => {
                         StartCause::Revision(last.revision.clone())
                     }
                     _ => StartCause::Wanted,
@@ -265,7 +312,7 @@ impl<'a> Planner<'a> {
                 self.actions.push(Action::Start {
                     service: service.name.clone(),
                     slot,
-                    revision: service.revision.clone(),
+                    revision: template.revision.clone(),
                     cause,
                 });
             }
@@ -285,67 +332,11 @@ impl<'a> Planner<'a> {
     }
 }
 
-/// Every service that leaves is held by another: there is a circle, of dependencies from different
-/// generations, and waiting would be for ever. Within a circle nobody waits any more; what a circle
-/// needs still waits for it.
-fn release_circles(held: &mut BTreeMap<&str, BTreeSet<&str>>) {
-    let all = held.clone();
-    held.retain(|service, holders| {
-        // One that this service holds in its turn is in a circle with it.
-        holders.retain(|holder| !reaches(&all, holder, service));
-        !holders.is_empty()
-    });
-}
-
-/// Whether `to` holds `from`, directly or not.
-fn reaches(held: &BTreeMap<&str, BTreeSet<&str>>, from: &str, to: &str) -> bool {
-    let mut seen = BTreeSet::new();
-    let mut open = vec![from];
-    while let Some(service) = open.pop() {
-        for holder in held.get(service).into_iter().flatten() {
-            if *holder == to {
-                return true;
-            }
-            if seen.insert(*holder) {
-                open.push(holder);
-            }
-        }
-    }
-    false
-}
-
 fn key(action: &Action) -> (&str, u32, Option<&InstanceId>) {
     match action {
-        Action::Kill { instance, service, slot } | Action::Stop { instance, service, slot, .. } => {
-            (service, *slot, Some(instance))
-        }
+        Action::Kill { instance, service, slot }
+        | Action::Stop { instance, service, slot, .. }
+        | Action::Adjust { instance, service, slot, .. } => (service, *slot, Some(instance)),
         Action::Start { service, slot, .. } | Action::Wait { service, slot, .. } => (service, *slot, None),
     }
-}
-
-/// Services after those that they depend on; those in a circle, which no manifest has, last.
-fn in_order(services: &[Service]) -> Vec<&Service> {
-    let index: HashMap<&str, usize> =
-        services.iter().enumerate().map(|(i, s)| (s.name.as_str(), i)).collect();
-    let mut missing = vec![0usize; services.len()];
-    let mut dependants = vec![Vec::new(); services.len()];
-    for (node, service) in services.iter().enumerate() {
-        for target in service.depends_on.iter().filter_map(|name| index.get(name.as_str())) {
-            missing[node] += 1;
-            dependants[*target].push(node);
-        }
-    }
-    let mut order: Vec<usize> = (0..services.len()).filter(|&node| missing[node] == 0).collect();
-    let mut next = 0;
-    while next < order.len() {
-        for &dependant in &dependants[order[next]] {
-            missing[dependant] -= 1;
-            if missing[dependant] == 0 {
-                order.push(dependant);
-            }
-        }
-        next += 1;
-    }
-    order.extend((0..services.len()).filter(|&node| missing[node] > 0));
-    order.into_iter().map(|node| &services[node]).collect()
 }

@@ -1,14 +1,16 @@
 //! What is wanted, what is there, and when.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Add;
 use std::time::Duration;
 
-use formic_spec::{HumanDuration, Revision};
+use formic_spec::{Condition, Dependents, HumanDuration, Revision, Update};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::life::Instance;
+use crate::set::{Set, Template};
 
 /// A moment, in milliseconds on the caller's clock. Any clock that does not jump will do, as long as
 /// everything handed to the planner is from the same one; to keep state over a restart of the daemon it
@@ -35,8 +37,25 @@ pub struct Service {
     pub revision: Revision,
     /// How many instances: they take the slots from 0.
     pub replicas: u32,
-    /// The services that must be ready before an instance is first started.
+    /// What of the revision a running process cannot take up. A change that leaves it as it is is made in
+    /// place; without it every change of revision takes a new process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<Revision>,
+    /// The services that must have come so far, see `conditions`, before an instance is first started.
     pub depends_on: Vec<String>,
+    /// What is waited for in those of `depends_on` that need not be healthy.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub conditions: BTreeMap<String, Condition>,
+    /// What its restart means for the services that depend on it.
+    #[serde(default)]
+    pub dependents: Dependents,
+    /// How a new revision takes the place of the old one, if a [`Fleet`](crate::Fleet) sees to it.
+    #[serde(default)]
+    pub update: Update,
+    /// Which slots run what while revisions change, from [`Fleet::advance`](crate::Fleet::advance). Without
+    /// them `replicas` instances run `revision`, in the slots from 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sets: Option<Vec<Set>>,
     /// How long an instance may take to get ready.
     pub ready_within: HumanDuration,
     /// How long an instance may take to stop.
@@ -115,10 +134,78 @@ impl Service {
             name: service.name.clone(),
             revision,
             replicas: service.replicas,
+            process: None,
             depends_on: service.depends_on.clone(),
+            conditions: service.conditions.clone(),
+            dependents: service.restart.dependents,
+            update: service.update.clone(),
+            sets: None,
             ready_within: service.health.deadline,
             grace: service.stop.grace,
             start,
+        }
+    }
+}
+
+impl Service {
+    /// The same, where the part of the revision that needs a new process is known.
+    #[must_use]
+    pub fn with_process(self, process: Revision) -> Self {
+        Self { process: Some(process), ..self }
+    }
+
+    /// What needs a new process when it changes.
+    #[must_use]
+    pub fn process(&self) -> &Revision {
+        self.process.as_ref().unwrap_or(&self.revision)
+    }
+
+    /// What is wanted in a slot; nothing if the slot is to be empty.
+    #[must_use]
+    pub fn at(&self, slot: u32) -> Option<Template<'_>> {
+        match &self.sets {
+            Some(sets) => sets.iter().find(|set| set.slots.binary_search(&slot).is_ok()).map(Set::template),
+            None => (slot < self.replicas).then(|| self.template()),
+        }
+    }
+
+    /// The slots that are wanted.
+    pub(crate) fn slots(&self) -> Vec<u32> {
+        match &self.sets {
+            Some(sets) => {
+                let mut slots: Vec<u32> = sets.iter().flat_map(|set| set.slots.iter().copied()).collect();
+                slots.sort_unstable();
+                slots
+            }
+            None => (0..self.replicas).collect(),
+        }
+    }
+
+    /// Whether nothing of it is to run.
+    pub(crate) fn is_empty(&self) -> bool {
+        match &self.sets {
+            Some(sets) => sets.iter().all(|set| set.slots.is_empty()),
+            None => self.replicas == 0,
+        }
+    }
+
+    /// What is waited for in one that it depends on.
+    #[must_use]
+    pub fn condition(&self, dependency: &str) -> Condition {
+        self.conditions.get(dependency).copied().unwrap_or_default()
+    }
+
+    /// The service as a template of its own, for slots that no set names.
+    pub(crate) fn template(&self) -> Template<'_> {
+        Template {
+            revision: &self.revision,
+            process: self.process(),
+            rollout: 0,
+            depends_on: &self.depends_on,
+            ready_within: self.ready_within,
+            grace: self.grace,
+            start: &self.start,
+            role: crate::set::Role::Serving,
         }
     }
 }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::backoff::History;
 use crate::life::{End, Instance, State};
+use crate::set::Role;
 use crate::state::{Desired, Observed, Service, Time};
 
 /// A row of the table.
@@ -23,7 +24,7 @@ pub struct ServiceStatus {
     pub replicas: u32,
     /// How many there are.
     pub live: u32,
-    /// How many of them are ready.
+    /// How many of them are ready and get calls.
     pub ready: u32,
     /// How often instances were restarted after exits of their own.
     pub restarts: u32,
@@ -68,8 +69,13 @@ pub fn status(desired: &Desired, observed: &Observed, now: Time) -> Vec<ServiceS
         .services
         .iter()
         .map(|service| {
-            let instances = by_service.get(service.name.as_str()).unwrap_or(&none);
-            row(&service.name, Some(service), instances, &ready, now)
+            let all = by_service.get(service.name.as_str()).unwrap_or(&none);
+            // Where slots change hands, what died in one that is not wanted any more says nothing.
+            let told = |i: &&&Instance| service.sets.is_none() || i.is_live() || service.at(i.slot).is_some();
+            let instances: Vec<&Instance> = all.iter().filter(told).copied().collect();
+            let mut row = row(&service.name, Some(service), &instances, &ready, now);
+            row.restarts = restarts(all);
+            row
         })
         .collect();
     let others = by_service.iter().filter(|(name, _)| !wanted.contains(*name));
@@ -88,7 +94,11 @@ fn row(
         u32::try_from(instances.iter().filter(|i| of(i)).count()).unwrap_or(u32::MAX)
     };
     let replicas = service.map_or(0, |service| service.replicas);
-    let (live, ready) = (count(&Instance::is_live), count(&Instance::is_ready));
+    let serves = |i: &Instance| {
+        let role = service.and_then(|service| service.at(i.slot)).map(|template| template.role);
+        i.is_ready() && role != Some(Role::Standby)
+    };
+    let (live, ready) = (count(&Instance::is_live), count(&serves));
     let any = |of: &dyn Fn(&State) -> bool| instances.iter().any(|i| of(&i.state));
 
     let state = if replicas == 0 {
@@ -126,9 +136,13 @@ fn row(
         replicas,
         live,
         ready,
-        restarts: instances.iter().map(|i| i.history.restarts).fold(0, u32::saturating_add),
+        restarts: restarts(instances),
         detail,
     }
+}
+
+fn restarts(instances: &[&Instance]) -> u32 {
+    instances.iter().map(|i| i.history.restarts).fold(0, u32::saturating_add)
 }
 
 /// Why, in a few words; the newest failure where there are several.

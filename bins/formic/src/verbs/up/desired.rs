@@ -6,7 +6,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use formic_plan::{Desired, Service};
 use formic_reconcile::Start;
-use formic_spec::{Health, HumanDuration, Manifest, Probe, Restart, Source};
+use formic_spec::{Dependents, Health, HumanDuration, Manifest, Probe, Restart, Source, Update};
 
 use super::build::Artifacts;
 use crate::exit::{Failure, Outcome};
@@ -109,7 +109,12 @@ fn gateway(manifest: &Manifest, folder: &Path) -> Outcome<Option<Service>> {
         name: GATEWAY.into(),
         revision,
         replicas: 1,
+        process: None,
         depends_on: gateway.expose.clone(),
+        conditions: BTreeMap::new(),
+        dependents: Dependents::None,
+        update: Update::default(),
+        sets: None,
         ready_within: HumanDuration::from_millis(30_000),
         // Longer than its own grace, so that it ends before it is killed.
         grace: HumanDuration::from_millis(15_000),

@@ -1,0 +1,163 @@
+//! What a service has, told apart by the release that it belongs to.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Deployment, Failure};
+use crate::life::{End, Instance, Outcome, State};
+use crate::set::Template;
+use crate::state::{Observed, Service, Time};
+
+/// The instances of every service, each slot with the one that holds it.
+pub(super) struct Index<'a>(BTreeMap<&'a str, Slots<'a>>);
+
+#[derive(Default)]
+struct Slots<'a> {
+    holders: BTreeMap<u32, &'a Instance>,
+    live: u32,
+}
+
+/// The instances of one service.
+pub(super) struct Survey<'a> {
+    /// Of the wanted release: live and not told to stop, or dead and to be restarted, or done.
+    pub(super) new: Vec<&'a Instance>,
+    /// Of other releases: live and not told to stop; those worth most first.
+    pub(super) old: Vec<&'a Instance>,
+    /// Of the last release that succeeded, if that is another one: dead and to be restarted.
+    pub(super) fallen: Vec<&'a Instance>,
+    /// How many are live, those that are stopping and second ones in a slot included.
+    pub(super) live: u32,
+    /// Slots with a live instance.
+    pub(super) taken: BTreeSet<u32>,
+    now: Time,
+}
+
+impl<'a> Index<'a> {
+    pub(super) fn new(observed: &'a Observed) -> Self {
+        let mut index: BTreeMap<&str, Slots<'_>> = BTreeMap::new();
+        for instance in &observed.instances {
+            let slots = index.entry(&instance.service).or_default();
+            slots.live += u32::from(instance.is_live());
+            let holder = slots.holders.entry(instance.slot).or_insert(instance);
+            if worth(instance) > worth(holder) {
+                *holder = instance;
+            }
+        }
+        Self(index)
+    }
+
+    /// The services that this one waits for and that have not come so far.
+    pub(super) fn unmet(&self, service: &Service) -> Vec<String> {
+        let met = |name: &str| {
+            let holders = self.0.get(name).into_iter().flat_map(|slots| slots.holders.values().copied());
+            crate::needs::met(service.condition(name), holders)
+        };
+        service.depends_on.iter().filter(|name| !met(name)).cloned().collect()
+    }
+
+    pub(super) fn survey(&self, deployment: &Deployment, now: Time) -> Survey<'a> {
+        let wanted = &deployment.wanted;
+        let good = deployment.good.as_ref().filter(|good| *good != wanted);
+        let mut survey = Survey {
+            new: Vec::new(),
+            old: Vec::new(),
+            fallen: Vec::new(),
+            live: 0,
+            taken: BTreeSet::new(),
+            now,
+        };
+        let Some(slots) = self.0.get(wanted.service.name.as_str()) else { return survey };
+        survey.live = slots.live;
+        for instance in slots.holders.values() {
+            let restarted = |release: &super::Release| {
+                let template = Template { rollout: release.rollout, ..release.service.template() };
+                instance.is_restarted_by(&template)
+            };
+            if instance.is_live() {
+                survey.taken.insert(instance.slot);
+                if !instance.is_stopping() {
+                    let own = if wanted.is_run_by(instance) { &mut survey.new } else { &mut survey.old };
+                    own.push(instance);
+                }
+            } else if restarted(wanted) {
+                survey.new.push(instance);
+            } else if good.is_some_and(restarted) && matches!(instance.state, State::Backoff { .. }) {
+                survey.fallen.push(instance);
+            }
+        }
+        survey.new.sort_by_key(|i| (Reverse(counts(i)), i.started, i.slot));
+        // What never worked and what nothing goes back to is of no use unless it answers calls.
+        let useless = |i: &Instance| !i.is_ready() && !good.is_some_and(|good| good.is_run_by(i));
+        survey.old.retain(|instance| !useless(instance));
+        survey.old.sort_by_key(|i| {
+            (Reverse(i.is_ready()), Reverse(good.is_some_and(|good| good.is_run_by(i))), i.started, i.slot)
+        });
+        survey
+    }
+}
+
+impl Survey<'_> {
+    /// How many of the wanted release answer.
+    pub(super) fn ready(&self) -> u32 {
+        count(self.new.iter().filter(|instance| counts(instance)))
+    }
+
+    /// How many of the wanted release have answered for so long without a break.
+    pub(super) fn available(&self, min_ready: std::time::Duration) -> u32 {
+        count(self.new.iter().filter(|instance| match instance.state {
+            State::Ready { since } => self.now.since(since) >= min_ready,
+            _ => instance.is_completed(),
+        }))
+    }
+
+    /// When the next instance will have answered for long enough.
+    pub(super) fn next_available(&self, min_ready: std::time::Duration) -> Option<Time> {
+        let due = self.new.iter().filter_map(|instance| match instance.state {
+            State::Ready { since } => Some(since + min_ready),
+            _ => None,
+        });
+        due.filter(|due| *due > self.now).min()
+    }
+
+    /// What says already that the wanted release, brought by this rollout, cannot work.
+    pub(super) fn failure(&self, rollout: u64) -> Option<Failure> {
+        let own: Vec<&Instance> = self.new.iter().copied().filter(|i| i.rollout == rollout).collect();
+        for instance in &own {
+            match &instance.state {
+                State::Backoff { exit, .. } | State::Exited { exit, end: End::Failed }
+                    if matches!(exit.outcome, Outcome::NotStarted(_)) =>
+                {
+                    let Outcome::NotStarted(reason) = &exit.outcome else { continue };
+                    return Some(Failure::NotStarted {
+                        instance: instance.id.clone(),
+                        reason: reason.clone(),
+                    });
+                }
+                State::Exited { exit, end: End::Failed } => {
+                    return Some(Failure::Hopeless { instance: instance.id.clone(), exit: exit.clone() });
+                }
+                _ => {}
+            }
+        }
+        let crashes = own.iter().map(|i| i.history.crashes).fold(0, u32::saturating_add);
+        let looping = own.iter().any(|i| i.history.crash_looping);
+        (crashes >= super::CRASHES || looping).then(|| Failure::Crashes {
+            count: crashes,
+            last: own.iter().filter_map(|i| i.exit()).max_by_key(|exit| exit.at).cloned(),
+        })
+    }
+}
+
+/// Whether an instance does what it is for: it answers, or has done its work.
+fn counts(instance: &Instance) -> bool {
+    instance.is_ready() || instance.is_completed()
+}
+
+fn count<T>(of: impl Iterator<Item = T>) -> u32 {
+    u32::try_from(of.count()).unwrap_or(u32::MAX)
+}
+
+/// What the planner leaves in a slot that has several.
+fn worth(instance: &Instance) -> impl Ord {
+    (instance.is_live(), !instance.is_stopping(), instance.is_ready(), instance.recency())
+}
