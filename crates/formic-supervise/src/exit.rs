@@ -49,6 +49,17 @@ impl ExitStatus {
             (None, None) => Self::Unknown,
         }
     }
+
+    /// From the number that `wait` fills in.
+    pub(crate) fn from_wait(status: i32) -> Self {
+        if libc::WIFEXITED(status) {
+            Self::Code(libc::WEXITSTATUS(status))
+        } else if libc::WIFSIGNALED(status) {
+            Self::Signal(libc::WTERMSIG(status))
+        } else {
+            Self::Unknown
+        }
+    }
 }
 
 impl fmt::Display for ExitStatus {
@@ -73,6 +84,9 @@ mod tests {
         assert_eq!(ExitStatus::Code(78).to_string(), "exit code 78");
         assert_eq!(ExitStatus::Signal(9).to_string(), "SIGKILL");
         assert_eq!(ExitStatus::Signal(40).to_string(), "signal 40");
+        assert_eq!(ExitStatus::from_wait(3 << 8), ExitStatus::Code(3));
+        // Bit 7 says that there is a core file.
+        assert_eq!(ExitStatus::from_wait(11 | 0x80), ExitStatus::Signal(11));
         assert!(ExitStatus::Code(0).success() && !ExitStatus::Signal(15).success());
     }
 }

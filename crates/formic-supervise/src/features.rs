@@ -23,6 +23,10 @@ pub enum Containment {
 pub struct Features {
     /// Whether processes have a number that is never used again (Linux 6.9).
     pub pidfs: bool,
+    /// Whether a process can be found again by that number (Linux 6.14).
+    pub pidfs_handle: bool,
+    /// Whether the kernel keeps how a process ended for others than its parent (Linux 6.15).
+    pub exit_info: bool,
     /// How the processes of an instance are held together.
     pub containment: Containment,
 }
@@ -56,15 +60,26 @@ impl Features {
             .map_err(std::io::Error::from)
             .and_then(|own| own.ok_or_else(|| std::io::ErrorKind::Unsupported.into()))
             .map_err(|source| Unsupported { source })?;
-        Ok(Self { pidfs: own.unique_id().is_some(), containment: Containment::Session })
+        let id = own.unique_id();
+        let pidfs_handle = id.is_some_and(|id| matches!(PidFd::reopen(own.pid(), id), Ok(Some(_))));
+        Ok(Self {
+            pidfs: id.is_some(),
+            pidfs_handle,
+            exit_info: kernel_version() >= (6, 15),
+            containment: Containment::Session,
+        })
     }
 
     /// Without the features of these names.
     #[must_use]
     pub fn masked<'a>(mut self, names: impl IntoIterator<Item = &'a str>) -> Self {
         for name in names {
-            if name == "pidfs" {
-                self.pidfs = false;
+            match name {
+                // Without the numbers there is nothing to find again.
+                "pidfs" => (self.pidfs, self.pidfs_handle) = (false, false),
+                "pidfs-handle" => self.pidfs_handle = false,
+                "exit-info" => self.exit_info = false,
+                _ => {}
             }
         }
         self
@@ -84,6 +99,24 @@ impl Features {
                 },
             },
             Feature {
+                name: "pidfs-handle",
+                used: self.pidfs_handle,
+                effect: if self.pidfs_handle {
+                    "a new engine finds a process by its pidfs id"
+                } else {
+                    "a new engine finds a process by its number and proves it afterwards"
+                },
+            },
+            Feature {
+                name: "exit-info",
+                used: self.exit_info,
+                effect: if self.exit_info {
+                    "the kernel tells how an adopted process ended"
+                } else {
+                    "how an adopted process ended is known from the keeper's journal, or unknown"
+                },
+            },
+            Feature {
                 name: "cgroup",
                 used: false,
                 effect: match self.containment {
@@ -94,6 +127,14 @@ impl Features {
             },
         ]
     }
+}
+
+/// Major and minor version of the kernel; zero where it cannot be read, so that nothing newer is used.
+fn kernel_version() -> (u32, u32) {
+    let uname = rustix::system::uname();
+    let mut numbers = uname.release().to_str().unwrap_or_default().split(|byte: char| !byte.is_ascii_digit());
+    let mut next = || numbers.next().and_then(|number| number.parse().ok()).unwrap_or(0);
+    (next(), next())
 }
 
 impl fmt::Display for Features {

@@ -14,9 +14,10 @@ use rustix::process::Signal;
 use crate::disk::{self, FileError};
 use crate::features::Features;
 use crate::identity::Identity;
+use crate::judge::Judge;
 use crate::launch::{Launch, marker};
 use crate::pidfd::{PidFd, watch};
-use crate::process::{Care, Process, Table};
+use crate::process::{Care, Leader, Process, Table};
 use crate::record::{FORMAT, Record, State, now_ms};
 use crate::spawn_error::SpawnError;
 use crate::subreaper::Leaders;
@@ -67,6 +68,11 @@ impl Gate {
         gated.record.identity = Some(Identity::of(pidfd, &self.boot_id, &self.features).map_err(start)?);
         gated.engine = Some(ours);
         Ok(gated)
+    }
+
+    /// Who judges the records of earlier engines.
+    pub(crate) fn judge(&self) -> Judge {
+        Judge { care: self.care.clone(), boot_id: self.boot_id.clone(), features: self.features.clone() }
     }
 
     fn reserve(&self, id: &InstanceId) -> Result<(), SpawnError> {
@@ -149,13 +155,14 @@ impl Gated {
             }
         };
         self.admitted = true;
-        let process = Process::new(pidfd, identity, self.record.clone(), self.care.clone(), &self.table);
+        let process =
+            Process::new(Leader::Child(pidfd), identity, self.record.clone(), self.care.clone(), &self.table);
         self.table.lock().processes.insert(process.id().clone(), process.clone());
         Ok(process)
     }
 
     pub(crate) fn how_it_ended(&self) -> String {
-        let status = self.pidfd.as_ref().and_then(PidFd::peek);
+        let status = self.pidfd.as_ref().and_then(|pidfd| pidfd.peek().status());
         status.map_or_else(String::new, |status| format!("; {status}"))
     }
 }

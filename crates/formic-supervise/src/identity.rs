@@ -72,6 +72,18 @@ impl Identity {
         if self.boot_id != boot_id {
             return Ok(Proof::OtherBoot);
         }
+        if let (true, Some(id)) = (features.pidfs_handle, self.pidfs_id) {
+            match PidFd::reopen(self.pid, id) {
+                Ok(Some(pidfd)) => return Ok(Proof::Proven(pidfd)),
+                // Surely gone; whether its number is another's by now matters to its session.
+                Ok(None) => {
+                    return Ok(if PidFd::open(self.pid)?.is_some() { Proof::Other } else { Proof::Gone });
+                }
+                // The id is a process's, and the number is not that one's: a damaged record proves nothing.
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => return Ok(Proof::Other),
+                Err(error) => tracing::debug!(%error, "cannot open a process by its handle"),
+            }
+        }
         // The descriptor first, the questions second: what is asked about the number afterwards is
         // true of the descriptor as long as the process has not been reaped.
         let Some(pidfd) = PidFd::open(self.pid)? else { return Ok(Proof::Gone) };

@@ -17,14 +17,17 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("formic-supervise is for Linux; the crates of a service build elsewhere");
 
+mod adopt;
 mod disk;
 mod exit;
 mod features;
 mod gate;
 mod identity;
+mod judge;
 mod launch;
 mod lock;
 mod pidfd;
+mod pidfs;
 mod process;
 mod procfs;
 mod record;
@@ -36,6 +39,7 @@ mod sweep;
 pub mod trampoline;
 mod tree;
 
+pub use adopt::{Adopted, Fate};
 pub use disk::{DiskFull, FileError, disk_free};
 pub use exit::ExitStatus;
 pub use features::{Containment, Feature, Features, Unsupported};

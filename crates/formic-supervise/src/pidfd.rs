@@ -2,6 +2,7 @@
 //!
 //! A number may come to mean another process between looking and signalling; a pidfd cannot.
 
+use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
@@ -14,9 +15,34 @@ use tokio::io::Interest;
 use tokio::io::unix::{AsyncFd, AsyncFdRegisterError};
 
 use crate::exit::ExitStatus;
+use crate::pidfs;
+use crate::procfs;
 
 /// The magic number of the file system that pidfds live on since Linux 6.9.
 const PID_FS_MAGIC: u64 = 0x5049_4446;
+
+/// What the kernel shows for the number of a process that was reaped.
+const REAPED: i64 = -1;
+
+/// What a parent is told of its child.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Waited {
+    /// It runs.
+    Running,
+    /// It has ended.
+    Ended(ExitStatus),
+    /// It is not our child, or not any more.
+    NotOurs,
+}
+
+impl Waited {
+    pub(crate) fn status(self) -> Option<ExitStatus> {
+        match self {
+            Self::Ended(status) => Some(status),
+            Self::Running | Self::NotOurs => None,
+        }
+    }
+}
 
 /// A process by descriptor.
 #[derive(Debug)]
@@ -35,6 +61,22 @@ impl PidFd {
             Err(Errno::SRCH | Errno::INVAL) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// Finds the process that has this id on pidfs, whose number was `pid`. `Ok(None)` if it is gone.
+    pub(crate) fn reopen(pid: u32, id: u64) -> io::Result<Option<Self>> {
+        let door = Self::open(std::process::id())?.ok_or(io::ErrorKind::NotFound)?;
+        let Some(fd) = pidfs::open(door.as_fd(), id)? else { return Ok(None) };
+        let found = Self { pid, fd };
+        // A record may be damaged and still be well formed: both its numbers must mean this process.
+        if found.unique_id() != Some(id) || found.number() != Some(i64::from(pid)) {
+            return if found.number() == Some(REAPED) {
+                Ok(None)
+            } else {
+                Err(io::ErrorKind::InvalidData.into())
+            };
+        }
+        Ok(Some(found))
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -65,31 +107,69 @@ impl PidFd {
         matches!(poll(&mut fds, Some(&Timespec::default())), Ok(1..))
     }
 
+    /// Whether it has ended and was reaped, so that its number may be another's by now.
+    pub(crate) fn is_reaped(&self) -> bool {
+        let mut fds = [PollFd::new(&self.fd, PollFlags::IN)];
+        if !matches!(poll(&mut fds, Some(&Timespec::default())), Ok(1..)) {
+            return false;
+        }
+        if fds[0].revents().contains(PollFlags::HUP) {
+            return true;
+        }
+        // Kernels before pidfs do not tell the two apart by polling.
+        self.number() == Some(REAPED)
+    }
+
+    /// The process number as the kernel tells it.
+    fn number(&self) -> Option<i64> {
+        let about = fs::read_to_string(format!("/proc/self/fdinfo/{}", self.fd.as_raw_fd())).ok()?;
+        about.lines().find_map(|line| line.strip_prefix("Pid:"))?.trim().parse().ok()
+    }
+
     /// How this child ended, leaving it unreaped so that its number, which is also the number of its
-    /// session, stays taken. `None` while it runs.
-    pub(crate) fn peek(&self) -> Option<ExitStatus> {
+    /// session, stays taken.
+    pub(crate) fn peek(&self) -> Waited {
         self.wait(WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT)
     }
 
     /// Reaps this child if it has ended.
-    pub(crate) fn reap(&self) -> Option<ExitStatus> {
+    pub(crate) fn reap(&self) -> Waited {
         self.wait(WaitIdOptions::EXITED | WaitIdOptions::NOHANG)
     }
 
     /// Reaps this child when it ends. For children that were just killed.
-    pub(crate) fn reap_blocking(&self) -> Option<ExitStatus> {
+    pub(crate) fn reap_blocking(&self) -> Waited {
         self.wait(WaitIdOptions::EXITED)
     }
 
-    fn wait(&self, options: WaitIdOptions) -> Option<ExitStatus> {
+    fn wait(&self, options: WaitIdOptions) -> Waited {
         loop {
             return match waitid(WaitId::PidFd(self.fd.as_fd()), options) {
-                Ok(status) => status.as_ref().map(ExitStatus::new),
+                Ok(Some(status)) => Waited::Ended(ExitStatus::new(&status)),
+                Ok(None) => Waited::Running,
                 Err(Errno::INTR) => continue,
-                // ECHILD: not ours, or reaped by another. It may only be called ended if it has.
-                Err(_) => self.has_ended().then_some(ExitStatus::Unknown),
+                // ECHILD: not ours, or reaped by another.
+                Err(_) => Waited::NotOurs,
             };
         }
+    }
+
+    /// How a process ended whose parent is another: what the kernel keeps of the reaped, else what `/proc`
+    /// says of the unreaped. `None` if neither can tell.
+    pub(crate) fn exit_of_another(&self, kernel_keeps: bool) -> Option<ExitStatus> {
+        if !self.has_ended() {
+            return None;
+        }
+        // First the later state: what is reaped between the two questions is asked about again.
+        if kernel_keeps && let Some(status) = pidfs::exit_status(self.as_fd()) {
+            return Some(status);
+        }
+        let status = procfs::zombie_status(self.pid);
+        // The number was its own while it was not reaped, and only if it is not reaped now, it was then.
+        if status.is_some() && !self.is_reaped() {
+            return status;
+        }
+        if kernel_keeps { pidfs::exit_status(self.as_fd()) } else { None }
     }
 }
 

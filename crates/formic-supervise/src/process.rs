@@ -13,11 +13,11 @@ use tokio::time::Instant;
 
 use crate::exit::ExitStatus;
 use crate::identity::Identity;
-use crate::pidfd::{PidFd, ended};
-use crate::record::{Record, State, Store, now_ms};
-use crate::snapshot::{Claim, Scanner};
+use crate::pidfd::{PidFd, Waited, ended};
+use crate::record::{Record, State, Store};
+use crate::snapshot::{Scanner, Snapshot};
 use crate::subreaper::Leaders;
-use crate::tree::{Ending, TreeError};
+use crate::tree::{Ending, Session, TreeError};
 
 /// A deadline that is never reached, for those who are not being stopped.
 const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -32,8 +32,9 @@ pub struct Process(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    pidfd: AsyncFd<PidFd>,
+    leader: Leader,
     identity: Identity,
+    session: Session,
     id: InstanceId,
     service: ServiceName,
     record: Mutex<Record>,
@@ -46,11 +47,39 @@ struct Inner {
     table: Weak<Table>,
 }
 
+/// The main process, as far as it is held.
+#[derive(Debug)]
+pub(crate) enum Leader {
+    /// Our child.
+    Child(AsyncFd<PidFd>),
+    /// The child of an engine that is gone, taken over while it lived or was not yet reaped.
+    Adopted(AsyncFd<PidFd>),
+    /// It ended, and was reaped, while there was no engine.
+    Gone(ExitStatus),
+}
+
+impl Leader {
+    fn pidfd(&self) -> Option<&AsyncFd<PidFd>> {
+        match self {
+            Self::Child(pidfd) | Self::Adopted(pidfd) => Some(pidfd),
+            Self::Gone(_) => None,
+        }
+    }
+}
+
+/// How long the reaper of an adopted process may take to reap it, after which how it ended is unknown.
+const REAPING_LIMIT: Duration = Duration::from_secs(2);
+
+/// Asked again after this much, and then less and less often.
+const REAPING_FIRST: Duration = Duration::from_millis(1);
+
 /// What all processes of one supervisor share.
 #[derive(Debug)]
 pub(crate) struct Care {
     pub(crate) store: Store,
     pub(crate) scanner: Scanner,
+    /// Whether the kernel keeps how a process ended for others than its parent.
+    pub(crate) exit_info: bool,
 }
 
 /// The processes of one supervisor.
@@ -95,6 +124,14 @@ pub enum StopError {
         /// Their numbers.
         pids: Vec<u32>,
     },
+    /// Processes are in a session of its number, which its main process, gone, no longer proves to be its own.
+    #[error("stop {instance}: nothing proves whose the processes of its session are: {pids:?}")]
+    Unproven {
+        /// The instance.
+        instance: InstanceId,
+        /// Their numbers.
+        pids: Vec<u32>,
+    },
     /// `/proc` could not be read, so nobody can say what is left.
     #[error("stop {instance}: look at /proc")]
     Scan {
@@ -112,6 +149,7 @@ impl StopError {
         match error {
             TreeError::Scan(source) => Self::Scan { instance, source },
             TreeError::Survivors(pids) => Self::Survivors { instance, pids },
+            TreeError::Unproven(pids) => Self::Unproven { instance, pids },
         }
     }
 }
@@ -120,24 +158,46 @@ impl StopError {
 
 impl Process {
     pub(crate) fn new(
-        pidfd: AsyncFd<PidFd>,
+        leader: Leader,
         identity: Identity,
         record: Record,
         care: Arc<Care>,
         table: &Arc<Table>,
     ) -> Self {
+        // A deadline that an earlier engine set still holds.
+        let left = record.state.left().unwrap_or(FAR);
+        let status = OnceLock::new();
+        if let Leader::Gone(gone) = leader {
+            let _ = status.set(gone);
+        }
         Self(Arc::new(Inner {
-            pidfd,
+            leader,
+            session: Session::new(Some(identity.pid)),
             identity,
             id: record.id.clone(),
             service: record.service.clone(),
             record: Mutex::new(record),
-            status: OnceLock::new(),
-            deadline: watch::Sender::new(Instant::now() + FAR),
+            status,
+            deadline: watch::Sender::new(Instant::now() + left),
             ending: tokio::sync::Mutex::new(None),
             care,
             table: Arc::downgrade(table),
         }))
+    }
+
+    /// Whether its main process is held, ended or not.
+    pub(crate) fn is_held(&self) -> bool {
+        self.0.leader.pidfd().is_some()
+    }
+
+    /// Whether the main process has ended, however that was.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.0.leader.pidfd().is_none_or(|pidfd| pidfd.get_ref().has_ended())
+    }
+
+    /// Learns from a snapshot who is in its session while that is proven.
+    pub(crate) fn learn(&self, snapshot: &Snapshot) {
+        self.0.session.learn(self.0.leader.pidfd().map(AsyncFd::get_ref), snapshot);
     }
 
     /// The instance.
@@ -182,22 +242,58 @@ impl Process {
         self.lock_record().stderr.clone()
     }
 
-    /// How the main process ended, or `None` while it runs.
+    /// How the main process ended, or `None` while it runs. Of an adopted one `None` also while nobody can
+    /// say yet: [`Process::wait`] waits for those who can.
     #[must_use]
     pub fn try_wait(&self) -> Option<ExitStatus> {
         if let Some(status) = self.0.status.get() {
             return Some(*status);
         }
-        // Left unreaped: its number names the session until the whole tree is gone.
-        let status = self.0.pidfd.get_ref().peek()?;
+        let status = match &self.0.leader {
+            // Left unreaped: its number names the session until the whole tree is gone.
+            Leader::Child(pidfd) => match pidfd.get_ref().peek() {
+                Waited::Running => None,
+                Waited::Ended(status) => Some(status),
+                // It may only be called ended if it has.
+                Waited::NotOurs => pidfd.get_ref().has_ended().then_some(ExitStatus::Unknown),
+            },
+            // The engine may be where orphans go, and so its parent by now.
+            Leader::Adopted(pidfd) => match pidfd.get_ref().peek() {
+                Waited::Running => None,
+                Waited::Ended(status) => Some(status),
+                Waited::NotOurs => pidfd.get_ref().exit_of_another(self.0.care.exit_info),
+            },
+            Leader::Gone(status) => Some(*status),
+        }?;
         Some(*self.0.status.get_or_init(|| status))
     }
 
     /// Waits until the main process has ended. Cancel safe, and many may wait. Its tree may live on:
     /// call [`Process::stop`] in any case, which also lets go of the instance.
     pub async fn wait(&self) -> ExitStatus {
-        ended(&self.0.pidfd).await;
-        self.try_wait().unwrap_or(ExitStatus::Unknown)
+        if let Some(pidfd) = self.0.leader.pidfd() {
+            ended(pidfd).await;
+        }
+        self.settled().await
+    }
+
+    /// How it ended, now that it has: what is told at once, or by whoever reaps it, or unknown.
+    async fn settled(&self) -> ExitStatus {
+        let limit = Instant::now() + REAPING_LIMIT;
+        let mut pause = REAPING_FIRST;
+        loop {
+            // Asked before the status: what is reaped in between is asked about once more.
+            let last = Instant::now() >= limit
+                || self.0.leader.pidfd().is_none_or(|pidfd| pidfd.get_ref().is_reaped());
+            if let Some(status) = self.try_wait() {
+                return status;
+            }
+            if last {
+                return *self.0.status.get_or_init(|| ExitStatus::Unknown);
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(50));
+        }
     }
 
     /// Ends the whole tree: SIGTERM to the main process; to those that outlive it as well; SIGKILL for
@@ -221,18 +317,19 @@ impl Process {
             return Ok(stopped.clone());
         }
         // Killing is not announced: by the time it is on disk, it is done.
-        if !grace.is_zero() && self.try_wait().is_none() {
-            self.note_stopping(grace.min(MAX_GRACE)).await;
+        let left = self.0.deadline.borrow().saturating_duration_since(begun);
+        if !left.is_zero() && self.try_wait().is_none() {
+            self.note_stopping(left).await;
         }
-        let session = Some(self.pid());
         let mut tree = Ending {
             scanner: &self.0.care.scanner,
-            claim: Claim { instance: self.id().as_str().to_owned(), session },
-            leader: Some(&self.0.pidfd),
+            instance: self.id().as_str(),
+            session: &self.0.session,
+            leader: self.0.leader.pidfd(),
             deadline: self.0.deadline.subscribe(),
         };
         let ended = tree.run().await.map_err(|error| StopError::new(self.id(), error))?;
-        let status = self.try_wait().unwrap_or(ExitStatus::Unknown);
+        let status = self.settled().await;
         let stopped = Stopped { status, killed: ended.killed, took: begun.elapsed() };
         *ending = Some(stopped.clone());
         self.let_go().await;
@@ -248,11 +345,10 @@ impl Process {
     }
 
     /// The deadline goes to disk first, so that an engine that dies meanwhile does not reset it.
-    async fn note_stopping(&self, grace: Duration) {
-        let grace = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
+    async fn note_stopping(&self, left: Duration) {
         let record = {
             let mut record = self.lock_record();
-            record.state = State::Stopping { deadline_ms: now_ms().saturating_add(grace) };
+            record.state = State::stopping(left);
             record.clone()
         };
         let care = self.0.care.clone();
@@ -271,8 +367,10 @@ impl Process {
             let removed = process.0.care.store.remove(process.id());
             let mut leaders = Leaders::lock();
             // Reaped and forgotten under one lock: no other may take the number for its own in between.
-            process.0.pidfd.get_ref().reap();
-            leaders.remove(process.pid());
+            if let Some(pidfd) = process.0.leader.pidfd() {
+                pidfd.get_ref().reap();
+                leaders.remove(process.pid());
+            }
             drop(leaders);
             if let Some(table) = process.0.table.upgrade() {
                 let mut rows = table.lock();

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags, RawDir};
 
+use crate::exit::ExitStatus;
 use crate::{INSTANCE_ENV, RUN_DIR_ENV};
 
 /// The fields of `/proc/<pid>/stat` that matter here.
@@ -72,6 +73,28 @@ impl Stat {
     pub(crate) fn is_zombie(&self) -> bool {
         matches!(self.state, b'Z' | b'X' | b'x') && self.threads <= 1
     }
+}
+
+/// How a process ended that nobody has reaped yet. `None` if it was reaped or we may not know.
+///
+/// The kernel shows zero to those who may not know, so zero is believed only of a process whose user and
+/// group are wholly our own.
+pub(crate) fn zombie_status(pid: u32) -> Option<ExitStatus> {
+    let line = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    if !Stat::parse(&line)?.is_zombie() {
+        return None;
+    }
+    let code: i32 = std::str::from_utf8(&line).ok()?.split_ascii_whitespace().next_back()?.parse().ok()?;
+    (code != 0 || is_of_our_user(pid)).then(|| ExitStatus::from_wait(code))
+}
+
+fn is_of_our_user(pid: u32) -> bool {
+    let Ok(status) = fs::read_to_string(format!("/proc/{pid}/status")) else { return false };
+    let is = |field: &str, id: u32| {
+        let ids = status.lines().find_map(|line| line.strip_prefix(field));
+        ids.is_some_and(|ids| ids.split_ascii_whitespace().all(|of| of.parse() == Ok(id)))
+    };
+    is("Uid:", rustix::process::geteuid().as_raw()) && is("Gid:", rustix::process::getegid().as_raw())
 }
 
 /// How long one look at all processes may take before it is given up as incomplete. Reached only when
@@ -166,6 +189,23 @@ mod tests {
         );
         assert!(Stat::parse(b"42 (cut off) S 7").is_none());
         assert!(Stat::parse(b"").is_none());
+    }
+
+    #[test]
+    fn how_an_unreaped_process_ended_is_read() {
+        for (script, status) in [("exit 0", ExitStatus::Code(0)), ("kill -9 $$", ExitStatus::Signal(9))] {
+            let mut child = std::process::Command::new("/bin/sh").args(["-c", script]).spawn().unwrap();
+            let limit = Instant::now() + Duration::from_secs(20);
+            let found = loop {
+                match zombie_status(child.id()) {
+                    None if Instant::now() < limit => std::thread::sleep(Duration::from_millis(2)),
+                    found => break found,
+                }
+            };
+            child.wait().unwrap();
+            assert_eq!(found, Some(status), "{script}");
+            assert_eq!(zombie_status(child.id()), None);
+        }
     }
 
     #[test]

@@ -29,8 +29,11 @@ pub enum State {
     Spawned,
     /// Told to end; it is killed at the deadline, in milliseconds since 1970, whoever is engine then.
     Stopping {
-        /// The deadline in milliseconds since 1970.
+        /// The deadline in milliseconds since 1970, for people.
         deadline_ms: u64,
+        /// The deadline in milliseconds since boot, which no change of the clock moves.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        boottime_ms: Option<u64>,
     },
 }
 
@@ -64,6 +67,27 @@ pub struct Record {
     pub stderr: PathBuf,
 }
 
+impl State {
+    /// On the way to its end, with this much time left for it.
+    pub(crate) fn stopping(left: Duration) -> Self {
+        let left = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+        Self::Stopping {
+            deadline_ms: now_ms().saturating_add(left),
+            boottime_ms: Some(boottime_ms().saturating_add(left)),
+        }
+    }
+
+    /// What is left of the time that it was given to end, if it was told to. Of this boot's records only.
+    pub(crate) fn left(&self) -> Option<Duration> {
+        let left = match *self {
+            Self::Stopping { boottime_ms: Some(deadline), .. } => deadline.saturating_sub(boottime_ms()),
+            Self::Stopping { deadline_ms, boottime_ms: None } => deadline_ms.saturating_sub(now_ms()),
+            Self::Intent | Self::Spawned => return None,
+        };
+        Some(Duration::from_millis(left))
+    }
+}
+
 impl Record {
     /// When it was started.
     #[must_use]
@@ -76,6 +100,13 @@ impl Record {
 pub(crate) fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Milliseconds since boot, those asleep included.
+fn boottime_ms() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let (seconds, nanos) = (u64::try_from(now.tv_sec), u64::try_from(now.tv_nsec));
+    seconds.unwrap_or(0) * 1000 + nanos.unwrap_or(0) / 1_000_000
 }
 
 /// Why a file is no record.
@@ -191,7 +222,7 @@ mod tests {
             service: ServiceName::new("user").unwrap(),
             slot: 1,
             revision: "r1".into(),
-            state: State::Stopping { deadline_ms: 7 },
+            state: State::Stopping { deadline_ms: 7, boottime_ms: None },
             boot_id: "b".into(),
             identity: Some(Identity { boot_id: "b".into(), pid: 7, pidfs_id: Some(u64::MAX), start_time: 9 }),
             containment: Containment::Session,
@@ -221,6 +252,17 @@ mod tests {
         store.remove(&InstanceId::new("a-1")).unwrap();
         assert_eq!(fs::read_dir(store.dir()).unwrap().count(), 0);
         fs::remove_dir_all(store.dir()).unwrap();
+    }
+
+    #[test]
+    fn what_is_left_of_a_grace_follows_the_clock_that_nobody_sets() {
+        assert_eq!(State::Spawned.left(), None);
+        let left = State::stopping(Duration::from_secs(60)).left().unwrap();
+        assert!(left > Duration::from_secs(50) && left <= Duration::from_secs(60), "{left:?}");
+        let State::Stopping { boottime_ms, .. } = State::stopping(Duration::from_secs(60)) else { panic!() };
+        let clock_set_back = State::Stopping { deadline_ms: u64::MAX, boottime_ms };
+        assert!(clock_set_back.left().unwrap() <= Duration::from_secs(60));
+        assert_eq!(State::Stopping { deadline_ms: 7, boottime_ms: None }.left(), Some(Duration::ZERO));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! All processes at about one moment, and which of them are an instance's.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -68,6 +68,23 @@ impl Snapshot {
     /// Whether every process was asked, and could say, whose it is.
     pub(crate) fn is_decided(&self) -> bool {
         self.complete && self.processes.iter().all(|seen| seen.mark != Mark::Undecided)
+    }
+
+    /// The processes of a session, which must be known to be an instance's.
+    pub(crate) fn session(&self, session: u32) -> impl Iterator<Item = &Stat> {
+        self.processes
+            .iter()
+            .filter(|seen| seen.may_be_claimed())
+            .map(|seen| &seen.stat)
+            .filter(move |stat| stat.session == session)
+    }
+
+    /// The ids that processes carry in their environment.
+    pub(crate) fn marked(&self) -> BTreeSet<&str> {
+        let marks = self.processes.iter().filter(|seen| seen.may_be_claimed()).map(|seen| &seen.mark);
+        marks
+            .filter_map(|mark| if let Mark::Instance(id) = mark { Some(id.as_str()) } else { None })
+            .collect()
     }
 
     /// The living processes of a claim: those that carry the marker, those of the session (a program

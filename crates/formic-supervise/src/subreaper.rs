@@ -7,7 +7,8 @@
 //! a session. The engine's other children (builds) must stay in its session, as they do unless they
 //! call `setsid` themselves.
 
-use std::collections::HashSet;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -21,14 +22,15 @@ use crate::procfs::{self, Stat};
 /// Many ends at once are one look at `/proc`.
 const DEBOUNCE: Duration = Duration::from_millis(50);
 
-/// The main processes of instances that are children of this process and not yet reaped.
+/// The main processes of instances that are, or may become, children of this process, counted: one that
+/// was adopted may be reaped by another, and its number be a child's of ours before we let go of it.
 ///
 /// One for all supervisors of a process, because children are the process's. Locked across fork and
 /// entry, so that a child of ours is never an unknown one.
-static LEADERS: Mutex<Option<HashSet<u32>>> = Mutex::new(None);
+static LEADERS: Mutex<BTreeMap<u32, usize>> = Mutex::new(BTreeMap::new());
 
 /// The main processes, locked.
-pub(crate) struct Leaders(MutexGuard<'static, Option<HashSet<u32>>>);
+pub(crate) struct Leaders(MutexGuard<'static, BTreeMap<u32, usize>>);
 
 impl Leaders {
     pub(crate) fn lock() -> Self {
@@ -37,15 +39,20 @@ impl Leaders {
     }
 
     pub(crate) fn insert(&mut self, pid: u32) {
-        self.0.get_or_insert_default().insert(pid);
+        *self.0.entry(pid).or_default() += 1;
     }
 
     pub(crate) fn remove(&mut self, pid: u32) {
-        self.0.get_or_insert_default().remove(&pid);
+        if let Entry::Occupied(mut entry) = self.0.entry(pid) {
+            *entry.get_mut() -= 1;
+            if *entry.get() == 0 {
+                entry.remove();
+            }
+        }
     }
 
     fn contains(&self, pid: u32) -> bool {
-        self.0.as_ref().is_some_and(|leaders| leaders.contains(&pid))
+        self.0.contains_key(&pid)
     }
 }
 

@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::adopt::{self, Adopted};
 use crate::disk::{self, FileError};
 use crate::features::Features;
 use crate::gate::Gate;
@@ -64,9 +65,9 @@ impl Supervisor {
         let scanner = Scanner::new(store.dir());
         Ok(Self(Arc::new(Gate {
             trampoline: config.trampoline,
+            care: Arc::new(Care { store, scanner, exit_info: config.features.exit_info }),
             features: config.features,
             boot_id,
-            care: Arc::new(Care { store, scanner }),
             table: Arc::default(),
         })))
     }
@@ -95,6 +96,29 @@ impl Supervisor {
     #[must_use]
     pub fn get(&self, id: &InstanceId) -> Option<Process> {
         self.0.table.lock().processes.get(id).cloned()
+    }
+
+    /// Takes over what an earlier engine of this run directory left running: every instance that is proven
+    /// gets its [`Process`] back, and what cannot be proven is quarantined, which keeps its id taken. Before
+    /// anything is started, and before [`Supervisor::reap_orphans`], which might else reap what is to be
+    /// asked how it ended. Called again, it judges anew what is not known here yet.
+    ///
+    /// `grace` is what processes get that carry our mark and have no record.
+    ///
+    /// # Errors
+    /// If the records or `/proc` cannot be read.
+    pub async fn adopt(&self, grace: Duration) -> Result<Vec<Adopted>, FileError> {
+        adopt::adopt(&self.0, grace).await
+    }
+
+    /// Gives up a record that is quarantined, for people who have looked: its id and its place are free
+    /// again, and its processes, if there are any, are left alone. `false` if there is none, or if it is the
+    /// record of a [`Process`].
+    ///
+    /// # Errors
+    /// If the file cannot be removed.
+    pub async fn release(&self, id: &InstanceId) -> Result<bool, FileError> {
+        adopt::release(&self.0, id).await
     }
 
     /// Starts a process: its record is on disk before its program runs, and when this returns, it runs.

@@ -6,7 +6,6 @@
 //! instance's and cannot be proven is left alone, kept on record and told: guessing is how two copies
 //! of one service come to write one database.
 
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,19 +13,16 @@ use std::time::Duration;
 use formic_core::{InstanceId, ServiceName};
 use serde::Serialize;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 
 use crate::disk::{self, FileError};
 use crate::features::Features;
-use crate::identity::{Proof, boot_id};
-use crate::pidfd::{self, PidFd};
-use crate::process::StopError;
-use crate::procfs::{Mark, mark};
-use crate::record::{Entry, Record, State, Store, Unreadable, now_ms};
-use crate::snapshot::{Claim, Scanner};
-use crate::tree::Ending;
+use crate::identity::boot_id;
+use crate::judge::{AMBIGUOUS, Judge, Leader};
+use crate::pidfd::PidFd;
+use crate::process::Care;
+use crate::record::{Entry, Record, Store, Unreadable};
+use crate::snapshot::Scanner;
 
 /// What was done about one record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -78,11 +74,13 @@ pub async fn sweep(run_dir: &Path, features: &Features, grace: Duration) -> Resu
     let store = Store::open(run_dir)?;
     let boot_id = boot_id().map_err(|source| disk::explain("read", Path::new("/proc"), source))?;
     let scanner = Scanner::new(store.dir());
-    let loader = store.clone();
-    let entries = tokio::task::spawn_blocking(move || loader.load())
-        .await
-        .map_err(|error| disk::explain("read", store.dir(), io::Error::other(error)))??;
-    let sweeper = Arc::new(Sweeper { store, scanner, boot_id, features: features.clone(), grace });
+    let judge = Judge {
+        care: Arc::new(Care { store, scanner, exit_info: features.exit_info }),
+        boot_id,
+        features: features.clone(),
+    };
+    let entries = judge.load().await?;
+    let sweeper = Arc::new(Sweeper { judge, grace });
     let mut tasks = JoinSet::new();
     for entry in entries {
         let sweeper = sweeper.clone();
@@ -94,23 +92,8 @@ pub async fn sweep(run_dir: &Path, features: &Features, grace: Duration) -> Resu
 }
 
 struct Sweeper {
-    store: Store,
-    scanner: Scanner,
-    boot_id: String,
-    features: Features,
+    judge: Judge,
     grace: Duration,
-}
-
-/// Whose number the recorded one is now.
-enum Leader {
-    /// The instance's: the session of that number is the instance's too.
-    Ours(AsyncFd<PidFd>),
-    /// Nobody's: a session of that number may still be the instance's.
-    Nobody,
-    /// Another's, or there never was one.
-    NotOurs,
-    /// Nobody can say.
-    Ambiguous,
 }
 
 impl Sweeper {
@@ -119,7 +102,7 @@ impl Sweeper {
         let outcome = match entry.record {
             Ok(record) => self.known(&record).await?,
             Err(Unreadable::Format(format)) => {
-                let pids = self.found(&self.claim(&entry.id, None)).await?;
+                let pids = self.judge.found(&entry.id, None).await?;
                 let reason = Unreadable::Format(format).to_string();
                 Outcome::Quarantined { pids, reason }
             }
@@ -127,7 +110,7 @@ impl Sweeper {
                 tracing::warn!(instance = %entry.id, %reason, "a record is damaged");
                 match self.end(&entry.id, None, None, self.grace).await? {
                     Ok(pids) => {
-                        self.store.set_aside(&entry.path)?;
+                        self.judge.care.store.set_aside(&entry.path)?;
                         let mut set_aside = entry.path.into_os_string();
                         set_aside.push(".damaged");
                         Outcome::Damaged { set_aside: set_aside.into(), pids }
@@ -140,76 +123,39 @@ impl Sweeper {
     }
 
     async fn known(&self, record: &Record) -> Result<Outcome, FileError> {
-        if record.boot_id != self.boot_id {
-            self.store.remove(&record.id)?;
+        if record.boot_id != self.judge.boot_id {
+            self.judge.care.store.remove(&record.id)?;
             return Ok(Outcome::OtherBoot);
         }
         let pid = record.identity.as_ref().map(|identity| identity.pid);
-        let (leader, session, suspect) = match self.leader(record)? {
+        let (leader, session, suspect) = match self.judge.leader(record)? {
             Leader::Ours(pidfd) => (Some(pidfd), pid, None),
             Leader::Nobody => (None, None, pid),
             Leader::NotOurs => (None, None, None),
             Leader::Ambiguous => {
-                let reason = "number and start time agree, but it does not carry the mark of the instance";
                 return Ok(Outcome::Quarantined {
                     pids: pid.into_iter().collect(),
-                    reason: reason.to_owned(),
+                    reason: AMBIGUOUS.to_owned(),
                 });
             }
         };
-        let grace = match record.state {
-            State::Stopping { deadline_ms } => {
-                self.grace.min(Duration::from_millis(deadline_ms.saturating_sub(now_ms())))
-            }
-            State::Intent | State::Spawned => self.grace,
-        };
+        let grace = record.state.left().map_or(self.grace, |left| left.min(self.grace));
         match self.end(&record.id, leader.as_ref(), session, grace).await? {
             Ok(pids) => {
                 if suspect.is_some() {
                     // The session may be the instance's, or that of a later namesake that ended as well.
-                    let unproven = self.found(&self.claim(&record.id, suspect)).await?;
+                    let unproven = self.judge.found(&record.id, suspect).await?;
                     if !unproven.is_empty() {
                         let reason =
                             "they are in a session of its number, which its main process no longer proves";
                         return Ok(Outcome::Quarantined { pids: unproven, reason: reason.to_owned() });
                     }
                 }
-                self.store.remove(&record.id)?;
+                self.judge.care.store.remove(&record.id)?;
                 Ok(if pids.is_empty() { Outcome::Gone } else { Outcome::Stopped { pids } })
             }
             Err(left) => Ok(left),
         }
-    }
-
-    fn leader(&self, record: &Record) -> Result<Leader, FileError> {
-        let Some(identity) = &record.identity else { return Ok(Leader::NotOurs) };
-        let failed = |source| disk::explain("take hold of a process by", Path::new("/proc"), source);
-        let pidfd = match identity.prove(&self.boot_id, &self.features).map_err(failed)? {
-            Proof::Proven(pidfd) => pidfd,
-            Proof::Likely(pidfd) => {
-                let own = Mark::Instance(record.id.as_str().to_owned());
-                if mark(identity.pid, self.scanner.run_dir()) == own {
-                    pidfd
-                } else if pidfd.has_ended() {
-                    return Ok(Leader::Nobody);
-                } else {
-                    return Ok(Leader::Ambiguous);
-                }
-            }
-            Proof::Gone => return Ok(Leader::Nobody),
-            Proof::Other | Proof::OtherBoot => return Ok(Leader::NotOurs),
-        };
-        pidfd::watch(pidfd).map(Leader::Ours).map_err(|(_, source)| failed(source))
-    }
-
-    fn claim(&self, id: &InstanceId, session: Option<u32>) -> Claim {
-        Claim { instance: id.as_str().to_owned(), session }
-    }
-
-    async fn found(&self, claim: &Claim) -> Result<Vec<u32>, FileError> {
-        let snapshot = self.scanner.snapshot().await;
-        let snapshot = snapshot.map_err(|source| disk::explain("read", Path::new("/proc"), source))?;
-        Ok(snapshot.members(claim).iter().map(|member| member.pid).collect())
     }
 
     /// Ends a tree; the inner error is what is left of it.
@@ -220,22 +166,10 @@ impl Sweeper {
         session: Option<u32>,
         grace: Duration,
     ) -> Result<Result<Vec<u32>, Outcome>, FileError> {
-        let claim = self.claim(id, session);
-        let mut pids = self.found(&claim).await?;
-        if let Some(leader) = leader.map(AsyncFd::get_ref)
-            && !leader.has_ended()
-            && !pids.contains(&leader.pid())
-        {
-            pids.insert(0, leader.pid());
-        }
-        let (_keep, deadline) = watch::channel(Instant::now() + grace);
-        let mut tree = Ending { scanner: &self.scanner, claim, leader, deadline };
-        Ok(match tree.run().await {
-            Ok(_) => Ok(pids),
-            Err(error) => {
-                let reason = StopError::new(id, error).to_string();
-                Err(Outcome::Quarantined { pids, reason })
-            }
+        let (pids, ended) = self.judge.end(id, leader, session, grace).await?;
+        Ok(match ended {
+            Ok(()) => Ok(pids),
+            Err(error) => Err(Outcome::Quarantined { pids, reason: error.to_string() }),
         })
     }
 }

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -13,9 +13,9 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use crate::pidfd::{PidFd, ended};
+use crate::pidfd::{PidFd, Waited, ended};
 use crate::procfs::Stat;
-use crate::snapshot::{Claim, Scanner};
+use crate::snapshot::{Claim, Scanner, Snapshot};
 
 /// How long killed processes may take to be gone. Longer means that the kernel holds them, for
 /// example in a read from a dead disk, and waiting more is no use.
@@ -39,12 +39,68 @@ pub(crate) struct Ended {
 pub(crate) enum TreeError {
     Scan(io::Error),
     Survivors(Vec<u32>),
+    /// In a session of its number, and nothing proves whose.
+    Unproven(Vec<u32>),
+}
+
+/// The session of a main process, which is the instance's for as long as its number surely means it.
+///
+/// A number stays taken while the process of that number is unreaped, and while any process is in the
+/// session of that number. Where another reaps the main process, the second is what remains: one process
+/// that was seen in the session before, and is in it still, proves the rest.
+#[derive(Debug, Default)]
+pub(crate) struct Session {
+    number: Option<u32>,
+    /// Number and start time of those that were seen in it.
+    proven: Mutex<HashSet<(u32, u64)>>,
+}
+
+impl Session {
+    pub(crate) fn new(number: Option<u32>) -> Self {
+        Self { number, proven: Mutex::default() }
+    }
+
+    /// The session, if its number means it now.
+    fn held(&self, leader: Option<&PidFd>) -> Option<u32> {
+        let number = self.number?;
+        let is_held = leader.is_some_and(|leader| !leader.is_reaped())
+            || self.lock().iter().any(|(pid, start_time)| {
+                Stat::read(*pid).is_some_and(|now| now.start_time == *start_time && now.session == number)
+            });
+        is_held.then_some(number)
+    }
+
+    /// Remembers who is in it and says whether it may be claimed in this snapshot. Asked after the
+    /// snapshot was taken: what holds now held then.
+    pub(crate) fn learn(&self, leader: Option<&PidFd>, snapshot: &Snapshot) -> Option<u32> {
+        let number = self.held(leader)?;
+        self.lock().extend(snapshot.session(number).map(|stat| (stat.pid, stat.start_time)));
+        Some(number)
+    }
+
+    /// Those in a session of its number that nothing proves to be the instance's, or another's: the number
+    /// is nobody's own, and whoever began the session is gone.
+    pub(crate) fn unproven(&self, leader: Option<&PidFd>, snapshot: &Snapshot) -> Vec<u32> {
+        let Some(number) = self.number.filter(|_| self.held(leader).is_none()) else { return Vec::new() };
+        // A process of that number took it when it was free, so no process of the old session was left.
+        if Stat::read(number).is_some() {
+            return Vec::new();
+        }
+        snapshot.session(number).map(|stat| stat.pid).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashSet<(u32, u64)>> {
+        // Only ever added to.
+        self.proven.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// One tree on its way to its end.
 pub(crate) struct Ending<'a> {
     pub(crate) scanner: &'a Scanner,
-    pub(crate) claim: Claim,
+    /// The id that its processes carry in their environment.
+    pub(crate) instance: &'a str,
+    pub(crate) session: &'a Session,
     /// The main process, if it is held.
     pub(crate) leader: Option<&'a AsyncFd<PidFd>>,
     /// When asking turns to killing. It may be brought forward meanwhile.
@@ -54,6 +110,23 @@ pub(crate) struct Ending<'a> {
 impl Ending<'_> {
     /// Ends the tree. Cancel safe: calling it again goes on.
     pub(crate) async fn run(&mut self) -> Result<Ended, TreeError> {
+        let ended = self.end().await?;
+        // Only where another reaps the main process can there be any.
+        if self.session.number.is_some() && self.pidfd().is_none_or(PidFd::is_reaped) {
+            let snapshot = self.scanner.snapshot().await.map_err(TreeError::Scan)?;
+            let unproven = self.session.unproven(self.pidfd(), &snapshot);
+            if !unproven.is_empty() {
+                return Err(TreeError::Unproven(unproven));
+            }
+        }
+        Ok(ended)
+    }
+
+    async fn end(&mut self) -> Result<Ended, TreeError> {
+        if self.pidfd().is_some_and(|leader| leader.peek() == Waited::NotOurs && !leader.is_reaped()) {
+            // Another reaps it, at once perhaps: who is in its session is to be learnt before that.
+            self.look().await?;
+        }
         if let Some(leader) = self.leader
             && !leader.get_ref().has_ended()
             && !self.is_overdue()
@@ -86,9 +159,22 @@ impl Ending<'_> {
         }
     }
 
+    fn pidfd(&self) -> Option<&PidFd> {
+        self.leader.map(AsyncFd::get_ref)
+    }
+
+    fn claim(&self, session: Option<u32>) -> Claim {
+        Claim { instance: self.instance.to_owned(), session }
+    }
+
     async fn look(&self) -> Result<Look, TreeError> {
         let snapshot = self.scanner.snapshot().await.map_err(TreeError::Scan)?;
-        Ok(Look { members: snapshot.members(&self.claim), decided: snapshot.is_decided() })
+        Ok(self.seen_in(&snapshot))
+    }
+
+    fn seen_in(&self, snapshot: &Snapshot) -> Look {
+        let claim = self.claim(self.session.learn(self.pidfd(), snapshot));
+        Look { members: snapshot.members(&claim), decided: snapshot.is_decided() }
     }
 
     /// A look of our own that kills on sight.
@@ -102,9 +188,10 @@ impl Ending<'_> {
                 }
             }
         };
-        let snapshot = self.scanner.hunt(&self.claim, on_sight).await.map_err(TreeError::Scan)?;
+        let claim = self.claim(self.session.held(self.pidfd()));
+        let snapshot = self.scanner.hunt(&claim, on_sight).await.map_err(TreeError::Scan)?;
         done.killed.extend(killed.lock().unwrap_or_else(PoisonError::into_inner).drain(..));
-        Ok(Look { members: snapshot.members(&self.claim), decided: snapshot.is_decided() })
+        Ok(self.seen_in(&snapshot))
     }
 
     /// Waits until nobody is left, telling each one left behind once. `false` at the deadline.

@@ -39,6 +39,12 @@ impl Scene {
         Self { supervisor: Supervisor::new(config).unwrap(), dir }
     }
 
+    /// The supervisor of a new engine over the same records.
+    pub(crate) fn heir(&self, features: Features) -> Supervisor {
+        let trampoline = Trampoline::new(FIXTURE);
+        Supervisor::new(Config { trampoline, ..Config::new(self.run_dir(), features) }).unwrap()
+    }
+
     pub(crate) fn run_dir(&self) -> &Path {
         self.supervisor.run_dir()
     }

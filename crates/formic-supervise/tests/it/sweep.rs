@@ -15,23 +15,23 @@ use crate::scene::{FIXTURE, Fixture, Scene, features, lives, wait_for};
 const GRACE: Duration = Duration::from_millis(500);
 
 /// A process of nobody's, ended when dropped.
-struct Stranger(Child);
+pub(crate) struct Stranger(pub(crate) Child);
 
 impl Stranger {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self::marked(&[])
     }
 
-    fn marked(env: &[(&str, &str)]) -> Self {
+    pub(crate) fn marked(env: &[(&str, &str)]) -> Self {
         Self(Command::new("/bin/sleep").arg("60").envs(env.iter().copied()).spawn().unwrap())
     }
 
-    fn lives(&mut self) -> bool {
+    pub(crate) fn lives(&mut self) -> bool {
         self.0.try_wait().unwrap().is_none()
     }
 
     /// Its true identity, as an engine would have recorded it.
-    fn identity(&self) -> Identity {
+    pub(crate) fn identity(&self) -> Identity {
         let pid = self.0.id();
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
         let start_time =
@@ -52,7 +52,7 @@ impl Drop for Stranger {
     }
 }
 
-fn write(scene: &Scene, id: &str, identity: Option<Identity>, change: impl FnOnce(&mut Record)) {
+pub(crate) fn write(scene: &Scene, id: &str, identity: Option<Identity>, change: impl FnOnce(&mut Record)) {
     let mut record = Record {
         format: 1,
         id: InstanceId::new(id),
@@ -82,7 +82,7 @@ async fn outcome(scene: &Scene, features: &Features) -> Outcome {
 }
 
 /// Starts an instance by an engine of its own, kills the engine, and returns the instance's processes.
-async fn crashed_engine(scene: &Scene, exe: &Path, before_start: impl FnOnce()) -> Vec<u32> {
+pub(crate) async fn crashed_engine(scene: &Scene, exe: &Path, before_start: impl FnOnce()) -> Vec<u32> {
     let script = "(setsid sh -c 'echo $$; trap \"\" TERM; while :; do sleep 0.05; done' &); \
                   env -i /bin/sleep 60 & echo $!; echo $$; sleep 60";
     let mut engine = Fixture::start(exe, &["engine", scene.run_dir().to_str().unwrap(), script]);

@@ -1,0 +1,117 @@
+//! Whose the processes are that an earlier engine may have left: what both its heirs rest on, the one that
+//! adopts and the one that ends.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use formic_core::InstanceId;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::disk::{self, FileError};
+use crate::features::Features;
+use crate::identity::Proof;
+use crate::pidfd::{self, PidFd};
+use crate::process::{Care, StopError};
+use crate::procfs::{Mark, mark};
+use crate::record::Record;
+use crate::snapshot::{Claim, Snapshot};
+use crate::tree::{Ending, Session};
+
+/// Judges records.
+#[derive(Debug)]
+pub(crate) struct Judge {
+    pub(crate) care: Arc<Care>,
+    pub(crate) boot_id: String,
+    pub(crate) features: Features,
+}
+
+/// Whose number the recorded one is now.
+#[derive(Debug)]
+pub(crate) enum Leader {
+    /// The instance's: the session of that number is the instance's too.
+    Ours(AsyncFd<PidFd>),
+    /// Nobody's: a session of that number may still be the instance's.
+    Nobody,
+    /// Another's, or there never was one.
+    NotOurs,
+    /// Nobody can say.
+    Ambiguous,
+}
+
+/// Why an ambiguous process is left alone.
+pub(crate) const AMBIGUOUS: &str =
+    "number and start time agree, but it does not carry the mark of the instance";
+
+impl Judge {
+    pub(crate) fn leader(&self, record: &Record) -> Result<Leader, FileError> {
+        let Some(identity) = &record.identity else { return Ok(Leader::NotOurs) };
+        let failed = |source| disk::explain("take hold of a process by", Path::new("/proc"), source);
+        let pidfd = match identity.prove(&self.boot_id, &self.features).map_err(failed)? {
+            Proof::Proven(pidfd) => pidfd,
+            Proof::Likely(pidfd) => {
+                let own = Mark::Instance(record.id.as_str().to_owned());
+                if mark(identity.pid, self.care.scanner.run_dir()) == own {
+                    pidfd
+                } else if pidfd.has_ended() {
+                    return Ok(Leader::Nobody);
+                } else {
+                    return Ok(Leader::Ambiguous);
+                }
+            }
+            Proof::Gone => return Ok(Leader::Nobody),
+            Proof::Other | Proof::OtherBoot => return Ok(Leader::NotOurs),
+        };
+        pidfd::watch(pidfd).map(Leader::Ours).map_err(|(_, source)| failed(source))
+    }
+
+    pub(crate) async fn snapshot(&self) -> Result<Arc<Snapshot>, FileError> {
+        let snapshot = self.care.scanner.snapshot().await;
+        snapshot.map_err(|source| disk::explain("read", Path::new("/proc"), source))
+    }
+
+    /// The living processes that carry an id, those of a session, and the descendants of both.
+    pub(crate) async fn found(&self, id: &InstanceId, session: Option<u32>) -> Result<Vec<u32>, FileError> {
+        let claim = Claim { instance: id.as_str().to_owned(), session };
+        Ok(self.snapshot().await?.members(&claim).iter().map(|member| member.pid).collect())
+    }
+
+    /// Ends a tree. What was found of it, and whether it is gone.
+    pub(crate) async fn end(
+        &self,
+        id: &InstanceId,
+        leader: Option<&AsyncFd<PidFd>>,
+        session: Option<u32>,
+        grace: Duration,
+    ) -> Result<(Vec<u32>, Result<(), StopError>), FileError> {
+        let mut pids = self.found(id, session).await?;
+        if let Some(leader) = leader.map(AsyncFd::get_ref)
+            && !leader.has_ended()
+            && !pids.contains(&leader.pid())
+        {
+            pids.insert(0, leader.pid());
+        }
+        let (_keep, deadline) = watch::channel(Instant::now() + grace);
+        let session = Session::new(session);
+        let mut tree = Ending {
+            scanner: &self.care.scanner,
+            instance: id.as_str(),
+            session: &session,
+            leader,
+            deadline,
+        };
+        let ended = tree.run().await.map(|_| ()).map_err(|error| StopError::new(id, error));
+        Ok((pids, ended))
+    }
+
+    /// Reads all records, away from the runtime's threads.
+    pub(crate) async fn load(&self) -> Result<Vec<crate::record::Entry>, FileError> {
+        let care = self.care.clone();
+        tokio::task::spawn_blocking(move || care.store.load())
+            .await
+            .map_err(|error| disk::explain("read", self.care.store.dir(), io::Error::other(error)))?
+    }
+}
