@@ -13,9 +13,11 @@ use std::process::ExitCode;
 use clap::Parser;
 
 fn main() -> ExitCode {
-    // The trampoline of an instance is this binary too, and must not parse anything of people's.
-    if std::env::args_os().nth(1).is_some_and(|arg| arg == "__exec") {
-        formic_supervise::trampoline::main();
+    // The trampoline of an instance and the keeper are this binary too, and must not parse anything of people's.
+    match std::env::args_os().nth(1) {
+        Some(arg) if arg == formic_supervise::trampoline::ARGUMENT => formic_supervise::trampoline::main(),
+        Some(arg) if arg == formic_supervise::keeper::ARGUMENT => formic_supervise::keeper::main(),
+        _ => {}
     }
     let cli = cli::Cli::parse();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();

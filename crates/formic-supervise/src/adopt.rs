@@ -177,7 +177,13 @@ impl Adopter {
         }
         let leader = match self.judge.leader(&record)? {
             judge::Leader::Ours(pidfd) => Leader::Adopted(pidfd),
-            judge::Leader::Nobody | judge::Leader::NotOurs => Leader::Gone(ExitStatus::Unknown),
+            judge::Leader::Nobody | judge::Leader::NotOurs => {
+                let status = match &record.identity {
+                    Some(identity) => self.judge.care.exit_of(identity).await,
+                    None => None,
+                };
+                Leader::Gone(status.unwrap_or(ExitStatus::Unknown))
+            }
             judge::Leader::Ambiguous => {
                 let pids = record.identity.iter().map(|identity| identity.pid).collect();
                 return Ok(Fate::Quarantined { pids, reason: AMBIGUOUS.to_owned() });

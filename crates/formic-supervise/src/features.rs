@@ -9,6 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::pidfd::PidFd;
 
+/// The variable that switches features off, by their names with commas between, for tests and for machines
+/// where one of them misbehaves.
+pub const FEATURES_OFF_ENV: &str = "FORMIC_FEATURES_OFF";
+
 /// How the processes of an instance are held together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -68,6 +72,15 @@ impl Features {
             exit_info: kernel_version() >= (6, 15),
             containment: Containment::Session,
         })
+    }
+
+    /// Finds out what there is, without what [`FEATURES_OFF_ENV`] names.
+    ///
+    /// # Errors
+    /// If the kernel has no pidfds.
+    pub fn from_env() -> Result<Self, Unsupported> {
+        let mask = std::env::var(FEATURES_OFF_ENV).unwrap_or_default();
+        Ok(Self::detect()?.masked(mask.split(',').map(str::trim)))
     }
 
     /// Without the features of these names.

@@ -67,6 +67,15 @@ impl Identity {
         })
     }
 
+    /// Whether two identities, of which one may have been taken on an older kernel, mean one process.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        let same_id = match (self.pidfs_id, other.pidfs_id) {
+            (Some(one), Some(another)) => one == another,
+            _ => true,
+        };
+        same_id && (&self.boot_id, self.pid, self.start_time) == (&other.boot_id, other.pid, other.start_time)
+    }
+
     /// Finds the process of this identity, or why not.
     pub(crate) fn prove(&self, boot_id: &str, features: &Features) -> io::Result<Proof> {
         if self.boot_id != boot_id {

@@ -5,11 +5,12 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Seek as _, Write as _};
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, OFlags, flock};
-use rustix::io::Errno;
+use rustix::io::{Errno, FdFlags};
 
 use crate::disk::{self, FileError};
 use crate::features::Features;
@@ -77,6 +78,18 @@ impl Lock {
         });
         written.map_err(|source| disk::explain("write", &path, source))?;
         Ok(Self { file, path })
+    }
+
+    /// The lock that an earlier image of this process took and left open over an exec.
+    pub(crate) fn inherited(file: OwnedFd, path: PathBuf) -> Self {
+        Self { file: file.into(), path }
+    }
+
+    /// Whether it is to survive an exec, and its number.
+    pub(crate) fn inherit(&self, inherit: bool) -> std::io::Result<i32> {
+        let flags = if inherit { FdFlags::empty() } else { FdFlags::CLOEXEC };
+        rustix::io::fcntl_setfd(&self.file, flags)?;
+        Ok(self.file.as_raw_fd())
     }
 
     /// The lock file.

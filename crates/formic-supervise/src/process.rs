@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use crate::exit::ExitStatus;
 use crate::identity::Identity;
+use crate::keeper;
 use crate::pidfd::{PidFd, Waited, ended};
 use crate::record::{Record, State, Store};
 use crate::snapshot::{Scanner, Snapshot};
@@ -80,6 +81,21 @@ pub(crate) struct Care {
     pub(crate) scanner: Scanner,
     /// Whether the kernel keeps how a process ended for others than its parent.
     pub(crate) exit_info: bool,
+    /// Who reaps what an earlier engine started, and remembers how it ended.
+    pub(crate) keeper: Option<keeper::Client>,
+}
+
+impl Care {
+    /// How a process ended that another has reaped, if that other is the keeper.
+    pub(crate) async fn exit_of(&self, identity: &Identity) -> Option<ExitStatus> {
+        match self.keeper.as_ref()?.exit_of(identity).await {
+            Ok(status) => status,
+            Err(error) => {
+                tracing::warn!(%error, "cannot ask the keeper how a process ended");
+                None
+            }
+        }
+    }
 }
 
 /// The processes of one supervisor.
@@ -289,6 +305,9 @@ impl Process {
                 return status;
             }
             if last {
+                if let Some(status) = self.0.care.exit_of(&self.0.identity).await {
+                    return *self.0.status.get_or_init(|| status);
+                }
                 return *self.0.status.get_or_init(|| ExitStatus::Unknown);
             }
             tokio::time::sleep(pause).await;

@@ -17,6 +17,7 @@ use crate::disk::{self, FileError};
 use crate::features::Features;
 use crate::gate::Gate;
 use crate::identity::boot_id;
+use crate::keeper;
 use crate::launch::Launch;
 use crate::process::{Care, Process, StopError, Stopped};
 use crate::record::Store;
@@ -38,12 +39,14 @@ pub struct Config {
     pub trampoline: Trampoline,
     /// What this machine can do.
     pub features: Features,
+    /// The keeper, if this engine is the brain of one.
+    pub keeper: Option<keeper::Client>,
 }
 
 impl Config {
     /// The usual: the running binary is the trampoline.
     pub fn new(run_dir: impl Into<PathBuf>, features: Features) -> Self {
-        Self { run_dir: run_dir.into(), trampoline: Trampoline::own(), features }
+        Self { run_dir: run_dir.into(), trampoline: Trampoline::own(), features, keeper: None }
     }
 }
 
@@ -65,7 +68,12 @@ impl Supervisor {
         let scanner = Scanner::new(store.dir());
         Ok(Self(Arc::new(Gate {
             trampoline: config.trampoline,
-            care: Arc::new(Care { store, scanner, exit_info: config.features.exit_info }),
+            care: Arc::new(Care {
+                store,
+                scanner,
+                exit_info: config.features.exit_info,
+                keeper: config.keeper,
+            }),
             features: config.features,
             boot_id,
             table: Arc::default(),

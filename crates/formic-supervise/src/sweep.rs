@@ -75,7 +75,7 @@ pub async fn sweep(run_dir: &Path, features: &Features, grace: Duration) -> Resu
     let boot_id = boot_id().map_err(|source| disk::explain("read", Path::new("/proc"), source))?;
     let scanner = Scanner::new(store.dir());
     let judge = Judge {
-        care: Arc::new(Care { store, scanner, exit_info: features.exit_info }),
+        care: Arc::new(Care { store, scanner, exit_info: features.exit_info, keeper: None }),
         boot_id,
         features: features.clone(),
     };

@@ -192,7 +192,7 @@ fn prepare() -> io::Result<()> {
     unsafe_code,
     reason = "dup2 onto a number; rustix would need a feature that the rest of the tree does not build"
 )]
-fn null_stdin() -> io::Result<()> {
+pub(crate) fn null_stdin() -> io::Result<()> {
     let null = fs::File::open("/dev/null")?;
     // SAFETY: standard input is nobody's: the socket was duplicated away from it and no thread reads it.
     if unsafe { libc::dup2(null.as_raw_fd(), 0) } == -1 {
@@ -299,7 +299,7 @@ fn find(program: &OsStr, path: Option<&OsStr>) -> io::Result<PathBuf> {
 }
 
 #[expect(unsafe_code, reason = "rustix's execve is not part of its stable interface")]
-fn execve(program: &CString, args: &[CString], env: &[CString]) -> io::Error {
+pub(crate) fn execve(program: &CString, args: &[CString], env: &[CString]) -> io::Error {
     let pointers = |of: &[CString]| -> Vec<*const libc::c_char> {
         of.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect()
     };

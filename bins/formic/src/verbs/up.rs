@@ -43,7 +43,7 @@ pub(crate) async fn run(args: Up) -> Outcome {
     let filter = std::env::var("FORMIC_LOG").unwrap_or_else(|_| "warn".into());
     formic_telemetry::logs::init(LogFormat::Auto, &filter).map_err(Failure::user)?;
     let state = State::open(&folder)?;
-    let features = Features::detect().map_err(|error| Failure::user(error.to_string()))?;
+    let features = Features::from_env().map_err(|error| Failure::user(error.to_string()))?;
     let _lock = Lock::acquire(state.lock(), &features).map_err(|error| locked(&manifest, error))?;
     // From here on: before, there is nothing to put in order.
     let mut ends = Ends::listen()?;

@@ -9,9 +9,8 @@ use formic_supervise::{
     Adopted, ExitStatus, Fate, Features, INSTANCE_ENV, Identity, Process, RUN_DIR_ENV, State, StopError,
     Supervisor,
 };
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use crate::scene::{FIXTURE, Fixture, SOON, Scene, features, lives, wait_for};
+use crate::scene::{FIXTURE, Fixture, SOON, Scene, features, lives, signal, wait_for};
 use crate::sweep::{Stranger, crashed_engine, write};
 
 const GRACE: Duration = Duration::from_millis(500);
@@ -34,12 +33,6 @@ async fn running(supervisor: &Supervisor) -> Process {
         Fate::Running(process) => process,
         fate => panic!("not running: {fate:?}"),
     }
-}
-
-/// Signals the process of a number that is surely still its own.
-fn signal(pid: u32, with: Signal) {
-    let pidfd = pidfd_open(Pid::from_raw(pid.cast_signed()).unwrap(), PidfdFlags::empty()).unwrap();
-    pidfd_send_signal(pidfd, with).unwrap();
 }
 
 /// Starts an instance of this script by an engine of its own and kills the engine.
@@ -86,7 +79,7 @@ async fn how_an_adopted_process_ends_is_told() {
         let heir = scene.heir(masked(mask));
         let process = running(&heir).await;
         assert_eq!(process.pid(), pid);
-        signal(pid, Signal::USR1);
+        signal(pid, libc::SIGUSR1);
         let begun = Instant::now();
         let status = process.wait().await;
         assert!(begun.elapsed() < SOON);
@@ -107,7 +100,7 @@ async fn what_ended_without_an_engine_is_told_until_it_is_stopped() {
         let pid = left_behind(&scene, script).await;
         let daemon: u32 =
             fs::read_to_string(scene.run_dir().join("out.log")).unwrap().trim().parse().unwrap();
-        signal(pid, Signal::KILL);
+        signal(pid, libc::SIGKILL);
         wait_for("its end", || !lives(pid)).await;
         for _ in 0..2 {
             let heir = scene.heir(masked(mask));
@@ -227,7 +220,7 @@ async fn a_session_is_proven_by_those_who_were_seen_in_it() {
         if seen {
             running(&heir).await;
         }
-        signal(pid, Signal::KILL);
+        signal(pid, libc::SIGKILL);
         wait_for("its end", || !lives(pid)).await;
         let reaped = || !Path::new(&format!("/proc/{pid}")).exists();
         let heir = if seen { heir } else { scene.heir(features()) };
@@ -236,7 +229,7 @@ async fn a_session_is_proven_by_those_who_were_seen_in_it() {
                 println!(
                     "formic-test-skipped: a_session_is_proven_by_those_who_were_seen_in_it: nobody reaps orphans here at once"
                 );
-                signal(child, Signal::KILL);
+                signal(child, libc::SIGKILL);
                 return;
             }
             heir.adopt(GRACE).await.unwrap();
@@ -250,7 +243,7 @@ async fn a_session_is_proven_by_those_who_were_seen_in_it() {
             let Err(StopError::Unproven { pids, .. }) = stopped else { panic!("{stopped:?}") };
             assert_eq!(pids, [child]);
             assert!(lives(child));
-            signal(child, Signal::KILL);
+            signal(child, libc::SIGKILL);
             wait_for("the end of the child", || !lives(child)).await;
             process.kill().await.unwrap();
         }

@@ -3,6 +3,7 @@
 #![expect(clippy::print_stdout, reason = "a test that cannot run says so")]
 
 mod adopt;
+mod keeper;
 mod lock;
 mod namespace;
 mod scene;

@@ -123,6 +123,12 @@ pub(crate) fn lives(pid: u32) -> bool {
     !stat.rsplit_once(')').unwrap().1.trim_start().starts_with(['Z', 'X'])
 }
 
+/// Signals the process of a number that is surely still its own.
+pub(crate) fn signal(pid: u32, number: i32) {
+    let pidfd = pidfd_open(Pid::from_raw(pid.cast_signed()).unwrap(), PidfdFlags::empty()).unwrap();
+    pidfd_send_signal(pidfd, Signal::from_named_raw(number).unwrap()).unwrap();
+}
+
 /// The ended, unreaped children of this process.
 pub(crate) fn zombies() -> Vec<u32> {
     let me = std::process::id().to_string();
@@ -152,8 +158,13 @@ pub(crate) struct Fixture {
 
 impl Fixture {
     pub(crate) fn start(program: impl AsRef<Path>, args: &[&str]) -> Self {
+        Self::with_env(program, args, &[])
+    }
+
+    pub(crate) fn with_env(program: impl AsRef<Path>, args: &[&str], env: &[(&str, &str)]) -> Self {
         let mut child = Command::new(program.as_ref())
             .args(args)
+            .envs(env.iter().copied())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

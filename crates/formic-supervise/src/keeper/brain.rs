@@ -1,0 +1,170 @@
+//! The keeper's one child of its own: how it is started, fenced and started again.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::process::Signal;
+use serde::{Deserialize, Serialize};
+
+use super::protocol::Command;
+use super::{DIR_ENV, GENERATION_ENV};
+use crate::disk::{self, FileError};
+use crate::features::Features;
+use crate::identity::{Identity, Proof};
+use crate::pidfd::PidFd;
+use crate::record::now_ms;
+
+/// A brain that lived this long, or said that it is ready and lived this long, begins its back-off anew.
+const STEADY: Duration = Duration::from_secs(10);
+
+/// The wait before a second start, doubled for each further one.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// How long a brain may take to die of SIGKILL. Longer means that the kernel holds it.
+const KILL_LIMIT: Duration = Duration::from_secs(10);
+
+/// A brain that runs, or has ended and was not reaped yet.
+#[derive(Debug)]
+pub(super) struct Brain {
+    pub(super) pidfd: PidFd,
+    /// `None` once it has ended at the other side.
+    pub(super) socket: Option<OwnedFd>,
+    pub(super) generation: u64,
+    pub(super) ready: bool,
+    pub(super) started: Instant,
+}
+
+impl Brain {
+    /// Starts one. Its standard input is the socket.
+    pub(super) fn start(command: &Command, generation: u64, dir: &Path) -> io::Result<Self> {
+        let pair = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None);
+        let (ours, theirs) = pair?;
+        // A brain that does not read its answers must not hold the keeper up.
+        let limit = Some(Duration::from_secs(1));
+        rustix::net::sockopt::set_socket_timeout(&ours, rustix::net::sockopt::Timeout::Send, limit)?;
+        let mut child = std::process::Command::new(&command.program)
+            .args(&command.args)
+            .env(GENERATION_ENV, generation.to_string())
+            .env(DIR_ENV, dir)
+            .stdin(Stdio::from(theirs))
+            .spawn()?;
+        // Nobody reaps it before us, so the number is still its own.
+        match PidFd::open(child.id()) {
+            Ok(Some(pidfd)) => {
+                Ok(Self { pidfd, socket: Some(ours), generation, ready: false, started: Instant::now() })
+            }
+            other => {
+                child.kill()?;
+                child.wait()?;
+                Err(other.err().map_or_else(|| io::ErrorKind::NotFound.into(), io::Error::from))
+            }
+        }
+    }
+}
+
+/// When to start the next one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct BackOff {
+    failures: u32,
+}
+
+impl BackOff {
+    /// A brain has ended that lived this long.
+    pub(super) fn ended(&mut self, lived: Duration) -> Duration {
+        if lived >= STEADY {
+            self.failures = 0;
+            return Duration::ZERO;
+        }
+        self.failures = self.failures.saturating_add(1);
+        let doublings = (self.failures - 1).min(16);
+        FIRST_PAUSE.saturating_mul(1 << doublings).min(LONGEST_PAUSE)
+    }
+}
+
+/// What is on disk of the brains: the last generation and who it was.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Fence {
+    pub(super) generation: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) brain: Option<Identity>,
+}
+
+impl Fence {
+    pub(super) fn path(dir: &Path) -> PathBuf {
+        dir.join("brain.json")
+    }
+
+    pub(super) fn read(dir: &Path) -> Result<Self, FileError> {
+        let path = Self::path(dir);
+        match std::fs::read(&path) {
+            Ok(content) => Ok(serde_json::from_slice(&content).unwrap_or_else(|error| {
+                super::process::say(&format!(
+                    "{} is damaged ({error}): generations go on from the clock",
+                    path.display()
+                ));
+                // More than any count of starts can be, so no generation is ever used again.
+                Self { generation: now_ms() / 1000, brain: None }
+            })),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self { generation: 0, brain: None }),
+            Err(source) => Err(disk::explain("read", &path, source)),
+        }
+    }
+
+    pub(super) fn write(&self, dir: &Path) -> Result<(), FileError> {
+        let path = Self::path(dir);
+        let content =
+            serde_json::to_vec(self).map_err(|source| disk::explain("encode", &path, source.into()))?;
+        disk::replace(&path, &content)
+    }
+
+    /// Ends the brain that a killed keeper has left, which has lost its socket and may not have noticed.
+    pub(super) fn enforce(&self, dir: &Path, boot_id: &str, features: &Features) -> io::Result<()> {
+        let Some(identity) = &self.brain else { return Ok(()) };
+        let pidfd = match identity.prove(boot_id, features)? {
+            Proof::Proven(pidfd) => pidfd,
+            Proof::Likely(pidfd) if carries(identity.pid, dir) => pidfd,
+            Proof::Likely(_) | Proof::Other | Proof::Gone | Proof::OtherBoot => return Ok(()),
+        };
+        pidfd.signal(Signal::KILL)?;
+        let limit = Instant::now() + KILL_LIMIT;
+        while !pidfd.has_ended() {
+            if Instant::now() >= limit {
+                return Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    format!(
+                        "the brain of a killed keeper, process {}, does not die of SIGKILL",
+                        identity.pid
+                    ),
+                ));
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        Ok(())
+    }
+}
+
+/// Whether a process was started as the brain of the keeper of this directory.
+fn carries(pid: u32, dir: &Path) -> bool {
+    let Ok(environment) = std::fs::read(format!("/proc/{pid}/environ")) else { return false };
+    let mark = [DIR_ENV.as_bytes(), b"=", dir.as_os_str().as_encoded_bytes()].concat();
+    environment.split(|&byte| byte == 0).any(|variable| variable == mark)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_wait_doubles_up_to_a_limit_and_ends_with_a_steady_brain() {
+        let mut back_off = BackOff::default();
+        let waits: Vec<_> = (0..10).map(|_| back_off.ended(Duration::ZERO).as_millis()).collect();
+        assert_eq!(waits, [100, 200, 400, 800, 1600, 3200, 6400, 10_000, 10_000, 10_000]);
+        assert_eq!(back_off.ended(STEADY), Duration::ZERO);
+        assert_eq!(back_off.ended(Duration::ZERO), FIRST_PAUSE);
+    }
+}

@@ -1,0 +1,247 @@
+//! The keeper and its brain, killed in turn: the instance stays, its end is told, sockets stay open.
+
+use std::fs;
+use std::net::TcpStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use formic_supervise::FEATURES_OFF_ENV;
+
+use crate::scene::{FIXTURE, Fixture, SOON, Scene, lives, signal, wait_for};
+
+const FOREVER: &str = "trap 'exit 7' USR1; echo up; while :; do sleep 0.02; done";
+
+/// A keeper with the fixture's brain, which says `how generation brain instance status` when it is up.
+struct Kept {
+    scene: Scene,
+    keeper: Fixture,
+}
+
+#[derive(Debug)]
+struct Up {
+    how: String,
+    generation: u64,
+    brain: u32,
+    instance: u32,
+    status: String,
+}
+
+impl Kept {
+    fn start(name: &str, script: &str) -> Self {
+        Self::masked(name, script, "")
+    }
+
+    fn masked(name: &str, script: &str, mask: &str) -> Self {
+        let scene = Scene::new(name);
+        let keeper = Self::keeper(&scene, script, mask);
+        Self { scene, keeper }
+    }
+
+    fn keeper(scene: &Scene, script: &str, mask: &str) -> Fixture {
+        let dir = scene.dir.join("keeper");
+        let run_dir = scene.run_dir().to_str().unwrap();
+        let args = ["__keeper", dir.to_str().unwrap(), FIXTURE, "brain", run_dir, script];
+        Fixture::with_env(FIXTURE, &args, &[(FEATURES_OFF_ENV, mask)])
+    }
+
+    fn up(&mut self) -> Up {
+        let line = self.keeper.hear();
+        let words: Vec<&str> = line.splitn(5, ' ').collect();
+        let number = |at: usize| words[at].parse::<u64>().unwrap();
+        Up {
+            how: words[0].to_owned(),
+            generation: number(1),
+            brain: u32::try_from(number(2)).unwrap(),
+            instance: u32::try_from(number(3)).unwrap(),
+            status: words[4].to_owned(),
+        }
+    }
+
+    /// Waits until the instance has set its traps.
+    async fn armed(&self) {
+        let log = self.scene.run_dir().join("out.log");
+        wait_for("the program to be up", || fs::read_to_string(&log).is_ok_and(|log| log.contains("up")))
+            .await;
+    }
+
+    fn tell(&mut self, ask: &str) {
+        let file = self.scene.run_dir().join("ask");
+        let unfinished = self.scene.dir.join("ask.new");
+        fs::write(&unfinished, ask).unwrap();
+        fs::rename(unfinished, file).unwrap();
+    }
+
+    fn ask(&mut self, ask: &str) -> String {
+        self.tell(ask);
+        self.keeper.hear()
+    }
+}
+
+#[test]
+fn brains_are_killed_in_a_loop_and_the_instance_stays() {
+    let mut kept = Kept::start("keeper-loop", FOREVER);
+    let first = kept.up();
+    assert_eq!((first.how.as_str(), first.generation), ("started", 1));
+    let (mut brain, mut kills) = (first.brain, 0);
+    for _ in 0..6 {
+        signal(brain, libc::SIGKILL);
+        kills += 1;
+        let up = kept.up();
+        assert_eq!(up.how, "adopted");
+        assert_eq!((up.instance, up.generation), (first.instance, first.generation + kills));
+        assert!(lives(first.instance) && !lives(brain));
+        brain = up.brain;
+    }
+    assert_eq!(kept.ask("end"), "gone");
+    assert!(!lives(first.instance));
+    assert_eq!(kept.ask("stop"), "stopping");
+    assert!(kept.keeper.child.wait().unwrap().success());
+}
+
+#[test]
+fn keepers_are_killed_too_and_the_next_one_fences_the_brain_that_is_left() {
+    let mut kept = Kept::start("keeper-both", FOREVER);
+    let first = kept.up();
+    let mut last = first.brain;
+    for round in 1..=4 {
+        if round % 2 == 0 {
+            // Stopped, it cannot notice that its keeper is gone.
+            signal(last, libc::SIGSTOP);
+        }
+        kept.keeper.kill();
+        kept.keeper = Kept::keeper(&kept.scene, FOREVER, "");
+        let up = kept.up();
+        assert_eq!((up.how.as_str(), up.instance), ("adopted", first.instance));
+        assert_eq!(up.generation, first.generation + round);
+        assert!(!lives(last), "two brains at the same time");
+        last = up.brain;
+    }
+    assert_eq!(kept.ask("end"), "gone");
+}
+
+#[tokio::test]
+async fn how_an_instance_ended_without_a_brain_is_told_by_the_journal() {
+    for mask in ["", "exit-info", "pidfs,exit-info"] {
+        let mut kept = Kept::masked("keeper-journal", FOREVER, mask);
+        let first = kept.up();
+        kept.armed().await;
+        // A stopped brain is none: the end falls between two.
+        signal(first.brain, libc::SIGSTOP);
+        signal(first.instance, libc::SIGUSR1);
+        wait_for("its end", || !lives(first.instance)).await;
+        signal(first.brain, libc::SIGKILL);
+        let up = kept.up();
+        assert_eq!((up.how.as_str(), up.status.as_str()), ("ended", "exit code 7"), "{mask}");
+        // Told again to the next one, until it is stopped.
+        signal(up.brain, libc::SIGKILL);
+        assert_eq!(kept.up().status, "exit code 7", "{mask}");
+        assert_eq!(kept.ask("end"), "gone");
+    }
+}
+
+#[tokio::test]
+async fn how_an_adopted_instance_ends_is_told_by_the_journal() {
+    for mask in ["", "exit-info", "pidfs,exit-info"] {
+        let mut kept = Kept::masked("keeper-adopted", FOREVER, mask);
+        let first = kept.up();
+        kept.armed().await;
+        signal(first.brain, libc::SIGKILL);
+        assert_eq!(kept.up().how, "adopted");
+        kept.tell("wait");
+        signal(first.instance, libc::SIGUSR1);
+        assert_eq!(kept.keeper.hear(), "exit code 7", "{mask}");
+        wait_for("the keeper to reap it", || !Path::new(&format!("/proc/{}", first.instance)).exists()).await;
+    }
+}
+
+#[test]
+fn sockets_are_held_over_the_death_of_a_brain_and_the_upgrade_of_both() {
+    let mut kept = Kept::start("keeper-sockets", FOREVER);
+    let first = kept.up();
+    let keeper = kept.keeper.child.id();
+    let port = kept.ask("hold http");
+    let address = format!("127.0.0.1:{port}");
+    // Connected while nobody accepts: the backlog keeps it.
+    let waiting = TcpStream::connect(&address).unwrap();
+    signal(first.brain, libc::SIGKILL);
+    kept.up();
+    assert_eq!(kept.ask("take http"), port);
+
+    // Not a keeper: nothing changes.
+    assert!(kept.ask("replace-keeper /bin/false").contains("cannot execute"), "it must refuse");
+    assert!(kept.ask("replace-keeper /no/such/program").contains("cannot execute"), "it must refuse");
+    let copy = kept.scene.dir.join("successor");
+    fs::copy(FIXTURE, &copy).unwrap();
+    assert_eq!(kept.ask(&format!("replace-keeper {}", copy.display())), "replaced");
+    let exe = fs::read_link(format!("/proc/{keeper}/exe")).unwrap();
+    assert_eq!(exe, copy, "the same process, another program");
+    assert_eq!(kept.ask("names"), "http");
+    assert_eq!(kept.ask("take http"), port);
+
+    // The brain is replaced by the successor's; the instance and the generation go on.
+    let run_dir = kept.scene.run_dir().to_str().unwrap().to_owned();
+    kept.tell(&format!("replace-brain {} brain {run_dir} -", copy.display()));
+    let up = kept.up();
+    assert_eq!((up.how.as_str(), up.instance, up.generation), ("adopted", first.instance, 3));
+    assert_eq!(fs::read_link(format!("/proc/{}/exe", up.brain)).unwrap(), copy);
+    assert_eq!(kept.ask("take http"), port);
+    drop(waiting);
+    assert_eq!(kept.ask("release http"), "true");
+    assert!(TcpStream::connect(&address).is_err(), "nobody has it any more");
+    assert_eq!(kept.ask("take http"), "none");
+    assert_eq!(kept.ask("end"), "gone");
+}
+
+#[test]
+fn a_brain_that_is_never_ready_is_taken_back() {
+    let mut kept = Kept::start("keeper-back", FOREVER);
+    let first = kept.up();
+    kept.tell("replace-brain /bin/false");
+    let up = kept.up();
+    assert_eq!((up.how.as_str(), up.instance), ("adopted", first.instance));
+    assert_eq!(up.generation, 3, "the second generation was the program that only ends");
+    kept.tell("replace-brain /no/such/program");
+    assert_eq!(kept.up().how, "adopted");
+    assert_eq!(kept.ask("end"), "gone");
+}
+
+#[tokio::test]
+async fn told_to_end_a_keeper_ends_its_brain_and_leaves_the_instance() {
+    let mut kept = Kept::start("keeper-term", FOREVER);
+    let first = kept.up();
+    let begun = Instant::now();
+    signal(kept.keeper.child.id(), libc::SIGTERM);
+    assert!(kept.keeper.child.wait().unwrap().success());
+    assert!(begun.elapsed() < SOON && !lives(first.brain) && lives(first.instance));
+}
+
+#[tokio::test]
+async fn a_keeper_is_small_reaps_orphans_and_is_the_only_one() {
+    // Daemons that end at once, in sessions of their own and not.
+    let script = "for i in 1 2 3 4 5 6 7 8; do (setsid true &); (true &); done; exec sleep 60";
+    let mut kept = Kept::start("keeper-small", script);
+    let first = kept.up();
+    let keeper = kept.keeper.child.id();
+    wait_for("orphans to be reaped", || {
+        let stats = fs::read_dir("/proc").unwrap().flatten();
+        let stats = stats.filter_map(|entry| fs::read_to_string(entry.path().join("stat")).ok());
+        stats.filter(|stat| stat.contains(&format!(") Z {keeper} "))).count() == 0
+    })
+    .await;
+    let status = fs::read_to_string(format!("/proc/{keeper}/status")).unwrap();
+    let own = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+    let own: u64 = own.trim().trim_end_matches(" kB").parse().unwrap();
+    assert!(own < 4096, "{own} kB");
+    let mut second = Kept::keeper(&kept.scene, script, "");
+    let limit = Instant::now() + SOON;
+    let status = loop {
+        match second.child.try_wait().unwrap() {
+            Some(status) => break status,
+            None if Instant::now() < limit => tokio::time::sleep(Duration::from_millis(5)).await,
+            None => panic!("a second keeper runs"),
+        }
+    };
+    assert!(!status.success());
+    assert!(lives(first.brain) && lives(first.instance));
+    assert_eq!(kept.ask("end"), "gone");
+}
