@@ -6,7 +6,7 @@
 //! ended, and what cannot be proven is kept, told, and its place is not filled. Guessing is how two copies
 //! of one service come to write one database.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +14,7 @@ use std::time::Duration;
 use formic_core::{InstanceId, ServiceName};
 use tokio::task::JoinSet;
 
+use crate::cgroup::Group;
 use crate::disk::{self, FileError};
 use crate::exit::ExitStatus;
 use crate::gate::Gate;
@@ -66,7 +67,7 @@ pub enum Fate {
         /// Where it is now.
         set_aside: PathBuf,
     },
-    /// Processes carried the mark of an instance that has no record. They were ended.
+    /// Processes carried the mark of an instance that has no record, or were in its cgroup. They were ended.
     Unrecorded {
         /// The processes that were found.
         pids: Vec<u32>,
@@ -87,11 +88,13 @@ pub(crate) async fn adopt(gate: &Arc<Gate>, grace: Duration) -> Result<Vec<Adopt
     }
     // After the records were read: what was recorded before is in them.
     let snapshot = adopter.judge.snapshot().await?;
-    for id in snapshot.marked() {
-        let id = InstanceId::new(id);
+    let marked = snapshot.marked().into_iter().map(|id| (InstanceId::new(id), None));
+    let mut found: BTreeMap<_, Option<Group>> = marked.collect();
+    found.extend(adopter.judge.groups()?.into_iter().map(|(id, group)| (id, Some(group))));
+    for (id, group) in found {
         if is_file_name(id.as_str()) && !recorded.contains(&id) && !adopter.is_known(&id) {
             let adopter = adopter.clone();
-            tasks.spawn(async move { adopter.unrecorded(id).await });
+            tasks.spawn(async move { adopter.unrecorded(id, group).await });
         }
     }
     let adopted = tasks.join_all().await.into_iter().collect::<Result<Vec<_>, _>>()?;
@@ -145,7 +148,14 @@ impl Adopter {
         let fate = match entry.record {
             Ok(record) => self.known(record).await?,
             Err(why) => {
-                let pids = self.judge.found(&entry.id, None).await?;
+                let mut pids = self.judge.found(&entry.id, None).await?;
+                if let Some((_, group)) = self.judge.groups()?.into_iter().find(|(id, _)| *id == entry.id) {
+                    let members =
+                        group.members().map_err(|source| disk::explain("read", group.dir(), source))?;
+                    pids.extend(members.iter().map(|member| member.pid));
+                    pids.sort_unstable();
+                    pids.dedup();
+                }
                 match why {
                     // Nobody is harmed for a record that is damaged: what carries its id may serve just now.
                     Unreadable::Damaged(_) if pids.is_empty() => {
@@ -168,7 +178,9 @@ impl Adopter {
         }
         if record.state == State::Intent {
             // The gate was closed: it has executed nothing, and has ended by itself unless it is about to.
-            let (pids, ended) = self.judge.end(&record.id, None, None, Duration::ZERO).await?;
+            let group = self.judge.care.store.group(&record);
+            let (pids, ended) =
+                self.judge.end(&record.id, None, None, group.as_ref(), Duration::ZERO).await?;
             if let Err(error) = ended {
                 return Ok(Fate::Quarantined { pids, reason: error.to_string() });
             }
@@ -207,8 +219,8 @@ impl Adopter {
         Ok(told(process).fate)
     }
 
-    async fn unrecorded(&self, id: InstanceId) -> Result<Option<Adopted>, FileError> {
-        let (pids, ended) = self.judge.end(&id, None, None, self.grace).await?;
+    async fn unrecorded(&self, id: InstanceId, group: Option<Group>) -> Result<Option<Adopted>, FileError> {
+        let (pids, ended) = self.judge.end(&id, None, None, group.as_ref(), self.grace).await?;
         let fate = match ended {
             Err(error) => Fate::Quarantined { pids, reason: error.to_string() },
             // Seen by the snapshot and gone by itself before it was looked for.

@@ -4,14 +4,19 @@
 //! features away with [`Features::masked`] to walk the older paths on a new kernel.
 
 use std::fmt;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cgroup::{Cgroups, Controller, Limits, Unenforced};
 use crate::pidfd::PidFd;
 
 /// The variable that switches features off, by their names with commas between, for tests and for machines
 /// where one of them misbehaves.
 pub const FEATURES_OFF_ENV: &str = "FORMIC_FEATURES_OFF";
+
+/// Why a feature that is there is not used.
+const OFF: &str = "switched off";
 
 /// How the processes of an instance are held together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +25,8 @@ pub const FEATURES_OFF_ENV: &str = "FORMIC_FEATURES_OFF";
 pub enum Containment {
     /// By session, by the marker in their environment, and by descent. Works for every user.
     Session,
+    /// By a cgroup of its own, with limits as far as there are controllers.
+    Cgroup,
 }
 
 /// What is used here.
@@ -33,6 +40,8 @@ pub struct Features {
     pub exit_info: bool,
     /// How the processes of an instance are held together.
     pub containment: Containment,
+    /// Which cgroups there are for us, and why not others.
+    pub cgroups: Cgroups,
 }
 
 /// One line of [`Features::report`].
@@ -66,12 +75,15 @@ impl Features {
             .map_err(|source| Unsupported { source })?;
         let id = own.unique_id();
         let pidfs_handle = id.is_some_and(|id| matches!(PidFd::reopen(own.pid(), id), Ok(Some(_))));
-        Ok(Self {
+        let mut features = Self {
             pidfs: id.is_some(),
             pidfs_handle,
             exit_info: kernel_version() >= (6, 15),
             containment: Containment::Session,
-        })
+            cgroups: Cgroups::detect(Path::new("/proc")),
+        };
+        features.contain();
+        Ok(features)
     }
 
     /// Finds out what there is, without what [`FEATURES_OFF_ENV`] names.
@@ -92,10 +104,26 @@ impl Features {
                 "pidfs" => (self.pidfs, self.pidfs_handle) = (false, false),
                 "pidfs-handle" => self.pidfs_handle = false,
                 "exit-info" => self.exit_info = false,
+                "cgroup" => self.cgroups.give_up(OFF),
+                "memory" => self.cgroups.lose(Controller::Memory, OFF),
+                "cpu" => self.cgroups.lose(Controller::Cpu, OFF),
+                "pids" => self.cgroups.lose(Controller::Pids, OFF),
                 _ => {}
             }
         }
+        self.contain();
         self
+    }
+
+    /// Which of these limits are not enforced here, as far as can be said without trying.
+    #[must_use]
+    pub fn unenforced(&self, limits: &Limits) -> Vec<Unenforced> {
+        self.cgroups.unenforced(limits)
+    }
+
+    /// Follows what there is of cgroups.
+    pub(crate) fn contain(&mut self) {
+        self.containment = if self.cgroups.is_used() { Containment::Cgroup } else { Containment::Session };
     }
 
     /// The decisions, to be shown.
@@ -131,14 +159,23 @@ impl Features {
             },
             Feature {
                 name: "cgroup",
-                used: false,
+                used: self.containment == Containment::Cgroup,
                 effect: match self.containment {
                     Containment::Session => {
                         "trees are found by session, marker and descent; limits are unenforced"
                     }
+                    Containment::Cgroup => "trees are cgroups",
                 },
             },
+            self.limit(Controller::Memory, "memory is limited", "memory limits are unenforced"),
+            self.limit(Controller::Cpu, "processor time is limited", "processor limits are unenforced"),
+            self.limit(Controller::Pids, "processes are limited", "limits of processes are unenforced"),
         ]
+    }
+
+    fn limit(&self, controller: Controller, on: &'static str, off: &'static str) -> Feature {
+        let used = !self.cgroups.missing.contains_key(&controller);
+        Feature { name: controller.name(), used, effect: if used { on } else { off } }
     }
 }
 

@@ -11,11 +11,12 @@ use std::sync::Arc;
 use formic_core::InstanceId;
 use rustix::process::Signal;
 
+use crate::cgroup::Group;
 use crate::disk::{self, FileError};
 use crate::features::Features;
 use crate::identity::Identity;
 use crate::judge::Judge;
-use crate::launch::{Launch, marker};
+use crate::launch::{Launch, Start, marker};
 use crate::pidfd::{PidFd, watch};
 use crate::process::{Care, Leader, Process, Table};
 use crate::record::{FORMAT, Record, State, now_ms};
@@ -37,7 +38,8 @@ pub(crate) struct Gate {
 
 impl Gate {
     /// Logs, intent, fork: everything before the trampoline is spoken to.
-    pub(crate) fn fork(&self, launch: &Launch) -> Result<Gated, SpawnError> {
+    pub(crate) fn fork(&self, asked: &Start) -> Result<Gated, SpawnError> {
+        let launch = &asked.launch;
         let start = |source| SpawnError::Start { trampoline: self.trampoline.program.clone(), source };
         let record = Record {
             format: FORMAT,
@@ -49,6 +51,7 @@ impl Gate {
             boot_id: self.boot_id.clone(),
             identity: None,
             containment: self.features.containment,
+            cgroup: self.care.groups.as_ref().map(|groups| groups.of(&launch.id).dir().to_owned()),
             started_at_ms: now_ms(),
             stdout: absolute(&launch.stdout)?,
             stderr: absolute(&launch.stderr)?,
@@ -56,15 +59,25 @@ impl Gate {
         self.reserve(&launch.id)?;
         let (care, table) = (self.care.clone(), self.table.clone());
         // From here on, whatever fails takes back everything before it.
-        let mut gated = Gated { pidfd: None, engine: None, record, admitted: false, care, table };
+        let mut gated =
+            Gated { pidfd: None, group: None, engine: None, record, admitted: false, care, table };
 
         let stdout = disk::open_log(&launch.stdout)?;
         let stderr = disk::open_log(&launch.stderr)?;
         let (ours, theirs) = UnixStream::pair().map_err(start)?;
         ours.set_nonblocking(true).map_err(start)?;
         self.care.store.write(&gated.record)?;
+        if let Some(groups) = &self.care.groups {
+            let made = groups.create(&launch.id, &asked.limits);
+            let dir = groups.of(&launch.id).dir().to_owned();
+            gated.group = Some(made.map_err(|source| disk::explain("limit", &dir, source))?);
+        }
         let pidfd = self.fork_trampoline(launch, theirs.into(), stdout, stderr).map_err(start)?;
         let pidfd = gated.pidfd.insert(pidfd);
+        if let Some(group) = &gated.group {
+            // Behind its gate it does nothing yet, so it need not be born there.
+            group.admit(pidfd.pid()).map_err(|source| disk::explain("enter", group.dir(), source))?;
+        }
         gated.record.identity = Some(Identity::of(pidfd, &self.boot_id, &self.features).map_err(start)?);
         gated.engine = Some(ours);
         Ok(gated)
@@ -125,6 +138,7 @@ fn absolute(path: &Path) -> Result<PathBuf, FileError> {
 #[derive(Debug)]
 pub(crate) struct Gated {
     pidfd: Option<PidFd>,
+    group: Option<Group>,
     /// Our end of the socket.
     pub(crate) engine: Option<UnixStream>,
     record: Record,
@@ -178,13 +192,16 @@ impl Drop for Gated {
                 tracing::warn!(pid = pidfd.pid(), %error, "cannot kill a trampoline; it ends by itself");
             }
         }
-        if let Err(error) = self.care.store.remove(&self.record.id) {
-            tracing::warn!(instance = %self.record.id, %error, "cannot remove the record of what was not started");
-        }
         if let Some(pidfd) = &self.pidfd {
             let mut leaders = Leaders::lock();
             pidfd.reap_blocking();
             leaders.remove(pidfd.pid());
+        }
+        if let Some(Err(error)) = self.group.as_ref().map(Group::remove) {
+            tracing::warn!(instance = %self.record.id, %error, "cannot remove the cgroup of what was not started");
+        }
+        if let Err(error) = self.care.store.remove(&self.record.id) {
+            tracing::warn!(instance = %self.record.id, %error, "cannot remove the record of what was not started");
         }
         self.table.lock().ids.remove(&self.record.id);
     }

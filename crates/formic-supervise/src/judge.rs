@@ -11,6 +11,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::cgroup::Group;
 use crate::disk::{self, FileError};
 use crate::features::Features;
 use crate::identity::Proof;
@@ -85,9 +86,18 @@ impl Judge {
         id: &InstanceId,
         leader: Option<&AsyncFd<PidFd>>,
         session: Option<u32>,
+        group: Option<&Group>,
         grace: Duration,
     ) -> Result<(Vec<u32>, Result<(), StopError>), FileError> {
         let mut pids = self.found(id, session).await?;
+        let unreadable = |source| disk::explain("read", Path::new("/sys/fs/cgroup"), source);
+        if let Some(group) = group
+            && group.is_populated().map_err(unreadable)?
+        {
+            pids.extend(group.members().map_err(unreadable)?.iter().map(|member| member.pid));
+            pids.sort_unstable();
+            pids.dedup();
+        }
         if let Some(leader) = leader.map(AsyncFd::get_ref)
             && !leader.has_ended()
             && !pids.contains(&leader.pid())
@@ -100,11 +110,23 @@ impl Judge {
             scanner: &self.care.scanner,
             instance: id.as_str(),
             session: &session,
+            group,
             leader,
             deadline,
         };
         let ended = tree.run().await.map(|_| ()).map_err(|error| StopError::new(id, error));
+        if let (Ok(()), Some(group)) = (&ended, group)
+            && let Err(error) = group.remove()
+        {
+            tracing::warn!(instance = %id, %error, "cannot remove the cgroup of an instance that is gone");
+        }
         Ok((pids, ended))
+    }
+
+    /// The cgroups that are there for instances, which are theirs by where they are.
+    pub(crate) fn groups(&self) -> Result<Vec<(InstanceId, Group)>, FileError> {
+        let Some(groups) = &self.care.groups else { return Ok(Vec::new()) };
+        groups.present().map_err(|source| disk::explain("read", Path::new("/sys/fs/cgroup"), source))
     }
 
     /// Reads all records, away from the runtime's threads.

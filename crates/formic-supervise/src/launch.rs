@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use formic_core::{InstanceId, ServiceName};
 
+use crate::cgroup::Limits;
 use crate::{INSTANCE_ENV, RUN_DIR_ENV};
 
 /// One process to start.
@@ -31,6 +32,30 @@ pub struct Launch {
     pub stdout: PathBuf,
     /// The file that its standard error is appended to; may be the same.
     pub stderr: PathBuf,
+}
+
+/// A launch with what not every one needs. `launch.with_limits(…)` is one, and a bare [`Launch`] is too.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Start {
+    /// What to start.
+    pub launch: Launch,
+    /// What it may use. What of it is not enforced here, [`crate::Supervisor::unenforced`] says.
+    pub limits: Limits,
+}
+
+impl From<Launch> for Start {
+    fn from(launch: Launch) -> Self {
+        Self { launch, limits: Limits::default() }
+    }
+}
+
+impl Start {
+    /// With these limits.
+    #[must_use]
+    pub fn with_limits(self, limits: Limits) -> Self {
+        Self { limits, ..self }
+    }
 }
 
 /// A launch that cannot be carried out whatever the machine says.
@@ -67,6 +92,12 @@ impl std::fmt::Debug for Launch {
 }
 
 impl Launch {
+    /// With these limits.
+    #[must_use]
+    pub fn with_limits(self, limits: Limits) -> Start {
+        Start::from(self).with_limits(limits)
+    }
+
     /// Finds what no machine could do.
     ///
     /// # Errors

@@ -8,6 +8,7 @@
 //! - **Nothing is signalled unproven.** Signals go through pidfds only, after the identity
 //!   ([`Identity`]) was compared; a process number alone is never trusted.
 //! - **Stop means gone.** [`Process::stop`] returns when the whole tree is gone, not when its leader is.
+//! - **Limits are enforced or told.** A controller that is not there is an [`Unenforced`], never silence.
 //! - **Output needs no reader.** stdout and stderr are append-only files that the instance holds.
 //!
 //! Refused here: a reader process per instance, `PR_SET_PDEATHSIG` (it fires when the *thread* that
@@ -18,6 +19,7 @@
 compile_error!("formic-supervise is for Linux; the crates of a service build elsewhere");
 
 mod adopt;
+mod cgroup;
 mod disk;
 mod exit;
 mod features;
@@ -40,13 +42,15 @@ mod supervisor;
 mod sweep;
 pub mod trampoline;
 mod tree;
+mod usage;
 
 pub use adopt::{Adopted, Fate};
+pub use cgroup::{Cgroups, Controller, Limits, Unenforced};
 pub use disk::{DiskFull, FileError, disk_free};
 pub use exit::ExitStatus;
 pub use features::{Containment, FEATURES_OFF_ENV, Feature, Features, Unsupported};
 pub use identity::{Identity, boot_id};
-pub use launch::{InvalidLaunch, Launch};
+pub use launch::{InvalidLaunch, Launch, Start};
 pub use lock::{Lock, LockError};
 pub use process::{Process, StopError, Stopped};
 pub use record::{Record, State};
@@ -54,6 +58,7 @@ pub use spawn_error::SpawnError;
 pub use supervisor::{Config, Supervisor};
 pub use sweep::{Outcome, Swept, sweep};
 pub use trampoline::{Step, Trampoline};
+pub use usage::{Pressure, Usage};
 
 /// The variable that names the instance in the environment of every process of its tree.
 pub const INSTANCE_ENV: &str = "FORMIC_INSTANCE";

@@ -11,6 +11,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::cgroup::{Group, Groups};
 use crate::exit::ExitStatus;
 use crate::identity::Identity;
 use crate::keeper;
@@ -19,6 +20,7 @@ use crate::record::{Record, State, Store};
 use crate::snapshot::{Scanner, Snapshot};
 use crate::subreaper::Leaders;
 use crate::tree::{Ending, Session, TreeError};
+use crate::usage::Usage;
 
 /// A deadline that is never reached, for those who are not being stopped.
 const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -36,6 +38,9 @@ struct Inner {
     leader: Leader,
     identity: Identity,
     session: Session,
+    group: Option<Group>,
+    /// Whether the kernel killed it for want of memory, once its cgroup is gone.
+    oom_killed: OnceLock<bool>,
     id: InstanceId,
     service: ServiceName,
     record: Mutex<Record>,
@@ -79,6 +84,7 @@ const REAPING_FIRST: Duration = Duration::from_millis(1);
 pub(crate) struct Care {
     pub(crate) store: Store,
     pub(crate) scanner: Scanner,
+    pub(crate) groups: Option<Groups>,
     /// Whether the kernel keeps how a process ended for others than its parent.
     pub(crate) exit_info: bool,
     /// Who reaps what an earlier engine started, and remembers how it ended.
@@ -125,6 +131,8 @@ pub struct Stopped {
     pub status: ExitStatus,
     /// The processes that had to be killed, because the grace was over.
     pub killed: BTreeSet<u32>,
+    /// Whether the kernel had killed of it for want of memory, within its limit or the machine's.
+    pub oom_killed: bool,
     /// How long it took.
     pub took: Duration,
 }
@@ -189,6 +197,8 @@ impl Process {
         Self(Arc::new(Inner {
             leader,
             session: Session::new(Some(identity.pid)),
+            group: care.store.group(&record),
+            oom_killed: OnceLock::new(),
             identity,
             id: record.id.clone(),
             service: record.service.clone(),
@@ -284,6 +294,27 @@ impl Process {
         Some(*self.0.status.get_or_init(|| status))
     }
 
+    /// Whether the kernel has killed any of its processes for want of memory. Known with a memory controller
+    /// only, see [`crate::Features::unenforced`].
+    #[must_use]
+    pub fn oom_killed(&self) -> bool {
+        let now = || self.0.group.as_ref().is_some_and(|group| group.oom_kills() > 0);
+        self.0.oom_killed.get().copied().unwrap_or_else(now)
+    }
+
+    /// What it uses. Reads some files of the kernel's: not for every call of a service, but for every scrape.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        match &self.0.group {
+            Some(group) if group.exists() => Usage::of_group(group),
+            // A process that was reaped has no number of its own any more.
+            _ if self.0.leader.pidfd().is_some_and(|pidfd| !pidfd.get_ref().is_reaped()) => {
+                Usage::of_process(self.pid())
+            }
+            _ => Usage::default(),
+        }
+    }
+
     /// Waits until the main process has ended. Cancel safe, and many may wait. Its tree may live on:
     /// call [`Process::stop`] in any case, which also lets go of the instance.
     pub async fn wait(&self) -> ExitStatus {
@@ -344,12 +375,14 @@ impl Process {
             scanner: &self.0.care.scanner,
             instance: self.id().as_str(),
             session: &self.0.session,
+            group: self.0.group.as_ref(),
             leader: self.0.leader.pidfd(),
             deadline: self.0.deadline.subscribe(),
         };
         let ended = tree.run().await.map_err(|error| StopError::new(self.id(), error))?;
         let status = self.settled().await;
-        let stopped = Stopped { status, killed: ended.killed, took: begun.elapsed() };
+        let oom_killed = *self.0.oom_killed.get_or_init(|| self.oom_killed());
+        let stopped = Stopped { status, killed: ended.killed, oom_killed, took: begun.elapsed() };
         *ending = Some(stopped.clone());
         self.let_go().await;
         Ok(stopped)
@@ -382,6 +415,10 @@ impl Process {
     pub(crate) async fn let_go(&self) {
         let process = self.clone();
         let done = tokio::task::spawn_blocking(move || {
+            // Before the record: a crash in between leaves a record of nothing, which the next engine clears.
+            if let Some(Err(error)) = process.0.group.as_ref().map(Group::remove) {
+                tracing::warn!(instance = %process.id(), %error, "cannot remove the cgroup of a stopped instance");
+            }
             // Before the id is free: a namesake's record must not be the one that is removed.
             let removed = process.0.care.store.remove(process.id());
             let mut leaders = Leaders::lock();

@@ -75,6 +75,35 @@ impl Stat {
     }
 }
 
+/// What one process has used and uses.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Consumed {
+    pub(crate) cpu: Duration,
+    /// In bytes.
+    pub(crate) resident: u64,
+    pub(crate) threads: u64,
+}
+
+/// Reads what a process uses; `None` if it is gone.
+pub(crate) fn consumed(pid: u32) -> Option<Consumed> {
+    let line = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let fields: Vec<&str> = line.rsplit_once(')')?.1.split_ascii_whitespace().collect();
+    let number = |at: usize| fields.get(at)?.parse::<u64>().ok();
+    let ticks = u32::try_from(constant(libc::_SC_CLK_TCK)).ok().filter(|ticks| *ticks > 0)?;
+    let page = u64::try_from(constant(libc::_SC_PAGESIZE)).ok()?;
+    Some(Consumed {
+        cpu: Duration::from_secs(number(11)? + number(12)?) / ticks,
+        resident: number(21)? * page,
+        threads: number(17)?,
+    })
+}
+
+#[expect(unsafe_code, reason = "rustix would need a feature that the rest of the tree does not build")]
+fn constant(name: libc::c_int) -> libc::c_long {
+    // SAFETY: answers a number, whatever is asked.
+    unsafe { libc::sysconf(name) }
+}
+
 /// How a process ended that nobody has reaped yet. `None` if it was reaped or we may not know.
 ///
 /// The kernel shows zero to those who may not know, so zero is believed only of a process whose user and

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use formic_core::{InstanceId, ServiceName};
 use serde::{Deserialize, Serialize};
 
+use crate::cgroup::{Group, Groups};
 use crate::disk::{self, FileError};
 use crate::features::Containment;
 use crate::identity::Identity;
@@ -59,6 +60,9 @@ pub struct Record {
     pub identity: Option<Identity>,
     /// How its processes are held together.
     pub containment: Containment,
+    /// Its cgroup, if it has one of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cgroup: Option<PathBuf>,
     /// When it was started, in milliseconds since 1970.
     pub started_at_ms: u64,
     /// The file of its standard output.
@@ -157,6 +161,11 @@ impl Store {
         disk::replace(&path, &content)
     }
 
+    /// The cgroup of a record, if it is one that an engine of this run directory makes.
+    pub(crate) fn group(&self, record: &Record) -> Option<Group> {
+        Groups::recorded(&self.dir, &record.id, record.cgroup.as_deref()?)
+    }
+
     pub(crate) fn remove(&self, id: &InstanceId) -> Result<(), FileError> {
         disk::remove(&self.path(id))
     }
@@ -225,7 +234,8 @@ mod tests {
             state: State::Stopping { deadline_ms: 7, boottime_ms: None },
             boot_id: "b".into(),
             identity: Some(Identity { boot_id: "b".into(), pid: 7, pidfs_id: Some(u64::MAX), start_time: 9 }),
-            containment: Containment::Session,
+            containment: Containment::Cgroup,
+            cgroup: Some("/sys/fs/cgroup/x/a-1".into()),
             started_at_ms: 5,
             stdout: "/tmp/o".into(),
             stderr: "/tmp/e".into(),

@@ -13,12 +13,13 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::adopt::{self, Adopted};
+use crate::cgroup::{Groups, Limits, Unenforced};
 use crate::disk::{self, FileError};
 use crate::features::Features;
 use crate::gate::Gate;
 use crate::identity::boot_id;
 use crate::keeper;
-use crate::launch::Launch;
+use crate::launch::Start;
 use crate::process::{Care, Process, StopError, Stopped};
 use crate::record::Store;
 use crate::snapshot::Scanner;
@@ -58,22 +59,24 @@ pub struct Supervisor(Arc<Gate>);
 // === impl Supervisor ===
 
 impl Supervisor {
-    /// Makes the run directory and reads the identity of this boot. Starts nothing.
+    /// Makes the run directory, and the cgroup for its instances where there can be one, and reads the identity
+    /// of this boot. Starts nothing.
     ///
     /// # Errors
     /// If the directory cannot be made, or `/proc` not be read.
-    pub fn new(config: Config) -> Result<Self, FileError> {
+    pub fn new(mut config: Config) -> Result<Self, FileError> {
         let store = Store::open(&config.run_dir)?;
         let boot_id = boot_id().map_err(|source| disk::explain("read", Path::new("/proc"), source))?;
         let scanner = Scanner::new(store.dir());
+        let mut ours = vec![std::process::id()];
+        ours.extend(config.keeper.as_ref().map(keeper::Client::keeper_pid));
+        let groups = Groups::prepare(store.dir(), &mut config.features.cgroups, &ours);
+        config.features.contain();
+        let care =
+            Care { store, scanner, groups, exit_info: config.features.exit_info, keeper: config.keeper };
         Ok(Self(Arc::new(Gate {
             trampoline: config.trampoline,
-            care: Arc::new(Care {
-                store,
-                scanner,
-                exit_info: config.features.exit_info,
-                keeper: config.keeper,
-            }),
+            care: Arc::new(care),
             features: config.features,
             boot_id,
             table: Arc::default(),
@@ -84,6 +87,12 @@ impl Supervisor {
     #[must_use]
     pub fn features(&self) -> &Features {
         &self.0.features
+    }
+
+    /// Which of these limits are not enforced here, and why, to be shown beside the instance.
+    #[must_use]
+    pub fn unenforced(&self, limits: &Limits) -> Vec<Unenforced> {
+        self.0.features.unenforced(limits)
     }
 
     /// Where the records are, absolute and free of links: the value of [`crate::RUN_DIR_ENV`].
@@ -136,7 +145,9 @@ impl Supervisor {
     ///
     /// # Errors
     /// If it cannot be started; an exec failure carries its errno.
-    pub async fn spawn(&self, launch: Launch) -> Result<Process, SpawnError> {
+    pub async fn spawn(&self, start: impl Into<Start>) -> Result<Process, SpawnError> {
+        let start = start.into();
+        let launch = &start.launch;
         launch.validate()?;
         let payload = Payload {
             program: launch.program.clone(),
@@ -151,7 +162,7 @@ impl Supervisor {
         })?;
         let (program, cwd) = (PathBuf::from(&launch.program), launch.cwd.clone());
         let gate = self.0.clone();
-        let mut gated = blocking(move || gate.fork(&launch)).await??;
+        let mut gated = blocking(move || gate.fork(&start)).await??;
 
         // Until `GO` every way out drops `gated`, which ends the trampoline and clears up.
         let mut engine =

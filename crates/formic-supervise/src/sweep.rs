@@ -6,6 +6,7 @@
 //! instance's and cannot be proven is left alone, kept on record and told: guessing is how two copies
 //! of one service come to write one database.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use serde::Serialize;
 use tokio::io::unix::AsyncFd;
 use tokio::task::JoinSet;
 
+use crate::cgroup::{Group, Groups};
 use crate::disk::{self, FileError};
 use crate::features::Features;
 use crate::identity::boot_id;
@@ -29,7 +31,7 @@ use crate::snapshot::Scanner;
 pub struct Swept {
     /// The instance.
     pub id: InstanceId,
-    /// Its service, unless the record is unreadable.
+    /// Its service, unless the record is unreadable or missing.
     pub service: Option<ServiceName>,
     /// What became of it.
     pub outcome: Outcome,
@@ -74,17 +76,20 @@ pub async fn sweep(run_dir: &Path, features: &Features, grace: Duration) -> Resu
     let store = Store::open(run_dir)?;
     let boot_id = boot_id().map_err(|source| disk::explain("read", Path::new("/proc"), source))?;
     let scanner = Scanner::new(store.dir());
-    let judge = Judge {
-        care: Arc::new(Care { store, scanner, exit_info: features.exit_info, keeper: None }),
-        boot_id,
-        features: features.clone(),
-    };
+    let groups = Groups::find(store.dir(), &features.cgroups);
+    let care = Care { store, scanner, groups, exit_info: features.exit_info, keeper: None };
+    let judge = Judge { care: Arc::new(care), boot_id, features: features.clone() };
     let entries = judge.load().await?;
     let sweeper = Arc::new(Sweeper { judge, grace });
     let mut tasks = JoinSet::new();
+    let mut groups: BTreeMap<_, _> = sweeper.judge.groups()?.into_iter().collect();
     for entry in entries {
+        let (sweeper, group) = (sweeper.clone(), groups.remove(&entry.id));
+        tasks.spawn(async move { sweeper.one(entry, group).await });
+    }
+    for (id, group) in groups {
         let sweeper = sweeper.clone();
-        tasks.spawn(async move { sweeper.one(entry).await });
+        tasks.spawn(async move { sweeper.unrecorded(id, group).await });
     }
     let mut swept = tasks.join_all().await.into_iter().collect::<Result<Vec<_>, _>>()?;
     swept.sort_by(|a, b| a.id.cmp(&b.id));
@@ -97,7 +102,7 @@ struct Sweeper {
 }
 
 impl Sweeper {
-    async fn one(&self, entry: Entry) -> Result<Swept, FileError> {
+    async fn one(&self, entry: Entry, group: Option<Group>) -> Result<Swept, FileError> {
         let service = entry.record.as_ref().ok().map(|record| record.service.clone());
         let outcome = match entry.record {
             Ok(record) => self.known(&record).await?,
@@ -108,7 +113,7 @@ impl Sweeper {
             }
             Err(Unreadable::Damaged(reason)) => {
                 tracing::warn!(instance = %entry.id, %reason, "a record is damaged");
-                match self.end(&entry.id, None, None, self.grace).await? {
+                match self.end(&entry.id, None, None, group.as_ref(), self.grace).await? {
                     Ok(pids) => {
                         self.judge.care.store.set_aside(&entry.path)?;
                         let mut set_aside = entry.path.into_os_string();
@@ -120,6 +125,16 @@ impl Sweeper {
             }
         };
         Ok(Swept { id: entry.id, service, outcome })
+    }
+
+    /// A cgroup whose record is gone: it was to be removed next, or somebody removed the file.
+    async fn unrecorded(&self, id: InstanceId, group: Group) -> Result<Swept, FileError> {
+        let outcome = match self.end(&id, None, None, Some(&group), self.grace).await? {
+            Ok(pids) if pids.is_empty() => Outcome::Gone,
+            Ok(pids) => Outcome::Stopped { pids },
+            Err(left) => left,
+        };
+        Ok(Swept { id, service: None, outcome })
     }
 
     async fn known(&self, record: &Record) -> Result<Outcome, FileError> {
@@ -140,7 +155,8 @@ impl Sweeper {
             }
         };
         let grace = record.state.left().map_or(self.grace, |left| left.min(self.grace));
-        match self.end(&record.id, leader.as_ref(), session, grace).await? {
+        let group = self.judge.care.store.group(record);
+        match self.end(&record.id, leader.as_ref(), session, group.as_ref(), grace).await? {
             Ok(pids) => {
                 if suspect.is_some() {
                     // The session may be the instance's, or that of a later namesake that ended as well.
@@ -164,9 +180,10 @@ impl Sweeper {
         id: &InstanceId,
         leader: Option<&AsyncFd<PidFd>>,
         session: Option<u32>,
+        group: Option<&Group>,
         grace: Duration,
     ) -> Result<Result<Vec<u32>, Outcome>, FileError> {
-        let (pids, ended) = self.judge.end(id, leader, session, grace).await?;
+        let (pids, ended) = self.judge.end(id, leader, session, group, grace).await?;
         Ok(match ended {
             Ok(()) => Ok(pids),
             Err(error) => Err(Outcome::Quarantined { pids, reason: error.to_string() }),

@@ -13,6 +13,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
+use crate::cgroup::Group;
 use crate::pidfd::{PidFd, Waited, ended};
 use crate::procfs::Stat;
 use crate::snapshot::{Claim, Scanner, Snapshot};
@@ -101,6 +102,8 @@ pub(crate) struct Ending<'a> {
     /// The id that its processes carry in their environment.
     pub(crate) instance: &'a str,
     pub(crate) session: &'a Session,
+    /// Its cgroup, if it has one.
+    pub(crate) group: Option<&'a Group>,
     /// The main process, if it is held.
     pub(crate) leader: Option<&'a AsyncFd<PidFd>>,
     /// When asking turns to killing. It may be brought forward meanwhile.
@@ -168,8 +171,22 @@ impl Ending<'_> {
     }
 
     async fn look(&self) -> Result<Look, TreeError> {
+        if let Some(members) = self.in_group()? {
+            return Ok(Look { members, decided: false });
+        }
+        // Who has the right to may have left the cgroup.
         let snapshot = self.scanner.snapshot().await.map_err(TreeError::Scan)?;
         Ok(self.seen_in(&snapshot))
+    }
+
+    /// The processes in the cgroup while there are any.
+    fn in_group(&self) -> Result<Option<Vec<Stat>>, TreeError> {
+        match self.group {
+            Some(group) if group.is_populated().map_err(TreeError::Scan)? => {
+                group.members().map(Some).map_err(TreeError::Scan)
+            }
+            _ => Ok(None),
+        }
     }
 
     fn seen_in(&self, snapshot: &Snapshot) -> Look {
@@ -219,6 +236,12 @@ impl Ending<'_> {
     async fn kill(&mut self) -> Result<Ended, TreeError> {
         let mut done = Ended::default();
         let limit = Instant::now() + KILL_LIMIT;
+        if let Some(group) = self.group
+            && let Some(members) = self.in_group()?
+        {
+            group.kill().map_err(TreeError::Scan)?;
+            done.killed.extend(members.iter().map(|member| member.pid));
+        }
         if let Some(leader) = self.leader.map(AsyncFd::get_ref)
             && !leader.has_ended()
             && signal(leader, Signal::KILL)
@@ -230,7 +253,11 @@ impl Ending<'_> {
         for round in 0_u32.. {
             // A look is shared by all who are stopping, and old when it is done. What escapes it some
             // times is forking as fast as we look, and is killed as it is seen.
-            let look = if round < SHARED_ROUNDS { self.look().await? } else { self.hunt(&mut done).await? };
+            let look = if round < SHARED_ROUNDS || self.in_group()?.is_some() {
+                self.look().await?
+            } else {
+                self.hunt(&mut done).await?
+            };
             if looks.is_empty(&look) {
                 break;
             }
@@ -242,6 +269,9 @@ impl Ending<'_> {
                 return Err(TreeError::Survivors(look.members.iter().map(|member| member.pid).collect()));
             }
             // Again each time: one may have forked between being seen and being killed.
+            if let Some(group) = self.group {
+                group.kill().map_err(TreeError::Scan)?;
+            }
             for member in &look.members {
                 if signal_member(member, Signal::KILL) {
                     done.killed.insert(member.pid);

@@ -28,14 +28,23 @@ impl Scene {
         Self::with(name, Trampoline::new(FIXTURE))
     }
 
+    /// Of a machine with these features.
+    pub(crate) fn of(name: &str, features: Features) -> Self {
+        Self::made(name, Trampoline::new(FIXTURE), features)
+    }
+
     pub(crate) fn with(name: &str, trampoline: Trampoline) -> Self {
+        Self::made(name, trampoline, features())
+    }
+
+    fn made(name: &str, trampoline: Trampoline, features: Features) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let next = NEXT.fetch_add(1, Ordering::Relaxed);
         let dir = std::env::temp_dir().join(format!("formic-it-{name}-{}-{next}", std::process::id()));
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir_all(&dir).unwrap();
         let dir = fs::canonicalize(dir).unwrap();
-        let config = Config { trampoline, ..Config::new(dir.join("run"), features()) };
+        let config = Config { trampoline, ..Config::new(dir.join("run"), features) };
         Self { supervisor: Supervisor::new(config).unwrap(), dir }
     }
 
@@ -109,11 +118,35 @@ impl Drop for Scene {
                 let _ = pidfd_send_signal(&pidfd, Signal::KILL);
             }
         }
+        clear_cgroup(self.run_dir());
         let _ = fs::remove_dir_all(&self.dir);
     }
 }
 
+/// Ends what is left in the cgroup of a run directory and removes it.
+fn clear_cgroup(run_dir: &Path) {
+    let hash = run_dir.to_str().unwrap().bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
+    let features = all_features();
+    let Ok(base) = features.cgroups.base() else { return };
+    let dir = base.join(format!("formic-{hash:016x}"));
+    for group in fs::read_dir(&dir).into_iter().flatten().flatten().filter(|entry| entry.path().is_dir()) {
+        let _ = fs::write(group.path().join("cgroup.kill"), "1");
+        let limit = Instant::now() + SOON;
+        while fs::remove_dir(group.path()).is_err() && group.path().exists() && Instant::now() < limit {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+    let _ = fs::remove_dir(dir);
+}
+
+/// Without cgroups, so that trees are found by what every machine has.
 pub(crate) fn features() -> Features {
+    all_features().masked(["cgroup"])
+}
+
+pub(crate) fn all_features() -> Features {
     Features::detect().unwrap()
 }
 

@@ -63,6 +63,7 @@ pub(crate) fn write(scene: &Scene, id: &str, identity: Option<Identity>, change:
         boot_id: boot_id().unwrap(),
         identity,
         containment: Containment::Session,
+        cgroup: None,
         started_at_ms: 1,
         stdout: "/dev/null".into(),
         stderr: "/dev/null".into(),
