@@ -289,6 +289,24 @@ pub mod formic {
                 )]
                 pub notes:
                     ::formic_rpc::rt::buffa::alloc::vec::Vec<::formic_rpc::rt::buffa::alloc::string::String>,
+                /// Index of the desired state; grows with each change.
+                ///
+                /// Field 7: `index`
+                #[serde(
+                    rename = "index",
+                    with = "::formic_rpc::rt::buffa::json_helpers::uint64",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u64"
+                )]
+                pub index: u64,
+                /// Cargo profile that the services were built in: `dev` or `release`.
+                ///
+                /// Field 8: `profile`
+                #[serde(
+                    rename = "profile",
+                    with = "::formic_rpc::rt::buffa::json_helpers::proto_string",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str"
+                )]
+                pub profile: ::formic_rpc::rt::buffa::alloc::string::String,
                 #[serde(skip)]
                 #[doc(hidden)]
                 pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFields,
@@ -302,6 +320,8 @@ pub mod formic {
                         .field("gateway", &self.gateway)
                         .field("services", &self.services)
                         .field("notes", &self.notes)
+                        .field("index", &self.index)
+                        .field("profile", &self.profile)
                         .finish()
                 }
             }
@@ -357,6 +377,13 @@ pub mod formic {
                     for v in &self.notes {
                         size += 1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(v) as u64;
                     }
+                    if self.index != 0u64 {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::uint64_encoded_len(self.index) as u64;
+                    }
+                    if !self.profile.is_empty() {
+                        size +=
+                            1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.profile) as u64;
+                    }
                     size += self.__buffa_unknown_fields.encoded_len() as u64;
                     ::formic_rpc::rt::buffa::saturate_size(size)
                 }
@@ -389,6 +416,12 @@ pub mod formic {
                     }
                     for v in &self.notes {
                         ::formic_rpc::rt::buffa::types::put_string_field(6u32, v, buf);
+                    }
+                    if self.index != 0u64 {
+                        ::formic_rpc::rt::buffa::types::put_uint64_field(7u32, self.index, buf);
+                    }
+                    if !self.profile.is_empty() {
+                        ::formic_rpc::rt::buffa::types::put_string_field(8u32, &self.profile, buf);
                     }
                     self.__buffa_unknown_fields.write_to(buf);
                 }
@@ -454,6 +487,20 @@ pub mod formic {
                             )?;
                             self.notes.push(__elem);
                         }
+                        7u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                            )?;
+                            self.index = ::formic_rpc::rt::buffa::types::decode_uint64(buf)?;
+                        }
+                        8u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::types::merge_string(&mut self.profile, buf)?;
+                        }
                         _ => {
                             self.__buffa_unknown_fields.push(
                                 ::formic_rpc::rt::buffa::encoding::decode_unknown_field(tag, buf, ctx)?,
@@ -469,6 +516,8 @@ pub mod formic {
                     self.gateway.clear();
                     self.services.clear();
                     self.notes.clear();
+                    self.index = 0u64;
+                    self.profile.clear();
                     self.__buffa_unknown_fields.clear();
                 }
             }
@@ -2074,6 +2123,3433 @@ pub mod formic {
                     from_json: ::formic_rpc::rt::buffa::type_registry::any_from_json::<WatchRoutesResponse>,
                     is_wkt: false,
                 };
+            #[derive(
+                Clone,
+                PartialEq,
+                Default,
+                ::formic_rpc::rt::serde::Serialize,
+                ::formic_rpc::rt::serde::Deserialize,
+            )]
+            #[serde(crate = "::formic_rpc::rt::serde")]
+            #[serde(default)]
+            pub struct PlanRequest {
+                /// The manifest, whole.
+                ///
+                /// Field 1: `manifest`
+                #[serde(
+                    rename = "manifest",
+                    with = "::formic_rpc::rt::buffa::json_helpers::proto_string",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str"
+                )]
+                pub manifest: ::formic_rpc::rt::buffa::alloc::string::String,
+                /// Cargo packages of the manifest and the absolute paths of their executables on this machine.
+                ///
+                /// Field 2: `artifacts`
+                #[serde(
+                    rename = "artifacts",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::__private::HashMap::is_empty",
+                    deserialize_with = "::formic_rpc::rt::buffa::json_helpers::null_as_default"
+                )]
+                pub artifacts: ::formic_rpc::rt::buffa::__private::HashMap<
+                    ::formic_rpc::rt::buffa::alloc::string::String,
+                    ::formic_rpc::rt::buffa::alloc::string::String,
+                >,
+                #[serde(skip)]
+                #[doc(hidden)]
+                pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFields,
+            }
+            impl ::core::fmt::Debug for PlanRequest {
+                fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                    f.debug_struct("PlanRequest")
+                        .field("manifest", &self.manifest)
+                        .field("artifacts", &self.artifacts)
+                        .finish()
+                }
+            }
+            impl PlanRequest {
+                /// Protobuf type URL for this message, for use with `Any::pack` and
+                /// `Any::unpack_if`.
+                ///
+                /// Format: `type.googleapis.com/<fully.qualified.TypeName>`
+                pub const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.PlanRequest";
+            }
+            ::formic_rpc::rt::buffa::impl_default_instance!(PlanRequest);
+            impl ::formic_rpc::rt::buffa::MessageName for PlanRequest {
+                const PACKAGE: &'static str = "formic.control.v1";
+                const NAME: &'static str = "PlanRequest";
+                const FULL_NAME: &'static str = "formic.control.v1.PlanRequest";
+                const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.PlanRequest";
+            }
+            impl ::formic_rpc::rt::buffa::Message for PlanRequest {
+                /// Returns the total encoded size in bytes.
+                ///
+                /// Accumulates in `u64` (which cannot overflow for in-memory
+                /// data) and saturates to `u32` at return, so a message whose
+                /// encoded size exceeds the 2 GiB protobuf limit yields a value
+                /// above [`::formic_rpc::rt::buffa::MAX_MESSAGE_BYTES`] that the encode entry
+                /// points reject, never a silently wrapped size.
+                #[allow(clippy::let_and_return)]
+                fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    let mut size = 0u64;
+                    if !self.manifest.is_empty() {
+                        size +=
+                            1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.manifest) as u64;
+                    }
+                    size += ::formic_rpc::rt::buffa::map_codec::field_len::<
+                        ::formic_rpc::rt::buffa::map_codec::Str,
+                        ::formic_rpc::rt::buffa::map_codec::Str,
+                        _,
+                    >(&self.artifacts, 1u64);
+                    size += self.__buffa_unknown_fields.encoded_len() as u64;
+                    ::formic_rpc::rt::buffa::saturate_size(size)
+                }
+                fn write_to(
+                    &self,
+                    _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                    buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                ) {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    if !self.manifest.is_empty() {
+                        ::formic_rpc::rt::buffa::types::put_string_field(1u32, &self.manifest, buf);
+                    }
+                    ::formic_rpc::rt::buffa::map_codec::write_field::<
+                        ::formic_rpc::rt::buffa::map_codec::Str,
+                        ::formic_rpc::rt::buffa::map_codec::Str,
+                        _,
+                    >(&self.artifacts, 2u32, buf);
+                    self.__buffa_unknown_fields.write_to(buf);
+                }
+                fn merge_field(
+                    &mut self,
+                    tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                    buf: &mut impl ::formic_rpc::rt::buffa::bytes::Buf,
+                    ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                ) -> ::core::result::Result<(), ::formic_rpc::rt::buffa::DecodeError> {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::bytes::Buf as _;
+                    match tag.field_number() {
+                        1u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::types::merge_string(&mut self.manifest, buf)?;
+                        }
+                        2u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::map_codec::merge_entry::<
+                                ::formic_rpc::rt::buffa::map_codec::Str,
+                                ::formic_rpc::rt::buffa::map_codec::Str,
+                                _,
+                            >(&mut self.artifacts, buf, ctx)?;
+                        }
+                        _ => {
+                            self.__buffa_unknown_fields.push(
+                                ::formic_rpc::rt::buffa::encoding::decode_unknown_field(tag, buf, ctx)?,
+                            );
+                        }
+                    }
+                    ::core::result::Result::Ok(())
+                }
+                fn clear(&mut self) {
+                    self.manifest.clear();
+                    self.artifacts.clear();
+                    self.__buffa_unknown_fields.clear();
+                }
+            }
+            impl ::formic_rpc::rt::buffa::ExtensionSet for PlanRequest {
+                const PROTO_FQN: &'static str = "formic.control.v1.PlanRequest";
+                fn unknown_fields(&self) -> &::formic_rpc::rt::buffa::UnknownFields {
+                    &self.__buffa_unknown_fields
+                }
+                fn unknown_fields_mut(&mut self) -> &mut ::formic_rpc::rt::buffa::UnknownFields {
+                    &mut self.__buffa_unknown_fields
+                }
+            }
+            impl ::formic_rpc::rt::buffa::json_helpers::ProtoElemJson for PlanRequest {
+                fn serialize_proto_json<S: ::formic_rpc::rt::serde::Serializer>(
+                    v: &Self,
+                    s: S,
+                ) -> ::core::result::Result<S::Ok, S::Error> {
+                    ::formic_rpc::rt::serde::Serialize::serialize(v, s)
+                }
+                fn deserialize_proto_json<'de, D: ::formic_rpc::rt::serde::Deserializer<'de>>(
+                    d: D,
+                ) -> ::core::result::Result<Self, D::Error> {
+                    <Self as ::formic_rpc::rt::serde::Deserialize>::deserialize(d)
+                }
+            }
+            #[doc(hidden)]
+            pub const __PLAN_REQUEST_JSON_ANY: ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry =
+                ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry {
+                    type_url: "type.googleapis.com/formic.control.v1.PlanRequest",
+                    to_json: ::formic_rpc::rt::buffa::type_registry::any_to_json::<PlanRequest>,
+                    from_json: ::formic_rpc::rt::buffa::type_registry::any_from_json::<PlanRequest>,
+                    is_wkt: false,
+                };
+            #[derive(
+                Clone,
+                PartialEq,
+                Default,
+                ::formic_rpc::rt::serde::Serialize,
+                ::formic_rpc::rt::serde::Deserialize,
+            )]
+            #[serde(crate = "::formic_rpc::rt::serde")]
+            #[serde(default)]
+            pub struct PlanResponse {
+                /// Index of the desired state that the plan was made against; `Apply` takes it.
+                ///
+                /// Field 1: `index`
+                #[serde(
+                    rename = "index",
+                    with = "::formic_rpc::rt::buffa::json_helpers::uint64",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u64"
+                )]
+                pub index: u64,
+                /// Services that are added, removed or changed.
+                ///
+                /// Field 2: `changes`
+                #[serde(
+                    rename = "changes",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_vec",
+                    deserialize_with = "::formic_rpc::rt::buffa::json_helpers::null_as_default"
+                )]
+                pub changes: ::formic_rpc::rt::buffa::alloc::vec::Vec<ServiceChange>,
+                /// What would be done at once, and what would wait for what.
+                ///
+                /// Field 3: `actions`
+                #[serde(
+                    rename = "actions",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_vec",
+                    deserialize_with = "::formic_rpc::rt::buffa::json_helpers::null_as_default"
+                )]
+                pub actions: ::formic_rpc::rt::buffa::alloc::vec::Vec<PlannedAction>,
+                /// What the manifest asks for and this machine cannot enforce.
+                ///
+                /// Field 4: `notes`
+                #[serde(
+                    rename = "notes",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_vec",
+                    deserialize_with = "::formic_rpc::rt::buffa::json_helpers::null_as_default"
+                )]
+                pub notes:
+                    ::formic_rpc::rt::buffa::alloc::vec::Vec<::formic_rpc::rt::buffa::alloc::string::String>,
+                #[serde(skip)]
+                #[doc(hidden)]
+                pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFields,
+            }
+            impl ::core::fmt::Debug for PlanResponse {
+                fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                    f.debug_struct("PlanResponse")
+                        .field("index", &self.index)
+                        .field("changes", &self.changes)
+                        .field("actions", &self.actions)
+                        .field("notes", &self.notes)
+                        .finish()
+                }
+            }
+            impl PlanResponse {
+                /// Protobuf type URL for this message, for use with `Any::pack` and
+                /// `Any::unpack_if`.
+                ///
+                /// Format: `type.googleapis.com/<fully.qualified.TypeName>`
+                pub const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.PlanResponse";
+            }
+            ::formic_rpc::rt::buffa::impl_default_instance!(PlanResponse);
+            impl ::formic_rpc::rt::buffa::MessageName for PlanResponse {
+                const PACKAGE: &'static str = "formic.control.v1";
+                const NAME: &'static str = "PlanResponse";
+                const FULL_NAME: &'static str = "formic.control.v1.PlanResponse";
+                const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.PlanResponse";
+            }
+            impl ::formic_rpc::rt::buffa::Message for PlanResponse {
+                /// Returns the total encoded size in bytes.
+                ///
+                /// Accumulates in `u64` (which cannot overflow for in-memory
+                /// data) and saturates to `u32` at return, so a message whose
+                /// encoded size exceeds the 2 GiB protobuf limit yields a value
+                /// above [`::formic_rpc::rt::buffa::MAX_MESSAGE_BYTES`] that the encode entry
+                /// points reject, never a silently wrapped size.
+                #[allow(clippy::let_and_return)]
+                fn compute_size(&self, __cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    let mut size = 0u64;
+                    if self.index != 0u64 {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::uint64_encoded_len(self.index) as u64;
+                    }
+                    for v in &self.changes {
+                        let __slot = __cache.reserve();
+                        let inner_size = v.compute_size(__cache);
+                        __cache.set(__slot, inner_size);
+                        size += 1u64
+                            + ::formic_rpc::rt::buffa::encoding::varint_len(inner_size as u64) as u64
+                            + inner_size as u64;
+                    }
+                    for v in &self.actions {
+                        let __slot = __cache.reserve();
+                        let inner_size = v.compute_size(__cache);
+                        __cache.set(__slot, inner_size);
+                        size += 1u64
+                            + ::formic_rpc::rt::buffa::encoding::varint_len(inner_size as u64) as u64
+                            + inner_size as u64;
+                    }
+                    for v in &self.notes {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(v) as u64;
+                    }
+                    size += self.__buffa_unknown_fields.encoded_len() as u64;
+                    ::formic_rpc::rt::buffa::saturate_size(size)
+                }
+                fn write_to(
+                    &self,
+                    __cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                    buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                ) {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    if self.index != 0u64 {
+                        ::formic_rpc::rt::buffa::types::put_uint64_field(1u32, self.index, buf);
+                    }
+                    for v in &self.changes {
+                        ::formic_rpc::rt::buffa::types::put_len_delimited_header(
+                            2u32,
+                            u64::from(__cache.consume_next()),
+                            buf,
+                        );
+                        v.write_to(__cache, buf);
+                    }
+                    for v in &self.actions {
+                        ::formic_rpc::rt::buffa::types::put_len_delimited_header(
+                            3u32,
+                            u64::from(__cache.consume_next()),
+                            buf,
+                        );
+                        v.write_to(__cache, buf);
+                    }
+                    for v in &self.notes {
+                        ::formic_rpc::rt::buffa::types::put_string_field(4u32, v, buf);
+                    }
+                    self.__buffa_unknown_fields.write_to(buf);
+                }
+                fn merge_field(
+                    &mut self,
+                    tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                    buf: &mut impl ::formic_rpc::rt::buffa::bytes::Buf,
+                    ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                ) -> ::core::result::Result<(), ::formic_rpc::rt::buffa::DecodeError> {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::bytes::Buf as _;
+                    match tag.field_number() {
+                        1u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                            )?;
+                            self.index = ::formic_rpc::rt::buffa::types::decode_uint64(buf)?;
+                        }
+                        2u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            let mut elem = ::core::default::Default::default();
+                            ctx.register_element_memory(
+                                ::formic_rpc::rt::buffa::__private::element_footprint(&elem),
+                            )?;
+                            ::formic_rpc::rt::buffa::Message::merge_length_delimited(&mut elem, buf, ctx)?;
+                            self.changes.push(elem);
+                        }
+                        3u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            let mut elem = ::core::default::Default::default();
+                            ctx.register_element_memory(
+                                ::formic_rpc::rt::buffa::__private::element_footprint(&elem),
+                            )?;
+                            ::formic_rpc::rt::buffa::Message::merge_length_delimited(&mut elem, buf, ctx)?;
+                            self.actions.push(elem);
+                        }
+                        4u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            let __elem = ::formic_rpc::rt::buffa::types::decode_string(buf)?;
+                            ctx.register_element_memory(
+                                ::formic_rpc::rt::buffa::__private::element_footprint(&__elem),
+                            )?;
+                            self.notes.push(__elem);
+                        }
+                        _ => {
+                            self.__buffa_unknown_fields.push(
+                                ::formic_rpc::rt::buffa::encoding::decode_unknown_field(tag, buf, ctx)?,
+                            );
+                        }
+                    }
+                    ::core::result::Result::Ok(())
+                }
+                fn clear(&mut self) {
+                    self.index = 0u64;
+                    self.changes.clear();
+                    self.actions.clear();
+                    self.notes.clear();
+                    self.__buffa_unknown_fields.clear();
+                }
+            }
+            impl ::formic_rpc::rt::buffa::ExtensionSet for PlanResponse {
+                const PROTO_FQN: &'static str = "formic.control.v1.PlanResponse";
+                fn unknown_fields(&self) -> &::formic_rpc::rt::buffa::UnknownFields {
+                    &self.__buffa_unknown_fields
+                }
+                fn unknown_fields_mut(&mut self) -> &mut ::formic_rpc::rt::buffa::UnknownFields {
+                    &mut self.__buffa_unknown_fields
+                }
+            }
+            impl ::formic_rpc::rt::buffa::json_helpers::ProtoElemJson for PlanResponse {
+                fn serialize_proto_json<S: ::formic_rpc::rt::serde::Serializer>(
+                    v: &Self,
+                    s: S,
+                ) -> ::core::result::Result<S::Ok, S::Error> {
+                    ::formic_rpc::rt::serde::Serialize::serialize(v, s)
+                }
+                fn deserialize_proto_json<'de, D: ::formic_rpc::rt::serde::Deserializer<'de>>(
+                    d: D,
+                ) -> ::core::result::Result<Self, D::Error> {
+                    <Self as ::formic_rpc::rt::serde::Deserialize>::deserialize(d)
+                }
+            }
+            #[doc(hidden)]
+            pub const __PLAN_RESPONSE_JSON_ANY: ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry =
+                ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry {
+                    type_url: "type.googleapis.com/formic.control.v1.PlanResponse",
+                    to_json: ::formic_rpc::rt::buffa::type_registry::any_to_json::<PlanResponse>,
+                    from_json: ::formic_rpc::rt::buffa::type_registry::any_from_json::<PlanResponse>,
+                    is_wkt: false,
+                };
+            #[derive(
+                Clone,
+                PartialEq,
+                Default,
+                ::formic_rpc::rt::serde::Serialize,
+                ::formic_rpc::rt::serde::Deserialize,
+            )]
+            #[serde(crate = "::formic_rpc::rt::serde")]
+            #[serde(default)]
+            pub struct ServiceChange {
+                /// Field 1: `service`
+                #[serde(
+                    rename = "service",
+                    with = "::formic_rpc::rt::buffa::json_helpers::proto_string",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str"
+                )]
+                pub service: ::formic_rpc::rt::buffa::alloc::string::String,
+                /// added, removed, changed.
+                ///
+                /// Field 2: `change`
+                #[serde(
+                    rename = "change",
+                    with = "::formic_rpc::rt::buffa::json_helpers::proto_string",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str"
+                )]
+                pub change: ::formic_rpc::rt::buffa::alloc::string::String,
+                /// Field 3: `fields`
+                #[serde(
+                    rename = "fields",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_vec",
+                    deserialize_with = "::formic_rpc::rt::buffa::json_helpers::null_as_default"
+                )]
+                pub fields: ::formic_rpc::rt::buffa::alloc::vec::Vec<FieldChange>,
+                #[serde(skip)]
+                #[doc(hidden)]
+                pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFields,
+            }
+            impl ::core::fmt::Debug for ServiceChange {
+                fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                    f.debug_struct("ServiceChange")
+                        .field("service", &self.service)
+                        .field("change", &self.change)
+                        .field("fields", &self.fields)
+                        .finish()
+                }
+            }
+            impl ServiceChange {
+                /// Protobuf type URL for this message, for use with `Any::pack` and
+                /// `Any::unpack_if`.
+                ///
+                /// Format: `type.googleapis.com/<fully.qualified.TypeName>`
+                pub const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.ServiceChange";
+            }
+            ::formic_rpc::rt::buffa::impl_default_instance!(ServiceChange);
+            impl ::formic_rpc::rt::buffa::MessageName for ServiceChange {
+                const PACKAGE: &'static str = "formic.control.v1";
+                const NAME: &'static str = "ServiceChange";
+                const FULL_NAME: &'static str = "formic.control.v1.ServiceChange";
+                const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.ServiceChange";
+            }
+            impl ::formic_rpc::rt::buffa::Message for ServiceChange {
+                /// Returns the total encoded size in bytes.
+                ///
+                /// Accumulates in `u64` (which cannot overflow for in-memory
+                /// data) and saturates to `u32` at return, so a message whose
+                /// encoded size exceeds the 2 GiB protobuf limit yields a value
+                /// above [`::formic_rpc::rt::buffa::MAX_MESSAGE_BYTES`] that the encode entry
+                /// points reject, never a silently wrapped size.
+                #[allow(clippy::let_and_return)]
+                fn compute_size(&self, __cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    let mut size = 0u64;
+                    if !self.service.is_empty() {
+                        size +=
+                            1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.service) as u64;
+                    }
+                    if !self.change.is_empty() {
+                        size +=
+                            1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.change) as u64;
+                    }
+                    for v in &self.fields {
+                        let __slot = __cache.reserve();
+                        let inner_size = v.compute_size(__cache);
+                        __cache.set(__slot, inner_size);
+                        size += 1u64
+                            + ::formic_rpc::rt::buffa::encoding::varint_len(inner_size as u64) as u64
+                            + inner_size as u64;
+                    }
+                    size += self.__buffa_unknown_fields.encoded_len() as u64;
+                    ::formic_rpc::rt::buffa::saturate_size(size)
+                }
+                fn write_to(
+                    &self,
+                    __cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                    buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                ) {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    if !self.service.is_empty() {
+                        ::formic_rpc::rt::buffa::types::put_string_field(1u32, &self.service, buf);
+                    }
+                    if !self.change.is_empty() {
+                        ::formic_rpc::rt::buffa::types::put_string_field(2u32, &self.change, buf);
+                    }
+                    for v in &self.fields {
+                        ::formic_rpc::rt::buffa::types::put_len_delimited_header(
+                            3u32,
+                            u64::from(__cache.consume_next()),
+                            buf,
+                        );
+                        v.write_to(__cache, buf);
+                    }
+                    self.__buffa_unknown_fields.write_to(buf);
+                }
+                fn merge_field(
+                    &mut self,
+                    tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                    buf: &mut impl ::formic_rpc::rt::buffa::bytes::Buf,
+                    ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                ) -> ::core::result::Result<(), ::formic_rpc::rt::buffa::DecodeError> {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::bytes::Buf as _;
+                    match tag.field_number() {
+                        1u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::types::merge_string(&mut self.service, buf)?;
+                        }
+                        2u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::types::merge_string(&mut self.change, buf)?;
+                        }
+                        3u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            let mut elem = ::core::default::Default::default();
+                            ctx.register_element_memory(
+                                ::formic_rpc::rt::buffa::__private::element_footprint(&elem),
+                            )?;
+                            ::formic_rpc::rt::buffa::Message::merge_length_delimited(&mut elem, buf, ctx)?;
+                            self.fields.push(elem);
+                        }
+                        _ => {
+                            self.__buffa_unknown_fields.push(
+                                ::formic_rpc::rt::buffa::encoding::decode_unknown_field(tag, buf, ctx)?,
+                            );
+                        }
+                    }
+                    ::core::result::Result::Ok(())
+                }
+                fn clear(&mut self) {
+                    self.service.clear();
+                    self.change.clear();
+                    self.fields.clear();
+                    self.__buffa_unknown_fields.clear();
+                }
+            }
+            impl ::formic_rpc::rt::buffa::ExtensionSet for ServiceChange {
+                const PROTO_FQN: &'static str = "formic.control.v1.ServiceChange";
+                fn unknown_fields(&self) -> &::formic_rpc::rt::buffa::UnknownFields {
+                    &self.__buffa_unknown_fields
+                }
+                fn unknown_fields_mut(&mut self) -> &mut ::formic_rpc::rt::buffa::UnknownFields {
+                    &mut self.__buffa_unknown_fields
+                }
+            }
+            impl ::formic_rpc::rt::buffa::json_helpers::ProtoElemJson for ServiceChange {
+                fn serialize_proto_json<S: ::formic_rpc::rt::serde::Serializer>(
+                    v: &Self,
+                    s: S,
+                ) -> ::core::result::Result<S::Ok, S::Error> {
+                    ::formic_rpc::rt::serde::Serialize::serialize(v, s)
+                }
+                fn deserialize_proto_json<'de, D: ::formic_rpc::rt::serde::Deserializer<'de>>(
+                    d: D,
+                ) -> ::core::result::Result<Self, D::Error> {
+                    <Self as ::formic_rpc::rt::serde::Deserialize>::deserialize(d)
+                }
+            }
+            #[doc(hidden)]
+            pub const __SERVICE_CHANGE_JSON_ANY: ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry =
+                ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry {
+                    type_url: "type.googleapis.com/formic.control.v1.ServiceChange",
+                    to_json: ::formic_rpc::rt::buffa::type_registry::any_to_json::<ServiceChange>,
+                    from_json: ::formic_rpc::rt::buffa::type_registry::any_from_json::<ServiceChange>,
+                    is_wkt: false,
+                };
+            #[derive(
+                Clone,
+                PartialEq,
+                Default,
+                ::formic_rpc::rt::serde::Serialize,
+                ::formic_rpc::rt::serde::Deserialize,
+            )]
+            #[serde(crate = "::formic_rpc::rt::serde")]
+            #[serde(default)]
+            pub struct FieldChange {
+                /// For example `replicas` or `env.LOG`.
+                ///
+                /// Field 1: `field`
+                #[serde(
+                    rename = "field",
+                    with = "::formic_rpc::rt::buffa::json_helpers::proto_string",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str"
+                )]
+                pub field: ::formic_rpc::rt::buffa::alloc::string::String,
+                /// Empty if there was none.
+                ///
+                /// Field 2: `from`
+                #[serde(
+                    rename = "from",
+                    with = "::formic_rpc::rt::buffa::json_helpers::proto_string",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str"
+                )]
+                pub from: ::formic_rpc::rt::buffa::alloc::string::String,
+                /// Empty if there is none any more.
+                ///
+                /// Field 3: `to`
+                #[serde(
+                    rename = "to",
+                    with = "::formic_rpc::rt::buffa::json_helpers::proto_string",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str"
+                )]
+                pub to: ::formic_rpc::rt::buffa::alloc::string::String,
+                #[serde(skip)]
+                #[doc(hidden)]
+                pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFields,
+            }
+            impl ::core::fmt::Debug for FieldChange {
+                fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                    f.debug_struct("FieldChange")
+                        .field("field", &self.field)
+                        .field("from", &self.from)
+                        .field("to", &self.to)
+                        .finish()
+                }
+            }
+            impl FieldChange {
+                /// Protobuf type URL for this message, for use with `Any::pack` and
+                /// `Any::unpack_if`.
+                ///
+                /// Format: `type.googleapis.com/<fully.qualified.TypeName>`
+                pub const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.FieldChange";
+            }
+            ::formic_rpc::rt::buffa::impl_default_instance!(FieldChange);
+            impl ::formic_rpc::rt::buffa::MessageName for FieldChange {
+                const PACKAGE: &'static str = "formic.control.v1";
+                const NAME: &'static str = "FieldChange";
+                const FULL_NAME: &'static str = "formic.control.v1.FieldChange";
+                const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.FieldChange";
+            }
+            impl ::formic_rpc::rt::buffa::Message for FieldChange {
+                /// Returns the total encoded size in bytes.
+                ///
+                /// Accumulates in `u64` (which cannot overflow for in-memory
+                /// data) and saturates to `u32` at return, so a message whose
+                /// encoded size exceeds the 2 GiB protobuf limit yields a value
+                /// above [`::formic_rpc::rt::buffa::MAX_MESSAGE_BYTES`] that the encode entry
+                /// points reject, never a silently wrapped size.
+                #[allow(clippy::let_and_return)]
+                fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    let mut size = 0u64;
+                    if !self.field.is_empty() {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.field) as u64;
+                    }
+                    if !self.from.is_empty() {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.from) as u64;
+                    }
+                    if !self.to.is_empty() {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.to) as u64;
+                    }
+                    size += self.__buffa_unknown_fields.encoded_len() as u64;
+                    ::formic_rpc::rt::buffa::saturate_size(size)
+                }
+                fn write_to(
+                    &self,
+                    _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                    buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                ) {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    if !self.field.is_empty() {
+                        ::formic_rpc::rt::buffa::types::put_string_field(1u32, &self.field, buf);
+                    }
+                    if !self.from.is_empty() {
+                        ::formic_rpc::rt::buffa::types::put_string_field(2u32, &self.from, buf);
+                    }
+                    if !self.to.is_empty() {
+                        ::formic_rpc::rt::buffa::types::put_string_field(3u32, &self.to, buf);
+                    }
+                    self.__buffa_unknown_fields.write_to(buf);
+                }
+                fn merge_field(
+                    &mut self,
+                    tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                    buf: &mut impl ::formic_rpc::rt::buffa::bytes::Buf,
+                    ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                ) -> ::core::result::Result<(), ::formic_rpc::rt::buffa::DecodeError> {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::bytes::Buf as _;
+                    match tag.field_number() {
+                        1u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::types::merge_string(&mut self.field, buf)?;
+                        }
+                        2u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::types::merge_string(&mut self.from, buf)?;
+                        }
+                        3u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::types::merge_string(&mut self.to, buf)?;
+                        }
+                        _ => {
+                            self.__buffa_unknown_fields.push(
+                                ::formic_rpc::rt::buffa::encoding::decode_unknown_field(tag, buf, ctx)?,
+                            );
+                        }
+                    }
+                    ::core::result::Result::Ok(())
+                }
+                fn clear(&mut self) {
+                    self.field.clear();
+                    self.from.clear();
+                    self.to.clear();
+                    self.__buffa_unknown_fields.clear();
+                }
+            }
+            impl ::formic_rpc::rt::buffa::ExtensionSet for FieldChange {
+                const PROTO_FQN: &'static str = "formic.control.v1.FieldChange";
+                fn unknown_fields(&self) -> &::formic_rpc::rt::buffa::UnknownFields {
+                    &self.__buffa_unknown_fields
+                }
+                fn unknown_fields_mut(&mut self) -> &mut ::formic_rpc::rt::buffa::UnknownFields {
+                    &mut self.__buffa_unknown_fields
+                }
+            }
+            impl ::formic_rpc::rt::buffa::json_helpers::ProtoElemJson for FieldChange {
+                fn serialize_proto_json<S: ::formic_rpc::rt::serde::Serializer>(
+                    v: &Self,
+                    s: S,
+                ) -> ::core::result::Result<S::Ok, S::Error> {
+                    ::formic_rpc::rt::serde::Serialize::serialize(v, s)
+                }
+                fn deserialize_proto_json<'de, D: ::formic_rpc::rt::serde::Deserializer<'de>>(
+                    d: D,
+                ) -> ::core::result::Result<Self, D::Error> {
+                    <Self as ::formic_rpc::rt::serde::Deserialize>::deserialize(d)
+                }
+            }
+            #[doc(hidden)]
+            pub const __FIELD_CHANGE_JSON_ANY: ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry =
+                ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry {
+                    type_url: "type.googleapis.com/formic.control.v1.FieldChange",
+                    to_json: ::formic_rpc::rt::buffa::type_registry::any_to_json::<FieldChange>,
+                    from_json: ::formic_rpc::rt::buffa::type_registry::any_from_json::<FieldChange>,
+                    is_wkt: false,
+                };
+            #[derive(
+                Clone,
+                PartialEq,
+                Default,
+                ::formic_rpc::rt::serde::Serialize,
+                ::formic_rpc::rt::serde::Deserialize,
+            )]
+            #[serde(crate = "::formic_rpc::rt::serde")]
+            #[serde(default)]
+            pub struct PlannedAction {
+                /// start, stop, kill, wait, keep.
+                ///
+                /// Field 1: `action`
+                #[serde(
+                    rename = "action",
+                    with = "::formic_rpc::rt::buffa::json_helpers::proto_string",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str"
+                )]
+                pub action: ::formic_rpc::rt::buffa::alloc::string::String,
+                /// Field 2: `service`
+                #[serde(
+                    rename = "service",
+                    with = "::formic_rpc::rt::buffa::json_helpers::proto_string",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str"
+                )]
+                pub service: ::formic_rpc::rt::buffa::alloc::string::String,
+                /// Field 3: `slot`
+                #[serde(
+                    rename = "slot",
+                    with = "::formic_rpc::rt::buffa::json_helpers::uint32",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u32"
+                )]
+                pub slot: u32,
+                /// Empty for a start.
+                ///
+                /// Field 4: `instance`
+                #[serde(
+                    rename = "instance",
+                    with = "::formic_rpc::rt::buffa::json_helpers::proto_string",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str"
+                )]
+                pub instance: ::formic_rpc::rt::buffa::alloc::string::String,
+                /// Why, in a few words.
+                ///
+                /// Field 5: `cause`
+                #[serde(
+                    rename = "cause",
+                    with = "::formic_rpc::rt::buffa::json_helpers::proto_string",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str"
+                )]
+                pub cause: ::formic_rpc::rt::buffa::alloc::string::String,
+                #[serde(skip)]
+                #[doc(hidden)]
+                pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFields,
+            }
+            impl ::core::fmt::Debug for PlannedAction {
+                fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                    f.debug_struct("PlannedAction")
+                        .field("action", &self.action)
+                        .field("service", &self.service)
+                        .field("slot", &self.slot)
+                        .field("instance", &self.instance)
+                        .field("cause", &self.cause)
+                        .finish()
+                }
+            }
+            impl PlannedAction {
+                /// Protobuf type URL for this message, for use with `Any::pack` and
+                /// `Any::unpack_if`.
+                ///
+                /// Format: `type.googleapis.com/<fully.qualified.TypeName>`
+                pub const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.PlannedAction";
+            }
+            ::formic_rpc::rt::buffa::impl_default_instance!(PlannedAction);
+            impl ::formic_rpc::rt::buffa::MessageName for PlannedAction {
+                const PACKAGE: &'static str = "formic.control.v1";
+                const NAME: &'static str = "PlannedAction";
+                const FULL_NAME: &'static str = "formic.control.v1.PlannedAction";
+                const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.PlannedAction";
+            }
+            impl ::formic_rpc::rt::buffa::Message for PlannedAction {
+                /// Returns the total encoded size in bytes.
+                ///
+                /// Accumulates in `u64` (which cannot overflow for in-memory
+                /// data) and saturates to `u32` at return, so a message whose
+                /// encoded size exceeds the 2 GiB protobuf limit yields a value
+                /// above [`::formic_rpc::rt::buffa::MAX_MESSAGE_BYTES`] that the encode entry
+                /// points reject, never a silently wrapped size.
+                #[allow(clippy::let_and_return)]
+                fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    let mut size = 0u64;
+                    if !self.action.is_empty() {
+                        size +=
+                            1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.action) as u64;
+                    }
+                    if !self.service.is_empty() {
+                        size +=
+                            1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.service) as u64;
+                    }
+                    if self.slot != 0u32 {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::uint32_encoded_len(self.slot) as u64;
+                    }
+                    if !self.instance.is_empty() {
+                        size +=
+                            1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.instance) as u64;
+                    }
+                    if !self.cause.is_empty() {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.cause) as u64;
+                    }
+                    size += self.__buffa_unknown_fields.encoded_len() as u64;
+                    ::formic_rpc::rt::buffa::saturate_size(size)
+                }
+                fn write_to(
+                    &self,
+                    _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                    buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                ) {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    if !self.action.is_empty() {
+                        ::formic_rpc::rt::buffa::types::put_string_field(1u32, &self.action, buf);
+                    }
+                    if !self.service.is_empty() {
+                        ::formic_rpc::rt::buffa::types::put_string_field(2u32, &self.service, buf);
+                    }
+                    if self.slot != 0u32 {
+                        ::formic_rpc::rt::buffa::types::put_uint32_field(3u32, self.slot, buf);
+                    }
+                    if !self.instance.is_empty() {
+                        ::formic_rpc::rt::buffa::types::put_string_field(4u32, &self.instance, buf);
+                    }
+                    if !self.cause.is_empty() {
+                        ::formic_rpc::rt::buffa::types::put_string_field(5u32, &self.cause, buf);
+                    }
+                    self.__buffa_unknown_fields.write_to(buf);
+                }
+                fn merge_field(
+                    &mut self,
+                    tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                    buf: &mut impl ::formic_rpc::rt::buffa::bytes::Buf,
+                    ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                ) -> ::core::result::Result<(), ::formic_rpc::rt::buffa::DecodeError> {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::bytes::Buf as _;
+                    match tag.field_number() {
+                        1u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::types::merge_string(&mut self.action, buf)?;
+                        }
+                        2u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::types::merge_string(&mut self.service, buf)?;
+                        }
+                        3u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                            )?;
+                            self.slot = ::formic_rpc::rt::buffa::types::decode_uint32(buf)?;
+                        }
+                        4u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::types::merge_string(&mut self.instance, buf)?;
+                        }
+                        5u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::types::merge_string(&mut self.cause, buf)?;
+                        }
+                        _ => {
+                            self.__buffa_unknown_fields.push(
+                                ::formic_rpc::rt::buffa::encoding::decode_unknown_field(tag, buf, ctx)?,
+                            );
+                        }
+                    }
+                    ::core::result::Result::Ok(())
+                }
+                fn clear(&mut self) {
+                    self.action.clear();
+                    self.service.clear();
+                    self.slot = 0u32;
+                    self.instance.clear();
+                    self.cause.clear();
+                    self.__buffa_unknown_fields.clear();
+                }
+            }
+            impl ::formic_rpc::rt::buffa::ExtensionSet for PlannedAction {
+                const PROTO_FQN: &'static str = "formic.control.v1.PlannedAction";
+                fn unknown_fields(&self) -> &::formic_rpc::rt::buffa::UnknownFields {
+                    &self.__buffa_unknown_fields
+                }
+                fn unknown_fields_mut(&mut self) -> &mut ::formic_rpc::rt::buffa::UnknownFields {
+                    &mut self.__buffa_unknown_fields
+                }
+            }
+            impl ::formic_rpc::rt::buffa::json_helpers::ProtoElemJson for PlannedAction {
+                fn serialize_proto_json<S: ::formic_rpc::rt::serde::Serializer>(
+                    v: &Self,
+                    s: S,
+                ) -> ::core::result::Result<S::Ok, S::Error> {
+                    ::formic_rpc::rt::serde::Serialize::serialize(v, s)
+                }
+                fn deserialize_proto_json<'de, D: ::formic_rpc::rt::serde::Deserializer<'de>>(
+                    d: D,
+                ) -> ::core::result::Result<Self, D::Error> {
+                    <Self as ::formic_rpc::rt::serde::Deserialize>::deserialize(d)
+                }
+            }
+            #[doc(hidden)]
+            pub const __PLANNED_ACTION_JSON_ANY: ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry =
+                ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry {
+                    type_url: "type.googleapis.com/formic.control.v1.PlannedAction",
+                    to_json: ::formic_rpc::rt::buffa::type_registry::any_to_json::<PlannedAction>,
+                    from_json: ::formic_rpc::rt::buffa::type_registry::any_from_json::<PlannedAction>,
+                    is_wkt: false,
+                };
+            #[derive(
+                Clone,
+                PartialEq,
+                Default,
+                ::formic_rpc::rt::serde::Serialize,
+                ::formic_rpc::rt::serde::Deserialize,
+            )]
+            #[serde(crate = "::formic_rpc::rt::serde")]
+            #[serde(default)]
+            pub struct ApplyRequest {
+                /// As in `PlanRequest`.
+                ///
+                /// Field 1: `manifest`
+                #[serde(
+                    rename = "manifest",
+                    with = "::formic_rpc::rt::buffa::json_helpers::proto_string",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str"
+                )]
+                pub manifest: ::formic_rpc::rt::buffa::alloc::string::String,
+                /// Field 2: `artifacts`
+                #[serde(
+                    rename = "artifacts",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::__private::HashMap::is_empty",
+                    deserialize_with = "::formic_rpc::rt::buffa::json_helpers::null_as_default"
+                )]
+                pub artifacts: ::formic_rpc::rt::buffa::__private::HashMap<
+                    ::formic_rpc::rt::buffa::alloc::string::String,
+                    ::formic_rpc::rt::buffa::alloc::string::String,
+                >,
+                /// Refused unless this is the index of the present desired state; not set: applied to whatever there is.
+                ///
+                /// Field 3: `index`
+                #[serde(
+                    rename = "index",
+                    with = "::formic_rpc::rt::buffa::json_helpers::opt_uint64",
+                    skip_serializing_if = "::core::option::Option::is_none"
+                )]
+                pub index: ::core::option::Option<u64>,
+                #[serde(skip)]
+                #[doc(hidden)]
+                pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFields,
+            }
+            impl ::core::fmt::Debug for ApplyRequest {
+                fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                    f.debug_struct("ApplyRequest")
+                        .field("manifest", &self.manifest)
+                        .field("artifacts", &self.artifacts)
+                        .field("index", &self.index)
+                        .finish()
+                }
+            }
+            impl ApplyRequest {
+                /// Protobuf type URL for this message, for use with `Any::pack` and
+                /// `Any::unpack_if`.
+                ///
+                /// Format: `type.googleapis.com/<fully.qualified.TypeName>`
+                pub const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.ApplyRequest";
+            }
+            impl ApplyRequest {
+                #[must_use = "with_* setters return `self` by value; assign or chain the result"]
+                #[inline]
+                ///Sets [`Self::index`] to `Some(value)`, consuming and returning `self`.
+                pub fn with_index(mut self, value: u64) -> Self {
+                    self.index = Some(value);
+                    self
+                }
+            }
+            ::formic_rpc::rt::buffa::impl_default_instance!(ApplyRequest);
+            impl ::formic_rpc::rt::buffa::MessageName for ApplyRequest {
+                const PACKAGE: &'static str = "formic.control.v1";
+                const NAME: &'static str = "ApplyRequest";
+                const FULL_NAME: &'static str = "formic.control.v1.ApplyRequest";
+                const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.ApplyRequest";
+            }
+            impl ::formic_rpc::rt::buffa::Message for ApplyRequest {
+                /// Returns the total encoded size in bytes.
+                ///
+                /// Accumulates in `u64` (which cannot overflow for in-memory
+                /// data) and saturates to `u32` at return, so a message whose
+                /// encoded size exceeds the 2 GiB protobuf limit yields a value
+                /// above [`::formic_rpc::rt::buffa::MAX_MESSAGE_BYTES`] that the encode entry
+                /// points reject, never a silently wrapped size.
+                #[allow(clippy::let_and_return)]
+                fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    let mut size = 0u64;
+                    if !self.manifest.is_empty() {
+                        size +=
+                            1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.manifest) as u64;
+                    }
+                    size += ::formic_rpc::rt::buffa::map_codec::field_len::<
+                        ::formic_rpc::rt::buffa::map_codec::Str,
+                        ::formic_rpc::rt::buffa::map_codec::Str,
+                        _,
+                    >(&self.artifacts, 1u64);
+                    if let Some(v) = self.index {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::uint64_encoded_len(v) as u64;
+                    }
+                    size += self.__buffa_unknown_fields.encoded_len() as u64;
+                    ::formic_rpc::rt::buffa::saturate_size(size)
+                }
+                fn write_to(
+                    &self,
+                    _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                    buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                ) {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    if !self.manifest.is_empty() {
+                        ::formic_rpc::rt::buffa::types::put_string_field(1u32, &self.manifest, buf);
+                    }
+                    ::formic_rpc::rt::buffa::map_codec::write_field::<
+                        ::formic_rpc::rt::buffa::map_codec::Str,
+                        ::formic_rpc::rt::buffa::map_codec::Str,
+                        _,
+                    >(&self.artifacts, 2u32, buf);
+                    if let Some(v) = self.index {
+                        ::formic_rpc::rt::buffa::types::put_uint64_field(3u32, v, buf);
+                    }
+                    self.__buffa_unknown_fields.write_to(buf);
+                }
+                fn merge_field(
+                    &mut self,
+                    tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                    buf: &mut impl ::formic_rpc::rt::buffa::bytes::Buf,
+                    ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                ) -> ::core::result::Result<(), ::formic_rpc::rt::buffa::DecodeError> {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::bytes::Buf as _;
+                    match tag.field_number() {
+                        1u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::types::merge_string(&mut self.manifest, buf)?;
+                        }
+                        2u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::map_codec::merge_entry::<
+                                ::formic_rpc::rt::buffa::map_codec::Str,
+                                ::formic_rpc::rt::buffa::map_codec::Str,
+                                _,
+                            >(&mut self.artifacts, buf, ctx)?;
+                        }
+                        3u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                            )?;
+                            self.index = ::core::option::Option::Some(
+                                ::formic_rpc::rt::buffa::types::decode_uint64(buf)?,
+                            );
+                        }
+                        _ => {
+                            self.__buffa_unknown_fields.push(
+                                ::formic_rpc::rt::buffa::encoding::decode_unknown_field(tag, buf, ctx)?,
+                            );
+                        }
+                    }
+                    ::core::result::Result::Ok(())
+                }
+                fn clear(&mut self) {
+                    self.manifest.clear();
+                    self.artifacts.clear();
+                    self.index = ::core::option::Option::None;
+                    self.__buffa_unknown_fields.clear();
+                }
+            }
+            impl ::formic_rpc::rt::buffa::ExtensionSet for ApplyRequest {
+                const PROTO_FQN: &'static str = "formic.control.v1.ApplyRequest";
+                fn unknown_fields(&self) -> &::formic_rpc::rt::buffa::UnknownFields {
+                    &self.__buffa_unknown_fields
+                }
+                fn unknown_fields_mut(&mut self) -> &mut ::formic_rpc::rt::buffa::UnknownFields {
+                    &mut self.__buffa_unknown_fields
+                }
+            }
+            impl ::formic_rpc::rt::buffa::json_helpers::ProtoElemJson for ApplyRequest {
+                fn serialize_proto_json<S: ::formic_rpc::rt::serde::Serializer>(
+                    v: &Self,
+                    s: S,
+                ) -> ::core::result::Result<S::Ok, S::Error> {
+                    ::formic_rpc::rt::serde::Serialize::serialize(v, s)
+                }
+                fn deserialize_proto_json<'de, D: ::formic_rpc::rt::serde::Deserializer<'de>>(
+                    d: D,
+                ) -> ::core::result::Result<Self, D::Error> {
+                    <Self as ::formic_rpc::rt::serde::Deserialize>::deserialize(d)
+                }
+            }
+            #[doc(hidden)]
+            pub const __APPLY_REQUEST_JSON_ANY: ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry =
+                ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry {
+                    type_url: "type.googleapis.com/formic.control.v1.ApplyRequest",
+                    to_json: ::formic_rpc::rt::buffa::type_registry::any_to_json::<ApplyRequest>,
+                    from_json: ::formic_rpc::rt::buffa::type_registry::any_from_json::<ApplyRequest>,
+                    is_wkt: false,
+                };
+            #[derive(
+                Clone,
+                PartialEq,
+                Default,
+                ::formic_rpc::rt::serde::Serialize,
+                ::formic_rpc::rt::serde::Deserialize,
+            )]
+            #[serde(crate = "::formic_rpc::rt::serde")]
+            #[serde(default)]
+            pub struct ScaleRequest {
+                /// Service and number of instances.
+                ///
+                /// Field 1: `replicas`
+                #[serde(
+                    rename = "replicas",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::__private::HashMap::is_empty",
+                    deserialize_with = "::formic_rpc::rt::buffa::json_helpers::null_as_default"
+                )]
+                pub replicas: ::formic_rpc::rt::buffa::__private::HashMap<
+                    ::formic_rpc::rt::buffa::alloc::string::String,
+                    u32,
+                >,
+                /// Field 2: `index`
+                #[serde(
+                    rename = "index",
+                    with = "::formic_rpc::rt::buffa::json_helpers::opt_uint64",
+                    skip_serializing_if = "::core::option::Option::is_none"
+                )]
+                pub index: ::core::option::Option<u64>,
+                #[serde(skip)]
+                #[doc(hidden)]
+                pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFields,
+            }
+            impl ::core::fmt::Debug for ScaleRequest {
+                fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                    f.debug_struct("ScaleRequest")
+                        .field("replicas", &self.replicas)
+                        .field("index", &self.index)
+                        .finish()
+                }
+            }
+            impl ScaleRequest {
+                /// Protobuf type URL for this message, for use with `Any::pack` and
+                /// `Any::unpack_if`.
+                ///
+                /// Format: `type.googleapis.com/<fully.qualified.TypeName>`
+                pub const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.ScaleRequest";
+            }
+            impl ScaleRequest {
+                #[must_use = "with_* setters return `self` by value; assign or chain the result"]
+                #[inline]
+                ///Sets [`Self::index`] to `Some(value)`, consuming and returning `self`.
+                pub fn with_index(mut self, value: u64) -> Self {
+                    self.index = Some(value);
+                    self
+                }
+            }
+            ::formic_rpc::rt::buffa::impl_default_instance!(ScaleRequest);
+            impl ::formic_rpc::rt::buffa::MessageName for ScaleRequest {
+                const PACKAGE: &'static str = "formic.control.v1";
+                const NAME: &'static str = "ScaleRequest";
+                const FULL_NAME: &'static str = "formic.control.v1.ScaleRequest";
+                const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.ScaleRequest";
+            }
+            impl ::formic_rpc::rt::buffa::Message for ScaleRequest {
+                /// Returns the total encoded size in bytes.
+                ///
+                /// Accumulates in `u64` (which cannot overflow for in-memory
+                /// data) and saturates to `u32` at return, so a message whose
+                /// encoded size exceeds the 2 GiB protobuf limit yields a value
+                /// above [`::formic_rpc::rt::buffa::MAX_MESSAGE_BYTES`] that the encode entry
+                /// points reject, never a silently wrapped size.
+                #[allow(clippy::let_and_return)]
+                fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    let mut size = 0u64;
+                    size += ::formic_rpc::rt::buffa::map_codec::field_len::<
+                        ::formic_rpc::rt::buffa::map_codec::Str,
+                        ::formic_rpc::rt::buffa::map_codec::Uint32,
+                        _,
+                    >(&self.replicas, 1u64);
+                    if let Some(v) = self.index {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::uint64_encoded_len(v) as u64;
+                    }
+                    size += self.__buffa_unknown_fields.encoded_len() as u64;
+                    ::formic_rpc::rt::buffa::saturate_size(size)
+                }
+                fn write_to(
+                    &self,
+                    _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                    buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                ) {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    ::formic_rpc::rt::buffa::map_codec::write_field::<
+                        ::formic_rpc::rt::buffa::map_codec::Str,
+                        ::formic_rpc::rt::buffa::map_codec::Uint32,
+                        _,
+                    >(&self.replicas, 1u32, buf);
+                    if let Some(v) = self.index {
+                        ::formic_rpc::rt::buffa::types::put_uint64_field(2u32, v, buf);
+                    }
+                    self.__buffa_unknown_fields.write_to(buf);
+                }
+                fn merge_field(
+                    &mut self,
+                    tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                    buf: &mut impl ::formic_rpc::rt::buffa::bytes::Buf,
+                    ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                ) -> ::core::result::Result<(), ::formic_rpc::rt::buffa::DecodeError> {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::bytes::Buf as _;
+                    match tag.field_number() {
+                        1u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::map_codec::merge_entry::<
+                                ::formic_rpc::rt::buffa::map_codec::Str,
+                                ::formic_rpc::rt::buffa::map_codec::Uint32,
+                                _,
+                            >(&mut self.replicas, buf, ctx)?;
+                        }
+                        2u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                            )?;
+                            self.index = ::core::option::Option::Some(
+                                ::formic_rpc::rt::buffa::types::decode_uint64(buf)?,
+                            );
+                        }
+                        _ => {
+                            self.__buffa_unknown_fields.push(
+                                ::formic_rpc::rt::buffa::encoding::decode_unknown_field(tag, buf, ctx)?,
+                            );
+                        }
+                    }
+                    ::core::result::Result::Ok(())
+                }
+                fn clear(&mut self) {
+                    self.replicas.clear();
+                    self.index = ::core::option::Option::None;
+                    self.__buffa_unknown_fields.clear();
+                }
+            }
+            impl ::formic_rpc::rt::buffa::ExtensionSet for ScaleRequest {
+                const PROTO_FQN: &'static str = "formic.control.v1.ScaleRequest";
+                fn unknown_fields(&self) -> &::formic_rpc::rt::buffa::UnknownFields {
+                    &self.__buffa_unknown_fields
+                }
+                fn unknown_fields_mut(&mut self) -> &mut ::formic_rpc::rt::buffa::UnknownFields {
+                    &mut self.__buffa_unknown_fields
+                }
+            }
+            impl ::formic_rpc::rt::buffa::json_helpers::ProtoElemJson for ScaleRequest {
+                fn serialize_proto_json<S: ::formic_rpc::rt::serde::Serializer>(
+                    v: &Self,
+                    s: S,
+                ) -> ::core::result::Result<S::Ok, S::Error> {
+                    ::formic_rpc::rt::serde::Serialize::serialize(v, s)
+                }
+                fn deserialize_proto_json<'de, D: ::formic_rpc::rt::serde::Deserializer<'de>>(
+                    d: D,
+                ) -> ::core::result::Result<Self, D::Error> {
+                    <Self as ::formic_rpc::rt::serde::Deserialize>::deserialize(d)
+                }
+            }
+            #[doc(hidden)]
+            pub const __SCALE_REQUEST_JSON_ANY: ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry =
+                ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry {
+                    type_url: "type.googleapis.com/formic.control.v1.ScaleRequest",
+                    to_json: ::formic_rpc::rt::buffa::type_registry::any_to_json::<ScaleRequest>,
+                    from_json: ::formic_rpc::rt::buffa::type_registry::any_from_json::<ScaleRequest>,
+                    is_wkt: false,
+                };
+            #[derive(
+                Clone,
+                PartialEq,
+                Default,
+                ::formic_rpc::rt::serde::Serialize,
+                ::formic_rpc::rt::serde::Deserialize,
+            )]
+            #[serde(crate = "::formic_rpc::rt::serde")]
+            #[serde(default)]
+            pub struct RollbackRequest {
+                /// Index of the desired state that is to come back; not set: the one before the present.
+                ///
+                /// Field 1: `to`
+                #[serde(
+                    rename = "to",
+                    with = "::formic_rpc::rt::buffa::json_helpers::opt_uint64",
+                    skip_serializing_if = "::core::option::Option::is_none"
+                )]
+                pub to: ::core::option::Option<u64>,
+                /// Field 2: `index`
+                #[serde(
+                    rename = "index",
+                    with = "::formic_rpc::rt::buffa::json_helpers::opt_uint64",
+                    skip_serializing_if = "::core::option::Option::is_none"
+                )]
+                pub index: ::core::option::Option<u64>,
+                #[serde(skip)]
+                #[doc(hidden)]
+                pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFields,
+            }
+            impl ::core::fmt::Debug for RollbackRequest {
+                fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                    f.debug_struct("RollbackRequest")
+                        .field("to", &self.to)
+                        .field("index", &self.index)
+                        .finish()
+                }
+            }
+            impl RollbackRequest {
+                /// Protobuf type URL for this message, for use with `Any::pack` and
+                /// `Any::unpack_if`.
+                ///
+                /// Format: `type.googleapis.com/<fully.qualified.TypeName>`
+                pub const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.RollbackRequest";
+            }
+            impl RollbackRequest {
+                #[must_use = "with_* setters return `self` by value; assign or chain the result"]
+                #[inline]
+                ///Sets [`Self::to`] to `Some(value)`, consuming and returning `self`.
+                pub fn with_to(mut self, value: u64) -> Self {
+                    self.to = Some(value);
+                    self
+                }
+                #[must_use = "with_* setters return `self` by value; assign or chain the result"]
+                #[inline]
+                ///Sets [`Self::index`] to `Some(value)`, consuming and returning `self`.
+                pub fn with_index(mut self, value: u64) -> Self {
+                    self.index = Some(value);
+                    self
+                }
+            }
+            ::formic_rpc::rt::buffa::impl_default_instance!(RollbackRequest);
+            impl ::formic_rpc::rt::buffa::MessageName for RollbackRequest {
+                const PACKAGE: &'static str = "formic.control.v1";
+                const NAME: &'static str = "RollbackRequest";
+                const FULL_NAME: &'static str = "formic.control.v1.RollbackRequest";
+                const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.RollbackRequest";
+            }
+            impl ::formic_rpc::rt::buffa::Message for RollbackRequest {
+                /// Returns the total encoded size in bytes.
+                ///
+                /// Accumulates in `u64` (which cannot overflow for in-memory
+                /// data) and saturates to `u32` at return, so a message whose
+                /// encoded size exceeds the 2 GiB protobuf limit yields a value
+                /// above [`::formic_rpc::rt::buffa::MAX_MESSAGE_BYTES`] that the encode entry
+                /// points reject, never a silently wrapped size.
+                #[allow(clippy::let_and_return)]
+                fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    let mut size = 0u64;
+                    if let Some(v) = self.to {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::uint64_encoded_len(v) as u64;
+                    }
+                    if let Some(v) = self.index {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::uint64_encoded_len(v) as u64;
+                    }
+                    size += self.__buffa_unknown_fields.encoded_len() as u64;
+                    ::formic_rpc::rt::buffa::saturate_size(size)
+                }
+                fn write_to(
+                    &self,
+                    _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                    buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                ) {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    if let Some(v) = self.to {
+                        ::formic_rpc::rt::buffa::types::put_uint64_field(1u32, v, buf);
+                    }
+                    if let Some(v) = self.index {
+                        ::formic_rpc::rt::buffa::types::put_uint64_field(2u32, v, buf);
+                    }
+                    self.__buffa_unknown_fields.write_to(buf);
+                }
+                fn merge_field(
+                    &mut self,
+                    tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                    buf: &mut impl ::formic_rpc::rt::buffa::bytes::Buf,
+                    ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                ) -> ::core::result::Result<(), ::formic_rpc::rt::buffa::DecodeError> {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::bytes::Buf as _;
+                    match tag.field_number() {
+                        1u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                            )?;
+                            self.to = ::core::option::Option::Some(
+                                ::formic_rpc::rt::buffa::types::decode_uint64(buf)?,
+                            );
+                        }
+                        2u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                            )?;
+                            self.index = ::core::option::Option::Some(
+                                ::formic_rpc::rt::buffa::types::decode_uint64(buf)?,
+                            );
+                        }
+                        _ => {
+                            self.__buffa_unknown_fields.push(
+                                ::formic_rpc::rt::buffa::encoding::decode_unknown_field(tag, buf, ctx)?,
+                            );
+                        }
+                    }
+                    ::core::result::Result::Ok(())
+                }
+                fn clear(&mut self) {
+                    self.to = ::core::option::Option::None;
+                    self.index = ::core::option::Option::None;
+                    self.__buffa_unknown_fields.clear();
+                }
+            }
+            impl ::formic_rpc::rt::buffa::ExtensionSet for RollbackRequest {
+                const PROTO_FQN: &'static str = "formic.control.v1.RollbackRequest";
+                fn unknown_fields(&self) -> &::formic_rpc::rt::buffa::UnknownFields {
+                    &self.__buffa_unknown_fields
+                }
+                fn unknown_fields_mut(&mut self) -> &mut ::formic_rpc::rt::buffa::UnknownFields {
+                    &mut self.__buffa_unknown_fields
+                }
+            }
+            impl ::formic_rpc::rt::buffa::json_helpers::ProtoElemJson for RollbackRequest {
+                fn serialize_proto_json<S: ::formic_rpc::rt::serde::Serializer>(
+                    v: &Self,
+                    s: S,
+                ) -> ::core::result::Result<S::Ok, S::Error> {
+                    ::formic_rpc::rt::serde::Serialize::serialize(v, s)
+                }
+                fn deserialize_proto_json<'de, D: ::formic_rpc::rt::serde::Deserializer<'de>>(
+                    d: D,
+                ) -> ::core::result::Result<Self, D::Error> {
+                    <Self as ::formic_rpc::rt::serde::Deserialize>::deserialize(d)
+                }
+            }
+            #[doc(hidden)]
+            pub const __ROLLBACK_REQUEST_JSON_ANY: ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry =
+                ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry {
+                    type_url: "type.googleapis.com/formic.control.v1.RollbackRequest",
+                    to_json: ::formic_rpc::rt::buffa::type_registry::any_to_json::<RollbackRequest>,
+                    from_json: ::formic_rpc::rt::buffa::type_registry::any_from_json::<RollbackRequest>,
+                    is_wkt: false,
+                };
+            #[derive(
+                Clone,
+                PartialEq,
+                Default,
+                ::formic_rpc::rt::serde::Serialize,
+                ::formic_rpc::rt::serde::Deserialize,
+            )]
+            #[serde(crate = "::formic_rpc::rt::serde")]
+            #[serde(default)]
+            pub struct ChangeResponse {
+                /// Index of the desired state now.
+                ///
+                /// Field 1: `index`
+                #[serde(
+                    rename = "index",
+                    with = "::formic_rpc::rt::buffa::json_helpers::uint64",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u64"
+                )]
+                pub index: u64,
+                /// False if all was so already.
+                ///
+                /// Field 2: `changed`
+                #[serde(
+                    rename = "changed",
+                    with = "::formic_rpc::rt::buffa::json_helpers::proto_bool",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_false"
+                )]
+                pub changed: bool,
+                /// As in `PlanResponse`.
+                ///
+                /// Field 3: `changes`
+                #[serde(
+                    rename = "changes",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_vec",
+                    deserialize_with = "::formic_rpc::rt::buffa::json_helpers::null_as_default"
+                )]
+                pub changes: ::formic_rpc::rt::buffa::alloc::vec::Vec<ServiceChange>,
+                #[serde(skip)]
+                #[doc(hidden)]
+                pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFields,
+            }
+            impl ::core::fmt::Debug for ChangeResponse {
+                fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                    f.debug_struct("ChangeResponse")
+                        .field("index", &self.index)
+                        .field("changed", &self.changed)
+                        .field("changes", &self.changes)
+                        .finish()
+                }
+            }
+            impl ChangeResponse {
+                /// Protobuf type URL for this message, for use with `Any::pack` and
+                /// `Any::unpack_if`.
+                ///
+                /// Format: `type.googleapis.com/<fully.qualified.TypeName>`
+                pub const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.ChangeResponse";
+            }
+            ::formic_rpc::rt::buffa::impl_default_instance!(ChangeResponse);
+            impl ::formic_rpc::rt::buffa::MessageName for ChangeResponse {
+                const PACKAGE: &'static str = "formic.control.v1";
+                const NAME: &'static str = "ChangeResponse";
+                const FULL_NAME: &'static str = "formic.control.v1.ChangeResponse";
+                const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.ChangeResponse";
+            }
+            impl ::formic_rpc::rt::buffa::Message for ChangeResponse {
+                /// Returns the total encoded size in bytes.
+                ///
+                /// Accumulates in `u64` (which cannot overflow for in-memory
+                /// data) and saturates to `u32` at return, so a message whose
+                /// encoded size exceeds the 2 GiB protobuf limit yields a value
+                /// above [`::formic_rpc::rt::buffa::MAX_MESSAGE_BYTES`] that the encode entry
+                /// points reject, never a silently wrapped size.
+                #[allow(clippy::let_and_return)]
+                fn compute_size(&self, __cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    let mut size = 0u64;
+                    if self.index != 0u64 {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::uint64_encoded_len(self.index) as u64;
+                    }
+                    if self.changed {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::BOOL_ENCODED_LEN as u64;
+                    }
+                    for v in &self.changes {
+                        let __slot = __cache.reserve();
+                        let inner_size = v.compute_size(__cache);
+                        __cache.set(__slot, inner_size);
+                        size += 1u64
+                            + ::formic_rpc::rt::buffa::encoding::varint_len(inner_size as u64) as u64
+                            + inner_size as u64;
+                    }
+                    size += self.__buffa_unknown_fields.encoded_len() as u64;
+                    ::formic_rpc::rt::buffa::saturate_size(size)
+                }
+                fn write_to(
+                    &self,
+                    __cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                    buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                ) {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    if self.index != 0u64 {
+                        ::formic_rpc::rt::buffa::types::put_uint64_field(1u32, self.index, buf);
+                    }
+                    if self.changed {
+                        ::formic_rpc::rt::buffa::types::put_bool_field(2u32, self.changed, buf);
+                    }
+                    for v in &self.changes {
+                        ::formic_rpc::rt::buffa::types::put_len_delimited_header(
+                            3u32,
+                            u64::from(__cache.consume_next()),
+                            buf,
+                        );
+                        v.write_to(__cache, buf);
+                    }
+                    self.__buffa_unknown_fields.write_to(buf);
+                }
+                fn merge_field(
+                    &mut self,
+                    tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                    buf: &mut impl ::formic_rpc::rt::buffa::bytes::Buf,
+                    ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                ) -> ::core::result::Result<(), ::formic_rpc::rt::buffa::DecodeError> {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::bytes::Buf as _;
+                    match tag.field_number() {
+                        1u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                            )?;
+                            self.index = ::formic_rpc::rt::buffa::types::decode_uint64(buf)?;
+                        }
+                        2u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                            )?;
+                            self.changed = ::formic_rpc::rt::buffa::types::decode_bool(buf)?;
+                        }
+                        3u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            let mut elem = ::core::default::Default::default();
+                            ctx.register_element_memory(
+                                ::formic_rpc::rt::buffa::__private::element_footprint(&elem),
+                            )?;
+                            ::formic_rpc::rt::buffa::Message::merge_length_delimited(&mut elem, buf, ctx)?;
+                            self.changes.push(elem);
+                        }
+                        _ => {
+                            self.__buffa_unknown_fields.push(
+                                ::formic_rpc::rt::buffa::encoding::decode_unknown_field(tag, buf, ctx)?,
+                            );
+                        }
+                    }
+                    ::core::result::Result::Ok(())
+                }
+                fn clear(&mut self) {
+                    self.index = 0u64;
+                    self.changed = false;
+                    self.changes.clear();
+                    self.__buffa_unknown_fields.clear();
+                }
+            }
+            impl ::formic_rpc::rt::buffa::ExtensionSet for ChangeResponse {
+                const PROTO_FQN: &'static str = "formic.control.v1.ChangeResponse";
+                fn unknown_fields(&self) -> &::formic_rpc::rt::buffa::UnknownFields {
+                    &self.__buffa_unknown_fields
+                }
+                fn unknown_fields_mut(&mut self) -> &mut ::formic_rpc::rt::buffa::UnknownFields {
+                    &mut self.__buffa_unknown_fields
+                }
+            }
+            impl ::formic_rpc::rt::buffa::json_helpers::ProtoElemJson for ChangeResponse {
+                fn serialize_proto_json<S: ::formic_rpc::rt::serde::Serializer>(
+                    v: &Self,
+                    s: S,
+                ) -> ::core::result::Result<S::Ok, S::Error> {
+                    ::formic_rpc::rt::serde::Serialize::serialize(v, s)
+                }
+                fn deserialize_proto_json<'de, D: ::formic_rpc::rt::serde::Deserializer<'de>>(
+                    d: D,
+                ) -> ::core::result::Result<Self, D::Error> {
+                    <Self as ::formic_rpc::rt::serde::Deserialize>::deserialize(d)
+                }
+            }
+            #[doc(hidden)]
+            pub const __CHANGE_RESPONSE_JSON_ANY: ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry =
+                ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry {
+                    type_url: "type.googleapis.com/formic.control.v1.ChangeResponse",
+                    to_json: ::formic_rpc::rt::buffa::type_registry::any_to_json::<ChangeResponse>,
+                    from_json: ::formic_rpc::rt::buffa::type_registry::any_from_json::<ChangeResponse>,
+                    is_wkt: false,
+                };
+            #[derive(
+                Clone,
+                PartialEq,
+                Default,
+                ::formic_rpc::rt::serde::Serialize,
+                ::formic_rpc::rt::serde::Deserialize,
+            )]
+            #[serde(crate = "::formic_rpc::rt::serde")]
+            #[serde(default)]
+            pub struct RestartRequest {
+                /// Field 1: `services`
+                #[serde(
+                    rename = "services",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_vec",
+                    deserialize_with = "::formic_rpc::rt::buffa::json_helpers::null_as_default"
+                )]
+                pub services:
+                    ::formic_rpc::rt::buffa::alloc::vec::Vec<::formic_rpc::rt::buffa::alloc::string::String>,
+                #[serde(skip)]
+                #[doc(hidden)]
+                pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFields,
+            }
+            impl ::core::fmt::Debug for RestartRequest {
+                fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                    f.debug_struct("RestartRequest").field("services", &self.services).finish()
+                }
+            }
+            impl RestartRequest {
+                /// Protobuf type URL for this message, for use with `Any::pack` and
+                /// `Any::unpack_if`.
+                ///
+                /// Format: `type.googleapis.com/<fully.qualified.TypeName>`
+                pub const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.RestartRequest";
+            }
+            ::formic_rpc::rt::buffa::impl_default_instance!(RestartRequest);
+            impl ::formic_rpc::rt::buffa::MessageName for RestartRequest {
+                const PACKAGE: &'static str = "formic.control.v1";
+                const NAME: &'static str = "RestartRequest";
+                const FULL_NAME: &'static str = "formic.control.v1.RestartRequest";
+                const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.RestartRequest";
+            }
+            impl ::formic_rpc::rt::buffa::Message for RestartRequest {
+                /// Returns the total encoded size in bytes.
+                ///
+                /// Accumulates in `u64` (which cannot overflow for in-memory
+                /// data) and saturates to `u32` at return, so a message whose
+                /// encoded size exceeds the 2 GiB protobuf limit yields a value
+                /// above [`::formic_rpc::rt::buffa::MAX_MESSAGE_BYTES`] that the encode entry
+                /// points reject, never a silently wrapped size.
+                #[allow(clippy::let_and_return)]
+                fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    let mut size = 0u64;
+                    for v in &self.services {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(v) as u64;
+                    }
+                    size += self.__buffa_unknown_fields.encoded_len() as u64;
+                    ::formic_rpc::rt::buffa::saturate_size(size)
+                }
+                fn write_to(
+                    &self,
+                    _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                    buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                ) {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    for v in &self.services {
+                        ::formic_rpc::rt::buffa::types::put_string_field(1u32, v, buf);
+                    }
+                    self.__buffa_unknown_fields.write_to(buf);
+                }
+                fn merge_field(
+                    &mut self,
+                    tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                    buf: &mut impl ::formic_rpc::rt::buffa::bytes::Buf,
+                    ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                ) -> ::core::result::Result<(), ::formic_rpc::rt::buffa::DecodeError> {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::bytes::Buf as _;
+                    match tag.field_number() {
+                        1u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            let __elem = ::formic_rpc::rt::buffa::types::decode_string(buf)?;
+                            ctx.register_element_memory(
+                                ::formic_rpc::rt::buffa::__private::element_footprint(&__elem),
+                            )?;
+                            self.services.push(__elem);
+                        }
+                        _ => {
+                            self.__buffa_unknown_fields.push(
+                                ::formic_rpc::rt::buffa::encoding::decode_unknown_field(tag, buf, ctx)?,
+                            );
+                        }
+                    }
+                    ::core::result::Result::Ok(())
+                }
+                fn clear(&mut self) {
+                    self.services.clear();
+                    self.__buffa_unknown_fields.clear();
+                }
+            }
+            impl ::formic_rpc::rt::buffa::ExtensionSet for RestartRequest {
+                const PROTO_FQN: &'static str = "formic.control.v1.RestartRequest";
+                fn unknown_fields(&self) -> &::formic_rpc::rt::buffa::UnknownFields {
+                    &self.__buffa_unknown_fields
+                }
+                fn unknown_fields_mut(&mut self) -> &mut ::formic_rpc::rt::buffa::UnknownFields {
+                    &mut self.__buffa_unknown_fields
+                }
+            }
+            impl ::formic_rpc::rt::buffa::json_helpers::ProtoElemJson for RestartRequest {
+                fn serialize_proto_json<S: ::formic_rpc::rt::serde::Serializer>(
+                    v: &Self,
+                    s: S,
+                ) -> ::core::result::Result<S::Ok, S::Error> {
+                    ::formic_rpc::rt::serde::Serialize::serialize(v, s)
+                }
+                fn deserialize_proto_json<'de, D: ::formic_rpc::rt::serde::Deserializer<'de>>(
+                    d: D,
+                ) -> ::core::result::Result<Self, D::Error> {
+                    <Self as ::formic_rpc::rt::serde::Deserialize>::deserialize(d)
+                }
+            }
+            #[doc(hidden)]
+            pub const __RESTART_REQUEST_JSON_ANY: ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry =
+                ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry {
+                    type_url: "type.googleapis.com/formic.control.v1.RestartRequest",
+                    to_json: ::formic_rpc::rt::buffa::type_registry::any_to_json::<RestartRequest>,
+                    from_json: ::formic_rpc::rt::buffa::type_registry::any_from_json::<RestartRequest>,
+                    is_wkt: false,
+                };
+            #[derive(
+                Clone,
+                PartialEq,
+                Default,
+                ::formic_rpc::rt::serde::Serialize,
+                ::formic_rpc::rt::serde::Deserialize,
+            )]
+            #[serde(crate = "::formic_rpc::rt::serde")]
+            #[serde(default)]
+            pub struct RestartResponse {
+                /// Instances that are replaced one after the other.
+                ///
+                /// Field 1: `instances`
+                #[serde(
+                    rename = "instances",
+                    with = "::formic_rpc::rt::buffa::json_helpers::uint32",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u32"
+                )]
+                pub instances: u32,
+                #[serde(skip)]
+                #[doc(hidden)]
+                pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFields,
+            }
+            impl ::core::fmt::Debug for RestartResponse {
+                fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                    f.debug_struct("RestartResponse").field("instances", &self.instances).finish()
+                }
+            }
+            impl RestartResponse {
+                /// Protobuf type URL for this message, for use with `Any::pack` and
+                /// `Any::unpack_if`.
+                ///
+                /// Format: `type.googleapis.com/<fully.qualified.TypeName>`
+                pub const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.RestartResponse";
+            }
+            ::formic_rpc::rt::buffa::impl_default_instance!(RestartResponse);
+            impl ::formic_rpc::rt::buffa::MessageName for RestartResponse {
+                const PACKAGE: &'static str = "formic.control.v1";
+                const NAME: &'static str = "RestartResponse";
+                const FULL_NAME: &'static str = "formic.control.v1.RestartResponse";
+                const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.RestartResponse";
+            }
+            impl ::formic_rpc::rt::buffa::Message for RestartResponse {
+                /// Returns the total encoded size in bytes.
+                ///
+                /// Accumulates in `u64` (which cannot overflow for in-memory
+                /// data) and saturates to `u32` at return, so a message whose
+                /// encoded size exceeds the 2 GiB protobuf limit yields a value
+                /// above [`::formic_rpc::rt::buffa::MAX_MESSAGE_BYTES`] that the encode entry
+                /// points reject, never a silently wrapped size.
+                #[allow(clippy::let_and_return)]
+                fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    let mut size = 0u64;
+                    if self.instances != 0u32 {
+                        size +=
+                            1u64 + ::formic_rpc::rt::buffa::types::uint32_encoded_len(self.instances) as u64;
+                    }
+                    size += self.__buffa_unknown_fields.encoded_len() as u64;
+                    ::formic_rpc::rt::buffa::saturate_size(size)
+                }
+                fn write_to(
+                    &self,
+                    _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                    buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                ) {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    if self.instances != 0u32 {
+                        ::formic_rpc::rt::buffa::types::put_uint32_field(1u32, self.instances, buf);
+                    }
+                    self.__buffa_unknown_fields.write_to(buf);
+                }
+                fn merge_field(
+                    &mut self,
+                    tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                    buf: &mut impl ::formic_rpc::rt::buffa::bytes::Buf,
+                    ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                ) -> ::core::result::Result<(), ::formic_rpc::rt::buffa::DecodeError> {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::bytes::Buf as _;
+                    match tag.field_number() {
+                        1u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                            )?;
+                            self.instances = ::formic_rpc::rt::buffa::types::decode_uint32(buf)?;
+                        }
+                        _ => {
+                            self.__buffa_unknown_fields.push(
+                                ::formic_rpc::rt::buffa::encoding::decode_unknown_field(tag, buf, ctx)?,
+                            );
+                        }
+                    }
+                    ::core::result::Result::Ok(())
+                }
+                fn clear(&mut self) {
+                    self.instances = 0u32;
+                    self.__buffa_unknown_fields.clear();
+                }
+            }
+            impl ::formic_rpc::rt::buffa::ExtensionSet for RestartResponse {
+                const PROTO_FQN: &'static str = "formic.control.v1.RestartResponse";
+                fn unknown_fields(&self) -> &::formic_rpc::rt::buffa::UnknownFields {
+                    &self.__buffa_unknown_fields
+                }
+                fn unknown_fields_mut(&mut self) -> &mut ::formic_rpc::rt::buffa::UnknownFields {
+                    &mut self.__buffa_unknown_fields
+                }
+            }
+            impl ::formic_rpc::rt::buffa::json_helpers::ProtoElemJson for RestartResponse {
+                fn serialize_proto_json<S: ::formic_rpc::rt::serde::Serializer>(
+                    v: &Self,
+                    s: S,
+                ) -> ::core::result::Result<S::Ok, S::Error> {
+                    ::formic_rpc::rt::serde::Serialize::serialize(v, s)
+                }
+                fn deserialize_proto_json<'de, D: ::formic_rpc::rt::serde::Deserializer<'de>>(
+                    d: D,
+                ) -> ::core::result::Result<Self, D::Error> {
+                    <Self as ::formic_rpc::rt::serde::Deserialize>::deserialize(d)
+                }
+            }
+            #[doc(hidden)]
+            pub const __RESTART_RESPONSE_JSON_ANY: ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry =
+                ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry {
+                    type_url: "type.googleapis.com/formic.control.v1.RestartResponse",
+                    to_json: ::formic_rpc::rt::buffa::type_registry::any_to_json::<RestartResponse>,
+                    from_json: ::formic_rpc::rt::buffa::type_registry::any_from_json::<RestartResponse>,
+                    is_wkt: false,
+                };
+            #[derive(
+                Clone,
+                PartialEq,
+                Default,
+                ::formic_rpc::rt::serde::Serialize,
+                ::formic_rpc::rt::serde::Deserialize,
+            )]
+            #[serde(crate = "::formic_rpc::rt::serde")]
+            #[serde(default)]
+            pub struct HistoryRequest {
+                #[serde(skip)]
+                #[doc(hidden)]
+                pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFields,
+            }
+            impl ::core::fmt::Debug for HistoryRequest {
+                fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                    f.debug_struct("HistoryRequest").finish()
+                }
+            }
+            impl HistoryRequest {
+                /// Protobuf type URL for this message, for use with `Any::pack` and
+                /// `Any::unpack_if`.
+                ///
+                /// Format: `type.googleapis.com/<fully.qualified.TypeName>`
+                pub const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.HistoryRequest";
+            }
+            ::formic_rpc::rt::buffa::impl_default_instance!(HistoryRequest);
+            impl ::formic_rpc::rt::buffa::MessageName for HistoryRequest {
+                const PACKAGE: &'static str = "formic.control.v1";
+                const NAME: &'static str = "HistoryRequest";
+                const FULL_NAME: &'static str = "formic.control.v1.HistoryRequest";
+                const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.HistoryRequest";
+            }
+            impl ::formic_rpc::rt::buffa::Message for HistoryRequest {
+                /// Returns the total encoded size in bytes.
+                ///
+                /// Accumulates in `u64` (which cannot overflow for in-memory
+                /// data) and saturates to `u32` at return, so a message whose
+                /// encoded size exceeds the 2 GiB protobuf limit yields a value
+                /// above [`::formic_rpc::rt::buffa::MAX_MESSAGE_BYTES`] that the encode entry
+                /// points reject, never a silently wrapped size.
+                #[allow(clippy::let_and_return)]
+                fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    let mut size = 0u64;
+                    size += self.__buffa_unknown_fields.encoded_len() as u64;
+                    ::formic_rpc::rt::buffa::saturate_size(size)
+                }
+                fn write_to(
+                    &self,
+                    _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                    buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                ) {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    self.__buffa_unknown_fields.write_to(buf);
+                }
+                fn merge_field(
+                    &mut self,
+                    tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                    buf: &mut impl ::formic_rpc::rt::buffa::bytes::Buf,
+                    ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                ) -> ::core::result::Result<(), ::formic_rpc::rt::buffa::DecodeError> {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::bytes::Buf as _;
+                    match tag.field_number() {
+                        _ => {
+                            self.__buffa_unknown_fields.push(
+                                ::formic_rpc::rt::buffa::encoding::decode_unknown_field(tag, buf, ctx)?,
+                            );
+                        }
+                    }
+                    ::core::result::Result::Ok(())
+                }
+                fn clear(&mut self) {
+                    self.__buffa_unknown_fields.clear();
+                }
+            }
+            impl ::formic_rpc::rt::buffa::ExtensionSet for HistoryRequest {
+                const PROTO_FQN: &'static str = "formic.control.v1.HistoryRequest";
+                fn unknown_fields(&self) -> &::formic_rpc::rt::buffa::UnknownFields {
+                    &self.__buffa_unknown_fields
+                }
+                fn unknown_fields_mut(&mut self) -> &mut ::formic_rpc::rt::buffa::UnknownFields {
+                    &mut self.__buffa_unknown_fields
+                }
+            }
+            impl ::formic_rpc::rt::buffa::json_helpers::ProtoElemJson for HistoryRequest {
+                fn serialize_proto_json<S: ::formic_rpc::rt::serde::Serializer>(
+                    v: &Self,
+                    s: S,
+                ) -> ::core::result::Result<S::Ok, S::Error> {
+                    ::formic_rpc::rt::serde::Serialize::serialize(v, s)
+                }
+                fn deserialize_proto_json<'de, D: ::formic_rpc::rt::serde::Deserializer<'de>>(
+                    d: D,
+                ) -> ::core::result::Result<Self, D::Error> {
+                    <Self as ::formic_rpc::rt::serde::Deserialize>::deserialize(d)
+                }
+            }
+            #[doc(hidden)]
+            pub const __HISTORY_REQUEST_JSON_ANY: ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry =
+                ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry {
+                    type_url: "type.googleapis.com/formic.control.v1.HistoryRequest",
+                    to_json: ::formic_rpc::rt::buffa::type_registry::any_to_json::<HistoryRequest>,
+                    from_json: ::formic_rpc::rt::buffa::type_registry::any_from_json::<HistoryRequest>,
+                    is_wkt: false,
+                };
+            #[derive(
+                Clone,
+                PartialEq,
+                Default,
+                ::formic_rpc::rt::serde::Serialize,
+                ::formic_rpc::rt::serde::Deserialize,
+            )]
+            #[serde(crate = "::formic_rpc::rt::serde")]
+            #[serde(default)]
+            pub struct HistoryResponse {
+                /// Newest first.
+                ///
+                /// Field 1: `generations`
+                #[serde(
+                    rename = "generations",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_vec",
+                    deserialize_with = "::formic_rpc::rt::buffa::json_helpers::null_as_default"
+                )]
+                pub generations: ::formic_rpc::rt::buffa::alloc::vec::Vec<Generation>,
+                #[serde(skip)]
+                #[doc(hidden)]
+                pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFields,
+            }
+            impl ::core::fmt::Debug for HistoryResponse {
+                fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                    f.debug_struct("HistoryResponse").field("generations", &self.generations).finish()
+                }
+            }
+            impl HistoryResponse {
+                /// Protobuf type URL for this message, for use with `Any::pack` and
+                /// `Any::unpack_if`.
+                ///
+                /// Format: `type.googleapis.com/<fully.qualified.TypeName>`
+                pub const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.HistoryResponse";
+            }
+            ::formic_rpc::rt::buffa::impl_default_instance!(HistoryResponse);
+            impl ::formic_rpc::rt::buffa::MessageName for HistoryResponse {
+                const PACKAGE: &'static str = "formic.control.v1";
+                const NAME: &'static str = "HistoryResponse";
+                const FULL_NAME: &'static str = "formic.control.v1.HistoryResponse";
+                const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.HistoryResponse";
+            }
+            impl ::formic_rpc::rt::buffa::Message for HistoryResponse {
+                /// Returns the total encoded size in bytes.
+                ///
+                /// Accumulates in `u64` (which cannot overflow for in-memory
+                /// data) and saturates to `u32` at return, so a message whose
+                /// encoded size exceeds the 2 GiB protobuf limit yields a value
+                /// above [`::formic_rpc::rt::buffa::MAX_MESSAGE_BYTES`] that the encode entry
+                /// points reject, never a silently wrapped size.
+                #[allow(clippy::let_and_return)]
+                fn compute_size(&self, __cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    let mut size = 0u64;
+                    for v in &self.generations {
+                        let __slot = __cache.reserve();
+                        let inner_size = v.compute_size(__cache);
+                        __cache.set(__slot, inner_size);
+                        size += 1u64
+                            + ::formic_rpc::rt::buffa::encoding::varint_len(inner_size as u64) as u64
+                            + inner_size as u64;
+                    }
+                    size += self.__buffa_unknown_fields.encoded_len() as u64;
+                    ::formic_rpc::rt::buffa::saturate_size(size)
+                }
+                fn write_to(
+                    &self,
+                    __cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                    buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                ) {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    for v in &self.generations {
+                        ::formic_rpc::rt::buffa::types::put_len_delimited_header(
+                            1u32,
+                            u64::from(__cache.consume_next()),
+                            buf,
+                        );
+                        v.write_to(__cache, buf);
+                    }
+                    self.__buffa_unknown_fields.write_to(buf);
+                }
+                fn merge_field(
+                    &mut self,
+                    tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                    buf: &mut impl ::formic_rpc::rt::buffa::bytes::Buf,
+                    ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                ) -> ::core::result::Result<(), ::formic_rpc::rt::buffa::DecodeError> {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::bytes::Buf as _;
+                    match tag.field_number() {
+                        1u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            let mut elem = ::core::default::Default::default();
+                            ctx.register_element_memory(
+                                ::formic_rpc::rt::buffa::__private::element_footprint(&elem),
+                            )?;
+                            ::formic_rpc::rt::buffa::Message::merge_length_delimited(&mut elem, buf, ctx)?;
+                            self.generations.push(elem);
+                        }
+                        _ => {
+                            self.__buffa_unknown_fields.push(
+                                ::formic_rpc::rt::buffa::encoding::decode_unknown_field(tag, buf, ctx)?,
+                            );
+                        }
+                    }
+                    ::core::result::Result::Ok(())
+                }
+                fn clear(&mut self) {
+                    self.generations.clear();
+                    self.__buffa_unknown_fields.clear();
+                }
+            }
+            impl ::formic_rpc::rt::buffa::ExtensionSet for HistoryResponse {
+                const PROTO_FQN: &'static str = "formic.control.v1.HistoryResponse";
+                fn unknown_fields(&self) -> &::formic_rpc::rt::buffa::UnknownFields {
+                    &self.__buffa_unknown_fields
+                }
+                fn unknown_fields_mut(&mut self) -> &mut ::formic_rpc::rt::buffa::UnknownFields {
+                    &mut self.__buffa_unknown_fields
+                }
+            }
+            impl ::formic_rpc::rt::buffa::json_helpers::ProtoElemJson for HistoryResponse {
+                fn serialize_proto_json<S: ::formic_rpc::rt::serde::Serializer>(
+                    v: &Self,
+                    s: S,
+                ) -> ::core::result::Result<S::Ok, S::Error> {
+                    ::formic_rpc::rt::serde::Serialize::serialize(v, s)
+                }
+                fn deserialize_proto_json<'de, D: ::formic_rpc::rt::serde::Deserializer<'de>>(
+                    d: D,
+                ) -> ::core::result::Result<Self, D::Error> {
+                    <Self as ::formic_rpc::rt::serde::Deserialize>::deserialize(d)
+                }
+            }
+            #[doc(hidden)]
+            pub const __HISTORY_RESPONSE_JSON_ANY: ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry =
+                ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry {
+                    type_url: "type.googleapis.com/formic.control.v1.HistoryResponse",
+                    to_json: ::formic_rpc::rt::buffa::type_registry::any_to_json::<HistoryResponse>,
+                    from_json: ::formic_rpc::rt::buffa::type_registry::any_from_json::<HistoryResponse>,
+                    is_wkt: false,
+                };
+            #[derive(
+                Clone,
+                PartialEq,
+                Default,
+                ::formic_rpc::rt::serde::Serialize,
+                ::formic_rpc::rt::serde::Deserialize,
+            )]
+            #[serde(crate = "::formic_rpc::rt::serde")]
+            #[serde(default)]
+            pub struct Generation {
+                /// Field 1: `index`
+                #[serde(
+                    rename = "index",
+                    with = "::formic_rpc::rt::buffa::json_helpers::uint64",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u64"
+                )]
+                pub index: u64,
+                /// Field 2: `unix_ms`
+                #[serde(
+                    rename = "unixMs",
+                    alias = "unix_ms",
+                    with = "::formic_rpc::rt::buffa::json_helpers::int64",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_i64"
+                )]
+                pub unix_ms: i64,
+                /// For example `apply` or `scale order=5`.
+                ///
+                /// Field 3: `cause`
+                #[serde(
+                    rename = "cause",
+                    with = "::formic_rpc::rt::buffa::json_helpers::proto_string",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str"
+                )]
+                pub cause: ::formic_rpc::rt::buffa::alloc::string::String,
+                /// Field 4: `services`
+                #[serde(
+                    rename = "services",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_vec",
+                    deserialize_with = "::formic_rpc::rt::buffa::json_helpers::null_as_default"
+                )]
+                pub services: ::formic_rpc::rt::buffa::alloc::vec::Vec<GenerationService>,
+                #[serde(skip)]
+                #[doc(hidden)]
+                pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFields,
+            }
+            impl ::core::fmt::Debug for Generation {
+                fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                    f.debug_struct("Generation")
+                        .field("index", &self.index)
+                        .field("unix_ms", &self.unix_ms)
+                        .field("cause", &self.cause)
+                        .field("services", &self.services)
+                        .finish()
+                }
+            }
+            impl Generation {
+                /// Protobuf type URL for this message, for use with `Any::pack` and
+                /// `Any::unpack_if`.
+                ///
+                /// Format: `type.googleapis.com/<fully.qualified.TypeName>`
+                pub const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.Generation";
+            }
+            ::formic_rpc::rt::buffa::impl_default_instance!(Generation);
+            impl ::formic_rpc::rt::buffa::MessageName for Generation {
+                const PACKAGE: &'static str = "formic.control.v1";
+                const NAME: &'static str = "Generation";
+                const FULL_NAME: &'static str = "formic.control.v1.Generation";
+                const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.Generation";
+            }
+            impl ::formic_rpc::rt::buffa::Message for Generation {
+                /// Returns the total encoded size in bytes.
+                ///
+                /// Accumulates in `u64` (which cannot overflow for in-memory
+                /// data) and saturates to `u32` at return, so a message whose
+                /// encoded size exceeds the 2 GiB protobuf limit yields a value
+                /// above [`::formic_rpc::rt::buffa::MAX_MESSAGE_BYTES`] that the encode entry
+                /// points reject, never a silently wrapped size.
+                #[allow(clippy::let_and_return)]
+                fn compute_size(&self, __cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    let mut size = 0u64;
+                    if self.index != 0u64 {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::uint64_encoded_len(self.index) as u64;
+                    }
+                    if self.unix_ms != 0i64 {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::int64_encoded_len(self.unix_ms) as u64;
+                    }
+                    if !self.cause.is_empty() {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.cause) as u64;
+                    }
+                    for v in &self.services {
+                        let __slot = __cache.reserve();
+                        let inner_size = v.compute_size(__cache);
+                        __cache.set(__slot, inner_size);
+                        size += 1u64
+                            + ::formic_rpc::rt::buffa::encoding::varint_len(inner_size as u64) as u64
+                            + inner_size as u64;
+                    }
+                    size += self.__buffa_unknown_fields.encoded_len() as u64;
+                    ::formic_rpc::rt::buffa::saturate_size(size)
+                }
+                fn write_to(
+                    &self,
+                    __cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                    buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                ) {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    if self.index != 0u64 {
+                        ::formic_rpc::rt::buffa::types::put_uint64_field(1u32, self.index, buf);
+                    }
+                    if self.unix_ms != 0i64 {
+                        ::formic_rpc::rt::buffa::types::put_int64_field(2u32, self.unix_ms, buf);
+                    }
+                    if !self.cause.is_empty() {
+                        ::formic_rpc::rt::buffa::types::put_string_field(3u32, &self.cause, buf);
+                    }
+                    for v in &self.services {
+                        ::formic_rpc::rt::buffa::types::put_len_delimited_header(
+                            4u32,
+                            u64::from(__cache.consume_next()),
+                            buf,
+                        );
+                        v.write_to(__cache, buf);
+                    }
+                    self.__buffa_unknown_fields.write_to(buf);
+                }
+                fn merge_field(
+                    &mut self,
+                    tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                    buf: &mut impl ::formic_rpc::rt::buffa::bytes::Buf,
+                    ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                ) -> ::core::result::Result<(), ::formic_rpc::rt::buffa::DecodeError> {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::bytes::Buf as _;
+                    match tag.field_number() {
+                        1u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                            )?;
+                            self.index = ::formic_rpc::rt::buffa::types::decode_uint64(buf)?;
+                        }
+                        2u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                            )?;
+                            self.unix_ms = ::formic_rpc::rt::buffa::types::decode_int64(buf)?;
+                        }
+                        3u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::types::merge_string(&mut self.cause, buf)?;
+                        }
+                        4u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            let mut elem = ::core::default::Default::default();
+                            ctx.register_element_memory(
+                                ::formic_rpc::rt::buffa::__private::element_footprint(&elem),
+                            )?;
+                            ::formic_rpc::rt::buffa::Message::merge_length_delimited(&mut elem, buf, ctx)?;
+                            self.services.push(elem);
+                        }
+                        _ => {
+                            self.__buffa_unknown_fields.push(
+                                ::formic_rpc::rt::buffa::encoding::decode_unknown_field(tag, buf, ctx)?,
+                            );
+                        }
+                    }
+                    ::core::result::Result::Ok(())
+                }
+                fn clear(&mut self) {
+                    self.index = 0u64;
+                    self.unix_ms = 0i64;
+                    self.cause.clear();
+                    self.services.clear();
+                    self.__buffa_unknown_fields.clear();
+                }
+            }
+            impl ::formic_rpc::rt::buffa::ExtensionSet for Generation {
+                const PROTO_FQN: &'static str = "formic.control.v1.Generation";
+                fn unknown_fields(&self) -> &::formic_rpc::rt::buffa::UnknownFields {
+                    &self.__buffa_unknown_fields
+                }
+                fn unknown_fields_mut(&mut self) -> &mut ::formic_rpc::rt::buffa::UnknownFields {
+                    &mut self.__buffa_unknown_fields
+                }
+            }
+            impl ::formic_rpc::rt::buffa::json_helpers::ProtoElemJson for Generation {
+                fn serialize_proto_json<S: ::formic_rpc::rt::serde::Serializer>(
+                    v: &Self,
+                    s: S,
+                ) -> ::core::result::Result<S::Ok, S::Error> {
+                    ::formic_rpc::rt::serde::Serialize::serialize(v, s)
+                }
+                fn deserialize_proto_json<'de, D: ::formic_rpc::rt::serde::Deserializer<'de>>(
+                    d: D,
+                ) -> ::core::result::Result<Self, D::Error> {
+                    <Self as ::formic_rpc::rt::serde::Deserialize>::deserialize(d)
+                }
+            }
+            #[doc(hidden)]
+            pub const __GENERATION_JSON_ANY: ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry =
+                ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry {
+                    type_url: "type.googleapis.com/formic.control.v1.Generation",
+                    to_json: ::formic_rpc::rt::buffa::type_registry::any_to_json::<Generation>,
+                    from_json: ::formic_rpc::rt::buffa::type_registry::any_from_json::<Generation>,
+                    is_wkt: false,
+                };
+            #[derive(
+                Clone,
+                PartialEq,
+                Default,
+                ::formic_rpc::rt::serde::Serialize,
+                ::formic_rpc::rt::serde::Deserialize,
+            )]
+            #[serde(crate = "::formic_rpc::rt::serde")]
+            #[serde(default)]
+            pub struct GenerationService {
+                /// Field 1: `name`
+                #[serde(
+                    rename = "name",
+                    with = "::formic_rpc::rt::buffa::json_helpers::proto_string",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str"
+                )]
+                pub name: ::formic_rpc::rt::buffa::alloc::string::String,
+                /// Field 2: `version`
+                #[serde(
+                    rename = "version",
+                    with = "::formic_rpc::rt::buffa::json_helpers::proto_string",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str"
+                )]
+                pub version: ::formic_rpc::rt::buffa::alloc::string::String,
+                /// Field 3: `replicas`
+                #[serde(
+                    rename = "replicas",
+                    with = "::formic_rpc::rt::buffa::json_helpers::uint32",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u32"
+                )]
+                pub replicas: u32,
+                #[serde(skip)]
+                #[doc(hidden)]
+                pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFields,
+            }
+            impl ::core::fmt::Debug for GenerationService {
+                fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                    f.debug_struct("GenerationService")
+                        .field("name", &self.name)
+                        .field("version", &self.version)
+                        .field("replicas", &self.replicas)
+                        .finish()
+                }
+            }
+            impl GenerationService {
+                /// Protobuf type URL for this message, for use with `Any::pack` and
+                /// `Any::unpack_if`.
+                ///
+                /// Format: `type.googleapis.com/<fully.qualified.TypeName>`
+                pub const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.GenerationService";
+            }
+            ::formic_rpc::rt::buffa::impl_default_instance!(GenerationService);
+            impl ::formic_rpc::rt::buffa::MessageName for GenerationService {
+                const PACKAGE: &'static str = "formic.control.v1";
+                const NAME: &'static str = "GenerationService";
+                const FULL_NAME: &'static str = "formic.control.v1.GenerationService";
+                const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.GenerationService";
+            }
+            impl ::formic_rpc::rt::buffa::Message for GenerationService {
+                /// Returns the total encoded size in bytes.
+                ///
+                /// Accumulates in `u64` (which cannot overflow for in-memory
+                /// data) and saturates to `u32` at return, so a message whose
+                /// encoded size exceeds the 2 GiB protobuf limit yields a value
+                /// above [`::formic_rpc::rt::buffa::MAX_MESSAGE_BYTES`] that the encode entry
+                /// points reject, never a silently wrapped size.
+                #[allow(clippy::let_and_return)]
+                fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    let mut size = 0u64;
+                    if !self.name.is_empty() {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.name) as u64;
+                    }
+                    if !self.version.is_empty() {
+                        size +=
+                            1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.version) as u64;
+                    }
+                    if self.replicas != 0u32 {
+                        size +=
+                            1u64 + ::formic_rpc::rt::buffa::types::uint32_encoded_len(self.replicas) as u64;
+                    }
+                    size += self.__buffa_unknown_fields.encoded_len() as u64;
+                    ::formic_rpc::rt::buffa::saturate_size(size)
+                }
+                fn write_to(
+                    &self,
+                    _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                    buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                ) {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    if !self.name.is_empty() {
+                        ::formic_rpc::rt::buffa::types::put_string_field(1u32, &self.name, buf);
+                    }
+                    if !self.version.is_empty() {
+                        ::formic_rpc::rt::buffa::types::put_string_field(2u32, &self.version, buf);
+                    }
+                    if self.replicas != 0u32 {
+                        ::formic_rpc::rt::buffa::types::put_uint32_field(3u32, self.replicas, buf);
+                    }
+                    self.__buffa_unknown_fields.write_to(buf);
+                }
+                fn merge_field(
+                    &mut self,
+                    tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                    buf: &mut impl ::formic_rpc::rt::buffa::bytes::Buf,
+                    ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                ) -> ::core::result::Result<(), ::formic_rpc::rt::buffa::DecodeError> {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::bytes::Buf as _;
+                    match tag.field_number() {
+                        1u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::types::merge_string(&mut self.name, buf)?;
+                        }
+                        2u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::types::merge_string(&mut self.version, buf)?;
+                        }
+                        3u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                            )?;
+                            self.replicas = ::formic_rpc::rt::buffa::types::decode_uint32(buf)?;
+                        }
+                        _ => {
+                            self.__buffa_unknown_fields.push(
+                                ::formic_rpc::rt::buffa::encoding::decode_unknown_field(tag, buf, ctx)?,
+                            );
+                        }
+                    }
+                    ::core::result::Result::Ok(())
+                }
+                fn clear(&mut self) {
+                    self.name.clear();
+                    self.version.clear();
+                    self.replicas = 0u32;
+                    self.__buffa_unknown_fields.clear();
+                }
+            }
+            impl ::formic_rpc::rt::buffa::ExtensionSet for GenerationService {
+                const PROTO_FQN: &'static str = "formic.control.v1.GenerationService";
+                fn unknown_fields(&self) -> &::formic_rpc::rt::buffa::UnknownFields {
+                    &self.__buffa_unknown_fields
+                }
+                fn unknown_fields_mut(&mut self) -> &mut ::formic_rpc::rt::buffa::UnknownFields {
+                    &mut self.__buffa_unknown_fields
+                }
+            }
+            impl ::formic_rpc::rt::buffa::json_helpers::ProtoElemJson for GenerationService {
+                fn serialize_proto_json<S: ::formic_rpc::rt::serde::Serializer>(
+                    v: &Self,
+                    s: S,
+                ) -> ::core::result::Result<S::Ok, S::Error> {
+                    ::formic_rpc::rt::serde::Serialize::serialize(v, s)
+                }
+                fn deserialize_proto_json<'de, D: ::formic_rpc::rt::serde::Deserializer<'de>>(
+                    d: D,
+                ) -> ::core::result::Result<Self, D::Error> {
+                    <Self as ::formic_rpc::rt::serde::Deserialize>::deserialize(d)
+                }
+            }
+            #[doc(hidden)]
+            pub const __GENERATION_SERVICE_JSON_ANY: ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry =
+                ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry {
+                    type_url: "type.googleapis.com/formic.control.v1.GenerationService",
+                    to_json: ::formic_rpc::rt::buffa::type_registry::any_to_json::<GenerationService>,
+                    from_json: ::formic_rpc::rt::buffa::type_registry::any_from_json::<GenerationService>,
+                    is_wkt: false,
+                };
+            #[derive(
+                Clone,
+                PartialEq,
+                Default,
+                ::formic_rpc::rt::serde::Serialize,
+                ::formic_rpc::rt::serde::Deserialize,
+            )]
+            #[serde(crate = "::formic_rpc::rt::serde")]
+            #[serde(default)]
+            pub struct EventsRequest {
+                /// Empty: all.
+                ///
+                /// Field 1: `services`
+                #[serde(
+                    rename = "services",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_vec",
+                    deserialize_with = "::formic_rpc::rt::buffa::json_helpers::null_as_default"
+                )]
+                pub services:
+                    ::formic_rpc::rt::buffa::alloc::vec::Vec<::formic_rpc::rt::buffa::alloc::string::String>,
+                /// Field 2: `follow`
+                #[serde(
+                    rename = "follow",
+                    with = "::formic_rpc::rt::buffa::json_helpers::proto_bool",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_false"
+                )]
+                pub follow: bool,
+                /// The last so many before following; 0 takes all that is kept.
+                ///
+                /// Field 3: `tail`
+                #[serde(
+                    rename = "tail",
+                    with = "::formic_rpc::rt::buffa::json_helpers::uint32",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u32"
+                )]
+                pub tail: u32,
+                #[serde(skip)]
+                #[doc(hidden)]
+                pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFields,
+            }
+            impl ::core::fmt::Debug for EventsRequest {
+                fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                    f.debug_struct("EventsRequest")
+                        .field("services", &self.services)
+                        .field("follow", &self.follow)
+                        .field("tail", &self.tail)
+                        .finish()
+                }
+            }
+            impl EventsRequest {
+                /// Protobuf type URL for this message, for use with `Any::pack` and
+                /// `Any::unpack_if`.
+                ///
+                /// Format: `type.googleapis.com/<fully.qualified.TypeName>`
+                pub const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.EventsRequest";
+            }
+            ::formic_rpc::rt::buffa::impl_default_instance!(EventsRequest);
+            impl ::formic_rpc::rt::buffa::MessageName for EventsRequest {
+                const PACKAGE: &'static str = "formic.control.v1";
+                const NAME: &'static str = "EventsRequest";
+                const FULL_NAME: &'static str = "formic.control.v1.EventsRequest";
+                const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.EventsRequest";
+            }
+            impl ::formic_rpc::rt::buffa::Message for EventsRequest {
+                /// Returns the total encoded size in bytes.
+                ///
+                /// Accumulates in `u64` (which cannot overflow for in-memory
+                /// data) and saturates to `u32` at return, so a message whose
+                /// encoded size exceeds the 2 GiB protobuf limit yields a value
+                /// above [`::formic_rpc::rt::buffa::MAX_MESSAGE_BYTES`] that the encode entry
+                /// points reject, never a silently wrapped size.
+                #[allow(clippy::let_and_return)]
+                fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    let mut size = 0u64;
+                    for v in &self.services {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(v) as u64;
+                    }
+                    if self.follow {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::BOOL_ENCODED_LEN as u64;
+                    }
+                    if self.tail != 0u32 {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::uint32_encoded_len(self.tail) as u64;
+                    }
+                    size += self.__buffa_unknown_fields.encoded_len() as u64;
+                    ::formic_rpc::rt::buffa::saturate_size(size)
+                }
+                fn write_to(
+                    &self,
+                    _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                    buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                ) {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    for v in &self.services {
+                        ::formic_rpc::rt::buffa::types::put_string_field(1u32, v, buf);
+                    }
+                    if self.follow {
+                        ::formic_rpc::rt::buffa::types::put_bool_field(2u32, self.follow, buf);
+                    }
+                    if self.tail != 0u32 {
+                        ::formic_rpc::rt::buffa::types::put_uint32_field(3u32, self.tail, buf);
+                    }
+                    self.__buffa_unknown_fields.write_to(buf);
+                }
+                fn merge_field(
+                    &mut self,
+                    tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                    buf: &mut impl ::formic_rpc::rt::buffa::bytes::Buf,
+                    ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                ) -> ::core::result::Result<(), ::formic_rpc::rt::buffa::DecodeError> {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::bytes::Buf as _;
+                    match tag.field_number() {
+                        1u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            let __elem = ::formic_rpc::rt::buffa::types::decode_string(buf)?;
+                            ctx.register_element_memory(
+                                ::formic_rpc::rt::buffa::__private::element_footprint(&__elem),
+                            )?;
+                            self.services.push(__elem);
+                        }
+                        2u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                            )?;
+                            self.follow = ::formic_rpc::rt::buffa::types::decode_bool(buf)?;
+                        }
+                        3u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                            )?;
+                            self.tail = ::formic_rpc::rt::buffa::types::decode_uint32(buf)?;
+                        }
+                        _ => {
+                            self.__buffa_unknown_fields.push(
+                                ::formic_rpc::rt::buffa::encoding::decode_unknown_field(tag, buf, ctx)?,
+                            );
+                        }
+                    }
+                    ::core::result::Result::Ok(())
+                }
+                fn clear(&mut self) {
+                    self.services.clear();
+                    self.follow = false;
+                    self.tail = 0u32;
+                    self.__buffa_unknown_fields.clear();
+                }
+            }
+            impl ::formic_rpc::rt::buffa::ExtensionSet for EventsRequest {
+                const PROTO_FQN: &'static str = "formic.control.v1.EventsRequest";
+                fn unknown_fields(&self) -> &::formic_rpc::rt::buffa::UnknownFields {
+                    &self.__buffa_unknown_fields
+                }
+                fn unknown_fields_mut(&mut self) -> &mut ::formic_rpc::rt::buffa::UnknownFields {
+                    &mut self.__buffa_unknown_fields
+                }
+            }
+            impl ::formic_rpc::rt::buffa::json_helpers::ProtoElemJson for EventsRequest {
+                fn serialize_proto_json<S: ::formic_rpc::rt::serde::Serializer>(
+                    v: &Self,
+                    s: S,
+                ) -> ::core::result::Result<S::Ok, S::Error> {
+                    ::formic_rpc::rt::serde::Serialize::serialize(v, s)
+                }
+                fn deserialize_proto_json<'de, D: ::formic_rpc::rt::serde::Deserializer<'de>>(
+                    d: D,
+                ) -> ::core::result::Result<Self, D::Error> {
+                    <Self as ::formic_rpc::rt::serde::Deserialize>::deserialize(d)
+                }
+            }
+            #[doc(hidden)]
+            pub const __EVENTS_REQUEST_JSON_ANY: ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry =
+                ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry {
+                    type_url: "type.googleapis.com/formic.control.v1.EventsRequest",
+                    to_json: ::formic_rpc::rt::buffa::type_registry::any_to_json::<EventsRequest>,
+                    from_json: ::formic_rpc::rt::buffa::type_registry::any_from_json::<EventsRequest>,
+                    is_wkt: false,
+                };
+            #[derive(
+                Clone,
+                PartialEq,
+                Default,
+                ::formic_rpc::rt::serde::Serialize,
+                ::formic_rpc::rt::serde::Deserialize,
+            )]
+            #[serde(crate = "::formic_rpc::rt::serde")]
+            #[serde(default)]
+            pub struct Event {
+                /// Grows by one with each event; a gap means that events were lost to a reader that was too slow.
+                ///
+                /// Field 1: `sequence`
+                #[serde(
+                    rename = "sequence",
+                    with = "::formic_rpc::rt::buffa::json_helpers::uint64",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u64"
+                )]
+                pub sequence: u64,
+                /// Field 2: `unix_ms`
+                #[serde(
+                    rename = "unixMs",
+                    alias = "unix_ms",
+                    with = "::formic_rpc::rt::buffa::json_helpers::int64",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_i64"
+                )]
+                pub unix_ms: i64,
+                /// applied, refused, start, ready, unready, stop, kill, exit, failed, backoff, wait, restart.
+                ///
+                /// Field 3: `kind`
+                #[serde(
+                    rename = "kind",
+                    with = "::formic_rpc::rt::buffa::json_helpers::proto_string",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str"
+                )]
+                pub kind: ::formic_rpc::rt::buffa::alloc::string::String,
+                /// Empty for what is about the whole application.
+                ///
+                /// Field 4: `service`
+                #[serde(
+                    rename = "service",
+                    with = "::formic_rpc::rt::buffa::json_helpers::proto_string",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str"
+                )]
+                pub service: ::formic_rpc::rt::buffa::alloc::string::String,
+                /// Field 5: `instance`
+                #[serde(
+                    rename = "instance",
+                    with = "::formic_rpc::rt::buffa::json_helpers::proto_string",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str"
+                )]
+                pub instance: ::formic_rpc::rt::buffa::alloc::string::String,
+                /// What, and why.
+                ///
+                /// Field 6: `text`
+                #[serde(
+                    rename = "text",
+                    with = "::formic_rpc::rt::buffa::json_helpers::proto_string",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str"
+                )]
+                pub text: ::formic_rpc::rt::buffa::alloc::string::String,
+                #[serde(skip)]
+                #[doc(hidden)]
+                pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFields,
+            }
+            impl ::core::fmt::Debug for Event {
+                fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                    f.debug_struct("Event")
+                        .field("sequence", &self.sequence)
+                        .field("unix_ms", &self.unix_ms)
+                        .field("kind", &self.kind)
+                        .field("service", &self.service)
+                        .field("instance", &self.instance)
+                        .field("text", &self.text)
+                        .finish()
+                }
+            }
+            impl Event {
+                /// Protobuf type URL for this message, for use with `Any::pack` and
+                /// `Any::unpack_if`.
+                ///
+                /// Format: `type.googleapis.com/<fully.qualified.TypeName>`
+                pub const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.Event";
+            }
+            ::formic_rpc::rt::buffa::impl_default_instance!(Event);
+            impl ::formic_rpc::rt::buffa::MessageName for Event {
+                const PACKAGE: &'static str = "formic.control.v1";
+                const NAME: &'static str = "Event";
+                const FULL_NAME: &'static str = "formic.control.v1.Event";
+                const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.Event";
+            }
+            impl ::formic_rpc::rt::buffa::Message for Event {
+                /// Returns the total encoded size in bytes.
+                ///
+                /// Accumulates in `u64` (which cannot overflow for in-memory
+                /// data) and saturates to `u32` at return, so a message whose
+                /// encoded size exceeds the 2 GiB protobuf limit yields a value
+                /// above [`::formic_rpc::rt::buffa::MAX_MESSAGE_BYTES`] that the encode entry
+                /// points reject, never a silently wrapped size.
+                #[allow(clippy::let_and_return)]
+                fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    let mut size = 0u64;
+                    if self.sequence != 0u64 {
+                        size +=
+                            1u64 + ::formic_rpc::rt::buffa::types::uint64_encoded_len(self.sequence) as u64;
+                    }
+                    if self.unix_ms != 0i64 {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::int64_encoded_len(self.unix_ms) as u64;
+                    }
+                    if !self.kind.is_empty() {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.kind) as u64;
+                    }
+                    if !self.service.is_empty() {
+                        size +=
+                            1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.service) as u64;
+                    }
+                    if !self.instance.is_empty() {
+                        size +=
+                            1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.instance) as u64;
+                    }
+                    if !self.text.is_empty() {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.text) as u64;
+                    }
+                    size += self.__buffa_unknown_fields.encoded_len() as u64;
+                    ::formic_rpc::rt::buffa::saturate_size(size)
+                }
+                fn write_to(
+                    &self,
+                    _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                    buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                ) {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    if self.sequence != 0u64 {
+                        ::formic_rpc::rt::buffa::types::put_uint64_field(1u32, self.sequence, buf);
+                    }
+                    if self.unix_ms != 0i64 {
+                        ::formic_rpc::rt::buffa::types::put_int64_field(2u32, self.unix_ms, buf);
+                    }
+                    if !self.kind.is_empty() {
+                        ::formic_rpc::rt::buffa::types::put_string_field(3u32, &self.kind, buf);
+                    }
+                    if !self.service.is_empty() {
+                        ::formic_rpc::rt::buffa::types::put_string_field(4u32, &self.service, buf);
+                    }
+                    if !self.instance.is_empty() {
+                        ::formic_rpc::rt::buffa::types::put_string_field(5u32, &self.instance, buf);
+                    }
+                    if !self.text.is_empty() {
+                        ::formic_rpc::rt::buffa::types::put_string_field(6u32, &self.text, buf);
+                    }
+                    self.__buffa_unknown_fields.write_to(buf);
+                }
+                fn merge_field(
+                    &mut self,
+                    tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                    buf: &mut impl ::formic_rpc::rt::buffa::bytes::Buf,
+                    ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                ) -> ::core::result::Result<(), ::formic_rpc::rt::buffa::DecodeError> {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::bytes::Buf as _;
+                    match tag.field_number() {
+                        1u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                            )?;
+                            self.sequence = ::formic_rpc::rt::buffa::types::decode_uint64(buf)?;
+                        }
+                        2u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                            )?;
+                            self.unix_ms = ::formic_rpc::rt::buffa::types::decode_int64(buf)?;
+                        }
+                        3u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::types::merge_string(&mut self.kind, buf)?;
+                        }
+                        4u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::types::merge_string(&mut self.service, buf)?;
+                        }
+                        5u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::types::merge_string(&mut self.instance, buf)?;
+                        }
+                        6u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::types::merge_string(&mut self.text, buf)?;
+                        }
+                        _ => {
+                            self.__buffa_unknown_fields.push(
+                                ::formic_rpc::rt::buffa::encoding::decode_unknown_field(tag, buf, ctx)?,
+                            );
+                        }
+                    }
+                    ::core::result::Result::Ok(())
+                }
+                fn clear(&mut self) {
+                    self.sequence = 0u64;
+                    self.unix_ms = 0i64;
+                    self.kind.clear();
+                    self.service.clear();
+                    self.instance.clear();
+                    self.text.clear();
+                    self.__buffa_unknown_fields.clear();
+                }
+            }
+            impl ::formic_rpc::rt::buffa::ExtensionSet for Event {
+                const PROTO_FQN: &'static str = "formic.control.v1.Event";
+                fn unknown_fields(&self) -> &::formic_rpc::rt::buffa::UnknownFields {
+                    &self.__buffa_unknown_fields
+                }
+                fn unknown_fields_mut(&mut self) -> &mut ::formic_rpc::rt::buffa::UnknownFields {
+                    &mut self.__buffa_unknown_fields
+                }
+            }
+            impl ::formic_rpc::rt::buffa::json_helpers::ProtoElemJson for Event {
+                fn serialize_proto_json<S: ::formic_rpc::rt::serde::Serializer>(
+                    v: &Self,
+                    s: S,
+                ) -> ::core::result::Result<S::Ok, S::Error> {
+                    ::formic_rpc::rt::serde::Serialize::serialize(v, s)
+                }
+                fn deserialize_proto_json<'de, D: ::formic_rpc::rt::serde::Deserializer<'de>>(
+                    d: D,
+                ) -> ::core::result::Result<Self, D::Error> {
+                    <Self as ::formic_rpc::rt::serde::Deserialize>::deserialize(d)
+                }
+            }
+            #[doc(hidden)]
+            pub const __EVENT_JSON_ANY: ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry =
+                ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry {
+                    type_url: "type.googleapis.com/formic.control.v1.Event",
+                    to_json: ::formic_rpc::rt::buffa::type_registry::any_to_json::<Event>,
+                    from_json: ::formic_rpc::rt::buffa::type_registry::any_from_json::<Event>,
+                    is_wkt: false,
+                };
+            #[derive(
+                Clone,
+                PartialEq,
+                Default,
+                ::formic_rpc::rt::serde::Serialize,
+                ::formic_rpc::rt::serde::Deserialize,
+            )]
+            #[serde(crate = "::formic_rpc::rt::serde")]
+            #[serde(default)]
+            pub struct WhyRequest {
+                /// Field 1: `service`
+                #[serde(
+                    rename = "service",
+                    with = "::formic_rpc::rt::buffa::json_helpers::proto_string",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str"
+                )]
+                pub service: ::formic_rpc::rt::buffa::alloc::string::String,
+                #[serde(skip)]
+                #[doc(hidden)]
+                pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFields,
+            }
+            impl ::core::fmt::Debug for WhyRequest {
+                fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                    f.debug_struct("WhyRequest").field("service", &self.service).finish()
+                }
+            }
+            impl WhyRequest {
+                /// Protobuf type URL for this message, for use with `Any::pack` and
+                /// `Any::unpack_if`.
+                ///
+                /// Format: `type.googleapis.com/<fully.qualified.TypeName>`
+                pub const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.WhyRequest";
+            }
+            ::formic_rpc::rt::buffa::impl_default_instance!(WhyRequest);
+            impl ::formic_rpc::rt::buffa::MessageName for WhyRequest {
+                const PACKAGE: &'static str = "formic.control.v1";
+                const NAME: &'static str = "WhyRequest";
+                const FULL_NAME: &'static str = "formic.control.v1.WhyRequest";
+                const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.WhyRequest";
+            }
+            impl ::formic_rpc::rt::buffa::Message for WhyRequest {
+                /// Returns the total encoded size in bytes.
+                ///
+                /// Accumulates in `u64` (which cannot overflow for in-memory
+                /// data) and saturates to `u32` at return, so a message whose
+                /// encoded size exceeds the 2 GiB protobuf limit yields a value
+                /// above [`::formic_rpc::rt::buffa::MAX_MESSAGE_BYTES`] that the encode entry
+                /// points reject, never a silently wrapped size.
+                #[allow(clippy::let_and_return)]
+                fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    let mut size = 0u64;
+                    if !self.service.is_empty() {
+                        size +=
+                            1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.service) as u64;
+                    }
+                    size += self.__buffa_unknown_fields.encoded_len() as u64;
+                    ::formic_rpc::rt::buffa::saturate_size(size)
+                }
+                fn write_to(
+                    &self,
+                    _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                    buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                ) {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    if !self.service.is_empty() {
+                        ::formic_rpc::rt::buffa::types::put_string_field(1u32, &self.service, buf);
+                    }
+                    self.__buffa_unknown_fields.write_to(buf);
+                }
+                fn merge_field(
+                    &mut self,
+                    tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                    buf: &mut impl ::formic_rpc::rt::buffa::bytes::Buf,
+                    ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                ) -> ::core::result::Result<(), ::formic_rpc::rt::buffa::DecodeError> {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::bytes::Buf as _;
+                    match tag.field_number() {
+                        1u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::types::merge_string(&mut self.service, buf)?;
+                        }
+                        _ => {
+                            self.__buffa_unknown_fields.push(
+                                ::formic_rpc::rt::buffa::encoding::decode_unknown_field(tag, buf, ctx)?,
+                            );
+                        }
+                    }
+                    ::core::result::Result::Ok(())
+                }
+                fn clear(&mut self) {
+                    self.service.clear();
+                    self.__buffa_unknown_fields.clear();
+                }
+            }
+            impl ::formic_rpc::rt::buffa::ExtensionSet for WhyRequest {
+                const PROTO_FQN: &'static str = "formic.control.v1.WhyRequest";
+                fn unknown_fields(&self) -> &::formic_rpc::rt::buffa::UnknownFields {
+                    &self.__buffa_unknown_fields
+                }
+                fn unknown_fields_mut(&mut self) -> &mut ::formic_rpc::rt::buffa::UnknownFields {
+                    &mut self.__buffa_unknown_fields
+                }
+            }
+            impl ::formic_rpc::rt::buffa::json_helpers::ProtoElemJson for WhyRequest {
+                fn serialize_proto_json<S: ::formic_rpc::rt::serde::Serializer>(
+                    v: &Self,
+                    s: S,
+                ) -> ::core::result::Result<S::Ok, S::Error> {
+                    ::formic_rpc::rt::serde::Serialize::serialize(v, s)
+                }
+                fn deserialize_proto_json<'de, D: ::formic_rpc::rt::serde::Deserializer<'de>>(
+                    d: D,
+                ) -> ::core::result::Result<Self, D::Error> {
+                    <Self as ::formic_rpc::rt::serde::Deserialize>::deserialize(d)
+                }
+            }
+            #[doc(hidden)]
+            pub const __WHY_REQUEST_JSON_ANY: ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry =
+                ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry {
+                    type_url: "type.googleapis.com/formic.control.v1.WhyRequest",
+                    to_json: ::formic_rpc::rt::buffa::type_registry::any_to_json::<WhyRequest>,
+                    from_json: ::formic_rpc::rt::buffa::type_registry::any_from_json::<WhyRequest>,
+                    is_wkt: false,
+                };
+            #[derive(
+                Clone,
+                PartialEq,
+                Default,
+                ::formic_rpc::rt::serde::Serialize,
+                ::formic_rpc::rt::serde::Deserialize,
+            )]
+            #[serde(crate = "::formic_rpc::rt::serde")]
+            #[serde(default)]
+            pub struct WhyResponse {
+                /// Field 1: `text`
+                #[serde(
+                    rename = "text",
+                    with = "::formic_rpc::rt::buffa::json_helpers::proto_string",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str"
+                )]
+                pub text: ::formic_rpc::rt::buffa::alloc::string::String,
+                #[serde(skip)]
+                #[doc(hidden)]
+                pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFields,
+            }
+            impl ::core::fmt::Debug for WhyResponse {
+                fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                    f.debug_struct("WhyResponse").field("text", &self.text).finish()
+                }
+            }
+            impl WhyResponse {
+                /// Protobuf type URL for this message, for use with `Any::pack` and
+                /// `Any::unpack_if`.
+                ///
+                /// Format: `type.googleapis.com/<fully.qualified.TypeName>`
+                pub const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.WhyResponse";
+            }
+            ::formic_rpc::rt::buffa::impl_default_instance!(WhyResponse);
+            impl ::formic_rpc::rt::buffa::MessageName for WhyResponse {
+                const PACKAGE: &'static str = "formic.control.v1";
+                const NAME: &'static str = "WhyResponse";
+                const FULL_NAME: &'static str = "formic.control.v1.WhyResponse";
+                const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.WhyResponse";
+            }
+            impl ::formic_rpc::rt::buffa::Message for WhyResponse {
+                /// Returns the total encoded size in bytes.
+                ///
+                /// Accumulates in `u64` (which cannot overflow for in-memory
+                /// data) and saturates to `u32` at return, so a message whose
+                /// encoded size exceeds the 2 GiB protobuf limit yields a value
+                /// above [`::formic_rpc::rt::buffa::MAX_MESSAGE_BYTES`] that the encode entry
+                /// points reject, never a silently wrapped size.
+                #[allow(clippy::let_and_return)]
+                fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    let mut size = 0u64;
+                    if !self.text.is_empty() {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.text) as u64;
+                    }
+                    size += self.__buffa_unknown_fields.encoded_len() as u64;
+                    ::formic_rpc::rt::buffa::saturate_size(size)
+                }
+                fn write_to(
+                    &self,
+                    _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                    buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                ) {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    if !self.text.is_empty() {
+                        ::formic_rpc::rt::buffa::types::put_string_field(1u32, &self.text, buf);
+                    }
+                    self.__buffa_unknown_fields.write_to(buf);
+                }
+                fn merge_field(
+                    &mut self,
+                    tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                    buf: &mut impl ::formic_rpc::rt::buffa::bytes::Buf,
+                    ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                ) -> ::core::result::Result<(), ::formic_rpc::rt::buffa::DecodeError> {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::bytes::Buf as _;
+                    match tag.field_number() {
+                        1u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::types::merge_string(&mut self.text, buf)?;
+                        }
+                        _ => {
+                            self.__buffa_unknown_fields.push(
+                                ::formic_rpc::rt::buffa::encoding::decode_unknown_field(tag, buf, ctx)?,
+                            );
+                        }
+                    }
+                    ::core::result::Result::Ok(())
+                }
+                fn clear(&mut self) {
+                    self.text.clear();
+                    self.__buffa_unknown_fields.clear();
+                }
+            }
+            impl ::formic_rpc::rt::buffa::ExtensionSet for WhyResponse {
+                const PROTO_FQN: &'static str = "formic.control.v1.WhyResponse";
+                fn unknown_fields(&self) -> &::formic_rpc::rt::buffa::UnknownFields {
+                    &self.__buffa_unknown_fields
+                }
+                fn unknown_fields_mut(&mut self) -> &mut ::formic_rpc::rt::buffa::UnknownFields {
+                    &mut self.__buffa_unknown_fields
+                }
+            }
+            impl ::formic_rpc::rt::buffa::json_helpers::ProtoElemJson for WhyResponse {
+                fn serialize_proto_json<S: ::formic_rpc::rt::serde::Serializer>(
+                    v: &Self,
+                    s: S,
+                ) -> ::core::result::Result<S::Ok, S::Error> {
+                    ::formic_rpc::rt::serde::Serialize::serialize(v, s)
+                }
+                fn deserialize_proto_json<'de, D: ::formic_rpc::rt::serde::Deserializer<'de>>(
+                    d: D,
+                ) -> ::core::result::Result<Self, D::Error> {
+                    <Self as ::formic_rpc::rt::serde::Deserialize>::deserialize(d)
+                }
+            }
+            #[doc(hidden)]
+            pub const __WHY_RESPONSE_JSON_ANY: ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry =
+                ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry {
+                    type_url: "type.googleapis.com/formic.control.v1.WhyResponse",
+                    to_json: ::formic_rpc::rt::buffa::type_registry::any_to_json::<WhyResponse>,
+                    from_json: ::formic_rpc::rt::buffa::type_registry::any_from_json::<WhyResponse>,
+                    is_wkt: false,
+                };
             #[allow(
                 non_camel_case_types,
                 dead_code,
@@ -2371,6 +5847,14 @@ pub mod formic {
                         ///
                         /// Field 6: `notes`
                         pub notes: ::formic_rpc::rt::buffa::RepeatedView<'a, &'a str>,
+                        /// Index of the desired state; grows with each change.
+                        ///
+                        /// Field 7: `index`
+                        pub index: u64,
+                        /// Cargo profile that the services were built in: `dev` or `release`.
+                        ///
+                        /// Field 8: `profile`
+                        pub profile: &'a str,
                         pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFieldsView<'a>,
                     }
                     impl<'a> ::formic_rpc::rt::buffa::MessageView<'a> for StatusResponseView<'a> {
@@ -2441,6 +5925,20 @@ pub mod formic {
                                         ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
                                     )?;
                                     view.gateway = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
+                                }
+                                7u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                                    )?;
+                                    view.index = ::formic_rpc::rt::buffa::types::decode_uint64(&mut cur)?;
+                                }
+                                8u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    view.profile = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
                                 }
                                 5u32 => {
                                     ::formic_rpc::rt::buffa::encoding::check_wire_type(
@@ -2513,6 +6011,8 @@ pub mod formic {
                         .map(|v| v.to_owned_from_source(__buffa_src))
                         .collect::<::core::result::Result<_, ::formic_rpc::rt::buffa::DecodeError>>()?,
                     notes: self.notes.iter().map(|s| s.to_string()).collect(),
+                    index: self.index,
+                    profile: self.profile.to_string(),
                     __buffa_unknown_fields: self
                         .__buffa_unknown_fields
                         .to_owned()?
@@ -2556,6 +6056,15 @@ pub mod formic {
                             for v in &self.notes {
                                 size += 1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(v) as u64;
                             }
+                            if self.index != 0u64 {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::uint64_encoded_len(self.index) as u64;
+                            }
+                            if !self.profile.is_empty() {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.profile)
+                                        as u64;
+                            }
                             size += self.__buffa_unknown_fields.encoded_len() as u64;
                             ::formic_rpc::rt::buffa::saturate_size(size)
                         }
@@ -2589,6 +6098,12 @@ pub mod formic {
                             }
                             for v in &self.notes {
                                 ::formic_rpc::rt::buffa::types::put_string_field(6u32, v, buf);
+                            }
+                            if self.index != 0u64 {
+                                ::formic_rpc::rt::buffa::types::put_uint64_field(7u32, self.index, buf);
+                            }
+                            if !self.profile.is_empty() {
+                                ::formic_rpc::rt::buffa::types::put_string_field(8u32, &self.profile, buf);
                             }
                             self.__buffa_unknown_fields.write_to(buf);
                         }
@@ -2631,6 +6146,15 @@ pub mod formic {
                             }
                             if !self.notes.is_empty() {
                                 __map.serialize_entry("notes", &*self.notes)?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u64(&self.index) {
+                                __map.serialize_entry(
+                                    "index",
+                                    &::formic_rpc::rt::buffa::json_helpers::ProtoJson(&self.index),
+                                )?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str(self.profile) {
+                                __map.serialize_entry("profile", self.profile)?;
                             }
                             __map.end()
                         }
@@ -2772,6 +6296,20 @@ pub mod formic {
                         #[must_use]
                         pub fn notes(&self) -> &::formic_rpc::rt::buffa::RepeatedView<'_, &'_ str> {
                             &self.0.reborrow().notes
+                        }
+                        /// Index of the desired state; grows with each change.
+                        ///
+                        /// Field 7: `index`
+                        #[must_use]
+                        pub fn index(&self) -> u64 {
+                            self.0.reborrow().index
+                        }
+                        /// Cargo profile that the services were built in: `dev` or `release`.
+                        ///
+                        /// Field 8: `profile`
+                        #[must_use]
+                        pub fn profile(&self) -> &'_ str {
+                            self.0.reborrow().profile
                         }
                     }
                     impl
@@ -5665,6 +9203,6660 @@ pub mod formic {
                             ::formic_rpc::rt::serde::Serialize::serialize(&self.0, __s)
                         }
                     }
+                    #[derive(Clone, Debug, Default)]
+                    pub struct PlanRequestView<'a> {
+                        /// The manifest, whole.
+                        ///
+                        /// Field 1: `manifest`
+                        pub manifest: &'a str,
+                        /// Cargo packages of the manifest and the absolute paths of their executables on this machine.
+                        ///
+                        /// Field 2: `artifacts` (map)
+                        pub artifacts: ::formic_rpc::rt::buffa::MapView<'a, &'a str, &'a str>,
+                        pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFieldsView<'a>,
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageView<'a> for PlanRequestView<'a> {
+                        type Owned = super::super::PlanRequest;
+                        fn decode_view(
+                            buf: &'a [u8],
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let __limit =
+                                ::core::cell::Cell::new(::formic_rpc::rt::buffa::DEFAULT_UNKNOWN_FIELD_LIMIT);
+                            let __elem = ::core::cell::Cell::new(
+                                ::formic_rpc::rt::buffa::DEFAULT_ELEMENT_MEMORY_LIMIT,
+                            );
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                buf,
+                                ::formic_rpc::rt::buffa::DecodeContext::new(
+                                    ::formic_rpc::rt::buffa::RECURSION_LIMIT,
+                                    &__limit,
+                                )
+                                .with_element_memory(&__elem),
+                            )
+                        }
+                        fn decode_view_with_ctx(
+                            buf: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(buf, ctx)
+                        }
+                        #[inline]
+                        fn merge_view_field(
+                            &mut self,
+                            tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                            cur: &'a [u8],
+                            before_tag: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<&'a [u8], ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let _ = ctx;
+                            #[allow(unused_variables)]
+                            let view = self;
+                            let mut cur = cur;
+                            match tag.field_number() {
+                                1u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    view.manifest = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
+                                }
+                                2u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    let entry_bytes = ::formic_rpc::rt::buffa::types::borrow_bytes(&mut cur)?;
+                                    let mut entry_cur: &'a [u8] = entry_bytes;
+                                    let mut key = "";
+                                    let mut val = "";
+                                    ctx.register_element_memory(
+                                        ::formic_rpc::rt::buffa::__private::element_footprint(&key)
+                                            + ::formic_rpc::rt::buffa::__private::element_footprint(&val),
+                                    )?;
+                                    while !entry_cur.is_empty() {
+                                        let entry_tag =
+                                            ::formic_rpc::rt::buffa::encoding::Tag::decode(&mut entry_cur)?;
+                                        match entry_tag.field_number() {
+                                            1 => {
+                                                ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        entry_tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                                key = ::formic_rpc::rt::buffa::types::borrow_str(
+                                                    &mut entry_cur,
+                                                )?;
+                                            }
+                                            2 => {
+                                                ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        entry_tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                                val = ::formic_rpc::rt::buffa::types::borrow_str(
+                                                    &mut entry_cur,
+                                                )?;
+                                            }
+                                            _ => {
+                                                ::formic_rpc::rt::buffa::encoding::skip_field_depth(
+                                                    entry_tag,
+                                                    &mut entry_cur,
+                                                    ctx.depth(),
+                                                )?;
+                                            }
+                                        }
+                                    }
+                                    view.artifacts.push(key, val);
+                                }
+                                _ => {
+                                    ::formic_rpc::rt::buffa::encoding::skip_field_depth(
+                                        tag,
+                                        &mut cur,
+                                        ctx.depth(),
+                                    )?;
+                                    let span_len = before_tag.len() - cur.len();
+                                    view.__buffa_unknown_fields.push_record(before_tag, span_len, ctx)?;
+                                }
+                            }
+                            ::core::result::Result::Ok(cur)
+                        }
+                        fn to_owned_message(
+                            &self,
+                        ) -> ::core::result::Result<
+                            super::super::PlanRequest,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            self.to_owned_from_source(None)
+                        }
+                        #[allow(clippy::useless_conversion, clippy::needless_update)]
+                        fn to_owned_from_source(
+                            &self,
+                            __buffa_src: ::core::option::Option<&::formic_rpc::rt::buffa::bytes::Bytes>,
+                        ) -> ::core::result::Result<
+                            super::super::PlanRequest,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::alloc::string::ToString as _;
+                            let _ = __buffa_src;
+                            ::core::result::Result::Ok(super::super::PlanRequest {
+                                manifest: self.manifest.to_string(),
+                                artifacts: self
+                                    .artifacts
+                                    .iter()
+                                    .map(|(k, v)| (k.to_string(), v.to_string()))
+                                    .collect(),
+                                __buffa_unknown_fields: self.__buffa_unknown_fields.to_owned()?.into(),
+                                ..::core::default::Default::default()
+                            })
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::ViewEncode<'a> for PlanRequestView<'a> {
+                        #[allow(clippy::needless_borrow, clippy::let_and_return)]
+                        fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            let mut size = 0u64;
+                            if !self.manifest.is_empty() {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.manifest)
+                                        as u64;
+                            }
+                            #[allow(clippy::for_kv_map)]
+                            for (k, v) in &self.artifacts {
+                                let entry_size: u64 = 1u64
+                                    + ::formic_rpc::rt::buffa::types::string_encoded_len(k) as u64
+                                    + 1u64
+                                    + ::formic_rpc::rt::buffa::types::string_encoded_len(v) as u64;
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::encoding::varint_len(entry_size) as u64
+                                    + entry_size;
+                            }
+                            size += self.__buffa_unknown_fields.encoded_len() as u64;
+                            ::formic_rpc::rt::buffa::saturate_size(size)
+                        }
+                        #[allow(clippy::needless_borrow)]
+                        fn write_to(
+                            &self,
+                            _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                            buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                        ) {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            if !self.manifest.is_empty() {
+                                ::formic_rpc::rt::buffa::types::put_string_field(1u32, &self.manifest, buf);
+                            }
+                            for (k, v) in &self.artifacts {
+                                let entry_size: u64 = 1u64
+                                    + ::formic_rpc::rt::buffa::types::string_encoded_len(k) as u64
+                                    + 1u64
+                                    + ::formic_rpc::rt::buffa::types::string_encoded_len(v) as u64;
+                                ::formic_rpc::rt::buffa::encoding::Tag::new(
+                                    2u32,
+                                    ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                )
+                                .encode(buf);
+                                ::formic_rpc::rt::buffa::encoding::encode_varint(entry_size, buf);
+                                ::formic_rpc::rt::buffa::encoding::Tag::new(
+                                    1u32,
+                                    ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                )
+                                .encode(buf);
+                                ::formic_rpc::rt::buffa::types::encode_string(k, buf);
+                                ::formic_rpc::rt::buffa::encoding::Tag::new(
+                                    2u32,
+                                    ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                )
+                                .encode(buf);
+                                ::formic_rpc::rt::buffa::types::encode_string(v, buf);
+                            }
+                            self.__buffa_unknown_fields.write_to(buf);
+                        }
+                    }
+                    /// Serializes this view as protobuf JSON.
+                    ///
+                    /// Implicit-presence fields with default values are omitted, `required`
+                    /// fields are always emitted, explicit-presence (`optional`) fields are
+                    /// emitted only when set, bytes fields are base64-encoded, and enum
+                    /// values are their proto name strings.
+                    ///
+                    /// This impl uses `serialize_map(None)` because the number of emitted
+                    /// fields depends on default-omission rules; serializers that require
+                    /// known map lengths (e.g. `bincode`) will return a runtime error.
+                    /// Use the owned message type for those formats.
+                    impl<'__a> ::formic_rpc::rt::serde::Serialize for PlanRequestView<'__a> {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            use ::formic_rpc::rt::serde::ser::SerializeMap as _;
+                            let mut __map = __s.serialize_map(::core::option::Option::None)?;
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str(self.manifest) {
+                                __map.serialize_entry("manifest", self.manifest)?;
+                            }
+                            if !self.artifacts.is_empty() {
+                                struct _WM<'__a, '__x>(
+                                    &'__x ::formic_rpc::rt::buffa::MapView<'__x, &'__a str, &'__a str>,
+                                );
+                                impl<'__a> ::formic_rpc::rt::serde::Serialize for _WM<'__a, '_> {
+                                    fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                                        &self,
+                                        __s: __S,
+                                    ) -> ::core::result::Result<__S::Ok, __S::Error>
+                                    {
+                                        use ::formic_rpc::rt::serde::ser::SerializeMap as _;
+                                        let mut __m =
+                                            __s.serialize_map(::core::option::Option::Some(self.0.len()))?;
+                                        for (k, v) in self.0.iter_unique() {
+                                            __m.serialize_entry(k, v)?;
+                                        }
+                                        __m.end()
+                                    }
+                                }
+                                __map.serialize_entry("artifacts", &_WM(&self.artifacts))?;
+                            }
+                            __map.end()
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageName for PlanRequestView<'a> {
+                        const PACKAGE: &'static str = "formic.control.v1";
+                        const NAME: &'static str = "PlanRequest";
+                        const FULL_NAME: &'static str = "formic.control.v1.PlanRequest";
+                        const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.PlanRequest";
+                    }
+                    ::formic_rpc::rt::buffa::impl_default_view_instance!(PlanRequestView);
+                    ::formic_rpc::rt::buffa::impl_view_reborrow!(PlanRequestView);
+                    /** Self-contained, `'static` owned view of a `PlanRequest` message.
+
+                    Wraps [`::formic_rpc::rt::buffa::OwnedView`]`<`[`PlanRequestView`]`<'static>>`: the decoded view and the [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer it borrows from travel together, so the handle is `'static` and `Send + Sync` — suitable for async handlers, spawned tasks, and anywhere a `'static` bound is required.
+
+                    Field accessors return borrows tied to `&self`. Use [`Self::view`] to get the full [`PlanRequestView`] when you need struct patterns, iteration helpers, or to pass the view to lifetime-parameterised code.*/
+                    #[derive(Clone, Debug)]
+                    pub struct PlanRequestOwnedView(
+                        ::formic_rpc::rt::buffa::OwnedView<PlanRequestView<'static>>,
+                    );
+                    impl PlanRequestOwnedView {
+                        /// Decode an owned view from a [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer.
+                        ///
+                        /// The view borrows directly from the buffer's data; the buffer is
+                        /// retained inside the returned handle.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer contains invalid
+                        /// protobuf data.
+                        pub fn decode(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(PlanRequestOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode(bytes)?,
+                            ))
+                        }
+                        /// Decode with custom [`::formic_rpc::rt::buffa::DecodeOptions`] (recursion limit,
+                        /// max message size).
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer is invalid or
+                        /// exceeds the configured limits.
+                        pub fn decode_with_options(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                            opts: &::formic_rpc::rt::buffa::DecodeOptions,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(PlanRequestOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode_with_options(bytes, opts)?,
+                            ))
+                        }
+                        /// Build from an owned message via an encode → decode round-trip.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError::MessageTooLarge`] if the
+                        /// message's encoded size exceeds the 2 GiB protobuf limit, or
+                        /// another [`::formic_rpc::rt::buffa::DecodeError`] if the re-encoded bytes are
+                        /// somehow invalid (should not happen for well-formed messages).
+                        pub fn from_owned(
+                            msg: &super::super::PlanRequest,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(PlanRequestOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::from_owned(msg)?,
+                            ))
+                        }
+                        /// Borrow the full [`PlanRequestView`] with its lifetime tied to `&self`.
+                        #[must_use]
+                        pub fn view(&self) -> &PlanRequestView<'_> {
+                            self.0.reborrow()
+                        }
+                        /// Convert to the owned message type.
+                        ///
+                        /// Infallible: this type's constructors wire-decode their
+                        /// buffer, and a view produced by wire decoding always
+                        /// converts. Delegates to [`::formic_rpc::rt::buffa::OwnedView::to_owned_message`],
+                        /// whose contract also governs handles converted from a raw
+                        /// [`::formic_rpc::rt::buffa::OwnedView`].
+                        #[must_use]
+                        pub fn to_owned_message(&self) -> super::super::PlanRequest {
+                            self.0.to_owned_message()
+                        }
+                        /// The underlying bytes buffer.
+                        #[must_use]
+                        pub fn bytes(&self) -> &::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.bytes()
+                        }
+                        /// Consume the handle, returning the underlying bytes buffer.
+                        #[must_use]
+                        pub fn into_bytes(self) -> ::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.into_bytes()
+                        }
+                        /// The manifest, whole.
+                        ///
+                        /// Field 1: `manifest`
+                        #[must_use]
+                        pub fn manifest(&self) -> &'_ str {
+                            self.0.reborrow().manifest
+                        }
+                        /// Cargo packages of the manifest and the absolute paths of their executables on this machine.
+                        ///
+                        /// Field 2: `artifacts` (map)
+                        #[must_use]
+                        pub fn artifacts(&self) -> &::formic_rpc::rt::buffa::MapView<'_, &'_ str, &'_ str> {
+                            &self.0.reborrow().artifacts
+                        }
+                    }
+                    impl ::core::convert::From<::formic_rpc::rt::buffa::OwnedView<PlanRequestView<'static>>>
+                        for PlanRequestOwnedView
+                    {
+                        fn from(inner: ::formic_rpc::rt::buffa::OwnedView<PlanRequestView<'static>>) -> Self {
+                            PlanRequestOwnedView(inner)
+                        }
+                    }
+                    impl ::core::convert::From<PlanRequestOwnedView>
+                        for ::formic_rpc::rt::buffa::OwnedView<PlanRequestView<'static>>
+                    {
+                        fn from(wrapper: PlanRequestOwnedView) -> Self {
+                            wrapper.0
+                        }
+                    }
+                    impl ::core::convert::AsRef<::formic_rpc::rt::buffa::OwnedView<PlanRequestView<'static>>>
+                        for PlanRequestOwnedView
+                    {
+                        fn as_ref(&self) -> &::formic_rpc::rt::buffa::OwnedView<PlanRequestView<'static>> {
+                            &self.0
+                        }
+                    }
+                    impl ::formic_rpc::rt::buffa::HasMessageView for super::super::PlanRequest {
+                        type View<'a> = PlanRequestView<'a>;
+                        type ViewHandle = PlanRequestOwnedView;
+                    }
+                    impl ::formic_rpc::rt::serde::Serialize for PlanRequestOwnedView {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            ::formic_rpc::rt::serde::Serialize::serialize(&self.0, __s)
+                        }
+                    }
+                    #[derive(Clone, Debug, Default)]
+                    pub struct PlanResponseView<'a> {
+                        /// Index of the desired state that the plan was made against; `Apply` takes it.
+                        ///
+                        /// Field 1: `index`
+                        pub index: u64,
+                        /// Services that are added, removed or changed.
+                        ///
+                        /// Field 2: `changes`
+                        pub changes: ::formic_rpc::rt::buffa::RepeatedView<
+                            'a,
+                            super::super::__buffa::view::ServiceChangeView<'a>,
+                        >,
+                        /// What would be done at once, and what would wait for what.
+                        ///
+                        /// Field 3: `actions`
+                        pub actions: ::formic_rpc::rt::buffa::RepeatedView<
+                            'a,
+                            super::super::__buffa::view::PlannedActionView<'a>,
+                        >,
+                        /// What the manifest asks for and this machine cannot enforce.
+                        ///
+                        /// Field 4: `notes`
+                        pub notes: ::formic_rpc::rt::buffa::RepeatedView<'a, &'a str>,
+                        pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFieldsView<'a>,
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageView<'a> for PlanResponseView<'a> {
+                        type Owned = super::super::PlanResponse;
+                        fn decode_view(
+                            buf: &'a [u8],
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let __limit =
+                                ::core::cell::Cell::new(::formic_rpc::rt::buffa::DEFAULT_UNKNOWN_FIELD_LIMIT);
+                            let __elem = ::core::cell::Cell::new(
+                                ::formic_rpc::rt::buffa::DEFAULT_ELEMENT_MEMORY_LIMIT,
+                            );
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                buf,
+                                ::formic_rpc::rt::buffa::DecodeContext::new(
+                                    ::formic_rpc::rt::buffa::RECURSION_LIMIT,
+                                    &__limit,
+                                )
+                                .with_element_memory(&__elem),
+                            )
+                        }
+                        fn decode_view_with_ctx(
+                            buf: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(buf, ctx)
+                        }
+                        #[inline]
+                        fn merge_view_field(
+                            &mut self,
+                            tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                            cur: &'a [u8],
+                            before_tag: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<&'a [u8], ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let _ = ctx;
+                            #[allow(unused_variables)]
+                            let view = self;
+                            let mut cur = cur;
+                            match tag.field_number() {
+                                1u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                                    )?;
+                                    view.index = ::formic_rpc::rt::buffa::types::decode_uint64(&mut cur)?;
+                                }
+                                2u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    let __sub_ctx = ctx.descend()?;
+                                    let sub = ::formic_rpc::rt::buffa::types::borrow_bytes(&mut cur)?;
+                                    ctx.register_element_memory(::core::mem::size_of::<
+                                        super::super::__buffa::view::ServiceChangeView,
+                                    >())?;
+                                    view.changes
+                            .push(
+                                <super::super::__buffa::view::ServiceChangeView as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                    sub,
+                                    __sub_ctx,
+                                )?,
+                            );
+                                }
+                                3u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    let __sub_ctx = ctx.descend()?;
+                                    let sub = ::formic_rpc::rt::buffa::types::borrow_bytes(&mut cur)?;
+                                    ctx.register_element_memory(::core::mem::size_of::<
+                                        super::super::__buffa::view::PlannedActionView,
+                                    >())?;
+                                    view.actions
+                            .push(
+                                <super::super::__buffa::view::PlannedActionView as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                    sub,
+                                    __sub_ctx,
+                                )?,
+                            );
+                                }
+                                4u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    let __elem = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
+                                    ctx.register_element_memory(
+                                        ::formic_rpc::rt::buffa::__private::element_footprint(&__elem),
+                                    )?;
+                                    view.notes.push(__elem);
+                                }
+                                _ => {
+                                    ::formic_rpc::rt::buffa::encoding::skip_field_depth(
+                                        tag,
+                                        &mut cur,
+                                        ctx.depth(),
+                                    )?;
+                                    let span_len = before_tag.len() - cur.len();
+                                    view.__buffa_unknown_fields.push_record(before_tag, span_len, ctx)?;
+                                }
+                            }
+                            ::core::result::Result::Ok(cur)
+                        }
+                        fn to_owned_message(
+                            &self,
+                        ) -> ::core::result::Result<
+                            super::super::PlanResponse,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            self.to_owned_from_source(None)
+                        }
+                        #[allow(clippy::useless_conversion, clippy::needless_update)]
+                        fn to_owned_from_source(
+                            &self,
+                            __buffa_src: ::core::option::Option<&::formic_rpc::rt::buffa::bytes::Bytes>,
+                        ) -> ::core::result::Result<
+                            super::super::PlanResponse,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::alloc::string::ToString as _;
+                            let _ = __buffa_src;
+                            ::core::result::Result::Ok(super::super::PlanResponse {
+                    index: self.index,
+                    changes: self
+                        .changes
+                        .iter()
+                        .map(|v| v.to_owned_from_source(__buffa_src))
+                        .collect::<::core::result::Result<_, ::formic_rpc::rt::buffa::DecodeError>>()?,
+                    actions: self
+                        .actions
+                        .iter()
+                        .map(|v| v.to_owned_from_source(__buffa_src))
+                        .collect::<::core::result::Result<_, ::formic_rpc::rt::buffa::DecodeError>>()?,
+                    notes: self.notes.iter().map(|s| s.to_string()).collect(),
+                    __buffa_unknown_fields: self
+                        .__buffa_unknown_fields
+                        .to_owned()?
+                        .into(),
+                    ..::core::default::Default::default()
+                })
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::ViewEncode<'a> for PlanResponseView<'a> {
+                        #[allow(clippy::needless_borrow, clippy::let_and_return)]
+                        fn compute_size(&self, __cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            let mut size = 0u64;
+                            if self.index != 0u64 {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::uint64_encoded_len(self.index) as u64;
+                            }
+                            for v in &self.changes {
+                                let __slot = __cache.reserve();
+                                let inner_size = v.compute_size(__cache);
+                                __cache.set(__slot, inner_size);
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::encoding::varint_len(inner_size as u64) as u64
+                                    + inner_size as u64;
+                            }
+                            for v in &self.actions {
+                                let __slot = __cache.reserve();
+                                let inner_size = v.compute_size(__cache);
+                                __cache.set(__slot, inner_size);
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::encoding::varint_len(inner_size as u64) as u64
+                                    + inner_size as u64;
+                            }
+                            for v in &self.notes {
+                                size += 1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(v) as u64;
+                            }
+                            size += self.__buffa_unknown_fields.encoded_len() as u64;
+                            ::formic_rpc::rt::buffa::saturate_size(size)
+                        }
+                        #[allow(clippy::needless_borrow)]
+                        fn write_to(
+                            &self,
+                            __cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                            buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                        ) {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            if self.index != 0u64 {
+                                ::formic_rpc::rt::buffa::types::put_uint64_field(1u32, self.index, buf);
+                            }
+                            for v in &self.changes {
+                                ::formic_rpc::rt::buffa::types::put_len_delimited_header(
+                                    2u32,
+                                    u64::from(__cache.consume_next()),
+                                    buf,
+                                );
+                                v.write_to(__cache, buf);
+                            }
+                            for v in &self.actions {
+                                ::formic_rpc::rt::buffa::types::put_len_delimited_header(
+                                    3u32,
+                                    u64::from(__cache.consume_next()),
+                                    buf,
+                                );
+                                v.write_to(__cache, buf);
+                            }
+                            for v in &self.notes {
+                                ::formic_rpc::rt::buffa::types::put_string_field(4u32, v, buf);
+                            }
+                            self.__buffa_unknown_fields.write_to(buf);
+                        }
+                    }
+                    /// Serializes this view as protobuf JSON.
+                    ///
+                    /// Implicit-presence fields with default values are omitted, `required`
+                    /// fields are always emitted, explicit-presence (`optional`) fields are
+                    /// emitted only when set, bytes fields are base64-encoded, and enum
+                    /// values are their proto name strings.
+                    ///
+                    /// This impl uses `serialize_map(None)` because the number of emitted
+                    /// fields depends on default-omission rules; serializers that require
+                    /// known map lengths (e.g. `bincode`) will return a runtime error.
+                    /// Use the owned message type for those formats.
+                    impl<'__a> ::formic_rpc::rt::serde::Serialize for PlanResponseView<'__a> {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            use ::formic_rpc::rt::serde::ser::SerializeMap as _;
+                            let mut __map = __s.serialize_map(::core::option::Option::None)?;
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u64(&self.index) {
+                                __map.serialize_entry(
+                                    "index",
+                                    &::formic_rpc::rt::buffa::json_helpers::ProtoJson(&self.index),
+                                )?;
+                            }
+                            if !self.changes.is_empty() {
+                                __map.serialize_entry("changes", &*self.changes)?;
+                            }
+                            if !self.actions.is_empty() {
+                                __map.serialize_entry("actions", &*self.actions)?;
+                            }
+                            if !self.notes.is_empty() {
+                                __map.serialize_entry("notes", &*self.notes)?;
+                            }
+                            __map.end()
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageName for PlanResponseView<'a> {
+                        const PACKAGE: &'static str = "formic.control.v1";
+                        const NAME: &'static str = "PlanResponse";
+                        const FULL_NAME: &'static str = "formic.control.v1.PlanResponse";
+                        const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.PlanResponse";
+                    }
+                    ::formic_rpc::rt::buffa::impl_default_view_instance!(PlanResponseView);
+                    ::formic_rpc::rt::buffa::impl_view_reborrow!(PlanResponseView);
+                    /** Self-contained, `'static` owned view of a `PlanResponse` message.
+
+                    Wraps [`::formic_rpc::rt::buffa::OwnedView`]`<`[`PlanResponseView`]`<'static>>`: the decoded view and the [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer it borrows from travel together, so the handle is `'static` and `Send + Sync` — suitable for async handlers, spawned tasks, and anywhere a `'static` bound is required.
+
+                    Field accessors return borrows tied to `&self`. Use [`Self::view`] to get the full [`PlanResponseView`] when you need struct patterns, iteration helpers, or to pass the view to lifetime-parameterised code.*/
+                    #[derive(Clone, Debug)]
+                    pub struct PlanResponseOwnedView(
+                        ::formic_rpc::rt::buffa::OwnedView<PlanResponseView<'static>>,
+                    );
+                    impl PlanResponseOwnedView {
+                        /// Decode an owned view from a [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer.
+                        ///
+                        /// The view borrows directly from the buffer's data; the buffer is
+                        /// retained inside the returned handle.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer contains invalid
+                        /// protobuf data.
+                        pub fn decode(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(PlanResponseOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode(bytes)?,
+                            ))
+                        }
+                        /// Decode with custom [`::formic_rpc::rt::buffa::DecodeOptions`] (recursion limit,
+                        /// max message size).
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer is invalid or
+                        /// exceeds the configured limits.
+                        pub fn decode_with_options(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                            opts: &::formic_rpc::rt::buffa::DecodeOptions,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(PlanResponseOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode_with_options(bytes, opts)?,
+                            ))
+                        }
+                        /// Build from an owned message via an encode → decode round-trip.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError::MessageTooLarge`] if the
+                        /// message's encoded size exceeds the 2 GiB protobuf limit, or
+                        /// another [`::formic_rpc::rt::buffa::DecodeError`] if the re-encoded bytes are
+                        /// somehow invalid (should not happen for well-formed messages).
+                        pub fn from_owned(
+                            msg: &super::super::PlanResponse,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(PlanResponseOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::from_owned(msg)?,
+                            ))
+                        }
+                        /// Borrow the full [`PlanResponseView`] with its lifetime tied to `&self`.
+                        #[must_use]
+                        pub fn view(&self) -> &PlanResponseView<'_> {
+                            self.0.reborrow()
+                        }
+                        /// Convert to the owned message type.
+                        ///
+                        /// Infallible: this type's constructors wire-decode their
+                        /// buffer, and a view produced by wire decoding always
+                        /// converts. Delegates to [`::formic_rpc::rt::buffa::OwnedView::to_owned_message`],
+                        /// whose contract also governs handles converted from a raw
+                        /// [`::formic_rpc::rt::buffa::OwnedView`].
+                        #[must_use]
+                        pub fn to_owned_message(&self) -> super::super::PlanResponse {
+                            self.0.to_owned_message()
+                        }
+                        /// The underlying bytes buffer.
+                        #[must_use]
+                        pub fn bytes(&self) -> &::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.bytes()
+                        }
+                        /// Consume the handle, returning the underlying bytes buffer.
+                        #[must_use]
+                        pub fn into_bytes(self) -> ::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.into_bytes()
+                        }
+                        /// Index of the desired state that the plan was made against; `Apply` takes it.
+                        ///
+                        /// Field 1: `index`
+                        #[must_use]
+                        pub fn index(&self) -> u64 {
+                            self.0.reborrow().index
+                        }
+                        /// Services that are added, removed or changed.
+                        ///
+                        /// Field 2: `changes`
+                        #[must_use]
+                        pub fn changes(
+                            &self,
+                        ) -> &::formic_rpc::rt::buffa::RepeatedView<
+                            '_,
+                            super::super::__buffa::view::ServiceChangeView<'_>,
+                        > {
+                            &self.0.reborrow().changes
+                        }
+                        /// What would be done at once, and what would wait for what.
+                        ///
+                        /// Field 3: `actions`
+                        #[must_use]
+                        pub fn actions(
+                            &self,
+                        ) -> &::formic_rpc::rt::buffa::RepeatedView<
+                            '_,
+                            super::super::__buffa::view::PlannedActionView<'_>,
+                        > {
+                            &self.0.reborrow().actions
+                        }
+                        /// What the manifest asks for and this machine cannot enforce.
+                        ///
+                        /// Field 4: `notes`
+                        #[must_use]
+                        pub fn notes(&self) -> &::formic_rpc::rt::buffa::RepeatedView<'_, &'_ str> {
+                            &self.0.reborrow().notes
+                        }
+                    }
+                    impl ::core::convert::From<::formic_rpc::rt::buffa::OwnedView<PlanResponseView<'static>>>
+                        for PlanResponseOwnedView
+                    {
+                        fn from(
+                            inner: ::formic_rpc::rt::buffa::OwnedView<PlanResponseView<'static>>,
+                        ) -> Self {
+                            PlanResponseOwnedView(inner)
+                        }
+                    }
+                    impl ::core::convert::From<PlanResponseOwnedView>
+                        for ::formic_rpc::rt::buffa::OwnedView<PlanResponseView<'static>>
+                    {
+                        fn from(wrapper: PlanResponseOwnedView) -> Self {
+                            wrapper.0
+                        }
+                    }
+                    impl ::core::convert::AsRef<::formic_rpc::rt::buffa::OwnedView<PlanResponseView<'static>>>
+                        for PlanResponseOwnedView
+                    {
+                        fn as_ref(&self) -> &::formic_rpc::rt::buffa::OwnedView<PlanResponseView<'static>> {
+                            &self.0
+                        }
+                    }
+                    impl ::formic_rpc::rt::buffa::HasMessageView for super::super::PlanResponse {
+                        type View<'a> = PlanResponseView<'a>;
+                        type ViewHandle = PlanResponseOwnedView;
+                    }
+                    impl ::formic_rpc::rt::serde::Serialize for PlanResponseOwnedView {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            ::formic_rpc::rt::serde::Serialize::serialize(&self.0, __s)
+                        }
+                    }
+                    #[derive(Clone, Debug, Default)]
+                    pub struct ServiceChangeView<'a> {
+                        /// Field 1: `service`
+                        pub service: &'a str,
+                        /// added, removed, changed.
+                        ///
+                        /// Field 2: `change`
+                        pub change: &'a str,
+                        /// Field 3: `fields`
+                        pub fields: ::formic_rpc::rt::buffa::RepeatedView<
+                            'a,
+                            super::super::__buffa::view::FieldChangeView<'a>,
+                        >,
+                        pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFieldsView<'a>,
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageView<'a> for ServiceChangeView<'a> {
+                        type Owned = super::super::ServiceChange;
+                        fn decode_view(
+                            buf: &'a [u8],
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let __limit =
+                                ::core::cell::Cell::new(::formic_rpc::rt::buffa::DEFAULT_UNKNOWN_FIELD_LIMIT);
+                            let __elem = ::core::cell::Cell::new(
+                                ::formic_rpc::rt::buffa::DEFAULT_ELEMENT_MEMORY_LIMIT,
+                            );
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                buf,
+                                ::formic_rpc::rt::buffa::DecodeContext::new(
+                                    ::formic_rpc::rt::buffa::RECURSION_LIMIT,
+                                    &__limit,
+                                )
+                                .with_element_memory(&__elem),
+                            )
+                        }
+                        fn decode_view_with_ctx(
+                            buf: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(buf, ctx)
+                        }
+                        #[inline]
+                        fn merge_view_field(
+                            &mut self,
+                            tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                            cur: &'a [u8],
+                            before_tag: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<&'a [u8], ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let _ = ctx;
+                            #[allow(unused_variables)]
+                            let view = self;
+                            let mut cur = cur;
+                            match tag.field_number() {
+                                1u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    view.service = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
+                                }
+                                2u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    view.change = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
+                                }
+                                3u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    let __sub_ctx = ctx.descend()?;
+                                    let sub = ::formic_rpc::rt::buffa::types::borrow_bytes(&mut cur)?;
+                                    ctx.register_element_memory(::core::mem::size_of::<
+                                        super::super::__buffa::view::FieldChangeView,
+                                    >())?;
+                                    view.fields
+                            .push(
+                                <super::super::__buffa::view::FieldChangeView as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                    sub,
+                                    __sub_ctx,
+                                )?,
+                            );
+                                }
+                                _ => {
+                                    ::formic_rpc::rt::buffa::encoding::skip_field_depth(
+                                        tag,
+                                        &mut cur,
+                                        ctx.depth(),
+                                    )?;
+                                    let span_len = before_tag.len() - cur.len();
+                                    view.__buffa_unknown_fields.push_record(before_tag, span_len, ctx)?;
+                                }
+                            }
+                            ::core::result::Result::Ok(cur)
+                        }
+                        fn to_owned_message(
+                            &self,
+                        ) -> ::core::result::Result<
+                            super::super::ServiceChange,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            self.to_owned_from_source(None)
+                        }
+                        #[allow(clippy::useless_conversion, clippy::needless_update)]
+                        fn to_owned_from_source(
+                            &self,
+                            __buffa_src: ::core::option::Option<&::formic_rpc::rt::buffa::bytes::Bytes>,
+                        ) -> ::core::result::Result<
+                            super::super::ServiceChange,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::alloc::string::ToString as _;
+                            let _ = __buffa_src;
+                            ::core::result::Result::Ok(super::super::ServiceChange {
+                    service: self.service.to_string(),
+                    change: self.change.to_string(),
+                    fields: self
+                        .fields
+                        .iter()
+                        .map(|v| v.to_owned_from_source(__buffa_src))
+                        .collect::<::core::result::Result<_, ::formic_rpc::rt::buffa::DecodeError>>()?,
+                    __buffa_unknown_fields: self
+                        .__buffa_unknown_fields
+                        .to_owned()?
+                        .into(),
+                    ..::core::default::Default::default()
+                })
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::ViewEncode<'a> for ServiceChangeView<'a> {
+                        #[allow(clippy::needless_borrow, clippy::let_and_return)]
+                        fn compute_size(&self, __cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            let mut size = 0u64;
+                            if !self.service.is_empty() {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.service)
+                                        as u64;
+                            }
+                            if !self.change.is_empty() {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.change) as u64;
+                            }
+                            for v in &self.fields {
+                                let __slot = __cache.reserve();
+                                let inner_size = v.compute_size(__cache);
+                                __cache.set(__slot, inner_size);
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::encoding::varint_len(inner_size as u64) as u64
+                                    + inner_size as u64;
+                            }
+                            size += self.__buffa_unknown_fields.encoded_len() as u64;
+                            ::formic_rpc::rt::buffa::saturate_size(size)
+                        }
+                        #[allow(clippy::needless_borrow)]
+                        fn write_to(
+                            &self,
+                            __cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                            buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                        ) {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            if !self.service.is_empty() {
+                                ::formic_rpc::rt::buffa::types::put_string_field(1u32, &self.service, buf);
+                            }
+                            if !self.change.is_empty() {
+                                ::formic_rpc::rt::buffa::types::put_string_field(2u32, &self.change, buf);
+                            }
+                            for v in &self.fields {
+                                ::formic_rpc::rt::buffa::types::put_len_delimited_header(
+                                    3u32,
+                                    u64::from(__cache.consume_next()),
+                                    buf,
+                                );
+                                v.write_to(__cache, buf);
+                            }
+                            self.__buffa_unknown_fields.write_to(buf);
+                        }
+                    }
+                    /// Serializes this view as protobuf JSON.
+                    ///
+                    /// Implicit-presence fields with default values are omitted, `required`
+                    /// fields are always emitted, explicit-presence (`optional`) fields are
+                    /// emitted only when set, bytes fields are base64-encoded, and enum
+                    /// values are their proto name strings.
+                    ///
+                    /// This impl uses `serialize_map(None)` because the number of emitted
+                    /// fields depends on default-omission rules; serializers that require
+                    /// known map lengths (e.g. `bincode`) will return a runtime error.
+                    /// Use the owned message type for those formats.
+                    impl<'__a> ::formic_rpc::rt::serde::Serialize for ServiceChangeView<'__a> {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            use ::formic_rpc::rt::serde::ser::SerializeMap as _;
+                            let mut __map = __s.serialize_map(::core::option::Option::None)?;
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str(self.service) {
+                                __map.serialize_entry("service", self.service)?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str(self.change) {
+                                __map.serialize_entry("change", self.change)?;
+                            }
+                            if !self.fields.is_empty() {
+                                __map.serialize_entry("fields", &*self.fields)?;
+                            }
+                            __map.end()
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageName for ServiceChangeView<'a> {
+                        const PACKAGE: &'static str = "formic.control.v1";
+                        const NAME: &'static str = "ServiceChange";
+                        const FULL_NAME: &'static str = "formic.control.v1.ServiceChange";
+                        const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.ServiceChange";
+                    }
+                    ::formic_rpc::rt::buffa::impl_default_view_instance!(ServiceChangeView);
+                    ::formic_rpc::rt::buffa::impl_view_reborrow!(ServiceChangeView);
+                    /** Self-contained, `'static` owned view of a `ServiceChange` message.
+
+                    Wraps [`::formic_rpc::rt::buffa::OwnedView`]`<`[`ServiceChangeView`]`<'static>>`: the decoded view and the [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer it borrows from travel together, so the handle is `'static` and `Send + Sync` — suitable for async handlers, spawned tasks, and anywhere a `'static` bound is required.
+
+                    Field accessors return borrows tied to `&self`. Use [`Self::view`] to get the full [`ServiceChangeView`] when you need struct patterns, iteration helpers, or to pass the view to lifetime-parameterised code.*/
+                    #[derive(Clone, Debug)]
+                    pub struct ServiceChangeOwnedView(
+                        ::formic_rpc::rt::buffa::OwnedView<ServiceChangeView<'static>>,
+                    );
+                    impl ServiceChangeOwnedView {
+                        /// Decode an owned view from a [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer.
+                        ///
+                        /// The view borrows directly from the buffer's data; the buffer is
+                        /// retained inside the returned handle.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer contains invalid
+                        /// protobuf data.
+                        pub fn decode(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(ServiceChangeOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode(bytes)?,
+                            ))
+                        }
+                        /// Decode with custom [`::formic_rpc::rt::buffa::DecodeOptions`] (recursion limit,
+                        /// max message size).
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer is invalid or
+                        /// exceeds the configured limits.
+                        pub fn decode_with_options(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                            opts: &::formic_rpc::rt::buffa::DecodeOptions,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(ServiceChangeOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode_with_options(bytes, opts)?,
+                            ))
+                        }
+                        /// Build from an owned message via an encode → decode round-trip.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError::MessageTooLarge`] if the
+                        /// message's encoded size exceeds the 2 GiB protobuf limit, or
+                        /// another [`::formic_rpc::rt::buffa::DecodeError`] if the re-encoded bytes are
+                        /// somehow invalid (should not happen for well-formed messages).
+                        pub fn from_owned(
+                            msg: &super::super::ServiceChange,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(ServiceChangeOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::from_owned(msg)?,
+                            ))
+                        }
+                        /// Borrow the full [`ServiceChangeView`] with its lifetime tied to `&self`.
+                        #[must_use]
+                        pub fn view(&self) -> &ServiceChangeView<'_> {
+                            self.0.reborrow()
+                        }
+                        /// Convert to the owned message type.
+                        ///
+                        /// Infallible: this type's constructors wire-decode their
+                        /// buffer, and a view produced by wire decoding always
+                        /// converts. Delegates to [`::formic_rpc::rt::buffa::OwnedView::to_owned_message`],
+                        /// whose contract also governs handles converted from a raw
+                        /// [`::formic_rpc::rt::buffa::OwnedView`].
+                        #[must_use]
+                        pub fn to_owned_message(&self) -> super::super::ServiceChange {
+                            self.0.to_owned_message()
+                        }
+                        /// The underlying bytes buffer.
+                        #[must_use]
+                        pub fn bytes(&self) -> &::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.bytes()
+                        }
+                        /// Consume the handle, returning the underlying bytes buffer.
+                        #[must_use]
+                        pub fn into_bytes(self) -> ::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.into_bytes()
+                        }
+                        /// Field 1: `service`
+                        #[must_use]
+                        pub fn service(&self) -> &'_ str {
+                            self.0.reborrow().service
+                        }
+                        /// added, removed, changed.
+                        ///
+                        /// Field 2: `change`
+                        #[must_use]
+                        pub fn change(&self) -> &'_ str {
+                            self.0.reborrow().change
+                        }
+                        /// Field 3: `fields`
+                        #[must_use]
+                        pub fn fields(
+                            &self,
+                        ) -> &::formic_rpc::rt::buffa::RepeatedView<
+                            '_,
+                            super::super::__buffa::view::FieldChangeView<'_>,
+                        > {
+                            &self.0.reborrow().fields
+                        }
+                    }
+                    impl ::core::convert::From<::formic_rpc::rt::buffa::OwnedView<ServiceChangeView<'static>>>
+                        for ServiceChangeOwnedView
+                    {
+                        fn from(
+                            inner: ::formic_rpc::rt::buffa::OwnedView<ServiceChangeView<'static>>,
+                        ) -> Self {
+                            ServiceChangeOwnedView(inner)
+                        }
+                    }
+                    impl ::core::convert::From<ServiceChangeOwnedView>
+                        for ::formic_rpc::rt::buffa::OwnedView<ServiceChangeView<'static>>
+                    {
+                        fn from(wrapper: ServiceChangeOwnedView) -> Self {
+                            wrapper.0
+                        }
+                    }
+                    impl
+                        ::core::convert::AsRef<::formic_rpc::rt::buffa::OwnedView<ServiceChangeView<'static>>>
+                        for ServiceChangeOwnedView
+                    {
+                        fn as_ref(&self) -> &::formic_rpc::rt::buffa::OwnedView<ServiceChangeView<'static>> {
+                            &self.0
+                        }
+                    }
+                    impl ::formic_rpc::rt::buffa::HasMessageView for super::super::ServiceChange {
+                        type View<'a> = ServiceChangeView<'a>;
+                        type ViewHandle = ServiceChangeOwnedView;
+                    }
+                    impl ::formic_rpc::rt::serde::Serialize for ServiceChangeOwnedView {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            ::formic_rpc::rt::serde::Serialize::serialize(&self.0, __s)
+                        }
+                    }
+                    #[derive(Clone, Debug, Default)]
+                    pub struct FieldChangeView<'a> {
+                        /// For example `replicas` or `env.LOG`.
+                        ///
+                        /// Field 1: `field`
+                        pub field: &'a str,
+                        /// Empty if there was none.
+                        ///
+                        /// Field 2: `from`
+                        pub from: &'a str,
+                        /// Empty if there is none any more.
+                        ///
+                        /// Field 3: `to`
+                        pub to: &'a str,
+                        pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFieldsView<'a>,
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageView<'a> for FieldChangeView<'a> {
+                        type Owned = super::super::FieldChange;
+                        fn decode_view(
+                            buf: &'a [u8],
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let __limit =
+                                ::core::cell::Cell::new(::formic_rpc::rt::buffa::DEFAULT_UNKNOWN_FIELD_LIMIT);
+                            let __elem = ::core::cell::Cell::new(
+                                ::formic_rpc::rt::buffa::DEFAULT_ELEMENT_MEMORY_LIMIT,
+                            );
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                buf,
+                                ::formic_rpc::rt::buffa::DecodeContext::new(
+                                    ::formic_rpc::rt::buffa::RECURSION_LIMIT,
+                                    &__limit,
+                                )
+                                .with_element_memory(&__elem),
+                            )
+                        }
+                        fn decode_view_with_ctx(
+                            buf: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(buf, ctx)
+                        }
+                        #[inline]
+                        fn merge_view_field(
+                            &mut self,
+                            tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                            cur: &'a [u8],
+                            before_tag: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<&'a [u8], ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let _ = ctx;
+                            #[allow(unused_variables)]
+                            let view = self;
+                            let mut cur = cur;
+                            match tag.field_number() {
+                                1u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    view.field = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
+                                }
+                                2u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    view.from = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
+                                }
+                                3u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    view.to = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
+                                }
+                                _ => {
+                                    ::formic_rpc::rt::buffa::encoding::skip_field_depth(
+                                        tag,
+                                        &mut cur,
+                                        ctx.depth(),
+                                    )?;
+                                    let span_len = before_tag.len() - cur.len();
+                                    view.__buffa_unknown_fields.push_record(before_tag, span_len, ctx)?;
+                                }
+                            }
+                            ::core::result::Result::Ok(cur)
+                        }
+                        fn to_owned_message(
+                            &self,
+                        ) -> ::core::result::Result<
+                            super::super::FieldChange,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            self.to_owned_from_source(None)
+                        }
+                        #[allow(clippy::useless_conversion, clippy::needless_update)]
+                        fn to_owned_from_source(
+                            &self,
+                            __buffa_src: ::core::option::Option<&::formic_rpc::rt::buffa::bytes::Bytes>,
+                        ) -> ::core::result::Result<
+                            super::super::FieldChange,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::alloc::string::ToString as _;
+                            let _ = __buffa_src;
+                            ::core::result::Result::Ok(super::super::FieldChange {
+                                field: self.field.to_string(),
+                                from: self.from.to_string(),
+                                to: self.to.to_string(),
+                                __buffa_unknown_fields: self.__buffa_unknown_fields.to_owned()?.into(),
+                                ..::core::default::Default::default()
+                            })
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::ViewEncode<'a> for FieldChangeView<'a> {
+                        #[allow(clippy::needless_borrow, clippy::let_and_return)]
+                        fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            let mut size = 0u64;
+                            if !self.field.is_empty() {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.field) as u64;
+                            }
+                            if !self.from.is_empty() {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.from) as u64;
+                            }
+                            if !self.to.is_empty() {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.to) as u64;
+                            }
+                            size += self.__buffa_unknown_fields.encoded_len() as u64;
+                            ::formic_rpc::rt::buffa::saturate_size(size)
+                        }
+                        #[allow(clippy::needless_borrow)]
+                        fn write_to(
+                            &self,
+                            _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                            buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                        ) {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            if !self.field.is_empty() {
+                                ::formic_rpc::rt::buffa::types::put_string_field(1u32, &self.field, buf);
+                            }
+                            if !self.from.is_empty() {
+                                ::formic_rpc::rt::buffa::types::put_string_field(2u32, &self.from, buf);
+                            }
+                            if !self.to.is_empty() {
+                                ::formic_rpc::rt::buffa::types::put_string_field(3u32, &self.to, buf);
+                            }
+                            self.__buffa_unknown_fields.write_to(buf);
+                        }
+                    }
+                    /// Serializes this view as protobuf JSON.
+                    ///
+                    /// Implicit-presence fields with default values are omitted, `required`
+                    /// fields are always emitted, explicit-presence (`optional`) fields are
+                    /// emitted only when set, bytes fields are base64-encoded, and enum
+                    /// values are their proto name strings.
+                    ///
+                    /// This impl uses `serialize_map(None)` because the number of emitted
+                    /// fields depends on default-omission rules; serializers that require
+                    /// known map lengths (e.g. `bincode`) will return a runtime error.
+                    /// Use the owned message type for those formats.
+                    impl<'__a> ::formic_rpc::rt::serde::Serialize for FieldChangeView<'__a> {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            use ::formic_rpc::rt::serde::ser::SerializeMap as _;
+                            let mut __map = __s.serialize_map(::core::option::Option::None)?;
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str(self.field) {
+                                __map.serialize_entry("field", self.field)?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str(self.from) {
+                                __map.serialize_entry("from", self.from)?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str(self.to) {
+                                __map.serialize_entry("to", self.to)?;
+                            }
+                            __map.end()
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageName for FieldChangeView<'a> {
+                        const PACKAGE: &'static str = "formic.control.v1";
+                        const NAME: &'static str = "FieldChange";
+                        const FULL_NAME: &'static str = "formic.control.v1.FieldChange";
+                        const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.FieldChange";
+                    }
+                    ::formic_rpc::rt::buffa::impl_default_view_instance!(FieldChangeView);
+                    ::formic_rpc::rt::buffa::impl_view_reborrow!(FieldChangeView);
+                    /** Self-contained, `'static` owned view of a `FieldChange` message.
+
+                    Wraps [`::formic_rpc::rt::buffa::OwnedView`]`<`[`FieldChangeView`]`<'static>>`: the decoded view and the [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer it borrows from travel together, so the handle is `'static` and `Send + Sync` — suitable for async handlers, spawned tasks, and anywhere a `'static` bound is required.
+
+                    Field accessors return borrows tied to `&self`. Use [`Self::view`] to get the full [`FieldChangeView`] when you need struct patterns, iteration helpers, or to pass the view to lifetime-parameterised code.*/
+                    #[derive(Clone, Debug)]
+                    pub struct FieldChangeOwnedView(
+                        ::formic_rpc::rt::buffa::OwnedView<FieldChangeView<'static>>,
+                    );
+                    impl FieldChangeOwnedView {
+                        /// Decode an owned view from a [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer.
+                        ///
+                        /// The view borrows directly from the buffer's data; the buffer is
+                        /// retained inside the returned handle.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer contains invalid
+                        /// protobuf data.
+                        pub fn decode(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(FieldChangeOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode(bytes)?,
+                            ))
+                        }
+                        /// Decode with custom [`::formic_rpc::rt::buffa::DecodeOptions`] (recursion limit,
+                        /// max message size).
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer is invalid or
+                        /// exceeds the configured limits.
+                        pub fn decode_with_options(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                            opts: &::formic_rpc::rt::buffa::DecodeOptions,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(FieldChangeOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode_with_options(bytes, opts)?,
+                            ))
+                        }
+                        /// Build from an owned message via an encode → decode round-trip.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError::MessageTooLarge`] if the
+                        /// message's encoded size exceeds the 2 GiB protobuf limit, or
+                        /// another [`::formic_rpc::rt::buffa::DecodeError`] if the re-encoded bytes are
+                        /// somehow invalid (should not happen for well-formed messages).
+                        pub fn from_owned(
+                            msg: &super::super::FieldChange,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(FieldChangeOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::from_owned(msg)?,
+                            ))
+                        }
+                        /// Borrow the full [`FieldChangeView`] with its lifetime tied to `&self`.
+                        #[must_use]
+                        pub fn view(&self) -> &FieldChangeView<'_> {
+                            self.0.reborrow()
+                        }
+                        /// Convert to the owned message type.
+                        ///
+                        /// Infallible: this type's constructors wire-decode their
+                        /// buffer, and a view produced by wire decoding always
+                        /// converts. Delegates to [`::formic_rpc::rt::buffa::OwnedView::to_owned_message`],
+                        /// whose contract also governs handles converted from a raw
+                        /// [`::formic_rpc::rt::buffa::OwnedView`].
+                        #[must_use]
+                        pub fn to_owned_message(&self) -> super::super::FieldChange {
+                            self.0.to_owned_message()
+                        }
+                        /// The underlying bytes buffer.
+                        #[must_use]
+                        pub fn bytes(&self) -> &::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.bytes()
+                        }
+                        /// Consume the handle, returning the underlying bytes buffer.
+                        #[must_use]
+                        pub fn into_bytes(self) -> ::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.into_bytes()
+                        }
+                        /// For example `replicas` or `env.LOG`.
+                        ///
+                        /// Field 1: `field`
+                        #[must_use]
+                        pub fn field(&self) -> &'_ str {
+                            self.0.reborrow().field
+                        }
+                        /// Empty if there was none.
+                        ///
+                        /// Field 2: `from`
+                        #[must_use]
+                        pub fn from(&self) -> &'_ str {
+                            self.0.reborrow().from
+                        }
+                        /// Empty if there is none any more.
+                        ///
+                        /// Field 3: `to`
+                        #[must_use]
+                        pub fn to(&self) -> &'_ str {
+                            self.0.reborrow().to
+                        }
+                    }
+                    impl ::core::convert::From<::formic_rpc::rt::buffa::OwnedView<FieldChangeView<'static>>>
+                        for FieldChangeOwnedView
+                    {
+                        fn from(inner: ::formic_rpc::rt::buffa::OwnedView<FieldChangeView<'static>>) -> Self {
+                            FieldChangeOwnedView(inner)
+                        }
+                    }
+                    impl ::core::convert::From<FieldChangeOwnedView>
+                        for ::formic_rpc::rt::buffa::OwnedView<FieldChangeView<'static>>
+                    {
+                        fn from(wrapper: FieldChangeOwnedView) -> Self {
+                            wrapper.0
+                        }
+                    }
+                    impl ::core::convert::AsRef<::formic_rpc::rt::buffa::OwnedView<FieldChangeView<'static>>>
+                        for FieldChangeOwnedView
+                    {
+                        fn as_ref(&self) -> &::formic_rpc::rt::buffa::OwnedView<FieldChangeView<'static>> {
+                            &self.0
+                        }
+                    }
+                    impl ::formic_rpc::rt::buffa::HasMessageView for super::super::FieldChange {
+                        type View<'a> = FieldChangeView<'a>;
+                        type ViewHandle = FieldChangeOwnedView;
+                    }
+                    impl ::formic_rpc::rt::serde::Serialize for FieldChangeOwnedView {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            ::formic_rpc::rt::serde::Serialize::serialize(&self.0, __s)
+                        }
+                    }
+                    #[derive(Clone, Debug, Default)]
+                    pub struct PlannedActionView<'a> {
+                        /// start, stop, kill, wait, keep.
+                        ///
+                        /// Field 1: `action`
+                        pub action: &'a str,
+                        /// Field 2: `service`
+                        pub service: &'a str,
+                        /// Field 3: `slot`
+                        pub slot: u32,
+                        /// Empty for a start.
+                        ///
+                        /// Field 4: `instance`
+                        pub instance: &'a str,
+                        /// Why, in a few words.
+                        ///
+                        /// Field 5: `cause`
+                        pub cause: &'a str,
+                        pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFieldsView<'a>,
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageView<'a> for PlannedActionView<'a> {
+                        type Owned = super::super::PlannedAction;
+                        fn decode_view(
+                            buf: &'a [u8],
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let __limit =
+                                ::core::cell::Cell::new(::formic_rpc::rt::buffa::DEFAULT_UNKNOWN_FIELD_LIMIT);
+                            let __elem = ::core::cell::Cell::new(
+                                ::formic_rpc::rt::buffa::DEFAULT_ELEMENT_MEMORY_LIMIT,
+                            );
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                buf,
+                                ::formic_rpc::rt::buffa::DecodeContext::new(
+                                    ::formic_rpc::rt::buffa::RECURSION_LIMIT,
+                                    &__limit,
+                                )
+                                .with_element_memory(&__elem),
+                            )
+                        }
+                        fn decode_view_with_ctx(
+                            buf: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(buf, ctx)
+                        }
+                        #[inline]
+                        fn merge_view_field(
+                            &mut self,
+                            tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                            cur: &'a [u8],
+                            before_tag: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<&'a [u8], ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let _ = ctx;
+                            #[allow(unused_variables)]
+                            let view = self;
+                            let mut cur = cur;
+                            match tag.field_number() {
+                                1u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    view.action = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
+                                }
+                                2u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    view.service = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
+                                }
+                                3u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                                    )?;
+                                    view.slot = ::formic_rpc::rt::buffa::types::decode_uint32(&mut cur)?;
+                                }
+                                4u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    view.instance = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
+                                }
+                                5u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    view.cause = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
+                                }
+                                _ => {
+                                    ::formic_rpc::rt::buffa::encoding::skip_field_depth(
+                                        tag,
+                                        &mut cur,
+                                        ctx.depth(),
+                                    )?;
+                                    let span_len = before_tag.len() - cur.len();
+                                    view.__buffa_unknown_fields.push_record(before_tag, span_len, ctx)?;
+                                }
+                            }
+                            ::core::result::Result::Ok(cur)
+                        }
+                        fn to_owned_message(
+                            &self,
+                        ) -> ::core::result::Result<
+                            super::super::PlannedAction,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            self.to_owned_from_source(None)
+                        }
+                        #[allow(clippy::useless_conversion, clippy::needless_update)]
+                        fn to_owned_from_source(
+                            &self,
+                            __buffa_src: ::core::option::Option<&::formic_rpc::rt::buffa::bytes::Bytes>,
+                        ) -> ::core::result::Result<
+                            super::super::PlannedAction,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::alloc::string::ToString as _;
+                            let _ = __buffa_src;
+                            ::core::result::Result::Ok(super::super::PlannedAction {
+                                action: self.action.to_string(),
+                                service: self.service.to_string(),
+                                slot: self.slot,
+                                instance: self.instance.to_string(),
+                                cause: self.cause.to_string(),
+                                __buffa_unknown_fields: self.__buffa_unknown_fields.to_owned()?.into(),
+                                ..::core::default::Default::default()
+                            })
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::ViewEncode<'a> for PlannedActionView<'a> {
+                        #[allow(clippy::needless_borrow, clippy::let_and_return)]
+                        fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            let mut size = 0u64;
+                            if !self.action.is_empty() {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.action) as u64;
+                            }
+                            if !self.service.is_empty() {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.service)
+                                        as u64;
+                            }
+                            if self.slot != 0u32 {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::uint32_encoded_len(self.slot) as u64;
+                            }
+                            if !self.instance.is_empty() {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.instance)
+                                        as u64;
+                            }
+                            if !self.cause.is_empty() {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.cause) as u64;
+                            }
+                            size += self.__buffa_unknown_fields.encoded_len() as u64;
+                            ::formic_rpc::rt::buffa::saturate_size(size)
+                        }
+                        #[allow(clippy::needless_borrow)]
+                        fn write_to(
+                            &self,
+                            _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                            buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                        ) {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            if !self.action.is_empty() {
+                                ::formic_rpc::rt::buffa::types::put_string_field(1u32, &self.action, buf);
+                            }
+                            if !self.service.is_empty() {
+                                ::formic_rpc::rt::buffa::types::put_string_field(2u32, &self.service, buf);
+                            }
+                            if self.slot != 0u32 {
+                                ::formic_rpc::rt::buffa::types::put_uint32_field(3u32, self.slot, buf);
+                            }
+                            if !self.instance.is_empty() {
+                                ::formic_rpc::rt::buffa::types::put_string_field(4u32, &self.instance, buf);
+                            }
+                            if !self.cause.is_empty() {
+                                ::formic_rpc::rt::buffa::types::put_string_field(5u32, &self.cause, buf);
+                            }
+                            self.__buffa_unknown_fields.write_to(buf);
+                        }
+                    }
+                    /// Serializes this view as protobuf JSON.
+                    ///
+                    /// Implicit-presence fields with default values are omitted, `required`
+                    /// fields are always emitted, explicit-presence (`optional`) fields are
+                    /// emitted only when set, bytes fields are base64-encoded, and enum
+                    /// values are their proto name strings.
+                    ///
+                    /// This impl uses `serialize_map(None)` because the number of emitted
+                    /// fields depends on default-omission rules; serializers that require
+                    /// known map lengths (e.g. `bincode`) will return a runtime error.
+                    /// Use the owned message type for those formats.
+                    impl<'__a> ::formic_rpc::rt::serde::Serialize for PlannedActionView<'__a> {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            use ::formic_rpc::rt::serde::ser::SerializeMap as _;
+                            let mut __map = __s.serialize_map(::core::option::Option::None)?;
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str(self.action) {
+                                __map.serialize_entry("action", self.action)?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str(self.service) {
+                                __map.serialize_entry("service", self.service)?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u32(&self.slot) {
+                                __map.serialize_entry(
+                                    "slot",
+                                    &::formic_rpc::rt::buffa::json_helpers::ProtoJson(&self.slot),
+                                )?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str(self.instance) {
+                                __map.serialize_entry("instance", self.instance)?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str(self.cause) {
+                                __map.serialize_entry("cause", self.cause)?;
+                            }
+                            __map.end()
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageName for PlannedActionView<'a> {
+                        const PACKAGE: &'static str = "formic.control.v1";
+                        const NAME: &'static str = "PlannedAction";
+                        const FULL_NAME: &'static str = "formic.control.v1.PlannedAction";
+                        const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.PlannedAction";
+                    }
+                    ::formic_rpc::rt::buffa::impl_default_view_instance!(PlannedActionView);
+                    ::formic_rpc::rt::buffa::impl_view_reborrow!(PlannedActionView);
+                    /** Self-contained, `'static` owned view of a `PlannedAction` message.
+
+                    Wraps [`::formic_rpc::rt::buffa::OwnedView`]`<`[`PlannedActionView`]`<'static>>`: the decoded view and the [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer it borrows from travel together, so the handle is `'static` and `Send + Sync` — suitable for async handlers, spawned tasks, and anywhere a `'static` bound is required.
+
+                    Field accessors return borrows tied to `&self`. Use [`Self::view`] to get the full [`PlannedActionView`] when you need struct patterns, iteration helpers, or to pass the view to lifetime-parameterised code.*/
+                    #[derive(Clone, Debug)]
+                    pub struct PlannedActionOwnedView(
+                        ::formic_rpc::rt::buffa::OwnedView<PlannedActionView<'static>>,
+                    );
+                    impl PlannedActionOwnedView {
+                        /// Decode an owned view from a [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer.
+                        ///
+                        /// The view borrows directly from the buffer's data; the buffer is
+                        /// retained inside the returned handle.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer contains invalid
+                        /// protobuf data.
+                        pub fn decode(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(PlannedActionOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode(bytes)?,
+                            ))
+                        }
+                        /// Decode with custom [`::formic_rpc::rt::buffa::DecodeOptions`] (recursion limit,
+                        /// max message size).
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer is invalid or
+                        /// exceeds the configured limits.
+                        pub fn decode_with_options(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                            opts: &::formic_rpc::rt::buffa::DecodeOptions,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(PlannedActionOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode_with_options(bytes, opts)?,
+                            ))
+                        }
+                        /// Build from an owned message via an encode → decode round-trip.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError::MessageTooLarge`] if the
+                        /// message's encoded size exceeds the 2 GiB protobuf limit, or
+                        /// another [`::formic_rpc::rt::buffa::DecodeError`] if the re-encoded bytes are
+                        /// somehow invalid (should not happen for well-formed messages).
+                        pub fn from_owned(
+                            msg: &super::super::PlannedAction,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(PlannedActionOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::from_owned(msg)?,
+                            ))
+                        }
+                        /// Borrow the full [`PlannedActionView`] with its lifetime tied to `&self`.
+                        #[must_use]
+                        pub fn view(&self) -> &PlannedActionView<'_> {
+                            self.0.reborrow()
+                        }
+                        /// Convert to the owned message type.
+                        ///
+                        /// Infallible: this type's constructors wire-decode their
+                        /// buffer, and a view produced by wire decoding always
+                        /// converts. Delegates to [`::formic_rpc::rt::buffa::OwnedView::to_owned_message`],
+                        /// whose contract also governs handles converted from a raw
+                        /// [`::formic_rpc::rt::buffa::OwnedView`].
+                        #[must_use]
+                        pub fn to_owned_message(&self) -> super::super::PlannedAction {
+                            self.0.to_owned_message()
+                        }
+                        /// The underlying bytes buffer.
+                        #[must_use]
+                        pub fn bytes(&self) -> &::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.bytes()
+                        }
+                        /// Consume the handle, returning the underlying bytes buffer.
+                        #[must_use]
+                        pub fn into_bytes(self) -> ::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.into_bytes()
+                        }
+                        /// start, stop, kill, wait, keep.
+                        ///
+                        /// Field 1: `action`
+                        #[must_use]
+                        pub fn action(&self) -> &'_ str {
+                            self.0.reborrow().action
+                        }
+                        /// Field 2: `service`
+                        #[must_use]
+                        pub fn service(&self) -> &'_ str {
+                            self.0.reborrow().service
+                        }
+                        /// Field 3: `slot`
+                        #[must_use]
+                        pub fn slot(&self) -> u32 {
+                            self.0.reborrow().slot
+                        }
+                        /// Empty for a start.
+                        ///
+                        /// Field 4: `instance`
+                        #[must_use]
+                        pub fn instance(&self) -> &'_ str {
+                            self.0.reborrow().instance
+                        }
+                        /// Why, in a few words.
+                        ///
+                        /// Field 5: `cause`
+                        #[must_use]
+                        pub fn cause(&self) -> &'_ str {
+                            self.0.reborrow().cause
+                        }
+                    }
+                    impl ::core::convert::From<::formic_rpc::rt::buffa::OwnedView<PlannedActionView<'static>>>
+                        for PlannedActionOwnedView
+                    {
+                        fn from(
+                            inner: ::formic_rpc::rt::buffa::OwnedView<PlannedActionView<'static>>,
+                        ) -> Self {
+                            PlannedActionOwnedView(inner)
+                        }
+                    }
+                    impl ::core::convert::From<PlannedActionOwnedView>
+                        for ::formic_rpc::rt::buffa::OwnedView<PlannedActionView<'static>>
+                    {
+                        fn from(wrapper: PlannedActionOwnedView) -> Self {
+                            wrapper.0
+                        }
+                    }
+                    impl
+                        ::core::convert::AsRef<::formic_rpc::rt::buffa::OwnedView<PlannedActionView<'static>>>
+                        for PlannedActionOwnedView
+                    {
+                        fn as_ref(&self) -> &::formic_rpc::rt::buffa::OwnedView<PlannedActionView<'static>> {
+                            &self.0
+                        }
+                    }
+                    impl ::formic_rpc::rt::buffa::HasMessageView for super::super::PlannedAction {
+                        type View<'a> = PlannedActionView<'a>;
+                        type ViewHandle = PlannedActionOwnedView;
+                    }
+                    impl ::formic_rpc::rt::serde::Serialize for PlannedActionOwnedView {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            ::formic_rpc::rt::serde::Serialize::serialize(&self.0, __s)
+                        }
+                    }
+                    #[derive(Clone, Debug, Default)]
+                    pub struct ApplyRequestView<'a> {
+                        /// As in `PlanRequest`.
+                        ///
+                        /// Field 1: `manifest`
+                        pub manifest: &'a str,
+                        /// Field 2: `artifacts` (map)
+                        pub artifacts: ::formic_rpc::rt::buffa::MapView<'a, &'a str, &'a str>,
+                        /// Refused unless this is the index of the present desired state; not set: applied to whatever there is.
+                        ///
+                        /// Field 3: `index`
+                        pub index: ::core::option::Option<u64>,
+                        pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFieldsView<'a>,
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageView<'a> for ApplyRequestView<'a> {
+                        type Owned = super::super::ApplyRequest;
+                        fn decode_view(
+                            buf: &'a [u8],
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let __limit =
+                                ::core::cell::Cell::new(::formic_rpc::rt::buffa::DEFAULT_UNKNOWN_FIELD_LIMIT);
+                            let __elem = ::core::cell::Cell::new(
+                                ::formic_rpc::rt::buffa::DEFAULT_ELEMENT_MEMORY_LIMIT,
+                            );
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                buf,
+                                ::formic_rpc::rt::buffa::DecodeContext::new(
+                                    ::formic_rpc::rt::buffa::RECURSION_LIMIT,
+                                    &__limit,
+                                )
+                                .with_element_memory(&__elem),
+                            )
+                        }
+                        fn decode_view_with_ctx(
+                            buf: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(buf, ctx)
+                        }
+                        #[inline]
+                        fn merge_view_field(
+                            &mut self,
+                            tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                            cur: &'a [u8],
+                            before_tag: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<&'a [u8], ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let _ = ctx;
+                            #[allow(unused_variables)]
+                            let view = self;
+                            let mut cur = cur;
+                            match tag.field_number() {
+                                1u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    view.manifest = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
+                                }
+                                3u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                                    )?;
+                                    view.index =
+                                        Some(::formic_rpc::rt::buffa::types::decode_uint64(&mut cur)?);
+                                }
+                                2u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    let entry_bytes = ::formic_rpc::rt::buffa::types::borrow_bytes(&mut cur)?;
+                                    let mut entry_cur: &'a [u8] = entry_bytes;
+                                    let mut key = "";
+                                    let mut val = "";
+                                    ctx.register_element_memory(
+                                        ::formic_rpc::rt::buffa::__private::element_footprint(&key)
+                                            + ::formic_rpc::rt::buffa::__private::element_footprint(&val),
+                                    )?;
+                                    while !entry_cur.is_empty() {
+                                        let entry_tag =
+                                            ::formic_rpc::rt::buffa::encoding::Tag::decode(&mut entry_cur)?;
+                                        match entry_tag.field_number() {
+                                            1 => {
+                                                ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        entry_tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                                key = ::formic_rpc::rt::buffa::types::borrow_str(
+                                                    &mut entry_cur,
+                                                )?;
+                                            }
+                                            2 => {
+                                                ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        entry_tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                                val = ::formic_rpc::rt::buffa::types::borrow_str(
+                                                    &mut entry_cur,
+                                                )?;
+                                            }
+                                            _ => {
+                                                ::formic_rpc::rt::buffa::encoding::skip_field_depth(
+                                                    entry_tag,
+                                                    &mut entry_cur,
+                                                    ctx.depth(),
+                                                )?;
+                                            }
+                                        }
+                                    }
+                                    view.artifacts.push(key, val);
+                                }
+                                _ => {
+                                    ::formic_rpc::rt::buffa::encoding::skip_field_depth(
+                                        tag,
+                                        &mut cur,
+                                        ctx.depth(),
+                                    )?;
+                                    let span_len = before_tag.len() - cur.len();
+                                    view.__buffa_unknown_fields.push_record(before_tag, span_len, ctx)?;
+                                }
+                            }
+                            ::core::result::Result::Ok(cur)
+                        }
+                        fn to_owned_message(
+                            &self,
+                        ) -> ::core::result::Result<
+                            super::super::ApplyRequest,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            self.to_owned_from_source(None)
+                        }
+                        #[allow(clippy::useless_conversion, clippy::needless_update)]
+                        fn to_owned_from_source(
+                            &self,
+                            __buffa_src: ::core::option::Option<&::formic_rpc::rt::buffa::bytes::Bytes>,
+                        ) -> ::core::result::Result<
+                            super::super::ApplyRequest,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::alloc::string::ToString as _;
+                            let _ = __buffa_src;
+                            ::core::result::Result::Ok(super::super::ApplyRequest {
+                                manifest: self.manifest.to_string(),
+                                artifacts: self
+                                    .artifacts
+                                    .iter()
+                                    .map(|(k, v)| (k.to_string(), v.to_string()))
+                                    .collect(),
+                                index: self.index,
+                                __buffa_unknown_fields: self.__buffa_unknown_fields.to_owned()?.into(),
+                                ..::core::default::Default::default()
+                            })
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::ViewEncode<'a> for ApplyRequestView<'a> {
+                        #[allow(clippy::needless_borrow, clippy::let_and_return)]
+                        fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            let mut size = 0u64;
+                            if !self.manifest.is_empty() {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.manifest)
+                                        as u64;
+                            }
+                            #[allow(clippy::for_kv_map)]
+                            for (k, v) in &self.artifacts {
+                                let entry_size: u64 = 1u64
+                                    + ::formic_rpc::rt::buffa::types::string_encoded_len(k) as u64
+                                    + 1u64
+                                    + ::formic_rpc::rt::buffa::types::string_encoded_len(v) as u64;
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::encoding::varint_len(entry_size) as u64
+                                    + entry_size;
+                            }
+                            if let Some(v) = self.index {
+                                size += 1u64 + ::formic_rpc::rt::buffa::types::uint64_encoded_len(v) as u64;
+                            }
+                            size += self.__buffa_unknown_fields.encoded_len() as u64;
+                            ::formic_rpc::rt::buffa::saturate_size(size)
+                        }
+                        #[allow(clippy::needless_borrow)]
+                        fn write_to(
+                            &self,
+                            _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                            buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                        ) {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            if !self.manifest.is_empty() {
+                                ::formic_rpc::rt::buffa::types::put_string_field(1u32, &self.manifest, buf);
+                            }
+                            for (k, v) in &self.artifacts {
+                                let entry_size: u64 = 1u64
+                                    + ::formic_rpc::rt::buffa::types::string_encoded_len(k) as u64
+                                    + 1u64
+                                    + ::formic_rpc::rt::buffa::types::string_encoded_len(v) as u64;
+                                ::formic_rpc::rt::buffa::encoding::Tag::new(
+                                    2u32,
+                                    ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                )
+                                .encode(buf);
+                                ::formic_rpc::rt::buffa::encoding::encode_varint(entry_size, buf);
+                                ::formic_rpc::rt::buffa::encoding::Tag::new(
+                                    1u32,
+                                    ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                )
+                                .encode(buf);
+                                ::formic_rpc::rt::buffa::types::encode_string(k, buf);
+                                ::formic_rpc::rt::buffa::encoding::Tag::new(
+                                    2u32,
+                                    ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                )
+                                .encode(buf);
+                                ::formic_rpc::rt::buffa::types::encode_string(v, buf);
+                            }
+                            if let Some(v) = self.index {
+                                ::formic_rpc::rt::buffa::types::put_uint64_field(3u32, v, buf);
+                            }
+                            self.__buffa_unknown_fields.write_to(buf);
+                        }
+                    }
+                    /// Serializes this view as protobuf JSON.
+                    ///
+                    /// Implicit-presence fields with default values are omitted, `required`
+                    /// fields are always emitted, explicit-presence (`optional`) fields are
+                    /// emitted only when set, bytes fields are base64-encoded, and enum
+                    /// values are their proto name strings.
+                    ///
+                    /// This impl uses `serialize_map(None)` because the number of emitted
+                    /// fields depends on default-omission rules; serializers that require
+                    /// known map lengths (e.g. `bincode`) will return a runtime error.
+                    /// Use the owned message type for those formats.
+                    impl<'__a> ::formic_rpc::rt::serde::Serialize for ApplyRequestView<'__a> {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            use ::formic_rpc::rt::serde::ser::SerializeMap as _;
+                            let mut __map = __s.serialize_map(::core::option::Option::None)?;
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str(self.manifest) {
+                                __map.serialize_entry("manifest", self.manifest)?;
+                            }
+                            if !self.artifacts.is_empty() {
+                                struct _WM<'__a, '__x>(
+                                    &'__x ::formic_rpc::rt::buffa::MapView<'__x, &'__a str, &'__a str>,
+                                );
+                                impl<'__a> ::formic_rpc::rt::serde::Serialize for _WM<'__a, '_> {
+                                    fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                                        &self,
+                                        __s: __S,
+                                    ) -> ::core::result::Result<__S::Ok, __S::Error>
+                                    {
+                                        use ::formic_rpc::rt::serde::ser::SerializeMap as _;
+                                        let mut __m =
+                                            __s.serialize_map(::core::option::Option::Some(self.0.len()))?;
+                                        for (k, v) in self.0.iter_unique() {
+                                            __m.serialize_entry(k, v)?;
+                                        }
+                                        __m.end()
+                                    }
+                                }
+                                __map.serialize_entry("artifacts", &_WM(&self.artifacts))?;
+                            }
+                            if let ::core::option::Option::Some(__v) = self.index {
+                                __map.serialize_entry(
+                                    "index",
+                                    &::formic_rpc::rt::buffa::json_helpers::ProtoJson(&__v),
+                                )?;
+                            }
+                            __map.end()
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageName for ApplyRequestView<'a> {
+                        const PACKAGE: &'static str = "formic.control.v1";
+                        const NAME: &'static str = "ApplyRequest";
+                        const FULL_NAME: &'static str = "formic.control.v1.ApplyRequest";
+                        const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.ApplyRequest";
+                    }
+                    ::formic_rpc::rt::buffa::impl_default_view_instance!(ApplyRequestView);
+                    ::formic_rpc::rt::buffa::impl_view_reborrow!(ApplyRequestView);
+                    /** Self-contained, `'static` owned view of a `ApplyRequest` message.
+
+                    Wraps [`::formic_rpc::rt::buffa::OwnedView`]`<`[`ApplyRequestView`]`<'static>>`: the decoded view and the [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer it borrows from travel together, so the handle is `'static` and `Send + Sync` — suitable for async handlers, spawned tasks, and anywhere a `'static` bound is required.
+
+                    Field accessors return borrows tied to `&self`. Use [`Self::view`] to get the full [`ApplyRequestView`] when you need struct patterns, iteration helpers, or to pass the view to lifetime-parameterised code.*/
+                    #[derive(Clone, Debug)]
+                    pub struct ApplyRequestOwnedView(
+                        ::formic_rpc::rt::buffa::OwnedView<ApplyRequestView<'static>>,
+                    );
+                    impl ApplyRequestOwnedView {
+                        /// Decode an owned view from a [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer.
+                        ///
+                        /// The view borrows directly from the buffer's data; the buffer is
+                        /// retained inside the returned handle.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer contains invalid
+                        /// protobuf data.
+                        pub fn decode(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(ApplyRequestOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode(bytes)?,
+                            ))
+                        }
+                        /// Decode with custom [`::formic_rpc::rt::buffa::DecodeOptions`] (recursion limit,
+                        /// max message size).
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer is invalid or
+                        /// exceeds the configured limits.
+                        pub fn decode_with_options(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                            opts: &::formic_rpc::rt::buffa::DecodeOptions,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(ApplyRequestOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode_with_options(bytes, opts)?,
+                            ))
+                        }
+                        /// Build from an owned message via an encode → decode round-trip.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError::MessageTooLarge`] if the
+                        /// message's encoded size exceeds the 2 GiB protobuf limit, or
+                        /// another [`::formic_rpc::rt::buffa::DecodeError`] if the re-encoded bytes are
+                        /// somehow invalid (should not happen for well-formed messages).
+                        pub fn from_owned(
+                            msg: &super::super::ApplyRequest,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(ApplyRequestOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::from_owned(msg)?,
+                            ))
+                        }
+                        /// Borrow the full [`ApplyRequestView`] with its lifetime tied to `&self`.
+                        #[must_use]
+                        pub fn view(&self) -> &ApplyRequestView<'_> {
+                            self.0.reborrow()
+                        }
+                        /// Convert to the owned message type.
+                        ///
+                        /// Infallible: this type's constructors wire-decode their
+                        /// buffer, and a view produced by wire decoding always
+                        /// converts. Delegates to [`::formic_rpc::rt::buffa::OwnedView::to_owned_message`],
+                        /// whose contract also governs handles converted from a raw
+                        /// [`::formic_rpc::rt::buffa::OwnedView`].
+                        #[must_use]
+                        pub fn to_owned_message(&self) -> super::super::ApplyRequest {
+                            self.0.to_owned_message()
+                        }
+                        /// The underlying bytes buffer.
+                        #[must_use]
+                        pub fn bytes(&self) -> &::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.bytes()
+                        }
+                        /// Consume the handle, returning the underlying bytes buffer.
+                        #[must_use]
+                        pub fn into_bytes(self) -> ::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.into_bytes()
+                        }
+                        /// As in `PlanRequest`.
+                        ///
+                        /// Field 1: `manifest`
+                        #[must_use]
+                        pub fn manifest(&self) -> &'_ str {
+                            self.0.reborrow().manifest
+                        }
+                        /// Field 2: `artifacts` (map)
+                        #[must_use]
+                        pub fn artifacts(&self) -> &::formic_rpc::rt::buffa::MapView<'_, &'_ str, &'_ str> {
+                            &self.0.reborrow().artifacts
+                        }
+                        /// Refused unless this is the index of the present desired state; not set: applied to whatever there is.
+                        ///
+                        /// Field 3: `index`
+                        #[must_use]
+                        pub fn index(&self) -> ::core::option::Option<u64> {
+                            self.0.reborrow().index
+                        }
+                    }
+                    impl ::core::convert::From<::formic_rpc::rt::buffa::OwnedView<ApplyRequestView<'static>>>
+                        for ApplyRequestOwnedView
+                    {
+                        fn from(
+                            inner: ::formic_rpc::rt::buffa::OwnedView<ApplyRequestView<'static>>,
+                        ) -> Self {
+                            ApplyRequestOwnedView(inner)
+                        }
+                    }
+                    impl ::core::convert::From<ApplyRequestOwnedView>
+                        for ::formic_rpc::rt::buffa::OwnedView<ApplyRequestView<'static>>
+                    {
+                        fn from(wrapper: ApplyRequestOwnedView) -> Self {
+                            wrapper.0
+                        }
+                    }
+                    impl ::core::convert::AsRef<::formic_rpc::rt::buffa::OwnedView<ApplyRequestView<'static>>>
+                        for ApplyRequestOwnedView
+                    {
+                        fn as_ref(&self) -> &::formic_rpc::rt::buffa::OwnedView<ApplyRequestView<'static>> {
+                            &self.0
+                        }
+                    }
+                    impl ::formic_rpc::rt::buffa::HasMessageView for super::super::ApplyRequest {
+                        type View<'a> = ApplyRequestView<'a>;
+                        type ViewHandle = ApplyRequestOwnedView;
+                    }
+                    impl ::formic_rpc::rt::serde::Serialize for ApplyRequestOwnedView {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            ::formic_rpc::rt::serde::Serialize::serialize(&self.0, __s)
+                        }
+                    }
+                    #[derive(Clone, Debug, Default)]
+                    pub struct ScaleRequestView<'a> {
+                        /// Service and number of instances.
+                        ///
+                        /// Field 1: `replicas` (map)
+                        pub replicas: ::formic_rpc::rt::buffa::MapView<'a, &'a str, u32>,
+                        /// Field 2: `index`
+                        pub index: ::core::option::Option<u64>,
+                        pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFieldsView<'a>,
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageView<'a> for ScaleRequestView<'a> {
+                        type Owned = super::super::ScaleRequest;
+                        fn decode_view(
+                            buf: &'a [u8],
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let __limit =
+                                ::core::cell::Cell::new(::formic_rpc::rt::buffa::DEFAULT_UNKNOWN_FIELD_LIMIT);
+                            let __elem = ::core::cell::Cell::new(
+                                ::formic_rpc::rt::buffa::DEFAULT_ELEMENT_MEMORY_LIMIT,
+                            );
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                buf,
+                                ::formic_rpc::rt::buffa::DecodeContext::new(
+                                    ::formic_rpc::rt::buffa::RECURSION_LIMIT,
+                                    &__limit,
+                                )
+                                .with_element_memory(&__elem),
+                            )
+                        }
+                        fn decode_view_with_ctx(
+                            buf: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(buf, ctx)
+                        }
+                        #[inline]
+                        fn merge_view_field(
+                            &mut self,
+                            tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                            cur: &'a [u8],
+                            before_tag: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<&'a [u8], ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let _ = ctx;
+                            #[allow(unused_variables)]
+                            let view = self;
+                            let mut cur = cur;
+                            match tag.field_number() {
+                                2u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                                    )?;
+                                    view.index =
+                                        Some(::formic_rpc::rt::buffa::types::decode_uint64(&mut cur)?);
+                                }
+                                1u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    let entry_bytes = ::formic_rpc::rt::buffa::types::borrow_bytes(&mut cur)?;
+                                    let mut entry_cur: &'a [u8] = entry_bytes;
+                                    let mut key = "";
+                                    let mut val = ::core::default::Default::default();
+                                    ctx.register_element_memory(
+                                        ::formic_rpc::rt::buffa::__private::element_footprint(&key)
+                                            + ::formic_rpc::rt::buffa::__private::element_footprint(&val),
+                                    )?;
+                                    while !entry_cur.is_empty() {
+                                        let entry_tag =
+                                            ::formic_rpc::rt::buffa::encoding::Tag::decode(&mut entry_cur)?;
+                                        match entry_tag.field_number() {
+                                            1 => {
+                                                ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        entry_tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                                key = ::formic_rpc::rt::buffa::types::borrow_str(
+                                                    &mut entry_cur,
+                                                )?;
+                                            }
+                                            2 => {
+                                                ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                                    entry_tag,
+                                                    ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                                                )?;
+                                                val = ::formic_rpc::rt::buffa::types::decode_uint32(
+                                                    &mut entry_cur,
+                                                )?;
+                                            }
+                                            _ => {
+                                                ::formic_rpc::rt::buffa::encoding::skip_field_depth(
+                                                    entry_tag,
+                                                    &mut entry_cur,
+                                                    ctx.depth(),
+                                                )?;
+                                            }
+                                        }
+                                    }
+                                    view.replicas.push(key, val);
+                                }
+                                _ => {
+                                    ::formic_rpc::rt::buffa::encoding::skip_field_depth(
+                                        tag,
+                                        &mut cur,
+                                        ctx.depth(),
+                                    )?;
+                                    let span_len = before_tag.len() - cur.len();
+                                    view.__buffa_unknown_fields.push_record(before_tag, span_len, ctx)?;
+                                }
+                            }
+                            ::core::result::Result::Ok(cur)
+                        }
+                        fn to_owned_message(
+                            &self,
+                        ) -> ::core::result::Result<
+                            super::super::ScaleRequest,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            self.to_owned_from_source(None)
+                        }
+                        #[allow(clippy::useless_conversion, clippy::needless_update)]
+                        fn to_owned_from_source(
+                            &self,
+                            __buffa_src: ::core::option::Option<&::formic_rpc::rt::buffa::bytes::Bytes>,
+                        ) -> ::core::result::Result<
+                            super::super::ScaleRequest,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::alloc::string::ToString as _;
+                            let _ = __buffa_src;
+                            ::core::result::Result::Ok(super::super::ScaleRequest {
+                                replicas: self.replicas.iter().map(|(k, v)| (k.to_string(), *v)).collect(),
+                                index: self.index,
+                                __buffa_unknown_fields: self.__buffa_unknown_fields.to_owned()?.into(),
+                                ..::core::default::Default::default()
+                            })
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::ViewEncode<'a> for ScaleRequestView<'a> {
+                        #[allow(clippy::needless_borrow, clippy::let_and_return)]
+                        fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            let mut size = 0u64;
+                            #[allow(clippy::for_kv_map)]
+                            for (k, v) in &self.replicas {
+                                let entry_size: u64 = 1u64
+                                    + ::formic_rpc::rt::buffa::types::string_encoded_len(k) as u64
+                                    + 1u64
+                                    + ::formic_rpc::rt::buffa::types::uint32_encoded_len(*v) as u64;
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::encoding::varint_len(entry_size) as u64
+                                    + entry_size;
+                            }
+                            if let Some(v) = self.index {
+                                size += 1u64 + ::formic_rpc::rt::buffa::types::uint64_encoded_len(v) as u64;
+                            }
+                            size += self.__buffa_unknown_fields.encoded_len() as u64;
+                            ::formic_rpc::rt::buffa::saturate_size(size)
+                        }
+                        #[allow(clippy::needless_borrow)]
+                        fn write_to(
+                            &self,
+                            _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                            buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                        ) {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            for (k, v) in &self.replicas {
+                                let entry_size: u64 = 1u64
+                                    + ::formic_rpc::rt::buffa::types::string_encoded_len(k) as u64
+                                    + 1u64
+                                    + ::formic_rpc::rt::buffa::types::uint32_encoded_len(*v) as u64;
+                                ::formic_rpc::rt::buffa::encoding::Tag::new(
+                                    1u32,
+                                    ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                )
+                                .encode(buf);
+                                ::formic_rpc::rt::buffa::encoding::encode_varint(entry_size, buf);
+                                ::formic_rpc::rt::buffa::encoding::Tag::new(
+                                    1u32,
+                                    ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                )
+                                .encode(buf);
+                                ::formic_rpc::rt::buffa::types::encode_string(k, buf);
+                                ::formic_rpc::rt::buffa::encoding::Tag::new(
+                                    2u32,
+                                    ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                                )
+                                .encode(buf);
+                                ::formic_rpc::rt::buffa::types::encode_uint32(*v, buf);
+                            }
+                            if let Some(v) = self.index {
+                                ::formic_rpc::rt::buffa::types::put_uint64_field(2u32, v, buf);
+                            }
+                            self.__buffa_unknown_fields.write_to(buf);
+                        }
+                    }
+                    /// Serializes this view as protobuf JSON.
+                    ///
+                    /// Implicit-presence fields with default values are omitted, `required`
+                    /// fields are always emitted, explicit-presence (`optional`) fields are
+                    /// emitted only when set, bytes fields are base64-encoded, and enum
+                    /// values are their proto name strings.
+                    ///
+                    /// This impl uses `serialize_map(None)` because the number of emitted
+                    /// fields depends on default-omission rules; serializers that require
+                    /// known map lengths (e.g. `bincode`) will return a runtime error.
+                    /// Use the owned message type for those formats.
+                    impl<'__a> ::formic_rpc::rt::serde::Serialize for ScaleRequestView<'__a> {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            use ::formic_rpc::rt::serde::ser::SerializeMap as _;
+                            let mut __map = __s.serialize_map(::core::option::Option::None)?;
+                            if !self.replicas.is_empty() {
+                                struct _WM<'__a, '__x>(
+                                    &'__x ::formic_rpc::rt::buffa::MapView<'__x, &'__a str, u32>,
+                                );
+                                impl<'__a> ::formic_rpc::rt::serde::Serialize for _WM<'__a, '_> {
+                                    fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                                        &self,
+                                        __s: __S,
+                                    ) -> ::core::result::Result<__S::Ok, __S::Error>
+                                    {
+                                        use ::formic_rpc::rt::serde::ser::SerializeMap as _;
+                                        let mut __m =
+                                            __s.serialize_map(::core::option::Option::Some(self.0.len()))?;
+                                        for (k, v) in self.0.iter_unique() {
+                                            __m.serialize_entry(
+                                                k,
+                                                &::formic_rpc::rt::buffa::json_helpers::ProtoJson(v),
+                                            )?;
+                                        }
+                                        __m.end()
+                                    }
+                                }
+                                __map.serialize_entry("replicas", &_WM(&self.replicas))?;
+                            }
+                            if let ::core::option::Option::Some(__v) = self.index {
+                                __map.serialize_entry(
+                                    "index",
+                                    &::formic_rpc::rt::buffa::json_helpers::ProtoJson(&__v),
+                                )?;
+                            }
+                            __map.end()
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageName for ScaleRequestView<'a> {
+                        const PACKAGE: &'static str = "formic.control.v1";
+                        const NAME: &'static str = "ScaleRequest";
+                        const FULL_NAME: &'static str = "formic.control.v1.ScaleRequest";
+                        const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.ScaleRequest";
+                    }
+                    ::formic_rpc::rt::buffa::impl_default_view_instance!(ScaleRequestView);
+                    ::formic_rpc::rt::buffa::impl_view_reborrow!(ScaleRequestView);
+                    /** Self-contained, `'static` owned view of a `ScaleRequest` message.
+
+                    Wraps [`::formic_rpc::rt::buffa::OwnedView`]`<`[`ScaleRequestView`]`<'static>>`: the decoded view and the [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer it borrows from travel together, so the handle is `'static` and `Send + Sync` — suitable for async handlers, spawned tasks, and anywhere a `'static` bound is required.
+
+                    Field accessors return borrows tied to `&self`. Use [`Self::view`] to get the full [`ScaleRequestView`] when you need struct patterns, iteration helpers, or to pass the view to lifetime-parameterised code.*/
+                    #[derive(Clone, Debug)]
+                    pub struct ScaleRequestOwnedView(
+                        ::formic_rpc::rt::buffa::OwnedView<ScaleRequestView<'static>>,
+                    );
+                    impl ScaleRequestOwnedView {
+                        /// Decode an owned view from a [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer.
+                        ///
+                        /// The view borrows directly from the buffer's data; the buffer is
+                        /// retained inside the returned handle.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer contains invalid
+                        /// protobuf data.
+                        pub fn decode(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(ScaleRequestOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode(bytes)?,
+                            ))
+                        }
+                        /// Decode with custom [`::formic_rpc::rt::buffa::DecodeOptions`] (recursion limit,
+                        /// max message size).
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer is invalid or
+                        /// exceeds the configured limits.
+                        pub fn decode_with_options(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                            opts: &::formic_rpc::rt::buffa::DecodeOptions,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(ScaleRequestOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode_with_options(bytes, opts)?,
+                            ))
+                        }
+                        /// Build from an owned message via an encode → decode round-trip.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError::MessageTooLarge`] if the
+                        /// message's encoded size exceeds the 2 GiB protobuf limit, or
+                        /// another [`::formic_rpc::rt::buffa::DecodeError`] if the re-encoded bytes are
+                        /// somehow invalid (should not happen for well-formed messages).
+                        pub fn from_owned(
+                            msg: &super::super::ScaleRequest,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(ScaleRequestOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::from_owned(msg)?,
+                            ))
+                        }
+                        /// Borrow the full [`ScaleRequestView`] with its lifetime tied to `&self`.
+                        #[must_use]
+                        pub fn view(&self) -> &ScaleRequestView<'_> {
+                            self.0.reborrow()
+                        }
+                        /// Convert to the owned message type.
+                        ///
+                        /// Infallible: this type's constructors wire-decode their
+                        /// buffer, and a view produced by wire decoding always
+                        /// converts. Delegates to [`::formic_rpc::rt::buffa::OwnedView::to_owned_message`],
+                        /// whose contract also governs handles converted from a raw
+                        /// [`::formic_rpc::rt::buffa::OwnedView`].
+                        #[must_use]
+                        pub fn to_owned_message(&self) -> super::super::ScaleRequest {
+                            self.0.to_owned_message()
+                        }
+                        /// The underlying bytes buffer.
+                        #[must_use]
+                        pub fn bytes(&self) -> &::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.bytes()
+                        }
+                        /// Consume the handle, returning the underlying bytes buffer.
+                        #[must_use]
+                        pub fn into_bytes(self) -> ::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.into_bytes()
+                        }
+                        /// Service and number of instances.
+                        ///
+                        /// Field 1: `replicas` (map)
+                        #[must_use]
+                        pub fn replicas(&self) -> &::formic_rpc::rt::buffa::MapView<'_, &'_ str, u32> {
+                            &self.0.reborrow().replicas
+                        }
+                        /// Field 2: `index`
+                        #[must_use]
+                        pub fn index(&self) -> ::core::option::Option<u64> {
+                            self.0.reborrow().index
+                        }
+                    }
+                    impl ::core::convert::From<::formic_rpc::rt::buffa::OwnedView<ScaleRequestView<'static>>>
+                        for ScaleRequestOwnedView
+                    {
+                        fn from(
+                            inner: ::formic_rpc::rt::buffa::OwnedView<ScaleRequestView<'static>>,
+                        ) -> Self {
+                            ScaleRequestOwnedView(inner)
+                        }
+                    }
+                    impl ::core::convert::From<ScaleRequestOwnedView>
+                        for ::formic_rpc::rt::buffa::OwnedView<ScaleRequestView<'static>>
+                    {
+                        fn from(wrapper: ScaleRequestOwnedView) -> Self {
+                            wrapper.0
+                        }
+                    }
+                    impl ::core::convert::AsRef<::formic_rpc::rt::buffa::OwnedView<ScaleRequestView<'static>>>
+                        for ScaleRequestOwnedView
+                    {
+                        fn as_ref(&self) -> &::formic_rpc::rt::buffa::OwnedView<ScaleRequestView<'static>> {
+                            &self.0
+                        }
+                    }
+                    impl ::formic_rpc::rt::buffa::HasMessageView for super::super::ScaleRequest {
+                        type View<'a> = ScaleRequestView<'a>;
+                        type ViewHandle = ScaleRequestOwnedView;
+                    }
+                    impl ::formic_rpc::rt::serde::Serialize for ScaleRequestOwnedView {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            ::formic_rpc::rt::serde::Serialize::serialize(&self.0, __s)
+                        }
+                    }
+                    #[derive(Clone, Debug, Default)]
+                    pub struct RollbackRequestView<'a> {
+                        /// Index of the desired state that is to come back; not set: the one before the present.
+                        ///
+                        /// Field 1: `to`
+                        pub to: ::core::option::Option<u64>,
+                        /// Field 2: `index`
+                        pub index: ::core::option::Option<u64>,
+                        pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFieldsView<'a>,
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageView<'a> for RollbackRequestView<'a> {
+                        type Owned = super::super::RollbackRequest;
+                        fn decode_view(
+                            buf: &'a [u8],
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let __limit =
+                                ::core::cell::Cell::new(::formic_rpc::rt::buffa::DEFAULT_UNKNOWN_FIELD_LIMIT);
+                            let __elem = ::core::cell::Cell::new(
+                                ::formic_rpc::rt::buffa::DEFAULT_ELEMENT_MEMORY_LIMIT,
+                            );
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                buf,
+                                ::formic_rpc::rt::buffa::DecodeContext::new(
+                                    ::formic_rpc::rt::buffa::RECURSION_LIMIT,
+                                    &__limit,
+                                )
+                                .with_element_memory(&__elem),
+                            )
+                        }
+                        fn decode_view_with_ctx(
+                            buf: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(buf, ctx)
+                        }
+                        #[inline]
+                        fn merge_view_field(
+                            &mut self,
+                            tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                            cur: &'a [u8],
+                            before_tag: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<&'a [u8], ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let _ = ctx;
+                            #[allow(unused_variables)]
+                            let view = self;
+                            let mut cur = cur;
+                            match tag.field_number() {
+                                1u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                                    )?;
+                                    view.to = Some(::formic_rpc::rt::buffa::types::decode_uint64(&mut cur)?);
+                                }
+                                2u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                                    )?;
+                                    view.index =
+                                        Some(::formic_rpc::rt::buffa::types::decode_uint64(&mut cur)?);
+                                }
+                                _ => {
+                                    ::formic_rpc::rt::buffa::encoding::skip_field_depth(
+                                        tag,
+                                        &mut cur,
+                                        ctx.depth(),
+                                    )?;
+                                    let span_len = before_tag.len() - cur.len();
+                                    view.__buffa_unknown_fields.push_record(before_tag, span_len, ctx)?;
+                                }
+                            }
+                            ::core::result::Result::Ok(cur)
+                        }
+                        fn to_owned_message(
+                            &self,
+                        ) -> ::core::result::Result<
+                            super::super::RollbackRequest,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            self.to_owned_from_source(None)
+                        }
+                        #[allow(clippy::useless_conversion, clippy::needless_update)]
+                        fn to_owned_from_source(
+                            &self,
+                            __buffa_src: ::core::option::Option<&::formic_rpc::rt::buffa::bytes::Bytes>,
+                        ) -> ::core::result::Result<
+                            super::super::RollbackRequest,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::alloc::string::ToString as _;
+                            let _ = __buffa_src;
+                            ::core::result::Result::Ok(super::super::RollbackRequest {
+                                to: self.to,
+                                index: self.index,
+                                __buffa_unknown_fields: self.__buffa_unknown_fields.to_owned()?.into(),
+                                ..::core::default::Default::default()
+                            })
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::ViewEncode<'a> for RollbackRequestView<'a> {
+                        #[allow(clippy::needless_borrow, clippy::let_and_return)]
+                        fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            let mut size = 0u64;
+                            if let Some(v) = self.to {
+                                size += 1u64 + ::formic_rpc::rt::buffa::types::uint64_encoded_len(v) as u64;
+                            }
+                            if let Some(v) = self.index {
+                                size += 1u64 + ::formic_rpc::rt::buffa::types::uint64_encoded_len(v) as u64;
+                            }
+                            size += self.__buffa_unknown_fields.encoded_len() as u64;
+                            ::formic_rpc::rt::buffa::saturate_size(size)
+                        }
+                        #[allow(clippy::needless_borrow)]
+                        fn write_to(
+                            &self,
+                            _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                            buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                        ) {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            if let Some(v) = self.to {
+                                ::formic_rpc::rt::buffa::types::put_uint64_field(1u32, v, buf);
+                            }
+                            if let Some(v) = self.index {
+                                ::formic_rpc::rt::buffa::types::put_uint64_field(2u32, v, buf);
+                            }
+                            self.__buffa_unknown_fields.write_to(buf);
+                        }
+                    }
+                    /// Serializes this view as protobuf JSON.
+                    ///
+                    /// Implicit-presence fields with default values are omitted, `required`
+                    /// fields are always emitted, explicit-presence (`optional`) fields are
+                    /// emitted only when set, bytes fields are base64-encoded, and enum
+                    /// values are their proto name strings.
+                    ///
+                    /// This impl uses `serialize_map(None)` because the number of emitted
+                    /// fields depends on default-omission rules; serializers that require
+                    /// known map lengths (e.g. `bincode`) will return a runtime error.
+                    /// Use the owned message type for those formats.
+                    impl<'__a> ::formic_rpc::rt::serde::Serialize for RollbackRequestView<'__a> {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            use ::formic_rpc::rt::serde::ser::SerializeMap as _;
+                            let mut __map = __s.serialize_map(::core::option::Option::None)?;
+                            if let ::core::option::Option::Some(__v) = self.to {
+                                __map.serialize_entry(
+                                    "to",
+                                    &::formic_rpc::rt::buffa::json_helpers::ProtoJson(&__v),
+                                )?;
+                            }
+                            if let ::core::option::Option::Some(__v) = self.index {
+                                __map.serialize_entry(
+                                    "index",
+                                    &::formic_rpc::rt::buffa::json_helpers::ProtoJson(&__v),
+                                )?;
+                            }
+                            __map.end()
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageName for RollbackRequestView<'a> {
+                        const PACKAGE: &'static str = "formic.control.v1";
+                        const NAME: &'static str = "RollbackRequest";
+                        const FULL_NAME: &'static str = "formic.control.v1.RollbackRequest";
+                        const TYPE_URL: &'static str =
+                            "type.googleapis.com/formic.control.v1.RollbackRequest";
+                    }
+                    ::formic_rpc::rt::buffa::impl_default_view_instance!(RollbackRequestView);
+                    ::formic_rpc::rt::buffa::impl_view_reborrow!(RollbackRequestView);
+                    /** Self-contained, `'static` owned view of a `RollbackRequest` message.
+
+                    Wraps [`::formic_rpc::rt::buffa::OwnedView`]`<`[`RollbackRequestView`]`<'static>>`: the decoded view and the [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer it borrows from travel together, so the handle is `'static` and `Send + Sync` — suitable for async handlers, spawned tasks, and anywhere a `'static` bound is required.
+
+                    Field accessors return borrows tied to `&self`. Use [`Self::view`] to get the full [`RollbackRequestView`] when you need struct patterns, iteration helpers, or to pass the view to lifetime-parameterised code.*/
+                    #[derive(Clone, Debug)]
+                    pub struct RollbackRequestOwnedView(
+                        ::formic_rpc::rt::buffa::OwnedView<RollbackRequestView<'static>>,
+                    );
+                    impl RollbackRequestOwnedView {
+                        /// Decode an owned view from a [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer.
+                        ///
+                        /// The view borrows directly from the buffer's data; the buffer is
+                        /// retained inside the returned handle.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer contains invalid
+                        /// protobuf data.
+                        pub fn decode(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(RollbackRequestOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode(bytes)?,
+                            ))
+                        }
+                        /// Decode with custom [`::formic_rpc::rt::buffa::DecodeOptions`] (recursion limit,
+                        /// max message size).
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer is invalid or
+                        /// exceeds the configured limits.
+                        pub fn decode_with_options(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                            opts: &::formic_rpc::rt::buffa::DecodeOptions,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(RollbackRequestOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode_with_options(bytes, opts)?,
+                            ))
+                        }
+                        /// Build from an owned message via an encode → decode round-trip.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError::MessageTooLarge`] if the
+                        /// message's encoded size exceeds the 2 GiB protobuf limit, or
+                        /// another [`::formic_rpc::rt::buffa::DecodeError`] if the re-encoded bytes are
+                        /// somehow invalid (should not happen for well-formed messages).
+                        pub fn from_owned(
+                            msg: &super::super::RollbackRequest,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(RollbackRequestOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::from_owned(msg)?,
+                            ))
+                        }
+                        /// Borrow the full [`RollbackRequestView`] with its lifetime tied to `&self`.
+                        #[must_use]
+                        pub fn view(&self) -> &RollbackRequestView<'_> {
+                            self.0.reborrow()
+                        }
+                        /// Convert to the owned message type.
+                        ///
+                        /// Infallible: this type's constructors wire-decode their
+                        /// buffer, and a view produced by wire decoding always
+                        /// converts. Delegates to [`::formic_rpc::rt::buffa::OwnedView::to_owned_message`],
+                        /// whose contract also governs handles converted from a raw
+                        /// [`::formic_rpc::rt::buffa::OwnedView`].
+                        #[must_use]
+                        pub fn to_owned_message(&self) -> super::super::RollbackRequest {
+                            self.0.to_owned_message()
+                        }
+                        /// The underlying bytes buffer.
+                        #[must_use]
+                        pub fn bytes(&self) -> &::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.bytes()
+                        }
+                        /// Consume the handle, returning the underlying bytes buffer.
+                        #[must_use]
+                        pub fn into_bytes(self) -> ::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.into_bytes()
+                        }
+                        /// Index of the desired state that is to come back; not set: the one before the present.
+                        ///
+                        /// Field 1: `to`
+                        #[must_use]
+                        pub fn to(&self) -> ::core::option::Option<u64> {
+                            self.0.reborrow().to
+                        }
+                        /// Field 2: `index`
+                        #[must_use]
+                        pub fn index(&self) -> ::core::option::Option<u64> {
+                            self.0.reborrow().index
+                        }
+                    }
+                    impl
+                        ::core::convert::From<
+                            ::formic_rpc::rt::buffa::OwnedView<RollbackRequestView<'static>>,
+                        > for RollbackRequestOwnedView
+                    {
+                        fn from(
+                            inner: ::formic_rpc::rt::buffa::OwnedView<RollbackRequestView<'static>>,
+                        ) -> Self {
+                            RollbackRequestOwnedView(inner)
+                        }
+                    }
+                    impl ::core::convert::From<RollbackRequestOwnedView>
+                        for ::formic_rpc::rt::buffa::OwnedView<RollbackRequestView<'static>>
+                    {
+                        fn from(wrapper: RollbackRequestOwnedView) -> Self {
+                            wrapper.0
+                        }
+                    }
+                    impl
+                        ::core::convert::AsRef<
+                            ::formic_rpc::rt::buffa::OwnedView<RollbackRequestView<'static>>,
+                        > for RollbackRequestOwnedView
+                    {
+                        fn as_ref(
+                            &self,
+                        ) -> &::formic_rpc::rt::buffa::OwnedView<RollbackRequestView<'static>>
+                        {
+                            &self.0
+                        }
+                    }
+                    impl ::formic_rpc::rt::buffa::HasMessageView for super::super::RollbackRequest {
+                        type View<'a> = RollbackRequestView<'a>;
+                        type ViewHandle = RollbackRequestOwnedView;
+                    }
+                    impl ::formic_rpc::rt::serde::Serialize for RollbackRequestOwnedView {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            ::formic_rpc::rt::serde::Serialize::serialize(&self.0, __s)
+                        }
+                    }
+                    #[derive(Clone, Debug, Default)]
+                    pub struct ChangeResponseView<'a> {
+                        /// Index of the desired state now.
+                        ///
+                        /// Field 1: `index`
+                        pub index: u64,
+                        /// False if all was so already.
+                        ///
+                        /// Field 2: `changed`
+                        pub changed: bool,
+                        /// As in `PlanResponse`.
+                        ///
+                        /// Field 3: `changes`
+                        pub changes: ::formic_rpc::rt::buffa::RepeatedView<
+                            'a,
+                            super::super::__buffa::view::ServiceChangeView<'a>,
+                        >,
+                        pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFieldsView<'a>,
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageView<'a> for ChangeResponseView<'a> {
+                        type Owned = super::super::ChangeResponse;
+                        fn decode_view(
+                            buf: &'a [u8],
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let __limit =
+                                ::core::cell::Cell::new(::formic_rpc::rt::buffa::DEFAULT_UNKNOWN_FIELD_LIMIT);
+                            let __elem = ::core::cell::Cell::new(
+                                ::formic_rpc::rt::buffa::DEFAULT_ELEMENT_MEMORY_LIMIT,
+                            );
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                buf,
+                                ::formic_rpc::rt::buffa::DecodeContext::new(
+                                    ::formic_rpc::rt::buffa::RECURSION_LIMIT,
+                                    &__limit,
+                                )
+                                .with_element_memory(&__elem),
+                            )
+                        }
+                        fn decode_view_with_ctx(
+                            buf: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(buf, ctx)
+                        }
+                        #[inline]
+                        fn merge_view_field(
+                            &mut self,
+                            tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                            cur: &'a [u8],
+                            before_tag: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<&'a [u8], ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let _ = ctx;
+                            #[allow(unused_variables)]
+                            let view = self;
+                            let mut cur = cur;
+                            match tag.field_number() {
+                                1u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                                    )?;
+                                    view.index = ::formic_rpc::rt::buffa::types::decode_uint64(&mut cur)?;
+                                }
+                                2u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                                    )?;
+                                    view.changed = ::formic_rpc::rt::buffa::types::decode_bool(&mut cur)?;
+                                }
+                                3u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    let __sub_ctx = ctx.descend()?;
+                                    let sub = ::formic_rpc::rt::buffa::types::borrow_bytes(&mut cur)?;
+                                    ctx.register_element_memory(::core::mem::size_of::<
+                                        super::super::__buffa::view::ServiceChangeView,
+                                    >())?;
+                                    view.changes
+                            .push(
+                                <super::super::__buffa::view::ServiceChangeView as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                    sub,
+                                    __sub_ctx,
+                                )?,
+                            );
+                                }
+                                _ => {
+                                    ::formic_rpc::rt::buffa::encoding::skip_field_depth(
+                                        tag,
+                                        &mut cur,
+                                        ctx.depth(),
+                                    )?;
+                                    let span_len = before_tag.len() - cur.len();
+                                    view.__buffa_unknown_fields.push_record(before_tag, span_len, ctx)?;
+                                }
+                            }
+                            ::core::result::Result::Ok(cur)
+                        }
+                        fn to_owned_message(
+                            &self,
+                        ) -> ::core::result::Result<
+                            super::super::ChangeResponse,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            self.to_owned_from_source(None)
+                        }
+                        #[allow(clippy::useless_conversion, clippy::needless_update)]
+                        fn to_owned_from_source(
+                            &self,
+                            __buffa_src: ::core::option::Option<&::formic_rpc::rt::buffa::bytes::Bytes>,
+                        ) -> ::core::result::Result<
+                            super::super::ChangeResponse,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::alloc::string::ToString as _;
+                            let _ = __buffa_src;
+                            ::core::result::Result::Ok(super::super::ChangeResponse {
+                    index: self.index,
+                    changed: self.changed,
+                    changes: self
+                        .changes
+                        .iter()
+                        .map(|v| v.to_owned_from_source(__buffa_src))
+                        .collect::<::core::result::Result<_, ::formic_rpc::rt::buffa::DecodeError>>()?,
+                    __buffa_unknown_fields: self
+                        .__buffa_unknown_fields
+                        .to_owned()?
+                        .into(),
+                    ..::core::default::Default::default()
+                })
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::ViewEncode<'a> for ChangeResponseView<'a> {
+                        #[allow(clippy::needless_borrow, clippy::let_and_return)]
+                        fn compute_size(&self, __cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            let mut size = 0u64;
+                            if self.index != 0u64 {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::uint64_encoded_len(self.index) as u64;
+                            }
+                            if self.changed {
+                                size += 1u64 + ::formic_rpc::rt::buffa::types::BOOL_ENCODED_LEN as u64;
+                            }
+                            for v in &self.changes {
+                                let __slot = __cache.reserve();
+                                let inner_size = v.compute_size(__cache);
+                                __cache.set(__slot, inner_size);
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::encoding::varint_len(inner_size as u64) as u64
+                                    + inner_size as u64;
+                            }
+                            size += self.__buffa_unknown_fields.encoded_len() as u64;
+                            ::formic_rpc::rt::buffa::saturate_size(size)
+                        }
+                        #[allow(clippy::needless_borrow)]
+                        fn write_to(
+                            &self,
+                            __cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                            buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                        ) {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            if self.index != 0u64 {
+                                ::formic_rpc::rt::buffa::types::put_uint64_field(1u32, self.index, buf);
+                            }
+                            if self.changed {
+                                ::formic_rpc::rt::buffa::types::put_bool_field(2u32, self.changed, buf);
+                            }
+                            for v in &self.changes {
+                                ::formic_rpc::rt::buffa::types::put_len_delimited_header(
+                                    3u32,
+                                    u64::from(__cache.consume_next()),
+                                    buf,
+                                );
+                                v.write_to(__cache, buf);
+                            }
+                            self.__buffa_unknown_fields.write_to(buf);
+                        }
+                    }
+                    /// Serializes this view as protobuf JSON.
+                    ///
+                    /// Implicit-presence fields with default values are omitted, `required`
+                    /// fields are always emitted, explicit-presence (`optional`) fields are
+                    /// emitted only when set, bytes fields are base64-encoded, and enum
+                    /// values are their proto name strings.
+                    ///
+                    /// This impl uses `serialize_map(None)` because the number of emitted
+                    /// fields depends on default-omission rules; serializers that require
+                    /// known map lengths (e.g. `bincode`) will return a runtime error.
+                    /// Use the owned message type for those formats.
+                    impl<'__a> ::formic_rpc::rt::serde::Serialize for ChangeResponseView<'__a> {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            use ::formic_rpc::rt::serde::ser::SerializeMap as _;
+                            let mut __map = __s.serialize_map(::core::option::Option::None)?;
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u64(&self.index) {
+                                __map.serialize_entry(
+                                    "index",
+                                    &::formic_rpc::rt::buffa::json_helpers::ProtoJson(&self.index),
+                                )?;
+                            }
+                            if self.changed {
+                                __map.serialize_entry("changed", &self.changed)?;
+                            }
+                            if !self.changes.is_empty() {
+                                __map.serialize_entry("changes", &*self.changes)?;
+                            }
+                            __map.end()
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageName for ChangeResponseView<'a> {
+                        const PACKAGE: &'static str = "formic.control.v1";
+                        const NAME: &'static str = "ChangeResponse";
+                        const FULL_NAME: &'static str = "formic.control.v1.ChangeResponse";
+                        const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.ChangeResponse";
+                    }
+                    ::formic_rpc::rt::buffa::impl_default_view_instance!(ChangeResponseView);
+                    ::formic_rpc::rt::buffa::impl_view_reborrow!(ChangeResponseView);
+                    /** Self-contained, `'static` owned view of a `ChangeResponse` message.
+
+                    Wraps [`::formic_rpc::rt::buffa::OwnedView`]`<`[`ChangeResponseView`]`<'static>>`: the decoded view and the [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer it borrows from travel together, so the handle is `'static` and `Send + Sync` — suitable for async handlers, spawned tasks, and anywhere a `'static` bound is required.
+
+                    Field accessors return borrows tied to `&self`. Use [`Self::view`] to get the full [`ChangeResponseView`] when you need struct patterns, iteration helpers, or to pass the view to lifetime-parameterised code.*/
+                    #[derive(Clone, Debug)]
+                    pub struct ChangeResponseOwnedView(
+                        ::formic_rpc::rt::buffa::OwnedView<ChangeResponseView<'static>>,
+                    );
+                    impl ChangeResponseOwnedView {
+                        /// Decode an owned view from a [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer.
+                        ///
+                        /// The view borrows directly from the buffer's data; the buffer is
+                        /// retained inside the returned handle.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer contains invalid
+                        /// protobuf data.
+                        pub fn decode(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(ChangeResponseOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode(bytes)?,
+                            ))
+                        }
+                        /// Decode with custom [`::formic_rpc::rt::buffa::DecodeOptions`] (recursion limit,
+                        /// max message size).
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer is invalid or
+                        /// exceeds the configured limits.
+                        pub fn decode_with_options(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                            opts: &::formic_rpc::rt::buffa::DecodeOptions,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(ChangeResponseOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode_with_options(bytes, opts)?,
+                            ))
+                        }
+                        /// Build from an owned message via an encode → decode round-trip.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError::MessageTooLarge`] if the
+                        /// message's encoded size exceeds the 2 GiB protobuf limit, or
+                        /// another [`::formic_rpc::rt::buffa::DecodeError`] if the re-encoded bytes are
+                        /// somehow invalid (should not happen for well-formed messages).
+                        pub fn from_owned(
+                            msg: &super::super::ChangeResponse,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(ChangeResponseOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::from_owned(msg)?,
+                            ))
+                        }
+                        /// Borrow the full [`ChangeResponseView`] with its lifetime tied to `&self`.
+                        #[must_use]
+                        pub fn view(&self) -> &ChangeResponseView<'_> {
+                            self.0.reborrow()
+                        }
+                        /// Convert to the owned message type.
+                        ///
+                        /// Infallible: this type's constructors wire-decode their
+                        /// buffer, and a view produced by wire decoding always
+                        /// converts. Delegates to [`::formic_rpc::rt::buffa::OwnedView::to_owned_message`],
+                        /// whose contract also governs handles converted from a raw
+                        /// [`::formic_rpc::rt::buffa::OwnedView`].
+                        #[must_use]
+                        pub fn to_owned_message(&self) -> super::super::ChangeResponse {
+                            self.0.to_owned_message()
+                        }
+                        /// The underlying bytes buffer.
+                        #[must_use]
+                        pub fn bytes(&self) -> &::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.bytes()
+                        }
+                        /// Consume the handle, returning the underlying bytes buffer.
+                        #[must_use]
+                        pub fn into_bytes(self) -> ::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.into_bytes()
+                        }
+                        /// Index of the desired state now.
+                        ///
+                        /// Field 1: `index`
+                        #[must_use]
+                        pub fn index(&self) -> u64 {
+                            self.0.reborrow().index
+                        }
+                        /// False if all was so already.
+                        ///
+                        /// Field 2: `changed`
+                        #[must_use]
+                        pub fn changed(&self) -> bool {
+                            self.0.reborrow().changed
+                        }
+                        /// As in `PlanResponse`.
+                        ///
+                        /// Field 3: `changes`
+                        #[must_use]
+                        pub fn changes(
+                            &self,
+                        ) -> &::formic_rpc::rt::buffa::RepeatedView<
+                            '_,
+                            super::super::__buffa::view::ServiceChangeView<'_>,
+                        > {
+                            &self.0.reborrow().changes
+                        }
+                    }
+                    impl
+                        ::core::convert::From<::formic_rpc::rt::buffa::OwnedView<ChangeResponseView<'static>>>
+                        for ChangeResponseOwnedView
+                    {
+                        fn from(
+                            inner: ::formic_rpc::rt::buffa::OwnedView<ChangeResponseView<'static>>,
+                        ) -> Self {
+                            ChangeResponseOwnedView(inner)
+                        }
+                    }
+                    impl ::core::convert::From<ChangeResponseOwnedView>
+                        for ::formic_rpc::rt::buffa::OwnedView<ChangeResponseView<'static>>
+                    {
+                        fn from(wrapper: ChangeResponseOwnedView) -> Self {
+                            wrapper.0
+                        }
+                    }
+                    impl
+                        ::core::convert::AsRef<
+                            ::formic_rpc::rt::buffa::OwnedView<ChangeResponseView<'static>>,
+                        > for ChangeResponseOwnedView
+                    {
+                        fn as_ref(&self) -> &::formic_rpc::rt::buffa::OwnedView<ChangeResponseView<'static>> {
+                            &self.0
+                        }
+                    }
+                    impl ::formic_rpc::rt::buffa::HasMessageView for super::super::ChangeResponse {
+                        type View<'a> = ChangeResponseView<'a>;
+                        type ViewHandle = ChangeResponseOwnedView;
+                    }
+                    impl ::formic_rpc::rt::serde::Serialize for ChangeResponseOwnedView {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            ::formic_rpc::rt::serde::Serialize::serialize(&self.0, __s)
+                        }
+                    }
+                    #[derive(Clone, Debug, Default)]
+                    pub struct RestartRequestView<'a> {
+                        /// Field 1: `services`
+                        pub services: ::formic_rpc::rt::buffa::RepeatedView<'a, &'a str>,
+                        pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFieldsView<'a>,
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageView<'a> for RestartRequestView<'a> {
+                        type Owned = super::super::RestartRequest;
+                        fn decode_view(
+                            buf: &'a [u8],
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let __limit =
+                                ::core::cell::Cell::new(::formic_rpc::rt::buffa::DEFAULT_UNKNOWN_FIELD_LIMIT);
+                            let __elem = ::core::cell::Cell::new(
+                                ::formic_rpc::rt::buffa::DEFAULT_ELEMENT_MEMORY_LIMIT,
+                            );
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                buf,
+                                ::formic_rpc::rt::buffa::DecodeContext::new(
+                                    ::formic_rpc::rt::buffa::RECURSION_LIMIT,
+                                    &__limit,
+                                )
+                                .with_element_memory(&__elem),
+                            )
+                        }
+                        fn decode_view_with_ctx(
+                            buf: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(buf, ctx)
+                        }
+                        #[inline]
+                        fn merge_view_field(
+                            &mut self,
+                            tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                            cur: &'a [u8],
+                            before_tag: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<&'a [u8], ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let _ = ctx;
+                            #[allow(unused_variables)]
+                            let view = self;
+                            let mut cur = cur;
+                            match tag.field_number() {
+                                1u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    let __elem = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
+                                    ctx.register_element_memory(
+                                        ::formic_rpc::rt::buffa::__private::element_footprint(&__elem),
+                                    )?;
+                                    view.services.push(__elem);
+                                }
+                                _ => {
+                                    ::formic_rpc::rt::buffa::encoding::skip_field_depth(
+                                        tag,
+                                        &mut cur,
+                                        ctx.depth(),
+                                    )?;
+                                    let span_len = before_tag.len() - cur.len();
+                                    view.__buffa_unknown_fields.push_record(before_tag, span_len, ctx)?;
+                                }
+                            }
+                            ::core::result::Result::Ok(cur)
+                        }
+                        fn to_owned_message(
+                            &self,
+                        ) -> ::core::result::Result<
+                            super::super::RestartRequest,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            self.to_owned_from_source(None)
+                        }
+                        #[allow(clippy::useless_conversion, clippy::needless_update)]
+                        fn to_owned_from_source(
+                            &self,
+                            __buffa_src: ::core::option::Option<&::formic_rpc::rt::buffa::bytes::Bytes>,
+                        ) -> ::core::result::Result<
+                            super::super::RestartRequest,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::alloc::string::ToString as _;
+                            let _ = __buffa_src;
+                            ::core::result::Result::Ok(super::super::RestartRequest {
+                                services: self.services.iter().map(|s| s.to_string()).collect(),
+                                __buffa_unknown_fields: self.__buffa_unknown_fields.to_owned()?.into(),
+                                ..::core::default::Default::default()
+                            })
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::ViewEncode<'a> for RestartRequestView<'a> {
+                        #[allow(clippy::needless_borrow, clippy::let_and_return)]
+                        fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            let mut size = 0u64;
+                            for v in &self.services {
+                                size += 1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(v) as u64;
+                            }
+                            size += self.__buffa_unknown_fields.encoded_len() as u64;
+                            ::formic_rpc::rt::buffa::saturate_size(size)
+                        }
+                        #[allow(clippy::needless_borrow)]
+                        fn write_to(
+                            &self,
+                            _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                            buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                        ) {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            for v in &self.services {
+                                ::formic_rpc::rt::buffa::types::put_string_field(1u32, v, buf);
+                            }
+                            self.__buffa_unknown_fields.write_to(buf);
+                        }
+                    }
+                    /// Serializes this view as protobuf JSON.
+                    ///
+                    /// Implicit-presence fields with default values are omitted, `required`
+                    /// fields are always emitted, explicit-presence (`optional`) fields are
+                    /// emitted only when set, bytes fields are base64-encoded, and enum
+                    /// values are their proto name strings.
+                    ///
+                    /// This impl uses `serialize_map(None)` because the number of emitted
+                    /// fields depends on default-omission rules; serializers that require
+                    /// known map lengths (e.g. `bincode`) will return a runtime error.
+                    /// Use the owned message type for those formats.
+                    impl<'__a> ::formic_rpc::rt::serde::Serialize for RestartRequestView<'__a> {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            use ::formic_rpc::rt::serde::ser::SerializeMap as _;
+                            let mut __map = __s.serialize_map(::core::option::Option::None)?;
+                            if !self.services.is_empty() {
+                                __map.serialize_entry("services", &*self.services)?;
+                            }
+                            __map.end()
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageName for RestartRequestView<'a> {
+                        const PACKAGE: &'static str = "formic.control.v1";
+                        const NAME: &'static str = "RestartRequest";
+                        const FULL_NAME: &'static str = "formic.control.v1.RestartRequest";
+                        const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.RestartRequest";
+                    }
+                    ::formic_rpc::rt::buffa::impl_default_view_instance!(RestartRequestView);
+                    ::formic_rpc::rt::buffa::impl_view_reborrow!(RestartRequestView);
+                    /** Self-contained, `'static` owned view of a `RestartRequest` message.
+
+                    Wraps [`::formic_rpc::rt::buffa::OwnedView`]`<`[`RestartRequestView`]`<'static>>`: the decoded view and the [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer it borrows from travel together, so the handle is `'static` and `Send + Sync` — suitable for async handlers, spawned tasks, and anywhere a `'static` bound is required.
+
+                    Field accessors return borrows tied to `&self`. Use [`Self::view`] to get the full [`RestartRequestView`] when you need struct patterns, iteration helpers, or to pass the view to lifetime-parameterised code.*/
+                    #[derive(Clone, Debug)]
+                    pub struct RestartRequestOwnedView(
+                        ::formic_rpc::rt::buffa::OwnedView<RestartRequestView<'static>>,
+                    );
+                    impl RestartRequestOwnedView {
+                        /// Decode an owned view from a [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer.
+                        ///
+                        /// The view borrows directly from the buffer's data; the buffer is
+                        /// retained inside the returned handle.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer contains invalid
+                        /// protobuf data.
+                        pub fn decode(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(RestartRequestOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode(bytes)?,
+                            ))
+                        }
+                        /// Decode with custom [`::formic_rpc::rt::buffa::DecodeOptions`] (recursion limit,
+                        /// max message size).
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer is invalid or
+                        /// exceeds the configured limits.
+                        pub fn decode_with_options(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                            opts: &::formic_rpc::rt::buffa::DecodeOptions,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(RestartRequestOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode_with_options(bytes, opts)?,
+                            ))
+                        }
+                        /// Build from an owned message via an encode → decode round-trip.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError::MessageTooLarge`] if the
+                        /// message's encoded size exceeds the 2 GiB protobuf limit, or
+                        /// another [`::formic_rpc::rt::buffa::DecodeError`] if the re-encoded bytes are
+                        /// somehow invalid (should not happen for well-formed messages).
+                        pub fn from_owned(
+                            msg: &super::super::RestartRequest,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(RestartRequestOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::from_owned(msg)?,
+                            ))
+                        }
+                        /// Borrow the full [`RestartRequestView`] with its lifetime tied to `&self`.
+                        #[must_use]
+                        pub fn view(&self) -> &RestartRequestView<'_> {
+                            self.0.reborrow()
+                        }
+                        /// Convert to the owned message type.
+                        ///
+                        /// Infallible: this type's constructors wire-decode their
+                        /// buffer, and a view produced by wire decoding always
+                        /// converts. Delegates to [`::formic_rpc::rt::buffa::OwnedView::to_owned_message`],
+                        /// whose contract also governs handles converted from a raw
+                        /// [`::formic_rpc::rt::buffa::OwnedView`].
+                        #[must_use]
+                        pub fn to_owned_message(&self) -> super::super::RestartRequest {
+                            self.0.to_owned_message()
+                        }
+                        /// The underlying bytes buffer.
+                        #[must_use]
+                        pub fn bytes(&self) -> &::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.bytes()
+                        }
+                        /// Consume the handle, returning the underlying bytes buffer.
+                        #[must_use]
+                        pub fn into_bytes(self) -> ::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.into_bytes()
+                        }
+                        /// Field 1: `services`
+                        #[must_use]
+                        pub fn services(&self) -> &::formic_rpc::rt::buffa::RepeatedView<'_, &'_ str> {
+                            &self.0.reborrow().services
+                        }
+                    }
+                    impl
+                        ::core::convert::From<::formic_rpc::rt::buffa::OwnedView<RestartRequestView<'static>>>
+                        for RestartRequestOwnedView
+                    {
+                        fn from(
+                            inner: ::formic_rpc::rt::buffa::OwnedView<RestartRequestView<'static>>,
+                        ) -> Self {
+                            RestartRequestOwnedView(inner)
+                        }
+                    }
+                    impl ::core::convert::From<RestartRequestOwnedView>
+                        for ::formic_rpc::rt::buffa::OwnedView<RestartRequestView<'static>>
+                    {
+                        fn from(wrapper: RestartRequestOwnedView) -> Self {
+                            wrapper.0
+                        }
+                    }
+                    impl
+                        ::core::convert::AsRef<
+                            ::formic_rpc::rt::buffa::OwnedView<RestartRequestView<'static>>,
+                        > for RestartRequestOwnedView
+                    {
+                        fn as_ref(&self) -> &::formic_rpc::rt::buffa::OwnedView<RestartRequestView<'static>> {
+                            &self.0
+                        }
+                    }
+                    impl ::formic_rpc::rt::buffa::HasMessageView for super::super::RestartRequest {
+                        type View<'a> = RestartRequestView<'a>;
+                        type ViewHandle = RestartRequestOwnedView;
+                    }
+                    impl ::formic_rpc::rt::serde::Serialize for RestartRequestOwnedView {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            ::formic_rpc::rt::serde::Serialize::serialize(&self.0, __s)
+                        }
+                    }
+                    #[derive(Clone, Debug, Default)]
+                    pub struct RestartResponseView<'a> {
+                        /// Instances that are replaced one after the other.
+                        ///
+                        /// Field 1: `instances`
+                        pub instances: u32,
+                        pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFieldsView<'a>,
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageView<'a> for RestartResponseView<'a> {
+                        type Owned = super::super::RestartResponse;
+                        fn decode_view(
+                            buf: &'a [u8],
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let __limit =
+                                ::core::cell::Cell::new(::formic_rpc::rt::buffa::DEFAULT_UNKNOWN_FIELD_LIMIT);
+                            let __elem = ::core::cell::Cell::new(
+                                ::formic_rpc::rt::buffa::DEFAULT_ELEMENT_MEMORY_LIMIT,
+                            );
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                buf,
+                                ::formic_rpc::rt::buffa::DecodeContext::new(
+                                    ::formic_rpc::rt::buffa::RECURSION_LIMIT,
+                                    &__limit,
+                                )
+                                .with_element_memory(&__elem),
+                            )
+                        }
+                        fn decode_view_with_ctx(
+                            buf: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(buf, ctx)
+                        }
+                        #[inline]
+                        fn merge_view_field(
+                            &mut self,
+                            tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                            cur: &'a [u8],
+                            before_tag: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<&'a [u8], ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let _ = ctx;
+                            #[allow(unused_variables)]
+                            let view = self;
+                            let mut cur = cur;
+                            match tag.field_number() {
+                                1u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                                    )?;
+                                    view.instances = ::formic_rpc::rt::buffa::types::decode_uint32(&mut cur)?;
+                                }
+                                _ => {
+                                    ::formic_rpc::rt::buffa::encoding::skip_field_depth(
+                                        tag,
+                                        &mut cur,
+                                        ctx.depth(),
+                                    )?;
+                                    let span_len = before_tag.len() - cur.len();
+                                    view.__buffa_unknown_fields.push_record(before_tag, span_len, ctx)?;
+                                }
+                            }
+                            ::core::result::Result::Ok(cur)
+                        }
+                        fn to_owned_message(
+                            &self,
+                        ) -> ::core::result::Result<
+                            super::super::RestartResponse,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            self.to_owned_from_source(None)
+                        }
+                        #[allow(clippy::useless_conversion, clippy::needless_update)]
+                        fn to_owned_from_source(
+                            &self,
+                            __buffa_src: ::core::option::Option<&::formic_rpc::rt::buffa::bytes::Bytes>,
+                        ) -> ::core::result::Result<
+                            super::super::RestartResponse,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::alloc::string::ToString as _;
+                            let _ = __buffa_src;
+                            ::core::result::Result::Ok(super::super::RestartResponse {
+                                instances: self.instances,
+                                __buffa_unknown_fields: self.__buffa_unknown_fields.to_owned()?.into(),
+                                ..::core::default::Default::default()
+                            })
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::ViewEncode<'a> for RestartResponseView<'a> {
+                        #[allow(clippy::needless_borrow, clippy::let_and_return)]
+                        fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            let mut size = 0u64;
+                            if self.instances != 0u32 {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::uint32_encoded_len(self.instances)
+                                        as u64;
+                            }
+                            size += self.__buffa_unknown_fields.encoded_len() as u64;
+                            ::formic_rpc::rt::buffa::saturate_size(size)
+                        }
+                        #[allow(clippy::needless_borrow)]
+                        fn write_to(
+                            &self,
+                            _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                            buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                        ) {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            if self.instances != 0u32 {
+                                ::formic_rpc::rt::buffa::types::put_uint32_field(1u32, self.instances, buf);
+                            }
+                            self.__buffa_unknown_fields.write_to(buf);
+                        }
+                    }
+                    /// Serializes this view as protobuf JSON.
+                    ///
+                    /// Implicit-presence fields with default values are omitted, `required`
+                    /// fields are always emitted, explicit-presence (`optional`) fields are
+                    /// emitted only when set, bytes fields are base64-encoded, and enum
+                    /// values are their proto name strings.
+                    ///
+                    /// This impl uses `serialize_map(None)` because the number of emitted
+                    /// fields depends on default-omission rules; serializers that require
+                    /// known map lengths (e.g. `bincode`) will return a runtime error.
+                    /// Use the owned message type for those formats.
+                    impl<'__a> ::formic_rpc::rt::serde::Serialize for RestartResponseView<'__a> {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            use ::formic_rpc::rt::serde::ser::SerializeMap as _;
+                            let mut __map = __s.serialize_map(::core::option::Option::None)?;
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u32(&self.instances) {
+                                __map.serialize_entry(
+                                    "instances",
+                                    &::formic_rpc::rt::buffa::json_helpers::ProtoJson(&self.instances),
+                                )?;
+                            }
+                            __map.end()
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageName for RestartResponseView<'a> {
+                        const PACKAGE: &'static str = "formic.control.v1";
+                        const NAME: &'static str = "RestartResponse";
+                        const FULL_NAME: &'static str = "formic.control.v1.RestartResponse";
+                        const TYPE_URL: &'static str =
+                            "type.googleapis.com/formic.control.v1.RestartResponse";
+                    }
+                    ::formic_rpc::rt::buffa::impl_default_view_instance!(RestartResponseView);
+                    ::formic_rpc::rt::buffa::impl_view_reborrow!(RestartResponseView);
+                    /** Self-contained, `'static` owned view of a `RestartResponse` message.
+
+                    Wraps [`::formic_rpc::rt::buffa::OwnedView`]`<`[`RestartResponseView`]`<'static>>`: the decoded view and the [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer it borrows from travel together, so the handle is `'static` and `Send + Sync` — suitable for async handlers, spawned tasks, and anywhere a `'static` bound is required.
+
+                    Field accessors return borrows tied to `&self`. Use [`Self::view`] to get the full [`RestartResponseView`] when you need struct patterns, iteration helpers, or to pass the view to lifetime-parameterised code.*/
+                    #[derive(Clone, Debug)]
+                    pub struct RestartResponseOwnedView(
+                        ::formic_rpc::rt::buffa::OwnedView<RestartResponseView<'static>>,
+                    );
+                    impl RestartResponseOwnedView {
+                        /// Decode an owned view from a [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer.
+                        ///
+                        /// The view borrows directly from the buffer's data; the buffer is
+                        /// retained inside the returned handle.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer contains invalid
+                        /// protobuf data.
+                        pub fn decode(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(RestartResponseOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode(bytes)?,
+                            ))
+                        }
+                        /// Decode with custom [`::formic_rpc::rt::buffa::DecodeOptions`] (recursion limit,
+                        /// max message size).
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer is invalid or
+                        /// exceeds the configured limits.
+                        pub fn decode_with_options(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                            opts: &::formic_rpc::rt::buffa::DecodeOptions,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(RestartResponseOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode_with_options(bytes, opts)?,
+                            ))
+                        }
+                        /// Build from an owned message via an encode → decode round-trip.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError::MessageTooLarge`] if the
+                        /// message's encoded size exceeds the 2 GiB protobuf limit, or
+                        /// another [`::formic_rpc::rt::buffa::DecodeError`] if the re-encoded bytes are
+                        /// somehow invalid (should not happen for well-formed messages).
+                        pub fn from_owned(
+                            msg: &super::super::RestartResponse,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(RestartResponseOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::from_owned(msg)?,
+                            ))
+                        }
+                        /// Borrow the full [`RestartResponseView`] with its lifetime tied to `&self`.
+                        #[must_use]
+                        pub fn view(&self) -> &RestartResponseView<'_> {
+                            self.0.reborrow()
+                        }
+                        /// Convert to the owned message type.
+                        ///
+                        /// Infallible: this type's constructors wire-decode their
+                        /// buffer, and a view produced by wire decoding always
+                        /// converts. Delegates to [`::formic_rpc::rt::buffa::OwnedView::to_owned_message`],
+                        /// whose contract also governs handles converted from a raw
+                        /// [`::formic_rpc::rt::buffa::OwnedView`].
+                        #[must_use]
+                        pub fn to_owned_message(&self) -> super::super::RestartResponse {
+                            self.0.to_owned_message()
+                        }
+                        /// The underlying bytes buffer.
+                        #[must_use]
+                        pub fn bytes(&self) -> &::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.bytes()
+                        }
+                        /// Consume the handle, returning the underlying bytes buffer.
+                        #[must_use]
+                        pub fn into_bytes(self) -> ::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.into_bytes()
+                        }
+                        /// Instances that are replaced one after the other.
+                        ///
+                        /// Field 1: `instances`
+                        #[must_use]
+                        pub fn instances(&self) -> u32 {
+                            self.0.reborrow().instances
+                        }
+                    }
+                    impl
+                        ::core::convert::From<
+                            ::formic_rpc::rt::buffa::OwnedView<RestartResponseView<'static>>,
+                        > for RestartResponseOwnedView
+                    {
+                        fn from(
+                            inner: ::formic_rpc::rt::buffa::OwnedView<RestartResponseView<'static>>,
+                        ) -> Self {
+                            RestartResponseOwnedView(inner)
+                        }
+                    }
+                    impl ::core::convert::From<RestartResponseOwnedView>
+                        for ::formic_rpc::rt::buffa::OwnedView<RestartResponseView<'static>>
+                    {
+                        fn from(wrapper: RestartResponseOwnedView) -> Self {
+                            wrapper.0
+                        }
+                    }
+                    impl
+                        ::core::convert::AsRef<
+                            ::formic_rpc::rt::buffa::OwnedView<RestartResponseView<'static>>,
+                        > for RestartResponseOwnedView
+                    {
+                        fn as_ref(
+                            &self,
+                        ) -> &::formic_rpc::rt::buffa::OwnedView<RestartResponseView<'static>>
+                        {
+                            &self.0
+                        }
+                    }
+                    impl ::formic_rpc::rt::buffa::HasMessageView for super::super::RestartResponse {
+                        type View<'a> = RestartResponseView<'a>;
+                        type ViewHandle = RestartResponseOwnedView;
+                    }
+                    impl ::formic_rpc::rt::serde::Serialize for RestartResponseOwnedView {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            ::formic_rpc::rt::serde::Serialize::serialize(&self.0, __s)
+                        }
+                    }
+                    #[derive(Clone, Debug, Default)]
+                    pub struct HistoryRequestView<'a> {
+                        pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFieldsView<'a>,
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageView<'a> for HistoryRequestView<'a> {
+                        type Owned = super::super::HistoryRequest;
+                        fn decode_view(
+                            buf: &'a [u8],
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let __limit =
+                                ::core::cell::Cell::new(::formic_rpc::rt::buffa::DEFAULT_UNKNOWN_FIELD_LIMIT);
+                            let __elem = ::core::cell::Cell::new(
+                                ::formic_rpc::rt::buffa::DEFAULT_ELEMENT_MEMORY_LIMIT,
+                            );
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                buf,
+                                ::formic_rpc::rt::buffa::DecodeContext::new(
+                                    ::formic_rpc::rt::buffa::RECURSION_LIMIT,
+                                    &__limit,
+                                )
+                                .with_element_memory(&__elem),
+                            )
+                        }
+                        fn decode_view_with_ctx(
+                            buf: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(buf, ctx)
+                        }
+                        #[inline]
+                        fn merge_view_field(
+                            &mut self,
+                            tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                            cur: &'a [u8],
+                            before_tag: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<&'a [u8], ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let _ = ctx;
+                            #[allow(unused_variables)]
+                            let view = self;
+                            let mut cur = cur;
+                            match tag.field_number() {
+                                _ => {
+                                    ::formic_rpc::rt::buffa::encoding::skip_field_depth(
+                                        tag,
+                                        &mut cur,
+                                        ctx.depth(),
+                                    )?;
+                                    let span_len = before_tag.len() - cur.len();
+                                    view.__buffa_unknown_fields.push_record(before_tag, span_len, ctx)?;
+                                }
+                            }
+                            ::core::result::Result::Ok(cur)
+                        }
+                        fn to_owned_message(
+                            &self,
+                        ) -> ::core::result::Result<
+                            super::super::HistoryRequest,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            self.to_owned_from_source(None)
+                        }
+                        #[allow(clippy::useless_conversion, clippy::needless_update)]
+                        fn to_owned_from_source(
+                            &self,
+                            __buffa_src: ::core::option::Option<&::formic_rpc::rt::buffa::bytes::Bytes>,
+                        ) -> ::core::result::Result<
+                            super::super::HistoryRequest,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::alloc::string::ToString as _;
+                            let _ = __buffa_src;
+                            ::core::result::Result::Ok(super::super::HistoryRequest {
+                                __buffa_unknown_fields: self.__buffa_unknown_fields.to_owned()?.into(),
+                                ..::core::default::Default::default()
+                            })
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::ViewEncode<'a> for HistoryRequestView<'a> {
+                        #[allow(clippy::needless_borrow, clippy::let_and_return)]
+                        fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            let mut size = 0u64;
+                            size += self.__buffa_unknown_fields.encoded_len() as u64;
+                            ::formic_rpc::rt::buffa::saturate_size(size)
+                        }
+                        #[allow(clippy::needless_borrow)]
+                        fn write_to(
+                            &self,
+                            _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                            buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                        ) {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            self.__buffa_unknown_fields.write_to(buf);
+                        }
+                    }
+                    /// Serializes this view as protobuf JSON.
+                    ///
+                    /// Implicit-presence fields with default values are omitted, `required`
+                    /// fields are always emitted, explicit-presence (`optional`) fields are
+                    /// emitted only when set, bytes fields are base64-encoded, and enum
+                    /// values are their proto name strings.
+                    ///
+                    /// This impl uses `serialize_map(None)` because the number of emitted
+                    /// fields depends on default-omission rules; serializers that require
+                    /// known map lengths (e.g. `bincode`) will return a runtime error.
+                    /// Use the owned message type for those formats.
+                    impl<'__a> ::formic_rpc::rt::serde::Serialize for HistoryRequestView<'__a> {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            use ::formic_rpc::rt::serde::ser::SerializeMap as _;
+                            let mut __map = __s.serialize_map(::core::option::Option::None)?;
+                            __map.end()
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageName for HistoryRequestView<'a> {
+                        const PACKAGE: &'static str = "formic.control.v1";
+                        const NAME: &'static str = "HistoryRequest";
+                        const FULL_NAME: &'static str = "formic.control.v1.HistoryRequest";
+                        const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.HistoryRequest";
+                    }
+                    ::formic_rpc::rt::buffa::impl_default_view_instance!(HistoryRequestView);
+                    ::formic_rpc::rt::buffa::impl_view_reborrow!(HistoryRequestView);
+                    /** Self-contained, `'static` owned view of a `HistoryRequest` message.
+
+                    Wraps [`::formic_rpc::rt::buffa::OwnedView`]`<`[`HistoryRequestView`]`<'static>>`: the decoded view and the [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer it borrows from travel together, so the handle is `'static` and `Send + Sync` — suitable for async handlers, spawned tasks, and anywhere a `'static` bound is required.
+
+                    Field accessors return borrows tied to `&self`. Use [`Self::view`] to get the full [`HistoryRequestView`] when you need struct patterns, iteration helpers, or to pass the view to lifetime-parameterised code.*/
+                    #[derive(Clone, Debug)]
+                    pub struct HistoryRequestOwnedView(
+                        ::formic_rpc::rt::buffa::OwnedView<HistoryRequestView<'static>>,
+                    );
+                    impl HistoryRequestOwnedView {
+                        /// Decode an owned view from a [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer.
+                        ///
+                        /// The view borrows directly from the buffer's data; the buffer is
+                        /// retained inside the returned handle.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer contains invalid
+                        /// protobuf data.
+                        pub fn decode(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(HistoryRequestOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode(bytes)?,
+                            ))
+                        }
+                        /// Decode with custom [`::formic_rpc::rt::buffa::DecodeOptions`] (recursion limit,
+                        /// max message size).
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer is invalid or
+                        /// exceeds the configured limits.
+                        pub fn decode_with_options(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                            opts: &::formic_rpc::rt::buffa::DecodeOptions,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(HistoryRequestOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode_with_options(bytes, opts)?,
+                            ))
+                        }
+                        /// Build from an owned message via an encode → decode round-trip.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError::MessageTooLarge`] if the
+                        /// message's encoded size exceeds the 2 GiB protobuf limit, or
+                        /// another [`::formic_rpc::rt::buffa::DecodeError`] if the re-encoded bytes are
+                        /// somehow invalid (should not happen for well-formed messages).
+                        pub fn from_owned(
+                            msg: &super::super::HistoryRequest,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(HistoryRequestOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::from_owned(msg)?,
+                            ))
+                        }
+                        /// Borrow the full [`HistoryRequestView`] with its lifetime tied to `&self`.
+                        #[must_use]
+                        pub fn view(&self) -> &HistoryRequestView<'_> {
+                            self.0.reborrow()
+                        }
+                        /// Convert to the owned message type.
+                        ///
+                        /// Infallible: this type's constructors wire-decode their
+                        /// buffer, and a view produced by wire decoding always
+                        /// converts. Delegates to [`::formic_rpc::rt::buffa::OwnedView::to_owned_message`],
+                        /// whose contract also governs handles converted from a raw
+                        /// [`::formic_rpc::rt::buffa::OwnedView`].
+                        #[must_use]
+                        pub fn to_owned_message(&self) -> super::super::HistoryRequest {
+                            self.0.to_owned_message()
+                        }
+                        /// The underlying bytes buffer.
+                        #[must_use]
+                        pub fn bytes(&self) -> &::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.bytes()
+                        }
+                        /// Consume the handle, returning the underlying bytes buffer.
+                        #[must_use]
+                        pub fn into_bytes(self) -> ::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.into_bytes()
+                        }
+                    }
+                    impl
+                        ::core::convert::From<::formic_rpc::rt::buffa::OwnedView<HistoryRequestView<'static>>>
+                        for HistoryRequestOwnedView
+                    {
+                        fn from(
+                            inner: ::formic_rpc::rt::buffa::OwnedView<HistoryRequestView<'static>>,
+                        ) -> Self {
+                            HistoryRequestOwnedView(inner)
+                        }
+                    }
+                    impl ::core::convert::From<HistoryRequestOwnedView>
+                        for ::formic_rpc::rt::buffa::OwnedView<HistoryRequestView<'static>>
+                    {
+                        fn from(wrapper: HistoryRequestOwnedView) -> Self {
+                            wrapper.0
+                        }
+                    }
+                    impl
+                        ::core::convert::AsRef<
+                            ::formic_rpc::rt::buffa::OwnedView<HistoryRequestView<'static>>,
+                        > for HistoryRequestOwnedView
+                    {
+                        fn as_ref(&self) -> &::formic_rpc::rt::buffa::OwnedView<HistoryRequestView<'static>> {
+                            &self.0
+                        }
+                    }
+                    impl ::formic_rpc::rt::buffa::HasMessageView for super::super::HistoryRequest {
+                        type View<'a> = HistoryRequestView<'a>;
+                        type ViewHandle = HistoryRequestOwnedView;
+                    }
+                    impl ::formic_rpc::rt::serde::Serialize for HistoryRequestOwnedView {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            ::formic_rpc::rt::serde::Serialize::serialize(&self.0, __s)
+                        }
+                    }
+                    #[derive(Clone, Debug, Default)]
+                    pub struct HistoryResponseView<'a> {
+                        /// Newest first.
+                        ///
+                        /// Field 1: `generations`
+                        pub generations: ::formic_rpc::rt::buffa::RepeatedView<
+                            'a,
+                            super::super::__buffa::view::GenerationView<'a>,
+                        >,
+                        pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFieldsView<'a>,
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageView<'a> for HistoryResponseView<'a> {
+                        type Owned = super::super::HistoryResponse;
+                        fn decode_view(
+                            buf: &'a [u8],
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let __limit =
+                                ::core::cell::Cell::new(::formic_rpc::rt::buffa::DEFAULT_UNKNOWN_FIELD_LIMIT);
+                            let __elem = ::core::cell::Cell::new(
+                                ::formic_rpc::rt::buffa::DEFAULT_ELEMENT_MEMORY_LIMIT,
+                            );
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                buf,
+                                ::formic_rpc::rt::buffa::DecodeContext::new(
+                                    ::formic_rpc::rt::buffa::RECURSION_LIMIT,
+                                    &__limit,
+                                )
+                                .with_element_memory(&__elem),
+                            )
+                        }
+                        fn decode_view_with_ctx(
+                            buf: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(buf, ctx)
+                        }
+                        #[inline]
+                        fn merge_view_field(
+                            &mut self,
+                            tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                            cur: &'a [u8],
+                            before_tag: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<&'a [u8], ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let _ = ctx;
+                            #[allow(unused_variables)]
+                            let view = self;
+                            let mut cur = cur;
+                            match tag.field_number() {
+                                1u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    let __sub_ctx = ctx.descend()?;
+                                    let sub = ::formic_rpc::rt::buffa::types::borrow_bytes(&mut cur)?;
+                                    ctx.register_element_memory(::core::mem::size_of::<
+                                        super::super::__buffa::view::GenerationView,
+                                    >())?;
+                                    view.generations
+                            .push(
+                                <super::super::__buffa::view::GenerationView as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                    sub,
+                                    __sub_ctx,
+                                )?,
+                            );
+                                }
+                                _ => {
+                                    ::formic_rpc::rt::buffa::encoding::skip_field_depth(
+                                        tag,
+                                        &mut cur,
+                                        ctx.depth(),
+                                    )?;
+                                    let span_len = before_tag.len() - cur.len();
+                                    view.__buffa_unknown_fields.push_record(before_tag, span_len, ctx)?;
+                                }
+                            }
+                            ::core::result::Result::Ok(cur)
+                        }
+                        fn to_owned_message(
+                            &self,
+                        ) -> ::core::result::Result<
+                            super::super::HistoryResponse,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            self.to_owned_from_source(None)
+                        }
+                        #[allow(clippy::useless_conversion, clippy::needless_update)]
+                        fn to_owned_from_source(
+                            &self,
+                            __buffa_src: ::core::option::Option<&::formic_rpc::rt::buffa::bytes::Bytes>,
+                        ) -> ::core::result::Result<
+                            super::super::HistoryResponse,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::alloc::string::ToString as _;
+                            let _ = __buffa_src;
+                            ::core::result::Result::Ok(super::super::HistoryResponse {
+                    generations: self
+                        .generations
+                        .iter()
+                        .map(|v| v.to_owned_from_source(__buffa_src))
+                        .collect::<::core::result::Result<_, ::formic_rpc::rt::buffa::DecodeError>>()?,
+                    __buffa_unknown_fields: self
+                        .__buffa_unknown_fields
+                        .to_owned()?
+                        .into(),
+                    ..::core::default::Default::default()
+                })
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::ViewEncode<'a> for HistoryResponseView<'a> {
+                        #[allow(clippy::needless_borrow, clippy::let_and_return)]
+                        fn compute_size(&self, __cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            let mut size = 0u64;
+                            for v in &self.generations {
+                                let __slot = __cache.reserve();
+                                let inner_size = v.compute_size(__cache);
+                                __cache.set(__slot, inner_size);
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::encoding::varint_len(inner_size as u64) as u64
+                                    + inner_size as u64;
+                            }
+                            size += self.__buffa_unknown_fields.encoded_len() as u64;
+                            ::formic_rpc::rt::buffa::saturate_size(size)
+                        }
+                        #[allow(clippy::needless_borrow)]
+                        fn write_to(
+                            &self,
+                            __cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                            buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                        ) {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            for v in &self.generations {
+                                ::formic_rpc::rt::buffa::types::put_len_delimited_header(
+                                    1u32,
+                                    u64::from(__cache.consume_next()),
+                                    buf,
+                                );
+                                v.write_to(__cache, buf);
+                            }
+                            self.__buffa_unknown_fields.write_to(buf);
+                        }
+                    }
+                    /// Serializes this view as protobuf JSON.
+                    ///
+                    /// Implicit-presence fields with default values are omitted, `required`
+                    /// fields are always emitted, explicit-presence (`optional`) fields are
+                    /// emitted only when set, bytes fields are base64-encoded, and enum
+                    /// values are their proto name strings.
+                    ///
+                    /// This impl uses `serialize_map(None)` because the number of emitted
+                    /// fields depends on default-omission rules; serializers that require
+                    /// known map lengths (e.g. `bincode`) will return a runtime error.
+                    /// Use the owned message type for those formats.
+                    impl<'__a> ::formic_rpc::rt::serde::Serialize for HistoryResponseView<'__a> {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            use ::formic_rpc::rt::serde::ser::SerializeMap as _;
+                            let mut __map = __s.serialize_map(::core::option::Option::None)?;
+                            if !self.generations.is_empty() {
+                                __map.serialize_entry("generations", &*self.generations)?;
+                            }
+                            __map.end()
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageName for HistoryResponseView<'a> {
+                        const PACKAGE: &'static str = "formic.control.v1";
+                        const NAME: &'static str = "HistoryResponse";
+                        const FULL_NAME: &'static str = "formic.control.v1.HistoryResponse";
+                        const TYPE_URL: &'static str =
+                            "type.googleapis.com/formic.control.v1.HistoryResponse";
+                    }
+                    ::formic_rpc::rt::buffa::impl_default_view_instance!(HistoryResponseView);
+                    ::formic_rpc::rt::buffa::impl_view_reborrow!(HistoryResponseView);
+                    /** Self-contained, `'static` owned view of a `HistoryResponse` message.
+
+                    Wraps [`::formic_rpc::rt::buffa::OwnedView`]`<`[`HistoryResponseView`]`<'static>>`: the decoded view and the [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer it borrows from travel together, so the handle is `'static` and `Send + Sync` — suitable for async handlers, spawned tasks, and anywhere a `'static` bound is required.
+
+                    Field accessors return borrows tied to `&self`. Use [`Self::view`] to get the full [`HistoryResponseView`] when you need struct patterns, iteration helpers, or to pass the view to lifetime-parameterised code.*/
+                    #[derive(Clone, Debug)]
+                    pub struct HistoryResponseOwnedView(
+                        ::formic_rpc::rt::buffa::OwnedView<HistoryResponseView<'static>>,
+                    );
+                    impl HistoryResponseOwnedView {
+                        /// Decode an owned view from a [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer.
+                        ///
+                        /// The view borrows directly from the buffer's data; the buffer is
+                        /// retained inside the returned handle.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer contains invalid
+                        /// protobuf data.
+                        pub fn decode(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(HistoryResponseOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode(bytes)?,
+                            ))
+                        }
+                        /// Decode with custom [`::formic_rpc::rt::buffa::DecodeOptions`] (recursion limit,
+                        /// max message size).
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer is invalid or
+                        /// exceeds the configured limits.
+                        pub fn decode_with_options(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                            opts: &::formic_rpc::rt::buffa::DecodeOptions,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(HistoryResponseOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode_with_options(bytes, opts)?,
+                            ))
+                        }
+                        /// Build from an owned message via an encode → decode round-trip.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError::MessageTooLarge`] if the
+                        /// message's encoded size exceeds the 2 GiB protobuf limit, or
+                        /// another [`::formic_rpc::rt::buffa::DecodeError`] if the re-encoded bytes are
+                        /// somehow invalid (should not happen for well-formed messages).
+                        pub fn from_owned(
+                            msg: &super::super::HistoryResponse,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(HistoryResponseOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::from_owned(msg)?,
+                            ))
+                        }
+                        /// Borrow the full [`HistoryResponseView`] with its lifetime tied to `&self`.
+                        #[must_use]
+                        pub fn view(&self) -> &HistoryResponseView<'_> {
+                            self.0.reborrow()
+                        }
+                        /// Convert to the owned message type.
+                        ///
+                        /// Infallible: this type's constructors wire-decode their
+                        /// buffer, and a view produced by wire decoding always
+                        /// converts. Delegates to [`::formic_rpc::rt::buffa::OwnedView::to_owned_message`],
+                        /// whose contract also governs handles converted from a raw
+                        /// [`::formic_rpc::rt::buffa::OwnedView`].
+                        #[must_use]
+                        pub fn to_owned_message(&self) -> super::super::HistoryResponse {
+                            self.0.to_owned_message()
+                        }
+                        /// The underlying bytes buffer.
+                        #[must_use]
+                        pub fn bytes(&self) -> &::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.bytes()
+                        }
+                        /// Consume the handle, returning the underlying bytes buffer.
+                        #[must_use]
+                        pub fn into_bytes(self) -> ::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.into_bytes()
+                        }
+                        /// Newest first.
+                        ///
+                        /// Field 1: `generations`
+                        #[must_use]
+                        pub fn generations(
+                            &self,
+                        ) -> &::formic_rpc::rt::buffa::RepeatedView<
+                            '_,
+                            super::super::__buffa::view::GenerationView<'_>,
+                        > {
+                            &self.0.reborrow().generations
+                        }
+                    }
+                    impl
+                        ::core::convert::From<
+                            ::formic_rpc::rt::buffa::OwnedView<HistoryResponseView<'static>>,
+                        > for HistoryResponseOwnedView
+                    {
+                        fn from(
+                            inner: ::formic_rpc::rt::buffa::OwnedView<HistoryResponseView<'static>>,
+                        ) -> Self {
+                            HistoryResponseOwnedView(inner)
+                        }
+                    }
+                    impl ::core::convert::From<HistoryResponseOwnedView>
+                        for ::formic_rpc::rt::buffa::OwnedView<HistoryResponseView<'static>>
+                    {
+                        fn from(wrapper: HistoryResponseOwnedView) -> Self {
+                            wrapper.0
+                        }
+                    }
+                    impl
+                        ::core::convert::AsRef<
+                            ::formic_rpc::rt::buffa::OwnedView<HistoryResponseView<'static>>,
+                        > for HistoryResponseOwnedView
+                    {
+                        fn as_ref(
+                            &self,
+                        ) -> &::formic_rpc::rt::buffa::OwnedView<HistoryResponseView<'static>>
+                        {
+                            &self.0
+                        }
+                    }
+                    impl ::formic_rpc::rt::buffa::HasMessageView for super::super::HistoryResponse {
+                        type View<'a> = HistoryResponseView<'a>;
+                        type ViewHandle = HistoryResponseOwnedView;
+                    }
+                    impl ::formic_rpc::rt::serde::Serialize for HistoryResponseOwnedView {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            ::formic_rpc::rt::serde::Serialize::serialize(&self.0, __s)
+                        }
+                    }
+                    #[derive(Clone, Debug, Default)]
+                    pub struct GenerationView<'a> {
+                        /// Field 1: `index`
+                        pub index: u64,
+                        /// Field 2: `unix_ms`
+                        pub unix_ms: i64,
+                        /// For example `apply` or `scale order=5`.
+                        ///
+                        /// Field 3: `cause`
+                        pub cause: &'a str,
+                        /// Field 4: `services`
+                        pub services: ::formic_rpc::rt::buffa::RepeatedView<
+                            'a,
+                            super::super::__buffa::view::GenerationServiceView<'a>,
+                        >,
+                        pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFieldsView<'a>,
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageView<'a> for GenerationView<'a> {
+                        type Owned = super::super::Generation;
+                        fn decode_view(
+                            buf: &'a [u8],
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let __limit =
+                                ::core::cell::Cell::new(::formic_rpc::rt::buffa::DEFAULT_UNKNOWN_FIELD_LIMIT);
+                            let __elem = ::core::cell::Cell::new(
+                                ::formic_rpc::rt::buffa::DEFAULT_ELEMENT_MEMORY_LIMIT,
+                            );
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                buf,
+                                ::formic_rpc::rt::buffa::DecodeContext::new(
+                                    ::formic_rpc::rt::buffa::RECURSION_LIMIT,
+                                    &__limit,
+                                )
+                                .with_element_memory(&__elem),
+                            )
+                        }
+                        fn decode_view_with_ctx(
+                            buf: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(buf, ctx)
+                        }
+                        #[inline]
+                        fn merge_view_field(
+                            &mut self,
+                            tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                            cur: &'a [u8],
+                            before_tag: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<&'a [u8], ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let _ = ctx;
+                            #[allow(unused_variables)]
+                            let view = self;
+                            let mut cur = cur;
+                            match tag.field_number() {
+                                1u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                                    )?;
+                                    view.index = ::formic_rpc::rt::buffa::types::decode_uint64(&mut cur)?;
+                                }
+                                2u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                                    )?;
+                                    view.unix_ms = ::formic_rpc::rt::buffa::types::decode_int64(&mut cur)?;
+                                }
+                                3u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    view.cause = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
+                                }
+                                4u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    let __sub_ctx = ctx.descend()?;
+                                    let sub = ::formic_rpc::rt::buffa::types::borrow_bytes(&mut cur)?;
+                                    ctx.register_element_memory(::core::mem::size_of::<
+                                        super::super::__buffa::view::GenerationServiceView,
+                                    >())?;
+                                    view.services
+                            .push(
+                                <super::super::__buffa::view::GenerationServiceView as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                    sub,
+                                    __sub_ctx,
+                                )?,
+                            );
+                                }
+                                _ => {
+                                    ::formic_rpc::rt::buffa::encoding::skip_field_depth(
+                                        tag,
+                                        &mut cur,
+                                        ctx.depth(),
+                                    )?;
+                                    let span_len = before_tag.len() - cur.len();
+                                    view.__buffa_unknown_fields.push_record(before_tag, span_len, ctx)?;
+                                }
+                            }
+                            ::core::result::Result::Ok(cur)
+                        }
+                        fn to_owned_message(
+                            &self,
+                        ) -> ::core::result::Result<
+                            super::super::Generation,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            self.to_owned_from_source(None)
+                        }
+                        #[allow(clippy::useless_conversion, clippy::needless_update)]
+                        fn to_owned_from_source(
+                            &self,
+                            __buffa_src: ::core::option::Option<&::formic_rpc::rt::buffa::bytes::Bytes>,
+                        ) -> ::core::result::Result<
+                            super::super::Generation,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::alloc::string::ToString as _;
+                            let _ = __buffa_src;
+                            ::core::result::Result::Ok(super::super::Generation {
+                    index: self.index,
+                    unix_ms: self.unix_ms,
+                    cause: self.cause.to_string(),
+                    services: self
+                        .services
+                        .iter()
+                        .map(|v| v.to_owned_from_source(__buffa_src))
+                        .collect::<::core::result::Result<_, ::formic_rpc::rt::buffa::DecodeError>>()?,
+                    __buffa_unknown_fields: self
+                        .__buffa_unknown_fields
+                        .to_owned()?
+                        .into(),
+                    ..::core::default::Default::default()
+                })
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::ViewEncode<'a> for GenerationView<'a> {
+                        #[allow(clippy::needless_borrow, clippy::let_and_return)]
+                        fn compute_size(&self, __cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            let mut size = 0u64;
+                            if self.index != 0u64 {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::uint64_encoded_len(self.index) as u64;
+                            }
+                            if self.unix_ms != 0i64 {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::int64_encoded_len(self.unix_ms) as u64;
+                            }
+                            if !self.cause.is_empty() {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.cause) as u64;
+                            }
+                            for v in &self.services {
+                                let __slot = __cache.reserve();
+                                let inner_size = v.compute_size(__cache);
+                                __cache.set(__slot, inner_size);
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::encoding::varint_len(inner_size as u64) as u64
+                                    + inner_size as u64;
+                            }
+                            size += self.__buffa_unknown_fields.encoded_len() as u64;
+                            ::formic_rpc::rt::buffa::saturate_size(size)
+                        }
+                        #[allow(clippy::needless_borrow)]
+                        fn write_to(
+                            &self,
+                            __cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                            buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                        ) {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            if self.index != 0u64 {
+                                ::formic_rpc::rt::buffa::types::put_uint64_field(1u32, self.index, buf);
+                            }
+                            if self.unix_ms != 0i64 {
+                                ::formic_rpc::rt::buffa::types::put_int64_field(2u32, self.unix_ms, buf);
+                            }
+                            if !self.cause.is_empty() {
+                                ::formic_rpc::rt::buffa::types::put_string_field(3u32, &self.cause, buf);
+                            }
+                            for v in &self.services {
+                                ::formic_rpc::rt::buffa::types::put_len_delimited_header(
+                                    4u32,
+                                    u64::from(__cache.consume_next()),
+                                    buf,
+                                );
+                                v.write_to(__cache, buf);
+                            }
+                            self.__buffa_unknown_fields.write_to(buf);
+                        }
+                    }
+                    /// Serializes this view as protobuf JSON.
+                    ///
+                    /// Implicit-presence fields with default values are omitted, `required`
+                    /// fields are always emitted, explicit-presence (`optional`) fields are
+                    /// emitted only when set, bytes fields are base64-encoded, and enum
+                    /// values are their proto name strings.
+                    ///
+                    /// This impl uses `serialize_map(None)` because the number of emitted
+                    /// fields depends on default-omission rules; serializers that require
+                    /// known map lengths (e.g. `bincode`) will return a runtime error.
+                    /// Use the owned message type for those formats.
+                    impl<'__a> ::formic_rpc::rt::serde::Serialize for GenerationView<'__a> {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            use ::formic_rpc::rt::serde::ser::SerializeMap as _;
+                            let mut __map = __s.serialize_map(::core::option::Option::None)?;
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u64(&self.index) {
+                                __map.serialize_entry(
+                                    "index",
+                                    &::formic_rpc::rt::buffa::json_helpers::ProtoJson(&self.index),
+                                )?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_i64(&self.unix_ms) {
+                                __map.serialize_entry(
+                                    "unixMs",
+                                    &::formic_rpc::rt::buffa::json_helpers::ProtoJson(&self.unix_ms),
+                                )?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str(self.cause) {
+                                __map.serialize_entry("cause", self.cause)?;
+                            }
+                            if !self.services.is_empty() {
+                                __map.serialize_entry("services", &*self.services)?;
+                            }
+                            __map.end()
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageName for GenerationView<'a> {
+                        const PACKAGE: &'static str = "formic.control.v1";
+                        const NAME: &'static str = "Generation";
+                        const FULL_NAME: &'static str = "formic.control.v1.Generation";
+                        const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.Generation";
+                    }
+                    ::formic_rpc::rt::buffa::impl_default_view_instance!(GenerationView);
+                    ::formic_rpc::rt::buffa::impl_view_reborrow!(GenerationView);
+                    /** Self-contained, `'static` owned view of a `Generation` message.
+
+                    Wraps [`::formic_rpc::rt::buffa::OwnedView`]`<`[`GenerationView`]`<'static>>`: the decoded view and the [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer it borrows from travel together, so the handle is `'static` and `Send + Sync` — suitable for async handlers, spawned tasks, and anywhere a `'static` bound is required.
+
+                    Field accessors return borrows tied to `&self`. Use [`Self::view`] to get the full [`GenerationView`] when you need struct patterns, iteration helpers, or to pass the view to lifetime-parameterised code.*/
+                    #[derive(Clone, Debug)]
+                    pub struct GenerationOwnedView(
+                        ::formic_rpc::rt::buffa::OwnedView<GenerationView<'static>>,
+                    );
+                    impl GenerationOwnedView {
+                        /// Decode an owned view from a [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer.
+                        ///
+                        /// The view borrows directly from the buffer's data; the buffer is
+                        /// retained inside the returned handle.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer contains invalid
+                        /// protobuf data.
+                        pub fn decode(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(GenerationOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode(bytes)?,
+                            ))
+                        }
+                        /// Decode with custom [`::formic_rpc::rt::buffa::DecodeOptions`] (recursion limit,
+                        /// max message size).
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer is invalid or
+                        /// exceeds the configured limits.
+                        pub fn decode_with_options(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                            opts: &::formic_rpc::rt::buffa::DecodeOptions,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(GenerationOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode_with_options(bytes, opts)?,
+                            ))
+                        }
+                        /// Build from an owned message via an encode → decode round-trip.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError::MessageTooLarge`] if the
+                        /// message's encoded size exceeds the 2 GiB protobuf limit, or
+                        /// another [`::formic_rpc::rt::buffa::DecodeError`] if the re-encoded bytes are
+                        /// somehow invalid (should not happen for well-formed messages).
+                        pub fn from_owned(
+                            msg: &super::super::Generation,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(GenerationOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::from_owned(msg)?,
+                            ))
+                        }
+                        /// Borrow the full [`GenerationView`] with its lifetime tied to `&self`.
+                        #[must_use]
+                        pub fn view(&self) -> &GenerationView<'_> {
+                            self.0.reborrow()
+                        }
+                        /// Convert to the owned message type.
+                        ///
+                        /// Infallible: this type's constructors wire-decode their
+                        /// buffer, and a view produced by wire decoding always
+                        /// converts. Delegates to [`::formic_rpc::rt::buffa::OwnedView::to_owned_message`],
+                        /// whose contract also governs handles converted from a raw
+                        /// [`::formic_rpc::rt::buffa::OwnedView`].
+                        #[must_use]
+                        pub fn to_owned_message(&self) -> super::super::Generation {
+                            self.0.to_owned_message()
+                        }
+                        /// The underlying bytes buffer.
+                        #[must_use]
+                        pub fn bytes(&self) -> &::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.bytes()
+                        }
+                        /// Consume the handle, returning the underlying bytes buffer.
+                        #[must_use]
+                        pub fn into_bytes(self) -> ::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.into_bytes()
+                        }
+                        /// Field 1: `index`
+                        #[must_use]
+                        pub fn index(&self) -> u64 {
+                            self.0.reborrow().index
+                        }
+                        /// Field 2: `unix_ms`
+                        #[must_use]
+                        pub fn unix_ms(&self) -> i64 {
+                            self.0.reborrow().unix_ms
+                        }
+                        /// For example `apply` or `scale order=5`.
+                        ///
+                        /// Field 3: `cause`
+                        #[must_use]
+                        pub fn cause(&self) -> &'_ str {
+                            self.0.reborrow().cause
+                        }
+                        /// Field 4: `services`
+                        #[must_use]
+                        pub fn services(
+                            &self,
+                        ) -> &::formic_rpc::rt::buffa::RepeatedView<
+                            '_,
+                            super::super::__buffa::view::GenerationServiceView<'_>,
+                        > {
+                            &self.0.reborrow().services
+                        }
+                    }
+                    impl ::core::convert::From<::formic_rpc::rt::buffa::OwnedView<GenerationView<'static>>>
+                        for GenerationOwnedView
+                    {
+                        fn from(inner: ::formic_rpc::rt::buffa::OwnedView<GenerationView<'static>>) -> Self {
+                            GenerationOwnedView(inner)
+                        }
+                    }
+                    impl ::core::convert::From<GenerationOwnedView>
+                        for ::formic_rpc::rt::buffa::OwnedView<GenerationView<'static>>
+                    {
+                        fn from(wrapper: GenerationOwnedView) -> Self {
+                            wrapper.0
+                        }
+                    }
+                    impl ::core::convert::AsRef<::formic_rpc::rt::buffa::OwnedView<GenerationView<'static>>>
+                        for GenerationOwnedView
+                    {
+                        fn as_ref(&self) -> &::formic_rpc::rt::buffa::OwnedView<GenerationView<'static>> {
+                            &self.0
+                        }
+                    }
+                    impl ::formic_rpc::rt::buffa::HasMessageView for super::super::Generation {
+                        type View<'a> = GenerationView<'a>;
+                        type ViewHandle = GenerationOwnedView;
+                    }
+                    impl ::formic_rpc::rt::serde::Serialize for GenerationOwnedView {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            ::formic_rpc::rt::serde::Serialize::serialize(&self.0, __s)
+                        }
+                    }
+                    #[derive(Clone, Debug, Default)]
+                    pub struct GenerationServiceView<'a> {
+                        /// Field 1: `name`
+                        pub name: &'a str,
+                        /// Field 2: `version`
+                        pub version: &'a str,
+                        /// Field 3: `replicas`
+                        pub replicas: u32,
+                        pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFieldsView<'a>,
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageView<'a> for GenerationServiceView<'a> {
+                        type Owned = super::super::GenerationService;
+                        fn decode_view(
+                            buf: &'a [u8],
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let __limit =
+                                ::core::cell::Cell::new(::formic_rpc::rt::buffa::DEFAULT_UNKNOWN_FIELD_LIMIT);
+                            let __elem = ::core::cell::Cell::new(
+                                ::formic_rpc::rt::buffa::DEFAULT_ELEMENT_MEMORY_LIMIT,
+                            );
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                buf,
+                                ::formic_rpc::rt::buffa::DecodeContext::new(
+                                    ::formic_rpc::rt::buffa::RECURSION_LIMIT,
+                                    &__limit,
+                                )
+                                .with_element_memory(&__elem),
+                            )
+                        }
+                        fn decode_view_with_ctx(
+                            buf: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(buf, ctx)
+                        }
+                        #[inline]
+                        fn merge_view_field(
+                            &mut self,
+                            tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                            cur: &'a [u8],
+                            before_tag: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<&'a [u8], ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let _ = ctx;
+                            #[allow(unused_variables)]
+                            let view = self;
+                            let mut cur = cur;
+                            match tag.field_number() {
+                                1u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    view.name = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
+                                }
+                                2u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    view.version = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
+                                }
+                                3u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                                    )?;
+                                    view.replicas = ::formic_rpc::rt::buffa::types::decode_uint32(&mut cur)?;
+                                }
+                                _ => {
+                                    ::formic_rpc::rt::buffa::encoding::skip_field_depth(
+                                        tag,
+                                        &mut cur,
+                                        ctx.depth(),
+                                    )?;
+                                    let span_len = before_tag.len() - cur.len();
+                                    view.__buffa_unknown_fields.push_record(before_tag, span_len, ctx)?;
+                                }
+                            }
+                            ::core::result::Result::Ok(cur)
+                        }
+                        fn to_owned_message(
+                            &self,
+                        ) -> ::core::result::Result<
+                            super::super::GenerationService,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            self.to_owned_from_source(None)
+                        }
+                        #[allow(clippy::useless_conversion, clippy::needless_update)]
+                        fn to_owned_from_source(
+                            &self,
+                            __buffa_src: ::core::option::Option<&::formic_rpc::rt::buffa::bytes::Bytes>,
+                        ) -> ::core::result::Result<
+                            super::super::GenerationService,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::alloc::string::ToString as _;
+                            let _ = __buffa_src;
+                            ::core::result::Result::Ok(super::super::GenerationService {
+                                name: self.name.to_string(),
+                                version: self.version.to_string(),
+                                replicas: self.replicas,
+                                __buffa_unknown_fields: self.__buffa_unknown_fields.to_owned()?.into(),
+                                ..::core::default::Default::default()
+                            })
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::ViewEncode<'a> for GenerationServiceView<'a> {
+                        #[allow(clippy::needless_borrow, clippy::let_and_return)]
+                        fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            let mut size = 0u64;
+                            if !self.name.is_empty() {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.name) as u64;
+                            }
+                            if !self.version.is_empty() {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.version)
+                                        as u64;
+                            }
+                            if self.replicas != 0u32 {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::uint32_encoded_len(self.replicas)
+                                        as u64;
+                            }
+                            size += self.__buffa_unknown_fields.encoded_len() as u64;
+                            ::formic_rpc::rt::buffa::saturate_size(size)
+                        }
+                        #[allow(clippy::needless_borrow)]
+                        fn write_to(
+                            &self,
+                            _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                            buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                        ) {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            if !self.name.is_empty() {
+                                ::formic_rpc::rt::buffa::types::put_string_field(1u32, &self.name, buf);
+                            }
+                            if !self.version.is_empty() {
+                                ::formic_rpc::rt::buffa::types::put_string_field(2u32, &self.version, buf);
+                            }
+                            if self.replicas != 0u32 {
+                                ::formic_rpc::rt::buffa::types::put_uint32_field(3u32, self.replicas, buf);
+                            }
+                            self.__buffa_unknown_fields.write_to(buf);
+                        }
+                    }
+                    /// Serializes this view as protobuf JSON.
+                    ///
+                    /// Implicit-presence fields with default values are omitted, `required`
+                    /// fields are always emitted, explicit-presence (`optional`) fields are
+                    /// emitted only when set, bytes fields are base64-encoded, and enum
+                    /// values are their proto name strings.
+                    ///
+                    /// This impl uses `serialize_map(None)` because the number of emitted
+                    /// fields depends on default-omission rules; serializers that require
+                    /// known map lengths (e.g. `bincode`) will return a runtime error.
+                    /// Use the owned message type for those formats.
+                    impl<'__a> ::formic_rpc::rt::serde::Serialize for GenerationServiceView<'__a> {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            use ::formic_rpc::rt::serde::ser::SerializeMap as _;
+                            let mut __map = __s.serialize_map(::core::option::Option::None)?;
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str(self.name) {
+                                __map.serialize_entry("name", self.name)?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str(self.version) {
+                                __map.serialize_entry("version", self.version)?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u32(&self.replicas) {
+                                __map.serialize_entry(
+                                    "replicas",
+                                    &::formic_rpc::rt::buffa::json_helpers::ProtoJson(&self.replicas),
+                                )?;
+                            }
+                            __map.end()
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageName for GenerationServiceView<'a> {
+                        const PACKAGE: &'static str = "formic.control.v1";
+                        const NAME: &'static str = "GenerationService";
+                        const FULL_NAME: &'static str = "formic.control.v1.GenerationService";
+                        const TYPE_URL: &'static str =
+                            "type.googleapis.com/formic.control.v1.GenerationService";
+                    }
+                    ::formic_rpc::rt::buffa::impl_default_view_instance!(GenerationServiceView);
+                    ::formic_rpc::rt::buffa::impl_view_reborrow!(GenerationServiceView);
+                    /** Self-contained, `'static` owned view of a `GenerationService` message.
+
+                    Wraps [`::formic_rpc::rt::buffa::OwnedView`]`<`[`GenerationServiceView`]`<'static>>`: the decoded view and the [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer it borrows from travel together, so the handle is `'static` and `Send + Sync` — suitable for async handlers, spawned tasks, and anywhere a `'static` bound is required.
+
+                    Field accessors return borrows tied to `&self`. Use [`Self::view`] to get the full [`GenerationServiceView`] when you need struct patterns, iteration helpers, or to pass the view to lifetime-parameterised code.*/
+                    #[derive(Clone, Debug)]
+                    pub struct GenerationServiceOwnedView(
+                        ::formic_rpc::rt::buffa::OwnedView<GenerationServiceView<'static>>,
+                    );
+                    impl GenerationServiceOwnedView {
+                        /// Decode an owned view from a [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer.
+                        ///
+                        /// The view borrows directly from the buffer's data; the buffer is
+                        /// retained inside the returned handle.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer contains invalid
+                        /// protobuf data.
+                        pub fn decode(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(GenerationServiceOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode(bytes)?,
+                            ))
+                        }
+                        /// Decode with custom [`::formic_rpc::rt::buffa::DecodeOptions`] (recursion limit,
+                        /// max message size).
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer is invalid or
+                        /// exceeds the configured limits.
+                        pub fn decode_with_options(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                            opts: &::formic_rpc::rt::buffa::DecodeOptions,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(GenerationServiceOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode_with_options(bytes, opts)?,
+                            ))
+                        }
+                        /// Build from an owned message via an encode → decode round-trip.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError::MessageTooLarge`] if the
+                        /// message's encoded size exceeds the 2 GiB protobuf limit, or
+                        /// another [`::formic_rpc::rt::buffa::DecodeError`] if the re-encoded bytes are
+                        /// somehow invalid (should not happen for well-formed messages).
+                        pub fn from_owned(
+                            msg: &super::super::GenerationService,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(GenerationServiceOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::from_owned(msg)?,
+                            ))
+                        }
+                        /// Borrow the full [`GenerationServiceView`] with its lifetime tied to `&self`.
+                        #[must_use]
+                        pub fn view(&self) -> &GenerationServiceView<'_> {
+                            self.0.reborrow()
+                        }
+                        /// Convert to the owned message type.
+                        ///
+                        /// Infallible: this type's constructors wire-decode their
+                        /// buffer, and a view produced by wire decoding always
+                        /// converts. Delegates to [`::formic_rpc::rt::buffa::OwnedView::to_owned_message`],
+                        /// whose contract also governs handles converted from a raw
+                        /// [`::formic_rpc::rt::buffa::OwnedView`].
+                        #[must_use]
+                        pub fn to_owned_message(&self) -> super::super::GenerationService {
+                            self.0.to_owned_message()
+                        }
+                        /// The underlying bytes buffer.
+                        #[must_use]
+                        pub fn bytes(&self) -> &::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.bytes()
+                        }
+                        /// Consume the handle, returning the underlying bytes buffer.
+                        #[must_use]
+                        pub fn into_bytes(self) -> ::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.into_bytes()
+                        }
+                        /// Field 1: `name`
+                        #[must_use]
+                        pub fn name(&self) -> &'_ str {
+                            self.0.reborrow().name
+                        }
+                        /// Field 2: `version`
+                        #[must_use]
+                        pub fn version(&self) -> &'_ str {
+                            self.0.reborrow().version
+                        }
+                        /// Field 3: `replicas`
+                        #[must_use]
+                        pub fn replicas(&self) -> u32 {
+                            self.0.reborrow().replicas
+                        }
+                    }
+                    impl
+                        ::core::convert::From<
+                            ::formic_rpc::rt::buffa::OwnedView<GenerationServiceView<'static>>,
+                        > for GenerationServiceOwnedView
+                    {
+                        fn from(
+                            inner: ::formic_rpc::rt::buffa::OwnedView<GenerationServiceView<'static>>,
+                        ) -> Self {
+                            GenerationServiceOwnedView(inner)
+                        }
+                    }
+                    impl ::core::convert::From<GenerationServiceOwnedView>
+                        for ::formic_rpc::rt::buffa::OwnedView<GenerationServiceView<'static>>
+                    {
+                        fn from(wrapper: GenerationServiceOwnedView) -> Self {
+                            wrapper.0
+                        }
+                    }
+                    impl
+                        ::core::convert::AsRef<
+                            ::formic_rpc::rt::buffa::OwnedView<GenerationServiceView<'static>>,
+                        > for GenerationServiceOwnedView
+                    {
+                        fn as_ref(
+                            &self,
+                        ) -> &::formic_rpc::rt::buffa::OwnedView<GenerationServiceView<'static>>
+                        {
+                            &self.0
+                        }
+                    }
+                    impl ::formic_rpc::rt::buffa::HasMessageView for super::super::GenerationService {
+                        type View<'a> = GenerationServiceView<'a>;
+                        type ViewHandle = GenerationServiceOwnedView;
+                    }
+                    impl ::formic_rpc::rt::serde::Serialize for GenerationServiceOwnedView {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            ::formic_rpc::rt::serde::Serialize::serialize(&self.0, __s)
+                        }
+                    }
+                    #[derive(Clone, Debug, Default)]
+                    pub struct EventsRequestView<'a> {
+                        /// Empty: all.
+                        ///
+                        /// Field 1: `services`
+                        pub services: ::formic_rpc::rt::buffa::RepeatedView<'a, &'a str>,
+                        /// Field 2: `follow`
+                        pub follow: bool,
+                        /// The last so many before following; 0 takes all that is kept.
+                        ///
+                        /// Field 3: `tail`
+                        pub tail: u32,
+                        pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFieldsView<'a>,
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageView<'a> for EventsRequestView<'a> {
+                        type Owned = super::super::EventsRequest;
+                        fn decode_view(
+                            buf: &'a [u8],
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let __limit =
+                                ::core::cell::Cell::new(::formic_rpc::rt::buffa::DEFAULT_UNKNOWN_FIELD_LIMIT);
+                            let __elem = ::core::cell::Cell::new(
+                                ::formic_rpc::rt::buffa::DEFAULT_ELEMENT_MEMORY_LIMIT,
+                            );
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                buf,
+                                ::formic_rpc::rt::buffa::DecodeContext::new(
+                                    ::formic_rpc::rt::buffa::RECURSION_LIMIT,
+                                    &__limit,
+                                )
+                                .with_element_memory(&__elem),
+                            )
+                        }
+                        fn decode_view_with_ctx(
+                            buf: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(buf, ctx)
+                        }
+                        #[inline]
+                        fn merge_view_field(
+                            &mut self,
+                            tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                            cur: &'a [u8],
+                            before_tag: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<&'a [u8], ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let _ = ctx;
+                            #[allow(unused_variables)]
+                            let view = self;
+                            let mut cur = cur;
+                            match tag.field_number() {
+                                2u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                                    )?;
+                                    view.follow = ::formic_rpc::rt::buffa::types::decode_bool(&mut cur)?;
+                                }
+                                3u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                                    )?;
+                                    view.tail = ::formic_rpc::rt::buffa::types::decode_uint32(&mut cur)?;
+                                }
+                                1u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    let __elem = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
+                                    ctx.register_element_memory(
+                                        ::formic_rpc::rt::buffa::__private::element_footprint(&__elem),
+                                    )?;
+                                    view.services.push(__elem);
+                                }
+                                _ => {
+                                    ::formic_rpc::rt::buffa::encoding::skip_field_depth(
+                                        tag,
+                                        &mut cur,
+                                        ctx.depth(),
+                                    )?;
+                                    let span_len = before_tag.len() - cur.len();
+                                    view.__buffa_unknown_fields.push_record(before_tag, span_len, ctx)?;
+                                }
+                            }
+                            ::core::result::Result::Ok(cur)
+                        }
+                        fn to_owned_message(
+                            &self,
+                        ) -> ::core::result::Result<
+                            super::super::EventsRequest,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            self.to_owned_from_source(None)
+                        }
+                        #[allow(clippy::useless_conversion, clippy::needless_update)]
+                        fn to_owned_from_source(
+                            &self,
+                            __buffa_src: ::core::option::Option<&::formic_rpc::rt::buffa::bytes::Bytes>,
+                        ) -> ::core::result::Result<
+                            super::super::EventsRequest,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::alloc::string::ToString as _;
+                            let _ = __buffa_src;
+                            ::core::result::Result::Ok(super::super::EventsRequest {
+                                services: self.services.iter().map(|s| s.to_string()).collect(),
+                                follow: self.follow,
+                                tail: self.tail,
+                                __buffa_unknown_fields: self.__buffa_unknown_fields.to_owned()?.into(),
+                                ..::core::default::Default::default()
+                            })
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::ViewEncode<'a> for EventsRequestView<'a> {
+                        #[allow(clippy::needless_borrow, clippy::let_and_return)]
+                        fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            let mut size = 0u64;
+                            for v in &self.services {
+                                size += 1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(v) as u64;
+                            }
+                            if self.follow {
+                                size += 1u64 + ::formic_rpc::rt::buffa::types::BOOL_ENCODED_LEN as u64;
+                            }
+                            if self.tail != 0u32 {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::uint32_encoded_len(self.tail) as u64;
+                            }
+                            size += self.__buffa_unknown_fields.encoded_len() as u64;
+                            ::formic_rpc::rt::buffa::saturate_size(size)
+                        }
+                        #[allow(clippy::needless_borrow)]
+                        fn write_to(
+                            &self,
+                            _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                            buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                        ) {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            for v in &self.services {
+                                ::formic_rpc::rt::buffa::types::put_string_field(1u32, v, buf);
+                            }
+                            if self.follow {
+                                ::formic_rpc::rt::buffa::types::put_bool_field(2u32, self.follow, buf);
+                            }
+                            if self.tail != 0u32 {
+                                ::formic_rpc::rt::buffa::types::put_uint32_field(3u32, self.tail, buf);
+                            }
+                            self.__buffa_unknown_fields.write_to(buf);
+                        }
+                    }
+                    /// Serializes this view as protobuf JSON.
+                    ///
+                    /// Implicit-presence fields with default values are omitted, `required`
+                    /// fields are always emitted, explicit-presence (`optional`) fields are
+                    /// emitted only when set, bytes fields are base64-encoded, and enum
+                    /// values are their proto name strings.
+                    ///
+                    /// This impl uses `serialize_map(None)` because the number of emitted
+                    /// fields depends on default-omission rules; serializers that require
+                    /// known map lengths (e.g. `bincode`) will return a runtime error.
+                    /// Use the owned message type for those formats.
+                    impl<'__a> ::formic_rpc::rt::serde::Serialize for EventsRequestView<'__a> {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            use ::formic_rpc::rt::serde::ser::SerializeMap as _;
+                            let mut __map = __s.serialize_map(::core::option::Option::None)?;
+                            if !self.services.is_empty() {
+                                __map.serialize_entry("services", &*self.services)?;
+                            }
+                            if self.follow {
+                                __map.serialize_entry("follow", &self.follow)?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u32(&self.tail) {
+                                __map.serialize_entry(
+                                    "tail",
+                                    &::formic_rpc::rt::buffa::json_helpers::ProtoJson(&self.tail),
+                                )?;
+                            }
+                            __map.end()
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageName for EventsRequestView<'a> {
+                        const PACKAGE: &'static str = "formic.control.v1";
+                        const NAME: &'static str = "EventsRequest";
+                        const FULL_NAME: &'static str = "formic.control.v1.EventsRequest";
+                        const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.EventsRequest";
+                    }
+                    ::formic_rpc::rt::buffa::impl_default_view_instance!(EventsRequestView);
+                    ::formic_rpc::rt::buffa::impl_view_reborrow!(EventsRequestView);
+                    /** Self-contained, `'static` owned view of a `EventsRequest` message.
+
+                    Wraps [`::formic_rpc::rt::buffa::OwnedView`]`<`[`EventsRequestView`]`<'static>>`: the decoded view and the [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer it borrows from travel together, so the handle is `'static` and `Send + Sync` — suitable for async handlers, spawned tasks, and anywhere a `'static` bound is required.
+
+                    Field accessors return borrows tied to `&self`. Use [`Self::view`] to get the full [`EventsRequestView`] when you need struct patterns, iteration helpers, or to pass the view to lifetime-parameterised code.*/
+                    #[derive(Clone, Debug)]
+                    pub struct EventsRequestOwnedView(
+                        ::formic_rpc::rt::buffa::OwnedView<EventsRequestView<'static>>,
+                    );
+                    impl EventsRequestOwnedView {
+                        /// Decode an owned view from a [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer.
+                        ///
+                        /// The view borrows directly from the buffer's data; the buffer is
+                        /// retained inside the returned handle.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer contains invalid
+                        /// protobuf data.
+                        pub fn decode(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(EventsRequestOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode(bytes)?,
+                            ))
+                        }
+                        /// Decode with custom [`::formic_rpc::rt::buffa::DecodeOptions`] (recursion limit,
+                        /// max message size).
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer is invalid or
+                        /// exceeds the configured limits.
+                        pub fn decode_with_options(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                            opts: &::formic_rpc::rt::buffa::DecodeOptions,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(EventsRequestOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode_with_options(bytes, opts)?,
+                            ))
+                        }
+                        /// Build from an owned message via an encode → decode round-trip.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError::MessageTooLarge`] if the
+                        /// message's encoded size exceeds the 2 GiB protobuf limit, or
+                        /// another [`::formic_rpc::rt::buffa::DecodeError`] if the re-encoded bytes are
+                        /// somehow invalid (should not happen for well-formed messages).
+                        pub fn from_owned(
+                            msg: &super::super::EventsRequest,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(EventsRequestOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::from_owned(msg)?,
+                            ))
+                        }
+                        /// Borrow the full [`EventsRequestView`] with its lifetime tied to `&self`.
+                        #[must_use]
+                        pub fn view(&self) -> &EventsRequestView<'_> {
+                            self.0.reborrow()
+                        }
+                        /// Convert to the owned message type.
+                        ///
+                        /// Infallible: this type's constructors wire-decode their
+                        /// buffer, and a view produced by wire decoding always
+                        /// converts. Delegates to [`::formic_rpc::rt::buffa::OwnedView::to_owned_message`],
+                        /// whose contract also governs handles converted from a raw
+                        /// [`::formic_rpc::rt::buffa::OwnedView`].
+                        #[must_use]
+                        pub fn to_owned_message(&self) -> super::super::EventsRequest {
+                            self.0.to_owned_message()
+                        }
+                        /// The underlying bytes buffer.
+                        #[must_use]
+                        pub fn bytes(&self) -> &::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.bytes()
+                        }
+                        /// Consume the handle, returning the underlying bytes buffer.
+                        #[must_use]
+                        pub fn into_bytes(self) -> ::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.into_bytes()
+                        }
+                        /// Empty: all.
+                        ///
+                        /// Field 1: `services`
+                        #[must_use]
+                        pub fn services(&self) -> &::formic_rpc::rt::buffa::RepeatedView<'_, &'_ str> {
+                            &self.0.reborrow().services
+                        }
+                        /// Field 2: `follow`
+                        #[must_use]
+                        pub fn follow(&self) -> bool {
+                            self.0.reborrow().follow
+                        }
+                        /// The last so many before following; 0 takes all that is kept.
+                        ///
+                        /// Field 3: `tail`
+                        #[must_use]
+                        pub fn tail(&self) -> u32 {
+                            self.0.reborrow().tail
+                        }
+                    }
+                    impl ::core::convert::From<::formic_rpc::rt::buffa::OwnedView<EventsRequestView<'static>>>
+                        for EventsRequestOwnedView
+                    {
+                        fn from(
+                            inner: ::formic_rpc::rt::buffa::OwnedView<EventsRequestView<'static>>,
+                        ) -> Self {
+                            EventsRequestOwnedView(inner)
+                        }
+                    }
+                    impl ::core::convert::From<EventsRequestOwnedView>
+                        for ::formic_rpc::rt::buffa::OwnedView<EventsRequestView<'static>>
+                    {
+                        fn from(wrapper: EventsRequestOwnedView) -> Self {
+                            wrapper.0
+                        }
+                    }
+                    impl
+                        ::core::convert::AsRef<::formic_rpc::rt::buffa::OwnedView<EventsRequestView<'static>>>
+                        for EventsRequestOwnedView
+                    {
+                        fn as_ref(&self) -> &::formic_rpc::rt::buffa::OwnedView<EventsRequestView<'static>> {
+                            &self.0
+                        }
+                    }
+                    impl ::formic_rpc::rt::buffa::HasMessageView for super::super::EventsRequest {
+                        type View<'a> = EventsRequestView<'a>;
+                        type ViewHandle = EventsRequestOwnedView;
+                    }
+                    impl ::formic_rpc::rt::serde::Serialize for EventsRequestOwnedView {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            ::formic_rpc::rt::serde::Serialize::serialize(&self.0, __s)
+                        }
+                    }
+                    #[derive(Clone, Debug, Default)]
+                    pub struct EventView<'a> {
+                        /// Grows by one with each event; a gap means that events were lost to a reader that was too slow.
+                        ///
+                        /// Field 1: `sequence`
+                        pub sequence: u64,
+                        /// Field 2: `unix_ms`
+                        pub unix_ms: i64,
+                        /// applied, refused, start, ready, unready, stop, kill, exit, failed, backoff, wait, restart.
+                        ///
+                        /// Field 3: `kind`
+                        pub kind: &'a str,
+                        /// Empty for what is about the whole application.
+                        ///
+                        /// Field 4: `service`
+                        pub service: &'a str,
+                        /// Field 5: `instance`
+                        pub instance: &'a str,
+                        /// What, and why.
+                        ///
+                        /// Field 6: `text`
+                        pub text: &'a str,
+                        pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFieldsView<'a>,
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageView<'a> for EventView<'a> {
+                        type Owned = super::super::Event;
+                        fn decode_view(
+                            buf: &'a [u8],
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let __limit =
+                                ::core::cell::Cell::new(::formic_rpc::rt::buffa::DEFAULT_UNKNOWN_FIELD_LIMIT);
+                            let __elem = ::core::cell::Cell::new(
+                                ::formic_rpc::rt::buffa::DEFAULT_ELEMENT_MEMORY_LIMIT,
+                            );
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                buf,
+                                ::formic_rpc::rt::buffa::DecodeContext::new(
+                                    ::formic_rpc::rt::buffa::RECURSION_LIMIT,
+                                    &__limit,
+                                )
+                                .with_element_memory(&__elem),
+                            )
+                        }
+                        fn decode_view_with_ctx(
+                            buf: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(buf, ctx)
+                        }
+                        #[inline]
+                        fn merge_view_field(
+                            &mut self,
+                            tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                            cur: &'a [u8],
+                            before_tag: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<&'a [u8], ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let _ = ctx;
+                            #[allow(unused_variables)]
+                            let view = self;
+                            let mut cur = cur;
+                            match tag.field_number() {
+                                1u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                                    )?;
+                                    view.sequence = ::formic_rpc::rt::buffa::types::decode_uint64(&mut cur)?;
+                                }
+                                2u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                                    )?;
+                                    view.unix_ms = ::formic_rpc::rt::buffa::types::decode_int64(&mut cur)?;
+                                }
+                                3u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    view.kind = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
+                                }
+                                4u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    view.service = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
+                                }
+                                5u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    view.instance = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
+                                }
+                                6u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    view.text = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
+                                }
+                                _ => {
+                                    ::formic_rpc::rt::buffa::encoding::skip_field_depth(
+                                        tag,
+                                        &mut cur,
+                                        ctx.depth(),
+                                    )?;
+                                    let span_len = before_tag.len() - cur.len();
+                                    view.__buffa_unknown_fields.push_record(before_tag, span_len, ctx)?;
+                                }
+                            }
+                            ::core::result::Result::Ok(cur)
+                        }
+                        fn to_owned_message(
+                            &self,
+                        ) -> ::core::result::Result<super::super::Event, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            self.to_owned_from_source(None)
+                        }
+                        #[allow(clippy::useless_conversion, clippy::needless_update)]
+                        fn to_owned_from_source(
+                            &self,
+                            __buffa_src: ::core::option::Option<&::formic_rpc::rt::buffa::bytes::Bytes>,
+                        ) -> ::core::result::Result<super::super::Event, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::alloc::string::ToString as _;
+                            let _ = __buffa_src;
+                            ::core::result::Result::Ok(super::super::Event {
+                                sequence: self.sequence,
+                                unix_ms: self.unix_ms,
+                                kind: self.kind.to_string(),
+                                service: self.service.to_string(),
+                                instance: self.instance.to_string(),
+                                text: self.text.to_string(),
+                                __buffa_unknown_fields: self.__buffa_unknown_fields.to_owned()?.into(),
+                                ..::core::default::Default::default()
+                            })
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::ViewEncode<'a> for EventView<'a> {
+                        #[allow(clippy::needless_borrow, clippy::let_and_return)]
+                        fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            let mut size = 0u64;
+                            if self.sequence != 0u64 {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::uint64_encoded_len(self.sequence)
+                                        as u64;
+                            }
+                            if self.unix_ms != 0i64 {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::int64_encoded_len(self.unix_ms) as u64;
+                            }
+                            if !self.kind.is_empty() {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.kind) as u64;
+                            }
+                            if !self.service.is_empty() {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.service)
+                                        as u64;
+                            }
+                            if !self.instance.is_empty() {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.instance)
+                                        as u64;
+                            }
+                            if !self.text.is_empty() {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.text) as u64;
+                            }
+                            size += self.__buffa_unknown_fields.encoded_len() as u64;
+                            ::formic_rpc::rt::buffa::saturate_size(size)
+                        }
+                        #[allow(clippy::needless_borrow)]
+                        fn write_to(
+                            &self,
+                            _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                            buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                        ) {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            if self.sequence != 0u64 {
+                                ::formic_rpc::rt::buffa::types::put_uint64_field(1u32, self.sequence, buf);
+                            }
+                            if self.unix_ms != 0i64 {
+                                ::formic_rpc::rt::buffa::types::put_int64_field(2u32, self.unix_ms, buf);
+                            }
+                            if !self.kind.is_empty() {
+                                ::formic_rpc::rt::buffa::types::put_string_field(3u32, &self.kind, buf);
+                            }
+                            if !self.service.is_empty() {
+                                ::formic_rpc::rt::buffa::types::put_string_field(4u32, &self.service, buf);
+                            }
+                            if !self.instance.is_empty() {
+                                ::formic_rpc::rt::buffa::types::put_string_field(5u32, &self.instance, buf);
+                            }
+                            if !self.text.is_empty() {
+                                ::formic_rpc::rt::buffa::types::put_string_field(6u32, &self.text, buf);
+                            }
+                            self.__buffa_unknown_fields.write_to(buf);
+                        }
+                    }
+                    /// Serializes this view as protobuf JSON.
+                    ///
+                    /// Implicit-presence fields with default values are omitted, `required`
+                    /// fields are always emitted, explicit-presence (`optional`) fields are
+                    /// emitted only when set, bytes fields are base64-encoded, and enum
+                    /// values are their proto name strings.
+                    ///
+                    /// This impl uses `serialize_map(None)` because the number of emitted
+                    /// fields depends on default-omission rules; serializers that require
+                    /// known map lengths (e.g. `bincode`) will return a runtime error.
+                    /// Use the owned message type for those formats.
+                    impl<'__a> ::formic_rpc::rt::serde::Serialize for EventView<'__a> {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            use ::formic_rpc::rt::serde::ser::SerializeMap as _;
+                            let mut __map = __s.serialize_map(::core::option::Option::None)?;
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u64(&self.sequence) {
+                                __map.serialize_entry(
+                                    "sequence",
+                                    &::formic_rpc::rt::buffa::json_helpers::ProtoJson(&self.sequence),
+                                )?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_i64(&self.unix_ms) {
+                                __map.serialize_entry(
+                                    "unixMs",
+                                    &::formic_rpc::rt::buffa::json_helpers::ProtoJson(&self.unix_ms),
+                                )?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str(self.kind) {
+                                __map.serialize_entry("kind", self.kind)?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str(self.service) {
+                                __map.serialize_entry("service", self.service)?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str(self.instance) {
+                                __map.serialize_entry("instance", self.instance)?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str(self.text) {
+                                __map.serialize_entry("text", self.text)?;
+                            }
+                            __map.end()
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageName for EventView<'a> {
+                        const PACKAGE: &'static str = "formic.control.v1";
+                        const NAME: &'static str = "Event";
+                        const FULL_NAME: &'static str = "formic.control.v1.Event";
+                        const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.Event";
+                    }
+                    ::formic_rpc::rt::buffa::impl_default_view_instance!(EventView);
+                    ::formic_rpc::rt::buffa::impl_view_reborrow!(EventView);
+                    /** Self-contained, `'static` owned view of a `Event` message.
+
+                    Wraps [`::formic_rpc::rt::buffa::OwnedView`]`<`[`EventView`]`<'static>>`: the decoded view and the [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer it borrows from travel together, so the handle is `'static` and `Send + Sync` — suitable for async handlers, spawned tasks, and anywhere a `'static` bound is required.
+
+                    Field accessors return borrows tied to `&self`. Use [`Self::view`] to get the full [`EventView`] when you need struct patterns, iteration helpers, or to pass the view to lifetime-parameterised code.*/
+                    #[derive(Clone, Debug)]
+                    pub struct EventOwnedView(::formic_rpc::rt::buffa::OwnedView<EventView<'static>>);
+                    impl EventOwnedView {
+                        /// Decode an owned view from a [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer.
+                        ///
+                        /// The view borrows directly from the buffer's data; the buffer is
+                        /// retained inside the returned handle.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer contains invalid
+                        /// protobuf data.
+                        pub fn decode(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(EventOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode(bytes)?,
+                            ))
+                        }
+                        /// Decode with custom [`::formic_rpc::rt::buffa::DecodeOptions`] (recursion limit,
+                        /// max message size).
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer is invalid or
+                        /// exceeds the configured limits.
+                        pub fn decode_with_options(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                            opts: &::formic_rpc::rt::buffa::DecodeOptions,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(EventOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode_with_options(bytes, opts)?,
+                            ))
+                        }
+                        /// Build from an owned message via an encode → decode round-trip.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError::MessageTooLarge`] if the
+                        /// message's encoded size exceeds the 2 GiB protobuf limit, or
+                        /// another [`::formic_rpc::rt::buffa::DecodeError`] if the re-encoded bytes are
+                        /// somehow invalid (should not happen for well-formed messages).
+                        pub fn from_owned(
+                            msg: &super::super::Event,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(EventOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::from_owned(msg)?,
+                            ))
+                        }
+                        /// Borrow the full [`EventView`] with its lifetime tied to `&self`.
+                        #[must_use]
+                        pub fn view(&self) -> &EventView<'_> {
+                            self.0.reborrow()
+                        }
+                        /// Convert to the owned message type.
+                        ///
+                        /// Infallible: this type's constructors wire-decode their
+                        /// buffer, and a view produced by wire decoding always
+                        /// converts. Delegates to [`::formic_rpc::rt::buffa::OwnedView::to_owned_message`],
+                        /// whose contract also governs handles converted from a raw
+                        /// [`::formic_rpc::rt::buffa::OwnedView`].
+                        #[must_use]
+                        pub fn to_owned_message(&self) -> super::super::Event {
+                            self.0.to_owned_message()
+                        }
+                        /// The underlying bytes buffer.
+                        #[must_use]
+                        pub fn bytes(&self) -> &::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.bytes()
+                        }
+                        /// Consume the handle, returning the underlying bytes buffer.
+                        #[must_use]
+                        pub fn into_bytes(self) -> ::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.into_bytes()
+                        }
+                        /// Grows by one with each event; a gap means that events were lost to a reader that was too slow.
+                        ///
+                        /// Field 1: `sequence`
+                        #[must_use]
+                        pub fn sequence(&self) -> u64 {
+                            self.0.reborrow().sequence
+                        }
+                        /// Field 2: `unix_ms`
+                        #[must_use]
+                        pub fn unix_ms(&self) -> i64 {
+                            self.0.reborrow().unix_ms
+                        }
+                        /// applied, refused, start, ready, unready, stop, kill, exit, failed, backoff, wait, restart.
+                        ///
+                        /// Field 3: `kind`
+                        #[must_use]
+                        pub fn kind(&self) -> &'_ str {
+                            self.0.reborrow().kind
+                        }
+                        /// Empty for what is about the whole application.
+                        ///
+                        /// Field 4: `service`
+                        #[must_use]
+                        pub fn service(&self) -> &'_ str {
+                            self.0.reborrow().service
+                        }
+                        /// Field 5: `instance`
+                        #[must_use]
+                        pub fn instance(&self) -> &'_ str {
+                            self.0.reborrow().instance
+                        }
+                        /// What, and why.
+                        ///
+                        /// Field 6: `text`
+                        #[must_use]
+                        pub fn text(&self) -> &'_ str {
+                            self.0.reborrow().text
+                        }
+                    }
+                    impl ::core::convert::From<::formic_rpc::rt::buffa::OwnedView<EventView<'static>>> for EventOwnedView {
+                        fn from(inner: ::formic_rpc::rt::buffa::OwnedView<EventView<'static>>) -> Self {
+                            EventOwnedView(inner)
+                        }
+                    }
+                    impl ::core::convert::From<EventOwnedView> for ::formic_rpc::rt::buffa::OwnedView<EventView<'static>> {
+                        fn from(wrapper: EventOwnedView) -> Self {
+                            wrapper.0
+                        }
+                    }
+                    impl ::core::convert::AsRef<::formic_rpc::rt::buffa::OwnedView<EventView<'static>>> for EventOwnedView {
+                        fn as_ref(&self) -> &::formic_rpc::rt::buffa::OwnedView<EventView<'static>> {
+                            &self.0
+                        }
+                    }
+                    impl ::formic_rpc::rt::buffa::HasMessageView for super::super::Event {
+                        type View<'a> = EventView<'a>;
+                        type ViewHandle = EventOwnedView;
+                    }
+                    impl ::formic_rpc::rt::serde::Serialize for EventOwnedView {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            ::formic_rpc::rt::serde::Serialize::serialize(&self.0, __s)
+                        }
+                    }
+                    #[derive(Clone, Debug, Default)]
+                    pub struct WhyRequestView<'a> {
+                        /// Field 1: `service`
+                        pub service: &'a str,
+                        pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFieldsView<'a>,
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageView<'a> for WhyRequestView<'a> {
+                        type Owned = super::super::WhyRequest;
+                        fn decode_view(
+                            buf: &'a [u8],
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let __limit =
+                                ::core::cell::Cell::new(::formic_rpc::rt::buffa::DEFAULT_UNKNOWN_FIELD_LIMIT);
+                            let __elem = ::core::cell::Cell::new(
+                                ::formic_rpc::rt::buffa::DEFAULT_ELEMENT_MEMORY_LIMIT,
+                            );
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                buf,
+                                ::formic_rpc::rt::buffa::DecodeContext::new(
+                                    ::formic_rpc::rt::buffa::RECURSION_LIMIT,
+                                    &__limit,
+                                )
+                                .with_element_memory(&__elem),
+                            )
+                        }
+                        fn decode_view_with_ctx(
+                            buf: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(buf, ctx)
+                        }
+                        #[inline]
+                        fn merge_view_field(
+                            &mut self,
+                            tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                            cur: &'a [u8],
+                            before_tag: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<&'a [u8], ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let _ = ctx;
+                            #[allow(unused_variables)]
+                            let view = self;
+                            let mut cur = cur;
+                            match tag.field_number() {
+                                1u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    view.service = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
+                                }
+                                _ => {
+                                    ::formic_rpc::rt::buffa::encoding::skip_field_depth(
+                                        tag,
+                                        &mut cur,
+                                        ctx.depth(),
+                                    )?;
+                                    let span_len = before_tag.len() - cur.len();
+                                    view.__buffa_unknown_fields.push_record(before_tag, span_len, ctx)?;
+                                }
+                            }
+                            ::core::result::Result::Ok(cur)
+                        }
+                        fn to_owned_message(
+                            &self,
+                        ) -> ::core::result::Result<
+                            super::super::WhyRequest,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            self.to_owned_from_source(None)
+                        }
+                        #[allow(clippy::useless_conversion, clippy::needless_update)]
+                        fn to_owned_from_source(
+                            &self,
+                            __buffa_src: ::core::option::Option<&::formic_rpc::rt::buffa::bytes::Bytes>,
+                        ) -> ::core::result::Result<
+                            super::super::WhyRequest,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::alloc::string::ToString as _;
+                            let _ = __buffa_src;
+                            ::core::result::Result::Ok(super::super::WhyRequest {
+                                service: self.service.to_string(),
+                                __buffa_unknown_fields: self.__buffa_unknown_fields.to_owned()?.into(),
+                                ..::core::default::Default::default()
+                            })
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::ViewEncode<'a> for WhyRequestView<'a> {
+                        #[allow(clippy::needless_borrow, clippy::let_and_return)]
+                        fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            let mut size = 0u64;
+                            if !self.service.is_empty() {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.service)
+                                        as u64;
+                            }
+                            size += self.__buffa_unknown_fields.encoded_len() as u64;
+                            ::formic_rpc::rt::buffa::saturate_size(size)
+                        }
+                        #[allow(clippy::needless_borrow)]
+                        fn write_to(
+                            &self,
+                            _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                            buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                        ) {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            if !self.service.is_empty() {
+                                ::formic_rpc::rt::buffa::types::put_string_field(1u32, &self.service, buf);
+                            }
+                            self.__buffa_unknown_fields.write_to(buf);
+                        }
+                    }
+                    /// Serializes this view as protobuf JSON.
+                    ///
+                    /// Implicit-presence fields with default values are omitted, `required`
+                    /// fields are always emitted, explicit-presence (`optional`) fields are
+                    /// emitted only when set, bytes fields are base64-encoded, and enum
+                    /// values are their proto name strings.
+                    ///
+                    /// This impl uses `serialize_map(None)` because the number of emitted
+                    /// fields depends on default-omission rules; serializers that require
+                    /// known map lengths (e.g. `bincode`) will return a runtime error.
+                    /// Use the owned message type for those formats.
+                    impl<'__a> ::formic_rpc::rt::serde::Serialize for WhyRequestView<'__a> {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            use ::formic_rpc::rt::serde::ser::SerializeMap as _;
+                            let mut __map = __s.serialize_map(::core::option::Option::None)?;
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str(self.service) {
+                                __map.serialize_entry("service", self.service)?;
+                            }
+                            __map.end()
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageName for WhyRequestView<'a> {
+                        const PACKAGE: &'static str = "formic.control.v1";
+                        const NAME: &'static str = "WhyRequest";
+                        const FULL_NAME: &'static str = "formic.control.v1.WhyRequest";
+                        const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.WhyRequest";
+                    }
+                    ::formic_rpc::rt::buffa::impl_default_view_instance!(WhyRequestView);
+                    ::formic_rpc::rt::buffa::impl_view_reborrow!(WhyRequestView);
+                    /** Self-contained, `'static` owned view of a `WhyRequest` message.
+
+                    Wraps [`::formic_rpc::rt::buffa::OwnedView`]`<`[`WhyRequestView`]`<'static>>`: the decoded view and the [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer it borrows from travel together, so the handle is `'static` and `Send + Sync` — suitable for async handlers, spawned tasks, and anywhere a `'static` bound is required.
+
+                    Field accessors return borrows tied to `&self`. Use [`Self::view`] to get the full [`WhyRequestView`] when you need struct patterns, iteration helpers, or to pass the view to lifetime-parameterised code.*/
+                    #[derive(Clone, Debug)]
+                    pub struct WhyRequestOwnedView(
+                        ::formic_rpc::rt::buffa::OwnedView<WhyRequestView<'static>>,
+                    );
+                    impl WhyRequestOwnedView {
+                        /// Decode an owned view from a [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer.
+                        ///
+                        /// The view borrows directly from the buffer's data; the buffer is
+                        /// retained inside the returned handle.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer contains invalid
+                        /// protobuf data.
+                        pub fn decode(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(WhyRequestOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode(bytes)?,
+                            ))
+                        }
+                        /// Decode with custom [`::formic_rpc::rt::buffa::DecodeOptions`] (recursion limit,
+                        /// max message size).
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer is invalid or
+                        /// exceeds the configured limits.
+                        pub fn decode_with_options(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                            opts: &::formic_rpc::rt::buffa::DecodeOptions,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(WhyRequestOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode_with_options(bytes, opts)?,
+                            ))
+                        }
+                        /// Build from an owned message via an encode → decode round-trip.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError::MessageTooLarge`] if the
+                        /// message's encoded size exceeds the 2 GiB protobuf limit, or
+                        /// another [`::formic_rpc::rt::buffa::DecodeError`] if the re-encoded bytes are
+                        /// somehow invalid (should not happen for well-formed messages).
+                        pub fn from_owned(
+                            msg: &super::super::WhyRequest,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(WhyRequestOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::from_owned(msg)?,
+                            ))
+                        }
+                        /// Borrow the full [`WhyRequestView`] with its lifetime tied to `&self`.
+                        #[must_use]
+                        pub fn view(&self) -> &WhyRequestView<'_> {
+                            self.0.reborrow()
+                        }
+                        /// Convert to the owned message type.
+                        ///
+                        /// Infallible: this type's constructors wire-decode their
+                        /// buffer, and a view produced by wire decoding always
+                        /// converts. Delegates to [`::formic_rpc::rt::buffa::OwnedView::to_owned_message`],
+                        /// whose contract also governs handles converted from a raw
+                        /// [`::formic_rpc::rt::buffa::OwnedView`].
+                        #[must_use]
+                        pub fn to_owned_message(&self) -> super::super::WhyRequest {
+                            self.0.to_owned_message()
+                        }
+                        /// The underlying bytes buffer.
+                        #[must_use]
+                        pub fn bytes(&self) -> &::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.bytes()
+                        }
+                        /// Consume the handle, returning the underlying bytes buffer.
+                        #[must_use]
+                        pub fn into_bytes(self) -> ::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.into_bytes()
+                        }
+                        /// Field 1: `service`
+                        #[must_use]
+                        pub fn service(&self) -> &'_ str {
+                            self.0.reborrow().service
+                        }
+                    }
+                    impl ::core::convert::From<::formic_rpc::rt::buffa::OwnedView<WhyRequestView<'static>>>
+                        for WhyRequestOwnedView
+                    {
+                        fn from(inner: ::formic_rpc::rt::buffa::OwnedView<WhyRequestView<'static>>) -> Self {
+                            WhyRequestOwnedView(inner)
+                        }
+                    }
+                    impl ::core::convert::From<WhyRequestOwnedView>
+                        for ::formic_rpc::rt::buffa::OwnedView<WhyRequestView<'static>>
+                    {
+                        fn from(wrapper: WhyRequestOwnedView) -> Self {
+                            wrapper.0
+                        }
+                    }
+                    impl ::core::convert::AsRef<::formic_rpc::rt::buffa::OwnedView<WhyRequestView<'static>>>
+                        for WhyRequestOwnedView
+                    {
+                        fn as_ref(&self) -> &::formic_rpc::rt::buffa::OwnedView<WhyRequestView<'static>> {
+                            &self.0
+                        }
+                    }
+                    impl ::formic_rpc::rt::buffa::HasMessageView for super::super::WhyRequest {
+                        type View<'a> = WhyRequestView<'a>;
+                        type ViewHandle = WhyRequestOwnedView;
+                    }
+                    impl ::formic_rpc::rt::serde::Serialize for WhyRequestOwnedView {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            ::formic_rpc::rt::serde::Serialize::serialize(&self.0, __s)
+                        }
+                    }
+                    #[derive(Clone, Debug, Default)]
+                    pub struct WhyResponseView<'a> {
+                        /// Field 1: `text`
+                        pub text: &'a str,
+                        pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFieldsView<'a>,
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageView<'a> for WhyResponseView<'a> {
+                        type Owned = super::super::WhyResponse;
+                        fn decode_view(
+                            buf: &'a [u8],
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let __limit =
+                                ::core::cell::Cell::new(::formic_rpc::rt::buffa::DEFAULT_UNKNOWN_FIELD_LIMIT);
+                            let __elem = ::core::cell::Cell::new(
+                                ::formic_rpc::rt::buffa::DEFAULT_ELEMENT_MEMORY_LIMIT,
+                            );
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                buf,
+                                ::formic_rpc::rt::buffa::DecodeContext::new(
+                                    ::formic_rpc::rt::buffa::RECURSION_LIMIT,
+                                    &__limit,
+                                )
+                                .with_element_memory(&__elem),
+                            )
+                        }
+                        fn decode_view_with_ctx(
+                            buf: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(buf, ctx)
+                        }
+                        #[inline]
+                        fn merge_view_field(
+                            &mut self,
+                            tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                            cur: &'a [u8],
+                            before_tag: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<&'a [u8], ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let _ = ctx;
+                            #[allow(unused_variables)]
+                            let view = self;
+                            let mut cur = cur;
+                            match tag.field_number() {
+                                1u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    view.text = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
+                                }
+                                _ => {
+                                    ::formic_rpc::rt::buffa::encoding::skip_field_depth(
+                                        tag,
+                                        &mut cur,
+                                        ctx.depth(),
+                                    )?;
+                                    let span_len = before_tag.len() - cur.len();
+                                    view.__buffa_unknown_fields.push_record(before_tag, span_len, ctx)?;
+                                }
+                            }
+                            ::core::result::Result::Ok(cur)
+                        }
+                        fn to_owned_message(
+                            &self,
+                        ) -> ::core::result::Result<
+                            super::super::WhyResponse,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            self.to_owned_from_source(None)
+                        }
+                        #[allow(clippy::useless_conversion, clippy::needless_update)]
+                        fn to_owned_from_source(
+                            &self,
+                            __buffa_src: ::core::option::Option<&::formic_rpc::rt::buffa::bytes::Bytes>,
+                        ) -> ::core::result::Result<
+                            super::super::WhyResponse,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::alloc::string::ToString as _;
+                            let _ = __buffa_src;
+                            ::core::result::Result::Ok(super::super::WhyResponse {
+                                text: self.text.to_string(),
+                                __buffa_unknown_fields: self.__buffa_unknown_fields.to_owned()?.into(),
+                                ..::core::default::Default::default()
+                            })
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::ViewEncode<'a> for WhyResponseView<'a> {
+                        #[allow(clippy::needless_borrow, clippy::let_and_return)]
+                        fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            let mut size = 0u64;
+                            if !self.text.is_empty() {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.text) as u64;
+                            }
+                            size += self.__buffa_unknown_fields.encoded_len() as u64;
+                            ::formic_rpc::rt::buffa::saturate_size(size)
+                        }
+                        #[allow(clippy::needless_borrow)]
+                        fn write_to(
+                            &self,
+                            _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                            buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                        ) {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            if !self.text.is_empty() {
+                                ::formic_rpc::rt::buffa::types::put_string_field(1u32, &self.text, buf);
+                            }
+                            self.__buffa_unknown_fields.write_to(buf);
+                        }
+                    }
+                    /// Serializes this view as protobuf JSON.
+                    ///
+                    /// Implicit-presence fields with default values are omitted, `required`
+                    /// fields are always emitted, explicit-presence (`optional`) fields are
+                    /// emitted only when set, bytes fields are base64-encoded, and enum
+                    /// values are their proto name strings.
+                    ///
+                    /// This impl uses `serialize_map(None)` because the number of emitted
+                    /// fields depends on default-omission rules; serializers that require
+                    /// known map lengths (e.g. `bincode`) will return a runtime error.
+                    /// Use the owned message type for those formats.
+                    impl<'__a> ::formic_rpc::rt::serde::Serialize for WhyResponseView<'__a> {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            use ::formic_rpc::rt::serde::ser::SerializeMap as _;
+                            let mut __map = __s.serialize_map(::core::option::Option::None)?;
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str(self.text) {
+                                __map.serialize_entry("text", self.text)?;
+                            }
+                            __map.end()
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageName for WhyResponseView<'a> {
+                        const PACKAGE: &'static str = "formic.control.v1";
+                        const NAME: &'static str = "WhyResponse";
+                        const FULL_NAME: &'static str = "formic.control.v1.WhyResponse";
+                        const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.WhyResponse";
+                    }
+                    ::formic_rpc::rt::buffa::impl_default_view_instance!(WhyResponseView);
+                    ::formic_rpc::rt::buffa::impl_view_reborrow!(WhyResponseView);
+                    /** Self-contained, `'static` owned view of a `WhyResponse` message.
+
+                    Wraps [`::formic_rpc::rt::buffa::OwnedView`]`<`[`WhyResponseView`]`<'static>>`: the decoded view and the [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer it borrows from travel together, so the handle is `'static` and `Send + Sync` — suitable for async handlers, spawned tasks, and anywhere a `'static` bound is required.
+
+                    Field accessors return borrows tied to `&self`. Use [`Self::view`] to get the full [`WhyResponseView`] when you need struct patterns, iteration helpers, or to pass the view to lifetime-parameterised code.*/
+                    #[derive(Clone, Debug)]
+                    pub struct WhyResponseOwnedView(
+                        ::formic_rpc::rt::buffa::OwnedView<WhyResponseView<'static>>,
+                    );
+                    impl WhyResponseOwnedView {
+                        /// Decode an owned view from a [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer.
+                        ///
+                        /// The view borrows directly from the buffer's data; the buffer is
+                        /// retained inside the returned handle.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer contains invalid
+                        /// protobuf data.
+                        pub fn decode(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(WhyResponseOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode(bytes)?,
+                            ))
+                        }
+                        /// Decode with custom [`::formic_rpc::rt::buffa::DecodeOptions`] (recursion limit,
+                        /// max message size).
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer is invalid or
+                        /// exceeds the configured limits.
+                        pub fn decode_with_options(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                            opts: &::formic_rpc::rt::buffa::DecodeOptions,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(WhyResponseOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode_with_options(bytes, opts)?,
+                            ))
+                        }
+                        /// Build from an owned message via an encode → decode round-trip.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError::MessageTooLarge`] if the
+                        /// message's encoded size exceeds the 2 GiB protobuf limit, or
+                        /// another [`::formic_rpc::rt::buffa::DecodeError`] if the re-encoded bytes are
+                        /// somehow invalid (should not happen for well-formed messages).
+                        pub fn from_owned(
+                            msg: &super::super::WhyResponse,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(WhyResponseOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::from_owned(msg)?,
+                            ))
+                        }
+                        /// Borrow the full [`WhyResponseView`] with its lifetime tied to `&self`.
+                        #[must_use]
+                        pub fn view(&self) -> &WhyResponseView<'_> {
+                            self.0.reborrow()
+                        }
+                        /// Convert to the owned message type.
+                        ///
+                        /// Infallible: this type's constructors wire-decode their
+                        /// buffer, and a view produced by wire decoding always
+                        /// converts. Delegates to [`::formic_rpc::rt::buffa::OwnedView::to_owned_message`],
+                        /// whose contract also governs handles converted from a raw
+                        /// [`::formic_rpc::rt::buffa::OwnedView`].
+                        #[must_use]
+                        pub fn to_owned_message(&self) -> super::super::WhyResponse {
+                            self.0.to_owned_message()
+                        }
+                        /// The underlying bytes buffer.
+                        #[must_use]
+                        pub fn bytes(&self) -> &::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.bytes()
+                        }
+                        /// Consume the handle, returning the underlying bytes buffer.
+                        #[must_use]
+                        pub fn into_bytes(self) -> ::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.into_bytes()
+                        }
+                        /// Field 1: `text`
+                        #[must_use]
+                        pub fn text(&self) -> &'_ str {
+                            self.0.reborrow().text
+                        }
+                    }
+                    impl ::core::convert::From<::formic_rpc::rt::buffa::OwnedView<WhyResponseView<'static>>>
+                        for WhyResponseOwnedView
+                    {
+                        fn from(inner: ::formic_rpc::rt::buffa::OwnedView<WhyResponseView<'static>>) -> Self {
+                            WhyResponseOwnedView(inner)
+                        }
+                    }
+                    impl ::core::convert::From<WhyResponseOwnedView>
+                        for ::formic_rpc::rt::buffa::OwnedView<WhyResponseView<'static>>
+                    {
+                        fn from(wrapper: WhyResponseOwnedView) -> Self {
+                            wrapper.0
+                        }
+                    }
+                    impl ::core::convert::AsRef<::formic_rpc::rt::buffa::OwnedView<WhyResponseView<'static>>>
+                        for WhyResponseOwnedView
+                    {
+                        fn as_ref(&self) -> &::formic_rpc::rt::buffa::OwnedView<WhyResponseView<'static>> {
+                            &self.0
+                        }
+                    }
+                    impl ::formic_rpc::rt::buffa::HasMessageView for super::super::WhyResponse {
+                        type View<'a> = WhyResponseView<'a>;
+                        type ViewHandle = WhyResponseOwnedView;
+                    }
+                    impl ::formic_rpc::rt::serde::Serialize for WhyResponseOwnedView {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            ::formic_rpc::rt::serde::Serialize::serialize(&self.0, __s)
+                        }
+                    }
                 }
                 /// Register this package's `Any` type entries and extension entries.
                 pub fn register_types(reg: &mut ::formic_rpc::rt::buffa::type_registry::TypeRegistry) {
@@ -5678,10 +15870,65 @@ pub mod formic {
                     reg.register_json_any(super::__STOP_RESPONSE_JSON_ANY);
                     reg.register_json_any(super::__WATCH_ROUTES_REQUEST_JSON_ANY);
                     reg.register_json_any(super::__WATCH_ROUTES_RESPONSE_JSON_ANY);
+                    reg.register_json_any(super::__PLAN_REQUEST_JSON_ANY);
+                    reg.register_json_any(super::__PLAN_RESPONSE_JSON_ANY);
+                    reg.register_json_any(super::__SERVICE_CHANGE_JSON_ANY);
+                    reg.register_json_any(super::__FIELD_CHANGE_JSON_ANY);
+                    reg.register_json_any(super::__PLANNED_ACTION_JSON_ANY);
+                    reg.register_json_any(super::__APPLY_REQUEST_JSON_ANY);
+                    reg.register_json_any(super::__SCALE_REQUEST_JSON_ANY);
+                    reg.register_json_any(super::__ROLLBACK_REQUEST_JSON_ANY);
+                    reg.register_json_any(super::__CHANGE_RESPONSE_JSON_ANY);
+                    reg.register_json_any(super::__RESTART_REQUEST_JSON_ANY);
+                    reg.register_json_any(super::__RESTART_RESPONSE_JSON_ANY);
+                    reg.register_json_any(super::__HISTORY_REQUEST_JSON_ANY);
+                    reg.register_json_any(super::__HISTORY_RESPONSE_JSON_ANY);
+                    reg.register_json_any(super::__GENERATION_JSON_ANY);
+                    reg.register_json_any(super::__GENERATION_SERVICE_JSON_ANY);
+                    reg.register_json_any(super::__EVENTS_REQUEST_JSON_ANY);
+                    reg.register_json_any(super::__EVENT_JSON_ANY);
+                    reg.register_json_any(super::__WHY_REQUEST_JSON_ANY);
+                    reg.register_json_any(super::__WHY_RESPONSE_JSON_ANY);
                 }
             }
             #[doc(inline)]
             pub use self::__buffa::register_types;
+            #[doc(inline)]
+            pub use self::__buffa::view::ApplyRequestOwnedView;
+            #[doc(inline)]
+            pub use self::__buffa::view::ApplyRequestView;
+            #[doc(inline)]
+            pub use self::__buffa::view::ChangeResponseOwnedView;
+            #[doc(inline)]
+            pub use self::__buffa::view::ChangeResponseView;
+            #[doc(inline)]
+            pub use self::__buffa::view::EventOwnedView;
+            #[doc(inline)]
+            pub use self::__buffa::view::EventView;
+            #[doc(inline)]
+            pub use self::__buffa::view::EventsRequestOwnedView;
+            #[doc(inline)]
+            pub use self::__buffa::view::EventsRequestView;
+            #[doc(inline)]
+            pub use self::__buffa::view::FieldChangeOwnedView;
+            #[doc(inline)]
+            pub use self::__buffa::view::FieldChangeView;
+            #[doc(inline)]
+            pub use self::__buffa::view::GenerationOwnedView;
+            #[doc(inline)]
+            pub use self::__buffa::view::GenerationServiceOwnedView;
+            #[doc(inline)]
+            pub use self::__buffa::view::GenerationServiceView;
+            #[doc(inline)]
+            pub use self::__buffa::view::GenerationView;
+            #[doc(inline)]
+            pub use self::__buffa::view::HistoryRequestOwnedView;
+            #[doc(inline)]
+            pub use self::__buffa::view::HistoryRequestView;
+            #[doc(inline)]
+            pub use self::__buffa::view::HistoryResponseOwnedView;
+            #[doc(inline)]
+            pub use self::__buffa::view::HistoryResponseView;
             #[doc(inline)]
             pub use self::__buffa::view::InstanceStatusOwnedView;
             #[doc(inline)]
@@ -5694,6 +15941,38 @@ pub mod formic {
             pub use self::__buffa::view::LogsRequestOwnedView;
             #[doc(inline)]
             pub use self::__buffa::view::LogsRequestView;
+            #[doc(inline)]
+            pub use self::__buffa::view::PlanRequestOwnedView;
+            #[doc(inline)]
+            pub use self::__buffa::view::PlanRequestView;
+            #[doc(inline)]
+            pub use self::__buffa::view::PlanResponseOwnedView;
+            #[doc(inline)]
+            pub use self::__buffa::view::PlanResponseView;
+            #[doc(inline)]
+            pub use self::__buffa::view::PlannedActionOwnedView;
+            #[doc(inline)]
+            pub use self::__buffa::view::PlannedActionView;
+            #[doc(inline)]
+            pub use self::__buffa::view::RestartRequestOwnedView;
+            #[doc(inline)]
+            pub use self::__buffa::view::RestartRequestView;
+            #[doc(inline)]
+            pub use self::__buffa::view::RestartResponseOwnedView;
+            #[doc(inline)]
+            pub use self::__buffa::view::RestartResponseView;
+            #[doc(inline)]
+            pub use self::__buffa::view::RollbackRequestOwnedView;
+            #[doc(inline)]
+            pub use self::__buffa::view::RollbackRequestView;
+            #[doc(inline)]
+            pub use self::__buffa::view::ScaleRequestOwnedView;
+            #[doc(inline)]
+            pub use self::__buffa::view::ScaleRequestView;
+            #[doc(inline)]
+            pub use self::__buffa::view::ServiceChangeOwnedView;
+            #[doc(inline)]
+            pub use self::__buffa::view::ServiceChangeView;
             #[doc(inline)]
             pub use self::__buffa::view::ServiceStatusOwnedView;
             #[doc(inline)]
@@ -5722,6 +16001,14 @@ pub mod formic {
             pub use self::__buffa::view::WatchRoutesResponseOwnedView;
             #[doc(inline)]
             pub use self::__buffa::view::WatchRoutesResponseView;
+            #[doc(inline)]
+            pub use self::__buffa::view::WhyRequestOwnedView;
+            #[doc(inline)]
+            pub use self::__buffa::view::WhyRequestView;
+            #[doc(inline)]
+            pub use self::__buffa::view::WhyResponseOwnedView;
+            #[doc(inline)]
+            pub use self::__buffa::view::WhyResponseView;
 
             /// The full name of the service.
             pub const CONTROL_SERVICE_NAME: &str = "formic.control.v1.ControlService";
@@ -5983,6 +16270,364 @@ pub mod formic {
                     request: WatchRoutesRequest,
                 ) -> ::formic_rpc::rt::StreamCall<WatchRoutesResponse> {
                     self.channel.server_stream(control_service_methods::WATCH_ROUTES, &request)
+                }
+            }
+
+            /// The full name of the service.
+            pub const DEPLOY_SERVICE_NAME: &str = "formic.control.v1.DeployService";
+
+            /// The methods of `formic.control.v1.DeployService`.
+            pub mod deploy_service_methods {
+                /// `/formic.control.v1.DeployService/Plan`
+                pub const PLAN: ::formic_rpc::rt::Method = ::formic_rpc::rt::Method::new(
+                    "/formic.control.v1.DeployService/Plan",
+                    ::formic_rpc::rt::Kind::Unary,
+                )
+                .safe();
+                /// `/formic.control.v1.DeployService/Apply`
+                pub const APPLY: ::formic_rpc::rt::Method = ::formic_rpc::rt::Method::new(
+                    "/formic.control.v1.DeployService/Apply",
+                    ::formic_rpc::rt::Kind::Unary,
+                );
+                /// `/formic.control.v1.DeployService/Scale`
+                pub const SCALE: ::formic_rpc::rt::Method = ::formic_rpc::rt::Method::new(
+                    "/formic.control.v1.DeployService/Scale",
+                    ::formic_rpc::rt::Kind::Unary,
+                );
+                /// `/formic.control.v1.DeployService/Restart`
+                pub const RESTART: ::formic_rpc::rt::Method = ::formic_rpc::rt::Method::new(
+                    "/formic.control.v1.DeployService/Restart",
+                    ::formic_rpc::rt::Kind::Unary,
+                );
+                /// `/formic.control.v1.DeployService/Rollback`
+                pub const ROLLBACK: ::formic_rpc::rt::Method = ::formic_rpc::rt::Method::new(
+                    "/formic.control.v1.DeployService/Rollback",
+                    ::formic_rpc::rt::Kind::Unary,
+                );
+                /// `/formic.control.v1.DeployService/History`
+                pub const HISTORY: ::formic_rpc::rt::Method = ::formic_rpc::rt::Method::new(
+                    "/formic.control.v1.DeployService/History",
+                    ::formic_rpc::rt::Kind::Unary,
+                )
+                .safe();
+                /// `/formic.control.v1.DeployService/Events`
+                pub const EVENTS: ::formic_rpc::rt::Method = ::formic_rpc::rt::Method::new(
+                    "/formic.control.v1.DeployService/Events",
+                    ::formic_rpc::rt::Kind::ServerStream,
+                );
+                /// `/formic.control.v1.DeployService/Why`
+                pub const WHY: ::formic_rpc::rt::Method = ::formic_rpc::rt::Method::new(
+                    "/formic.control.v1.DeployService/Why",
+                    ::formic_rpc::rt::Kind::Unary,
+                )
+                .safe();
+            }
+
+            /// What is wanted of a running application, how it came to be, and why it is as it is. A desired state is
+            /// always whole and has an index that grows with each change.
+            pub trait DeployService: ::core::marker::Send + ::core::marker::Sync + 'static {
+                /// What an apply of this manifest would change, and what would be done; nothing is done.
+                fn plan(
+                    &self,
+                    ctx: ::formic_rpc::rt::Context,
+                    request: ::formic_rpc::rt::Request<'_, PlanRequest>,
+                ) -> impl ::core::future::Future<Output = ::formic_rpc::rt::Reply<PlanResponse>>
+                + ::core::marker::Send;
+                /// Makes the state that the manifest wants the desired one.
+                fn apply(
+                    &self,
+                    ctx: ::formic_rpc::rt::Context,
+                    request: ::formic_rpc::rt::Request<'_, ApplyRequest>,
+                ) -> impl ::core::future::Future<Output = ::formic_rpc::rt::Reply<ChangeResponse>>
+                + ::core::marker::Send;
+                /// Changes how many instances are wanted, until the next apply.
+                fn scale(
+                    &self,
+                    ctx: ::formic_rpc::rt::Context,
+                    request: ::formic_rpc::rt::Request<'_, ScaleRequest>,
+                ) -> impl ::core::future::Future<Output = ::formic_rpc::rt::Reply<ChangeResponse>>
+                + ::core::marker::Send;
+                /// Replaces the instances of services by new ones of the same revision, one after the other.
+                fn restart(
+                    &self,
+                    ctx: ::formic_rpc::rt::Context,
+                    request: ::formic_rpc::rt::Request<'_, RestartRequest>,
+                ) -> impl ::core::future::Future<Output = ::formic_rpc::rt::Reply<RestartResponse>>
+                + ::core::marker::Send;
+                /// Makes an earlier desired state the present one.
+                fn rollback(
+                    &self,
+                    ctx: ::formic_rpc::rt::Context,
+                    request: ::formic_rpc::rt::Request<'_, RollbackRequest>,
+                ) -> impl ::core::future::Future<Output = ::formic_rpc::rt::Reply<ChangeResponse>>
+                + ::core::marker::Send;
+                /// The desired states that were, newest first.
+                fn history(
+                    &self,
+                    ctx: ::formic_rpc::rt::Context,
+                    request: ::formic_rpc::rt::Request<'_, HistoryRequest>,
+                ) -> impl ::core::future::Future<Output = ::formic_rpc::rt::Reply<HistoryResponse>>
+                + ::core::marker::Send;
+                /// What was decided and what happened, each with its cause; oldest first.
+                fn events(
+                    &self,
+                    ctx: ::formic_rpc::rt::Context,
+                    request: ::formic_rpc::rt::Request<'_, EventsRequest>,
+                ) -> impl ::core::future::Future<
+                    Output = ::formic_rpc::rt::Reply<::formic_rpc::rt::Streaming<Event>>,
+                > + ::core::marker::Send;
+                /// The cause of a service's present state, in a paragraph.
+                fn why(
+                    &self,
+                    ctx: ::formic_rpc::rt::Context,
+                    request: ::formic_rpc::rt::Request<'_, WhyRequest>,
+                ) -> impl ::core::future::Future<Output = ::formic_rpc::rt::Reply<WhyResponse>>
+                + ::core::marker::Send;
+            }
+
+            /// Serves an implementation of [`DeployService`].
+            pub struct DeployServiceServer<T>(::std::sync::Arc<T>);
+
+            impl<T: DeployService> DeployServiceServer<T> {
+                /// Takes the implementation.
+                pub fn new(service: T) -> Self {
+                    Self(::std::sync::Arc::new(service))
+                }
+
+                /// Takes an implementation that is shared.
+                pub fn from_arc(service: ::std::sync::Arc<T>) -> Self {
+                    Self(service)
+                }
+            }
+
+            impl<T> ::core::clone::Clone for DeployServiceServer<T> {
+                fn clone(&self) -> Self {
+                    Self(::std::sync::Arc::clone(&self.0))
+                }
+            }
+
+            impl<T> ::core::fmt::Debug for DeployServiceServer<T> {
+                fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                    f.write_str("DeployServiceServer")
+                }
+            }
+
+            impl<T: DeployService> ::formic_rpc::rt::Handle for DeployServiceServer<T> {
+                fn method(&self, path: &str) -> ::core::option::Option<::formic_rpc::rt::Method> {
+                    match path {
+                        "/formic.control.v1.DeployService/Plan" => {
+                            ::core::option::Option::Some(deploy_service_methods::PLAN)
+                        }
+                        "/formic.control.v1.DeployService/Apply" => {
+                            ::core::option::Option::Some(deploy_service_methods::APPLY)
+                        }
+                        "/formic.control.v1.DeployService/Scale" => {
+                            ::core::option::Option::Some(deploy_service_methods::SCALE)
+                        }
+                        "/formic.control.v1.DeployService/Restart" => {
+                            ::core::option::Option::Some(deploy_service_methods::RESTART)
+                        }
+                        "/formic.control.v1.DeployService/Rollback" => {
+                            ::core::option::Option::Some(deploy_service_methods::ROLLBACK)
+                        }
+                        "/formic.control.v1.DeployService/History" => {
+                            ::core::option::Option::Some(deploy_service_methods::HISTORY)
+                        }
+                        "/formic.control.v1.DeployService/Events" => {
+                            ::core::option::Option::Some(deploy_service_methods::EVENTS)
+                        }
+                        "/formic.control.v1.DeployService/Why" => {
+                            ::core::option::Option::Some(deploy_service_methods::WHY)
+                        }
+                        _ => ::core::option::Option::None,
+                    }
+                }
+
+                fn call(&self, call: ::formic_rpc::rt::Call) -> ::formic_rpc::rt::Answering {
+                    let service = ::std::sync::Arc::clone(&self.0);
+                    match call.method.path() {
+                        "/formic.control.v1.DeployService/Plan" => ::std::boxed::Box::pin(async move {
+                            let (ctx, codec, body) = ::formic_rpc::rt::unary::<PlanRequest>(call)?;
+                            let view = ::formic_rpc::rt::view::<PlanRequest>(&body)?;
+                            let response = <T as DeployService>::plan(
+                                &service,
+                                ctx,
+                                ::formic_rpc::rt::Request::new(&view, &body),
+                            )
+                            .await?;
+                            ::formic_rpc::rt::answer(response, codec)
+                        }),
+                        "/formic.control.v1.DeployService/Apply" => ::std::boxed::Box::pin(async move {
+                            let (ctx, codec, body) = ::formic_rpc::rt::unary::<ApplyRequest>(call)?;
+                            let view = ::formic_rpc::rt::view::<ApplyRequest>(&body)?;
+                            let response = <T as DeployService>::apply(
+                                &service,
+                                ctx,
+                                ::formic_rpc::rt::Request::new(&view, &body),
+                            )
+                            .await?;
+                            ::formic_rpc::rt::answer(response, codec)
+                        }),
+                        "/formic.control.v1.DeployService/Scale" => ::std::boxed::Box::pin(async move {
+                            let (ctx, codec, body) = ::formic_rpc::rt::unary::<ScaleRequest>(call)?;
+                            let view = ::formic_rpc::rt::view::<ScaleRequest>(&body)?;
+                            let response = <T as DeployService>::scale(
+                                &service,
+                                ctx,
+                                ::formic_rpc::rt::Request::new(&view, &body),
+                            )
+                            .await?;
+                            ::formic_rpc::rt::answer(response, codec)
+                        }),
+                        "/formic.control.v1.DeployService/Restart" => ::std::boxed::Box::pin(async move {
+                            let (ctx, codec, body) = ::formic_rpc::rt::unary::<RestartRequest>(call)?;
+                            let view = ::formic_rpc::rt::view::<RestartRequest>(&body)?;
+                            let response = <T as DeployService>::restart(
+                                &service,
+                                ctx,
+                                ::formic_rpc::rt::Request::new(&view, &body),
+                            )
+                            .await?;
+                            ::formic_rpc::rt::answer(response, codec)
+                        }),
+                        "/formic.control.v1.DeployService/Rollback" => ::std::boxed::Box::pin(async move {
+                            let (ctx, codec, body) = ::formic_rpc::rt::unary::<RollbackRequest>(call)?;
+                            let view = ::formic_rpc::rt::view::<RollbackRequest>(&body)?;
+                            let response = <T as DeployService>::rollback(
+                                &service,
+                                ctx,
+                                ::formic_rpc::rt::Request::new(&view, &body),
+                            )
+                            .await?;
+                            ::formic_rpc::rt::answer(response, codec)
+                        }),
+                        "/formic.control.v1.DeployService/History" => ::std::boxed::Box::pin(async move {
+                            let (ctx, codec, body) = ::formic_rpc::rt::unary::<HistoryRequest>(call)?;
+                            let view = ::formic_rpc::rt::view::<HistoryRequest>(&body)?;
+                            let response = <T as DeployService>::history(
+                                &service,
+                                ctx,
+                                ::formic_rpc::rt::Request::new(&view, &body),
+                            )
+                            .await?;
+                            ::formic_rpc::rt::answer(response, codec)
+                        }),
+                        "/formic.control.v1.DeployService/Events" => ::std::boxed::Box::pin(async move {
+                            let (ctx, codec, body) = ::formic_rpc::rt::unary::<EventsRequest>(call)?;
+                            let view = ::formic_rpc::rt::view::<EventsRequest>(&body)?;
+                            let response = <T as DeployService>::events(
+                                &service,
+                                ctx,
+                                ::formic_rpc::rt::Request::new(&view, &body),
+                            )
+                            .await?;
+                            ::formic_rpc::rt::stream_answer(response, codec)
+                        }),
+                        "/formic.control.v1.DeployService/Why" => ::std::boxed::Box::pin(async move {
+                            let (ctx, codec, body) = ::formic_rpc::rt::unary::<WhyRequest>(call)?;
+                            let view = ::formic_rpc::rt::view::<WhyRequest>(&body)?;
+                            let response = <T as DeployService>::why(
+                                &service,
+                                ctx,
+                                ::formic_rpc::rt::Request::new(&view, &body),
+                            )
+                            .await?;
+                            ::formic_rpc::rt::answer(response, codec)
+                        }),
+                        _ => ::formic_rpc::rt::unimplemented(&call.method),
+                    }
+                }
+
+                fn services(&self) -> ::std::vec::Vec<::formic_rpc::rt::RpcService> {
+                    ::std::vec![::formic_rpc::rt::describe(
+                        DEPLOY_SERVICE_NAME,
+                        &[
+                            deploy_service_methods::PLAN,
+                            deploy_service_methods::APPLY,
+                            deploy_service_methods::SCALE,
+                            deploy_service_methods::RESTART,
+                            deploy_service_methods::ROLLBACK,
+                            deploy_service_methods::HISTORY,
+                            deploy_service_methods::EVENTS,
+                            deploy_service_methods::WHY
+                        ]
+                    )]
+                }
+
+                fn descriptors(&self) -> ::std::vec::Vec<&'static [u8]> {
+                    ::std::vec![super::super::super::FILE_DESCRIPTOR_SET]
+                }
+            }
+
+            /// Says that an implementation is of [`DeployService`], where several services are possible.
+            #[derive(Clone, Copy, Debug)]
+            pub struct DeployServiceMarker;
+
+            impl<T: DeployService> ::formic_rpc::rt::IntoHandle<DeployServiceMarker> for ::std::sync::Arc<T> {
+                fn into_handle(self) -> ::std::sync::Arc<dyn ::formic_rpc::rt::Handle> {
+                    ::std::sync::Arc::new(DeployServiceServer(self))
+                }
+            }
+
+            /// Calls `formic.control.v1.DeployService`.
+            #[derive(Clone, Debug)]
+            pub struct DeployServiceClient {
+                channel: ::formic_rpc::rt::Channel,
+            }
+
+            impl DeployServiceClient {
+                /// Calls over this channel.
+                pub fn new(channel: ::formic_rpc::rt::Channel) -> Self {
+                    Self { channel }
+                }
+
+                /// What an apply of this manifest would change, and what would be done; nothing is done.
+                pub fn plan(&self, request: PlanRequest) -> ::formic_rpc::rt::UnaryCall<PlanResponse> {
+                    self.channel.unary(deploy_service_methods::PLAN, &request)
+                }
+
+                /// Makes the state that the manifest wants the desired one.
+                pub fn apply(&self, request: ApplyRequest) -> ::formic_rpc::rt::UnaryCall<ChangeResponse> {
+                    self.channel.unary(deploy_service_methods::APPLY, &request)
+                }
+
+                /// Changes how many instances are wanted, until the next apply.
+                pub fn scale(&self, request: ScaleRequest) -> ::formic_rpc::rt::UnaryCall<ChangeResponse> {
+                    self.channel.unary(deploy_service_methods::SCALE, &request)
+                }
+
+                /// Replaces the instances of services by new ones of the same revision, one after the other.
+                pub fn restart(
+                    &self,
+                    request: RestartRequest,
+                ) -> ::formic_rpc::rt::UnaryCall<RestartResponse> {
+                    self.channel.unary(deploy_service_methods::RESTART, &request)
+                }
+
+                /// Makes an earlier desired state the present one.
+                pub fn rollback(
+                    &self,
+                    request: RollbackRequest,
+                ) -> ::formic_rpc::rt::UnaryCall<ChangeResponse> {
+                    self.channel.unary(deploy_service_methods::ROLLBACK, &request)
+                }
+
+                /// The desired states that were, newest first.
+                pub fn history(
+                    &self,
+                    request: HistoryRequest,
+                ) -> ::formic_rpc::rt::UnaryCall<HistoryResponse> {
+                    self.channel.unary(deploy_service_methods::HISTORY, &request)
+                }
+
+                /// What was decided and what happened, each with its cause; oldest first.
+                pub fn events(&self, request: EventsRequest) -> ::formic_rpc::rt::StreamCall<Event> {
+                    self.channel.server_stream(deploy_service_methods::EVENTS, &request)
+                }
+
+                /// The cause of a service's present state, in a paragraph.
+                pub fn why(&self, request: WhyRequest) -> ::formic_rpc::rt::UnaryCall<WhyResponse> {
+                    self.channel.unary(deploy_service_methods::WHY, &request)
                 }
             }
         }
