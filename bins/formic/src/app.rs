@@ -39,6 +39,24 @@ impl App {
         pb::ControlServiceClient::new(self.daemon.clone())
     }
 
+    /// The service that changes what is wanted.
+    pub(crate) fn deploy(&self) -> pb::DeployServiceClient {
+        pb::DeployServiceClient::new(self.daemon.clone())
+    }
+
+    /// Whether it has a service of this name; a mistake says what was meant.
+    pub(crate) fn knows(&self, name: &str) -> Outcome {
+        let known: Vec<&str> = self.status.services.iter().map(|service| service.name.as_str()).collect();
+        if known.contains(&name) {
+            return Ok(());
+        }
+        let failure = Failure::user(format!("{} has no service {name:?}", self.status.app));
+        Err(match formic_settings::nearest(name, known.iter().copied()) {
+            Some(near) => failure.help(format!("did you mean {near:?}?")),
+            None => failure.help(format!("it has {}", known.join(", "))),
+        })
+    }
+
     /// The registry of the application.
     pub(crate) fn registry(&self) -> DynRegistry {
         Arc::new(formic_api::LocalRegistry::new(self.daemon.clone()))

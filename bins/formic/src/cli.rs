@@ -1,9 +1,13 @@
 //! The command line as data.
 
+mod operate;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+
+pub(crate) use operate::{Apply, Events, Plan, Restart, Rollback, Scale, Wait, Why};
 
 /// Microservices: write them, run them, call them.
 #[derive(Debug, Parser)]
@@ -37,6 +41,22 @@ pub(crate) enum Verb {
     Logs(Logs),
     /// Stop the running application
     Stop(Stop),
+    /// Show what an apply of the manifest would change and do
+    Plan(Plan),
+    /// Make the running application what the manifest says now
+    Apply(Apply),
+    /// Change how many instances run, until the next apply
+    Scale(Scale),
+    /// Replace the instances of services by new ones, one after the other
+    Restart(Restart),
+    /// Bring an earlier desired state back
+    Rollback(Rollback),
+    /// List the desired states that were
+    History(Listing),
+    /// Show what was decided and what happened, with the causes
+    Events(Events),
+    /// Say why a service is as it is
+    Why(Why),
     /// Make a new service that compiles, passes its test and runs
     New(New),
     /// Check a manifest and show what would run

@@ -83,7 +83,17 @@ impl From<Error> for Failure {
             Code::Internal | Code::Unknown | Code::DataLoss => BUG,
             _ => USER,
         };
-        Self::new(code, error.to_string())
+        // What was refused is told in words that need no code.
+        let refused = matches!(
+            error.code(),
+            Code::Aborted | Code::FailedPrecondition | Code::InvalidArgument | Code::NotFound
+        );
+        let text = if refused && !error.message().is_empty() {
+            error.message().to_owned()
+        } else {
+            error.to_string()
+        };
+        Self::new(code, text)
     }
 }
 

@@ -86,6 +86,23 @@ pub(crate) fn table(header: &[&str], rows: &[Vec<String>], limit: Option<usize>)
     lines.join("\n")
 }
 
+/// A moment as `2026-11-21 07:31:31.250`, in UTC.
+pub(crate) fn time(unix_ms: i64) -> String {
+    let (days, millis) = (unix_ms.div_euclid(86_400_000), unix_ms.rem_euclid(86_400_000));
+    // Days to a date of the Gregorian calendar, by years that begin in March: their leap day is the last.
+    let shifted = days + 719_468;
+    let (era, day) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
+    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+    let of_year = day - (365 * year + year / 4 - year / 100);
+    let march = (5 * of_year + 2) / 153;
+    let of_month = of_year - (153 * march + 2) / 5 + 1;
+    let month = if march < 10 { march + 3 } else { march - 9 };
+    let year = year + era * 400 + i64::from(month <= 2);
+    let (seconds, millis) = (millis / 1000, millis % 1000);
+    let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    format!("{year:04}-{month:02}-{of_month:02} {hour:02}:{minute:02}:{second:02}.{millis:03}")
+}
+
 /// The limit for a table on standard output: its terminal's width; none for a pipe.
 pub(crate) fn limit() -> Option<usize> {
     io::stdout().is_terminal().then(width)
@@ -94,6 +111,14 @@ pub(crate) fn limit() -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn moments() {
+        assert_eq!(time(0), "1970-01-01 00:00:00.000");
+        assert_eq!(time(951_782_400_000), "2000-02-29 00:00:00.000");
+        assert_eq!(time(1_795_246_235_211), "2026-11-21 07:30:35.211");
+        assert_eq!(time(4_107_542_399_999), "2100-02-28 23:59:59.999");
+    }
 
     #[test]
     fn tables_line_up_and_are_cut_at_the_edge() {

@@ -1,16 +1,24 @@
 //! One file a verb.
 
+mod apply;
 mod call;
 mod check;
 mod completions;
 mod describe;
+mod events;
 mod gateway;
+mod history;
 mod logs;
 mod new;
+mod plan;
+mod restart;
+mod rollback;
+mod scale;
 mod services;
 mod status;
 mod stop;
 mod up;
+mod why;
 
 use crate::cli::{Cli, Verb};
 use crate::exit::Outcome;
@@ -25,6 +33,14 @@ pub(crate) async fn run(cli: Cli) -> Outcome {
         Verb::Call(args) => Box::pin(call::run(args)).await,
         Verb::Logs(args) => logs::run(args).await,
         Verb::Stop(args) => stop::run(args).await,
+        Verb::Plan(args) => Box::pin(plan::run(args)).await,
+        Verb::Apply(args) => Box::pin(apply::run(args)).await,
+        Verb::Scale(args) => scale::run(args).await,
+        Verb::Restart(args) => restart::run(args).await,
+        Verb::Rollback(args) => rollback::run(args).await,
+        Verb::History(args) => history::run(args).await,
+        Verb::Events(args) => events::run(args).await,
+        Verb::Why(args) => why::run(args).await,
         Verb::New(args) => new::run(&args),
         Verb::Check(args) => check::run(&args),
         Verb::Completions { shell } => completions::run(shell),

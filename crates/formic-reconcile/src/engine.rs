@@ -4,6 +4,7 @@
 //! [`Core`] turns events into effects, and [`Executor`] carries them out.
 
 mod cell;
+mod command;
 mod core;
 mod effects;
 mod launch;
@@ -14,14 +15,16 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use formic_client::Client;
-use formic_plan::{Desired, Time};
+use formic_plan::Time;
 use formic_registry::DynRegistry;
 use formic_supervise::Supervisor;
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::sync::{broadcast, mpsc, watch};
 use tokio::time::Instant;
 
+pub use self::command::{Applied, Busy, Change, Command, Generation, Preview, Refused, Slot, Stopped};
 use self::core::{Core, Event, Now};
-use self::effects::Executor;
+use self::effects::{Executor, Listeners};
+use crate::journal::Journal;
 use crate::start;
 use crate::view::View;
 
@@ -48,27 +51,6 @@ pub struct Config {
     pub daemon: String,
 }
 
-/// What the engine is asked to do.
-#[derive(Debug)]
-pub enum Command {
-    /// Make this so. An older generation than the present one is refused, the same one changes nothing.
-    Apply(Desired, oneshot::Sender<Result<(), u64>>),
-    /// Stop everything, dependants first, and end.
-    Stop {
-        /// Kill instead of drain.
-        now: bool,
-        /// Told when all of it is gone.
-        done: Option<oneshot::Sender<Stopped>>,
-    },
-}
-
-/// What came of a stop.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Stopped {
-    /// Instances that had to be killed.
-    pub killed: u32,
-}
-
 /// Something that people want to be told at once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notice {
@@ -80,16 +62,13 @@ pub struct Notice {
     pub log: Vec<String>,
 }
 
-/// The engine has more commands than it can take.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Busy;
-
 /// The way to an engine.
 #[derive(Clone, Debug)]
 pub struct Handle {
     commands: mpsc::Sender<Command>,
     view: watch::Receiver<View>,
     notices: broadcast::Sender<Notice>,
+    journal: Journal,
 }
 
 /// The loop's state. Run it with [`Engine::run`]; talk to it by its [`Handle`].
@@ -102,16 +81,6 @@ pub struct Engine {
     view: watch::Sender<View>,
     origin: Instant,
 }
-
-// === impl Busy ===
-
-impl std::fmt::Display for Busy {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("the engine is busy or has ended")
-    }
-}
-
-impl std::error::Error for Busy {}
 
 // === impl Handle ===
 
@@ -135,6 +104,12 @@ impl Handle {
     pub fn notices(&self) -> broadcast::Receiver<Notice> {
         self.notices.subscribe()
     }
+
+    /// What was decided and what happened so far.
+    #[must_use]
+    pub fn journal(&self) -> &Journal {
+        &self.journal
+    }
 }
 
 // === impl Engine ===
@@ -153,8 +128,11 @@ impl Engine {
         let (notices, _) = broadcast::channel(NOTICES);
         // Not bounded: the senders are the loop's own tasks, a few per instance.
         let (reports, events) = mpsc::unbounded_channel();
-        let handle = Handle { commands: sender, view: seen, notices: notices.clone() };
-        let executor = Executor::new(supervisor, registry, client, config.logs.clone(), reports, notices);
+        let journal = Journal::new();
+        let handle =
+            Handle { commands: sender, view: seen, notices: notices.clone(), journal: journal.clone() };
+        let listeners = Listeners { events: reports, notices, journal };
+        let executor = Executor::new(supervisor, registry, client, config.logs.clone(), listeners);
         let inherited: BTreeMap<_, _> = start::inherited();
         let core = Core::new(config, inherited, fastrand::Rng::new());
         (Self { core, executor, commands, events, view, origin: Instant::now() }, handle)
@@ -170,11 +148,10 @@ impl Engine {
             // Each arm is cancel safe: receivers and a timer. What they yield is one event.
             let event = tokio::select! {
                 command = self.commands.recv(), if open => match command {
-                    Some(Command::Apply(desired, answer)) => Event::Apply(desired, answer),
-                    Some(Command::Stop { now, done }) => Event::Stop { at_once: now, done },
+                    Some(command) => Event::Command(command),
                     None => {
                         open = false;
-                        Event::Stop { at_once: false, done: None }
+                        Event::Command(Command::Stop { now: false, done: None })
                     }
                 },
                 // The executor holds a sender, so this channel never closes.

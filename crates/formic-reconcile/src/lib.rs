@@ -13,13 +13,22 @@
 //! `formic_plan::Instance`'s, the order is `formic_plan::plan`'s, and what a stop means is
 //! `formic_supervise`'s.
 
+mod diff;
 mod engine;
+mod journal;
 mod logs;
 mod probe;
 mod start;
 mod view;
+mod why;
 
-pub use engine::{Busy, Command, Config, Engine, Handle, Notice, Stopped};
+pub use diff::{ChangeKind, FieldChange, ServiceChange, diff};
+pub use engine::{
+    Applied, Busy, Change, Command, Config, Engine, Generation, Handle, Notice, Preview, Refused, Slot,
+    Stopped,
+};
+pub use journal::{Entry, Journal, Kind};
 pub use logs::{Line, LogFile, Logs, tail};
 pub use start::Start;
 pub use view::{InstanceView, ServiceView, View};
+pub use why::why;

@@ -25,6 +25,9 @@ pub struct Start {
     pub restart: Restart,
     /// Part of Formic, and not of the manifest.
     pub system: bool,
+    /// What tells this build of the program from another.
+    #[serde(default)]
+    pub artifact: String,
 }
 
 /// Variables of the engine that instances get: what programs need to find programs, their user and

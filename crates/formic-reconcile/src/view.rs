@@ -1,5 +1,7 @@
 //! What people are shown: the planner's status, with addresses and process numbers.
 
+use std::sync::Arc;
+
 use formic_plan::{Desired, Observed, ServiceState, Time};
 use serde::Serialize;
 
@@ -8,6 +10,11 @@ use serde::Serialize;
 pub struct View {
     /// The services, in the order of the desired state.
     pub services: Vec<ServiceView>,
+    /// Index of the desired state.
+    pub index: u64,
+    /// What came with the desired state for whoever shows it; the engine does not read it.
+    #[serde(skip)]
+    pub tag: Arc<serde_json::Value>,
 }
 
 /// A service.
@@ -29,6 +36,8 @@ pub struct ServiceView {
     pub system: bool,
     /// Why it is not simply ready.
     pub reason: String,
+    /// What it depends on.
+    pub depends_on: Vec<String>,
 }
 
 /// An instance.
@@ -71,6 +80,7 @@ impl View {
             instances: Vec::new(),
             system: is_system(&status.service),
             reason: status.detail.unwrap_or_default(),
+            depends_on: desired.service(&status.service).map(|s| s.depends_on.clone()).unwrap_or_default(),
             name: status.service,
         };
         formic_plan::status(desired, observed, now).into_iter().map(row).collect()

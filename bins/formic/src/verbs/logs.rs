@@ -3,22 +3,17 @@
 use std::io::IsTerminal;
 
 use formic_api::control::v1 as pb;
-use formic_settings::nearest;
 use serde_json::{Value, json};
 
 use crate::cli::Logs;
-use crate::exit::{Failure, Outcome};
+use crate::exit::Outcome;
 use crate::{app, output, signals};
 
 pub(crate) async fn run(args: Logs) -> Outcome {
     let app = app::find(args.listing.target.app.as_deref()).await?;
     let known: Vec<&str> = app.status.services.iter().map(|service| service.name.as_str()).collect();
-    if let Some(unknown) = args.services.iter().find(|name| !known.contains(&name.as_str())) {
-        let failure = Failure::user(format!("{} has no service {unknown:?}", app.status.app));
-        return Err(match nearest(unknown, known.iter().copied()) {
-            Some(near) => failure.help(format!("did you mean {near:?}?")),
-            None => failure.help(format!("it has {}", known.join(", "))),
-        });
+    for name in &args.services {
+        app.knows(name)?;
     }
     let request = pb::LogsRequest {
         services: args.services.clone(),

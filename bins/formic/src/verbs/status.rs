@@ -82,6 +82,7 @@ pub(crate) fn to_json(status: &pb::StatusResponse) -> serde_json::Value {
     };
     json!({
         "app": status.app, "manifest": status.manifest, "pid": status.pid, "gateway": status.gateway,
+        "index": status.index,
         "services": status.services.iter().map(service).collect::<Vec<_>>(), "notes": status.notes,
     })
 }

@@ -1,8 +1,10 @@
 //! `formic up`: builds an application, runs it in the foreground, and leaves nothing behind.
 
+mod artifacts;
 pub(crate) mod build;
 pub(crate) mod control;
 pub(crate) mod desired;
+mod facts;
 pub(crate) mod manifest;
 mod show;
 mod state;
@@ -17,13 +19,12 @@ use formic_api::RegistryServer;
 use formic_api::control::v1 as pb;
 use formic_client::Client;
 use formic_core::Endpoint;
-use formic_reconcile::{Command, Engine, Handle};
+use formic_reconcile::{Change, Command, Engine, Handle};
 use formic_registry::{DynRegistry, Memory};
 use formic_server::{Bound, Server, Serving};
 use formic_spec::{Manifest, Source};
 use formic_supervise::{Features, Lock, LockError, Supervisor};
 use formic_telemetry::{LogFormat, Metrics};
-use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -32,6 +33,7 @@ use crate::exit::{Failure, Outcome};
 use crate::output::talk;
 use crate::signals::Ends;
 use control::{About, Control};
+use facts::Facts;
 use state::State;
 
 /// What is left of an earlier run gets this long to end by itself.
@@ -51,7 +53,7 @@ pub(crate) async fn run(args: Up) -> Outcome {
     port_is_free(&manifest)?;
 
     let release = if args.debug { false } else { args.release || !cfg!(debug_assertions) };
-    let artifacts = interruptible(&mut ends, artifacts(&folder, &manifest, release, args.no_build)).await??;
+    let built = interruptible(&mut ends, build(&folder, &manifest, release, args.no_build)).await??;
     let started = Instant::now();
 
     formic_supervise::subreaper::enable()
@@ -72,23 +74,26 @@ pub(crate) async fn run(args: Up) -> Outcome {
         daemon: format!("unix:{}", state.socket().display()),
     };
     let (engine, handle) = Engine::new(config, supervisor, Arc::clone(&registry), client);
-    let gateway =
-        manifest.gateway.as_ref().map(|gateway| format!("http://{}", gateway.listen)).unwrap_or_default();
-    let about =
-        About { app: manifest.app.name.clone(), manifest: file.clone(), gateway, notes: notes(&manifest) };
-    let expose = manifest.gateway.as_ref().map(|gateway| gateway.expose.clone()).unwrap_or_default();
-    // The manifest does not change while `up` runs; the sender stays so that the watch does not end.
-    let (_routes, routes) =
-        watch::channel(pb::WatchRoutesResponse { generation: 1, exposed: expose, ..Default::default() });
-    let control = Control { about, engine: handle.clone(), logs: state.logs(), routes };
+    let profile = if release { "release" } else { "dev" };
+    let about = About { app: manifest.app.name.clone(), manifest: file.clone(), profile };
+    let control = Control {
+        about,
+        engine: handle.clone(),
+        folder: folder.clone(),
+        logs: state.logs(),
+        artifacts: state.artifacts(),
+    };
     let api = serve(&state, control.clone(), Arc::clone(&registry)).await?;
 
-    let desired = desired::desired(&manifest, &folder, &artifacts)?;
-    let services = desired.services.iter().map(|service| service.name.clone()).collect();
+    let wanted = desired::services(&manifest, &folder, &state.artifacts(), &built)?;
+    artifacts::prune(&state.artifacts(), &wanted);
+    let services = wanted.iter().map(|service| service.name.clone()).collect();
     let mut running = JoinSet::new();
     running.spawn(engine.run());
     let (answer, _applied) = tokio::sync::oneshot::channel();
-    handle.send(Command::Apply(desired, answer)).map_err(|error| Failure::bug(error.to_string()))?;
+    let tag = Facts::of(&manifest).tag()?;
+    let change = Change { services: wanted, tag, index: Some(0), cause: "formic up".into() };
+    handle.send(Command::Change(change, answer)).map_err(|error| Failure::bug(error.to_string()))?;
 
     let unread = CancellationToken::new();
     let shown = show::Show {
@@ -164,35 +169,13 @@ fn port_is_free(manifest: &Manifest) -> Outcome {
     }
 }
 
-/// What the manifest asks for and this version does not do, in words, so that nobody relies on it.
-fn notes(manifest: &Manifest) -> Vec<String> {
-    let mut notes = Vec::new();
-    for service in &manifest.services {
-        let asked: Vec<&str> = [
-            service.resources.memory.as_ref().map(|_| "memory"),
-            service.resources.cpu.as_ref().map(|_| "cpu"),
-            service.resources.pids.as_ref().map(|_| "pids"),
-        ]
-        .into_iter()
-        .flatten()
-        .collect();
-        if !asked.is_empty() {
-            notes.push(format!(
-                "{}: unenforced ({}: limits come with cgroups)",
-                service.name,
-                asked.join(", ")
-            ));
-        }
-    }
-    notes
-}
-
 /// `1 service`, `2 services`.
 pub(crate) fn count(services: usize) -> String {
     if services == 1 { "1 service".into() } else { format!("{services} services") }
 }
 
-async fn artifacts(
+/// Builds the Cargo packages of a manifest, or finds what an earlier build has made.
+pub(crate) async fn build(
     folder: &Path,
     manifest: &Manifest,
     release: bool,
@@ -227,7 +210,9 @@ async fn interruptible<T>(ends: &mut Ends, work: impl Future<Output = T>) -> Out
 async fn serve(state: &State, control: Control, registry: DynRegistry) -> Outcome<formic_server::Running> {
     let failed = |error: formic_core::Error| Failure::bug(error.to_string());
     let mut api = Server::new(formic_server::Config::default(), Metrics::new())
-        .serve(Arc::new(pb::ControlServiceServer::new(control)))
+        .serve(Arc::new(pb::ControlServiceServer::new(control.clone())))
+        .map_err(failed)?
+        .serve(Arc::new(pb::DeployServiceServer::new(control)))
         .map_err(failed)?
         .serve(Arc::new(formic_api::registry::v1::RegistryServiceServer::new(RegistryServer::new(registry))))
         .map_err(failed)?

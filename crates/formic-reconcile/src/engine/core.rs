@@ -3,29 +3,28 @@
 //!
 //! [`Core::handle`] takes events and gives back effects as data, so that every order of events can be a
 //! test. The rules of restarts and of order are not here but in `formic_plan`; here is what a plan means
-//! for processes: a stop that comes before the process does, a leader that ends before its children, a
-//! kill after a stop that takes too long.
+//! for processes ([`process`]) and what people may ask for ([`wish`]). Every decision is recorded with its
+//! cause.
 
-use std::collections::{BTreeMap, HashMap};
+mod process;
+mod wish;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ffi::OsString;
-use std::time::Duration;
+use std::sync::Arc;
 
-use formic_core::ServiceName;
-use formic_plan::{Action, Desired, Instance, InstanceId, Observed, Outcome, StopCause, Time, plan};
+use formic_plan::{Action, Desired, Instance, InstanceId, Observed, StopCause, Time, WaitCause, plan};
 use formic_supervise::ExitStatus;
+use serde_json::Value;
 use tokio::sync::oneshot;
 
-use super::cell::{Cell, Output, StopKind, outcome};
-use super::effects::{Answer, Effect, Probing, Spawn};
-use super::launch::{data_dir, launch};
-use super::{Config, Stopped};
-use crate::start::Start;
-
-/// What a leader that ended by itself has left behind gets so long to end by itself too.
-const LEFT_BEHIND: Duration = Duration::from_secs(1);
+use super::cell::{Cell, StopKind};
+use super::effects::{Answer, Effect};
+use super::{Command, Config, Generation, Stopped};
+use crate::journal::{Kind, News};
 
 /// A moment, on the planner's clock and on the wall's.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Now {
     pub(crate) time: Time,
     /// Milliseconds since 1970.
@@ -35,10 +34,8 @@ pub(crate) struct Now {
 /// Something that happened.
 #[derive(Debug)]
 pub(crate) enum Event {
-    /// Something is wanted.
-    Apply(Desired, oneshot::Sender<Result<(), u64>>),
-    /// Nothing is wanted any more.
-    Stop { at_once: bool, done: Option<oneshot::Sender<Stopped>> },
+    /// Somebody asks for something.
+    Command(Command),
     /// An instance has a process.
     Started { id: InstanceId, pid: u32 },
     /// An instance could not be started.
@@ -74,9 +71,18 @@ pub(crate) struct Core {
     /// The part of the engine's environment that instances get.
     inherited: BTreeMap<String, OsString>,
     random: fastrand::Rng,
+    /// The present moment, as of the last turn.
+    now: Now,
     pub(super) desired: Desired,
+    pub(super) tag: Arc<Value>,
+    /// The desired states that were, oldest first, and the present one.
+    history: VecDeque<Arc<Generation>>,
     pub(super) observed: Observed,
     pub(super) cells: HashMap<InstanceId, Cell>,
+    /// Instances that somebody wants to be replaced by new ones.
+    restarting: BTreeSet<InstanceId>,
+    /// For what nothing was done at the last turn, by service and slot.
+    waits: BTreeMap<(String, u32), WaitCause>,
     /// Who waits for the end, once there is to be one.
     stopping: Option<Vec<oneshot::Sender<Stopped>>>,
     killed: u32,
@@ -100,9 +106,14 @@ impl Core {
             config,
             inherited,
             random,
+            now: Now::default(),
             desired: Desired::nothing(0),
+            tag: Arc::default(),
+            history: VecDeque::new(),
             observed: Observed::default(),
             cells: HashMap::new(),
+            restarting: BTreeSet::new(),
+            waits: BTreeMap::new(),
             stopping: None,
             killed: 0,
             effects: Vec::new(),
@@ -111,199 +122,69 @@ impl Core {
 
     /// Takes note of what happened, in order, and then plans once.
     pub(crate) fn handle(&mut self, events: impl IntoIterator<Item = Event>, now: Now) -> Turn {
+        self.now = now;
         for event in events {
-            self.note(event, now);
+            self.note(event);
         }
-        let (idle, mut wake_at) = self.act(now);
+        let (mut idle, mut wake_at) = self.act();
+        idle &= !self.restart_next();
         if !idle {
             // What has just been done has deadlines of its own.
-            (_, wake_at) = self.act(now);
+            (_, wake_at) = self.act();
         }
         self.forget();
         let ended = self.end();
         Turn { effects: std::mem::take(&mut self.effects), wake_at, ended }
     }
 
-    fn note(&mut self, event: Event, now: Now) {
+    fn note(&mut self, event: Event) {
         match event {
             Event::Timer => {}
-            Event::Apply(desired, answer) => self.apply(desired, answer),
-            Event::Stop { at_once, done } => {
-                self.desired = Desired::nothing(self.desired.generation + 1);
-                self.stopping.get_or_insert_default().extend(done);
-                if at_once {
-                    for id in self.live() {
-                        self.stop(&id, StopKind::Kill, StopCause::ShutDown, now.time);
-                    }
-                }
-            }
+            Event::Command(command) => self.command(command),
             Event::Started { id, pid } => self.started(&id, pid),
-            Event::NotStarted { id, why } => {
-                self.tell(&id, format!("cannot be started: {why}"));
-                self.ended(&id, Outcome::NotStarted(why), now.time);
-            }
-            Event::LeaderExited { id, status } => {
-                let Some(cell) = self.cells.get_mut(&id).filter(|cell| cell.pid.is_some()) else { return };
-                cell.leader = Some(status);
-                // The leader's end is not the tree's: what it left behind goes now. A stop that was asked
-                // for is on its way already.
-                if cell.asked.is_none() {
-                    self.effects.push(Effect::Stop { id, kind: StopKind::Ask(LEFT_BEHIND) });
-                }
-            }
-            Event::Gone { id, status, killed } => self.gone(&id, status, killed, now.time),
-            Event::NotStopped { id, why } => {
-                self.tell(&id, format!("cannot be stopped: {why}"));
-                self.gone(&id, ExitStatus::Unknown, false, now.time);
-            }
-            Event::Probed { id, ready, address } => {
-                if let Some(instance) = self.instance(&id) {
-                    if ready { instance.ready(now.time) } else { instance.unready(now.time) }
-                }
-                if let (Some(address), Some(cell)) = (address, self.cells.get_mut(&id)) {
-                    cell.address = address;
-                }
-            }
-            Event::Addresses(mut known) => {
-                for (id, cell) in self.cells.iter_mut().filter(|(_, cell)| cell.pid.is_some()) {
-                    cell.address = known.remove(id.as_str()).unwrap_or_default();
-                }
-            }
+            Event::NotStarted { id, why } => self.not_started(&id, why),
+            Event::LeaderExited { id, status } => self.leader_exited(id, status),
+            Event::Gone { id, status, killed } => self.gone(&id, status, killed),
+            Event::NotStopped { id, why } => self.not_stopped(&id, &why),
+            Event::Probed { id, ready, address } => self.probed(&id, ready, address),
+            Event::Addresses(known) => self.addresses(known),
         }
-    }
-
-    /// A newer generation is taken; an older one is refused, and so is any once all is to stop.
-    fn apply(&mut self, desired: Desired, answer: oneshot::Sender<Result<(), u64>>) {
-        let present = self.desired.generation;
-        let result =
-            if desired.generation < present || self.stopping.is_some() { Err(present) } else { Ok(()) };
-        if result.is_ok() && desired.generation > present {
-            self.desired = desired;
-        }
-        self.effects.push(Effect::Answer(Answer::Applied(answer, result)));
     }
 
     /// Plans, and makes effects of the actions; says whether there were none, and when to look again.
-    fn act(&mut self, now: Now) -> (bool, Option<Time>) {
-        let plan = plan(&self.desired, &self.observed, now.time);
+    fn act(&mut self) -> (bool, Option<Time>) {
+        let plan = plan(&self.desired, &self.observed, self.now.time);
         if !plan.is_idle() {
             tracing::debug!(%plan, "acting");
         }
+        let mut waits = BTreeMap::new();
         for action in &plan.actions {
             match action {
-                Action::Kill { instance, .. } => {
-                    self.stop(instance, StopKind::Kill, StopCause::Requested, now.time);
-                }
+                Action::Kill { instance, .. } => self.stop(instance, StopKind::Kill, StopCause::Requested),
                 Action::Stop { instance, grace, cause, .. } => {
-                    self.stop(instance, StopKind::Ask(grace.get()), *cause, now.time);
+                    self.stop(instance, StopKind::Ask(grace.get()), *cause);
                 }
-                Action::Start { service, slot, .. } => self.start(service, *slot, now),
-                Action::Wait { .. } => {}
+                Action::Start { service, slot, cause, .. } => self.start(service, *slot, cause),
+                Action::Wait { service, slot, cause } => {
+                    drop(waits.insert((service.clone(), *slot), cause.clone()));
+                }
                 _ => tracing::warn!(%action, "the planner asks for something unknown"),
             }
         }
+        self.record_waits(waits);
         (plan.is_idle(), plan.wake_at)
     }
 
-    fn start(&mut self, service: &str, slot: u32, now: Now) {
-        let Some(wanted) = self.desired.service(service).cloned() else { return };
-        let id = InstanceId::from(format!("{service}-{:08x}", self.random.u32(..)));
-        let previous = self.observed.slot(service, slot).cloned();
-        let instance = Instance::begin(id.clone(), &wanted, slot, previous.as_ref(), now.time);
-        let mut last_exit = String::new();
-        if let Some(previous) = previous {
-            last_exit = previous.exit().map(ToString::to_string).unwrap_or_default();
-            self.observed.instances.retain(|i| i.id != previous.id);
-            self.cells.remove(&previous.id);
+    /// A wait is news once. That one backs off was recorded when it ended.
+    fn record_waits(&mut self, waits: BTreeMap<(String, u32), WaitCause>) {
+        for ((service, slot), cause) in &waits {
+            let known = self.waits.get(&(service.clone(), *slot)) == Some(cause);
+            if !known && !matches!(cause, WaitCause::Backoff(_)) {
+                let news = self.news(Kind::Wait, service, "", format!("{service}/{slot} {cause}"));
+                self.effects.push(news);
+            }
         }
-        let spec: Result<Start, _> = serde_json::from_value(wanted.start);
-        let rule = spec.as_ref().map(|spec| spec.restart.clone()).unwrap_or_default();
-        let output = Output::of(&self.config.logs, service, &id);
-        let cell = Cell::new(rule, last_exit, now.unix_ms, output);
-        if let (Ok(spec), Ok(name)) = (spec, ServiceName::new(service)) {
-            let launch = launch(&self.config, &self.inherited, &instance, name, &spec);
-            let data = data_dir(&self.config.data, service, slot);
-            self.effects.push(Effect::Spawn(Box::new(Spawn { id: id.clone(), launch, data })));
-            self.observed.instances.push(instance);
-            self.cells.insert(id, cell);
-        } else {
-            self.observed.instances.push(instance);
-            self.cells.insert(id.clone(), cell);
-            let why = "the desired state does not say how to start it";
-            self.ended(&id, Outcome::NotStarted(why.into()), now.time);
-        }
-    }
-
-    fn started(&mut self, id: &InstanceId, pid: u32) {
-        let Some(cell) = self.cells.get_mut(id) else {
-            // Nobody knows of it, so nobody would stop it.
-            self.effects.push(Effect::Stop { id: id.clone(), kind: StopKind::Kill });
-            return;
-        };
-        cell.pid = Some(pid);
-        // A stop that came while it was being started.
-        if let Some(kind) = cell.asked {
-            self.effects.push(Effect::Stop { id: id.clone(), kind });
-            return;
-        }
-        let Some(instance) = self.observed.instances.iter().find(|instance| instance.id == *id) else {
-            return;
-        };
-        let spec = self.desired.service(&instance.service).map(|wanted| wanted.start.clone());
-        let (Some(Ok(spec)), Ok(service)) =
-            (spec.map(serde_json::from_value::<Start>), ServiceName::new(&instance.service))
-        else {
-            return;
-        };
-        let probing = Probing { id: id.clone(), service, health: spec.health, port: spec.port };
-        self.effects.push(Effect::Probe(Box::new(probing)));
-    }
-
-    fn stop(&mut self, id: &InstanceId, kind: StopKind, cause: StopCause, now: Time) {
-        if let Some(instance) = self.instance(id) {
-            instance.stopping(cause, now);
-        }
-        let Some(cell) = self.cells.get_mut(id) else { return };
-        // What a leader left behind is being ended already; only a kill is quicker.
-        let sweeping = cell.leader.is_some() && cell.asked.is_none() && kind != StopKind::Kill;
-        if !cell.ask(kind) {
-            return;
-        }
-        let running = cell.pid.is_some();
-        if cause == StopCause::NotReady {
-            self.tell(id, "did not get ready in time; it is stopped".into());
-        }
-        if running && !sweeping {
-            self.effects.push(Effect::Stop { id: id.clone(), kind });
-        }
-    }
-
-    fn gone(&mut self, id: &InstanceId, status: ExitStatus, killed: bool, now: Time) {
-        // A kill after a stop is answered twice.
-        let Some(cell) = self.cells.get(id).filter(|cell| cell.pid.is_some()) else { return };
-        let status = cell.leader.unwrap_or(status);
-        if cell.asked.is_some() {
-            self.killed += u32::from(killed);
-        } else {
-            self.tell(id, format!("ended by itself: {status}"));
-        }
-        self.ended(id, outcome(status), now);
-        // A crashed instance cannot deregister itself.
-        self.effects.push(Effect::Deregister { id: id.clone() });
-    }
-
-    fn ended(&mut self, id: &InstanceId, outcome: Outcome, now: Time) {
-        let random = self.random.f64();
-        let Some(cell) = self.cells.get_mut(id) else { return };
-        let was_running = cell.pid.take().is_some();
-        cell.address.clear();
-        let rule = cell.rule.clone();
-        if let Some(instance) = self.instance(id) {
-            instance.exited(outcome, &rule, random, now);
-        }
-        if was_running {
-            self.effects.push(Effect::StopProbing { id: id.clone() });
-        }
+        self.waits = waits;
     }
 
     /// What is not wanted and gone needs no memory; during a stop it is still shown.
@@ -312,10 +193,13 @@ impl Core {
             return;
         }
         let desired = &self.desired;
-        self.observed.instances.retain(|i| i.is_live() || desired.service(&i.service).is_some());
+        let wanted =
+            |i: &Instance| desired.service(&i.service).is_some_and(|service| i.slot < service.replicas);
+        self.observed.instances.retain(|instance| instance.is_live() || wanted(instance));
         let observed = &self.observed.instances;
         if self.cells.len() > observed.len() {
-            self.cells.retain(|id, _| observed.iter().any(|instance| instance.id == *id));
+            let kept: BTreeSet<&InstanceId> = observed.iter().map(|instance| &instance.id).collect();
+            self.cells.retain(|id, _| kept.contains(id));
         }
     }
 
@@ -329,19 +213,35 @@ impl Core {
         Some(stopped)
     }
 
-    fn live(&self) -> Vec<InstanceId> {
-        let live = self.observed.instances.iter().filter(|instance| instance.is_live());
-        live.map(|instance| instance.id.clone()).collect()
-    }
-
     fn instance(&mut self, id: &InstanceId) -> Option<&mut Instance> {
         self.observed.instances.iter_mut().find(|instance| instance.id == *id)
     }
 
+    fn service_of(&self, id: &InstanceId) -> String {
+        let instance = self.observed.instances.iter().find(|instance| instance.id == *id);
+        instance.map(|instance| instance.service.clone()).unwrap_or_default()
+    }
+
+    fn news(&self, kind: Kind, service: &str, instance: &str, text: String) -> Effect {
+        Effect::Record(News {
+            unix_ms: self.now.unix_ms,
+            kind,
+            service: service.to_owned(),
+            instance: instance.to_owned(),
+            text,
+        })
+    }
+
+    /// Records something about an instance.
+    fn record(&mut self, kind: Kind, id: &InstanceId, text: String) {
+        let news = self.news(kind, &self.service_of(id), id.as_str(), text);
+        self.effects.push(news);
+    }
+
+    /// Tells people, and shows them the last of what the instance wrote.
     fn tell(&mut self, id: &InstanceId, text: String) {
-        let service = self.instance(id).map(|instance| instance.service.clone()).unwrap_or_default();
         let output = self.cells.get(id).map(|cell| cell.output.clone()).unwrap_or_default();
-        self.effects.push(Effect::Tell { service, text, output });
+        self.effects.push(Effect::Tell { service: self.service_of(id), text, output });
     }
 }
 

@@ -21,7 +21,8 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use super::cell::{Output, StopKind};
 use super::core::Event;
-use super::{Notice, Stopped};
+use super::{Applied, Generation, Notice, Preview, Refused, Stopped};
+use crate::journal::{Journal, News};
 use crate::logs;
 use crate::probe::Target;
 
@@ -47,6 +48,8 @@ pub(crate) enum Effect {
     Deregister { id: InstanceId },
     /// Tell people, with the last of what the instance wrote.
     Tell { service: String, text: String, output: Output },
+    /// Keep what was decided or what happened.
+    Record(News),
     /// Answer a command.
     Answer(Answer),
 }
@@ -72,8 +75,19 @@ pub(crate) struct Probing {
 /// The answer to a command, and to whom.
 #[derive(Debug)]
 pub(crate) enum Answer {
-    Applied(oneshot::Sender<Result<(), u64>>, Result<(), u64>),
+    Changed(oneshot::Sender<Result<Applied, Refused>>, Result<Applied, Refused>),
+    Restarted(oneshot::Sender<Result<u32, Refused>>, Result<u32, Refused>),
+    Previewed(oneshot::Sender<Preview>, Box<Preview>),
+    History(oneshot::Sender<Vec<Arc<Generation>>>, Vec<Arc<Generation>>),
     Stopped(oneshot::Sender<Stopped>, Stopped),
+}
+
+/// Who is told of what.
+#[derive(Debug)]
+pub(crate) struct Listeners {
+    pub(crate) events: mpsc::UnboundedSender<Event>,
+    pub(crate) notices: broadcast::Sender<Notice>,
+    pub(crate) journal: Journal,
 }
 
 /// Carries effects out.
@@ -84,6 +98,7 @@ pub(crate) struct Executor {
     logs: PathBuf,
     events: mpsc::UnboundedSender<Event>,
     notices: broadcast::Sender<Notice>,
+    journal: Journal,
     tasks: JoinSet<()>,
     probes: HashMap<InstanceId, AbortHandle>,
 }
@@ -98,9 +113,12 @@ impl std::fmt::Debug for Executor {
 
 impl Answer {
     /// Whoever asked may have gone.
-    fn send(self) {
+    pub(crate) fn send(self) {
         match self {
-            Self::Applied(to, result) => drop(to.send(result)),
+            Self::Changed(to, result) => drop(to.send(result)),
+            Self::Restarted(to, result) => drop(to.send(result)),
+            Self::Previewed(to, preview) => drop(to.send(*preview)),
+            Self::History(to, generations) => drop(to.send(generations)),
             Self::Stopped(to, stopped) => drop(to.send(stopped)),
         }
     }
@@ -114,11 +132,11 @@ impl Executor {
         registry: DynRegistry,
         client: Client,
         logs: PathBuf,
-        events: mpsc::UnboundedSender<Event>,
-        notices: broadcast::Sender<Notice>,
+        listeners: Listeners,
     ) -> Self {
+        let Listeners { events, notices, journal } = listeners;
         let (tasks, probes) = (JoinSet::new(), HashMap::new());
-        Self { supervisor, registry, client, logs, events, notices, tasks, probes }
+        Self { supervisor, registry, client, logs, events, notices, journal, tasks, probes }
     }
 
     /// Does it, or starts a task that does.
@@ -147,6 +165,7 @@ impl Executor {
                 // Nobody may be listening.
                 let _ = self.notices.send(Notice { service, text, log });
             }
+            Effect::Record(news) => self.journal.record(news),
             Effect::Answer(answer) => answer.send(),
         }
     }

@@ -84,6 +84,7 @@ mod tests {
             },
             restart: Restart::default(),
             system: false,
+            artifact: String::new(),
         }
     }
 

@@ -1,6 +1,7 @@
 //! What the core knows, as people are shown it.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use formic_plan::{Instance, State, Time};
 
@@ -22,7 +23,7 @@ impl Core {
             service.instances =
                 own.into_iter().map(|instance| row(instance, self.cells.get(&instance.id))).collect();
         }
-        View { services }
+        View { services, index: self.desired.generation, tag: Arc::clone(&self.tag) }
     }
 }
 

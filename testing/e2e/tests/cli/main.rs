@@ -8,5 +8,6 @@ mod gateway;
 mod life;
 mod listings;
 mod manifest;
+mod operate;
 mod start;
 mod stop;

@@ -1,22 +1,27 @@
 //! The control service of a running application, over the engine's handle.
 
+mod deploy;
+mod wire;
+
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use formic_api::control::v1 as pb;
 use formic_core::Error;
-use formic_reconcile::{Command, Handle, Line, Logs, Stopped, View};
+use formic_reconcile::{Command, Handle, Logs, Stopped, View};
 use formic_rpc::{Context, Reply, Request, Streaming, reply};
 use tokio::sync::{oneshot, watch};
+
+use super::facts::Facts;
 
 /// What does not change while the application runs.
 #[derive(Clone, Debug)]
 pub(crate) struct About {
     pub(crate) app: String,
     pub(crate) manifest: PathBuf,
-    pub(crate) gateway: String,
-    pub(crate) notes: Vec<String>,
+    /// The profile that Cargo packages are built in.
+    pub(crate) profile: &'static str,
 }
 
 /// The service.
@@ -24,8 +29,11 @@ pub(crate) struct About {
 pub(crate) struct Control {
     pub(crate) about: About,
     pub(crate) engine: Handle,
+    /// Folder of the manifest.
+    pub(crate) folder: PathBuf,
     pub(crate) logs: PathBuf,
-    pub(crate) routes: watch::Receiver<pb::WatchRoutesResponse>,
+    /// Where executables are kept.
+    pub(crate) artifacts: PathBuf,
 }
 
 /// How often logs that are followed are looked at.
@@ -34,65 +42,44 @@ const LOOK: Duration = Duration::from_millis(100);
 impl Control {
     /// The view for the wire.
     pub(crate) fn status_of(&self, view: &View) -> pb::StatusResponse {
-        let instance = |i: &formic_reconcile::InstanceView| pb::InstanceStatus {
-            id: i.id.clone(),
-            slot: i.slot,
-            version: i.version.clone(),
-            state: i.state.into(),
-            address: i.address.clone(),
-            pid: i.pid,
-            restarts: i.restarts,
-            started_unix_ms: i.started_unix_ms,
-            last_exit: i.last_exit.clone(),
-            ..Default::default()
-        };
-        let service = |s: &formic_reconcile::ServiceView| pb::ServiceStatus {
-            name: s.name.clone(),
-            version: s.version.clone(),
-            state: s.state.to_string(),
-            ready: s.ready,
-            wanted: s.wanted,
-            instances: s.instances.iter().map(instance).collect(),
-            system: s.system,
-            reason: s.reason.clone(),
-            ..Default::default()
-        };
+        let facts = Facts::from_tag(&view.tag);
         pb::StatusResponse {
             app: self.about.app.clone(),
             manifest: self.about.manifest.display().to_string(),
             pid: std::process::id(),
-            gateway: self.about.gateway.clone(),
-            services: view.services.iter().map(service).collect(),
-            notes: self.about.notes.clone(),
+            gateway: facts.gateway,
+            services: view.services.iter().map(wire::service).collect(),
+            notes: facts.notes,
+            index: view.index,
+            profile: self.about.profile.into(),
             ..Default::default()
         }
     }
-}
 
-/// The values of a watch from now on, each as a message; ends with the engine.
-fn follow<V, M>(receiver: watch::Receiver<V>, map: impl Fn(&V) -> M + Send + Sync + 'static) -> Streaming<M>
-where
-    V: Send + Sync + 'static,
-    M: Send + 'static,
-{
-    let state = (receiver, true, map);
-    Streaming::new(futures::stream::unfold(state, |(mut receiver, first, map)| async move {
-        if !first && receiver.changed().await.is_err() {
-            return None;
-        }
-        let message = map(&receiver.borrow_and_update());
-        Some((Ok(message), (receiver, false, map)))
-    }))
-}
-
-fn to_pb(line: Line) -> pb::LogLine {
-    pb::LogLine {
-        service: line.service,
-        instance: line.instance,
-        stream: line.stream.into(),
-        line: line.text,
-        ..Default::default()
+    /// What the gateway lets in.
+    pub(crate) fn exposed(&self) -> Vec<String> {
+        Facts::from_tag(&self.engine.view().borrow().tag).exposed
     }
+}
+
+/// The values of a view from now on, each as a message where it makes another one than the last; ends with
+/// the engine.
+fn follow<M>(view: watch::Receiver<View>, map: impl Fn(&View) -> M + Send + Sync + 'static) -> Streaming<M>
+where
+    M: Clone + PartialEq + Send + Sync + 'static,
+{
+    let state = (view, None, map);
+    Streaming::new(futures::stream::unfold(state, |(mut view, last, map)| async move {
+        loop {
+            if last.is_some() && view.changed().await.is_err() {
+                return None;
+            }
+            let message = map(&view.borrow_and_update());
+            if last.as_ref() != Some(&message) {
+                return Some((Ok(message.clone()), (view, Some(message), map)));
+            }
+        }
+    }))
 }
 
 impl pb::ControlService for Control {
@@ -121,7 +108,7 @@ impl pb::ControlService for Control {
         reply(Streaming::new(futures::stream::unfold(state, move |(mut logs, mut lines)| async move {
             loop {
                 if let Some(line) = lines.pop_front() {
-                    return Some((Ok(to_pb(line)), (logs, lines)));
+                    return Some((Ok(wire::line(line)), (logs, lines)));
                 }
                 if !follow {
                     return None;
@@ -146,6 +133,11 @@ impl pb::ControlService for Control {
         _: Context,
         _: Request<'_, pb::WatchRoutesRequest>,
     ) -> Reply<Streaming<pb::WatchRoutesResponse>> {
-        reply(follow(self.routes.clone(), Clone::clone))
+        let routes = |view: &View| pb::WatchRoutesResponse {
+            generation: view.index,
+            exposed: Facts::from_tag(&view.tag).exposed,
+            ..Default::default()
+        };
+        reply(follow(self.engine.view(), routes))
     }
 }

@@ -2,27 +2,34 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
-use formic_plan::{Desired, Service};
+use formic_plan::Service;
 use formic_reconcile::Start;
 use formic_spec::{Dependents, Health, HumanDuration, Manifest, Probe, Restart, Source, Update};
 
+use super::artifacts::{keep, mark};
 use super::build::Artifacts;
 use crate::exit::{Failure, Outcome};
 
 /// The name of the gateway among the services.
 pub(crate) const GATEWAY: &str = "gateway";
 
-/// The desired state of the manifest's services, and of the gateway in front of them.
-pub(crate) fn desired(manifest: &Manifest, folder: &Path, artifacts: &Artifacts) -> Outcome<Desired> {
+/// The manifest's services as they are wanted, and the gateway in front of them. `kept` is the folder where
+/// the executables of Cargo packages are kept.
+pub(crate) fn services(
+    manifest: &Manifest,
+    folder: &Path,
+    kept: &Path,
+    artifacts: &Artifacts,
+) -> Outcome<Vec<Service>> {
     let mut services = Vec::new();
     for service in &manifest.services {
         let (program, mut args) = match &service.source {
             Source::Cargo(package) => {
                 let built = artifacts.get(package).cloned();
-                let program = built.ok_or_else(|| Failure::bug(format!("{package} was not built")))?;
-                (program, Vec::new())
+                let program = built.ok_or_else(|| Failure::user(format!("{package} was not built")))?;
+                (keep(kept, &program), Vec::new())
             }
             Source::Command(words) => {
                 let (program, args) = words
@@ -42,9 +49,9 @@ pub(crate) fn desired(manifest: &Manifest, folder: &Path, artifacts: &Artifacts)
         let mut env = service.settings.clone();
         env.extend(service.env.clone());
         env.entry("FORMIC_CONFIG".into()).or_insert(config);
-        let digest = fingerprint(&program);
+        let artifact = mark(&program);
         let revision = manifest
-            .revision(&service.name, &digest)
+            .revision(&service.name, &artifact)
             .ok_or_else(|| Failure::bug(format!("{} has no revision", service.name)))?;
         let start = Start {
             program,
@@ -55,13 +62,14 @@ pub(crate) fn desired(manifest: &Manifest, folder: &Path, artifacts: &Artifacts)
             health: service.health.clone(),
             restart: service.restart.clone(),
             system: false,
+            artifact,
         };
         services.push(Service::of(service, revision, json(&start)?));
     }
     if let Some(gateway) = gateway(manifest, folder)? {
         services.push(gateway);
     }
-    Ok(Desired { generation: 1, services })
+    Ok(services)
 }
 
 fn json(start: &Start) -> Outcome<serde_json::Value> {
@@ -87,8 +95,8 @@ fn gateway(manifest: &Manifest, folder: &Path) -> Outcome<Option<Service>> {
     let text = serde_json::to_string(&config).map_err(|error| Failure::bug("config").because(error))?;
     let own =
         std::env::current_exe().map_err(|error| Failure::user("cannot find this binary").because(error))?;
-    let revision =
-        formic_spec::Revision::of(&serde_json::json!({ "config": text, "binary": fingerprint(&own) }));
+    let artifact = mark(&own);
+    let revision = formic_spec::Revision::of(&serde_json::json!({ "config": text, "binary": artifact }));
     let start = Start {
         program: own,
         args: vec!["gateway".into()],
@@ -104,6 +112,7 @@ fn gateway(manifest: &Manifest, folder: &Path) -> Outcome<Option<Service>> {
         },
         restart: Restart::default(),
         system: true,
+        artifact,
     };
     Ok(Some(Service {
         name: GATEWAY.into(),
@@ -125,20 +134,4 @@ fn gateway(manifest: &Manifest, folder: &Path) -> Outcome<Option<Service>> {
 /// A program with a slash is meant from the manifest's folder; one without is looked up in `PATH`.
 fn program_path(program: &str, folder: &Path) -> PathBuf {
     if program.contains('/') { folder.join(program) } else { program.into() }
-}
-
-/// Tells one build of a file from another without reading it: its size and time. The digest of its
-/// content is what deployments to other machines need; here a rebuilt file is a new one.
-fn fingerprint(path: &Path) -> String {
-    std::fs::metadata(path)
-        .ok()
-        .map(|meta| {
-            let modified = meta
-                .modified()
-                .ok()
-                .and_then(|time| time.duration_since(UNIX_EPOCH).ok())
-                .unwrap_or_default();
-            format!("{}-{}", meta.len(), modified.as_nanos())
-        })
-        .unwrap_or_default()
 }

@@ -180,7 +180,7 @@ const PATIENCE: Duration = Duration::from_millis(500);
 
 /// A call that works as it is: an exposed method without effects, best one that searches.
 async fn example(registry: &DynRegistry, control: &Control) -> Option<(String, String)> {
-    let exposed = control.routes.borrow().exposed.clone();
+    let exposed = control.exposed();
     let snapshot = registry.watch(None).next().await.ok()?;
     let mut found = None;
     for instance in snapshot.instances.iter().filter(|i| exposed.contains(&i.service.to_string())) {

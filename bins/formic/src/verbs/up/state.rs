@@ -30,7 +30,7 @@ impl State {
             failure.because(error)
         };
         let make = || -> io::Result<()> {
-            for dir in [state.0.clone(), state.logs(), state.data(), state.run()] {
+            for dir in [state.0.clone(), state.logs(), state.data(), state.run(), state.artifacts()] {
                 std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
             }
             // It may have been there with other eyes on it.
@@ -75,6 +75,10 @@ impl State {
 
     pub(crate) fn data(&self) -> PathBuf {
         self.0.join("data")
+    }
+
+    pub(crate) fn artifacts(&self) -> PathBuf {
+        self.0.join("artifacts")
     }
 
     pub(crate) fn run(&self) -> PathBuf {

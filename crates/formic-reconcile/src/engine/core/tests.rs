@@ -8,6 +8,8 @@ use formic_plan::{Service, ServiceState};
 use formic_spec::{Health, HumanDuration, Probe, Restart, Revision};
 
 use super::*;
+use crate::engine::{Applied, Change, Preview, Refused};
+use crate::start::Start;
 use crate::view::{InstanceView, ServiceView};
 
 fn service(name: &str, replicas: u32, depends_on: &[&str]) -> Service {
@@ -26,6 +28,7 @@ fn service(name: &str, replicas: u32, depends_on: &[&str]) -> Service {
         },
         restart: Restart::default(),
         system: false,
+        artifact: String::new(),
     };
     Service {
         name: name.into(),
@@ -46,6 +49,8 @@ struct World {
     pid: u32,
     wake_at: Option<Time>,
     ended: Option<Stopped>,
+    /// What was recorded at the last turn.
+    recorded: Vec<String>,
 }
 
 impl World {
@@ -57,9 +62,17 @@ impl World {
             daemon: "unix:/state/api.sock".into(),
         };
         let core = Core::new(config, BTreeMap::new(), fastrand::Rng::with_seed(7));
-        let mut world = Self { core, millis: 0, ids: HashMap::new(), pid: 100, wake_at: None, ended: None };
+        let mut world = Self {
+            core,
+            millis: 0,
+            ids: HashMap::new(),
+            pid: 100,
+            wake_at: None,
+            ended: None,
+            recorded: Vec::new(),
+        };
         if !services.is_empty() {
-            assert_eq!(world.apply(Desired { generation: 1, services }).1, Ok(()));
+            assert_eq!(world.apply(services, Some(0)).1, Ok(Applied { index: 1, changed: true }));
         }
         world
     }
@@ -87,6 +100,7 @@ impl World {
         let turn = self.core.handle([event], self.now());
         self.wake_at = turn.wake_at;
         self.ended = turn.ended.or(self.ended);
+        self.recorded.clear();
         turn.effects.into_iter().filter_map(|effect| self.line(effect)).collect()
     }
 
@@ -109,12 +123,17 @@ impl World {
                 assert_ne!(output.stdout, output.stderr);
                 format!("tell {service} {text}")
             }
-            Effect::Answer(Answer::Applied(to, result)) => {
-                to.send(result).unwrap();
+            Effect::Record(news) => {
+                assert_eq!(news.unix_ms, self.now().unix_ms);
+                let mut text = format!("{} {} {}", news.kind.as_str(), news.service, news.text);
+                for (slot, id) in &self.ids {
+                    text = text.replace(id.as_str(), slot);
+                }
+                self.recorded.push(text);
                 return None;
             }
-            Effect::Answer(Answer::Stopped(to, stopped)) => {
-                to.send(stopped).unwrap();
+            Effect::Answer(answer) => {
+                answer.send();
                 return None;
             }
         })
@@ -128,14 +147,28 @@ impl World {
         self.ids[slot].clone()
     }
 
-    fn apply(&mut self, desired: Desired) -> (Vec<String>, Result<(), u64>) {
+    /// Sends a command; its effects and its answer.
+    fn ask<T>(&mut self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> (Vec<String>, T) {
         let (answer, mut answered) = oneshot::channel();
-        let lines = self.handle(Event::Apply(desired, answer));
+        let lines = self.handle(Event::Command(command(answer)));
         (lines, answered.try_recv().unwrap())
     }
 
+    fn apply(
+        &mut self,
+        services: Vec<Service>,
+        index: Option<u64>,
+    ) -> (Vec<String>, Result<Applied, Refused>) {
+        let change = Change { services, tag: Value::Null, index, cause: "apply".into() };
+        self.ask(|answer| Command::Change(change, answer))
+    }
+
+    fn restart(&mut self, name: &str) -> (Vec<String>, Result<u32, Refused>) {
+        self.ask(|answer| Command::Restart(vec![name.into()], answer))
+    }
+
     fn shut_down(&mut self, at_once: bool) -> Vec<String> {
-        self.handle(Event::Stop { at_once, done: None })
+        self.handle(Event::Command(Command::Stop { now: at_once, done: None }))
     }
 
     fn started(&mut self, slot: &str) -> Vec<String> {
@@ -174,8 +207,16 @@ impl World {
 fn dependants_start_when_what_they_need_is_ready() {
     let mut world = World::new(Vec::new());
     let services = vec![service("order", 2, &["user"]), service("user", 1, &[])];
-    let (lines, answer) = world.apply(Desired { generation: 1, services });
-    assert_eq!((lines, answer), (vec!["spawn user/0".to_owned()], Ok(())));
+    let (lines, answer) = world.apply(services, None);
+    assert_eq!((lines, answer), (vec!["spawn user/0".to_owned()], Ok(Applied { index: 1, changed: true })));
+    assert_eq!(
+        world.recorded.iter().filter(|line| !line.starts_with("start")).collect::<Vec<_>>(),
+        [
+            "applied  index 1 by apply: order added, user added",
+            "wait order order/0 needs user",
+            "wait order order/1 needs user",
+        ]
+    );
     assert_eq!(world.row("order").reason, "needs user");
     assert_eq!(world.started("user/0"), ["probe user/0"]);
     assert_eq!(world.probed("user/0", true), ["spawn order/0", "spawn order/1"]);
@@ -188,7 +229,7 @@ fn dependants_start_when_what_they_need_is_ready() {
 fn shutting_down_stops_dependants_first_and_ends_when_all_is_gone() {
     let mut world = World::running();
     let (done, mut stopped) = oneshot::channel();
-    let lines = world.handle(Event::Stop { at_once: false, done: Some(done) });
+    let lines = world.handle(Event::Command(Command::Stop { now: false, done: Some(done) }));
     assert_eq!(lines, ["stop order/0 within 30s"]);
     assert_eq!(
         world.gone("order/0", false),
@@ -340,13 +381,15 @@ fn what_outlives_its_grace_is_killed_once_and_counted_once() {
     assert_eq!(world.shut_down(false), Vec::<String>::new());
     world.after(30_000);
     assert_eq!(world.handle(Event::Timer), ["kill user/0"]);
+    assert_eq!(world.recorded, ["kill user is killed: it did not stop in time"]);
     assert_eq!(world.handle(Event::Timer), Vec::<String>::new());
     // Both stops report.
     let (id, status) = (world.id("user/0"), ExitStatus::Signal(9));
     let gone = || Event::Gone { id: id.clone(), status, killed: true };
     let turn = world.core.handle([gone(), gone()], world.now());
     assert_eq!(turn.ended, Some(Stopped { killed: 1 }));
-    assert_eq!(turn.effects.len(), 2, "{:?}", turn.effects);
+    let lines: Vec<String> = turn.effects.into_iter().filter_map(|effect| world.line(effect)).collect();
+    assert_eq!(lines, ["leave user/0", "deregister user/0"]);
 }
 
 #[test]
@@ -371,30 +414,164 @@ fn what_is_not_ready_in_time_is_told_and_stopped_and_has_failed() {
 }
 
 #[test]
-fn a_stale_generation_is_refused_and_the_same_one_changes_nothing() {
+fn a_stale_index_is_refused_and_the_same_state_changes_nothing() {
     let mut world = World::running();
-    let desired = |generation, replicas| Desired {
-        generation,
-        services: vec![service("user", replicas, &[]), service("order", 1, &["user"])],
-    };
-    assert_eq!(world.apply(desired(3, 2)), (vec!["spawn user/1".to_owned()], Ok(())));
-    assert_eq!(world.apply(desired(2, 9)), (Vec::new(), Err(3)));
-    assert_eq!(world.apply(desired(3, 9)), (Vec::new(), Ok(())));
+    let services = |replicas| vec![service("user", replicas, &[]), service("order", 1, &["user"])];
+    let (lines, answer) = world.apply(services(2), Some(1));
+    assert_eq!((lines, answer), (vec!["spawn user/1".to_owned()], Ok(Applied { index: 2, changed: true })));
+    assert_eq!(world.recorded[0], "applied  index 2 by apply: user changed (replicas)");
+    // Made from what was before; even what is so already is refused then.
+    for replicas in [9, 2] {
+        let stale = Err(Refused::Stale { asked: 1, present: 2 });
+        assert_eq!(world.apply(services(replicas), Some(1)), (Vec::new(), stale));
+        assert_eq!(world.recorded, ["refused  apply is refused: index 1 is not the present one, which is 2"]);
+    }
     assert_eq!(world.row("user").wanted, 2);
-    // A stop is a generation of its own, and the last.
+    let same = Ok(Applied { index: 2, changed: false });
+    assert_eq!(world.apply(services(2), Some(2)), (Vec::new(), same.clone()));
+    assert_eq!(world.apply(services(2), None), (Vec::new(), same));
+    assert_eq!(world.recorded, Vec::<String>::new());
+    // A stop is the last wish.
     world.shut_down(false);
-    assert_eq!(world.apply(desired(99, 1)).1, Err(4));
+    assert_eq!(world.apply(services(1), None).1, Err(Refused::Stopping));
+    assert_eq!(world.restart("user").1, Err(Refused::Stopping));
+}
+
+#[test]
+fn a_tag_alone_is_another_state_and_comes_back_with_the_view() {
+    let mut world = World::running();
+    let services = world.core.desired.services.clone();
+    let change = Change { services, tag: "exposed".into(), index: None, cause: "apply".into() };
+    let (lines, answer) = world.ask(|answer| Command::Change(change, answer));
+    assert_eq!((lines, answer), (Vec::new(), Ok(Applied { index: 2, changed: true })));
+    let view = world.core.view(world.now().time);
+    assert_eq!((view.index, &*view.tag), (2, &Value::from("exposed")));
+    assert_eq!(world.recorded, ["applied  index 2 by apply: no service changed"]);
+}
+
+#[test]
+fn the_last_fifty_states_are_kept() {
+    let mut world = World::new(Vec::new());
+    for n in 1..=60 {
+        world.apply(vec![service("user", n, &[])], None).1.unwrap();
+    }
+    let (_, history) = world.ask(Command::History);
+    assert_eq!((history.len(), history[0].index, history[49].index), (50, 11, 60));
+    assert_eq!((history[49].services[0].replicas, history[49].cause.as_str()), (60, "apply"));
+}
+
+#[test]
+fn a_preview_says_what_would_be_done_and_does_nothing() {
+    let mut world = World::running();
+    let wanted = vec![service("user", 2, &[]), service("pay", 1, &["order"])];
+    let (lines, preview): (_, Preview) = world.ask(|answer| Command::Preview(wanted, answer));
+    assert_eq!(lines, Vec::<String>::new());
+    assert_eq!((preview.index, preview.services.len(), preview.live.len()), (1, 2, 2));
+    assert_eq!(preview.plan.starts().collect::<Vec<_>>(), [("user", 1)]);
+    assert_eq!(preview.plan.stops().count(), 1);
+    assert!(world.recorded.is_empty() && world.row("user").wanted == 1);
+}
+
+#[test]
+fn a_restart_by_hand_is_one_at_a_time_and_counts_as_none() {
+    let mut world = World::new(vec![service("user", 2, &[])]);
+    world.up("user/0");
+    world.up("user/1");
+    let before = world.id("user/0");
+    let (lines, count) = world.restart("user");
+    assert_eq!((lines, count), (vec!["stop user/0 within 30s".to_owned()], Ok(2)));
+    assert_eq!(
+        world.recorded,
+        ["restart user a restart was asked for", "stop user is told to stop within 30s: as requested"]
+    );
+    // The second waits until the first is back.
+    assert_eq!(world.handle(Event::Timer), Vec::<String>::new());
+    assert_eq!(world.gone("user/0", false)[2..], ["spawn user/0".to_owned()]);
+    assert_ne!(world.id("user/0"), before);
+    world.started("user/0");
+    assert_eq!(world.probed("user/0", true), ["stop user/1 within 30s"]);
+    world.gone("user/1", false);
+    world.up("user/1");
+    assert!(world.core.restarting.is_empty());
+    assert!(world.row("user").instances.iter().all(|row| row.restarts == 0 && row.state == "ready"));
+    assert_eq!(world.restart("nobody").1, Err(Refused::Unknown("nobody".into())));
+}
+
+#[test]
+fn a_restart_by_hand_does_not_wait_for_a_back_off_nor_for_one_that_gave_up() {
+    let mut world = World::new(vec![service("user", 1, &[])]);
+    world.started("user/0");
+    world.leader_exits("user/0", 1);
+    world.gone("user/0", false);
+    assert_eq!(world.row("user").state, ServiceState::Backoff);
+    assert_eq!(world.restart("user"), (vec!["spawn user/0".to_owned()], Ok(1)));
+    world.started("user/0");
+    world.leader_exits("user/0", 78);
+    world.gone("user/0", false);
+    assert_eq!(world.row("user").state, ServiceState::Stopped);
+    assert_eq!(world.restart("user"), (vec!["spawn user/0".to_owned()], Ok(1)));
+    // One that does not answer is of no use, so it goes at once.
+    world.started("user/0");
+    assert_eq!(world.restart("user"), (vec!["stop user/0 within 30s".to_owned()], Ok(1)));
+}
+
+#[test]
+fn every_decision_is_recorded_with_its_cause() {
+    let mut world = World::running();
+    assert_eq!(world.recorded, ["ready order is ready"]);
+    world.after(100);
+    world.leader_exits("user/0", 3);
+    world.gone("user/0", false);
+    assert_eq!(world.recorded.len(), 2, "{:?}", world.recorded);
+    assert_eq!(world.recorded[0], "exit user ended by itself: exit code 3");
+    let backoff = &world.recorded[1];
+    assert!(backoff.starts_with("backoff user exited with code 3, starts again in "), "{backoff}");
+    assert!(backoff.ends_with("ms as restart 1"), "{backoff}");
+    let revision = Revision::of(&serde_json::json!("user"));
+    world.after(400);
+    world.handle(Event::Timer);
+    assert_eq!(world.recorded, [format!("start user starts as user/0 at {revision}: restart 1")]);
+    world.up("user/0");
+    world.probed("user/0", false);
+    assert_eq!(world.recorded, ["unready user does not answer its probe"]);
+    world.shut_down(false);
+    assert_eq!(
+        world.recorded,
+        [
+            "shut-down  everything is told to stop",
+            "stop order is told to stop within 30s: shut down",
+            "wait user user/0 is needed by order",
+        ]
+    );
+    // A wait is told once.
+    world.handle(Event::Timer);
+    assert_eq!(world.recorded, Vec::<String>::new());
+    world.shut_down(true);
+    assert_eq!(world.recorded, ["kill order is killed: shut down", "kill user is killed: shut down"]);
+    world.gone("order/0", true);
+    assert_eq!(world.recorded, ["exit order is gone, killed: SIGTERM"]);
 }
 
 #[test]
 fn a_service_that_is_removed_is_stopped_and_forgotten() {
     let mut world = World::running();
     let services = vec![service("user", 1, &[])];
-    assert_eq!(world.apply(Desired { generation: 2, services }).0, ["stop order/0 within 30s"]);
+    assert_eq!(world.apply(services, None).0, ["stop order/0 within 30s"]);
     world.gone("order/0", false);
     let names: Vec<String> = world.core.view(world.now().time).services.into_iter().map(|s| s.name).collect();
     assert_eq!(names, ["user"]);
     assert_eq!(world.core.cells.len(), 1);
+}
+
+#[test]
+fn slots_that_are_not_wanted_any_more_are_forgotten_when_they_are_empty() {
+    let mut world = World::new(vec![service("user", 2, &[])]);
+    world.up("user/0");
+    world.up("user/1");
+    assert_eq!(world.apply(vec![service("user", 1, &[])], None).0, ["stop user/1 within 30s"]);
+    assert_eq!(world.row("user").instances.len(), 2);
+    world.gone("user/1", false);
+    assert_eq!((world.row("user").instances.len(), world.core.cells.len()), (1, 1));
 }
 
 #[test]

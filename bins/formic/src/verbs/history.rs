@@ -1,0 +1,40 @@
+//! `formic history`: the desired states that were, newest first.
+
+use formic_api::control::v1 as pb;
+use serde_json::json;
+
+use crate::cli::Listing;
+use crate::exit::Outcome;
+use crate::{app, output};
+
+pub(crate) async fn run(args: Listing) -> Outcome {
+    let app = app::find(args.target.app.as_deref()).await?;
+    let history = app.deploy().history(pb::HistoryRequest::default()).await?.into_message();
+    if args.json {
+        let service = |s: &pb::GenerationService| json!({ "name": s.name, "version": s.version, "replicas": s.replicas });
+        let state = |state: &pb::Generation| {
+            json!({
+                "index": state.index, "unix_ms": state.unix_ms, "cause": state.cause,
+                "services": state.services.iter().map(service).collect::<Vec<_>>(),
+            })
+        };
+        output::json(&json!({ "history": history.generations.iter().map(state).collect::<Vec<_>>() }));
+        return Ok(());
+    }
+    let rows: Vec<Vec<String>> = history
+        .generations
+        .iter()
+        .map(|state| {
+            let services: Vec<String> =
+                state.services.iter().map(|s| format!("{}={}@{}", s.name, s.replicas, s.version)).collect();
+            vec![
+                state.index.to_string(),
+                output::time(state.unix_ms),
+                state.cause.clone(),
+                services.join(" "),
+            ]
+        })
+        .collect();
+    output::line(&output::table(&["INDEX", "SINCE (UTC)", "CAUSE", "SERVICES"], &rows, output::limit()));
+    Ok(())
+}

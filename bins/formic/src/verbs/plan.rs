@@ -1,0 +1,148 @@
+//! `formic plan`: what an apply of the manifest would change and do; nothing is done.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use formic_api::control::v1 as pb;
+use serde_json::{Value, json};
+
+use crate::app::App;
+use crate::cli::Plan;
+use crate::exit::{Failure, Outcome};
+use crate::verbs::up::{self, manifest};
+use crate::{app, output};
+
+/// What a manifest becomes on the way to the engine.
+pub(crate) struct Wanted {
+    pub(crate) manifest: String,
+    pub(crate) artifacts: HashMap<String, String>,
+}
+
+pub(crate) async fn run(args: Plan) -> Outcome {
+    let app = app::find(args.listing.target.app.as_deref()).await?;
+    let Wanted { manifest, artifacts } = wanted(&app, args.no_build).await?;
+    let request =
+        pb::PlanRequest { manifest, artifacts: artifacts.into_iter().collect(), ..Default::default() };
+    let plan = app.deploy().plan(request).await?.into_message();
+    if args.listing.json {
+        output::json(&to_json(&plan));
+    } else {
+        output::line(&render(&plan));
+    }
+    Ok(())
+}
+
+/// Reads the manifest of a running application again, and builds what it names.
+pub(crate) async fn wanted(app: &App, no_build: bool) -> Outcome<Wanted> {
+    let file = Path::new(&app.status.manifest);
+    let text = manifest::read(file)?;
+    let parsed = formic_spec::Manifest::parse(&text, &manifest::shown(file))
+        .map_err(|faults| manifest::faulty(&faults))?;
+    let folder = file.parent().ok_or_else(|| Failure::bug("the manifest is in no folder"))?;
+    let built = up::build(folder, &parsed, app.status.profile == "release", no_build).await?;
+    let artifacts = built.into_iter().map(|(package, path)| (package, path.display().to_string())).collect();
+    Ok(Wanted { manifest: text, artifacts })
+}
+
+fn render(plan: &pb::PlanResponse) -> String {
+    let mut out =
+        if plan.changes.is_empty() { "nothing would change".to_owned() } else { changes(&plan.changes) };
+    let rows: Vec<Vec<String>> = plan
+        .actions
+        .iter()
+        .map(|action| {
+            let place = format!("{}/{}", action.service, action.slot);
+            vec![action.action.clone(), place, action.instance.clone(), action.cause.clone()]
+        })
+        .collect();
+    if !plan.changes.is_empty() && !rows.is_empty() {
+        out.push_str("\n\n");
+        out.push_str(&output::table(&["ACTION", "SLOT", "INSTANCE", "CAUSE"], &rows, output::limit()));
+    }
+    for note in &plan.notes {
+        out.push_str(&format!("\nnote: {note}"));
+    }
+    out.push_str(&format!("\nindex {}", plan.index));
+    out
+}
+
+/// Each service that changes, and below it each field.
+pub(crate) fn changes(changes: &[pb::ServiceChange]) -> String {
+    let mut lines = Vec::new();
+    for change in changes {
+        let sign = match change.change.as_str() {
+            "added" => '+',
+            "removed" => '-',
+            _ => '~',
+        };
+        lines.push(format!("{sign} {} {}", change.service, change.change));
+        lines.extend(change.fields.iter().map(|field| {
+            let shown = |text: &str| if text.is_empty() { "none".to_owned() } else { text.to_owned() };
+            format!("    {}: {} -> {}", field.field, shown(&field.from), shown(&field.to))
+        }));
+    }
+    lines.join("\n")
+}
+
+fn to_json(plan: &pb::PlanResponse) -> Value {
+    let action = |action: &pb::PlannedAction| {
+        json!({
+            "action": action.action, "service": action.service, "slot": action.slot,
+            "instance": action.instance, "cause": action.cause,
+        })
+    };
+    json!({
+        "index": plan.index, "changes": changes_json(&plan.changes),
+        "actions": plan.actions.iter().map(action).collect::<Vec<_>>(), "notes": plan.notes,
+    })
+}
+
+pub(crate) fn changes_json(changes: &[pb::ServiceChange]) -> Value {
+    let field = |field: &pb::FieldChange| json!({ "field": field.field, "from": field.from, "to": field.to });
+    let change = |change: &pb::ServiceChange| {
+        json!({
+            "service": change.service, "change": change.change,
+            "fields": change.fields.iter().map(field).collect::<Vec<_>>(),
+        })
+    };
+    changes.iter().map(change).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plan_on_paper() {
+        let field = pb::FieldChange { field: "env.LOG".into(), to: "debug".into(), ..Default::default() };
+        let changed = pb::ServiceChange {
+            service: "order".into(),
+            change: "changed".into(),
+            fields: vec![field],
+            ..Default::default()
+        };
+        let action = pb::PlannedAction {
+            action: "stop".into(),
+            service: "order".into(),
+            instance: "order-1".into(),
+            cause: "replaced".into(),
+            ..Default::default()
+        };
+        let notes = vec!["order: unenforced (cpu)".into()];
+        let plan = pb::PlanResponse {
+            index: 3,
+            changes: vec![changed],
+            actions: vec![action],
+            notes,
+            ..Default::default()
+        };
+        assert_eq!(
+            render(&plan),
+            "~ order changed\n    env.LOG: none -> debug\n\n\
+             ACTION  SLOT     INSTANCE  CAUSE\nstop    order/0  order-1   replaced\n\
+             note: order: unenforced (cpu)\nindex 3"
+        );
+        let nothing = pb::PlanResponse { index: 3, ..Default::default() };
+        assert_eq!(render(&nothing), "nothing would change\nindex 3");
+    }
+}

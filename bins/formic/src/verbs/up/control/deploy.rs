@@ -1,0 +1,336 @@
+//! The service that changes what is wanted: each change makes a whole desired state of the present one or
+//! of a manifest, and hands it to the engine with the index that it was made from.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use formic_api::control::v1 as pb;
+use formic_core::Error;
+use formic_plan::Service;
+use formic_reconcile::{Applied, Change, Command, Generation, diff, why};
+use formic_rpc::{Context, Reply, Request, Streaming, reply};
+use formic_spec::{MAX_REPLICAS, Manifest};
+use tokio::sync::oneshot;
+
+use super::{Control, wire};
+use crate::exit::Failure;
+use crate::verbs::up::desired::services;
+use crate::verbs::up::facts::Facts;
+use crate::verbs::up::{artifacts, manifest};
+
+/// The engine answers between two events; what takes longer than this is no answer any more.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+impl Control {
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Error> {
+        let (answer, answered) = oneshot::channel();
+        let busy = |error: &dyn std::error::Error| Error::unavailable(error.to_string());
+        self.engine.send(command(answer)).map_err(|error| busy(&error))?;
+        let answered = tokio::time::timeout(PATIENCE, answered).await.map_err(|error| busy(&error))?;
+        answered.map_err(|_| Error::unavailable("the application has stopped"))
+    }
+
+    async fn history(&self) -> Result<Vec<Arc<Generation>>, Error> {
+        self.ask(Command::History).await
+    }
+
+    /// The present desired state.
+    async fn present(&self) -> Result<Arc<Generation>, Error> {
+        let last = self.history().await?.pop();
+        last.ok_or_else(|| Error::failed_precondition("nothing is wanted yet"))
+    }
+
+    /// The desired state of a manifest.
+    fn wanted(&self, text: &str, built: &HashMap<String, String>) -> Result<(Vec<Service>, Facts), Error> {
+        let manifest = Manifest::parse(text, &manifest::shown(&self.about.manifest))
+            .map_err(|faults| Error::invalid_argument(manifest::faulty(&faults).to_string()))?;
+        if manifest.app.name != self.about.app {
+            return Err(Error::failed_precondition(format!(
+                "the manifest is that of {:?}, and {:?} runs here; stop it and start the other",
+                manifest.app.name, self.about.app
+            )));
+        }
+        let mut programs = BTreeMap::new();
+        for (package, path) in built {
+            let path = PathBuf::from(path);
+            if !path.is_absolute() || !path.is_file() {
+                return Err(Error::invalid_argument(format!("{package} is not built: {}", path.display()))
+                    .with_field(format!("artifacts[{package}]"), "must be the absolute path of a file"));
+            }
+            programs.insert(package.clone(), path);
+        }
+        let services = services(&manifest, &self.folder, &self.artifacts, &programs).map_err(refused)?;
+        Ok((services, Facts::of(&manifest)))
+    }
+
+    /// Makes a change, and says what it changed.
+    async fn change(&self, change: Change) -> Result<pb::ChangeResponse, Error> {
+        let before = self.history().await?.pop().map(|present| present.services.clone()).unwrap_or_default();
+        let changes = diff(&before, &change.services);
+        let answer = self.ask(|answer| Command::Change(change, answer)).await?;
+        let Applied { index, changed } = answer.map_err(|error| wire::refused(&error))?;
+        let changes = if changed { wire::changes(&changes) } else { Vec::new() };
+        Ok(pb::ChangeResponse { index, changed, changes, ..Default::default() })
+    }
+
+    fn unknown(&self, name: &str) -> Error {
+        let view = self.engine.view();
+        let view = view.borrow();
+        let known: Vec<&str> = view.services.iter().map(|service| service.name.as_str()).collect();
+        let near = formic_settings::nearest(name, known.iter().copied());
+        let hint = near
+            .map_or_else(|| format!("it has {}", known.join(", ")), |near| format!("did you mean {near:?}?"));
+        Error::not_found(format!("{} has no service {name:?}; {hint}", self.about.app))
+    }
+}
+
+fn refused(failure: Failure) -> Error {
+    Error::failed_precondition(failure.to_string())
+}
+
+/// Whether a service can have so many instances.
+fn can_scale(service: &Service, replicas: u32) -> Result<(), Error> {
+    let (name, start) = (&service.name, &service.start);
+    if start.get("system").and_then(serde_json::Value::as_bool) == Some(true) {
+        return Err(Error::failed_precondition(format!("{name} is part of Formic and runs once")));
+    }
+    if replicas > MAX_REPLICAS {
+        return Err(Error::invalid_argument(format!(
+            "{replicas} instances of {name} are more than {MAX_REPLICAS}"
+        )));
+    }
+    let port = start.get("port").and_then(serde_json::Value::as_u64).map(|port| format!("port {port}"));
+    let listen =
+        start.get("env").and_then(|env| env.get("FORMIC_LISTEN")).and_then(serde_json::Value::as_str);
+    let fixed = port.or_else(|| listen.filter(|listen| !listen.ends_with(":0")).map(str::to_owned));
+    match fixed {
+        Some(fixed) if replicas > 1 => {
+            Err(Error::failed_precondition(format!("{replicas} instances of {name} cannot share {fixed}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The newest of the earlier states that is another than the present one.
+fn before(history: &[Arc<Generation>]) -> Option<&Arc<Generation>> {
+    let (present, earlier) = history.split_last()?;
+    earlier.iter().rev().find(|state| state.services != present.services || state.tag != present.tag)
+}
+
+pub(super) fn now_unix_ms() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
+}
+
+impl pb::DeployService for Control {
+    async fn plan(&self, _: Context, request: Request<'_, pb::PlanRequest>) -> Reply<pb::PlanResponse> {
+        let request = request.to_owned_message();
+        let (services, facts) = self.wanted(&request.manifest, &request.artifacts.into_iter().collect())?;
+        let preview = self.ask(|answer| Command::Preview(services.clone(), answer)).await?;
+        reply(pb::PlanResponse {
+            index: preview.index,
+            changes: wire::changes(&diff(&preview.services, &services)),
+            actions: wire::actions(&preview),
+            notes: facts.notes,
+            ..Default::default()
+        })
+    }
+
+    async fn apply(&self, _: Context, request: Request<'_, pb::ApplyRequest>) -> Reply<pb::ChangeResponse> {
+        let request = request.to_owned_message();
+        let (services, facts) = self.wanted(&request.manifest, &request.artifacts.into_iter().collect())?;
+        let tag = facts.tag().map_err(refused)?;
+        let cause = "apply".into();
+        reply(self.change(Change { services, tag, index: request.index, cause }).await?)
+    }
+
+    async fn scale(&self, _: Context, request: Request<'_, pb::ScaleRequest>) -> Reply<pb::ChangeResponse> {
+        let request = request.to_owned_message();
+        let present = self.present().await?;
+        let mut services = present.services.clone();
+        let wanted: BTreeMap<String, u32> = request.replicas.into_iter().collect();
+        for (name, replicas) in &wanted {
+            let service = services.iter_mut().find(|service| service.name == *name);
+            let service = service.ok_or_else(|| self.unknown(name))?;
+            can_scale(service, *replicas)?;
+            service.replicas = *replicas;
+        }
+        let asked: Vec<String> = wanted.iter().map(|(name, replicas)| format!("{name}={replicas}")).collect();
+        let index = Some(request.index.unwrap_or(present.index));
+        let (tag, cause) = ((*present.tag).clone(), format!("scale {}", asked.join(" ")));
+        reply(self.change(Change { services, tag, index, cause }).await?)
+    }
+
+    async fn restart(
+        &self,
+        _: Context,
+        request: Request<'_, pb::RestartRequest>,
+    ) -> Reply<pb::RestartResponse> {
+        let names: Vec<String> = request.services.iter().map(|name| (*name).to_owned()).collect();
+        let known = |name: &&String| self.engine.view().borrow().services.iter().any(|s| s.name == **name);
+        if let Some(unknown) = names.iter().find(|name| !known(name)) {
+            return Err(self.unknown(unknown));
+        }
+        let answer = self.ask(|answer| Command::Restart(names, answer)).await?;
+        let instances = answer.map_err(|error| wire::refused(&error))?;
+        reply(pb::RestartResponse { instances, ..Default::default() })
+    }
+
+    async fn rollback(
+        &self,
+        _: Context,
+        request: Request<'_, pb::RollbackRequest>,
+    ) -> Reply<pb::ChangeResponse> {
+        let (to, index) = (request.to, request.index);
+        let history = self.history().await?;
+        let present = self.present().await?;
+        let target = match to {
+            Some(to) => history.iter().find(|state| state.index == to),
+            None => before(&history),
+        };
+        let target = target.ok_or_else(|| match to {
+            Some(to) => {
+                Error::not_found(format!("no state of index {to} is kept; `formic history` lists them"))
+            }
+            None => Error::failed_precondition("there is nothing earlier to go back to"),
+        })?;
+        if target.services == present.services && target.tag == present.tag {
+            return Err(Error::failed_precondition(format!(
+                "index {} is what is wanted already",
+                target.index
+            )));
+        }
+        let lost = artifacts::lost(&target.services);
+        if !lost.is_empty() {
+            return Err(Error::failed_precondition(format!(
+                "the program of {} at index {} is gone: a later build took its place",
+                lost.join(", "),
+                target.index
+            )));
+        }
+        let change = Change {
+            services: target.services.clone(),
+            tag: (*target.tag).clone(),
+            index: Some(index.unwrap_or(present.index)),
+            cause: format!("rollback to {}", target.index),
+        };
+        reply(self.change(change).await?)
+    }
+
+    async fn history(&self, _: Context, _: Request<'_, pb::HistoryRequest>) -> Reply<pb::HistoryResponse> {
+        let history = Self::history(self).await?;
+        let generations = history.iter().rev().map(|state| wire::generation(state)).collect();
+        reply(pb::HistoryResponse { generations, ..Default::default() })
+    }
+
+    async fn events(
+        &self,
+        _: Context,
+        request: Request<'_, pb::EventsRequest>,
+    ) -> Reply<Streaming<pb::Event>> {
+        let services: Vec<String> = request.services.iter().map(|name| (*name).to_owned()).collect();
+        let (follow, tail) = (request.follow, request.tail as usize);
+        let about = move |entry: &formic_reconcile::Entry| {
+            services.is_empty() || entry.service.is_empty() || services.contains(&entry.service)
+        };
+        let journal = self.engine.journal().clone();
+        let mut last = journal.last();
+        let mut seen = 0;
+        let mut queue: VecDeque<_> = journal.since(0).into();
+        seen = queue.back().map_or(seen, |entry| entry.sequence);
+        queue.retain(&about);
+        if tail > 0 && queue.len() > tail {
+            queue.drain(..queue.len() - tail);
+        }
+        last.mark_unchanged();
+        let state = (queue, seen, last, self.engine.view());
+        reply(Streaming::new(futures::stream::unfold(
+            state,
+            move |(mut queue, mut seen, mut last, mut view)| {
+                let (journal, about) = (journal.clone(), about.clone());
+                async move {
+                    loop {
+                        if let Some(entry) = queue.pop_front() {
+                            return Some((Ok(wire::event(entry)), (queue, seen, last, view)));
+                        }
+                        if !follow {
+                            return None;
+                        }
+                        if *last.borrow_and_update() == seen {
+                            // The view ends with the engine, the journal with its last reader.
+                            tokio::select! {
+                                changed = last.changed() => changed.ok()?,
+                                () = async { while view.changed().await.is_ok() {} } => return None,
+                            }
+                        }
+                        let news = journal.since(seen);
+                        seen = news.last().map_or(seen, |entry| entry.sequence);
+                        queue.extend(news.into_iter().filter(&about));
+                    }
+                }
+            },
+        )))
+    }
+
+    async fn why(&self, _: Context, request: Request<'_, pb::WhyRequest>) -> Reply<pb::WhyResponse> {
+        let name = request.service;
+        let view = self.engine.view().borrow().clone();
+        let entries = self.engine.journal().since(0);
+        let text = why(&view, &entries, name, now_unix_ms()).ok_or_else(|| self.unknown(name))?;
+        reply(pb::WhyResponse { text, ..Default::default() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+    use formic_spec::{HumanDuration, Revision};
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn service(replicas: u32, start: Value) -> Service {
+        Service {
+            name: "order".into(),
+            revision: Revision::of(&json!(1)),
+            replicas,
+            depends_on: Vec::new(),
+            ready_within: HumanDuration::from_secs(1),
+            grace: HumanDuration::from_secs(1),
+            start,
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_scaled_says_why() {
+        let fails = |start: Value, replicas| can_scale(&service(1, start), replicas).unwrap_err().to_string();
+        assert!(fails(json!({ "system": true }), 1).contains("part of Formic"));
+        assert!(fails(json!({ "port": 80 }), 2).contains("cannot share port 80"));
+        assert!(fails(json!({ "env": { "FORMIC_LISTEN": "127.0.0.1:7" } }), 2).contains("127.0.0.1:7"));
+        assert!(fails(Value::Null, 10_001).contains("more than 10000"));
+        can_scale(&service(1, json!({ "port": 80 })), 1).unwrap();
+        can_scale(&service(1, json!({ "env": { "FORMIC_LISTEN": "127.0.0.1:0" } })), 9).unwrap();
+    }
+
+    #[test]
+    fn the_state_to_go_back_to_is_the_newest_other_one() {
+        let state = |index, replicas| {
+            Arc::new(Generation {
+                index,
+                unix_ms: 0,
+                cause: String::new(),
+                services: vec![service(replicas, Value::Null)],
+                tag: Arc::default(),
+            })
+        };
+        let index = |history: &[Arc<Generation>]| before(history).map(|state| state.index);
+        assert_eq!(index(&[]), None);
+        assert_eq!(index(&[state(1, 1)]), None);
+        assert_eq!(index(&[state(1, 1), state(2, 2)]), Some(1));
+        assert_eq!(index(&[state(1, 1), state(2, 2), state(3, 1)]), Some(2));
+        assert_eq!(index(&[state(1, 1), state(2, 2), state(3, 2)]), Some(1));
+    }
+}

@@ -1,0 +1,146 @@
+//! The engine's words as messages.
+
+use formic_api::control::v1 as pb;
+use formic_core::Error;
+use formic_plan::Action;
+use formic_reconcile::{
+    ChangeKind, Entry, Generation, InstanceView, Line, Preview, Refused, ServiceChange, ServiceView,
+};
+
+pub(super) fn service(s: &ServiceView) -> pb::ServiceStatus {
+    pb::ServiceStatus {
+        name: s.name.clone(),
+        version: s.version.clone(),
+        state: s.state.to_string(),
+        ready: s.ready,
+        wanted: s.wanted,
+        instances: s.instances.iter().map(instance).collect(),
+        system: s.system,
+        reason: s.reason.clone(),
+        ..Default::default()
+    }
+}
+
+fn instance(i: &InstanceView) -> pb::InstanceStatus {
+    pb::InstanceStatus {
+        id: i.id.clone(),
+        slot: i.slot,
+        version: i.version.clone(),
+        state: i.state.into(),
+        address: i.address.clone(),
+        pid: i.pid,
+        restarts: i.restarts,
+        started_unix_ms: i.started_unix_ms,
+        last_exit: i.last_exit.clone(),
+        ..Default::default()
+    }
+}
+
+pub(super) fn line(line: Line) -> pb::LogLine {
+    pb::LogLine {
+        service: line.service,
+        instance: line.instance,
+        stream: line.stream.into(),
+        line: line.text,
+        ..Default::default()
+    }
+}
+
+pub(super) fn event(entry: Entry) -> pb::Event {
+    pb::Event {
+        sequence: entry.sequence,
+        unix_ms: entry.unix_ms,
+        kind: entry.kind.as_str().into(),
+        service: entry.service,
+        instance: entry.instance,
+        text: entry.text,
+        ..Default::default()
+    }
+}
+
+pub(super) fn changes(changes: &[ServiceChange]) -> Vec<pb::ServiceChange> {
+    let field = |field: &formic_reconcile::FieldChange| pb::FieldChange {
+        field: field.field.clone(),
+        from: field.from.clone(),
+        to: field.to.clone(),
+        ..Default::default()
+    };
+    let change = |change: &ServiceChange| pb::ServiceChange {
+        service: change.service.clone(),
+        change: change.change.as_str().into(),
+        // Of an added service all fields are new; its name says it.
+        fields: match change.change {
+            ChangeKind::Added => Vec::new(),
+            _ => change.fields.iter().map(field).collect(),
+        },
+        ..Default::default()
+    };
+    changes.iter().map(change).collect()
+}
+
+/// What would be done with each instance; what nothing is done with is kept.
+pub(super) fn actions(preview: &Preview) -> Vec<pb::PlannedAction> {
+    let row = |action: &str, service: &str, slot: u32, instance: &str, cause: String| pb::PlannedAction {
+        action: action.into(),
+        service: service.into(),
+        slot,
+        instance: instance.into(),
+        cause,
+        ..Default::default()
+    };
+    let mut rows: Vec<pb::PlannedAction> = preview
+        .plan
+        .actions
+        .iter()
+        .filter_map(|action| match action {
+            Action::Kill { instance, service, slot } => {
+                Some(row("kill", service, *slot, instance.as_str(), "did not stop in time".into()))
+            }
+            Action::Stop { instance, service, slot, cause, .. } => {
+                Some(row("stop", service, *slot, instance.as_str(), cause.to_string()))
+            }
+            Action::Start { service, slot, cause, .. } => {
+                Some(row("start", service, *slot, "", cause.to_string()))
+            }
+            Action::Wait { service, slot, cause } => {
+                let there = preview.live.iter().find(|live| live.service == *service && live.slot == *slot);
+                let instance = there.map(|live| live.instance.as_str()).unwrap_or_default();
+                Some(row("wait", service, *slot, instance, cause.to_string()))
+            }
+            _ => None,
+        })
+        .collect();
+    let idle: Vec<_> = preview
+        .live
+        .iter()
+        .filter(|live| !rows.iter().any(|row| row.instance == live.instance.as_str()))
+        .map(|live| row("keep", &live.service, live.slot, live.instance.as_str(), String::new()))
+        .collect();
+    rows.extend(idle);
+    rows
+}
+
+pub(super) fn generation(generation: &Generation) -> pb::Generation {
+    let service = |service: &formic_plan::Service| pb::GenerationService {
+        name: service.name.clone(),
+        version: service.revision.short().into(),
+        replicas: service.replicas,
+        ..Default::default()
+    };
+    pb::Generation {
+        index: generation.index,
+        unix_ms: generation.unix_ms,
+        cause: generation.cause.clone(),
+        services: generation.services.iter().map(service).collect(),
+        ..Default::default()
+    }
+}
+
+pub(super) fn refused(refused: &Refused) -> Error {
+    let text = refused.to_string();
+    match refused {
+        Refused::Stale { .. } => Error::aborted(text),
+        Refused::Unknown(_) => Error::not_found(text),
+        _ => Error::failed_precondition(text),
+    }
+}

@@ -1,0 +1,121 @@
+//! What an engine can be asked, and what it answers.
+
+use std::sync::Arc;
+
+use formic_plan::{InstanceId, Plan, Service};
+use serde_json::Value;
+use tokio::sync::oneshot;
+
+/// What the engine is asked to do.
+#[derive(Debug)]
+pub enum Command {
+    /// Another state is wanted.
+    Change(Change, oneshot::Sender<Result<Applied, Refused>>),
+    /// Replace the instances of these services by new ones of the same revision, one after the other; says
+    /// how many.
+    Restart(Vec<String>, oneshot::Sender<Result<u32, Refused>>),
+    /// Say what would be done if these services were wanted.
+    Preview(Vec<Service>, oneshot::Sender<Preview>),
+    /// The states that were wanted, oldest first; the last is the present one.
+    History(oneshot::Sender<Vec<Arc<Generation>>>),
+    /// Stop everything, dependants first, and end.
+    Stop {
+        /// Kill instead of drain.
+        now: bool,
+        /// Told when all of it is gone.
+        done: Option<oneshot::Sender<Stopped>>,
+    },
+}
+
+/// A desired state, whole.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Change {
+    /// All services that are wanted.
+    pub services: Vec<Service>,
+    /// Comes back with the view and with the history; the engine does not read it.
+    pub tag: Value,
+    /// Index of the state that this one was made from; another present one refuses it.
+    pub index: Option<u64>,
+    /// What led to it, in a few words: `apply`, `scale order=5`.
+    pub cause: String,
+}
+
+/// A change was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Applied {
+    /// Index of the desired state now.
+    pub index: u64,
+    /// False if it was so already.
+    pub changed: bool,
+}
+
+/// Why something is not done.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refused {
+    /// The change was made from another state than the present one.
+    #[error("index {asked} is not the present one, which is {present}")]
+    Stale {
+        /// From which it was made.
+        asked: u64,
+        /// Which it is.
+        present: u64,
+    },
+    /// Everything is about to stop.
+    #[error("the application is stopping")]
+    Stopping,
+    /// There is no such service.
+    #[error("there is no service {0:?}")]
+    Unknown(String),
+}
+
+/// What would be done.
+#[derive(Clone, Debug)]
+pub struct Preview {
+    /// Index of the present desired state.
+    pub index: u64,
+    /// The present desired state.
+    pub services: Vec<Service>,
+    /// What would be done at once, and what would wait.
+    pub plan: Plan,
+    /// The instances that there are.
+    pub live: Vec<Slot>,
+}
+
+/// Where an instance is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Slot {
+    /// Of which service.
+    pub service: String,
+    /// In which of its slots.
+    pub slot: u32,
+    /// Which instance.
+    pub instance: InstanceId,
+}
+
+/// A desired state that is or was.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Generation {
+    /// Its index.
+    pub index: u64,
+    /// Since when, in milliseconds since 1970.
+    pub unix_ms: i64,
+    /// What led to it.
+    pub cause: String,
+    /// The services.
+    pub services: Vec<Service>,
+    /// What came with it.
+    pub tag: Arc<Value>,
+}
+
+/// What came of a stop.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stopped {
+    /// Instances that had to be killed.
+    pub killed: u32,
+}
+
+/// The engine has more commands than it can take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the engine is busy or has ended")]
+pub struct Busy;

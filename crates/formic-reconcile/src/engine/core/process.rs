@@ -1,0 +1,196 @@
+//! From plans to processes and back: a stop that comes before the process does, a leader that ends before
+//! its children, a kill after a stop that takes too long.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use formic_core::ServiceName;
+use formic_plan::{Instance, InstanceId, Outcome, StartCause, State, StopCause};
+use formic_spec::HumanDuration;
+use formic_supervise::ExitStatus;
+
+use super::Core;
+use crate::engine::cell::{Cell, Output, StopKind, outcome};
+use crate::engine::effects::{Effect, Probing, Spawn};
+use crate::engine::launch::{data_dir, launch};
+use crate::journal::Kind;
+use crate::start::Start;
+
+/// What a leader that ended by itself has left behind gets so long to end by itself too.
+const LEFT_BEHIND: Duration = Duration::from_secs(1);
+
+impl Core {
+    pub(super) fn start(&mut self, service: &str, slot: u32, cause: &StartCause) {
+        let Some(wanted) = self.desired.service(service).cloned() else { return };
+        let id = InstanceId::from(format!("{service}-{:08x}", self.random.u32(..)));
+        let previous = self.observed.slot(service, slot).cloned();
+        let instance = Instance::begin(id.clone(), &wanted, slot, previous.as_ref(), self.now.time);
+        let mut last_exit = String::new();
+        if let Some(previous) = previous {
+            last_exit = previous.exit().map(ToString::to_string).unwrap_or_default();
+            self.observed.instances.retain(|i| i.id != previous.id);
+            self.cells.remove(&previous.id);
+        }
+        let spec: Result<Start, _> = serde_json::from_value(wanted.start);
+        let rule = spec.as_ref().map(|spec| spec.restart.clone()).unwrap_or_default();
+        let output = Output::of(&self.config.logs, service, &id);
+        self.cells.insert(id.clone(), Cell::new(rule, last_exit, self.now.unix_ms, output));
+        let text = format!("starts as {service}/{slot} at {}: {cause}", instance.revision);
+        if let (Ok(spec), Ok(name)) = (spec, ServiceName::new(service)) {
+            let launch = launch(&self.config, &self.inherited, &instance, name, &spec);
+            let data = data_dir(&self.config.data, service, slot);
+            self.observed.instances.push(instance);
+            self.record(Kind::Start, &id, text);
+            self.effects.push(Effect::Spawn(Box::new(Spawn { id, launch, data })));
+        } else {
+            self.observed.instances.push(instance);
+            self.record(Kind::Start, &id, text);
+            let why = "the desired state does not say how to start it";
+            self.record(Kind::Failed, &id, why.into());
+            self.ended(&id, Outcome::NotStarted(why.into()));
+        }
+    }
+
+    pub(super) fn started(&mut self, id: &InstanceId, pid: u32) {
+        let Some(cell) = self.cells.get_mut(id) else {
+            // Nobody knows of it, so nobody would stop it.
+            self.effects.push(Effect::Stop { id: id.clone(), kind: StopKind::Kill });
+            return;
+        };
+        cell.pid = Some(pid);
+        // A stop that came while it was being started.
+        if let Some(kind) = cell.asked {
+            self.effects.push(Effect::Stop { id: id.clone(), kind });
+            return;
+        }
+        let service = self.service_of(id);
+        let spec = self.desired.service(&service).map(|wanted| wanted.start.clone());
+        let (Some(Ok(spec)), Ok(service)) =
+            (spec.map(serde_json::from_value::<Start>), ServiceName::new(&service))
+        else {
+            return;
+        };
+        let probing = Probing { id: id.clone(), service, health: spec.health, port: spec.port };
+        self.effects.push(Effect::Probe(Box::new(probing)));
+    }
+
+    pub(super) fn not_started(&mut self, id: &InstanceId, why: String) {
+        self.record(Kind::Failed, id, format!("cannot be started: {why}"));
+        self.tell(id, format!("cannot be started: {why}"));
+        self.ended(id, Outcome::NotStarted(why));
+    }
+
+    pub(super) fn probed(&mut self, id: &InstanceId, ready: bool, address: Option<String>) {
+        let now = self.now.time;
+        let Some(instance) = self.instance(id) else { return };
+        let before = instance.is_ready();
+        if ready {
+            instance.ready(now)
+        } else {
+            instance.unready(now)
+        }
+        let after = instance.is_ready();
+        if let (Some(address), Some(cell)) = (address, self.cells.get_mut(id)) {
+            cell.address = address;
+        }
+        match (before, after) {
+            (false, true) => self.record(Kind::Ready, id, "is ready".into()),
+            (true, false) => self.record(Kind::Unready, id, "does not answer its probe".into()),
+            _ => {}
+        }
+    }
+
+    pub(super) fn addresses(&mut self, mut known: HashMap<String, String>) {
+        for (id, cell) in self.cells.iter_mut().filter(|(_, cell)| cell.pid.is_some()) {
+            cell.address = known.remove(id.as_str()).unwrap_or_default();
+        }
+    }
+
+    pub(super) fn leader_exited(&mut self, id: InstanceId, status: ExitStatus) {
+        let Some(cell) = self.cells.get_mut(&id).filter(|cell| cell.pid.is_some()) else { return };
+        cell.leader = Some(status);
+        // The leader's end is not the tree's: what it left behind goes now. A stop that was asked for is on
+        // its way already.
+        if cell.asked.is_none() {
+            self.effects.push(Effect::Stop { id, kind: StopKind::Ask(LEFT_BEHIND) });
+        }
+    }
+
+    pub(super) fn stop(&mut self, id: &InstanceId, kind: StopKind, cause: StopCause) {
+        let now = self.now.time;
+        if let Some(instance) = self.instance(id) {
+            instance.stopping(cause, now);
+        }
+        let Some(cell) = self.cells.get_mut(id) else { return };
+        // What a leader left behind is being ended already; only a kill is quicker.
+        let sweeping = cell.leader.is_some() && cell.asked.is_none() && kind != StopKind::Kill;
+        if !cell.ask(kind) {
+            return;
+        }
+        let running = cell.pid.is_some();
+        match kind {
+            StopKind::Ask(grace) => {
+                let text = format!("is told to stop within {}: {cause}", HumanDuration::from(grace));
+                self.record(Kind::Stop, id, text);
+            }
+            // Only a plan kills without a cause of its own, and only for this.
+            StopKind::Kill if cause == StopCause::Requested => {
+                self.record(Kind::Kill, id, "is killed: it did not stop in time".into())
+            }
+            StopKind::Kill => self.record(Kind::Kill, id, format!("is killed: {cause}")),
+        }
+        if cause == StopCause::NotReady {
+            self.tell(id, "did not get ready in time; it is stopped".into());
+        }
+        if running && !sweeping {
+            self.effects.push(Effect::Stop { id: id.clone(), kind });
+        }
+    }
+
+    pub(super) fn not_stopped(&mut self, id: &InstanceId, why: &str) {
+        self.record(Kind::Failed, id, format!("cannot be stopped: {why}"));
+        self.tell(id, format!("cannot be stopped: {why}"));
+        self.gone(id, ExitStatus::Unknown, false);
+    }
+
+    pub(super) fn gone(&mut self, id: &InstanceId, status: ExitStatus, killed: bool) {
+        // A kill after a stop is answered twice.
+        let Some(cell) = self.cells.get(id).filter(|cell| cell.pid.is_some()) else { return };
+        let status = cell.leader.unwrap_or(status);
+        if cell.asked.is_some() {
+            self.killed += u32::from(killed);
+            let how = if killed { "is gone, killed" } else { "is gone" };
+            self.record(Kind::Exit, id, format!("{how}: {status}"));
+        } else {
+            self.record(Kind::Exit, id, format!("ended by itself: {status}"));
+            self.tell(id, format!("ended by itself: {status}"));
+        }
+        self.ended(id, outcome(status));
+        // A crashed instance cannot deregister itself.
+        self.effects.push(Effect::Deregister { id: id.clone() });
+    }
+
+    pub(super) fn ended(&mut self, id: &InstanceId, outcome: Outcome) {
+        let (random, now) = (self.random.f64(), self.now.time);
+        let Some(cell) = self.cells.get_mut(id) else { return };
+        let was_running = cell.pid.take().is_some();
+        cell.address.clear();
+        let rule = cell.rule.clone();
+        let Some(instance) = self.instance(id) else { return };
+        instance.exited(outcome, &rule, random, now);
+        let backoff = match &instance.state {
+            State::Backoff { exit, until } => Some(format!(
+                "{exit}, starts again in {} as restart {}",
+                HumanDuration::from(until.since(now)),
+                instance.history.restarts.saturating_add(1)
+            )),
+            _ => None,
+        };
+        if was_running {
+            self.effects.push(Effect::StopProbing { id: id.clone() });
+        }
+        if let Some(text) = backoff {
+            self.record(Kind::Backoff, id, text);
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! The verbs that change a running application, and those that explain it.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use formic_e2e::{App, Ended, Manifest, Signal, build_folder, signal, wait_child, wait_for, wait_until};
+use serde_json::Value;
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// Two services that do nothing, and one that needs a third which never gets ready.
+const IDLE: &str = r#"
+[app]
+name = "idle"
+[service.alpha]
+command = ["sh", "-c", "exec sleep 600"]
+health = { ready = "none" }
+[service.beta]
+command = ["sh", "-c", "exec sleep 600"]
+health = { ready = "none" }
+env = { LEVEL = "1", API_TOKEN = "hunter2" }
+"#;
+
+fn idle() -> (App, Manifest) {
+    let manifest = Manifest::of(IDLE);
+    (App::start(&manifest), manifest)
+}
+
+fn good(ended: Ended) -> Value {
+    ended.says(0, &[]);
+    ended.json()
+}
+
+fn index(app: &App) -> u64 {
+    app.status()["index"].as_u64().unwrap()
+}
+
+#[test]
+fn a_manifest_is_planned_applied_and_rolled_back() {
+    let (mut app, manifest) = idle();
+    assert_eq!(index(&app), 1);
+    let nothing = app.formic(&["plan"]);
+    nothing.says(0, &[]);
+    assert!(nothing.stdout.contains("nothing would change"), "{}", nothing.stdout);
+    let (alpha, beta) = (app.pid_of("alpha"), app.pid_of("beta"));
+
+    // Another value, one more service: only what changes is replaced.
+    let changed = manifest.clone().set("service.beta", "env", "{ LEVEL = \"2\", API_TOKEN = \"hunter3\" }");
+    let changed = changed.set("service.gamma", "command", r#"["sh", "-c", "exec sleep 600"]"#).set(
+        "service.gamma",
+        "health",
+        "{ ready = \"none\" }",
+    );
+    changed.write(&app.folder());
+    let plan = app.formic(&["plan"]);
+    plan.says(0, &[]);
+    for part in ["~ beta changed", "env.LEVEL: 1 -> 2", "env.API_TOKEN: (hidden)", "+ gamma added", "index 1"]
+    {
+        assert!(plan.stdout.contains(part), "{part} in {}", plan.stdout);
+    }
+    assert!(!plan.stdout.contains("hunter"), "{}", plan.stdout);
+    let plan = good(app.formic(&["plan", "--json"]));
+    let action = |service: &str| {
+        let all = plan["actions"].as_array().unwrap();
+        all.iter().find(|action| action["service"] == service).unwrap()["action"].clone()
+    };
+    assert_eq!(
+        (action("alpha"), action("beta"), action("gamma")),
+        ("keep".into(), "stop".into(), "start".into())
+    );
+    assert_eq!(index(&app), 1, "a plan does nothing");
+
+    let stale = app.formic(&["apply", "--index", "7"]);
+    stale.says(1, &["index 7 is not the present one, which is 1"]);
+    assert_eq!(app.pid_of("beta"), beta);
+    let applied = good(app.formic(&["apply", "--index", "1", "--wait", "--timeout", "20s", "--json"]));
+    assert_eq!(
+        (applied["index"].as_u64(), &applied["changed"], &applied["ready"]),
+        (Some(2), &true.into(), &true.into())
+    );
+    assert_eq!(app.pid_of("alpha"), alpha, "what did not change runs on");
+    assert_ne!(app.pid_of("beta"), beta);
+    assert_eq!(app.service("gamma")["state"], "ready");
+    let again = good(app.formic(&["apply", "--json"]));
+    assert_eq!((again["index"].as_u64(), &again["changed"]), (Some(2), &false.into()));
+
+    let before = app.pid_of("beta");
+    let back = good(app.formic(&["rollback", "--wait", "--timeout", "20s", "--json"]));
+    assert_eq!(back["index"], 3);
+    assert_ne!(app.pid_of("beta"), before);
+    wait_until("gamma to be forgotten", SOON, || !app.status().to_string().contains("gamma"));
+    app.formic(&["rollback", "1"]).says(1, &["index 1 is what is wanted already"]);
+    app.formic(&["rollback", "42"]).says(1, &["no state of index 42 is kept"]);
+    let history = app.formic(&["history"]);
+    for part in ["formic up", "apply", "rollback to 1", "beta=1@"] {
+        assert!(history.stdout.contains(part), "{part} in {}", history.stdout);
+    }
+    let history = good(app.formic(&["history", "--json"]));
+    let indexes: Vec<u64> =
+        history["history"].as_array().unwrap().iter().map(|state| state["index"].as_u64().unwrap()).collect();
+    assert_eq!(indexes, [3, 2, 1]);
+    app.stop();
+}
+
+#[test]
+fn a_manifest_with_faults_or_of_another_application_harms_nothing() {
+    let (mut app, manifest) = idle();
+    let alpha = app.pid_of("alpha");
+    manifest.clone().set("service.alpha", "replica", "2").write(&app.folder());
+    app.formic(&["apply"]).says(1, &["replica", "replicas"]);
+    manifest.clone().set("app", "name", "\"other\"").write(&app.folder());
+    app.formic(&["apply"]).says(1, &["\"other\"", "\"idle\""]);
+    assert_eq!((index(&app), app.pid_of("alpha")), (1, alpha));
+    app.stop();
+}
+
+#[test]
+fn what_the_gateway_lets_in_follows_the_manifest_and_comes_back() {
+    let mut app = App::shop();
+    let search = |app: &App| {
+        app.gateway()
+            .try_call("shop.product.v1.ProductService/Search", &serde_json::json!({}), None)
+            .unwrap()
+            .status
+    };
+    assert_eq!(search(&app), 200);
+    let gateway = app.pid_of("gateway");
+    let file = app.folder().join("formic.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let fewer = text.replace(r#"expose = ["user", "product", "order"]"#, r#"expose = ["user", "order"]"#);
+    assert_ne!(text, fewer);
+    std::fs::write(&file, fewer).unwrap();
+    app.formic(&["apply", "--wait", "--timeout", "30s"]).says(0, &["runs and answers"]);
+    wait_until("product to be hidden", SOON, || search(&app) == 404);
+    app.formic(&["rollback", "--wait", "--timeout", "30s"]).says(0, &["runs and answers"]);
+    wait_until("product to be back", SOON, || search(&app) == 200);
+    assert_eq!(app.pid_of("gateway"), gateway, "it learns of it while it runs");
+    app.stop();
+}
+
+#[test]
+fn an_apply_that_waits_tells_of_a_failure() {
+    let (mut app, manifest) = idle();
+    manifest.clone().set("service.beta", "command", r#"["sh", "-c", "exit 78"]"#).write(&app.folder());
+    app.formic(&["apply", "--wait", "--timeout", "30s"]).says(1, &["beta is stopped", "78"]);
+    app.formic(&["rollback", "--wait", "--timeout", "30s"]).says(0, &["runs and answers"]);
+    assert_eq!(app.service("beta")["state"], "ready");
+    app.stop();
+}
+
+#[test]
+fn services_are_scaled_up_and_down_each_slot_with_its_own_data() {
+    let (mut app, _) = idle();
+    let alpha = app.pid_of("alpha");
+    let scaled = good(app.formic(&["scale", "alpha=3", "beta=0", "--wait", "--timeout", "20s", "--json"]));
+    assert_eq!((scaled["index"].as_u64(), &scaled["changes"][0]["fields"][0]["to"]), (Some(2), &"3".into()));
+    let row = app.service("alpha");
+    assert_eq!((row["ready"].as_u64(), row["instances"].as_array().unwrap().len()), (Some(3), 3));
+    assert_eq!(app.pid_of("alpha"), alpha);
+    for folder in ["alpha", "alpha.1", "alpha.2"] {
+        assert!(app.folder().join(".formic/data").join(folder).is_dir(), "{folder}");
+    }
+    app.formic(&["scale", "alpha=1", "--wait", "--timeout", "20s"]).says(0, &["index 3"]);
+    let row = app.service("alpha");
+    assert_eq!((row["ready"].as_u64(), app.pid_of("alpha")), (Some(1), alpha));
+    assert_eq!(row["instances"].as_array().unwrap().len(), 1, "{row}");
+    app.formic(&["scale", "alpa=2"]).says(1, &["did you mean \"alpha\"?"]);
+    app.formic(&["scale", "alpha=99999"]).says(1, &["more than 10000"]);
+    app.formic(&["scale", "alpha"]).says(2, &["SERVICE=N"]);
+    // The manifest says how many there are to be.
+    app.formic(&["apply", "--wait", "--timeout", "20s"]).says(0, &["index 4"]);
+    assert_eq!(app.service("beta")["ready"], 1);
+    app.stop();
+}
+
+#[test]
+fn a_restart_replaces_every_instance_and_counts_as_none() {
+    let (mut app, _) = idle();
+    app.formic(&["scale", "alpha=2", "--wait", "--timeout", "20s"]).says(0, &[]);
+    let ids = |app: &App| -> Vec<String> {
+        let row = app.service("alpha");
+        row["instances"].as_array().unwrap().iter().map(|i| i["id"].as_str().unwrap().to_owned()).collect()
+    };
+    let before = ids(&app);
+    assert_eq!(good(app.formic(&["restart", "alpha", "--json"]))["instances"], 2);
+    wait_until("both to be new", SOON, || {
+        let row = app.service("alpha");
+        row["ready"] == 2 && ids(&app).iter().all(|id| !before.contains(id))
+    });
+    assert!(app.service("alpha")["instances"].as_array().unwrap().iter().all(|i| i["restarts"] == 0));
+    app.formic(&["restart", "nobody"]).says(1, &["no service \"nobody\""]);
+    app.stop();
+}
+
+#[test]
+fn events_and_why_tell_the_causes() {
+    let (mut app, _) = idle();
+    let alpha = app.pid_of("alpha");
+    assert!(signal(alpha, Signal::KILL));
+    app.wait_restarted("alpha", alpha);
+    let events = app.formic(&["events", "alpha", "--json", "-n", "0"]).json_lines();
+    let kinds: Vec<&str> = events.iter().filter_map(|event| event["kind"].as_str()).collect();
+    let expected = ["applied", "start", "ready", "exit", "backoff", "start", "ready"];
+    assert_eq!(kinds, expected, "{events:?}");
+    assert!(events[3]["text"].as_str().unwrap().contains("SIGKILL"), "{}", events[3]);
+    assert!(events[5]["text"].as_str().unwrap().contains("restart 1"), "{}", events[5]);
+    let numbers: Vec<u64> = events.iter().map(|event| event["sequence"].as_u64().unwrap()).collect();
+    assert!(numbers.windows(2).all(|pair| pair[0] < pair[1]), "{numbers:?}");
+    let last = app.formic(&["events", "-n", "1"]);
+    assert_eq!(last.stdout.lines().count(), 1, "{}", last.stdout);
+
+    let why = app.formic(&["why", "alpha"]);
+    for part in ["alpha is ready, 1 of 1 instances ready", "index 1", "SIGKILL", "restart 1"] {
+        assert!(why.stdout.contains(part), "{part} in {}", why.stdout);
+    }
+    app.formic(&["why", "alpa"]).says(1, &["did you mean \"alpha\"?"]);
+    app.formic(&["events", "alpa"]).says(1, &["did you mean \"alpha\"?"]);
+    app.stop();
+}
+
+#[test]
+fn the_cause_of_a_wait_is_what_it_waits_for() {
+    let manifest = Manifest::of(
+        r#"
+[app]
+name = "waits"
+[service.late]
+command = ["sh", "-c", "exec sleep 600"]
+health = { ready = "none" }
+depends_on = ["broken"]
+[service.broken]
+command = ["sh", "-c", "exit 3"]
+restart = { delay = "30s" }
+"#,
+    );
+    let mut app = App::begin(&manifest);
+    let why = wait_for("the cause to be known", SOON, || {
+        let why = app.formic(&["why", "late"]).stdout;
+        why.contains("broken is backoff").then_some(why)
+    });
+    for part in ["late is pending", "Needs broken", "exited with code 3", "starts again in"] {
+        assert!(why.contains(part), "{part} in {why}");
+    }
+    app.stop();
+}
+
+#[test]
+fn events_that_are_followed_come_as_they_happen_and_end_with_the_application() {
+    let (mut app, _) = idle();
+    let out = app.folder().join("events.out");
+    let mut follower = std::process::Command::new(build_folder().join("formic"))
+        .args(["events", "-f", "--json", "-n", "1"])
+        .current_dir(app.folder())
+        .stdin(Stdio::null())
+        .stdout(std::fs::File::create(&out).unwrap())
+        .spawn()
+        .unwrap();
+    let seen = || std::fs::read_to_string(&out).unwrap();
+    wait_until("the follower to have begun", SOON, || seen().lines().count() == 1);
+    assert!(!seen().contains("\"restart\""));
+    app.formic(&["restart", "alpha"]).says(0, &["1 instance is"]);
+    wait_until("the restart to be seen", SOON, || seen().contains("\"restart\""));
+    app.stop();
+    let ended = wait_child(&mut follower, SOON);
+    if ended.is_none() {
+        follower.kill().unwrap();
+        follower.wait().unwrap();
+    }
+    assert!(ended.is_some_and(|ended| ended.success()), "{ended:?}: {}", seen());
+    assert!(seen().contains("\"shut-down\""), "{}", seen());
+}
