@@ -90,7 +90,12 @@ mod tests {
             name: "order".into(),
             revision: formic_spec::Revision::of(&serde_json::json!(1)),
             replicas: 1,
+            process: None,
             depends_on: Vec::new(),
+            conditions: Default::default(),
+            dependents: Default::default(),
+            update: Default::default(),
+            sets: None,
             ready_within: formic_spec::HumanDuration::from_secs(1),
             grace: formic_spec::HumanDuration::from_secs(1),
             start: serde_json::json!({

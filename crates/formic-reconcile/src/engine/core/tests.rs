@@ -33,6 +33,11 @@ fn service(name: &str, replicas: u32, depends_on: &[&str]) -> Service {
     Service {
         name: name.into(),
         revision: Revision::of(&serde_json::json!(name)),
+        process: None,
+        conditions: Default::default(),
+        dependents: Default::default(),
+        update: Default::default(),
+        sets: None,
         replicas,
         depends_on: depends_on.iter().map(|&name| name.into()).collect(),
         ready_within: HumanDuration::from_secs(60),
