@@ -85,6 +85,9 @@ pub(crate) struct Up {
     /// Build with the release profile
     #[arg(long)]
     pub(crate) release: bool,
+    /// Build and roll a service when its sources are saved
+    #[arg(long, conflicts_with = "no_build")]
+    pub(crate) watch: bool,
     /// Do not stream the logs of the services
     #[arg(long)]
     pub(crate) quiet: bool,

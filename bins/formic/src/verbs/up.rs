@@ -8,6 +8,7 @@ mod facts;
 pub(crate) mod manifest;
 mod show;
 mod state;
+mod watch;
 
 use std::collections::BTreeMap;
 use std::net::TcpListener;
@@ -85,7 +86,10 @@ pub(crate) async fn run(args: Up) -> Outcome {
     };
     let api = serve(&state, control.clone(), Arc::clone(&registry)).await?;
 
-    let wanted = desired::services(&manifest, &folder, &state.artifacts(), &built)?;
+    let mut wanted = desired::services(&manifest, &folder, &state.artifacts(), &built)?;
+    if args.watch {
+        watch::at_once(&mut wanted);
+    }
     artifacts::prune(&state.artifacts(), &wanted);
     let services = wanted.iter().map(|service| service.name.clone()).collect();
     let mut running = JoinSet::new();
@@ -95,6 +99,11 @@ pub(crate) async fn run(args: Up) -> Outcome {
     let change = Change { services: wanted, tag, index: Some(0), cause: "formic up".into() };
     handle.send(Command::Change(change, answer)).map_err(|error| Failure::bug(error.to_string()))?;
 
+    let mut watching = JoinSet::new();
+    if args.watch {
+        let control = control.clone();
+        watching.spawn(watch::Watch { control, file, release, built, manifest }.run());
+    }
     let unread = CancellationToken::new();
     let shown = show::Show {
         unread: unread.clone(),
@@ -109,6 +118,7 @@ pub(crate) async fn run(args: Up) -> Outcome {
     let mut showing = JoinSet::new();
     showing.spawn(shown.run());
     let outcome = until_end(&handle, &mut running, &mut ends, unread).await;
+    watching.shutdown().await;
     // What was written last is shown too.
     let _ = tokio::time::timeout(Duration::from_secs(2), showing.join_next()).await;
     api.stop(Duration::from_secs(1)).await;

@@ -1,7 +1,7 @@
 //! Building the Cargo packages of an application: one cargo for all of them, its own progress and
 //! messages shown, and the name of the service whose build failed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -208,18 +208,19 @@ struct Metadata {
 #[derive(Deserialize)]
 struct PackageInfo {
     name: String,
+    manifest_path: PathBuf,
+    dependencies: Vec<Dependency>,
     targets: Vec<Target>,
 }
 
-/// Where an earlier build has put these packages' executables.
-pub(crate) async fn find(
-    folder: &Path,
-    packages: &BTreeMap<String, String>,
-    release: bool,
-) -> Outcome<Artifacts> {
-    if packages.is_empty() {
-        return Ok(Artifacts::new());
-    }
+#[derive(Deserialize)]
+struct Dependency {
+    /// For one that is given by its folder.
+    path: Option<PathBuf>,
+}
+
+/// What cargo says of the workspace of a folder.
+async fn metadata(folder: &Path) -> Outcome<Metadata> {
     let output = tokio::process::Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .args(["metadata", "--format-version=1", "--no-deps", "--offline"])
         .current_dir(folder)
@@ -235,9 +236,46 @@ pub(crate) async fn find(
             String::from_utf8_lossy(&output.stderr)
         )));
     }
-    let metadata: Metadata = serde_json::from_slice(&output.stdout).map_err(|error| {
+    serde_json::from_slice(&output.stdout).map_err(|error| {
         Failure::bug("cargo's description of the workspace is not what is expected").because(error)
-    })?;
+    })
+}
+
+/// The folders that packages are made of: their own, and those of the packages that they depend on by path,
+/// near and far.
+pub(crate) async fn folders(
+    folder: &Path,
+    packages: &BTreeSet<String>,
+) -> Outcome<BTreeMap<String, BTreeSet<PathBuf>>> {
+    let metadata = metadata(folder).await?;
+    let by_folder: BTreeMap<&Path, &PackageInfo> =
+        metadata.packages.iter().filter_map(|info| Some((info.manifest_path.parent()?, info))).collect();
+    let mut found = BTreeMap::new();
+    for info in metadata.packages.iter().filter(|info| packages.contains(&info.name)) {
+        let (mut folders, mut open) = (BTreeSet::new(), Vec::new());
+        open.extend(info.manifest_path.parent().map(Path::to_path_buf));
+        while let Some(folder) = open.pop() {
+            if let Some(info) = by_folder.get(folder.as_path()) {
+                open.extend(info.dependencies.iter().filter_map(|dependency| dependency.path.clone()));
+                open.retain(|next| !folders.contains(next));
+            }
+            folders.insert(folder);
+        }
+        found.insert(info.name.clone(), folders);
+    }
+    Ok(found)
+}
+
+/// Where an earlier build has put these packages' executables.
+pub(crate) async fn find(
+    folder: &Path,
+    packages: &BTreeMap<String, String>,
+    release: bool,
+) -> Outcome<Artifacts> {
+    if packages.is_empty() {
+        return Ok(Artifacts::new());
+    }
+    let metadata = metadata(folder).await?;
     let profile = metadata.target_directory.join(if release { "release" } else { "debug" });
     let mut artifacts = Artifacts::new();
     for (package, service) in packages {

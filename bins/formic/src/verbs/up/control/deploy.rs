@@ -66,7 +66,7 @@ impl Control {
     }
 
     /// Makes a change, and says what it changed.
-    async fn change(&self, change: Change) -> Result<pb::ChangeResponse, Error> {
+    pub(crate) async fn change(&self, change: Change) -> Result<pb::ChangeResponse, Error> {
         let before = self.history().await?.pop().map(|present| present.services.clone()).unwrap_or_default();
         let changes = diff(&before, &change.services);
         let answer = self.ask(|answer| Command::Change(change, answer)).await?;
