@@ -43,10 +43,11 @@ const CRATES: &[(&str, Place)] = &[
     ("formic-server", Place::Floor(2, &["formic-telemetry"])),
     ("formic-spec", Place::Floor(2, &[])),
     ("formic-plan", Place::Floor(2, &["formic-spec"])),
+    ("formic-state", Place::Floor(2, &["formic-plan", "formic-spec"])),
     ("formic-supervise", Place::Floor(2, &[])),
     (
         "formic-reconcile",
-        Place::Floor(2, &["formic-client", "formic-plan", "formic-spec", "formic-supervise"]),
+        Place::Floor(2, &["formic-client", "formic-plan", "formic-spec", "formic-state", "formic-supervise"]),
     ),
     // 3: contracts
     ("formic-api", Place::Floor(3, &[])),

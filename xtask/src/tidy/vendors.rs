@@ -17,6 +17,8 @@ const HOMES: &[(&[&str], &[&str])] = &[
     // The system.
     (&["libc", "nix", "rustix"], &["formic-supervise", "formic-reconcile", "formic-cli"]),
     (&["mdns-sd"], &["formic-registry-mdns"]),
+    // State.
+    (&["chacha20poly1305", "redb"], &["formic-state"]),
     // Telemetry.
     (&["prometheus-client", "tracing-subscriber"], &["formic-telemetry"]),
     // Faces.

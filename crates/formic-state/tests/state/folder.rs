@@ -1,0 +1,161 @@
+//! Who may have a folder, and what in it is refused.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+
+use formic_state::{DATABASE, KEY, OpenError, SCHEMA, State, set_aside};
+use redb::{Database, TableDefinition};
+
+use crate::sample::{Folder, commit, commits};
+
+const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
+
+/// Refused, and nothing in the folder was changed by it.
+#[track_caller]
+fn refused(folder: &Path) -> OpenError {
+    let all = || {
+        let mut files: Vec<_> = fs::read_dir(folder)
+            .unwrap()
+            .map(|file| file.unwrap().path())
+            .filter(|path| !path.ends_with("state.lock"))
+            .map(|path| (path.clone(), fs::read(path).unwrap()))
+            .collect();
+        files.sort();
+        files
+    };
+    let before = all();
+    let error = State::open(folder).unwrap_err();
+    assert!(before == all(), "{error}");
+    error
+}
+
+#[test]
+fn one_engine_at_a_time() {
+    let folder = Folder::new();
+    let first = State::open(folder.path()).unwrap();
+    commit(&first, 1);
+    let error = State::open(folder.path()).unwrap_err();
+    assert!(matches!(error, OpenError::InUse { .. }), "{error}");
+    assert!(error.to_string().contains(&std::process::id().to_string()), "{error}");
+    assert!(matches!(set_aside(folder.path()), Err(OpenError::InUse { .. })));
+    commit(&first, 2);
+    drop(first);
+    assert_eq!(commits(&State::open(folder.path()).unwrap()), 2);
+}
+
+#[test]
+fn only_the_engines_user_can_read_it() {
+    let folder = Folder::new();
+    drop(State::open(folder.path()).unwrap());
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(folder.path()), 0o700);
+    for file in [DATABASE, KEY, "state.lock"] {
+        assert_eq!(mode(&folder.path().join(file)), 0o600, "{file}");
+    }
+}
+
+#[test]
+fn a_newer_schema_is_refused_and_left_alone() {
+    let folder = Folder::new();
+    drop(State::open(folder.path()).unwrap());
+    let path = folder.path().join(DATABASE);
+    let set = |schema: &[u8]| {
+        let database = Database::open(&path).unwrap();
+        let write = database.begin_write().unwrap();
+        write.open_table(META).unwrap().insert("schema", schema).unwrap();
+        write.commit().unwrap();
+    };
+    set((SCHEMA + 1).to_string().as_bytes());
+    let error = refused(folder.path());
+    assert!(matches!(error, OpenError::Newer { found, known: SCHEMA, .. } if found == SCHEMA + 1), "{error}");
+    set(b"{");
+    assert!(matches!(refused(folder.path()), OpenError::Damaged { .. }));
+    set(SCHEMA.to_string().as_bytes());
+    State::open(folder.path()).unwrap();
+}
+
+#[test]
+fn what_is_not_ours_is_left_alone() {
+    let folder = Folder::new();
+    drop(State::open(folder.path()).unwrap());
+    let path = folder.path().join(DATABASE);
+    for text in [&b""[..], b"hello", &[0; 4096], &[b'x'; 100_000]] {
+        fs::write(&path, text).unwrap();
+        let error = refused(folder.path());
+        assert!(matches!(error, OpenError::Damaged { .. }), "{error}");
+    }
+    fs::remove_file(&path).unwrap();
+    let other = Database::create(&path).unwrap();
+    let write = other.begin_write().unwrap();
+    write.open_table(TableDefinition::<u64, u64>::new("numbers")).unwrap().insert(1, 1).unwrap();
+    write.commit().unwrap();
+    drop(other);
+    assert!(matches!(refused(folder.path()), OpenError::NotOurs { .. }));
+    // A person can have it put aside; nothing of it is lost.
+    let kept = fs::read(&path).unwrap();
+    let name = set_aside(folder.path()).unwrap();
+    assert_eq!(fs::read(name).unwrap(), kept);
+    assert_eq!(commits(&State::open(folder.path()).unwrap()), 0);
+}
+
+#[test]
+fn the_key_is_needed_and_must_be_the_right_one() {
+    let folder = Folder::new();
+    let state = State::open(folder.path()).unwrap();
+    commit(&state, 1);
+    drop(state);
+    let path = folder.path().join(KEY);
+    let key = fs::read(&path).unwrap();
+
+    fs::remove_file(&path).unwrap();
+    assert!(matches!(refused(folder.path()), OpenError::KeyMissing { .. }));
+    assert!(!path.exists(), "no new one is made in its place");
+
+    let write = |bytes: &[u8], mode: u32| {
+        fs::write(&path, bytes).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    for mode in [0o640, 0o604, 0o660] {
+        write(&key, mode);
+        let error = refused(folder.path());
+        assert!(matches!(error, OpenError::KeyExposed { mode: found, .. } if found == mode), "{error}");
+    }
+    // Cut off at every length, and with every bit turned.
+    for length in 0..key.len() - 1 {
+        write(&key[..length], 0o600);
+        assert!(matches!(refused(folder.path()), OpenError::KeyWrong { .. }), "{length}");
+    }
+    for bit in 0..key.len() * 8 {
+        let mut other = key.clone();
+        other[bit / 8] ^= 1 << (bit % 8);
+        write(&other, 0o600);
+        match State::open(folder.path()) {
+            Err(OpenError::KeyWrong { .. }) => {}
+            Err(error) => panic!("bit {bit}: {error}"),
+            // A letter of the other case is the same digit.
+            Ok(state) => assert_eq!(commits(&state), 1, "bit {bit}"),
+        }
+    }
+    fs::remove_file(&path).unwrap();
+    let elsewhere = folder.path().join("elsewhere");
+    fs::write(&elsewhere, &key).unwrap();
+    fs::set_permissions(&elsewhere, fs::Permissions::from_mode(0o600)).unwrap();
+    symlink(&elsewhere, &path).unwrap();
+    assert!(matches!(refused(folder.path()), OpenError::KeyWrong { .. }));
+    fs::remove_file(&path).unwrap();
+    write(&key, 0o600);
+    assert_eq!(commits(&State::open(folder.path()).unwrap()), 1);
+}
+
+#[test]
+fn a_begin_that_a_crash_cut_short_is_begun_again() {
+    let folder = Folder::new();
+    fs::create_dir_all(folder.path()).unwrap();
+    fs::write(folder.path().join("state.redb.new"), b"half").unwrap();
+    fs::write(folder.path().join("secrets.new"), b"half").unwrap();
+    let state = State::open(folder.path()).unwrap();
+    commit(&state, 1);
+    drop(state);
+    assert_eq!(commits(&State::open(folder.path()).unwrap()), 1);
+}
