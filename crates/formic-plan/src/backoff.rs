@@ -39,6 +39,9 @@ pub struct History {
     /// [`STEADY_AFTER`]. Never forgotten while the revision is the same: a rollout is judged by it.
     #[serde(default)]
     pub crashes: u32,
+    /// How often instances of the present revision, or run, ended by themselves without success.
+    #[serde(default)]
+    pub failures: u32,
     /// When an instance last ended by itself here, of whatever revision.
     #[serde(default)]
     pub last_exit: Option<Time>,
@@ -101,6 +104,7 @@ impl History {
     /// Takes note of an end of its own, whatever follows it.
     pub(crate) fn ended(&mut self, at: Time, ready_for: Duration) {
         self.last_exit = Some(at);
+        self.failures = self.failures.saturating_add(1);
         if ready_for < STEADY_AFTER {
             self.crashes = self.crashes.saturating_add(1);
         }

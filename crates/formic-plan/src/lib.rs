@@ -92,6 +92,7 @@ mod rollout;
 mod set;
 mod state;
 mod status;
+mod timetable;
 mod why;
 
 pub use action::{Action, Plan, StartCause, WaitCause};
@@ -105,4 +106,5 @@ pub use rollout::{
 pub use set::{Role, Set, Template};
 pub use state::{Desired, Observed, Service, Time};
 pub use status::{ServiceState, ServiceStatus, status};
+pub use timetable::{Due, Entry, Run, RunState, Tick, Timetable};
 pub use why::{Facts, why};

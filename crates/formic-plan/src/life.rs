@@ -106,10 +106,12 @@ pub enum StopCause {
     ScaledDown,
     /// Another revision is wanted.
     Replaced,
-    /// It did not get ready in time. The only one that counts as a failure.
+    /// It did not get ready in time. Counts as a failure.
     NotReady,
     /// Its slot holds another live instance.
     Duplicate,
+    /// It is a job, and did not come to its end in time. A failure, and not tried again.
+    Overrun,
     /// A service that it depends on was restarted, and its dependants are to be restarted after it.
     Dependency,
     /// Somebody asked for it; the planner never does.
@@ -127,6 +129,9 @@ pub struct Exit {
     pub ready_for: Duration,
     /// Whether it was stopped because it did not get ready in time.
     pub overdue: bool,
+    /// Whether it was stopped because it did not come to its end in time.
+    #[serde(default)]
+    pub overrun: bool,
 }
 
 /// How a process ended.
@@ -256,13 +261,16 @@ impl Instance {
             _ => None,
         };
         let overdue = cause == Some(StopCause::NotReady);
+        let overrun = cause == Some(StopCause::Overrun);
         let ready_for = self.ready_since.map_or(Duration::ZERO, |since| now.since(since));
         let code = if let Outcome::Code(code) = outcome { Some(code) } else { None };
         let success = !overdue && code.is_some_and(|code| rule.success_exit_codes.contains(&code));
         let hopeless = code.is_some_and(|code| rule.no_restart_exit_codes.contains(&code));
+        let tried = rule.retries.is_some_and(|retries| self.history.failures >= retries);
         let end = match rule.policy {
+            _ if overrun => Some(End::Failed),
             _ if cause.is_some() && !overdue => Some(End::Stopped),
-            _ if hopeless => Some(End::Failed),
+            _ if hopeless || (tried && !success) => Some(End::Failed),
             RestartPolicy::Always => None,
             RestartPolicy::OnFailure => success.then_some(End::Completed),
             RestartPolicy::Never => Some(if success { End::Completed } else { End::Failed }),
@@ -271,7 +279,7 @@ impl Instance {
         if !matches!(end, Some(End::Stopped | End::Completed)) {
             self.history.ended(now, ready_for);
         }
-        let exit = Exit { at: now, outcome, ready_for, overdue };
+        let exit = Exit { at: now, outcome, ready_for, overdue, overrun };
         self.state = match end {
             Some(end) => State::Exited { exit, end },
             None => State::Backoff { until: self.history.exit(now, ready_for, rule, random_unit), exit },
@@ -363,6 +371,7 @@ impl fmt::Display for StopCause {
             Self::Replaced => "replaced",
             Self::NotReady => "not ready in time",
             Self::Duplicate => "its slot has another",
+            Self::Overrun => "took too long",
             Self::Dependency => "what it depends on was restarted",
             Self::Requested => "as requested",
         })
@@ -382,6 +391,10 @@ impl fmt::Display for Outcome {
 
 impl fmt::Display for Exit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.overdue { f.write_str("was not ready in time") } else { self.outcome.fmt(f) }
+        match self {
+            Self { overdue: true, .. } => f.write_str("was not ready in time"),
+            Self { overrun: true, .. } => f.write_str("took too long"),
+            _ => self.outcome.fmt(f),
+        }
     }
 }

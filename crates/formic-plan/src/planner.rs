@@ -175,12 +175,12 @@ impl<'a> Planner<'a> {
 
     /// Why all of a service is to stop.
     fn leave_cause(&self, service: &str) -> StopCause {
-        if self.desired.services.is_empty() {
-            StopCause::ShutDown
-        } else if self.wanted.contains_key(service) {
-            StopCause::ScaledDown
-        } else {
-            StopCause::Removed
+        match self.wanted.get(service) {
+            _ if self.desired.services.is_empty() => StopCause::ShutDown,
+            // A run of it made room for the next one.
+            Some(service) if service.cron.is_some() => StopCause::Replaced,
+            Some(_) => StopCause::ScaledDown,
+            None => StopCause::Removed,
         }
     }
 
@@ -190,11 +190,22 @@ impl<'a> Planner<'a> {
         slots.map(|slot| (slot, self.slots.get(&(service.name.as_str(), slot)).copied()))
     }
 
-    /// What did not get ready in time.
+    /// What did not get ready in time, or, of a job, did not come to its end.
     fn stop_overdue(&mut self) {
         for service in &self.desired.services {
-            let starting: Vec<_> = self.slots_of(service).filter_map(|(_, instance)| instance).collect();
-            for instance in starting {
+            let holders: Vec<_> = self.slots_of(service).filter_map(|(_, instance)| instance).collect();
+            for instance in holders {
+                if let Some(within) = service.job.as_ref().and_then(|job| job.deadline)
+                    && instance.is_live()
+                    && !instance.is_stopping()
+                {
+                    let deadline = instance.started + within.get();
+                    if self.now >= deadline {
+                        self.stop(instance, StopCause::Overrun);
+                        continue;
+                    }
+                    self.wake(deadline);
+                }
                 let State::Starting { since } = instance.state else {
                     continue;
                 };

@@ -5,7 +5,7 @@ use std::fmt;
 use std::ops::Add;
 use std::time::Duration;
 
-use formic_spec::{Condition, Dependents, HumanDuration, Revision, Update};
+use formic_spec::{Condition, Cron, Dependents, HumanDuration, Job, Revision, Update};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -52,6 +52,12 @@ pub struct Service {
     /// How a new revision takes the place of the old one, if a [`Fleet`](crate::Fleet) sees to it.
     #[serde(default)]
     pub update: Update,
+    /// That its instances run to an end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<Job>,
+    /// When it is due, if it is run again and again: then a [`Timetable`](crate::Timetable) says what runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cron: Option<Cron>,
     /// Which slots run what while revisions change, from [`Fleet::advance`](crate::Fleet::advance). Without
     /// them `replicas` instances run `revision`, in the slots from 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -139,6 +145,8 @@ impl Service {
             conditions: service.conditions.clone(),
             dependents: service.restart.dependents,
             update: service.update.clone(),
+            job: service.job.clone(),
+            cron: service.cron.clone(),
             sets: None,
             ready_within: service.health.deadline,
             grace: service.stop.grace,
@@ -165,7 +173,7 @@ impl Service {
     pub fn at(&self, slot: u32) -> Option<Template<'_>> {
         match &self.sets {
             Some(sets) => sets.iter().find(|set| set.slots.binary_search(&slot).is_ok()).map(Set::template),
-            None => (slot < self.replicas).then(|| self.template()),
+            None => (slot < self.always()).then(|| self.template()),
         }
     }
 
@@ -177,15 +185,20 @@ impl Service {
                 slots.sort_unstable();
                 slots
             }
-            None => (0..self.replicas).collect(),
+            None => (0..self.always()).collect(),
         }
+    }
+
+    /// How many slots are wanted where no sets say so: of a cron job none, it runs when it is due.
+    fn always(&self) -> u32 {
+        if self.cron.is_some() { 0 } else { self.replicas }
     }
 
     /// Whether nothing of it is to run.
     pub(crate) fn is_empty(&self) -> bool {
         match &self.sets {
             Some(sets) => sets.iter().all(|set| set.slots.is_empty()),
-            None => self.replicas == 0,
+            None => self.always() == 0,
         }
     }
 

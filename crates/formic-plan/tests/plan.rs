@@ -24,6 +24,8 @@ fn service(name: &str, replicas: u32, depends_on: &[&str]) -> Service {
         conditions: Default::default(),
         dependents: Default::default(),
         update: Default::default(),
+        job: None,
+        cron: None,
         sets: None,
         ready_within: HumanDuration::from_secs(60),
         grace: HumanDuration::from_secs(30),

@@ -165,6 +165,8 @@ mod tests {
             conditions: Default::default(),
             dependents: Default::default(),
             update: Default::default(),
+            job: None,
+            cron: None,
             sets: None,
             ready_within: HumanDuration::from_secs(60),
             grace: HumanDuration::from_secs(30),

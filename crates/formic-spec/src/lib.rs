@@ -34,14 +34,16 @@ mod graph;
 mod manifest;
 mod parse;
 mod revision;
+mod schedule;
 mod units;
 mod update;
 
 pub use fault::{Fault, FaultKind, Faults};
 pub use manifest::{
     App, Cors, DEFAULT_LISTEN, DEFAULT_MAX_BODY, FORMAT, Gateway, Health, MAX_BYTES, MAX_REPLICAS,
-    MAX_SERVICES, Manifest, Probe, Resources, Restart, RestartPolicy, Service, Source, Stop,
+    MAX_SERVICES, Manifest, Probe, Resources, Restart, RestartPolicy, SecretUse, Service, Source, Stop,
 };
 pub use revision::{InvalidRevision, Revision};
+pub use schedule::{Concurrency, Cron, InvalidSchedule, Job, MAX_HISTORY, Schedule};
 pub use units::{ByteSize, HumanDuration, InvalidUnit};
 pub use update::{Condition, Dependents, InvalidShare, Share, Strategy, Update};

@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 
 use crate::graph;
 use crate::revision::Revision;
+use crate::schedule::{Cron, Job};
 use crate::units::{ByteSize, HumanDuration};
 use crate::update::{Condition, Dependents, Update};
 
@@ -93,6 +94,8 @@ pub struct Service {
     pub conditions: BTreeMap<String, Condition>,
     /// Environment, beside what the engine gives.
     pub env: BTreeMap<String, String>,
+    /// The engine's secrets that it is given, by the name of the file that each is handed over in.
+    pub secrets: BTreeMap<String, SecretUse>,
     /// The service's own settings, handed to it as they are.
     pub config: Map<String, Value>,
     /// What a Formic service reads of its own section when it is run by itself (`listen`, `log`,
@@ -111,8 +114,22 @@ pub struct Service {
     pub restart: Restart,
     /// How a new revision takes the place of the old one.
     pub update: Update,
+    /// That its instances run to an end; without it they are meant to run for ever.
+    pub job: Option<Job>,
+    /// When it is run again and again; only beside `job`.
+    pub cron: Option<Cron>,
     /// The working directory, relative to the manifest; the manifest's own where it is not given.
     pub cwd: Option<String>,
+}
+
+/// A secret that a service is given.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SecretUse {
+    /// Its name among the engine's secrets.
+    pub secret: String,
+    /// The variable that holds its value too; none by default, because an environment is easily read and
+    /// handed on.
+    pub env: Option<String>,
 }
 
 /// What an instance runs.
@@ -189,6 +206,8 @@ pub struct Restart {
     pub no_restart_exit_codes: Vec<i32>,
     /// Exit codes that are a success: 0.
     pub success_exit_codes: Vec<i32>,
+    /// How often an instance is started again in a row, if there is a limit: that of `job`.
+    pub retries: Option<u32>,
     /// More exits than this within `within`, of instances that had not long been ready, are a crash
     /// loop: 5.
     pub intensity: u32,
@@ -250,11 +269,31 @@ impl Manifest {
         Some(Revision::of_service(service, self.is_exposed(name), artifact_digest))
     }
 
+    /// As [`revision`](Self::revision), for a service that is given secrets: `versions` says which version
+    /// of each, by its name among the engine's secrets.
+    #[must_use]
+    pub fn revision_with(
+        &self,
+        name: &str,
+        artifact_digest: &str,
+        versions: &BTreeMap<String, u64>,
+    ) -> Option<Revision> {
+        let service = self.service(name)?;
+        let revision = Revision::of_service(service, self.is_exposed(name), artifact_digest);
+        Some(revision.with_secrets(service, versions))
+    }
+
     /// The hash of that part of a revision which a running process cannot take up: two revisions that
     /// agree in it differ in limits, exposure, stop or restart rules only, which are changed in place.
     #[must_use]
-    pub fn process(&self, name: &str, artifact_digest: &str) -> Option<Revision> {
-        Some(Revision::of_process(self.service(name)?, artifact_digest))
+    pub fn process(
+        &self,
+        name: &str,
+        artifact_digest: &str,
+        versions: &BTreeMap<String, u64>,
+    ) -> Option<Revision> {
+        let service = self.service(name)?;
+        Some(Revision::of_process(service, artifact_digest).with_secrets(service, versions))
     }
 }
 
@@ -292,6 +331,7 @@ impl Default for Restart {
             max_delay: HumanDuration::from_secs(60),
             no_restart_exit_codes: vec![78],
             success_exit_codes: vec![0],
+            retries: None,
             intensity: 5,
             within: HumanDuration::from_secs(120),
             dependents: Dependents::None,

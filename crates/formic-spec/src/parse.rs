@@ -4,6 +4,8 @@
 //! one to another. A file that is not TOML is still walked as far as it could be read, but then nothing
 //! is said to be *missing* or unknown: it may stand in the part that was lost.
 
+mod job;
+mod secrets;
 mod section;
 mod service;
 mod settings;

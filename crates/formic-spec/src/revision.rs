@@ -11,6 +11,7 @@
 //! The hash is BLAKE3 over JSON with sorted keys and no spaces, so the order in which a table is
 //! written makes no difference.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -51,6 +52,7 @@ impl Revision {
             depends_on: _,
             conditions: _,
             env,
+            secrets,
             config,
             settings,
             port,
@@ -59,6 +61,8 @@ impl Revision {
             stop,
             restart,
             update: _,
+            job: _,
+            cron: _,
             cwd,
         } = service;
         Self::of(&json!({
@@ -68,6 +72,7 @@ impl Revision {
             "artifact": artifact_digest,
             "args": args,
             "env": env,
+            "secrets": secrets,
             "config": config,
             "settings": settings,
             "cwd": cwd,
@@ -88,6 +93,7 @@ impl Revision {
             depends_on: _,
             conditions: _,
             env,
+            secrets,
             config,
             settings,
             port,
@@ -96,6 +102,8 @@ impl Revision {
             stop: _,
             restart: _,
             update: _,
+            job: _,
+            cron: _,
             cwd,
         } = service;
         Self::of(&json!({
@@ -105,12 +113,24 @@ impl Revision {
             "artifact": artifact_digest,
             "args": args,
             "env": env,
+            "secrets": secrets,
             "config": config,
             "settings": settings,
             "cwd": cwd,
             "health": health,
             "port": port,
         }))
+    }
+
+    /// With the versions of the secrets that the service is given: a new version is a new revision. Those
+    /// of other secrets make no difference.
+    pub(crate) fn with_secrets(self, service: &Service, versions: &BTreeMap<String, u64>) -> Self {
+        let used = |name: &String| service.secrets.values().any(|of| of.secret == *name);
+        let versions: BTreeMap<_, _> = versions.iter().filter(|(name, _)| used(name)).collect();
+        if versions.is_empty() {
+            return self;
+        }
+        Self::of(&json!({ "of": self.as_str(), "secrets": versions }))
     }
 
     /// All 64 hexadecimal digits.
@@ -237,6 +257,8 @@ mod tests {
             "cargo = 's'\nresources = { memory = '1MiB' }",
             "cargo = 's'\nstop = { grace = '1s' }",
             "cargo = 's'\nrestart = { policy = 'never' }",
+            "cargo = 's'\nsecrets = { a = 'a' }",
+            "cargo = 's'\nsecrets = { a = { secret = 'a', env = 'A' } }",
         ]
         .map(revision);
         for (i, revision) in all.iter().enumerate() {
@@ -250,7 +272,7 @@ mod tests {
         let process = |service: &str, digest: &str| {
             let source = format!("[app]\nname = 'a'\n[gateway]\nexpose = ['s']\n[service.s]\n{service}\n");
             let manifest = Manifest::parse(&source, "f").unwrap_or_else(|faults| panic!("{faults}"));
-            manifest.process("s", digest).unwrap()
+            manifest.process("s", digest, &BTreeMap::new()).unwrap()
         };
         let base = process("cargo = 's'", "1");
         for same in [
@@ -276,6 +298,20 @@ mod tests {
         assert_ne!(of("", "1"), of("", "2"));
         assert_ne!(of("", "1"), of("[gateway]\nexpose = ['s']", "1"));
         assert_eq!(of("", "1"), of("[gateway]\nlisten = '127.0.0.1:1'", "1"));
+    }
+
+    #[test]
+    fn a_new_version_of_a_secret_that_is_used_changes_it() {
+        let source = "[app]\nname = 'a'\n[service.s]\ncargo = 's'\nsecrets = { db = 'password' }\n";
+        let manifest = Manifest::parse(source, "f").unwrap();
+        let of = |name: &str, version: u64| {
+            let versions = BTreeMap::from([(name.to_owned(), version)]);
+            let whole = manifest.revision_with("s", "1", &versions).unwrap();
+            (whole, manifest.process("s", "1", &versions).unwrap())
+        };
+        let (one, two, other) = (of("password", 1), of("password", 2), of("token", 1));
+        assert!(one.0 != two.0 && one.1 != two.1);
+        assert_eq!(other.0, manifest.revision("s", "1").unwrap(), "it has nothing to do with it");
     }
 
     #[test]

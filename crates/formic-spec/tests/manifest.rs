@@ -47,6 +47,7 @@ replicas = 2
 depends_on = { user = "healthy", reports = "started" }
 env = { DATABASE = "order.db", FORMIC_LOG = "debug" }
 cwd = "order"
+secrets = { db = "db-password", token = { secret = "api.token", env = "TOKEN" } }
 resources = { memory = "256MiB", cpu = 0.5, pids = 64 }
 stop = { grace = "1m30s" }
 
@@ -105,6 +106,8 @@ fn a_whole_manifest() {
     assert_eq!((order.health.ready, order.health.path.as_str()), (Probe::Http, "/ready"));
     assert_eq!(order.health.timeout, HumanDuration::from_millis(500));
     assert_eq!(order.stop.grace, HumanDuration::from_secs(90));
+    assert_eq!((order.secrets["db"].secret.as_str(), &order.secrets["db"].env), ("db-password", &None));
+    assert_eq!(order.secrets["token"].env.as_deref(), Some("TOKEN"));
     assert_eq!(order.restart.policy, RestartPolicy::OnFailure);
     assert_eq!(order.restart.success_exit_codes, [0, 143]);
     assert_eq!((order.restart.intensity, order.restart.within), (3, HumanDuration::from_secs(60)));
@@ -141,6 +144,24 @@ fn a_whole_manifest() {
     );
     let reports = shop.service("reports").unwrap();
     assert_eq!((reports.port, reports.health.ready), (Some(7070), Probe::Tcp));
+}
+
+#[test]
+fn jobs_and_cron_jobs() {
+    let manifest = good(
+        "[app]\nname = 'a'\n[service.migrate]\ncommand = ['m']\njob = { retries = 1, deadline = '10m' }\n\
+         [service.report]\ncommand = ['r']\ncron = { schedule = '0 3 * * *', zone = 'Europe/Berlin' }\n\
+         [service.shop]\ncargo = 's'\ndepends_on = { migrate = 'completed' }\n",
+    );
+    let migrate = manifest.service("migrate").unwrap();
+    assert_eq!((migrate.restart.policy, migrate.restart.retries), (RestartPolicy::OnFailure, Some(1)));
+    assert_eq!((migrate.health.ready, migrate.cron.is_none()), (Probe::None, true));
+    let report = manifest.service("report").unwrap();
+    assert_eq!(report.job.as_ref().unwrap().retries, 3);
+    let cron = report.cron.as_ref().unwrap();
+    assert_eq!(cron.schedule.to_string(), "0 3 * * * Europe/Berlin");
+    assert_eq!((cron.history, cron.catch_up), (10, HumanDuration::from_secs(60)));
+    assert_eq!(manifest.service("shop").unwrap().restart.retries, None);
 }
 
 #[test]
@@ -314,6 +335,41 @@ fn each_fault_of_a_service() {
             "rolling update only",
         ),
         ("cargo = 's'\nupdate = { keep = '1m' }", 5, 12, UnknownKey, "did you mean `keep_old`?"),
+        ("cargo = 's'\nsecrets = { a = 1 }", 5, 17, WrongType, "{ secret = \"a\""),
+        ("cargo = 's'\nsecrets = { a = 'x y' }", 5, 17, InvalidName, "`x y` cannot be the name of a secret"),
+        ("cargo = 's'\nsecrets = { '../a' = 'a' }", 5, 13, InvalidName, "secret's file"),
+        ("cargo = 's'\nsecrets = { a = { env = 'FORMIC_APP' } }", 5, 25, InvalidName, "set by the engine"),
+        ("cargo = 's'\nenv = { A = '' }\nsecrets = { a = { env = 'A' } }", 6, 25, Conflict, "in `env` too"),
+        (
+            "cargo = 's'\nsecrets = { a = { env = 'A' }, b = { env = 'A' } }",
+            5,
+            44,
+            Conflict,
+            "that of `a` already",
+        ),
+        ("cargo = 's'\nsecrets = { a = { name = 'b' } }", 5, 19, UnknownKey, "secret, env"),
+        ("cargo = 's'\njob = { retries = -1 }", 5, 19, InvalidValue, "from 0 to 100"),
+        ("cargo = 's'\njob = { deadline = '0s' }", 5, 20, InvalidValue, "cannot be zero"),
+        ("cargo = 's'\njob = {}\nrestart = { policy = 'always' }", 6, 22, Conflict, "has no end"),
+        ("cargo = 's'\ncron = {}", 5, 8, Missing, "`schedule = \"0 3 * * *\"`"),
+        ("cargo = 's'\ncron = { schedule = '0 3 * *' }", 5, 21, InvalidValue, "is no schedule"),
+        ("cargo = 's'\ncron = { schedule = '0 3 31 2 *' }", 5, 21, InvalidValue, "never be due"),
+        (
+            "cargo = 's'\ncron = { schedule = '@daily', zone = 'Mars' }",
+            5,
+            38,
+            InvalidValue,
+            "no time zone `Mars`",
+        ),
+        (
+            "cargo = 's'\ncron = { schedule = '@daily', concurrency = 'no' }",
+            5,
+            45,
+            InvalidValue,
+            "\"forbid\"",
+        ),
+        ("cargo = 's'\ncron = { schedule = '@daily', history = 0 }", 5, 41, InvalidValue, "from 1 to 100"),
+        ("cargo = 's'\nreplicas = 2\ncron = { schedule = '@daily' }", 5, 12, Conflict, "no `replicas`"),
         ("cargo = 's'\ncwd = ''", 5, 7, InvalidValue, "`cwd` is empty"),
         ("cargo = 's'\ncargo = 't'", 5, 1, Syntax, "`cargo` is given twice"),
         ("cargo = 's'\nreplicas = ", 5, 12, Syntax, "not TOML"),
@@ -489,6 +545,8 @@ fn nearly() -> impl Strategy<Value = String> {
         "restart.delay",
         "restart.intensity",
         "update.surge",
+        "cron.schedule",
+        "job.retries",
         "update.min_ready",
         "depends_on.b",
         "cwd",

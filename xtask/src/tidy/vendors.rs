@@ -17,6 +17,8 @@ const HOMES: &[(&[&str], &[&str])] = &[
     // The system.
     (&["libc", "nix", "rustix"], &["formic-supervise", "formic-reconcile", "formic-cli"]),
     (&["mdns-sd"], &["formic-registry-mdns"]),
+    // Schedules.
+    (&["croner", "jiff"], &["formic-spec"]),
     // State.
     (&["chacha20poly1305", "redb"], &["formic-state"]),
     // Telemetry.

@@ -50,7 +50,8 @@ pub struct Stale {
 }
 
 impl Fleet {
-    /// Makes this wanted. What it does not name is removed. The same generation again changes nothing.
+    /// Makes this wanted. What it does not name is removed. The same generation again changes nothing. Cron
+    /// jobs are the matter of the [`Timetable`](crate::Timetable), and are left out.
     ///
     /// # Errors
     /// An older generation than the present one is refused.
@@ -64,7 +65,7 @@ impl Fleet {
         self.generation = desired.generation;
         let mut applied = Applied::default();
         let mut before = std::mem::take(&mut self.deployments);
-        for service in &desired.services {
+        for service in desired.services.iter().filter(|service| service.cron.is_none()) {
             let present = before.iter().position(|deployment| deployment.wanted.service.name == service.name);
             let (change, what) = match present {
                 Some(at) => {

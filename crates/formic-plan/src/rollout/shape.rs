@@ -23,7 +23,9 @@ struct Others<'a> {
 pub(super) fn shape(deployment: &Deployment, survey: &Survey<'_>) -> Service {
     let Release { service, .. } = &deployment.wanted;
     let replicas = service.replicas;
-    let most = replicas.saturating_add(service.update.surge(replicas));
+    // Of a job the old one is gone before the new one begins.
+    let surge = if service.job.is_some() { 0 } else { service.update.surge(replicas) };
+    let most = replicas.saturating_add(surge);
     let others = others(deployment, survey);
 
     // Room for those that would be live and are not. One that waits for its restart has a place already.
@@ -45,7 +47,13 @@ pub(super) fn shape(deployment: &Deployment, survey: &Survey<'_>) -> Service {
         }
     }
     let missing = replicas.saturating_sub(u32::try_from(survey.new.len()).unwrap_or(u32::MAX));
-    let add = if matches!(deployment.rollout.phase, Phase::Paused { .. }) { 0 } else { missing.min(room) };
+    // A job that has come to its end, whatever end, is not run again.
+    let rests = match deployment.rollout.phase {
+        Phase::Paused { .. } => true,
+        Phase::Succeeded { .. } | Phase::Failed { .. } => service.job.is_some(),
+        _ => false,
+    };
+    let add = if rests { 0 } else { missing.min(room) };
     let held: BTreeSet<u32> = again.iter().chain(&survey.new).map(|instance| instance.slot).collect();
     let free = (0..).filter(|slot| !survey.taken.contains(slot) && !held.contains(slot));
     slots.extend(free.take(add as usize));
@@ -82,7 +90,7 @@ fn others<'a>(deployment: &Deployment, survey: &Survey<'a>) -> Others<'a> {
         Others { stay, again: first(left, fallen.clone()), role: Role::Serving }
     };
     let none = || Others { stay: Vec::new(), again: Vec::new(), role: Role::Standby };
-    if replicas == 0 {
+    if replicas == 0 || service.job.is_some() {
         return none();
     }
     match &deployment.rollout.phase {

@@ -65,7 +65,7 @@ impl Deployment {
         if survey.available(update.min_ready.get()) >= of {
             decisions.push(What::Promotes);
             self.rollout.phase = Phase::Promoting;
-        } else if now >= deadline {
+        } else if now >= deadline && self.wanted.service.job.is_none() {
             self.fail(Failure::Deadline { ready, of }, now, decisions);
         } else if ready >= of {
             if matches!(self.rollout.phase, Phase::Progressing { .. }) {
@@ -79,7 +79,9 @@ impl Deployment {
 
     /// At once back to what succeeded last. That is the same rollout, not another.
     fn fail(&mut self, cause: Failure, now: Time, decisions: &mut Vec<What>) {
-        match &self.good {
+        // To run an old job again is no way back.
+        let good = self.good.as_ref().filter(|_| self.wanted.service.job.is_none());
+        match good {
             None => {
                 decisions.push(What::Failed { cause: cause.clone() });
                 self.rollout.phase = Phase::Failed { at: now, cause };
@@ -90,7 +92,8 @@ impl Deployment {
             }
             Some(good) => {
                 decisions.push(What::Reverts { to: good.service.revision.clone(), cause: cause.clone() });
-                self.wanted = good.clone();
+                let good = good.clone();
+                self.wanted = good;
                 self.rollout.phase = Phase::Reverting { since: now, cause };
             }
         }
@@ -101,7 +104,8 @@ impl Deployment {
         let keep_old = self.wanted.service.update.keep_old;
         let before: Option<Release> = self.good.replace(self.wanted.clone());
         let before = before.filter(|before| before.service.process() != self.wanted.service.process());
-        let kept = before.filter(|_| !keep_old.is_zero()).map(|before| Kept {
+        let keeps = !keep_old.is_zero() && self.wanted.service.job.is_none();
+        let kept = before.filter(|_| keeps).map(|before| Kept {
             revision: before.service.revision.clone(),
             process: before.service.process().clone(),
             until: now + keep_old.get(),
@@ -113,6 +117,8 @@ impl Deployment {
     fn wake(&self, survey: &Survey<'_>, now: Time) -> Option<Time> {
         let min_ready = self.wanted.service.update.min_ready.get();
         match &self.rollout.phase {
+            // A job has its own deadline, which the planner sees to.
+            Phase::Progressing { .. } | Phase::Verifying { .. } if self.wanted.service.job.is_some() => None,
             Phase::Progressing { deadline } | Phase::Verifying { deadline } => {
                 survey.next_available(min_ready).into_iter().chain([*deadline]).min()
             }

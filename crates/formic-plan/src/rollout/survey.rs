@@ -29,6 +29,8 @@ pub(super) struct Survey<'a> {
     pub(super) live: u32,
     /// Slots with a live instance.
     pub(super) taken: BTreeSet<u32>,
+    /// That they are to come to an end: only that counts.
+    job: bool,
     now: Time,
 }
 
@@ -64,6 +66,7 @@ impl<'a> Index<'a> {
             fallen: Vec::new(),
             live: 0,
             taken: BTreeSet::new(),
+            job: wanted.service.job.is_some(),
             now,
         };
         let Some(slots) = self.0.get(wanted.service.name.as_str()) else { return survey };
@@ -99,13 +102,14 @@ impl<'a> Index<'a> {
 impl Survey<'_> {
     /// How many of the wanted release answer.
     pub(super) fn ready(&self) -> u32 {
-        count(self.new.iter().filter(|instance| counts(instance)))
+        let counts = |i: &&&Instance| if self.job { i.is_completed() } else { counts(i) };
+        count(self.new.iter().filter(counts))
     }
 
     /// How many of the wanted release have answered for so long without a break.
     pub(super) fn available(&self, min_ready: std::time::Duration) -> u32 {
         count(self.new.iter().filter(|instance| match instance.state {
-            State::Ready { since } => self.now.since(since) >= min_ready,
+            State::Ready { since } if !self.job => self.now.since(since) >= min_ready,
             _ => instance.is_completed(),
         }))
     }
@@ -138,6 +142,10 @@ impl Survey<'_> {
                 }
                 _ => {}
             }
+        }
+        if self.job {
+            // It is tried as often as its rule says.
+            return None;
         }
         let crashes = own.iter().map(|i| i.history.crashes).fold(0, u32::saturating_add);
         let looping = own.iter().any(|i| i.history.crash_looping);

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use formic_plan::{Change, Facts, Failure, Fleet, Outcome, Phase, Role, Time, What, plan, why};
-use formic_spec::{HumanDuration, Share, Strategy, Update};
+use formic_plan::{Change, Facts, Failure, Fleet, Outcome, Phase, Role, Service, Time, What, plan, why};
+use formic_spec::{HumanDuration, Job, Restart, RestartPolicy, Share, Strategy, Update};
 
 use crate::world::{World, service};
 
@@ -336,4 +336,42 @@ fn why_says_what_happened_and_what_is_waited_for() {
         "order is pending: 0 of 1 ready at r1. Rollout 1 to r1 waits for user. order/0 waits: it needs user. user \
          is backoff: user/0 exited with code 1, starts again in 250ms."
     );
+}
+
+#[test]
+fn a_job_has_succeeded_when_it_came_to_its_end_and_is_not_run_again() {
+    let job = |number| Service {
+        job: Some(Job { retries: 1, deadline: Some(HumanDuration::from_secs(900)) }),
+        ..service("migrate", number, 1)
+    };
+    let rule = Restart { policy: RestartPolicy::OnFailure, retries: Some(1), ..Restart::default() };
+    let mut world = World::new(vec![job(1)]);
+    world.tick().ready_all().pass(600_000).tick();
+    assert!(matches!(world.phase("migrate"), Phase::Progressing { .. }), "neither ready nor late counts");
+    world.exit_under("migrate", 0, &rule).tick();
+    assert!(matches!(world.phase("migrate"), Phase::Succeeded { .. }), "{:?}", world.phase("migrate"));
+    // The machine was started anew, and nothing is known of the instance.
+    world.observed.instances.clear();
+    world.tick();
+    assert_eq!(world.started, 1);
+
+    world.want(job(2)).tick().exit_under("migrate", 1, &rule).tick().pass(1_000).tick();
+    assert_eq!(world.started, 3, "it is tried once more");
+    world.exit_under("migrate", 1, &rule).tick();
+    assert!(matches!(world.phase("migrate"), Phase::Failed { .. }), "to run the old one is no way back");
+    assert_eq!(world.started, 3);
+
+    // One that takes too long has failed, and is not tried again.
+    world.want(job(3)).tick().pass(900_000).tick();
+    assert_eq!(world.stopping("migrate"), 1);
+    world.exit_under("migrate", 0, &rule).tick();
+    let Phase::Failed { cause, .. } = world.phase("migrate") else { panic!() };
+    assert!(cause.to_string().contains("took too long"), "{cause}");
+
+    // A new one begins when the old one is gone.
+    world.want(job(4)).tick();
+    world.want(job(5)).tick();
+    assert_eq!((world.stopping("migrate"), world.live("migrate").len()), (1, 0));
+    world.gone_all().tick();
+    assert_eq!(world.live("migrate").len(), 1);
 }

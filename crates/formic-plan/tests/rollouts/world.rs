@@ -24,6 +24,8 @@ pub(crate) fn service(name: &str, number: u32, replicas: u32) -> Service {
         conditions: BTreeMap::new(),
         dependents: Default::default(),
         update: Update::default(),
+        job: None,
+        cron: None,
         sets: None,
         ready_within: HumanDuration::from_secs(600),
         grace: HumanDuration::from_secs(3600),
@@ -169,6 +171,14 @@ impl World {
         let now = self.now;
         let mut own = self.observed.instances.iter_mut().filter(|i| i.service == service && i.is_live());
         own.next().unwrap().exited(outcome, &Restart::default(), 0.5, now);
+        self
+    }
+
+    /// The live instance of a service ends, under a rule of its own.
+    pub(crate) fn exit_under(&mut self, service: &str, code: i32, rule: &Restart) -> &mut Self {
+        let now = self.now;
+        let mut own = self.observed.instances.iter_mut().filter(|i| i.service == service && i.is_live());
+        own.next().unwrap().exited(Outcome::Code(code), rule, 0.5, now);
         self
     }
 

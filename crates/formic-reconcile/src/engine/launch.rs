@@ -98,6 +98,8 @@ mod tests {
             conditions: Default::default(),
             dependents: Default::default(),
             update: Default::default(),
+            job: None,
+            cron: None,
             sets: None,
             ready_within: HumanDuration::from_millis(1000),
             grace: HumanDuration::from_millis(1000),

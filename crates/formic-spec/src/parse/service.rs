@@ -8,7 +8,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::section::{Notes, Section};
-use super::{Named, settings, update, value};
+use super::{Named, job, secrets, settings, update, value};
 use crate::fault::{FaultKind, quote};
 use crate::manifest::{
     Health, MAX_REPLICAS, Probe, Resources, Restart, RestartPolicy, Service, Source, Stop,
@@ -76,10 +76,12 @@ pub(super) fn read(
     let (depends_on, conditions) = update::read_depends_on(&mut section, notes);
     let port = section.integer("port", 1..65_536, notes);
     let env = read_env(&mut section, port.is_some(), notes);
+    let secrets = secrets::read(&mut section, &env, RESERVED_ENV, notes);
     let config = section.section("config", notes);
     let config = config.map_or_else(Map::new, |config| value::object(config.table(), config.path(), notes));
     let settings = settings::read(&mut section, port.is_some(), replicas.as_ref().map(|r| r.0), notes);
-    let health = read_health(&mut section, port.is_some(), notes);
+    let (job, cron) = job::read(&mut section, replicas.as_ref().map(|(_, span)| span.clone()), notes);
+    let health = read_health(&mut section, port.is_some(), job.is_some(), notes);
     let resources = read_resources(&mut section, notes);
     let mut stop = Stop::default();
     if let Some(mut inner) = section.section("stop", notes) {
@@ -87,7 +89,7 @@ pub(super) fn read(
         stop.grace = inner.unit("grace", "a duration such as \"30s\"", notes).unwrap_or(stop.grace);
         inner.finish(notes);
     }
-    let restart = read_restart(&mut section, notes);
+    let restart = read_restart(&mut section, job.as_ref().map(|job| job.retries), notes);
     let update = update::read(&mut section, notes);
     let cwd = section.string("cwd", notes);
     if let Some((text, span)) = &cwd
@@ -116,6 +118,7 @@ pub(super) fn read(
         depends_on: depends_on.iter().map(|(name, _)| name.clone()).collect(),
         conditions,
         env,
+        secrets,
         config,
         settings,
         port: port.as_ref().and_then(|(port, _)| u16::try_from(*port).ok()),
@@ -124,6 +127,8 @@ pub(super) fn read(
         stop,
         restart,
         update,
+        job,
+        cron,
         cwd: cwd.map(|(text, _)| text),
     };
     Located { service, depends_on, port: port.map(|(_, span)| span) }
@@ -230,8 +235,12 @@ fn read_env(
     read
 }
 
-fn read_health(section: &mut Section<'_, '_>, has_port: bool, notes: &mut Notes<'_>) -> Health {
+fn read_health(section: &mut Section<'_, '_>, has_port: bool, is_job: bool, notes: &mut Notes<'_>) -> Health {
     let mut health = Health::default();
+    if is_job {
+        // It answers nobody.
+        health.ready = Probe::None;
+    }
     if has_port {
         // A program that is given its port this way is not one of ours, and need not speak gRPC.
         health.ready = Probe::Tcp;
@@ -288,8 +297,12 @@ fn read_resources(section: &mut Section<'_, '_>, notes: &mut Notes<'_>) -> Resou
     resources
 }
 
-fn read_restart(section: &mut Section<'_, '_>, notes: &mut Notes<'_>) -> Restart {
-    let mut restart = Restart::default();
+/// `retries` are those of a job, which is not started again after a success.
+fn read_restart(section: &mut Section<'_, '_>, retries: Option<u32>, notes: &mut Notes<'_>) -> Restart {
+    let mut restart = Restart { retries, ..Restart::default() };
+    if retries.is_some() {
+        restart.policy = RestartPolicy::OnFailure;
+    }
     let Some(mut inner) = section.section("restart", notes) else {
         return restart;
     };
@@ -299,6 +312,14 @@ fn read_restart(section: &mut Section<'_, '_>, notes: &mut Notes<'_>) -> Restart
         ("never", RestartPolicy::Never),
     ];
     restart.policy = inner.word("policy", &words, notes).unwrap_or(restart.policy);
+    if retries.is_some()
+        && restart.policy == RestartPolicy::Always
+        && let Some((_, value)) = inner.get("policy")
+    {
+        let message = "a job that is always restarted has no end".to_owned();
+        let help = "take it out for \"on_failure\", or write \"never\"".to_owned();
+        notes.push(&value.span(), FaultKind::Conflict, &inner.path_of("policy"), message, Some(help));
+    }
     restart.delay = inner.duration("delay", "a duration such as \"250ms\"", notes).unwrap_or(restart.delay);
     restart.max_delay =
         inner.duration("max_delay", "a duration such as \"60s\"", notes).unwrap_or(restart.max_delay);

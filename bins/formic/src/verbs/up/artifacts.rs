@@ -95,6 +95,8 @@ mod tests {
             conditions: Default::default(),
             dependents: Default::default(),
             update: Default::default(),
+            job: None,
+            cron: None,
             sets: None,
             ready_within: formic_spec::HumanDuration::from_secs(1),
             grace: formic_spec::HumanDuration::from_secs(1),

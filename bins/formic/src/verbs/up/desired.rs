@@ -42,6 +42,14 @@ pub(crate) fn services(
                     .help("images need the Docker or the Kubernetes driver, which this version has not; use `cargo` or `command`"));
             }
         };
+        if let Some(used) = service.secrets.values().next() {
+            let text = format!(
+                "{} is given the secret {}, and `formic up` has no secrets",
+                service.name, used.secret
+            );
+            return Err(Failure::user(text)
+                .help("take `secrets` out for a run on this machine, and set a variable in `env`"));
+        }
         args.extend(service.args.iter().cloned());
         let config =
             serde_json::to_string(&service.config).map_err(|error| Failure::bug("config").because(error))?;
@@ -123,6 +131,8 @@ fn gateway(manifest: &Manifest, folder: &Path) -> Outcome<Option<Service>> {
         conditions: BTreeMap::new(),
         dependents: Dependents::None,
         update: Update::default(),
+        job: None,
+        cron: None,
         sets: None,
         ready_within: HumanDuration::from_millis(30_000),
         // Longer than its own grace, so that it ends before it is killed.

@@ -37,6 +37,8 @@ fn service(name: &str, replicas: u32, depends_on: &[&str]) -> Service {
         conditions: Default::default(),
         dependents: Default::default(),
         update: Default::default(),
+        job: None,
+        cron: None,
         sets: None,
         replicas,
         depends_on: depends_on.iter().map(|&name| name.into()).collect(),

@@ -302,6 +302,8 @@ mod tests {
             conditions: Default::default(),
             dependents: Default::default(),
             update: Default::default(),
+            job: None,
+            cron: None,
             sets: None,
             ready_within: HumanDuration::from_secs(1),
             grace: HumanDuration::from_secs(1),
