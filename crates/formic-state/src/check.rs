@@ -73,7 +73,9 @@ fn walk(database: &Database) -> Result<Version, Error> {
     if !matches!(version, Version::Ours) {
         return Ok(version);
     }
-    for entry in read.open_table(META)?.iter()? {
+    let meta = read.open_table(META)?;
+    schema::meta::<formic_plan::Timetable>(&meta, schema::AT_TIMETABLE)?;
+    for entry in meta.iter()? {
         let (key, value) = entry?;
         if key.value() != schema::AT_KEY_CHECK {
             schema::decode::<serde_json::Value>("meta", key.value(), value.value())?;

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use formic_plan::Decision;
+use formic_plan::{Decision, Due};
 use redb::{ReadableTable, ReadableTableMetadata};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -75,6 +75,26 @@ impl Event {
             rollout: Some(decision.rollout),
             text: decision.to_string(),
             data: serde_json::to_value(&decision.what).unwrap_or_default(),
+        }
+    }
+}
+
+impl Event {
+    /// What became of a run of a cron job.
+    #[must_use]
+    pub fn of_run(due: &Due, at_unix_ms: u64) -> Self {
+        Self {
+            at_unix_ms,
+            kind: "run".into(),
+            service: Some(due.service.clone()),
+            instance: None,
+            rollout: None,
+            text: due.to_string(),
+            data: serde_json::json!({
+                "run": due.run.number,
+                "due_unix_ms": due.run.due_unix_ms,
+                "state": due.run.state,
+            }),
         }
     }
 }

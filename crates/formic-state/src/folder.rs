@@ -4,8 +4,10 @@ use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Seek, Write as _};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
-use redb::Database;
+use redb::{Database, DatabaseError};
 
 use crate::check::{Verdict, check};
 use crate::error::OpenError;
@@ -22,6 +24,11 @@ const LOCK: &str = "state.lock";
 
 /// So much of the file is kept in memory; it is small.
 const CACHE: usize = 16 << 20;
+
+/// A lock that is held for longer is held by another engine.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// An open folder.
 pub(crate) struct Folder {
@@ -42,12 +49,7 @@ impl Folder {
         let (database, key) = if there {
             examine(&path)?;
             let key = Key::read(&key_path)?.ok_or(OpenError::KeyMissing { path: key_path.clone() })?;
-            let database = Database::builder().set_cache_size(CACHE).open(&path);
-            let damaged = |error: redb::DatabaseError| OpenError::Damaged {
-                path: path.clone(),
-                reason: error.to_string(),
-            };
-            (database.map_err(damaged)?, key)
+            (reopen(folder, &path)?, key)
         } else {
             begin(&path, &key_path)?
         };
@@ -95,9 +97,14 @@ fn lock(folder: &Path) -> Result<File, OpenError> {
     let file =
         fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
     let mut file = file.map_err(io)?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
+    let locked = patiently(|| match file.try_lock() {
+        Err(TryLockError::WouldBlock) => None,
+        other => Some(other),
+    });
+    match locked {
+        Some(Ok(())) => {}
+        Some(Err(error)) => return Err(io(error.into())),
+        None => {
             let mut holder = String::new();
             // Only for the message: another engine may be writing it.
             let _ = Read::take(&mut file, 32).read_to_string(&mut holder);
@@ -105,11 +112,35 @@ fn lock(folder: &Path) -> Result<File, OpenError> {
             let holder = if holder.is_empty() { "unknown".into() } else { holder };
             return Err(OpenError::InUse { folder: folder.to_owned(), holder });
         }
-        Err(TryLockError::Error(error)) => return Err(io(error)),
     }
     let written = file.set_len(0).and_then(|()| file.rewind());
     written.and_then(|()| writeln!(file, "{}", std::process::id())).map_err(io)?;
     Ok(file)
+}
+
+/// The database has a lock of its own, as long-lived as ours.
+fn reopen(folder: &Path, path: &Path) -> Result<Database, OpenError> {
+    let held = || OpenError::InUse { folder: folder.to_owned(), holder: "unknown".into() };
+    let database = patiently(|| match Database::builder().set_cache_size(CACHE).open(path) {
+        Err(DatabaseError::DatabaseAlreadyOpen) => None,
+        other => Some(other),
+    });
+    let damaged =
+        |error: DatabaseError| OpenError::Damaged { path: path.to_owned(), reason: error.to_string() };
+    database.ok_or_else(held)?.map_err(damaged)
+}
+
+/// Asks again for a short while. A process that was forked and has not become a program yet still has the
+/// files of its parent, locks included, after that has died.
+fn patiently<T>(mut ask: impl FnMut() -> Option<T>) -> Option<T> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let answer = ask();
+        if answer.is_some() || Instant::now() >= until {
+            return answer;
+        }
+        thread::sleep(PAUSE);
+    }
 }
 
 /// Whether the file is whole and of a release that we know.

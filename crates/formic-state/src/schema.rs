@@ -25,6 +25,7 @@ pub(crate) const AT_SCHEMA: &str = "schema";
 pub(crate) const AT_IDENTITY: &str = "identity";
 pub(crate) const AT_KEY_CHECK: &str = "key_check";
 pub(crate) const AT_FLEET: &str = "fleet";
+pub(crate) const AT_TIMETABLE: &str = "timetable";
 pub(crate) const AT_NEXT_EVENT: &str = "next_event";
 
 /// What a database says of itself.

@@ -3,14 +3,14 @@
 use std::fmt;
 use std::path::Path;
 
-use formic_plan::{Deployment, Fleet};
+use formic_plan::{Deployment, Fleet, Timetable};
 use redb::{Database, ReadableTable, WriteTransaction};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, OpenError};
 use crate::folder::Folder;
 use crate::key::Key;
-use crate::schema::{self, AT_FLEET, FLEET, META};
+use crate::schema::{self, AT_FLEET, AT_TIMETABLE, FLEET, META};
 
 /// The state of one engine. Can be shared between threads; writes take turns.
 pub struct State {
@@ -84,6 +84,15 @@ impl State {
         Ok(Some((fleet, head.boot)))
     }
 
+    /// The cron jobs and their runs as they were last written.
+    ///
+    /// # Errors
+    /// The database refuses.
+    pub fn timetable(&self) -> Result<Timetable, Error> {
+        let read = schema::reading(self.database())?;
+        Ok(schema::meta(&read.open_table(META)?, AT_TIMETABLE)?.unwrap_or_default())
+    }
+
     pub(crate) fn database(&self) -> &Database {
         &self.folder.database
     }
@@ -123,6 +132,16 @@ impl Write<'_> {
             order: order.clone(),
         };
         self.transaction.open_table(META)?.insert(AT_FLEET, schema::encode(&head).as_slice())?;
+        Ok(())
+    }
+
+    /// The cron jobs and their runs.
+    ///
+    /// # Errors
+    /// The database refuses.
+    pub fn timetable(&mut self, timetable: &Timetable) -> Result<(), Error> {
+        let value = schema::encode(timetable);
+        self.transaction.open_table(META)?.insert(AT_TIMETABLE, value.as_slice())?;
         Ok(())
     }
 

@@ -121,12 +121,12 @@ fn the_key_is_needed_and_must_be_the_right_one() {
         let error = refused(folder.path());
         assert!(matches!(error, OpenError::KeyExposed { mode: found, .. } if found == mode), "{error}");
     }
-    // Cut off at every length, and with every bit turned.
+    // Cut off at every length, and with many a bit turned, each kind of them.
     for length in 0..key.len() - 1 {
         write(&key[..length], 0o600);
         assert!(matches!(refused(folder.path()), OpenError::KeyWrong { .. }), "{length}");
     }
-    for bit in 0..key.len() * 8 {
+    for bit in (0..key.len() * 8).step_by(7) {
         let mut other = key.clone();
         other[bit / 8] ^= 1 << (bit % 8);
         write(&other, 0o600);

@@ -88,6 +88,14 @@ fn decisions_are_events_with_their_cause() {
     assert_eq!((event.kind.as_str(), event.rollout, event.at_unix_ms), ("rollout", Some(1), 42));
     assert!(event.text.starts_with("user rollout 1: brings "), "{}", event.text);
     assert_eq!(event.data["decision"], "began");
+
+    let due = crate::sample::timetable(1).run_now("report", 7);
+    let event = Event::of_run(&due[0], 42);
+    assert_eq!(
+        (event.kind.as_str(), event.text.as_str()),
+        ("run", "report run 2 is left out: another one runs")
+    );
+    assert_eq!(event.data["state"]["state"], "overlapped");
 }
 
 #[test]

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use formic_plan::{Desired, Fleet, Observed, Service, Time};
-use formic_spec::{HumanDuration, Revision, Update};
+use formic_plan::{Desired, Fleet, Observed, Service, Time, Timetable};
+use formic_spec::{Cron, HumanDuration, Revision, Schedule, Update};
 use formic_state::{Event, Outcome, Record, Secret, State};
 use serde_json::json;
 
@@ -43,6 +43,8 @@ pub(crate) fn service(name: &str, number: u32) -> Service {
         conditions: BTreeMap::new(),
         dependents: formic_spec::Dependents::None,
         update: Update::default(),
+        job: None,
+        cron: None,
         sets: None,
         ready_within: HumanDuration::from_secs(60),
         grace: HumanDuration::from_secs(30),
@@ -83,10 +85,20 @@ pub(crate) fn event(number: u32) -> Event {
     }
 }
 
+pub(crate) fn timetable(number: u32) -> Timetable {
+    let mut cron = service("report", number);
+    cron.cron = Some(Cron::new(Schedule::new("@daily", "Europe/Berlin").unwrap()));
+    let mut timetable = Timetable::default();
+    timetable.apply(&Desired { generation: 1, services: vec![cron] }, 5);
+    timetable.run_now("report", 6);
+    timetable
+}
+
 /// A commit of everything at once.
 pub(crate) fn commit(state: &State, number: u32) {
     let mut write = state.write().unwrap();
     write.fleet(&fleet(number), "boot").unwrap();
+    write.timetable(&timetable(number)).unwrap();
     for name in ["user", "order"] {
         write.record(&record(name, number)).unwrap();
     }
@@ -101,12 +113,14 @@ pub(crate) fn commit(state: &State, number: u32) {
 /// What a state holds, as a number of commits; panics if it is anything that was never written.
 pub(crate) fn commits(state: &State) -> u32 {
     let Some((found, boot)) = state.fleet().unwrap() else {
+        assert_eq!(state.timetable().unwrap(), Timetable::default());
         assert!(state.events(None, 10).unwrap().events.is_empty());
         assert!(state.secrets().unwrap().is_empty());
         return 0;
     };
     let number = u32::try_from(found.generation).unwrap();
     assert_eq!((found, boot.as_str()), (fleet(number), "boot"));
+    assert_eq!(state.timetable().unwrap(), timetable(number));
     let events = state.events(None, usize::MAX).unwrap().events;
     let texts: Vec<_> = events.into_iter().map(|(_, event)| event).collect();
     let expected: Vec<_> = (1..=number).flat_map(|of| (0..5).map(move |n| event(of * 10 + n))).collect();
