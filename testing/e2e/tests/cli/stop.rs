@@ -17,7 +17,9 @@ stop = { grace = "60s" }
 #[test]
 fn a_second_ctrl_c_kills() {
     let mut app = App::start(&Manifest::of(STUBBORN));
-    assert!(of_application(&app.folder()).len() >= 2, "the shell and what it started");
+    wait_until("the shell and what it started", Duration::from_secs(10), || {
+        of_application(&app.folder()).len() >= 2
+    });
     app.signal(Signal::INT);
     wait_until("the first to be heard", Duration::from_secs(10), || app.said().1.contains("stopping"));
     std::thread::sleep(Duration::from_millis(300));
