@@ -47,7 +47,7 @@ pub(crate) enum Verb {
     Apply(Apply),
     /// Change how many instances run, until the next apply
     Scale(Scale),
-    /// Replace the instances of services by new ones, one after the other
+    /// Replace the instances of services by new ones
     Restart(Restart),
     /// Bring an earlier desired state back
     Rollback(Rollback),

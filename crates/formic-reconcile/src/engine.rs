@@ -10,8 +10,9 @@ mod effects;
 mod launch;
 mod view;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use formic_client::Client;
@@ -24,6 +25,7 @@ use tokio::time::Instant;
 pub use self::command::{Applied, Busy, Change, Command, Generation, Preview, Refused, Slot, Stopped};
 use self::core::{Core, Event, Now};
 use self::effects::{Executor, Listeners};
+use crate::gated::Gated;
 use crate::journal::Journal;
 use crate::start;
 use crate::view::View;
@@ -69,6 +71,7 @@ pub struct Handle {
     view: watch::Receiver<View>,
     notices: broadcast::Sender<Notice>,
     journal: Journal,
+    registry: DynRegistry,
 }
 
 /// The loop's state. Run it with [`Engine::run`]; talk to it by its [`Handle`].
@@ -105,6 +108,12 @@ impl Handle {
         self.notices.subscribe()
     }
 
+    /// The registry as those see it who call: without instances that run and are to get no calls.
+    #[must_use]
+    pub fn registry(&self) -> DynRegistry {
+        Arc::clone(&self.registry)
+    }
+
     /// What was decided and what happened so far.
     #[must_use]
     pub fn journal(&self) -> &Journal {
@@ -129,9 +138,15 @@ impl Engine {
         // Not bounded: the senders are the loop's own tasks, a few per instance.
         let (reports, events) = mpsc::unbounded_channel();
         let journal = Journal::new();
-        let handle =
-            Handle { commands: sender, view: seen, notices: notices.clone(), journal: journal.clone() };
-        let listeners = Listeners { events: reports, notices, journal };
+        let (hidden, hides) = watch::channel(BTreeSet::new());
+        let handle = Handle {
+            commands: sender,
+            view: seen,
+            notices: notices.clone(),
+            journal: journal.clone(),
+            registry: Arc::new(Gated::new(Arc::clone(&registry), hides)),
+        };
+        let listeners = Listeners { events: reports, notices, journal, hidden };
         let executor = Executor::new(supervisor, registry, client, config.logs.clone(), listeners);
         let inherited: BTreeMap<_, _> = start::inherited();
         let core = Core::new(config, inherited, fastrand::Rng::new());

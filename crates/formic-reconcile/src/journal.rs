@@ -24,6 +24,8 @@ pub enum Kind {
     Restart,
     /// Nothing is wanted any more.
     ShutDown,
+    /// A change of a revision goes on, succeeds, or goes back.
+    Rollout,
     /// An instance is started.
     Start,
     /// An instance answers its probe.
@@ -36,6 +38,8 @@ pub enum Kind {
     Kill,
     /// An instance is gone.
     Exit,
+    /// A running instance takes up a change.
+    Adjust,
     /// An instance could not be started or stopped.
     Failed,
     /// An instance is started again, later.
@@ -92,12 +96,14 @@ impl Kind {
             Self::Refused => "refused",
             Self::Restart => "restart",
             Self::ShutDown => "shut-down",
+            Self::Rollout => "rollout",
             Self::Start => "start",
             Self::Ready => "ready",
             Self::Unready => "unready",
             Self::Stop => "stop",
             Self::Kill => "kill",
             Self::Exit => "exit",
+            Self::Adjust => "adjust",
             Self::Failed => "failed",
             Self::Backoff => "backoff",
             Self::Wait => "wait",

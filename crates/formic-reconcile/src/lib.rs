@@ -15,12 +15,12 @@
 
 mod diff;
 mod engine;
+mod gated;
 mod journal;
 mod logs;
 mod probe;
 mod start;
 mod view;
-mod why;
 
 pub use diff::{ChangeKind, FieldChange, ServiceChange, diff};
 pub use engine::{
@@ -31,4 +31,3 @@ pub use journal::{Entry, Journal, Kind};
 pub use logs::{Line, LogFile, Logs, tail};
 pub use start::Start;
 pub use view::{InstanceView, ServiceView, View};
-pub use why::why;

@@ -36,8 +36,10 @@ pub struct ServiceView {
     pub system: bool,
     /// Why it is not simply ready.
     pub reason: String,
-    /// What it depends on.
-    pub depends_on: Vec<String>,
+    /// How far the last change of its revision is, in a word.
+    pub rollout: &'static str,
+    /// Why that failed, if it did.
+    pub rollout_failure: String,
 }
 
 /// An instance.
@@ -49,7 +51,7 @@ pub struct InstanceView {
     pub slot: u32,
     /// Short hash of its revision.
     pub version: String,
-    /// starting, ready, unready, stopping, backoff, exited.
+    /// starting, ready, standby (ready, and gets no calls), unready, stopping, backoff, exited.
     pub state: &'static str,
     /// Where it answers, once it has registered.
     pub address: String,
@@ -80,7 +82,8 @@ impl View {
             instances: Vec::new(),
             system: is_system(&status.service),
             reason: status.detail.unwrap_or_default(),
-            depends_on: desired.service(&status.service).map(|s| s.depends_on.clone()).unwrap_or_default(),
+            rollout: "",
+            rollout_failure: String::new(),
             name: status.service,
         };
         formic_plan::status(desired, observed, now).into_iter().map(row).collect()

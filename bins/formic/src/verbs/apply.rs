@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use formic_api::control::v1 as pb;
 use serde_json::json;
-use tokio::time::Instant;
 
 use crate::app::App;
 use crate::cli::{Apply, Wait};
@@ -27,7 +26,7 @@ pub(crate) async fn run(args: Apply) -> Outcome {
 
 /// Says what a change has done, after waiting for it if that was asked for.
 pub(crate) async fn finish(app: &App, response: &pb::ChangeResponse, wait: Wait, json: bool) -> Outcome {
-    let waited = if wait.wait { Some(settled(app, response.index, wait.timeout).await) } else { None };
+    let waited = if wait.wait { Some(settled(app, response, wait.timeout).await) } else { None };
     if json {
         output::json(&json!({
             "app": app.status.app, "index": response.index, "changed": response.changed,
@@ -47,41 +46,26 @@ pub(crate) async fn finish(app: &App, response: &pb::ChangeResponse, wait: Wait,
     Ok(())
 }
 
-/// All must be well for so long before it counts: a program without a probe is ready until it ends.
-const STEADY: Duration = Duration::from_secs(1);
-
-/// Waits until every service is what the index says, or one of them has failed.
-async fn settled(app: &App, index: u64, timeout: Duration) -> Outcome {
+/// Waits until every service is what the index says, or one that was changed has failed.
+async fn settled(app: &App, response: &pb::ChangeResponse, timeout: Duration) -> Outcome {
+    let changed: Vec<&str> = response.changes.iter().map(|change| change.service.as_str()).collect();
     let mut last = None;
     let watch = async {
         let mut states = app.control().watch_status(pb::StatusRequest::default()).await?.into_message();
-        let mut steady = None;
-        loop {
-            let hold = async {
-                match steady {
-                    Some(since) => tokio::time::sleep_until(since + STEADY).await,
-                    None => std::future::pending().await,
-                }
-            };
-            // A state that has begun to arrive when the time is up is of no interest any more.
-            let status = tokio::select! {
-                status = states.message() => status?,
-                () = hold => return Ok(()),
-            };
-            let Some(status) = status else { break };
-            if status.index > index {
-                return Err(Failure::user(format!(
-                    "index {index} was followed by index {} before all of it was ready",
-                    status.index
-                )));
-            }
-            match verdict(&status) {
-                _ if status.index < index => {}
-                Some(Ok(())) => drop(steady.get_or_insert_with(Instant::now)),
+        while let Some(status) = states.message().await? {
+            match verdict(&status, &changed) {
+                _ if status.index < response.index => {}
                 Some(Err(text)) => {
                     return Err(Failure::user(text).help("`formic why <service>` and `formic logs` say more"));
                 }
-                None => steady = None,
+                _ if status.index > response.index => {
+                    return Err(Failure::user(format!(
+                        "index {} was followed by index {} before all of it was done",
+                        response.index, status.index
+                    )));
+                }
+                Some(Ok(())) => return Ok(()),
+                None => {}
             }
             last = Some(status);
         }
@@ -92,7 +76,7 @@ async fn settled(app: &App, index: u64, timeout: Duration) -> Outcome {
         Err(_) => {
             let services = last.iter().flat_map(|status| &status.services);
             let open: Vec<String> = services.filter(|service| !is_done(service)).map(row).collect();
-            Err(Failure::user(format!("not ready after {} s: {}", timeout.as_secs(), open.join("; "))))
+            Err(Failure::user(format!("not done after {} s: {}", timeout.as_secs(), open.join("; "))))
         }
     }
 }
@@ -102,19 +86,25 @@ fn row(service: &pb::ServiceStatus) -> String {
     format!("{} is {}{reason}", service.name, service.state)
 }
 
-/// As many ready instances as are wanted, all of the revision that is wanted, and nothing else.
+/// As many ready instances as are wanted, nothing on its way out, and no rollout that is under way.
 fn is_done(service: &pb::ServiceStatus) -> bool {
-    let live = |i: &&pb::InstanceStatus| !matches!(i.state.as_str(), "backoff" | "exited");
-    let mut live = service.instances.iter().filter(live);
-    service.ready >= service.wanted && live.all(|i| i.version == service.version && i.state == "ready")
+    let over = matches!(service.rollout.as_str(), "succeeded" | "reverted" | "failed");
+    let leaving = service.instances.iter().any(|instance| instance.state == "stopping");
+    service.ready >= service.wanted && !leaving && (over || service.wanted == 0)
 }
 
-/// Whether it has come true or has failed; nothing as long as it may become either.
-fn verdict(status: &pb::StatusResponse) -> Option<Result<(), String>> {
-    let failed =
-        |s: &&pb::ServiceStatus| s.wanted > 0 && matches!(s.state.as_str(), "crash-looping" | "stopped");
-    if let Some(service) = status.services.iter().find(failed) {
-        return Some(Err(row(service)));
+/// Whether it has come true or has failed; nothing as long as it may become either. What failed before and
+/// was not changed is no failure of this.
+fn verdict(status: &pb::StatusResponse, changed: &[&str]) -> Option<Result<(), String>> {
+    let of_this = |service: &&pb::ServiceStatus| changed.contains(&service.name.as_str());
+    for service in status.services.iter().filter(of_this) {
+        if matches!(service.rollout.as_str(), "failed" | "reverting" | "reverted") {
+            let back = if service.rollout == "failed" { "" } else { "; it goes back to what worked" };
+            return Some(Err(format!("{} failed: {}{back}", service.name, service.rollout_failure)));
+        }
+        if service.wanted > 0 && matches!(service.state.as_str(), "crash-looping" | "stopped") {
+            return Some(Err(row(service)));
+        }
     }
     status.services.iter().all(is_done).then_some(Ok(()))
 }
@@ -123,33 +113,34 @@ fn verdict(status: &pb::StatusResponse) -> Option<Result<(), String>> {
 mod tests {
     use super::*;
 
-    fn status(state: &str, instances: &[(&str, &str)]) -> pb::StatusResponse {
-        let ready = instances.iter().filter(|(_, state)| *state == "ready").count();
-        let instance = |(version, state): &(&str, &str)| pb::InstanceStatus {
-            version: (*version).into(),
-            state: (*state).into(),
-            ..Default::default()
-        };
+    fn status(rollout: &str, ready: u32) -> pb::StatusResponse {
         let service = pb::ServiceStatus {
             name: "order".into(),
-            version: "new".into(),
-            state: state.into(),
-            ready: u32::try_from(ready).unwrap_or(0),
+            state: "starting".into(),
+            ready,
             wanted: 1,
-            instances: instances.iter().map(instance).collect(),
-            reason: "why".into(),
+            rollout: rollout.into(),
+            rollout_failure: "order-1 exited with code 78".into(),
             ..Default::default()
         };
         pb::StatusResponse { services: vec![service], ..Default::default() }
     }
 
     #[test]
-    fn a_change_is_done_when_only_the_new_runs() {
-        assert_eq!(verdict(&status("ready", &[("new", "ready")])), Some(Ok(())));
-        assert_eq!(verdict(&status("ready", &[("old", "ready")])), None);
-        assert_eq!(verdict(&status("ready", &[("new", "ready"), ("new", "stopping")])), None);
-        assert_eq!(verdict(&status("backoff", &[("new", "backoff")])), None);
-        let failed = verdict(&status("crash-looping", &[("new", "backoff")]));
-        assert_eq!(failed, Some(Err("order is crash-looping (why)".into())));
+    fn a_change_is_done_when_its_rollout_is() {
+        assert_eq!(verdict(&status("succeeded", 1), &["order"]), Some(Ok(())));
+        assert_eq!(verdict(&status("succeeded", 0), &["order"]), None);
+        assert_eq!(verdict(&status("verifying", 1), &["order"]), None);
+        let mut leaving = status("succeeded", 1);
+        leaving.services[0].instances =
+            vec![pb::InstanceStatus { state: "stopping".into(), ..Default::default() }];
+        assert_eq!(verdict(&leaving, &["order"]), None);
+        let failed = verdict(&status("reverting", 1), &["order"]);
+        assert_eq!(
+            failed,
+            Some(Err("order failed: order-1 exited with code 78; it goes back to what worked".into()))
+        );
+        // That is no news for somebody who changed another service.
+        assert_eq!(verdict(&status("reverted", 1), &["user"]), Some(Ok(())));
     }
 }

@@ -75,7 +75,12 @@ pub(crate) fn changes(changes: &[pb::ServiceChange]) -> String {
             "removed" => '-',
             _ => '~',
         };
-        lines.push(format!("{sign} {} {}", change.service, change.change));
+        let how = match change.how.as_str() {
+            "in-place" => ", taken up by what runs",
+            "rollout" if change.change == "changed" => ", by new instances",
+            _ => "",
+        };
+        lines.push(format!("{sign} {} {}{how}", change.service, change.change));
         lines.extend(change.fields.iter().map(|field| {
             let shown = |text: &str| if text.is_empty() { "none".to_owned() } else { text.to_owned() };
             format!("    {}: {} -> {}", field.field, shown(&field.from), shown(&field.to))
@@ -101,7 +106,7 @@ pub(crate) fn changes_json(changes: &[pb::ServiceChange]) -> Value {
     let field = |field: &pb::FieldChange| json!({ "field": field.field, "from": field.from, "to": field.to });
     let change = |change: &pb::ServiceChange| {
         json!({
-            "service": change.service, "change": change.change,
+            "service": change.service, "change": change.change, "how": change.how,
             "fields": change.fields.iter().map(field).collect::<Vec<_>>(),
         })
     };

@@ -1,4 +1,4 @@
-//! `formic restart`: new instances of the same revision, one after the other.
+//! `formic restart`: new instances of the same revision, as an update brings them.
 
 use formic_api::control::v1 as pb;
 use serde_json::json;
@@ -18,7 +18,7 @@ pub(crate) async fn run(args: Restart) -> Outcome {
     } else {
         let count = response.instances;
         let noun = if count == 1 { "1 instance is".into() } else { format!("{count} instances are") };
-        output::talk(&format!("{noun} started anew, one after the other; `formic events -f` shows it"));
+        output::talk(&format!("{noun} replaced by new ones; `formic events -f` shows it"));
     }
     Ok(())
 }

@@ -55,6 +55,12 @@ pub(crate) fn render(status: &pb::StatusResponse, limit: Option<usize>) -> Strin
     for service in status.services.iter().filter(|service| !service.reason.is_empty()) {
         out.push_str(&format!("\n{}: {}", service.name, service.reason));
     }
+    for service in status.services.iter().filter(|service| !service.rollout_failure.is_empty()) {
+        out.push_str(&format!(
+            "\n{}: its last update is {}: {}",
+            service.name, service.rollout, service.rollout_failure
+        ));
+    }
     for note in &status.notes {
         out.push_str(&format!("\nnote: {note}"));
     }
@@ -76,7 +82,7 @@ pub(crate) fn to_json(status: &pb::StatusResponse) -> serde_json::Value {
     let service = |s: &pb::ServiceStatus| {
         json!({
             "name": s.name, "version": s.version, "state": s.state, "ready": s.ready, "wanted": s.wanted,
-            "system": s.system, "reason": s.reason,
+            "system": s.system, "reason": s.reason, "rollout": s.rollout, "rollout_failure": s.rollout_failure,
             "instances": s.instances.iter().map(instance).collect::<Vec<_>>(),
         })
     };

@@ -84,6 +84,7 @@ pub(crate) async fn run(args: Up) -> Outcome {
         logs: state.logs(),
         artifacts: state.artifacts(),
     };
+    let registry = handle.registry();
     let api = serve(&state, control.clone(), Arc::clone(&registry)).await?;
 
     let mut wanted = desired::services(&manifest, &folder, &state.artifacts(), &built)?;

@@ -625,6 +625,26 @@ pub mod formic {
                     skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str"
                 )]
                 pub reason: ::formic_rpc::rt::buffa::alloc::string::String,
+                /// How far the last change of its revision is: pending, progressing, verifying, promoting, succeeded, paused,
+                /// failed, reverting, reverted.
+                ///
+                /// Field 9: `rollout`
+                #[serde(
+                    rename = "rollout",
+                    with = "::formic_rpc::rt::buffa::json_helpers::proto_string",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str"
+                )]
+                pub rollout: ::formic_rpc::rt::buffa::alloc::string::String,
+                /// Why that failed, if it did.
+                ///
+                /// Field 10: `rollout_failure`
+                #[serde(
+                    rename = "rolloutFailure",
+                    alias = "rollout_failure",
+                    with = "::formic_rpc::rt::buffa::json_helpers::proto_string",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str"
+                )]
+                pub rollout_failure: ::formic_rpc::rt::buffa::alloc::string::String,
                 #[serde(skip)]
                 #[doc(hidden)]
                 pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFields,
@@ -640,6 +660,8 @@ pub mod formic {
                         .field("instances", &self.instances)
                         .field("system", &self.system)
                         .field("reason", &self.reason)
+                        .field("rollout", &self.rollout)
+                        .field("rollout_failure", &self.rollout_failure)
                         .finish()
                 }
             }
@@ -701,6 +723,15 @@ pub mod formic {
                         size +=
                             1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.reason) as u64;
                     }
+                    if !self.rollout.is_empty() {
+                        size +=
+                            1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.rollout) as u64;
+                    }
+                    if !self.rollout_failure.is_empty() {
+                        size += 1u64
+                            + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.rollout_failure)
+                                as u64;
+                    }
                     size += self.__buffa_unknown_fields.encoded_len() as u64;
                     ::formic_rpc::rt::buffa::saturate_size(size)
                 }
@@ -739,6 +770,12 @@ pub mod formic {
                     }
                     if !self.reason.is_empty() {
                         ::formic_rpc::rt::buffa::types::put_string_field(8u32, &self.reason, buf);
+                    }
+                    if !self.rollout.is_empty() {
+                        ::formic_rpc::rt::buffa::types::put_string_field(9u32, &self.rollout, buf);
+                    }
+                    if !self.rollout_failure.is_empty() {
+                        ::formic_rpc::rt::buffa::types::put_string_field(10u32, &self.rollout_failure, buf);
                     }
                     self.__buffa_unknown_fields.write_to(buf);
                 }
@@ -814,6 +851,20 @@ pub mod formic {
                             )?;
                             ::formic_rpc::rt::buffa::types::merge_string(&mut self.reason, buf)?;
                         }
+                        9u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::types::merge_string(&mut self.rollout, buf)?;
+                        }
+                        10u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::types::merge_string(&mut self.rollout_failure, buf)?;
+                        }
                         _ => {
                             self.__buffa_unknown_fields.push(
                                 ::formic_rpc::rt::buffa::encoding::decode_unknown_field(tag, buf, ctx)?,
@@ -831,6 +882,8 @@ pub mod formic {
                     self.instances.clear();
                     self.system = false;
                     self.reason.clear();
+                    self.rollout.clear();
+                    self.rollout_failure.clear();
                     self.__buffa_unknown_fields.clear();
                 }
             }
@@ -2571,6 +2624,15 @@ pub mod formic {
                     deserialize_with = "::formic_rpc::rt::buffa::json_helpers::null_as_default"
                 )]
                 pub fields: ::formic_rpc::rt::buffa::alloc::vec::Vec<FieldChange>,
+                /// rollout: by new processes; in-place: running ones take it up. Empty for what is removed.
+                ///
+                /// Field 4: `how`
+                #[serde(
+                    rename = "how",
+                    with = "::formic_rpc::rt::buffa::json_helpers::proto_string",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str"
+                )]
+                pub how: ::formic_rpc::rt::buffa::alloc::string::String,
                 #[serde(skip)]
                 #[doc(hidden)]
                 pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFields,
@@ -2581,6 +2643,7 @@ pub mod formic {
                         .field("service", &self.service)
                         .field("change", &self.change)
                         .field("fields", &self.fields)
+                        .field("how", &self.how)
                         .finish()
                 }
             }
@@ -2627,6 +2690,9 @@ pub mod formic {
                             + ::formic_rpc::rt::buffa::encoding::varint_len(inner_size as u64) as u64
                             + inner_size as u64;
                     }
+                    if !self.how.is_empty() {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.how) as u64;
+                    }
                     size += self.__buffa_unknown_fields.encoded_len() as u64;
                     ::formic_rpc::rt::buffa::saturate_size(size)
                 }
@@ -2650,6 +2716,9 @@ pub mod formic {
                             buf,
                         );
                         v.write_to(__cache, buf);
+                    }
+                    if !self.how.is_empty() {
+                        ::formic_rpc::rt::buffa::types::put_string_field(4u32, &self.how, buf);
                     }
                     self.__buffa_unknown_fields.write_to(buf);
                 }
@@ -2690,6 +2759,13 @@ pub mod formic {
                             ::formic_rpc::rt::buffa::Message::merge_length_delimited(&mut elem, buf, ctx)?;
                             self.fields.push(elem);
                         }
+                        4u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::types::merge_string(&mut self.how, buf)?;
+                        }
                         _ => {
                             self.__buffa_unknown_fields.push(
                                 ::formic_rpc::rt::buffa::encoding::decode_unknown_field(tag, buf, ctx)?,
@@ -2702,6 +2778,7 @@ pub mod formic {
                     self.service.clear();
                     self.change.clear();
                     self.fields.clear();
+                    self.how.clear();
                     self.__buffa_unknown_fields.clear();
                 }
             }
@@ -4059,7 +4136,7 @@ pub mod formic {
             #[serde(crate = "::formic_rpc::rt::serde")]
             #[serde(default)]
             pub struct RestartResponse {
-                /// Instances that are replaced one after the other.
+                /// Instances that are replaced.
                 ///
                 /// Field 1: `instances`
                 #[serde(
@@ -5056,7 +5133,7 @@ pub mod formic {
                     skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_i64"
                 )]
                 pub unix_ms: i64,
-                /// applied, refused, start, ready, unready, stop, kill, exit, failed, backoff, wait, restart.
+                /// applied, refused, rollout, start, ready, unready, stop, kill, exit, failed, backoff, wait, restart.
                 ///
                 /// Field 3: `kind`
                 #[serde(
@@ -6379,6 +6456,15 @@ pub mod formic {
                         ///
                         /// Field 8: `reason`
                         pub reason: &'a str,
+                        /// How far the last change of its revision is: pending, progressing, verifying, promoting, succeeded, paused,
+                        /// failed, reverting, reverted.
+                        ///
+                        /// Field 9: `rollout`
+                        pub rollout: &'a str,
+                        /// Why that failed, if it did.
+                        ///
+                        /// Field 10: `rollout_failure`
+                        pub rollout_failure: &'a str,
                         pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFieldsView<'a>,
                     }
                     impl<'a> ::formic_rpc::rt::buffa::MessageView<'a> for ServiceStatusView<'a> {
@@ -6471,6 +6557,21 @@ pub mod formic {
                                     )?;
                                     view.reason = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
                                 }
+                                9u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    view.rollout = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
+                                }
+                                10u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    view.rollout_failure =
+                                        ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
+                                }
                                 6u32 => {
                                     ::formic_rpc::rt::buffa::encoding::check_wire_type(
                                         tag,
@@ -6533,6 +6634,8 @@ pub mod formic {
                         .collect::<::core::result::Result<_, ::formic_rpc::rt::buffa::DecodeError>>()?,
                     system: self.system,
                     reason: self.reason.to_string(),
+                    rollout: self.rollout.to_string(),
+                    rollout_failure: self.rollout_failure.to_string(),
                     __buffa_unknown_fields: self
                         .__buffa_unknown_fields
                         .to_owned()?
@@ -6583,6 +6686,17 @@ pub mod formic {
                                 size += 1u64
                                     + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.reason) as u64;
                             }
+                            if !self.rollout.is_empty() {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.rollout)
+                                        as u64;
+                            }
+                            if !self.rollout_failure.is_empty() {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::string_encoded_len(
+                                        &self.rollout_failure,
+                                    ) as u64;
+                            }
                             size += self.__buffa_unknown_fields.encoded_len() as u64;
                             ::formic_rpc::rt::buffa::saturate_size(size)
                         }
@@ -6622,6 +6736,16 @@ pub mod formic {
                             }
                             if !self.reason.is_empty() {
                                 ::formic_rpc::rt::buffa::types::put_string_field(8u32, &self.reason, buf);
+                            }
+                            if !self.rollout.is_empty() {
+                                ::formic_rpc::rt::buffa::types::put_string_field(9u32, &self.rollout, buf);
+                            }
+                            if !self.rollout_failure.is_empty() {
+                                ::formic_rpc::rt::buffa::types::put_string_field(
+                                    10u32,
+                                    &self.rollout_failure,
+                                    buf,
+                                );
                             }
                             self.__buffa_unknown_fields.write_to(buf);
                         }
@@ -6673,6 +6797,14 @@ pub mod formic {
                             }
                             if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str(self.reason) {
                                 __map.serialize_entry("reason", self.reason)?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str(self.rollout) {
+                                __map.serialize_entry("rollout", self.rollout)?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str(
+                                self.rollout_failure,
+                            ) {
+                                __map.serialize_entry("rolloutFailure", self.rollout_failure)?;
                             }
                             __map.end()
                         }
@@ -6822,6 +6954,21 @@ pub mod formic {
                         #[must_use]
                         pub fn reason(&self) -> &'_ str {
                             self.0.reborrow().reason
+                        }
+                        /// How far the last change of its revision is: pending, progressing, verifying, promoting, succeeded, paused,
+                        /// failed, reverting, reverted.
+                        ///
+                        /// Field 9: `rollout`
+                        #[must_use]
+                        pub fn rollout(&self) -> &'_ str {
+                            self.0.reborrow().rollout
+                        }
+                        /// Why that failed, if it did.
+                        ///
+                        /// Field 10: `rollout_failure`
+                        #[must_use]
+                        pub fn rollout_failure(&self) -> &'_ str {
+                            self.0.reborrow().rollout_failure
                         }
                     }
                     impl ::core::convert::From<::formic_rpc::rt::buffa::OwnedView<ServiceStatusView<'static>>>
@@ -10054,6 +10201,10 @@ pub mod formic {
                             'a,
                             super::super::__buffa::view::FieldChangeView<'a>,
                         >,
+                        /// rollout: by new processes; in-place: running ones take it up. Empty for what is removed.
+                        ///
+                        /// Field 4: `how`
+                        pub how: &'a str,
                         pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFieldsView<'a>,
                     }
                     impl<'a> ::formic_rpc::rt::buffa::MessageView<'a> for ServiceChangeView<'a> {
@@ -10110,6 +10261,13 @@ pub mod formic {
                                         ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
                                     )?;
                                     view.change = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
+                                }
+                                4u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    view.how = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
                                 }
                                 3u32 => {
                                     ::formic_rpc::rt::buffa::encoding::check_wire_type(
@@ -10168,6 +10326,7 @@ pub mod formic {
                         .iter()
                         .map(|v| v.to_owned_from_source(__buffa_src))
                         .collect::<::core::result::Result<_, ::formic_rpc::rt::buffa::DecodeError>>()?,
+                    how: self.how.to_string(),
                     __buffa_unknown_fields: self
                         .__buffa_unknown_fields
                         .to_owned()?
@@ -10199,6 +10358,10 @@ pub mod formic {
                                     + ::formic_rpc::rt::buffa::encoding::varint_len(inner_size as u64) as u64
                                     + inner_size as u64;
                             }
+                            if !self.how.is_empty() {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.how) as u64;
+                            }
                             size += self.__buffa_unknown_fields.encoded_len() as u64;
                             ::formic_rpc::rt::buffa::saturate_size(size)
                         }
@@ -10223,6 +10386,9 @@ pub mod formic {
                                     buf,
                                 );
                                 v.write_to(__cache, buf);
+                            }
+                            if !self.how.is_empty() {
+                                ::formic_rpc::rt::buffa::types::put_string_field(4u32, &self.how, buf);
                             }
                             self.__buffa_unknown_fields.write_to(buf);
                         }
@@ -10253,6 +10419,9 @@ pub mod formic {
                             }
                             if !self.fields.is_empty() {
                                 __map.serialize_entry("fields", &*self.fields)?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str(self.how) {
+                                __map.serialize_entry("how", self.how)?;
                             }
                             __map.end()
                         }
@@ -10371,6 +10540,13 @@ pub mod formic {
                             super::super::__buffa::view::FieldChangeView<'_>,
                         > {
                             &self.0.reborrow().fields
+                        }
+                        /// rollout: by new processes; in-place: running ones take it up. Empty for what is removed.
+                        ///
+                        /// Field 4: `how`
+                        #[must_use]
+                        pub fn how(&self) -> &'_ str {
+                            self.0.reborrow().how
                         }
                     }
                     impl ::core::convert::From<::formic_rpc::rt::buffa::OwnedView<ServiceChangeView<'static>>>
@@ -12947,7 +13123,7 @@ pub mod formic {
                     }
                     #[derive(Clone, Debug, Default)]
                     pub struct RestartResponseView<'a> {
-                        /// Instances that are replaced one after the other.
+                        /// Instances that are replaced.
                         ///
                         /// Field 1: `instances`
                         pub instances: u32,
@@ -13188,7 +13364,7 @@ pub mod formic {
                         pub fn into_bytes(self) -> ::formic_rpc::rt::buffa::bytes::Bytes {
                             self.0.into_bytes()
                         }
-                        /// Instances that are replaced one after the other.
+                        /// Instances that are replaced.
                         ///
                         /// Field 1: `instances`
                         #[must_use]
@@ -14901,7 +15077,7 @@ pub mod formic {
                         pub sequence: u64,
                         /// Field 2: `unix_ms`
                         pub unix_ms: i64,
-                        /// applied, refused, start, ready, unready, stop, kill, exit, failed, backoff, wait, restart.
+                        /// applied, refused, rollout, start, ready, unready, stop, kill, exit, failed, backoff, wait, restart.
                         ///
                         /// Field 3: `kind`
                         pub kind: &'a str,
@@ -15252,7 +15428,7 @@ pub mod formic {
                         pub fn unix_ms(&self) -> i64 {
                             self.0.reborrow().unix_ms
                         }
-                        /// applied, refused, start, ready, unready, stop, kill, exit, failed, backoff, wait, restart.
+                        /// applied, refused, rollout, start, ready, unready, stop, kill, exit, failed, backoff, wait, restart.
                         ///
                         /// Field 3: `kind`
                         #[must_use]
@@ -16347,7 +16523,7 @@ pub mod formic {
                     request: ::formic_rpc::rt::Request<'_, ScaleRequest>,
                 ) -> impl ::core::future::Future<Output = ::formic_rpc::rt::Reply<ChangeResponse>>
                 + ::core::marker::Send;
-                /// Replaces the instances of services by new ones of the same revision, one after the other.
+                /// Replaces the instances of services by new ones of the same revision, as an update does.
                 fn restart(
                     &self,
                     ctx: ::formic_rpc::rt::Context,
@@ -16596,7 +16772,7 @@ pub mod formic {
                     self.channel.unary(deploy_service_methods::SCALE, &request)
                 }
 
-                /// Replaces the instances of services by new ones of the same revision, one after the other.
+                /// Replaces the instances of services by new ones of the same revision, as an update does.
                 pub fn restart(
                     &self,
                     request: RestartRequest,

@@ -7,11 +7,17 @@ use formic_plan::{InstanceId, Outcome};
 use formic_spec::Restart;
 use formic_supervise::ExitStatus;
 
+use crate::start::Start;
+
 /// One instance's process, as far as decisions need it.
 #[derive(Clone, Debug)]
 pub(crate) struct Cell {
+    /// How it was started, as far as that could be read.
+    pub(crate) start: Option<Start>,
     /// When it is started again.
     pub(crate) rule: Restart,
+    /// Which of its service's data folders it has.
+    pub(crate) seat: u32,
     /// Its leader, while there is one.
     pub(crate) pid: Option<u32>,
     /// How it was asked to stop.
@@ -48,15 +54,17 @@ pub(crate) struct Output {
 
 impl Cell {
     /// Of an instance that is about to be started.
-    pub(crate) fn new(rule: Restart, last_exit: String, started_unix_ms: i64, output: Output) -> Self {
+    pub(crate) fn new(start: Option<Start>, seat: u32, started_unix_ms: i64, output: Output) -> Self {
         Self {
-            rule,
+            rule: start.as_ref().map(|start| start.restart.clone()).unwrap_or_default(),
+            start,
+            seat,
             pid: None,
             asked: None,
             leader: None,
             address: String::new(),
             started_unix_ms,
-            last_exit,
+            last_exit: String::new(),
             output,
         }
     }

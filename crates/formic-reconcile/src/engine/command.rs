@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use formic_plan::{InstanceId, Plan, Service};
+use formic_plan::{Change as Step, InstanceId, Plan, Service};
 use serde_json::Value;
 use tokio::sync::oneshot;
 
@@ -11,13 +11,15 @@ use tokio::sync::oneshot;
 pub enum Command {
     /// Another state is wanted.
     Change(Change, oneshot::Sender<Result<Applied, Refused>>),
-    /// Replace the instances of these services by new ones of the same revision, one after the other; says
-    /// how many.
+    /// Replace the instances of these services by new ones of the same revision, as an update does; says how
+    /// many there are.
     Restart(Vec<String>, oneshot::Sender<Result<u32, Refused>>),
     /// Say what would be done if these services were wanted.
     Preview(Vec<Service>, oneshot::Sender<Preview>),
     /// The states that were wanted, oldest first; the last is the present one.
     History(oneshot::Sender<Vec<Arc<Generation>>>),
+    /// Say why a service is as it is; nothing if there is none of the name.
+    Why(String, oneshot::Sender<Option<String>>),
     /// Stop everything, dependants first, and end.
     Stop {
         /// Kill instead of drain.
@@ -76,6 +78,8 @@ pub struct Preview {
     pub index: u64,
     /// The present desired state.
     pub services: Vec<Service>,
+    /// What the change means for each service.
+    pub steps: Vec<(String, Step)>,
     /// What would be done at once, and what would wait.
     pub plan: Plan,
     /// The instances that there are.

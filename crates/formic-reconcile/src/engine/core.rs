@@ -2,9 +2,9 @@
 //! process, no runtime.
 //!
 //! [`Core::handle`] takes events and gives back effects as data, so that every order of events can be a
-//! test. The rules of restarts and of order are not here but in `formic_plan`; here is what a plan means
-//! for processes ([`process`]) and what people may ask for ([`wish`]). Every decision is recorded with its
-//! cause.
+//! test. The rules of restarts, of order and of rollouts are not here but in `formic_plan`; here is what a
+//! plan means for processes ([`process`]) and what people may ask for ([`wish`]). Every decision is recorded
+//! with its cause.
 
 mod process;
 mod wish;
@@ -13,7 +13,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ffi::OsString;
 use std::sync::Arc;
 
-use formic_plan::{Action, Desired, Instance, InstanceId, Observed, StopCause, Time, WaitCause, plan};
+use formic_plan::{
+    Action, Decision, Desired, Facts, Fleet, Instance, InstanceId, Observed, Plan, Role, StopCause, Time,
+    WaitCause, What, plan, why,
+};
 use formic_supervise::ExitStatus;
 use serde_json::Value;
 use tokio::sync::oneshot;
@@ -22,6 +25,10 @@ use super::cell::{Cell, StopKind};
 use super::effects::{Answer, Effect};
 use super::{Command, Config, Generation, Stopped};
 use crate::journal::{Kind, News};
+
+/// What has just been done has deadlines of its own, and may let a rollout go on; so often it is planned
+/// anew before the rest is left to the next turn.
+const ROUNDS: usize = 4;
 
 /// A moment, on the planner's clock and on the wall's.
 #[derive(Clone, Copy, Debug, Default)]
@@ -73,14 +80,19 @@ pub(crate) struct Core {
     random: fastrand::Rng,
     /// The present moment, as of the last turn.
     now: Now,
+    /// What is wanted of each service, and how far it is.
+    pub(super) fleet: Fleet,
+    /// What is wanted of each slot now, as the fleet says, or nothing during a stop.
     pub(super) desired: Desired,
+    /// The plan of the last turn.
+    plan: Plan,
     pub(super) tag: Arc<Value>,
     /// The desired states that were, oldest first, and the present one.
     history: VecDeque<Arc<Generation>>,
     pub(super) observed: Observed,
     pub(super) cells: HashMap<InstanceId, Cell>,
-    /// Instances that somebody wants to be replaced by new ones.
-    restarting: BTreeSet<InstanceId>,
+    /// Instances that are hidden from those who call.
+    hidden: BTreeSet<String>,
     /// For what nothing was done at the last turn, by service and slot.
     waits: BTreeMap<(String, u32), WaitCause>,
     /// Who waits for the end, once there is to be one.
@@ -107,12 +119,14 @@ impl Core {
             inherited,
             random,
             now: Now::default(),
+            fleet: Fleet::default(),
             desired: Desired::nothing(0),
+            plan: plan(&Desired::nothing(0), &Observed::default(), Time::default()),
             tag: Arc::default(),
             history: VecDeque::new(),
             observed: Observed::default(),
             cells: HashMap::new(),
-            restarting: BTreeSet::new(),
+            hidden: BTreeSet::new(),
             waits: BTreeMap::new(),
             stopping: None,
             killed: 0,
@@ -126,12 +140,15 @@ impl Core {
         for event in events {
             self.note(event);
         }
-        let (mut idle, mut wake_at) = self.act();
-        idle &= !self.restart_next();
-        if !idle {
-            // What has just been done has deadlines of its own.
-            (_, wake_at) = self.act();
+        let mut wake_at = None;
+        for _ in 0..ROUNDS {
+            let settled;
+            (settled, wake_at) = self.act();
+            if settled {
+                break;
+            }
         }
+        self.hide();
         self.forget();
         let ended = self.end();
         Turn { effects: std::mem::take(&mut self.effects), wake_at, ended }
@@ -151,8 +168,10 @@ impl Core {
         }
     }
 
-    /// Plans, and makes effects of the actions; says whether there were none, and when to look again.
+    /// Goes on with the rollouts, plans, and makes effects of the actions. Says whether there was nothing to
+    /// do, and when to look again.
     fn act(&mut self) -> (bool, Option<Time>) {
+        let (changed, wake_at) = self.advance();
         let plan = plan(&self.desired, &self.observed, self.now.time);
         if !plan.is_idle() {
             tracing::debug!(%plan, "acting");
@@ -165,6 +184,7 @@ impl Core {
                     self.stop(instance, StopKind::Ask(grace.get()), *cause);
                 }
                 Action::Start { service, slot, cause, .. } => self.start(service, *slot, cause),
+                Action::Adjust { instance, service, .. } => self.adjust(instance, service),
                 Action::Wait { service, slot, cause } => {
                     drop(waits.insert((service.clone(), *slot), cause.clone()));
                 }
@@ -172,7 +192,65 @@ impl Core {
             }
         }
         self.record_waits(waits);
-        (plan.is_idle(), plan.wake_at)
+        let wake_at = wake_at.into_iter().chain(plan.wake_at).min();
+        let settled = plan.is_idle() && !changed;
+        self.plan = plan;
+        (settled, wake_at)
+    }
+
+    /// Goes on with the rollouts; says whether one of them changed, and when to look again.
+    fn advance(&mut self) -> (bool, Option<Time>) {
+        if self.is_stopping() {
+            return (false, None);
+        }
+        let advance = self.fleet.advance(&self.observed, self.now.time);
+        self.desired = advance.desired;
+        let reverts = |decision: &Decision| matches!(decision.what, What::Reverts { .. });
+        let reverted: Vec<String> =
+            advance.decisions.iter().filter(|d| reverts(d)).map(|d| d.service.clone()).collect();
+        self.record_decisions(&advance.decisions);
+        if !reverted.is_empty() {
+            // Something else is wanted from now on than what was asked for.
+            self.fleet.generation += 1;
+            self.desired.generation = self.fleet.generation;
+            self.remember(format!("the way back of {}", reverted.join(", ")));
+        }
+        (advance.changed, advance.wake_at)
+    }
+
+    fn record_decisions(&mut self, decisions: &[Decision]) {
+        for decision in decisions {
+            let text = decision.to_string();
+            // The service stands beside it.
+            let text = text.strip_prefix(&format!("{} ", decision.service)).unwrap_or(&text).to_owned();
+            let news = self.news(Kind::Rollout, &decision.service, "", text);
+            self.effects.push(news);
+        }
+    }
+
+    /// Hides what is to get no calls from those who call.
+    fn hide(&mut self) {
+        let standby = |i: &&Instance| {
+            let wanted = self.desired.service(&i.service);
+            let template = wanted.filter(|wanted| wanted.sets.is_some()).and_then(|wanted| wanted.at(i.slot));
+            i.is_live() && template.is_some_and(|template| template.role == Role::Standby)
+        };
+        let hidden: BTreeSet<String> =
+            self.observed.instances.iter().filter(standby).map(|i| i.id.as_str().to_owned()).collect();
+        if hidden != self.hidden {
+            self.hidden.clone_from(&hidden);
+            self.effects.push(Effect::Hide(hidden));
+        }
+    }
+
+    /// Why a service is as it is.
+    fn why(&self, service: &str) -> Option<String> {
+        let facts = Facts { desired: &self.desired, observed: &self.observed, plan: &self.plan };
+        why(service, self.fleet.deployment(service), facts, self.now.time)
+    }
+
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping.is_some()
     }
 
     /// A wait is news once. That one backs off was recorded when it ended.
@@ -192,10 +270,9 @@ impl Core {
         if self.stopping.is_some() {
             return;
         }
+        // A slot that is not wanted for now keeps its count of restarts.
         let desired = &self.desired;
-        let wanted =
-            |i: &Instance| desired.service(&i.service).is_some_and(|service| i.slot < service.replicas);
-        self.observed.instances.retain(|instance| instance.is_live() || wanted(instance));
+        self.observed.instances.retain(|i| i.is_live() || desired.service(&i.service).is_some());
         let observed = &self.observed.instances;
         if self.cells.len() > observed.len() {
             let kept: BTreeSet<&InstanceId> = observed.iter().map(|instance| &instance.id).collect();

@@ -4,7 +4,7 @@
 //! task of the executor's own set that reports back as an event; the loop outlives its tasks, so a
 //! report that cannot be sent means that nobody is left to care.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use formic_plan::InstanceId;
 use formic_registry::DynRegistry;
 use formic_spec::Health;
 use formic_supervise::{Launch, SpawnError, Supervisor};
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::cell::{Output, StopKind};
@@ -50,6 +50,8 @@ pub(crate) enum Effect {
     Tell { service: String, text: String, output: Output },
     /// Keep what was decided or what happened.
     Record(News),
+    /// Hide these instances from those who call, and no others.
+    Hide(BTreeSet<String>),
     /// Answer a command.
     Answer(Answer),
 }
@@ -79,6 +81,7 @@ pub(crate) enum Answer {
     Restarted(oneshot::Sender<Result<u32, Refused>>, Result<u32, Refused>),
     Previewed(oneshot::Sender<Preview>, Box<Preview>),
     History(oneshot::Sender<Vec<Arc<Generation>>>, Vec<Arc<Generation>>),
+    Why(oneshot::Sender<Option<String>>, Option<String>),
     Stopped(oneshot::Sender<Stopped>, Stopped),
 }
 
@@ -88,6 +91,8 @@ pub(crate) struct Listeners {
     pub(crate) events: mpsc::UnboundedSender<Event>,
     pub(crate) notices: broadcast::Sender<Notice>,
     pub(crate) journal: Journal,
+    /// The instances that are hidden from those who call.
+    pub(crate) hidden: watch::Sender<BTreeSet<String>>,
 }
 
 /// Carries effects out.
@@ -99,6 +104,7 @@ pub(crate) struct Executor {
     events: mpsc::UnboundedSender<Event>,
     notices: broadcast::Sender<Notice>,
     journal: Journal,
+    hidden: watch::Sender<BTreeSet<String>>,
     tasks: JoinSet<()>,
     probes: HashMap<InstanceId, AbortHandle>,
 }
@@ -119,6 +125,7 @@ impl Answer {
             Self::Restarted(to, result) => drop(to.send(result)),
             Self::Previewed(to, preview) => drop(to.send(*preview)),
             Self::History(to, generations) => drop(to.send(generations)),
+            Self::Why(to, text) => drop(to.send(text)),
             Self::Stopped(to, stopped) => drop(to.send(stopped)),
         }
     }
@@ -134,9 +141,9 @@ impl Executor {
         logs: PathBuf,
         listeners: Listeners,
     ) -> Self {
-        let Listeners { events, notices, journal } = listeners;
+        let Listeners { events, notices, journal, hidden } = listeners;
         let (tasks, probes) = (JoinSet::new(), HashMap::new());
-        Self { supervisor, registry, client, logs, events, notices, journal, tasks, probes }
+        Self { supervisor, registry, client, logs, events, notices, journal, hidden, tasks, probes }
     }
 
     /// Does it, or starts a task that does.
@@ -166,6 +173,7 @@ impl Executor {
                 let _ = self.notices.send(Notice { service, text, log });
             }
             Effect::Record(news) => self.journal.record(news),
+            Effect::Hide(hidden) => drop(self.hidden.send_replace(hidden)),
             Effect::Answer(answer) => answer.send(),
         }
     }

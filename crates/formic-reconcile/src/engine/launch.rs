@@ -17,6 +17,7 @@ pub(crate) fn launch(
     config: &Config,
     inherited: &BTreeMap<String, OsString>,
     instance: &Instance,
+    seat: u32,
     service: ServiceName,
     start: &Start,
 ) -> Launch {
@@ -34,7 +35,7 @@ pub(crate) fn launch(
     for (name, value) in &start.env {
         set(name, value);
     }
-    env.insert("FORMIC_DATA_DIR".into(), data_dir(&config.data, service.as_str(), instance.slot).into());
+    env.insert("FORMIC_DATA_DIR".into(), data_dir(&config.data, service.as_str(), seat).into());
     let output = Output::of(&config.logs, service.as_str(), &instance.id);
     Launch {
         id: formic_core::InstanceId::new(instance.id.as_str()),
@@ -50,10 +51,10 @@ pub(crate) fn launch(
     }
 }
 
-/// The data of one slot: two instances must not write to the same files. The dot is in no name of a
-/// service, so slot 1 of `order` and slot 0 of a service `order-1` cannot meet.
-pub(crate) fn data_dir(data: &Path, service: &str, slot: u32) -> PathBuf {
-    if slot == 0 { data.join(service) } else { data.join(format!("{service}.{slot}")) }
+/// The data of one seat: two replicas must not write to the same files. The dot is in no name of a service,
+/// so seat 1 of `order` and seat 0 of a service `order-1` cannot meet.
+pub(crate) fn data_dir(data: &Path, service: &str, seat: u32) -> PathBuf {
+    if seat == 0 { data.join(service) } else { data.join(format!("{service}.{seat}")) }
 }
 
 #[cfg(test)]
@@ -88,23 +89,12 @@ mod tests {
         }
     }
 
-    fn launched(slot: u32) -> Launch {
-        let service = Service {
-            name: "order".into(),
-            revision: Revision::of(&serde_json::json!(1)),
-            replicas: 2,
-            process: None,
-            depends_on: Vec::new(),
-            conditions: Default::default(),
-            dependents: Default::default(),
-            update: Default::default(),
-            job: None,
-            cron: None,
-            sets: None,
-            ready_within: HumanDuration::from_millis(1000),
-            grace: HumanDuration::from_millis(1000),
-            start: serde_json::Value::Null,
-        };
+    fn launched(seat: u32) -> Launch {
+        let service: Service = serde_json::from_value(serde_json::json!({
+            "name": "order", "revision": Revision::of(&1.into()), "replicas": 2, "depends_on": [],
+            "ready_within": "1s", "grace": "1s",
+        }))
+        .unwrap();
         let config = Config {
             app: "shop".into(),
             logs: "/state/logs".into(),
@@ -112,9 +102,9 @@ mod tests {
             daemon: "unix:/state/api.sock".into(),
         };
         let id = formic_plan::InstanceId::from("order-1");
-        let instance = Instance::begin(id, &service, slot, None, Time::from_millis(0));
+        let instance = Instance::begin(id, &service, 0, None, Time::from_millis(0));
         let inherited = BTreeMap::from([("PATH".to_owned(), OsString::from("/bin"))]);
-        launch(&config, &inherited, &instance, ServiceName::new("order").unwrap(), &start())
+        launch(&config, &inherited, &instance, seat, ServiceName::new("order").unwrap(), &start())
     }
 
     #[test]
@@ -133,10 +123,10 @@ mod tests {
     }
 
     #[test]
-    fn each_slot_has_its_own_data() {
+    fn each_seat_has_its_own_data() {
         let launch = launched(1);
         assert_eq!(launch.env.get("FORMIC_DATA_DIR").unwrap(), "/state/data/order.1");
-        // The name of slot 1 is the name of no service.
+        // The name of seat 1 is the name of no service.
         assert!(ServiceName::new("order.1").is_err());
     }
 }

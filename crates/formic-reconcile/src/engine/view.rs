@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use formic_plan::{Instance, State, Time};
+use formic_plan::{Instance, Phase, Role, State, Time};
 
 use super::cell::Cell;
 use super::core::Core;
@@ -19,15 +19,24 @@ impl Core {
         let mut services = View::services(&self.desired, &self.observed, now);
         for service in &mut services {
             let mut own = by_service.remove(service.name.as_str()).unwrap_or_default();
+            let wanted = self.desired.service(&service.name);
+            let role = |i: &Instance| wanted.and_then(|w| w.at(i.slot)).map(|template| template.role);
+            // What died in a slot that is not wanted any more says nothing, unless all is to go.
+            own.retain(|i| self.is_stopping() || i.is_live() || role(i).is_some());
             own.sort_by_key(|instance| instance.slot);
-            service.instances =
-                own.into_iter().map(|instance| row(instance, self.cells.get(&instance.id))).collect();
+            let cell = |i: &Instance| self.cells.get(&i.id);
+            service.instances = own.into_iter().map(|i| row(i, cell(i), role(i))).collect();
+            if let Some(deployment) = self.fleet.deployment(&service.name) {
+                service.rollout = phase(&deployment.rollout.phase);
+                service.rollout_failure =
+                    deployment.rollout.failure().map(ToString::to_string).unwrap_or_default();
+            }
         }
         View { services, index: self.desired.generation, tag: Arc::clone(&self.tag) }
     }
 }
 
-fn row(instance: &Instance, cell: Option<&Cell>) -> InstanceView {
+fn row(instance: &Instance, cell: Option<&Cell>, role: Option<Role>) -> InstanceView {
     let own_exit = instance.exit().map(|exit| exit.to_string());
     InstanceView {
         id: instance.id.as_str().to_owned(),
@@ -35,6 +44,7 @@ fn row(instance: &Instance, cell: Option<&Cell>) -> InstanceView {
         version: instance.revision.short().to_owned(),
         state: match instance.state {
             State::Starting { .. } => "starting",
+            State::Ready { .. } if role == Some(Role::Standby) => "standby",
             State::Ready { .. } => "ready",
             State::Unready { .. } => "unready",
             State::Stopping { .. } => "stopping",
@@ -46,5 +56,19 @@ fn row(instance: &Instance, cell: Option<&Cell>) -> InstanceView {
         restarts: instance.history.restarts,
         started_unix_ms: cell.map_or(0, |cell| cell.started_unix_ms),
         last_exit: own_exit.or_else(|| cell.map(|cell| cell.last_exit.clone())).unwrap_or_default(),
+    }
+}
+
+fn phase(phase: &Phase) -> &'static str {
+    match phase {
+        Phase::Pending { .. } => "pending",
+        Phase::Progressing { .. } => "progressing",
+        Phase::Verifying { .. } => "verifying",
+        Phase::Promoting => "promoting",
+        Phase::Succeeded { .. } => "succeeded",
+        Phase::Paused { .. } => "paused",
+        Phase::Reverting { .. } => "reverting",
+        Phase::Reverted { .. } => "reverted",
+        _ => "failed",
     }
 }

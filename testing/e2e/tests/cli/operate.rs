@@ -1,6 +1,7 @@
 //! The verbs that change a running application, and those that explain it.
 
 use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use formic_e2e::{App, Ended, Manifest, Signal, build_folder, signal, wait_child, wait_for, wait_until};
@@ -15,9 +16,11 @@ name = "idle"
 [service.alpha]
 command = ["sh", "-c", "exec sleep 600"]
 health = { ready = "none" }
+update = { min_ready = "0s", keep_old = "0s" }
 [service.beta]
 command = ["sh", "-c", "exec sleep 600"]
 health = { ready = "none" }
+update = { min_ready = "300ms", keep_old = "0s" }
 env = { LEVEL = "1", API_TOKEN = "hunter2" }
 "#;
 
@@ -54,8 +57,13 @@ fn a_manifest_is_planned_applied_and_rolled_back() {
     changed.write(&app.folder());
     let plan = app.formic(&["plan"]);
     plan.says(0, &[]);
-    for part in ["~ beta changed", "env.LEVEL: 1 -> 2", "env.API_TOKEN: (hidden)", "+ gamma added", "index 1"]
-    {
+    for part in [
+        "~ beta changed, by new instances",
+        "env.LEVEL: 1 -> 2",
+        "env.API_TOKEN: (hidden)",
+        "+ gamma added",
+        "index 1",
+    ] {
         assert!(plan.stdout.contains(part), "{part} in {}", plan.stdout);
     }
     assert!(!plan.stdout.contains("hunter"), "{}", plan.stdout);
@@ -66,7 +74,7 @@ fn a_manifest_is_planned_applied_and_rolled_back() {
     };
     assert_eq!(
         (action("alpha"), action("beta"), action("gamma")),
-        ("keep".into(), "stop".into(), "start".into())
+        ("keep".into(), "start".into(), "start".into())
     );
     assert_eq!(index(&app), 1, "a plan does nothing");
 
@@ -139,12 +147,37 @@ fn what_the_gateway_lets_in_follows_the_manifest_and_comes_back() {
 }
 
 #[test]
-fn an_apply_that_waits_tells_of_a_failure() {
+fn an_update_that_fails_goes_back_by_itself_and_the_old_one_never_stops() {
     let (mut app, manifest) = idle();
+    let beta = app.pid_of("beta");
+    app.formic(&["scale", "beta=1", "--wait", "--timeout", "20s"]).says(0, &["runs and answers"]);
     manifest.clone().set("service.beta", "command", r#"["sh", "-c", "exit 78"]"#).write(&app.folder());
-    app.formic(&["apply", "--wait", "--timeout", "30s"]).says(1, &["beta is stopped", "78"]);
-    app.formic(&["rollback", "--wait", "--timeout", "30s"]).says(0, &["runs and answers"]);
-    assert_eq!(app.service("beta")["state"], "ready");
+    app.formic(&["apply", "--wait", "--timeout", "30s"]).says(1, &["beta failed", "code 78", "goes back"]);
+    wait_until("it to be back", SOON, || app.service("beta")["rollout"] == "reverted");
+    assert_eq!((app.pid_of("beta"), &app.service("beta")["state"]), (beta, &"ready".into()));
+    assert_eq!(index(&app), 3, "the way back is a state of its own");
+    let history = app.formic(&["history"]).stdout;
+    assert!(history.contains("the way back of beta"), "{history}");
+    let why = app.formic(&["why", "beta"]).stdout;
+    assert!(why.contains("code 78") && why.contains("It has been back at"), "{why}");
+    let status = app.formic(&["status"]).stdout;
+    assert!(status.contains("beta: its last update is reverted"), "{status}");
+    app.stop();
+}
+
+#[test]
+fn what_a_process_can_take_up_is_taken_up_as_it_runs() {
+    let (mut app, manifest) = idle();
+    let alpha = app.pid_of("alpha");
+    let before = app.service("alpha")["version"].clone();
+    manifest.clone().set("service.alpha", "restart", "{ delay = \"5s\" }").write(&app.folder());
+    let plan = app.formic(&["plan"]).stdout;
+    assert!(plan.contains("~ alpha changed, taken up by what runs") && plan.contains("adjust"), "{plan}");
+    app.formic(&["apply", "--wait", "--timeout", "20s"]).says(0, &["runs and answers"]);
+    let row = app.service("alpha");
+    assert_eq!(app.pid_of("alpha"), alpha);
+    assert_ne!(row["version"], before);
+    assert_eq!(row["instances"][0]["version"], row["version"]);
     app.stop();
 }
 
@@ -174,7 +207,7 @@ fn services_are_scaled_up_and_down_each_slot_with_its_own_data() {
 }
 
 #[test]
-fn a_restart_replaces_every_instance_and_counts_as_none() {
+fn a_restart_by_hand_replaces_every_instance_and_counts_as_none() {
     let (mut app, _) = idle();
     app.formic(&["scale", "alpha=2", "--wait", "--timeout", "20s"]).says(0, &[]);
     let ids = |app: &App| -> Vec<String> {
@@ -193,12 +226,58 @@ fn a_restart_replaces_every_instance_and_counts_as_none() {
 }
 
 #[test]
+fn no_call_fails_while_a_service_is_replaced_under_load() {
+    let manifest =
+        Manifest::shop().set("service.product", "update", r#"{ min_ready = "500ms", keep_old = "1s" }"#);
+    let mut app = App::start(&manifest);
+    let before = app.pid_of("product");
+    let stop = AtomicBool::new(false);
+    let search =
+        || app.gateway().try_call("shop.product.v1.ProductService/Search", &serde_json::json!({}), None);
+    let load = || {
+        let (mut calls, mut failed) = (0, Vec::new());
+        while !stop.load(Ordering::Relaxed) {
+            calls += 1;
+            match search() {
+                Ok(answer) if answer.status == 200 => {}
+                other => failed.push(format!("{other:?}")),
+            }
+        }
+        (calls, failed)
+    };
+    let told: Vec<(usize, Vec<String>)> = std::thread::scope(|scope| {
+        let loads: Vec<_> = (0..4).map(|_| scope.spawn(load)).collect();
+        let replaced = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            app.formic(&["restart", "product"]).says(0, &["1 instance is"]);
+            wait_until("only the new one to run", SOON, || {
+                let row = app.service("product");
+                row["rollout"] == "succeeded"
+                    && row["instances"].as_array().unwrap().len() == 1
+                    && app.pid_of("product") != before
+            });
+        }));
+        stop.store(true, Ordering::Relaxed);
+        let told = loads.into_iter().map(|load| load.join().unwrap()).collect();
+        replaced.unwrap();
+        told
+    });
+    let calls: usize = told.iter().map(|(calls, _)| calls).sum();
+    let failed: Vec<String> = told.into_iter().flat_map(|(_, failed)| failed).collect();
+    assert!(calls > 100, "{calls} calls are no load");
+    assert_eq!(failed, Vec::<String>::new(), "of {calls} calls");
+    // What the old one kept is the new one's.
+    assert!(!app.folder().join(".formic/data/product.1").exists());
+    app.stop();
+}
+
+#[test]
 fn events_and_why_tell_the_causes() {
     let (mut app, _) = idle();
     let alpha = app.pid_of("alpha");
     assert!(signal(alpha, Signal::KILL));
     app.wait_restarted("alpha", alpha);
     let events = app.formic(&["events", "alpha", "--json", "-n", "0"]).json_lines();
+    let events: Vec<Value> = events.into_iter().filter(|event| event["kind"] != "rollout").collect();
     let kinds: Vec<&str> = events.iter().filter_map(|event| event["kind"].as_str()).collect();
     let expected = ["applied", "start", "ready", "exit", "backoff", "start", "ready"];
     assert_eq!(kinds, expected, "{events:?}");
@@ -210,7 +289,7 @@ fn events_and_why_tell_the_causes() {
     assert_eq!(last.stdout.lines().count(), 1, "{}", last.stdout);
 
     let why = app.formic(&["why", "alpha"]);
-    for part in ["alpha is ready, 1 of 1 instances ready", "index 1", "SIGKILL", "restart 1"] {
+    for part in ["alpha is ready: 1 of 1 ready", "succeeded", "SIGKILL", "restart 1"] {
         assert!(why.stdout.contains(part), "{part} in {}", why.stdout);
     }
     app.formic(&["why", "alpa"]).says(1, &["did you mean \"alpha\"?"]);
@@ -238,7 +317,7 @@ restart = { delay = "30s" }
         let why = app.formic(&["why", "late"]).stdout;
         why.contains("broken is backoff").then_some(why)
     });
-    for part in ["late is pending", "Needs broken", "exited with code 3", "starts again in"] {
+    for part in ["late is pending", "waits for broken", "exited with code 3", "starts again in"] {
         assert!(why.contains(part), "{part} in {why}");
     }
     app.stop();

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use formic_plan::Service;
 use formic_reconcile::Start;
-use formic_spec::{Dependents, Health, HumanDuration, Manifest, Probe, Restart, Source, Update};
+use formic_spec::{
+    Dependents, Health, HumanDuration, Manifest, Probe, Restart, Share, Source, Strategy, Update,
+};
 
 use super::artifacts::{keep, mark};
 use super::build::Artifacts;
@@ -72,12 +74,35 @@ pub(crate) fn services(
             system: false,
             artifact,
         };
-        services.push(Service::of(service, revision, json(&start)?));
+        let process = manifest.process(&service.name, &start.artifact);
+        let mut wanted = Service::of(service, revision, json(&start)?);
+        wanted.process = process;
+        if has_fixed_address(&start) {
+            wanted.update = one_by_one(wanted.update);
+        }
+        services.push(wanted);
     }
     if let Some(gateway) = gateway(manifest, folder)? {
         services.push(gateway);
     }
     Ok(services)
+}
+
+/// Whether two instances cannot run beside one another, as both would listen on the same address.
+fn has_fixed_address(start: &Start) -> bool {
+    let listen = start.env.get("FORMIC_LISTEN").map(String::as_str);
+    start.port.is_some() || listen.is_some_and(|listen| !listen.ends_with(":0"))
+}
+
+/// An update that stops an instance before the one that takes its place starts.
+fn one_by_one(update: Update) -> Update {
+    Update {
+        strategy: Strategy::Rolling,
+        surge: Share::Count(0),
+        unavailable: Share::Count(1),
+        keep_old: HumanDuration::from_millis(0),
+        ..update
+    }
 }
 
 fn json(start: &Start) -> Outcome<serde_json::Value> {
@@ -130,7 +155,7 @@ fn gateway(manifest: &Manifest, folder: &Path) -> Outcome<Option<Service>> {
         depends_on: gateway.expose.clone(),
         conditions: BTreeMap::new(),
         dependents: Dependents::None,
-        update: Update::default(),
+        update: one_by_one(Update::default()),
         job: None,
         cron: None,
         sets: None,

@@ -1,7 +1,7 @@
 //! From plans to processes and back: a stop that comes before the process does, a leader that ends before
 //! its children, a kill after a stop that takes too long.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use formic_core::ServiceName;
@@ -25,30 +25,67 @@ impl Core {
         let id = InstanceId::from(format!("{service}-{:08x}", self.random.u32(..)));
         let previous = self.observed.slot(service, slot).cloned();
         let instance = Instance::begin(id.clone(), &wanted, slot, previous.as_ref(), self.now.time);
-        let mut last_exit = String::new();
+        let seat = self.seat(&instance, wanted.replicas, previous.as_ref());
+        let output = Output::of(&self.config.logs, service, &id);
+        let spec = wanted.at(slot).map_or(&wanted.start, |template| template.start);
+        let spec: Option<Start> = serde_json::from_value(spec.clone()).ok();
+        let mut cell = Cell::new(spec.clone(), seat, self.now.unix_ms, output);
         if let Some(previous) = previous {
-            last_exit = previous.exit().map(ToString::to_string).unwrap_or_default();
+            cell.last_exit = previous.exit().map(ToString::to_string).unwrap_or_default();
             self.observed.instances.retain(|i| i.id != previous.id);
             self.cells.remove(&previous.id);
         }
-        let spec: Result<Start, _> = serde_json::from_value(wanted.start);
-        let rule = spec.as_ref().map(|spec| spec.restart.clone()).unwrap_or_default();
-        let output = Output::of(&self.config.logs, service, &id);
-        self.cells.insert(id.clone(), Cell::new(rule, last_exit, self.now.unix_ms, output));
+        self.cells.insert(id.clone(), cell);
+        self.observed.instances.push(instance.clone());
         let text = format!("starts as {service}/{slot} at {}: {cause}", instance.revision);
-        if let (Ok(spec), Ok(name)) = (spec, ServiceName::new(service)) {
-            let launch = launch(&self.config, &self.inherited, &instance, name, &spec);
-            let data = data_dir(&self.config.data, service, slot);
-            self.observed.instances.push(instance);
-            self.record(Kind::Start, &id, text);
+        self.record(Kind::Start, &id, text);
+        if let (Some(spec), Ok(name)) = (spec, ServiceName::new(service)) {
+            let launch = launch(&self.config, &self.inherited, &instance, seat, name, &spec);
+            let data = data_dir(&self.config.data, service, seat);
             self.effects.push(Effect::Spawn(Box::new(Spawn { id, launch, data })));
         } else {
-            self.observed.instances.push(instance);
-            self.record(Kind::Start, &id, text);
             let why = "the desired state does not say how to start it";
             self.record(Kind::Failed, &id, why.into());
             self.ended(&id, Outcome::NotStarted(why.into()));
         }
+    }
+
+    /// Which data folder an instance gets. One that is started again gets its own. A new one gets a free one;
+    /// if there is none, because it runs beside the one that it takes the place of, the two share: no two
+    /// instances of one release do.
+    fn seat(&self, new: &Instance, replicas: u32, previous: Option<&Instance>) -> u32 {
+        let held = |i: &&Instance| {
+            let held = i.is_live() || matches!(i.state, State::Backoff { .. });
+            held && i.service == new.service && Some(&i.id) != previous.map(|previous| &previous.id)
+        };
+        let holders: Vec<&Instance> = self.observed.instances.iter().filter(held).collect();
+        let seat_of = |i: &Instance| self.cells.get(&i.id).map(|cell| cell.seat);
+        let seats = |of: &dyn Fn(&Instance) -> bool| -> BTreeSet<u32> {
+            holders.iter().filter(|i| of(i)).filter_map(|i| seat_of(i)).collect()
+        };
+        let all = seats(&|_| true);
+        let same = seats(&|i| i.process() == new.process() && i.rollout == new.rollout);
+        let own = previous.and_then(seat_of).filter(|seat| *seat < replicas && !all.contains(seat));
+        let first = |taken: &BTreeSet<u32>| (0..replicas).find(|seat| !taken.contains(seat));
+        own.or_else(|| first(&all))
+            .or_else(|| first(&same))
+            .or_else(|| (0..).find(|s| !all.contains(s)))
+            .unwrap_or(0)
+    }
+
+    /// A running instance takes up what needs no new process.
+    pub(super) fn adjust(&mut self, id: &InstanceId, service: &str) {
+        let Some(wanted) = self.desired.service(service).cloned() else { return };
+        let Some(instance) = self.instance(id) else { return };
+        instance.adjusted(&wanted);
+        let (slot, revision) = (instance.slot, instance.revision.clone());
+        let spec = wanted.at(slot).and_then(|template| serde_json::from_value(template.start.clone()).ok());
+        if let (Some(spec), Some(cell)) = (spec, self.cells.get_mut(id)) {
+            let spec: Start = spec;
+            cell.rule = spec.restart.clone();
+            cell.start = Some(spec);
+        }
+        self.record(Kind::Adjust, id, format!("takes up {revision} as it runs"));
     }
 
     pub(super) fn started(&mut self, id: &InstanceId, pid: u32) {
@@ -63,13 +100,8 @@ impl Core {
             self.effects.push(Effect::Stop { id: id.clone(), kind });
             return;
         }
-        let service = self.service_of(id);
-        let spec = self.desired.service(&service).map(|wanted| wanted.start.clone());
-        let (Some(Ok(spec)), Ok(service)) =
-            (spec.map(serde_json::from_value::<Start>), ServiceName::new(&service))
-        else {
-            return;
-        };
+        let spec = cell.start.clone();
+        let (Some(spec), Ok(service)) = (spec, ServiceName::new(self.service_of(id))) else { return };
         let probing = Probing { id: id.clone(), service, health: spec.health, port: spec.port };
         self.effects.push(Effect::Probe(Box::new(probing)));
     }

@@ -30,22 +30,18 @@ fn service(name: &str, replicas: u32, depends_on: &[&str]) -> Service {
         system: false,
         artifact: String::new(),
     };
-    Service {
-        name: name.into(),
-        revision: Revision::of(&serde_json::json!(name)),
-        process: None,
-        conditions: Default::default(),
-        dependents: Default::default(),
-        update: Default::default(),
-        job: None,
-        cron: None,
-        sets: None,
-        replicas,
-        depends_on: depends_on.iter().map(|&name| name.into()).collect(),
-        ready_within: HumanDuration::from_secs(60),
-        grace: HumanDuration::from_secs(30),
-        start: serde_json::to_value(start).unwrap(),
-    }
+    serde_json::from_value(serde_json::json!({
+        "name": name,
+        "revision": Revision::of(&name.into()),
+        "replicas": replicas,
+        "depends_on": depends_on,
+        "ready_within": "60s",
+        "grace": "30s",
+        // Ready is ready, and nothing is kept: most orders are about other things.
+        "update": { "min_ready": "0s", "keep_old": "0s" },
+        "start": start,
+    }))
+    .unwrap()
 }
 
 /// A core, its clock, and the ids that it made up, by service and slot.
@@ -56,8 +52,12 @@ struct World {
     pid: u32,
     wake_at: Option<Time>,
     ended: Option<Stopped>,
-    /// What was recorded at the last turn.
+    /// What was recorded at the last turn, apart from rollouts.
     recorded: Vec<String>,
+    /// What was recorded of rollouts.
+    rollouts: Vec<String>,
+    /// What is hidden from those who call, by slot.
+    hidden: Vec<String>,
 }
 
 impl World {
@@ -77,6 +77,8 @@ impl World {
             wake_at: None,
             ended: None,
             recorded: Vec::new(),
+            rollouts: Vec::new(),
+            hidden: Vec::new(),
         };
         if !services.is_empty() {
             assert_eq!(world.apply(services, Some(0)).1, Ok(Applied { index: 1, changed: true }));
@@ -136,7 +138,12 @@ impl World {
                 for (slot, id) in &self.ids {
                     text = text.replace(id.as_str(), slot);
                 }
-                self.recorded.push(text);
+                let to = if news.kind == Kind::Rollout { &mut self.rollouts } else { &mut self.recorded };
+                to.push(text);
+                return None;
+            }
+            Effect::Hide(ids) => {
+                self.hidden = ids.iter().map(|id| self.slot(&id.as_str().into())).collect();
                 return None;
             }
             Effect::Answer(answer) => {
@@ -414,7 +421,7 @@ fn what_is_not_ready_in_time_is_told_and_stopped_and_has_failed() {
     world.started("user/0");
     world.after(60_000);
     let lines = world.handle(Event::Timer);
-    assert_eq!(lines, ["tell user did not get ready in time; it is stopped", "stop user/0 within 30s"]);
+    assert_eq!(lines[..2], ["tell user did not get ready in time; it is stopped", "stop user/0 within 30s"]);
     world.gone("user/0", false);
     assert_eq!(world.row("user").state, ServiceState::Backoff);
     assert_eq!(world.instance("user").last_exit, "was not ready in time");
@@ -447,7 +454,7 @@ fn a_stale_index_is_refused_and_the_same_state_changes_nothing() {
 #[test]
 fn a_tag_alone_is_another_state_and_comes_back_with_the_view() {
     let mut world = World::running();
-    let services = world.core.desired.services.clone();
+    let services = world.core.wanted();
     let change = Change { services, tag: "exposed".into(), index: None, cause: "apply".into() };
     let (lines, answer) = world.ask(|answer| Command::Change(change, answer));
     assert_eq!((lines, answer), (Vec::new(), Ok(Applied { index: 2, changed: true })));
@@ -480,28 +487,22 @@ fn a_preview_says_what_would_be_done_and_does_nothing() {
 }
 
 #[test]
-fn a_restart_by_hand_is_one_at_a_time_and_counts_as_none() {
-    let mut world = World::new(vec![service("user", 2, &[])]);
+fn a_restart_by_hand_brings_the_new_before_the_old_goes_and_counts_as_none() {
+    let mut world = World::new(vec![service("user", 1, &[])]);
     world.up("user/0");
-    world.up("user/1");
-    let before = world.id("user/0");
-    let (lines, count) = world.restart("user");
-    assert_eq!((lines, count), (vec!["stop user/0 within 30s".to_owned()], Ok(2)));
-    assert_eq!(
-        world.recorded,
-        ["restart user a restart was asked for", "stop user is told to stop within 30s: as requested"]
-    );
-    // The second waits until the first is back.
-    assert_eq!(world.handle(Event::Timer), Vec::<String>::new());
-    assert_eq!(world.gone("user/0", false)[2..], ["spawn user/0".to_owned()]);
-    assert_ne!(world.id("user/0"), before);
-    world.started("user/0");
-    assert_eq!(world.probed("user/0", true), ["stop user/1 within 30s"]);
-    world.gone("user/1", false);
-    world.up("user/1");
-    assert!(world.core.restarting.is_empty());
-    assert!(world.row("user").instances.iter().all(|row| row.restarts == 0 && row.state == "ready"));
+    assert_eq!(world.restart("user"), (vec!["spawn user/1".to_owned()], Ok(1)));
+    assert_eq!(world.recorded[0], "restart user a restart was asked for");
+    world.started("user/1");
+    assert_eq!(world.probed("user/1", true), ["stop user/0 within 30s"]);
+    world.gone("user/0", false);
+    let row = world.row("user");
+    assert_eq!((row.instances.len(), row.instances[0].restarts, row.rollout), (1, 0, "succeeded"));
     assert_eq!(world.restart("nobody").1, Err(Refused::Unknown("nobody".into())));
+    let (_, history) = world.ask(Command::History);
+    assert_eq!(
+        history.iter().map(|state| state.cause.as_str()).collect::<Vec<_>>(),
+        ["apply", "restart user"]
+    );
 }
 
 #[test]
@@ -517,9 +518,130 @@ fn a_restart_by_hand_does_not_wait_for_a_back_off_nor_for_one_that_gave_up() {
     world.gone("user/0", false);
     assert_eq!(world.row("user").state, ServiceState::Stopped);
     assert_eq!(world.restart("user"), (vec!["spawn user/0".to_owned()], Ok(1)));
-    // One that does not answer is of no use, so it goes at once.
-    world.started("user/0");
-    assert_eq!(world.restart("user"), (vec!["stop user/0 within 30s".to_owned()], Ok(1)));
+}
+
+/// The same service at another revision.
+fn revised(service: &Service, revision: &str) -> Service {
+    Service { revision: Revision::of(&revision.into()), ..service.clone() }
+}
+
+/// The data folder of the spawn, if the effect is one.
+fn folder(effect: &Effect) -> Option<String> {
+    let Effect::Spawn(spawn) = effect else { return None };
+    Some(spawn.data.file_name().unwrap().to_str().unwrap().to_owned())
+}
+
+#[test]
+fn a_new_revision_comes_before_the_old_one_goes_and_takes_over_its_data() {
+    let first = service("user", 1, &[]);
+    let mut world = World::new(vec![first.clone()]);
+    world.up("user/0");
+    let change = Change {
+        services: vec![revised(&first, "two")],
+        tag: Value::Null,
+        index: None,
+        cause: "apply".into(),
+    };
+    let (answer, _answered) = oneshot::channel();
+    let turn = world.core.handle([Event::Command(Command::Change(change, answer))], world.now());
+    assert_eq!(turn.effects.iter().filter_map(folder).collect::<Vec<_>>(), ["user"]);
+    for effect in turn.effects {
+        world.line(effect);
+    }
+    assert_eq!(world.row("user").rollout, "progressing");
+    world.started("user/1");
+    assert_eq!(world.probed("user/1", true), ["stop user/0 within 30s"]);
+    world.gone("user/0", false);
+    assert_eq!(world.row("user").rollout, "succeeded");
+    assert!(world.rollouts.last().unwrap().ends_with("succeeded"), "{:?}", world.rollouts);
+}
+
+#[test]
+fn without_a_surge_the_old_one_goes_first_and_replicas_keep_their_data() {
+    let mut first = service("user", 2, &[]);
+    first.update.surge = formic_spec::Share::Count(0);
+    first.update.unavailable = formic_spec::Share::Count(1);
+    let mut world = World::new(vec![first.clone()]);
+    world.up("user/0");
+    world.up("user/1");
+    let seats = |world: &World| {
+        let mut seats: Vec<(u32, u32)> =
+            world.core.observed.instances.iter().map(|i| (i.slot, world.core.cells[&i.id].seat)).collect();
+        seats.sort_unstable();
+        seats
+    };
+    assert_eq!(seats(&world), [(0, 0), (1, 1)]);
+    assert_eq!(world.apply(vec![revised(&first, "two")], None).0, ["stop user/1 within 30s"]);
+    assert!(world.gone("user/1", false).contains(&"spawn user/1".to_owned()));
+    world.started("user/1");
+    assert_eq!(world.probed("user/1", true), ["stop user/0 within 30s"]);
+    assert!(world.gone("user/0", false).contains(&"spawn user/0".to_owned()));
+    world.up("user/0");
+    assert_eq!(seats(&world), [(0, 0), (1, 1)]);
+    assert_eq!(world.row("user").rollout, "succeeded");
+}
+
+#[test]
+fn a_revision_that_fails_goes_back_by_itself_and_that_is_another_state() {
+    let first = service("user", 1, &[]);
+    let mut world = World::new(vec![first.clone()]);
+    world.up("user/0");
+    world.apply(vec![revised(&first, "bad")], Some(1)).1.unwrap();
+    world.started("user/1");
+    world.leader_exits("user/1", 78);
+    world.gone("user/1", false);
+    let view = world.core.view(world.now().time);
+    assert_eq!(
+        (view.index, view.services[0].rollout, view.services[0].state),
+        (3, "reverted", ServiceState::Ready)
+    );
+    assert!(view.services[0].rollout_failure.contains("code 78"), "{}", view.services[0].rollout_failure);
+    let (_, history) = world.ask(Command::History);
+    assert_eq!(history.last().unwrap().cause, "the way back of user");
+    assert_eq!(history.last().unwrap().services, vec![first.clone()]);
+    // The same again is another try, and who planned before the way back is told so.
+    let stale = Err(Refused::Stale { asked: 2, present: 3 });
+    assert_eq!(world.apply(vec![revised(&first, "bad")], Some(2)).1, stale);
+    assert_eq!(world.apply(vec![revised(&first, "bad")], Some(3)).0, ["spawn user/1"]);
+    let (_, text) = world.ask(|answer| Command::Why("user".into(), answer));
+    assert!(text.unwrap().contains("is under way"));
+}
+
+#[test]
+fn what_is_kept_for_a_way_back_is_hidden_from_those_who_call() {
+    let mut first = service("user", 1, &[]);
+    first.update.keep_old = HumanDuration::from_secs(60);
+    let mut world = World::new(vec![first.clone()]);
+    world.up("user/0");
+    world.apply(vec![revised(&first, "two")], None).1.unwrap();
+    world.started("user/1");
+    assert_eq!(world.probed("user/1", true), Vec::<String>::new());
+    assert_eq!(world.hidden, ["user/0"]);
+    let states: Vec<&str> = world.row("user").instances.iter().map(|row| row.state).collect();
+    assert_eq!(states, ["standby", "ready"]);
+    assert_eq!(world.wake_at, Some(Time::from_millis(60_000)));
+    world.after(60_000);
+    assert_eq!(world.handle(Event::Timer), ["stop user/0 within 30s"]);
+    assert!(world.hidden.is_empty());
+}
+
+#[test]
+fn what_a_process_can_take_up_is_taken_up_as_it_runs() {
+    let mut first = service("user", 1, &[]);
+    first.process = Some(Revision::of(&"process".into()));
+    let mut world = World::new(vec![first.clone()]);
+    world.up("user/0");
+    let mut start: Start = serde_json::from_value(first.start.clone()).unwrap();
+    start.restart.policy = formic_spec::RestartPolicy::Never;
+    let mut second = revised(&first, "two");
+    second.start = serde_json::to_value(start).unwrap();
+    assert_eq!(world.apply(vec![second], None).0, Vec::<String>::new());
+    let revision = Revision::of(&"two".into());
+    assert_eq!(world.recorded.last(), Some(&format!("adjust user takes up {revision} as it runs")));
+    // By the new rule it is not started again.
+    world.leader_exits("user/0", 0);
+    world.gone("user/0", false);
+    assert_eq!(world.row("user").state, ServiceState::Stopped);
 }
 
 #[test]
@@ -571,14 +693,14 @@ fn a_service_that_is_removed_is_stopped_and_forgotten() {
 }
 
 #[test]
-fn slots_that_are_not_wanted_any_more_are_forgotten_when_they_are_empty() {
+fn slots_that_are_not_wanted_any_more_are_not_shown_when_they_are_empty() {
     let mut world = World::new(vec![service("user", 2, &[])]);
     world.up("user/0");
     world.up("user/1");
     assert_eq!(world.apply(vec![service("user", 1, &[])], None).0, ["stop user/1 within 30s"]);
     assert_eq!(world.row("user").instances.len(), 2);
     world.gone("user/1", false);
-    assert_eq!((world.row("user").instances.len(), world.core.cells.len()), (1, 1));
+    assert_eq!(world.row("user").instances.len(), 1);
 }
 
 #[test]

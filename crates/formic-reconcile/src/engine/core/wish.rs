@@ -1,9 +1,10 @@
 //! What people may ask for: another desired state, new instances, a look ahead, the end.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use formic_plan::{Desired, End, Instance, InstanceId, Service, State, StopCause, plan};
+use formic_plan::{
+    Change as Step, Decision, Desired, Fleet, Instance, InstanceId, Service, StopCause, Time, plan,
+};
 
 use super::Core;
 use crate::diff::{ServiceChange, diff};
@@ -34,11 +35,15 @@ impl Core {
                 let history = self.history.iter().cloned().collect();
                 self.effects.push(Effect::Answer(Answer::History(answer, history)));
             }
+            Command::Why(service, answer) => {
+                let text = self.why(&service);
+                self.effects.push(Effect::Answer(Answer::Why(answer, text)));
+            }
             Command::Stop { now, done } => {
                 if self.stopping.is_none() {
                     let news = self.news(Kind::ShutDown, "", "", "everything is told to stop".into());
                     self.effects.push(news);
-                    self.desired = Desired::nothing(self.desired.generation + 1);
+                    self.desired = Desired::nothing(self.fleet.generation + 1);
                 }
                 self.stopping.get_or_insert_default().extend(done);
                 if now {
@@ -55,7 +60,7 @@ impl Core {
     /// Takes another desired state, whole. One that was made from another state than the present one is
     /// refused; one that is the present one changes nothing.
     fn change(&mut self, change: Change) -> Result<Applied, Refused> {
-        let present = self.desired.generation;
+        let present = self.fleet.generation;
         let refused = match change.index {
             _ if self.stopping.is_some() => Some(Refused::Stopping),
             Some(asked) if asked != present => Some(Refused::Stale { asked, present }),
@@ -66,104 +71,107 @@ impl Core {
             self.effects.push(news);
             return Err(refused);
         }
-        if !self.history.is_empty() && change.services == self.desired.services && change.tag == *self.tag {
+        let before = self.wanted();
+        if !self.history.is_empty() && change.services == before && change.tag == *self.tag {
             return Ok(Applied { index: present, changed: false });
         }
-        let index = present + 1;
-        let changes = diff(&self.desired.services, &change.services);
+        let (_, decisions) = propose(&mut self.fleet, &change.services, self.now.time);
+        self.tag = Arc::new(change.tag);
+        let changes = diff(&before, &change.services);
+        let index = self.fleet.generation;
         let text = format!("index {index} by {}: {}", change.cause, summary(&changes));
         let news = self.news(Kind::Applied, "", "", text);
         self.effects.push(news);
-        self.tag = Arc::new(change.tag);
-        self.desired = Desired { generation: index, services: change.services };
+        self.record_decisions(&decisions);
+        self.remember(change.cause);
+        Ok(Applied { index, changed: true })
+    }
+
+    /// All services as they are wanted, without what is under way.
+    pub(super) fn wanted(&self) -> Vec<Service> {
+        self.fleet.deployments.iter().map(|deployment| deployment.wanted.service.clone()).collect()
+    }
+
+    /// Keeps what is wanted now as a state to go back to.
+    pub(super) fn remember(&mut self, cause: String) {
         self.history.push_back(Arc::new(Generation {
-            index,
+            index: self.fleet.generation,
             unix_ms: self.now.unix_ms,
-            cause: change.cause,
-            services: self.desired.services.clone(),
+            cause,
+            services: self.wanted(),
             tag: Arc::clone(&self.tag),
         }));
         if self.history.len() > KEPT {
             self.history.pop_front();
         }
-        Ok(Applied { index, changed: true })
     }
 
     /// What would be done if these services were wanted now.
     fn preview(&self, services: Vec<Service>) -> Preview {
-        let desired = Desired { generation: self.desired.generation + 1, services };
+        let mut fleet = self.fleet.clone();
+        let (steps, _) = propose(&mut fleet, &services, self.now.time);
+        let desired = fleet.advance(&self.observed, self.now.time).desired;
         let slot = |instance: &Instance| Slot {
             service: instance.service.clone(),
             slot: instance.slot,
             instance: instance.id.clone(),
         };
         Preview {
-            index: self.desired.generation,
-            services: self.desired.services.clone(),
+            index: self.fleet.generation,
+            services: self.wanted(),
+            steps,
             plan: plan(&desired, &self.observed, self.now.time),
             live: self.observed.instances.iter().filter(|i| i.is_live()).map(slot).collect(),
         }
     }
 
-    /// Takes note of what is to be replaced. What waits for its back-off, or has given up, is started at
-    /// once: somebody thinks that it may work now.
+    /// New instances in the place of all that there are.
     fn restart(&mut self, services: &[String]) -> Result<u32, Refused> {
-        if self.stopping.is_some() {
+        if self.is_stopping() {
             return Err(Refused::Stopping);
         }
-        if let Some(unknown) = services.iter().find(|name| self.desired.service(name).is_none()) {
+        if let Some(unknown) = services.iter().find(|name| self.fleet.deployment(name).is_none()) {
             return Err(Refused::Unknown(unknown.clone()));
         }
-        let mut count = 0;
-        let now = self.now.time;
-        for instance in self.observed.instances.iter_mut().filter(|i| services.contains(&i.service)) {
-            match &mut instance.state {
-                State::Stopping { .. } | State::Exited { end: End::Stopped, .. } => continue,
-                State::Backoff { until, .. } => *until = now,
-                State::Exited { end, .. } => *end = End::Stopped,
-                _ => drop(self.restarting.insert(instance.id.clone())),
-            }
-            count += 1;
-        }
+        let present = self.fleet.generation;
         for name in services {
             let news = self.news(Kind::Restart, name, "", "a restart was asked for".into());
             self.effects.push(news);
+            let decisions = self.fleet.restart(name, self.now.time);
+            self.record_decisions(&decisions);
         }
-        Ok(count)
+        self.fleet.generation = present + 1;
+        self.remember(format!("restart {}", services.join(" ")));
+        let wanted = self.fleet.deployments.iter().map(|deployment| &deployment.wanted.service);
+        Ok(wanted.filter(|service| services.contains(&service.name)).map(|service| service.replicas).sum())
     }
+}
 
-    /// Stops what is to be replaced: what does not answer at once, what answers one by one and only while
-    /// all others of its service answer. Says whether it did anything.
-    pub(super) fn restart_next(&mut self) -> bool {
-        if self.restarting.is_empty() {
-            return false;
+/// Makes these the wanted services of a fleet, one generation on. A number of instances that changes alone
+/// is no part of a revision: a rollout that goes back keeps it.
+fn propose(fleet: &mut Fleet, services: &[Service], now: Time) -> (Vec<(String, Step)>, Vec<Decision>) {
+    let present = fleet.generation;
+    let mut decisions = Vec::new();
+    let mut scaled = Vec::new();
+    for service in services {
+        let Some(deployment) = fleet.deployment(&service.name) else { continue };
+        let wanted = &deployment.wanted.service;
+        let rest = Service { replicas: wanted.replicas, ..service.clone() };
+        if wanted.replicas != service.replicas && rest == *wanted {
+            scaled.push(service.name.clone());
+            decisions.extend(fleet.scale(&service.name, service.replicas, now));
         }
-        let open = |i: &&Instance| i.is_live() && !matches!(i.state, State::Stopping { .. });
-        let left: BTreeSet<InstanceId> =
-            self.observed.instances.iter().filter(open).map(|i| i.id.clone()).collect();
-        self.restarting.retain(|id| left.contains(id));
-        let mut next = Vec::new();
-        for service in &self.desired.services {
-            let own = || self.observed.instances.iter().filter(|i| i.service == service.name);
-            let ready = own().filter(|i| i.is_ready() && i.slot < service.replicas).count();
-            let mut missing = (service.replicas as usize).saturating_sub(ready);
-            let mut asked: Vec<&Instance> = own().filter(|i| self.restarting.contains(&i.id)).collect();
-            asked.sort_by_key(|instance| instance.slot);
-            for instance in asked {
-                if !instance.is_ready() {
-                    next.push((instance.id.clone(), instance.grace));
-                } else if missing == 0 {
-                    missing += 1;
-                    next.push((instance.id.clone(), instance.grace));
-                }
-            }
-        }
-        for (id, grace) in &next {
-            self.restarting.remove(id);
-            self.stop(id, StopKind::Ask(grace.get()), StopCause::Requested);
-        }
-        !next.is_empty()
     }
+    fleet.generation = present;
+    let desired = Desired { generation: present + 1, services: services.to_vec() };
+    let mut applied = fleet.apply(&desired, now).unwrap_or_default();
+    for (name, step) in &mut applied.changes {
+        if scaled.contains(name) {
+            *step = Step::InPlace;
+        }
+    }
+    decisions.extend(applied.decisions);
+    (applied.changes, decisions)
 }
 
 /// `order changed (replicas), payment added`.

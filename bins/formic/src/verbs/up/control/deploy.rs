@@ -9,9 +9,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use formic_api::control::v1 as pb;
 use formic_core::Error;
 use formic_plan::Service;
-use formic_reconcile::{Applied, Change, Command, Generation, diff, why};
+use formic_reconcile::{Applied, Change, Command, Entry, Generation, Kind, diff};
 use formic_rpc::{Context, Reply, Request, Streaming, reply};
-use formic_spec::{MAX_REPLICAS, Manifest};
+use formic_spec::{HumanDuration, MAX_REPLICAS, Manifest};
 use tokio::sync::oneshot;
 
 use super::{Control, wire};
@@ -69,9 +69,10 @@ impl Control {
     pub(crate) async fn change(&self, change: Change) -> Result<pb::ChangeResponse, Error> {
         let before = self.history().await?.pop().map(|present| present.services.clone()).unwrap_or_default();
         let changes = diff(&before, &change.services);
+        let preview = self.ask(|answer| Command::Preview(change.services.clone(), answer)).await?;
         let answer = self.ask(|answer| Command::Change(change, answer)).await?;
         let Applied { index, changed } = answer.map_err(|error| wire::refused(&error))?;
-        let changes = if changed { wire::changes(&changes) } else { Vec::new() };
+        let changes = if changed { wire::changes(&changes, &preview.steps) } else { Vec::new() };
         Ok(pb::ChangeResponse { index, changed, changes, ..Default::default() })
     }
 
@@ -119,7 +120,30 @@ fn before(history: &[Arc<Generation>]) -> Option<&Arc<Generation>> {
     earlier.iter().rev().find(|state| state.services != present.services || state.tag != present.tag)
 }
 
-pub(super) fn now_unix_ms() -> i64 {
+/// So many of the last events of a service are told with the reason of its state.
+const LATELY: usize = 4;
+
+/// What happened to a service last, and when.
+fn lately(entries: &[Entry], service: &str, now: i64) -> String {
+    let ago = |entry: &Entry| {
+        let millis = u64::try_from(now.saturating_sub(entry.unix_ms)).unwrap_or_default();
+        // Whole seconds past the first: nobody wants to read 3m12s417ms.
+        HumanDuration::from_millis(if millis > 1000 { millis / 1000 * 1000 } else { millis })
+    };
+    let line = |entry: &Entry| {
+        let who = if entry.instance.is_empty() { "it" } else { &entry.instance };
+        // A rollout has a name of its own, and a wait says whose it is.
+        let who = if matches!(entry.kind, Kind::Rollout | Kind::Wait) { "" } else { who };
+        format!("{} ago {who} {}", ago(entry), entry.text).replace("  ", " ")
+    };
+    let mut last: Vec<&Entry> =
+        entries.iter().rev().filter(|entry| entry.service == service).take(LATELY).collect();
+    last.reverse();
+    let lines: Vec<String> = last.into_iter().map(line).collect();
+    if lines.is_empty() { String::new() } else { format!(" Lately: {}.", lines.join("; ")) }
+}
+
+fn now_unix_ms() -> i64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
 }
@@ -131,7 +155,7 @@ impl pb::DeployService for Control {
         let preview = self.ask(|answer| Command::Preview(services.clone(), answer)).await?;
         reply(pb::PlanResponse {
             index: preview.index,
-            changes: wire::changes(&diff(&preview.services, &services)),
+            changes: wire::changes(&diff(&preview.services, &services), &preview.steps),
             actions: wire::actions(&preview),
             notes: facts.notes,
             ..Default::default()
@@ -276,9 +300,9 @@ impl pb::DeployService for Control {
 
     async fn why(&self, _: Context, request: Request<'_, pb::WhyRequest>) -> Reply<pb::WhyResponse> {
         let name = request.service;
-        let view = self.engine.view().borrow().clone();
-        let entries = self.engine.journal().since(0);
-        let text = why(&view, &entries, name, now_unix_ms()).ok_or_else(|| self.unknown(name))?;
+        let text = self.ask(|answer| Command::Why(name.to_owned(), answer)).await?;
+        let mut text = text.ok_or_else(|| self.unknown(name))?;
+        text.push_str(&lately(&self.engine.journal().since(0), name, now_unix_ms()));
         reply(pb::WhyResponse { text, ..Default::default() })
     }
 }
@@ -320,6 +344,28 @@ mod tests {
         assert!(fails(Value::Null, 10_001).contains("more than 10000"));
         can_scale(&service(1, json!({ "port": 80 })), 1).unwrap();
         can_scale(&service(1, json!({ "env": { "FORMIC_LISTEN": "127.0.0.1:0" } })), 9).unwrap();
+    }
+
+    #[test]
+    fn what_happened_last_is_told_with_its_age() {
+        let entry = |unix_ms, kind, service: &str, instance: &str, text: &str| Entry {
+            sequence: 0,
+            unix_ms,
+            kind,
+            service: service.into(),
+            instance: instance.into(),
+            text: text.into(),
+        };
+        let entries = [
+            entry(0, Kind::Start, "user", "user-1", "starts"),
+            entry(1_000, Kind::Rollout, "order", "", "rollout 2: succeeded"),
+            entry(7_750, Kind::Exit, "order", "order-1", "ended by itself: exit code 3"),
+        ];
+        assert_eq!(
+            lately(&entries, "order", 8_000),
+            " Lately: 7s ago rollout 2: succeeded; 250ms ago order-1 ended by itself: exit code 3."
+        );
+        assert_eq!(lately(&entries, "nobody", 8_000), "");
     }
 
     #[test]

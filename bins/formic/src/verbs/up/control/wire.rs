@@ -2,7 +2,7 @@
 
 use formic_api::control::v1 as pb;
 use formic_core::Error;
-use formic_plan::Action;
+use formic_plan::{Action, Change as Step};
 use formic_reconcile::{
     ChangeKind, Entry, Generation, InstanceView, Line, Preview, Refused, ServiceChange, ServiceView,
 };
@@ -17,6 +17,8 @@ pub(super) fn service(s: &ServiceView) -> pb::ServiceStatus {
         instances: s.instances.iter().map(instance).collect(),
         system: s.system,
         reason: s.reason.clone(),
+        rollout: s.rollout.into(),
+        rollout_failure: s.rollout_failure.clone(),
         ..Default::default()
     }
 }
@@ -58,7 +60,13 @@ pub(super) fn event(entry: Entry) -> pb::Event {
     }
 }
 
-pub(super) fn changes(changes: &[ServiceChange]) -> Vec<pb::ServiceChange> {
+/// The changes, and how each is brought about where that is known.
+pub(super) fn changes(changes: &[ServiceChange], steps: &[(String, Step)]) -> Vec<pb::ServiceChange> {
+    let how = |name: &str| match steps.iter().find(|(service, _)| service == name) {
+        Some((_, Step::Rollout(_))) => "rollout",
+        Some((_, Step::InPlace)) => "in-place",
+        _ => "",
+    };
     let field = |field: &formic_reconcile::FieldChange| pb::FieldChange {
         field: field.field.clone(),
         from: field.from.clone(),
@@ -68,6 +76,7 @@ pub(super) fn changes(changes: &[ServiceChange]) -> Vec<pb::ServiceChange> {
     let change = |change: &ServiceChange| pb::ServiceChange {
         service: change.service.clone(),
         change: change.change.as_str().into(),
+        how: how(&change.service).into(),
         // Of an added service all fields are new; its name says it.
         fields: match change.change {
             ChangeKind::Added => Vec::new(),
@@ -102,6 +111,13 @@ pub(super) fn actions(preview: &Preview) -> Vec<pb::PlannedAction> {
             Action::Start { service, slot, cause, .. } => {
                 Some(row("start", service, *slot, "", cause.to_string()))
             }
+            Action::Adjust { instance, service, slot, revision } => Some(row(
+                "adjust",
+                service,
+                *slot,
+                instance.as_str(),
+                format!("takes up {revision} as it runs"),
+            )),
             Action::Wait { service, slot, cause } => {
                 let there = preview.live.iter().find(|live| live.service == *service && live.slot == *slot);
                 let instance = there.map(|live| live.instance.as_str()).unwrap_or_default();
