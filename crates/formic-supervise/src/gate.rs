@@ -52,6 +52,7 @@ impl Gate {
             identity: None,
             containment: self.features.containment,
             cgroup: self.care.groups.as_ref().map(|groups| groups.of(&launch.id).dir().to_owned()),
+            sockets: asked.sockets.iter().map(|socket| socket.name.clone()).collect(),
             started_at_ms: now_ms(),
             stdout: absolute(&launch.stdout)?,
             stderr: absolute(&launch.stderr)?,

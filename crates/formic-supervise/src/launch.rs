@@ -2,11 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use formic_core::{InstanceId, ServiceName};
 
 use crate::cgroup::Limits;
+use crate::passing;
 use crate::{INSTANCE_ENV, RUN_DIR_ENV};
 
 /// One process to start.
@@ -42,11 +45,31 @@ pub struct Start {
     pub launch: Launch,
     /// What it may use. What of it is not enforced here, [`crate::Supervisor::unenforced`] says.
     pub limits: Limits,
+    /// The open sockets that it is handed, in this order from descriptor 3 on. Its variables `LISTEN_FDS`,
+    /// `LISTEN_FDNAMES` and `LISTEN_PID` tell of them, as systemd's would.
+    pub sockets: Vec<Socket>,
+}
+
+/// An open socket that an instance is handed: the same one, not another of the same address, so that what
+/// waits in its queue is lost to nobody.
+#[derive(Clone, Debug)]
+pub struct Socket {
+    /// Its name in `LISTEN_FDNAMES`: 1 to 255 characters, none of them a colon or a control character.
+    pub name: String,
+    /// The socket, which the caller keeps too.
+    pub fd: Arc<OwnedFd>,
+}
+
+impl Socket {
+    /// A socket of this name.
+    pub fn new(name: impl Into<String>, fd: impl Into<OwnedFd>) -> Self {
+        Self { name: name.into(), fd: Arc::new(fd.into()) }
+    }
 }
 
 impl From<Launch> for Start {
     fn from(launch: Launch) -> Self {
-        Self { launch, limits: Limits::default() }
+        Self { launch, limits: Limits::default(), sockets: Vec::new() }
     }
 }
 
@@ -55,6 +78,29 @@ impl Start {
     #[must_use]
     pub fn with_limits(self, limits: Limits) -> Self {
         Self { limits, ..self }
+    }
+
+    /// With these sockets.
+    #[must_use]
+    pub fn with_sockets(self, sockets: Vec<Socket>) -> Self {
+        Self { sockets, ..self }
+    }
+
+    /// Finds what no machine could do.
+    ///
+    /// # Errors
+    /// The first fault.
+    pub fn validate(&self) -> Result<(), InvalidLaunch> {
+        self.launch.validate()?;
+        if self.sockets.len() > passing::MOST {
+            return Err(InvalidLaunch::Sockets(self.sockets.len()));
+        }
+        for Socket { name, .. } in &self.sockets {
+            if !(1..=255).contains(&name.len()) || name.contains(|c: char| c == ':' || c.is_control()) {
+                return Err(InvalidLaunch::SocketName(name.chars().take(260).collect()));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -72,6 +118,12 @@ pub enum InvalidLaunch {
     /// A variable whose name is empty or holds `=` or NUL.
     #[error("{0:?} cannot be the name of an environment variable")]
     Variable(String),
+    /// More sockets than one message carries.
+    #[error("{0} sockets are handed over, and {most} are the most", most = passing::MOST)]
+    Sockets(usize),
+    /// A name of a socket that cannot stand in a list.
+    #[error("{0:?} cannot be the name of a socket")]
+    SocketName(String),
     /// A NUL byte, which no argument, variable or path can hold.
     #[error("{0} holds a NUL byte")]
     Nul(&'static str),
@@ -96,6 +148,12 @@ impl Launch {
     #[must_use]
     pub fn with_limits(self, limits: Limits) -> Start {
         Start::from(self).with_limits(limits)
+    }
+
+    /// With these sockets.
+    #[must_use]
+    pub fn with_sockets(self, sockets: Vec<Socket>) -> Start {
+        Start::from(self).with_sockets(sockets)
     }
 
     /// Finds what no machine could do.
@@ -183,6 +241,18 @@ mod tests {
         assert_eq!(Launch { args, ..launch() }.validate(), Err(InvalidLaunch::Nul("an argument")));
         let env = BTreeMap::from([("A=B".to_owned(), OsString::new())]);
         assert_eq!(Launch { env, ..launch() }.validate(), Err(InvalidLaunch::Variable("A=B".into())));
+    }
+
+    #[test]
+    fn sockets_are_named_so_that_a_list_can_hold_them() {
+        let named = |name: &str| {
+            let null = std::fs::File::open("/dev/null").unwrap();
+            launch().with_sockets(vec![Socket::new(name, null)]).validate()
+        };
+        assert_eq!(named("http"), Ok(()));
+        assert!(named("").is_err() && named("a:b").is_err() && named("a\nb").is_err());
+        let many = vec![Socket::new("a", std::fs::File::open("/dev/null").unwrap()); passing::MOST + 1];
+        assert!(matches!(launch().with_sockets(many).validate(), Err(InvalidLaunch::Sockets(_))));
     }
 
     #[test]

@@ -50,7 +50,7 @@ pub use disk::{DiskFull, FileError, disk_free};
 pub use exit::ExitStatus;
 pub use features::{Containment, FEATURES_OFF_ENV, Feature, Features, Unsupported};
 pub use identity::{Identity, boot_id};
-pub use launch::{InvalidLaunch, Launch, Start};
+pub use launch::{InvalidLaunch, Launch, Socket, Start};
 pub use lock::{Lock, LockError};
 pub use process::{Process, StopError, Stopped};
 pub use record::{Record, State};

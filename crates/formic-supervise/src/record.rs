@@ -63,6 +63,9 @@ pub struct Record {
     /// Its cgroup, if it has one of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cgroup: Option<PathBuf>,
+    /// The names of the sockets that it was handed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sockets: Vec<String>,
     /// When it was started, in milliseconds since 1970.
     pub started_at_ms: u64,
     /// The file of its standard output.
@@ -236,6 +239,7 @@ mod tests {
             identity: Some(Identity { boot_id: "b".into(), pid: 7, pidfs_id: Some(u64::MAX), start_time: 9 }),
             containment: Containment::Cgroup,
             cgroup: Some("/sys/fs/cgroup/x/a-1".into()),
+            sockets: vec!["http".into()],
             started_at_ms: 5,
             stdout: "/tmp/o".into(),
             stderr: "/tmp/e".into(),

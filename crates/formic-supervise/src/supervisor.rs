@@ -1,12 +1,13 @@
 //! Starts processes through the gate, knows those that live, and ends them all.
 
 use std::io;
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use formic_core::InstanceId;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, Interest};
 use tokio::net::UnixStream;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -19,13 +20,14 @@ use crate::features::Features;
 use crate::gate::Gate;
 use crate::identity::boot_id;
 use crate::keeper;
-use crate::launch::Start;
+use crate::launch::{Socket, Start};
+use crate::passing;
 use crate::process::{Care, Process, StopError, Stopped};
 use crate::record::Store;
 use crate::snapshot::Scanner;
 use crate::spawn_error::SpawnError;
 use crate::subreaper;
-use crate::trampoline::{FAILED, GO, Payload, READY, Step, Trampoline};
+use crate::trampoline::{FAILED, GO, Payload, READY, SOCKETS, Step, Trampoline};
 
 /// How long the trampoline may take to answer. Loading a binary from a cold disk on a busy machine
 /// takes a second or two; more means that it is not our trampoline.
@@ -147,13 +149,14 @@ impl Supervisor {
     /// If it cannot be started; an exec failure carries its errno.
     pub async fn spawn(&self, start: impl Into<Start>) -> Result<Process, SpawnError> {
         let start = start.into();
-        let launch = &start.launch;
-        launch.validate()?;
+        start.validate()?;
+        let (launch, sockets) = (&start.launch, start.sockets.clone());
         let payload = Payload {
             program: launch.program.clone(),
             args: launch.args.clone(),
             env: launch.marked_env(self.run_dir()),
             cwd: launch.cwd.clone().into_os_string(),
+            sockets: sockets.iter().map(|socket| socket.name.clone()).collect(),
         };
         let frame = payload.encode().map_err(|source| SpawnError::Exec {
             step: Step::Exec,
@@ -169,7 +172,7 @@ impl Supervisor {
             gated.engine.take().map(UnixStream::from_std).transpose().map_err(|e| self.start(e))?;
         let engine = engine.as_mut().ok_or_else(|| self.handshake("no socket"))?;
         let ready = timeout(HANDSHAKE_LIMIT, async {
-            let written = engine.write_all(&frame).await;
+            let written = hand_over(engine, &frame, &sockets).await;
             // Read in any case: one that failed has said so before it closed its end.
             engine.read_u8().await.map_err(|error| written.err().unwrap_or(error))
         });
@@ -249,6 +252,17 @@ impl Supervisor {
     pub async fn reap_orphans(&self, cancel: CancellationToken) -> io::Result<()> {
         subreaper::run(cancel).await
     }
+}
+
+/// Sends the payload, and the sockets behind it.
+async fn hand_over(engine: &mut UnixStream, payload: &[u8], sockets: &[Socket]) -> io::Result<()> {
+    engine.write_all(payload).await?;
+    if sockets.is_empty() {
+        return Ok(());
+    }
+    let fds: Vec<_> = sockets.iter().map(|socket| socket.fd.as_fd()).collect();
+    let sent = engine.async_io(Interest::WRITABLE, || passing::send(&*engine, &[SOCKETS], &fds));
+    sent.await.map(|_| ())
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, SpawnError> {

@@ -5,6 +5,7 @@
 //!   write record "intent", fsync
 //!   spawn `<exe> __exec`        ───▶   setsid, signals to default
 //!   payload (JSON)              ───▶
+//!   S: sockets (SCM_RIGHTS)     ───▶   only if the payload names any
 //!                               ◀───   R: ready, blocks
 //!   write record "spawned", fsync
 //!   G: go                       ───▶   execve
@@ -13,8 +14,7 @@
 //!
 //! All of it goes over one socket pair that the trampoline gets as its standard input: every other
 //! descriptor of the engine is close-on-exec, nothing is inherited by accident, and no secret is in
-//! an argument. When the engine dies before `G`, the socket ends and the program never runs. What is
-//! handed over later (listening sockets) can travel on it as `SCM_RIGHTS`.
+//! an argument. When the engine dies before `G`, the socket ends and the program never runs.
 //!
 //! Running our own binary needs no code between fork and exec, where almost nothing is allowed.
 
@@ -23,13 +23,15 @@ use std::convert::Infallible;
 use std::ffi::{CString, OsStr, OsString};
 use std::fs;
 use std::io::{self, Read as _, Write as _};
-use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+
+use crate::passing;
 
 /// The first argument that a binary must route to [`main`].
 pub const ARGUMENT: &str = "__exec";
@@ -40,6 +42,11 @@ const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 /// A payload larger than this is refused: the kernel takes no more of arguments and environment either.
 const MAX_PAYLOAD: usize = 64 << 20;
 
+/// The number of the first socket that is handed over, by a custom older than this program.
+const FIRST: i32 = 3;
+
+/// Goes with the sockets, which cannot travel alone.
+pub(crate) const SOCKETS: u8 = b'S';
 pub(crate) const READY: u8 = b'R';
 pub(crate) const GO: u8 = b'G';
 pub(crate) const FAILED: u8 = b'E';
@@ -101,6 +108,9 @@ pub struct Payload {
     pub env: BTreeMap<String, OsString>,
     /// Its working directory.
     pub cwd: OsString,
+    /// The names of the sockets that come in a message of their own, if there are any.
+    #[serde(default)]
+    pub sockets: Vec<String>,
 }
 
 // Not derived: the environment holds secrets.
@@ -149,7 +159,14 @@ fn run() -> io::Result<Infallible> {
     if let Err(error) = prepare() {
         return Err(report(&mut engine, Step::Prepare, error));
     }
-    let payload = Payload::read(&mut engine)?;
+    let mut payload = Payload::read(&mut engine)?;
+    let sockets = match receive_sockets(&engine, &mut payload) {
+        Ok(sockets) => sockets,
+        Err(error) => return Err(report(&mut engine, Step::Prepare, error)),
+    };
+    // The numbers from 3 on are for the sockets; everything else goes above them.
+    let count = i32::try_from(sockets.len()).map_err(io::Error::other)?;
+    engine = UnixStream::from(rustix::io::fcntl_dupfd_cloexec(&engine, FIRST + count)?);
     engine.write_all(&[READY])?;
 
     let mut go = [0];
@@ -162,7 +179,7 @@ fn run() -> io::Result<Infallible> {
     if let Err(error) = std::env::set_current_dir(&payload.cwd) {
         return Err(report(&mut engine, Step::Chdir, error));
     }
-    let error = execute(&payload);
+    let error = execute(&payload, &sockets);
     Err(report(&mut engine, Step::Exec, error))
 }
 
@@ -227,31 +244,65 @@ fn reset_signals() {
     }
 }
 
-/// Whatever is open above the standard three goes away at exec, the socket to the engine included.
+/// Takes the sockets that the engine hands over, above where they belong, and tells of them in the environment.
+fn receive_sockets(engine: &UnixStream, payload: &mut Payload) -> io::Result<Vec<OwnedFd>> {
+    if payload.sockets.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (read, fds) = passing::receive(engine, &mut [0])?;
+    if read == 0 || fds.len() != payload.sockets.len() {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    payload.env.insert("LISTEN_FDS".to_owned(), fds.len().to_string().into());
+    payload.env.insert("LISTEN_FDNAMES".to_owned(), payload.sockets.join(":").into());
+    payload.env.insert("LISTEN_PID".to_owned(), std::process::id().to_string().into());
+    let above = FIRST + i32::try_from(fds.len()).map_err(io::Error::other)?;
+    fds.iter().map(|fd| Ok(rustix::io::fcntl_dupfd_cloexec(fd, above)?)).collect()
+}
+
+/// Puts the sockets at their numbers, open for the program; the first number after them.
+#[expect(
+    unsafe_code,
+    reason = "dup2 onto numbers; rustix would need a feature that the rest of the tree does not build"
+)]
+fn place(sockets: &[OwnedFd]) -> io::Result<u32> {
+    let mut number = FIRST;
+    for socket in sockets {
+        // SAFETY: what was open at this number is the first copy of a socket, closed by now, or nobody's:
+        // all that is still used here was moved above.
+        if unsafe { libc::dup2(socket.as_raw_fd(), number) } == -1 {
+            return Err(io::Error::last_os_error());
+        }
+        number += 1;
+    }
+    Ok(number.cast_unsigned())
+}
+
+/// Whatever is open from this number on goes away at exec, the socket to the engine included.
 #[expect(
     unsafe_code,
     reason = "rustix has no close_range, and descriptors by number are not owned by anyone"
 )]
-fn close_others_on_exec() {
+fn close_others_on_exec(first: u32) {
     // SAFETY: marks descriptors only; nothing is closed under a living owner.
-    let done = unsafe { libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    let done = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
     if done == 0 {
         return;
     }
     // Before Linux 5.11.
     let Ok(open) = fs::read_dir("/proc/self/fd") else { return };
     for number in open.flatten().filter_map(|fd| fd.file_name().to_str()?.parse::<i32>().ok()) {
-        if number > 2 {
+        if u32::try_from(number).is_ok_and(|number| number >= first) {
             // SAFETY: as above; a number that was closed meanwhile answers EBADF.
             unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
         }
     }
 }
 
-fn execute(payload: &Payload) -> io::Error {
-    match prepare_exec(payload) {
-        Ok((program, args, env)) => {
-            close_others_on_exec();
+fn execute(payload: &Payload, sockets: &[OwnedFd]) -> io::Error {
+    match prepare_exec(payload).and_then(|exec| Ok((exec, place(sockets)?))) {
+        Ok(((program, args, env), next)) => {
+            close_others_on_exec(next);
             execve(&program, &args, &env)
         }
         Err(error) => error,
@@ -333,6 +384,7 @@ mod tests {
             args: vec![OsString::from_vec(vec![0xff, b'a'])],
             env: BTreeMap::from([("A".to_owned(), "b".into())]),
             cwd: "/".into(),
+            sockets: vec![],
         };
         let bytes = payload.encode().unwrap();
         for (length, whole) in [(bytes.len(), true), (bytes.len() - 1, false), (2, false)] {

@@ -2,17 +2,18 @@
 
 use std::fs;
 use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use formic_supervise::trampoline::{ARGUMENT, Payload};
-use formic_supervise::{ExitStatus, Record, SpawnError, State, Step, Trampoline};
+use formic_supervise::{ExitStatus, Record, Socket, SpawnError, State, Step, Trampoline};
 use rustix::io::{Errno, FdFlags, fcntl_setfd};
 
-use crate::scene::{FIXTURE, Scene, lives, wait_for, zombies};
+use crate::scene::{FIXTURE, SOON, Scene, lives, signal, wait_for, zombies};
 
 #[tokio::test]
 async fn output_goes_to_private_files_with_nobody_reading() {
@@ -45,6 +46,51 @@ async fn the_environment_is_exactly_what_was_given_and_the_mark() {
     let run_dir = format!("FORMIC_RUN_DIR={}", scene.run_dir().display());
     assert_eq!(lines, ["FORMIC_INSTANCE=a-1", &run_dir, "PATH=/usr/bin:/bin", "SECRET=a b", "c"]);
     process.stop(Duration::ZERO).await.unwrap();
+}
+
+#[tokio::test]
+async fn two_generations_accept_from_one_socket_and_no_connection_is_lost() {
+    let scene = Scene::new("sockets");
+    let http = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = http.local_addr().unwrap();
+    let sockets = vec![
+        Socket::new("http", http),
+        Socket::new("admin", UnixListener::bind(scene.dir.join("admin.sock")).unwrap()),
+    ];
+    let ask = || {
+        let connection = TcpStream::connect(address).unwrap();
+        connection.set_read_timeout(Some(SOON)).unwrap();
+        connection
+    };
+    let answer = |mut connection: TcpStream| {
+        let mut answer = String::new();
+        connection.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    // Before anyone accepts: the queue belongs to the socket.
+    let early = ask();
+    let start = |id: &str| scene.launch(id, FIXTURE, &["accept", "admin"]).with_sockets(sockets.clone());
+    let old = scene.supervisor.spawn(start("old-1")).await.unwrap();
+    assert_eq!(scene.lines("old-1", 1).await, ["http:admin"]);
+    assert_eq!(answer(early), "old-1");
+    assert_eq!(old.record().sockets, ["http", "admin"]);
+    let new = scene.supervisor.spawn(start("new-1")).await.unwrap();
+    scene.lines("new-1", 1).await;
+    // The old one takes nothing any more, and what waits when it ends is the new one's.
+    signal(old.pid(), libc::SIGSTOP);
+    wait_for("it to be stopped", || {
+        fs::read_to_string(format!("/proc/{}/stat", old.pid())).unwrap().contains(") T ")
+    })
+    .await;
+    let waiting: Vec<_> = (0..20).map(|_| ask()).collect();
+    old.kill().await.unwrap();
+    let answers: Vec<_> = waiting.into_iter().map(answer).collect();
+    assert!(answers.iter().all(|from| from == "new-1"), "{answers:?}");
+    assert_eq!(answer(ask()), "new-1");
+    new.kill().await.unwrap();
+    // The caller's own is the last.
+    drop(sockets);
+    assert!(TcpStream::connect(address).is_err());
 }
 
 #[tokio::test]
@@ -185,6 +231,7 @@ fn if_the_engine_dies_before_go_the_program_never_runs() {
         args: vec!["-c".into(), "touch ran".into()],
         env: [("SECRET".to_owned(), "hunter2".into())].into(),
         cwd: scene.dir.clone().into(),
+        sockets: vec![],
     };
     for go in [false, true] {
         let (mut engine, theirs) = UnixStream::pair().unwrap();

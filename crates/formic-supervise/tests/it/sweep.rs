@@ -64,6 +64,7 @@ pub(crate) fn write(scene: &Scene, id: &str, identity: Option<Identity>, change:
         identity,
         containment: Containment::Session,
         cgroup: None,
+        sockets: vec![],
         started_at_ms: 1,
         stdout: "/dev/null".into(),
         stderr: "/dev/null".into(),
