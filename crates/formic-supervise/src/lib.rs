@@ -29,6 +29,7 @@ mod judge;
 pub mod keeper;
 mod launch;
 mod lock;
+mod logs;
 mod passing;
 mod pidfd;
 mod pidfs;
@@ -52,6 +53,7 @@ pub use features::{Containment, FEATURES_OFF_ENV, Feature, Features, Unsupported
 pub use identity::{Identity, boot_id};
 pub use launch::{InvalidLaunch, Launch, Socket, Start};
 pub use lock::{Lock, LockError};
+pub use logs::{LogLimits, Trimmed, log_begins, trim_log};
 pub use process::{Process, StopError, Stopped};
 pub use record::{Record, State};
 pub use spawn_error::SpawnError;

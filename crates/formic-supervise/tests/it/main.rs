@@ -3,6 +3,7 @@
 #![expect(clippy::print_stdout, reason = "a test that cannot run says so")]
 
 mod adopt;
+mod adversary;
 mod cgroup;
 mod keeper;
 mod lock;
