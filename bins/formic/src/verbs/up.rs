@@ -24,7 +24,7 @@ use formic_reconcile::{Change, Command, Engine, Handle};
 use formic_registry::{DynRegistry, Memory};
 use formic_server::{Bound, Server, Serving};
 use formic_spec::{Manifest, Source};
-use formic_supervise::{Features, Lock, LockError, Supervisor};
+use formic_supervise::{Features, Lock, LockError, LogLimits, Supervisor};
 use formic_telemetry::{LogFormat, Metrics};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -65,6 +65,11 @@ pub(crate) async fn run(args: Up) -> Outcome {
     let mut reaper = JoinSet::new();
     let (reaping_too, orphans) = (reaping.clone(), supervisor.clone());
     reaper.spawn(async move { orphans.reap_orphans(reaping_too).await });
+    let (tending, logs) = (reaping.clone(), supervisor.clone());
+    reaper.spawn(async move {
+        logs.tend_logs(LogLimits::default(), tending).await;
+        Ok(())
+    });
 
     let registry: DynRegistry = Arc::new(Memory::new());
     let client = Client::new(Arc::clone(&registry), formic_client::Config::default());
@@ -124,7 +129,7 @@ pub(crate) async fn run(args: Up) -> Outcome {
     let _ = tokio::time::timeout(Duration::from_secs(2), showing.join_next()).await;
     api.stop(Duration::from_secs(1)).await;
     reaping.cancel();
-    reaper.join_next().await;
+    while reaper.join_next().await.is_some() {}
     let stopped = outcome?;
     if stopped.killed > 0 {
         talk(&format!("stopped; {} instances outlived their grace and were killed", stopped.killed));

@@ -324,6 +324,7 @@ impl Keeper {
                 self.next = Some(command);
                 Tell::Done
             }
+            Ask::ReplaceKeeper { .. } if self.ending.is_some() => refused("it is about to end"),
             Ask::ReplaceKeeper { program } => {
                 let error = handoff::replace(self, &program, seq);
                 refused(&format!("cannot execute {program} as keeper: {error}"))

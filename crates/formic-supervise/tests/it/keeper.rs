@@ -5,9 +5,9 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use formic_supervise::FEATURES_OFF_ENV;
+use formic_supervise::{FEATURES_OFF_ENV, Fate};
 
-use crate::scene::{FIXTURE, Fixture, SOON, Scene, lives, signal, wait_for};
+use crate::scene::{FIXTURE, Fixture, SOON, Scene, all_features, lives, signal, wait_for};
 
 const FOREVER: &str = "trap 'exit 7' USR1; echo up; while :; do sleep 0.02; done";
 
@@ -244,4 +244,77 @@ async fn a_keeper_is_small_reaps_orphans_and_is_the_only_one() {
     assert!(!status.success());
     assert!(lives(first.brain) && lives(first.instance));
     assert_eq!(kept.ask("end"), "gone");
+}
+
+/// Kills at any moment of a start or a stop: of the brain, of the keeper, of both.
+#[tokio::test]
+async fn kills_in_the_middle_of_everything_leave_what_stays_and_nothing_else() {
+    for mask in ["", "cgroup", "cgroup,pidfs-handle,exit-info"] {
+        let scene = Scene::new("keeper-churn");
+        let (dir, run_dir) = (scene.dir.join("keeper"), scene.run_dir().to_str().unwrap().to_owned());
+        let start = || {
+            let args = ["__keeper", dir.to_str().unwrap(), FIXTURE, "churn", &run_dir];
+            Fixture::with_env(FIXTURE, &args, &[(FEATURES_OFF_ENV, mask)])
+        };
+        let stays = || {
+            let record = fs::read_to_string(scene.run_dir().join("crash-1.json")).unwrap();
+            let record: formic_supervise::Record = serde_json::from_str(&record).unwrap();
+            record.identity.unwrap().pid
+        };
+        let mut keeper = start();
+        let (mut kills, mut generation, mut pid) = (0, 0, None);
+        for round in 0_u64..14 {
+            let line = keeper.hear();
+            let words: Vec<u64> = line.split(' ').skip(1).map(|word| word.parse().unwrap()).collect();
+            assert!(words[0] > generation, "{line} after {generation}");
+            generation = words[0];
+            let brain = u32::try_from(words[1]).unwrap();
+            assert_eq!(*pid.get_or_insert_with(stays), stays());
+            assert!(lives(stays()), "{mask} {round}");
+            // Spread over what a start and a stop take.
+            tokio::time::sleep(Duration::from_millis(round * 7 % 61)).await;
+            if round % 3 != 2 {
+                signal(brain, libc::SIGKILL);
+                kills += 1;
+            }
+            if round % 3 != 1 {
+                // The brain's end, if it was killed, is now anyone's to see.
+                keeper.kill();
+                kills += 1;
+                keeper = start();
+            }
+        }
+        keeper.hear();
+        keeper.kill();
+        wait_for("the brain to notice", || {
+            let brain = fs::read_to_string(dir.join("brain.json")).unwrap();
+            let brain: serde_json::Value = serde_json::from_str(&brain).unwrap();
+            !lives(u32::try_from(brain["brain"]["pid"].as_u64().unwrap()).unwrap())
+        })
+        .await;
+        assert!(kills > 15, "{kills}");
+        let heir = scene.heir(all_features().masked(mask.split(',')));
+        for found in heir.adopt(Duration::ZERO).await.unwrap() {
+            assert!(!matches!(found.fate, Fate::Quarantined { .. } | Fate::Damaged { .. }), "{found:?}");
+        }
+        assert!(lives(pid.unwrap()), "{mask}");
+        for (id, stopped) in heir.kill_all().await {
+            assert!(stopped.is_ok(), "{id} {stopped:?}");
+        }
+        assert!(!lives(pid.unwrap()));
+        assert_eq!(marked(&scene), Vec::<u32>::new(), "{mask}");
+        let left = scene.records();
+        assert!(left.iter().all(|file| file.ends_with(".log")), "{left:?}");
+    }
+}
+
+/// The living processes that carry the mark of a scene.
+fn marked(scene: &Scene) -> Vec<u32> {
+    let mark = format!("FORMIC_RUN_DIR={}", scene.run_dir().display());
+    let pids = fs::read_dir("/proc").unwrap().flatten().filter_map(|e| e.file_name().to_str()?.parse().ok());
+    pids.filter(|pid: &u32| {
+        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        environment.split(|&byte| byte == 0).any(|variable| variable == mark.as_bytes())
+    })
+    .collect()
 }

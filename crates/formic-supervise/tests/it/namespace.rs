@@ -18,7 +18,13 @@ fn the_same_where_the_session_cannot_be_seen() {
         );
         return;
     }
+    // The first process there is the test itself, which reaps nobody's children but its own.
     let tests = [
+        "adopt::how_an_adopted_process_ends_is_told",
+        "adopt::what_a_killed_engine_left_is_taken_over_and_ends_as_a_whole",
+        "adopt::what_ended_without_an_engine_is_told_until_it_is_stopped",
+        "keeper::brains_are_killed_in_a_loop_and_the_instance_stays",
+        "keeper::how_an_instance_ended_without_a_brain_is_told_by_the_journal",
         "stop::orphans_are_reaped_and_the_children_of_others_are_not",
         "sweep::what_a_killed_engine_left_is_ended_once",
         "sweep::a_damaged_record_is_set_aside_and_its_processes_are_known_by_their_mark",
