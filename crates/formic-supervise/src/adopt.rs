@@ -84,7 +84,10 @@ pub(crate) async fn adopt(gate: &Arc<Gate>, grace: Duration) -> Result<Vec<Adopt
     let mut tasks = JoinSet::new();
     for entry in entries {
         let adopter = adopter.clone();
-        tasks.spawn(async move { adopter.one(entry).await });
+        tasks.spawn(async move {
+            let id = entry.id.clone();
+            adopter.one(entry).await.unwrap_or_else(|error| Some(unclear(id, &error)))
+        });
     }
     // After the records were read: what was recorded before is in them.
     let snapshot = adopter.judge.snapshot().await?;
@@ -94,11 +97,13 @@ pub(crate) async fn adopt(gate: &Arc<Gate>, grace: Duration) -> Result<Vec<Adopt
     for (id, group) in found {
         if is_file_name(id.as_str()) && !recorded.contains(&id) && !adopter.is_known(&id) {
             let adopter = adopter.clone();
-            tasks.spawn(async move { adopter.unrecorded(id, group).await });
+            tasks.spawn(async move {
+                let outcome = adopter.unrecorded(id.clone(), group).await;
+                outcome.unwrap_or_else(|error| Some(unclear(id, &error)))
+            });
         }
     }
-    let adopted = tasks.join_all().await.into_iter().collect::<Result<Vec<_>, _>>()?;
-    let mut adopted: Vec<_> = adopted.into_iter().flatten().collect();
+    let mut adopted: Vec<_> = tasks.join_all().await.into_iter().flatten().collect();
     // While the main processes prove their sessions: who is in them is known even when they do not any more.
     let snapshot = adopter.judge.snapshot().await?;
     for found in &adopted {
@@ -229,6 +234,11 @@ impl Adopter {
         };
         Ok(Some(Adopted { id, service: None, fate }))
     }
+}
+
+/// One that could not be judged. The others are, all the same.
+fn unclear(id: InstanceId, error: &FileError) -> Adopted {
+    Adopted { id, service: None, fate: Fate::Quarantined { pids: Vec::new(), reason: error.to_string() } }
 }
 
 /// The fate of a process that is held.

@@ -18,7 +18,7 @@ use crate::identity::{Identity, Proof};
 use crate::pidfd::PidFd;
 use crate::record::now_ms;
 
-/// A brain that lived this long, or said that it is ready and lived this long, begins its back-off anew.
+/// A brain that lived this long begins its back-off anew, and the next one is started at once.
 const STEADY: Duration = Duration::from_secs(10);
 
 /// The wait before a second start, doubled for each further one.

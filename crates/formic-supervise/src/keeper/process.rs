@@ -132,13 +132,13 @@ impl Keeper {
 
     fn live(mut self) -> io::Result<()> {
         loop {
-            self.reap();
+            let more = self.reap();
             if self.ending.is_some() && self.brain.is_none() {
                 return Ok(());
             }
             self.start_if_due();
             let socket = self.brain.as_ref().and_then(|brain| Some(brain.socket.as_ref()?.as_fd()));
-            let [signalled, spoken] = readable([Some(self.signals.as_fd()), socket], self.patience())?;
+            let [signalled, spoken] = readable([Some(self.signals.as_fd()), socket], self.patience(more))?;
             if signalled && take_signals(&self.signals) {
                 self.end(true);
             }
@@ -155,7 +155,10 @@ impl Keeper {
     }
 
     /// How long nothing is to be done unless something happens.
-    fn patience(&self) -> Option<Duration> {
+    fn patience(&self, more: bool) -> Option<Duration> {
+        if more {
+            return Some(Duration::ZERO);
+        }
         let due = match (self.ending, &self.brain) {
             (Some(limit), _) => Some(limit.max(Instant::now() + Duration::from_millis(10))),
             (None, None) => Some(self.start_at),
@@ -175,12 +178,20 @@ impl Keeper {
         }
     }
 
-    /// Writes down and reaps what has ended.
-    fn reap(&mut self) {
+    /// Writes down and reaps what has ended; whether there may be more of it.
+    fn reap(&mut self) -> bool {
+        let mut more = true;
         for _ in 0..BATCH {
-            let Some(pid) = next_ended() else { break };
+            let Some(pid) = next_ended() else {
+                more = false;
+                break;
+            };
             // Unreaped, so the number is still its own, until the end of this turn.
-            let Ok(Some(pidfd)) = PidFd::open(pid) else { break };
+            let Ok(Some(pidfd)) = PidFd::open(pid) else {
+                // Out of descriptors: the next end tries again.
+                more = false;
+                break;
+            };
             if self.brain.as_ref().is_some_and(|brain| brain.pidfd.pid() == pid) {
                 let status = pidfd.reap().status().unwrap_or(ExitStatus::Unknown);
                 self.brain_ended(&status.to_string());
@@ -202,6 +213,7 @@ impl Keeper {
         if let Err(error) = self.journal.sync() {
             say(&error.to_string());
         }
+        more
     }
 
     fn brain_ended(&mut self, how: &str) {
@@ -245,6 +257,7 @@ impl Keeper {
         // On disk first: a generation is never given twice.
         self.fence = Fence { generation: self.fence.generation + 1, brain: None };
         self.fence.write(&self.dir).map_err(io::Error::other)?;
+        // It may not act before its first question is answered, which is after it was written down who it is.
         let brain = Brain::start(&self.command, self.fence.generation, &self.dir)?;
         self.fence.brain = Identity::of(&brain.pidfd, &self.boot_id, &self.features).ok();
         self.brain = Some(brain);

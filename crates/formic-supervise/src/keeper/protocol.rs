@@ -36,9 +36,10 @@ pub(super) struct Request {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "ask", rename_all = "snake_case")]
 pub(super) enum Ask {
-    /// Who are you?
+    /// Who are you? A brain may not act before this is answered: by then it is on disk who it is, so that the
+    /// next keeper can end it.
     Hello,
-    /// The brain is up: its back-off is over, and it is not taken back.
+    /// The brain is up: it is not taken back to the one that it replaced.
     Ready,
     /// How did this process end?
     ExitOf { identity: Identity },

@@ -126,6 +126,61 @@ async fn where_numbers_are_few() {
     }
 }
 
+/// Says to the test below that its temporary directory is a small disk of its own.
+const SMALL: &str = "FORMIC_TEST_SMALL_DISK";
+
+#[tokio::test]
+async fn a_full_disk_starts_nothing_and_stops_everything() {
+    let test = "adversary::a_full_disk_starts_nothing_and_stops_everything";
+    if std::env::var_os(SMALL).is_some() {
+        return where_the_disk_is_full().await;
+    }
+    let unshare = |script: &str| {
+        let mut command = Command::new("unshare");
+        command.args(["--user", "--map-root-user", "--mount", "sh", "-c", script, "sh"]);
+        command.arg(std::env::current_exe().unwrap()).stdin(Stdio::null());
+        command
+    };
+    const MOUNT: &str = "mount -t tmpfs -o size=256k small \"$TMPDIR\"";
+    let dir = std::env::temp_dir().join(format!("formic-small-{}", std::process::id()));
+    fs::create_dir_all(&dir).unwrap();
+    if unshare(MOUNT).env("TMPDIR", &dir).output().is_ok_and(|output| output.status.success()) {
+        let mut run = unshare(&format!("{MOUNT} && exec \"$@\""));
+        run.args(["--exact", test, "--nocapture"]).env("TMPDIR", &dir).env(SMALL, "1");
+        let output = run.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+        assert!(said.contains("1 passed"), "{said}");
+    } else {
+        println!("formic-test-skipped: {test}: no disk of its own can be mounted here");
+    }
+    fs::remove_dir(dir).unwrap();
+}
+
+async fn where_the_disk_is_full() {
+    let scene = Scene::new("full");
+    let process = scene.run("a-1", "trap '' TERM; echo up; while :; do sleep 0.05; done").await;
+    scene.lines("a-1", 1).await;
+    let filler = scene.dir.join("filler");
+    let full = fs::write(&filler, vec![1; 1 << 20]).unwrap_err();
+    assert_eq!(full.raw_os_error(), Some(libc::ENOSPC));
+    let error = scene.supervisor.spawn(scene.script("a-2", "echo ran > ran")).await.unwrap_err();
+    assert!(error.is_retryable() && error.to_string().contains("the disk is full"), "{error}");
+    assert!(!scene.dir.join("ran").exists() && scene.supervisor.processes().len() == 1);
+    // Its deadline cannot be written down, and it is stopped all the same; the next engine finds its record.
+    let heir = scene.heir(features());
+    let found = heir.adopt(Duration::ZERO).await.unwrap();
+    assert!(matches!(&found[..], [one] if matches!(one.fate, Fate::Running(_))), "{found:?}");
+    let stopped = process.stop(Duration::from_millis(100)).await.unwrap();
+    assert!(stopped.killed.contains(&process.pid()), "{stopped:?}");
+    assert_eq!(scene.records(), Vec::<String>::new());
+    // With room again, the same is started.
+    fs::remove_file(filler).unwrap();
+    let process = scene.supervisor.spawn(scene.script("a-2", "true")).await.unwrap();
+    process.wait().await;
+    process.kill().await.unwrap();
+}
+
 #[tokio::test]
 async fn a_child_that_outlives_its_leader_and_ignores_term_is_gone_after_an_adoption_too() {
     let scene = Scene::new("outlives");
