@@ -12,8 +12,8 @@
 //! - **Output needs no reader.** stdout and stderr are append-only files that the instance holds.
 //!
 //! Refused here: a reader process per instance, `PR_SET_PDEATHSIG` (it fires when the *thread* that
-//! forked ends, which under tokio is a retiring worker), `pre_exec` hooks (unsafe between fork and
-//! exec, and `spawn` waits for the exec that the hook would be waiting for), and signalling by number.
+//! forked ends, which under tokio is a retiring worker), `pre_exec` hooks for instances (unsafe between fork
+//! and exec, and `spawn` waits for the exec that the hook would be waiting for), and signalling by number.
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("formic-supervise is for Linux; the crates of a service build elsewhere");

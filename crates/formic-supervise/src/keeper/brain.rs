@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -47,7 +48,9 @@ impl Brain {
         // A brain that does not read its answers must not hold the keeper up.
         let limit = Some(Duration::from_secs(1));
         rustix::net::sockopt::set_socket_timeout(&ours, rustix::net::sockopt::Timeout::Send, limit)?;
-        let mut child = std::process::Command::new(&command.program)
+        let mut program = std::process::Command::new(&command.program);
+        unblock_signals_of(&mut program);
+        let mut child = program
             .args(&command.args)
             .env(GENERATION_ENV, generation.to_string())
             .env(DIR_ENV, dir)
@@ -64,6 +67,23 @@ impl Brain {
                 Err(other.err().map_or_else(|| io::ErrorKind::NotFound.into(), io::Error::from))
             }
         }
+    }
+}
+
+/// The keeper's signals are blocked, and a mask is inherited.
+#[expect(unsafe_code, reason = "what runs between fork and exec is for its author to judge")]
+fn unblock_signals_of(program: &mut std::process::Command) {
+    // SAFETY: the keeper has one thread, so nothing is locked in the child, and all that is called is
+    // async-signal-safe. An all-zero sigset_t is valid to write to, and `sigemptyset` fills it.
+    unsafe {
+        program.pre_exec(|| {
+            let mut none: libc::sigset_t = std::mem::zeroed();
+            libc::sigemptyset(&raw mut none);
+            match libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut()) {
+                0 => Ok(()),
+                _ => Err(io::Error::last_os_error()),
+            }
+        });
     }
 }
 

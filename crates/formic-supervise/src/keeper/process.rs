@@ -376,7 +376,7 @@ fn next_ended() -> Option<u32> {
     (found == 0).then_some(pid).and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid > 0)
 }
 
-/// Signals become readable instead of interrupting; children start with a clean mask of their own.
+/// Signals become readable instead of interrupting.
 #[expect(unsafe_code, reason = "rustix has no signal masks and no signalfd")]
 pub(super) fn block_signals() -> io::Result<OwnedFd> {
     // SAFETY: an all-zero sigset_t is valid to write to, `sigemptyset` fills it, and there is one thread.

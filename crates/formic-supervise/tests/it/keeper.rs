@@ -82,6 +82,8 @@ fn brains_are_killed_in_a_loop_and_the_instance_stays() {
     let mut kept = Kept::start("keeper-loop", FOREVER);
     let first = kept.up();
     assert_eq!((first.how.as_str(), first.generation), ("started", 1));
+    let status = fs::read_to_string(format!("/proc/{}/status", first.brain)).unwrap();
+    assert!(status.contains("SigBlk:\t0000000000000000"), "a brain hears every signal: {status}");
     let (mut brain, mut kills) = (first.brain, 0);
     for _ in 0..6 {
         signal(brain, libc::SIGKILL);
