@@ -9,7 +9,8 @@
 //! It starts the brain, and starts it again with back-off. Orphans come to it: it reaps them, and writes
 //! down how main processes of sessions ended before it does, so that the next brain can ask. It holds
 //! listening sockets, so that none is closed while no brain has it. It executes its own successor in
-//! place, with the same process number, children and descriptors.
+//! place, with the same process number, children and descriptors. Under a service manager that speaks
+//! systemd's words (`Type=notify-reload`, `FileDescriptorStoreMax=`), sockets survive the keeper too.
 //!
 //! **Fencing.** Each brain has a generation, counted on disk, and a socket of its own. A new brain is
 //! started only when the one before is proven to be gone, also by a keeper that follows one that was
@@ -22,6 +23,7 @@ mod brain;
 mod client;
 mod handoff;
 mod journal;
+mod notify;
 mod process;
 mod protocol;
 

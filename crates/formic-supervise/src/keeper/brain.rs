@@ -11,6 +11,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 
+use super::notify::{LISTEN_ENV, SOCKET_ENV};
 use super::protocol::Command;
 use super::{DIR_ENV, GENERATION_ENV};
 use crate::disk::{self, FileError};
@@ -49,6 +50,10 @@ impl Brain {
         let limit = Some(Duration::from_secs(1));
         rustix::net::sockopt::set_socket_timeout(&ours, rustix::net::sockopt::Timeout::Send, limit)?;
         let mut program = std::process::Command::new(&command.program);
+        for name in LISTEN_ENV.into_iter().chain([SOCKET_ENV]) {
+            // The keeper's own affair with the service manager.
+            program.env_remove(name);
+        }
         unblock_signals_of(&mut program);
         let mut child = program
             .args(&command.args)

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::ARGUMENT;
 use super::brain::{BackOff, Brain, Fence};
 use super::journal::Journal;
+use super::notify::Notifier;
 use super::process::{Keeper, block_signals, inherit};
 use super::protocol::Command;
 use crate::features::Features;
@@ -201,19 +202,20 @@ pub(super) fn resume(fd: &str) -> io::Result<(Keeper, u64)> {
         start_at: Instant::now(),
         held,
         ending: None,
+        notifier: Notifier::from_env(),
     };
     Ok((keeper, state.seq))
 }
 
-/// Owns a descriptor that an earlier image of this process left open.
+/// Owns a descriptor that was left open for this process: by its earlier image, or by who started it.
 #[expect(unsafe_code, reason = "descriptors outlive an exec by their number alone")]
-fn own(number: i32) -> io::Result<OwnedFd> {
+pub(super) fn own(number: i32) -> io::Result<OwnedFd> {
     // SAFETY: asks about a number only.
     if number <= 2 || unsafe { libc::fcntl(number, libc::F_GETFD) } == -1 {
         return Err(io::ErrorKind::InvalidInput.into());
     }
-    // SAFETY: it is open, the image before gave it up to us, and nothing else here has taken it: this runs
-    // before anything opens descriptors, and each number is named once.
+    // SAFETY: it is open, it was given up to us, and nothing else here has taken it: this runs before
+    // anything opens descriptors, and each number is named once.
     let fd = unsafe { OwnedFd::from_raw_fd(number) };
     inherit(&fd, false)?;
     Ok(fd)

@@ -12,9 +12,8 @@ use rustix::process::Signal;
 use super::brain::{BackOff, Brain, Fence};
 use super::handoff;
 use super::journal::{Exit, Journal};
-use super::protocol::{
-    Ask, Command, LONGEST_NAME, PROTOCOL, Packet, Reply, Request, Tell, readable, receive, send,
-};
+use super::notify::{self, Notifier};
+use super::protocol::{Ask, Command, PROTOCOL, Packet, Reply, Request, Tell, readable, receive, send};
 use crate::exit::ExitStatus;
 use crate::features::Features;
 use crate::identity::{Identity, boot_id};
@@ -54,6 +53,7 @@ pub(super) struct Keeper {
     /// Set once it is to end; a brain that is left by then is killed.
     pub(super) ending: Option<Instant>,
     pub(super) signals: OwnedFd,
+    pub(super) notifier: Notifier,
 }
 
 /// The keeper: to be called by `main` of the binary, before anything else (no thread, no runtime), when its
@@ -101,6 +101,7 @@ fn run(args: Vec<OsString>) -> io::Result<()> {
 
 impl Keeper {
     fn begin(dir: &Path, command: Command) -> io::Result<Self> {
+        let held = notify::kept()?;
         let features = Features::from_env().map_err(io::Error::other)?;
         crate::disk::private_dir(dir).map_err(io::Error::other)?;
         let dir = dir.canonicalize()?;
@@ -125,8 +126,9 @@ impl Keeper {
             brain: None,
             back_off: BackOff::default(),
             start_at: Instant::now(),
-            held: BTreeMap::new(),
+            held,
             ending: None,
+            notifier: Notifier::from_env(),
         })
     }
 
@@ -139,8 +141,14 @@ impl Keeper {
             self.start_if_due();
             let socket = self.brain.as_ref().and_then(|brain| Some(brain.socket.as_ref()?.as_fd()));
             let [signalled, spoken] = readable([Some(self.signals.as_fd()), socket], self.patience(more))?;
-            if signalled && take_signals(&self.signals) {
-                self.end(true);
+            if signalled {
+                let told = take_signals(&self.signals);
+                if told.reload {
+                    self.reload();
+                }
+                if told.end {
+                    self.end(true);
+                }
             }
             if spoken {
                 self.hear();
@@ -167,8 +175,20 @@ impl Keeper {
         due.map(|due| due.saturating_duration_since(Instant::now()))
     }
 
+    /// Passes it on. A brain that knows nothing of it ends, and a new one reads everything anew.
+    fn reload(&mut self) {
+        self.notifier.reloading();
+        if let Some(brain) = &self.brain
+            && let Err(error) = brain.pidfd.signal(Signal::HUP)
+        {
+            say(&format!("cannot tell the brain to reload: {error}"));
+        }
+        self.notifier.ready();
+    }
+
     /// Ends the brain and then the keeper. Instances are left running.
     fn end(&mut self, ask: bool) {
+        self.notifier.stopping();
         self.ending.get_or_insert(Instant::now() + END_LIMIT);
         if ask
             && let Some(brain) = &self.brain
@@ -301,6 +321,7 @@ impl Keeper {
             }
             Ask::Ready => {
                 self.previous = None;
+                self.notifier.ready();
                 if let Some(brain) = &mut self.brain {
                     brain.ready = true;
                 }
@@ -310,14 +331,13 @@ impl Keeper {
                 .journal
                 .find(&identity)
                 .map_or(Tell::None, |exit| Tell::Exit { status: exit.status, ended_at_ms: exit.ended_at_ms }),
-            Ask::Hold { name } if name.is_empty() || name.len() > LONGEST_NAME => {
-                refused("a name of that length")
-            }
+            Ask::Hold { name } if !notify::is_name(&name) => refused("a socket cannot have that name"),
             Ask::Hold { name } => match (fds.pop(), fds.is_empty()) {
                 (Some(_), true) if self.held.len() >= MOST_HELD && !self.held.contains_key(&name) => {
                     refused("too many sockets are held")
                 }
                 (Some(fd), true) => {
+                    self.notifier.store(&name, &fd);
                     self.held.insert(name, fd);
                     Tell::Done
                 }
@@ -331,7 +351,13 @@ impl Keeper {
                     None => self.answer(seq, Tell::None, None),
                 };
             }
-            Ask::Release { name } => self.held.remove(&name).map_or(Tell::None, |_| Tell::Done),
+            Ask::Release { name } => match self.held.remove(&name) {
+                Some(_) => {
+                    self.notifier.forget(&name);
+                    Tell::Done
+                }
+                None => Tell::None,
+            },
             Ask::Names => Tell::Names { names: self.held.keys().cloned().collect() },
             Ask::ReplaceBrain { command } => {
                 self.next = Some(command);
@@ -383,7 +409,7 @@ pub(super) fn block_signals() -> io::Result<OwnedFd> {
     unsafe {
         let mut set: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut set);
-        for signal in [libc::SIGCHLD, libc::SIGTERM, libc::SIGINT] {
+        for signal in [libc::SIGCHLD, libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
             libc::sigaddset(&raw mut set, signal);
         }
         if libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) == -1 {
@@ -394,17 +420,25 @@ pub(super) fn block_signals() -> io::Result<OwnedFd> {
     }
 }
 
-/// Takes what is there; whether any of it says to end.
-fn take_signals(signals: &OwnedFd) -> bool {
+/// What signals have said.
+#[derive(Default)]
+struct Told {
+    end: bool,
+    reload: bool,
+}
+
+/// Takes what is there.
+fn take_signals(signals: &OwnedFd) -> Told {
     const SIZE: usize = size_of::<libc::signalfd_siginfo>();
-    let mut end = false;
+    let mut told = Told::default();
     let mut info = [0_u8; SIZE];
     while matches!(rustix::io::read(signals, &mut info), Ok(SIZE)) {
         // The first field is the number of the signal.
         let number = u32::from_ne_bytes([info[0], info[1], info[2], info[3]]).cast_signed();
-        end |= number == libc::SIGTERM || number == libc::SIGINT;
+        told.end |= number == libc::SIGTERM || number == libc::SIGINT;
+        told.reload |= number == libc::SIGHUP;
     }
-    end
+    told
 }
 
 /// Whether a descriptor goes along into the next program.

@@ -21,9 +21,6 @@ pub const PROTOCOL: u32 = 1;
 /// The largest packet. Program and arguments of a brain must fit.
 pub(super) const PACKET: usize = 64 * 1024;
 
-/// The longest name of a socket that is held.
-pub(super) const LONGEST_NAME: usize = 255;
-
 /// From the brain. Each is answered by one [`Reply`] of the same number.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Request {
@@ -43,7 +40,8 @@ pub(super) enum Ask {
     Ready,
     /// How did this process end?
     ExitOf { identity: Identity },
-    /// Keep the socket that comes with this, under a name. One of that name is replaced.
+    /// Keep the socket that comes with this, under a name: 1 to 255 characters of printable ASCII without blank
+    /// and colon. One of that name is replaced.
     Hold { name: String },
     /// Hand out a socket that is held; it stays held too.
     Take { name: String },

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::TcpStream;
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -319,4 +320,74 @@ fn marked(scene: &Scene) -> Vec<u32> {
         environment.split(|&byte| byte == 0).any(|variable| variable == mark.as_bytes())
     })
     .collect()
+}
+
+/// The test is the service manager: it hears what it is told, and keeps sockets over the death of a keeper.
+#[tokio::test]
+async fn a_service_manager_is_told_and_keeps_the_sockets() {
+    let scene = Scene::new("keeper-manager");
+    let notify = scene.dir.join("notify");
+    let manager = UnixDatagram::bind(&notify).unwrap();
+    manager.set_read_timeout(Some(SOON)).unwrap();
+    let hear = || {
+        let mut bytes = [0; 512];
+        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
+        let mut control = rustix::net::RecvAncillaryBuffer::new(&mut space);
+        let mut into = [std::io::IoSliceMut::new(&mut bytes)];
+        let got = rustix::net::recvmsg(&manager, &mut into, &mut control, rustix::net::RecvFlags::empty());
+        let length = got.unwrap().bytes;
+        let mut fds = Vec::new();
+        for message in control.drain() {
+            if let rustix::net::RecvAncillaryMessage::ScmRights(rights) = message {
+                fds.extend(rights);
+            }
+        }
+        (String::from_utf8(bytes[..length].to_vec()).unwrap(), fds)
+    };
+    // The instance of its brain has a run directory of its own.
+    let (dir, run_dir) = (scene.dir.join("keeper"), scene.dir.join("inner"));
+    let launch = |id: &str| {
+        let args = [dir.to_str().unwrap(), FIXTURE, "brain", run_dir.to_str().unwrap(), FOREVER];
+        let mut launch = scene.launch(id, FIXTURE, &["__keeper"]);
+        launch.args.extend(args.iter().map(Into::into));
+        launch.env.insert("NOTIFY_SOCKET".into(), notify.clone().into());
+        launch.env.insert(FEATURES_OFF_ENV.into(), "cgroup".into());
+        launch
+    };
+    let ask = |ask: &str| {
+        fs::write(scene.dir.join("ask.new"), ask).unwrap();
+        fs::rename(scene.dir.join("ask.new"), run_dir.join("ask")).unwrap();
+    };
+    let keeper = scene.supervisor.spawn(launch("k-1")).await.unwrap();
+    assert_eq!(hear().0, "READY=1");
+    scene.lines("k-1", 1).await;
+    ask("hold http");
+    let port = scene.lines("k-1", 2).await.remove(1);
+    assert_eq!(hear().0, "FDSTOREREMOVE=1\nFDNAME=http");
+    let (words, mut fds) = hear();
+    assert_eq!((words.as_str(), fds.len()), ("FDSTORE=1\nFDNAME=http\nFDPOLL=0", 1));
+    signal(keeper.pid(), libc::SIGHUP);
+    let (words, _) = hear();
+    assert!(words.starts_with("RELOADING=1\nMONOTONIC_USEC="), "{words}");
+    assert_eq!(hear().0, "READY=1");
+    // The fixture's brain knows nothing of SIGHUP: the next one is ready in its place.
+    assert_eq!(hear().0, "READY=1");
+
+    signal(keeper.pid(), libc::SIGKILL);
+    keeper.wait().await;
+    let waiting = TcpStream::connect(format!("127.0.0.1:{port}")).unwrap();
+    let sockets = vec![formic_supervise::Socket::new("http", fds.remove(0))];
+    let second = scene.supervisor.spawn(launch("k-2").with_sockets(sockets)).await.unwrap();
+    assert_eq!(hear().0, "READY=1");
+    assert!(scene.lines("k-2", 1).await[0].starts_with("adopted 3 "));
+    ask("take http");
+    assert_eq!(scene.lines("k-2", 2).await[1], port);
+    drop(waiting);
+    ask("end");
+    scene.lines("k-2", 3).await;
+    signal(second.pid(), libc::SIGTERM);
+    assert_eq!(hear().0, "STOPPING=1");
+    assert_eq!(second.wait().await, formic_supervise::ExitStatus::Code(0));
+    second.kill().await.unwrap();
+    keeper.kill().await.unwrap();
 }
