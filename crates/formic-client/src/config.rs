@@ -7,7 +7,7 @@ use std::time::Duration;
 use formic_balance::Algorithm;
 use formic_rpc::Interceptor;
 
-use crate::{Observer, budget, retry};
+use crate::{Connect, Observer, budget, retry};
 
 /// Which wire is spoken to servers; a Formic server speaks both.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -28,6 +28,8 @@ pub struct Config {
     pub connections: usize,
     /// How long it may take to connect to an endpoint.
     pub connect_timeout: Duration,
+    /// How connections are made, where not by sockets of the system.
+    pub connector: Option<Arc<dyn Connect>>,
     /// How often an endpoint is pinged while a call waits on it, so that a dead peer is noticed though
     /// no packet says so; half as long again without an answer ends the connection.
     pub keep_alive: Option<Duration>,
@@ -58,6 +60,7 @@ impl Default for Config {
             // One connection's lock bounds it to some 35 k calls a second.
             connections: 2,
             connect_timeout: Duration::from_secs(1),
+            connector: None,
             keep_alive: Some(Duration::from_secs(10)),
             max_message: 4 * 1024 * 1024,
             patience: Duration::from_secs(1),
@@ -77,6 +80,7 @@ impl fmt::Debug for Config {
             .field("timeout", &self.timeout)
             .field("connections", &self.connections)
             .field("connect_timeout", &self.connect_timeout)
+            .field("connector", &self.connector.is_some())
             .field("keep_alive", &self.keep_alive)
             .field("max_message", &self.max_message)
             .field("patience", &self.patience)

@@ -6,24 +6,43 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use formic_core::Endpoint;
+use formic_rpc::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 /// The system's limit is 104 bytes on macOS and 108 on Linux, the final zero included.
 const MAX_UNIX_PATH: usize = 100;
 
+/// Opens byte streams to endpoints in another way than by sockets of the system: through a tunnel, or
+/// through memory in a test.
+pub trait Connect: Send + Sync + 'static {
+    /// Connects; the client bounds the time.
+    fn connect(&self, endpoint: &Endpoint) -> BoxFuture<'static, io::Result<BoxIo>>;
+}
+
+/// What bytes go through, both ways.
+pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Duplex for S {}
+
+/// A byte stream of any kind.
+pub type BoxIo = Box<dyn Duplex>;
+
 /// A connection to an endpoint.
-#[derive(Debug)]
 pub(crate) enum Io {
     Tcp(TcpStream),
     Unix(UnixStream),
+    Other(BoxIo),
 }
 
 /// Connects; the caller bounds the time.
 ///
 /// # Errors
 /// What the system says.
-pub(crate) async fn open(endpoint: &Endpoint) -> io::Result<Io> {
+pub(crate) async fn open(connector: Option<&dyn Connect>, endpoint: &Endpoint) -> io::Result<Io> {
+    if let Some(connector) = connector {
+        return Ok(Io::Other(connector.connect(endpoint).await?));
+    }
     match endpoint {
         Endpoint::Tcp(addr) => {
             let stream = TcpStream::connect(addr).await?;
@@ -69,6 +88,7 @@ macro_rules! either {
         match $self.get_mut() {
             Self::Tcp($stream) => $poll,
             Self::Unix($stream) => $poll,
+            Self::Other($stream) => $poll,
         }
     };
 }
@@ -104,6 +124,7 @@ impl AsyncWrite for Io {
         match self {
             Self::Tcp(stream) => stream.is_write_vectored(),
             Self::Unix(stream) => stream.is_write_vectored(),
+            Self::Other(stream) => stream.is_write_vectored(),
         }
     }
 }

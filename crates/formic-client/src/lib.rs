@@ -51,6 +51,7 @@ pub mod retry;
 
 pub use client::Client;
 pub use config::{Config, Protocol};
+pub use connect::{BoxIo, Connect, Duplex};
 pub use formic_balance::Algorithm;
 pub use observe::{Observer, Report};
 

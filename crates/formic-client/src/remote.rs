@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::{Config, Protocol, connect};
+use crate::{Config, Connect, Protocol, connect};
 
 /// Waits between attempts to reach an endpoint that is down: short at first, for a service that was just
 /// restarted, and never long enough to be noticed by people.
@@ -33,9 +33,9 @@ const BUSY: u32 = 8;
 pub(crate) type Sender = SendRequest<ClientBody>;
 
 /// What all endpoints of a client share.
-#[derive(Debug)]
 pub(crate) struct Dialer {
     http2: http2::Builder<TokioExecutor>,
+    connector: Option<Arc<dyn Connect>>,
     connect_timeout: Duration,
     connections: usize,
     protocol: Protocol,
@@ -46,6 +46,12 @@ pub(crate) struct Dialer {
     /// Ends connections; only a client that is shut down by hand does so, for answers may still be read
     /// when the client itself is gone.
     stop: CancellationToken,
+}
+
+impl std::fmt::Debug for Dialer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Dialer").field("protocol", &self.protocol).finish_non_exhaustive()
+    }
 }
 
 /// One endpoint.
@@ -102,6 +108,7 @@ impl Dialer {
         }
         Self {
             http2,
+            connector: config.connector.clone(),
             connect_timeout: config.connect_timeout,
             connections: config.connections.max(1),
             protocol: config.protocol,
@@ -114,7 +121,9 @@ impl Dialer {
 
     async fn dial(&self, endpoint: &Endpoint) -> Result<Arc<Sender>, Trouble> {
         let connecting = async {
-            let io = connect::open(endpoint).await.map_err(|error| Trouble::Connect(Arc::new(error)))?;
+            let io = connect::open(self.connector.as_deref(), endpoint)
+                .await
+                .map_err(|error| Trouble::Connect(Arc::new(error)))?;
             let handshake = self.http2.handshake(TokioIo::new(io));
             handshake.await.map_err(|error| Trouble::Handshake(Arc::new(error)))
         };

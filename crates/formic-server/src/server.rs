@@ -11,6 +11,7 @@ use std::time::Duration;
 use formic_core::{Endpoint, Error};
 use formic_rpc::{Channel, Handle, Intercepted, Interceptor, Peer, Routes};
 use formic_telemetry::Metrics;
+use futures::{Stream, StreamExt};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -191,14 +192,41 @@ impl Running {
     /// Accepts connections from a listener, from now on.
     pub fn listen(&mut self, bound: Bound) -> Endpoint {
         let endpoint = bound.endpoint().clone();
-        let connections = Connections {
+        self.loops.spawn(self.connections().accept_from(bound));
+        endpoint
+    }
+
+    /// Serves connections that come from elsewhere than a listener of the system: out of a tunnel, or out of
+    /// memory in a test. They are drained like all others.
+    pub fn listen_on<S>(&mut self, mut accepted: impl Stream<Item = S> + Send + Unpin + 'static)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let connections = self.connections();
+        self.loops.spawn(async move {
+            let mut tasks = JoinSet::new();
+            loop {
+                while tasks.try_join_next().is_some() {}
+                tokio::select! {
+                    () = connections.accepting.cancelled() => break,
+                    Some(stream) = accepted.next() => {
+                        tasks.spawn(connections.connection(stream, None, None));
+                    }
+                    else => break,
+                }
+            }
+            drop(accepted);
+            while tasks.join_next().await.is_some() {}
+        });
+    }
+
+    fn connections(&self) -> Connections {
+        Connections {
             edge: self.edge.clone(),
             config: Arc::clone(&self.config),
             accepting: self.accepting.clone(),
             draining: self.draining.clone(),
-        };
-        self.loops.spawn(connections.accept_from(bound));
-        endpoint
+        }
     }
 
     /// A channel to this server within the process: no socket, no HTTP, the same pipeline.
