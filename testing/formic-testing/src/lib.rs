@@ -11,11 +11,15 @@
 //! Calls in the network take the whole way of a real one but for the socket: deadlines, metadata,
 //! traces, interceptors, panics. A panic of a test's own making is the one thing not softened here.
 
+mod fabric;
+pub mod faults;
 mod network;
 mod skip;
 mod transient;
 mod wait;
 
+pub use fabric::Fabric;
+pub use faults::{Fault, Faults, Relay};
 pub use network::Network;
 pub use skip::skipped;
 pub use transient::Transient;

@@ -11,12 +11,18 @@ use formic_rpc::{Answer, BoxFuture, Call, Channel, Handle, Interceptor};
 use formic_server::{Running, Server};
 use formic_telemetry::Metrics;
 
+use crate::{Faults, faults};
+
 /// A network in memory. Services may be added after their callers, replaced, and taken away.
 #[derive(Clone, Debug)]
 pub struct Network {
     client: Client,
     nodes: Arc<Mutex<HashMap<ServiceName, Node>>>,
+    faults: Arc<Mutex<Option<Arc<faults::Inner>>>>,
 }
+
+/// Says who calls, where a fault asks; taken off before the service sees it.
+const FROM: &str = "formic-testing-from";
 
 /// Where a name leads, at the moment of each call.
 #[derive(Debug)]
@@ -25,7 +31,11 @@ struct Node {
 }
 
 #[derive(Debug, Default)]
-struct Place(Mutex<Option<Running>>);
+struct Place {
+    name: String,
+    running: Mutex<Option<Running>>,
+    faults: Arc<Mutex<Option<Arc<faults::Inner>>>>,
+}
 
 impl Default for Network {
     fn default() -> Self {
@@ -38,7 +48,7 @@ impl Network {
     #[must_use]
     pub fn new() -> Self {
         let client = Client::new(Arc::new(Memory::new()), Config::default());
-        Self { client, nodes: Arc::default() }
+        Self { client, nodes: Arc::default(), faults: Arc::default() }
     }
 
     /// Serves an implementation of a generated trait under a name, in place of what was there.
@@ -65,7 +75,9 @@ impl Network {
             server = server.intercept(interceptor);
         }
         match server.build() {
-            Ok(running) => *self.place(name).0.lock().unwrap_or_else(PoisonError::into_inner) = Some(running),
+            Ok(running) => {
+                *self.place(name).running.lock().unwrap_or_else(PoisonError::into_inner) = Some(running)
+            }
             Err(error) => panic!("{name} cannot be served: {error}"),
         }
     }
@@ -75,7 +87,7 @@ impl Network {
     /// # Panics
     /// If the name is none.
     pub fn remove(&self, name: &str) {
-        *self.place(name).0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.place(name).running.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// A channel to a service, which may be added later.
@@ -88,11 +100,30 @@ impl Network {
         self.client.of(name)
     }
 
+    /// The same for a caller of this name, which faults between two names ask for.
+    ///
+    /// # Panics
+    /// If the name is none.
+    #[must_use]
+    pub fn client_of(&self, caller: &str, name: &str) -> Channel {
+        Channel::new(Arc::new(Named {
+            caller: caller.into(),
+            handle: Arc::clone(self.client(name).handle()),
+        }))
+    }
+
+    /// Every call from now on meets these faults: by the name of its service, and of its caller where
+    /// [`client_of`](Self::client_of) says it.
+    pub fn inject(&self, faults: &Faults) {
+        *self.faults.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&faults.0));
+    }
+
     fn place(&self, name: &str) -> Arc<Place> {
         let Ok(name) = ServiceName::new(name) else { panic!("{name:?} is no name of a service") };
         let mut nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
         let node = nodes.entry(name.clone()).or_insert_with(|| {
-            let place = Arc::new(Place::default());
+            let faults = Arc::clone(&self.faults);
+            let place = Arc::new(Place { name: name.to_string(), running: Mutex::default(), faults });
             self.client.add_local(&name, Arc::clone(&place) as Arc<dyn Handle>);
             Node { place }
         });
@@ -100,9 +131,32 @@ impl Network {
     }
 }
 
+/// A channel that says who calls.
+struct Named {
+    caller: String,
+    handle: Arc<dyn Handle>,
+}
+
+impl Handle for Named {
+    fn method(&self, path: &str) -> Option<Method> {
+        self.handle.method(path)
+    }
+
+    fn call(&self, mut call: Call) -> BoxFuture<'static, Result<Answer, Error>> {
+        match call.metadata.insert(FROM, &self.caller) {
+            Ok(()) => self.handle.call(call),
+            Err(error) => Box::pin(std::future::ready(Err(Error::invalid_argument(error.to_string())))),
+        }
+    }
+
+    fn services(&self) -> Vec<RpcService> {
+        self.handle.services()
+    }
+}
+
 impl Place {
     fn handle(&self) -> Option<Arc<dyn Handle>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(Running::handle)
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(Running::handle)
     }
 }
 
@@ -111,13 +165,23 @@ impl Handle for Place {
         self.handle()?.method(path)
     }
 
-    fn call(&self, call: Call) -> BoxFuture<'static, Result<Answer, Error>> {
-        match self.handle() {
+    fn call(&self, mut call: Call) -> BoxFuture<'static, Result<Answer, Error>> {
+        let handle = self.handle();
+        let answer = |call| match handle {
             Some(handle) => handle.call(call),
             None => {
                 let error = Error::unavailable("the service is not there").with_unsent();
-                Box::pin(std::future::ready(Err(error)))
+                Box::pin(std::future::ready(Err(error))) as BoxFuture<'static, _>
             }
+        };
+        let from = call.metadata.get(FROM).map(ToOwned::to_owned);
+        if from.is_some() {
+            call.metadata.remove(FROM);
+        }
+        let faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match faults {
+            Some(faults) => Box::pin(faults.befall(from, Some(self.name.clone()), call, answer)),
+            None => answer(call),
         }
     }
 
