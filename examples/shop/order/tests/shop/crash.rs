@@ -2,17 +2,19 @@
 
 use shop_order::proto::{OrderState, PlaceRequest};
 
+use formic_testing::Fault;
+
 use crate::world::*;
 
 /// Kills the order service while it waits for this call, and answers where the order ends after a restart.
 async fn killed_in(
     method: &str,
-    fault: Fault,
+    fault: &Fault,
     request: PlaceRequest,
 ) -> (World, Customer, String, OrderState) {
     let world = World::new().await;
     let customer = world.shopper().await;
-    world.faults.add(method, &[fault]);
+    world.befall(method, std::slice::from_ref(fault));
     let id = {
         let placing = world.place(&customer, request);
         tokio::pin!(placing);
@@ -35,7 +37,7 @@ async fn killed_in(
 #[tokio::test]
 async fn killed_before_the_payment_is_known_it_undoes() {
     for method in ["/shop.product.v1.ProductService/Reserve", "/shop.payment.v1.PaymentService/Authorize"] {
-        for fault in [Fault::HangsBefore, Fault::HangsAfter] {
+        for fault in &[Fault::Drop, Fault::DropAnswer] {
             let (world, customer, id, state) = killed_in(method, fault, request("k1", GOOD_CARD)).await;
             assert_eq!(state, OrderState::Undone, "{method} {fault:?}");
             world.assert_nothing(&id).await;
@@ -56,7 +58,7 @@ async fn killed_after_the_payment_is_known_it_goes_on() {
         "/shop.product.v1.ProductService/Commit",
     ];
     for method in methods {
-        for fault in [Fault::HangsBefore, Fault::HangsAfter] {
+        for fault in &[Fault::Drop, Fault::DropAnswer] {
             let (world, customer, id, state) = killed_in(method, fault, request("k1", GOOD_CARD)).await;
             assert_eq!(state, OrderState::Confirmed, "{method} {fault:?}");
             world.assert_whole(&id).await;
@@ -76,7 +78,7 @@ async fn killed_while_it_undoes_it_goes_on_undoing() {
         "/shop.product.v1.ProductService/Release",
     ];
     for method in methods {
-        for fault in [Fault::HangsBefore, Fault::HangsAfter] {
+        for fault in &[Fault::Drop, Fault::DropAnswer] {
             let (world, customer, id, state) = killed_in(method, fault, far_away("k1")).await;
             assert_eq!(state, OrderState::Undone, "{method} {fault:?}");
             world.assert_nothing(&id).await;

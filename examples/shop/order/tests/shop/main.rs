@@ -8,6 +8,7 @@ mod world;
 use std::collections::BTreeSet;
 
 use formic::prelude::*;
+use formic_testing::Fault;
 use shop_order::proto::{
     Address, CancelRequest, GetRequest, ListRequest, OrderState, ParcelState, PlaceRequest, TrackRequest,
     WatchRequest,
@@ -201,7 +202,7 @@ async fn a_watcher_sees_every_state_in_order() {
     let world = World::new().await;
     let customer = world.shopper().await;
     // Held up at the first step, so that the watcher is there before anything happens.
-    world.faults.add("/shop.product.v1.ProductService/Reserve", &[Fault::Lost]);
+    world.befall("/shop.product.v1.ProductService/Reserve", &[Fault::Reset]);
     let watching = async {
         let order = world.the_order(&customer).await;
         world.story(&customer, &order.order_id, true).await

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use formic::prelude::*;
-use formic_testing::wait_for;
+use formic_testing::{Fault, Faults, wait_for};
 use shop_order::Config;
 use shop_order::proto::{CancelRequest, OrderState};
 use shop_payment::proto::{self as payment, PaymentState};
@@ -30,7 +30,7 @@ async fn lost_calls_and_answers_do_not_matter() {
     let customer = world.customer("ann@example.com").await;
     let before = world.available().await;
     for method in STEPS {
-        world.faults.add(method, &[Fault::Lost, Fault::AnswerLost, Fault::AnswerLost]);
+        world.befall(method, &[Fault::Reset, Fault::ResetAnswer, Fault::ResetAnswer]);
     }
     world.fill_cart(&customer, 2).await;
     let placed = world.place(&customer, request("k1", GOOD_CARD)).await.unwrap();
@@ -45,7 +45,8 @@ async fn lost_calls_and_answers_of_an_undo_do_not_matter() {
     let customer = world.shopper().await;
     let before = world.available().await;
     for method in UNDOS {
-        world.faults.add(method, &[Fault::Lost, Fault::AnswerLost]);
+        world.befall(method, &[Fault::Reset]);
+        world.faults.calls().method(method).optional().meet(Fault::ResetAnswer);
     }
     let error = world.place(&customer, far_away("k1")).await.unwrap_err();
     assert_eq!(reason(&error), "ADDRESS_NOT_SERVED");
@@ -82,7 +83,7 @@ async fn an_order_that_waits_can_be_called_off() {
     let config = Config { retry_first_ms: 600_000, retry_max_ms: 600_000, ..quick() };
     let world = World::with(config, shop_shipping::Config::default(), shop_payment::Config::default()).await;
     let customer = world.shopper().await;
-    world.faults.add(STEPS[3], &[Fault::Lost]);
+    world.befall(STEPS[3], &[Fault::Reset]);
     let placing = world.place(&customer, request("k1", GOOD_CARD));
     let cancelling = async {
         let order = world.the_order(&customer).await;
@@ -149,7 +150,7 @@ async fn a_slow_payment_is_asked_for_until_it_is_there() {
 async fn a_caller_who_goes_away_has_ordered_all_the_same() {
     let world = World::new().await;
     let customer = world.shopper().await;
-    world.faults.add(STEPS[0], &[Fault::Lost; 20]);
+    world.faults.calls().method(STEPS[0]).times(20).meet(Fault::Reset);
     let placing = world.place(&customer, request("k1", GOOD_CARD));
     let order = tokio::select! {
         _ = placing => panic!("the first step is held up"),
@@ -168,7 +169,8 @@ async fn a_cart_that_could_not_be_cleared_is_not_ordered_twice() {
     let world = World::new().await;
     let customer = world.shopper().await;
     // As often as the worker tries.
-    world.faults.add("/shop.product.v1.ProductService/ClearCart", &[Fault::Lost; 3]);
+    let cleared = world.faults.calls().method("/shop.product.v1.ProductService/ClearCart");
+    cleared.times(3).meet(Fault::Reset);
     world.place(&customer, request("k1", GOOD_CARD)).await.unwrap();
     assert_eq!(world.faults.left(), 0);
     assert_eq!(world.cart_size(&customer).await, 1);
@@ -202,4 +204,47 @@ async fn too_many_orders_are_refused_and_none_is_half_taken() {
     let (cancelled, _) = tokio::join!(cancel, placing);
     assert_eq!(cancelled.unwrap().order.state, OrderState::Undone);
     world.place(&bob, request("k1", GOOD_CARD)).await.unwrap();
+}
+
+/// The whole saga with partners that are slow, out of reach for a while, and lose connections by chance: money is
+/// taken once and goods leave once, whatever the seed.
+#[tokio::test]
+async fn a_saga_over_a_bad_network_comes_to_one_end() {
+    let mut lost = 0;
+    for seed in 0..4 {
+        let config = Config { step_timeout_ms: 100, ..quick() };
+        let mut world =
+            World::with(config, shop_shipping::Config::default(), shop_payment::Config::default()).await;
+        let faults = Faults::seeded(seed);
+        world.network.inject(&faults);
+        world.faults = faults;
+        let customer = world.shopper().await;
+        let before = world.available().await;
+        let from_order = || world.faults.calls().from("order");
+        // Payment takes longer than the saga waits, in the middle of it; twice the money was taken, and twice not.
+        let slow = from_order().to("payment").times(2).meet(Fault::Latency(Duration::from_millis(150)));
+        let late =
+            from_order().to("payment").after(1).times(2).meet(Fault::SlowBody(Duration::from_millis(150)));
+        // What a step asks for is asked again; what comes before the first one is the caller's to repeat.
+        let by_chance = STEPS.into_iter().flat_map(|step| {
+            [Fault::Reset, Fault::ResetAnswer].map(|fault| {
+                world.faults.calls().from("order").method(step).chance(0.25).optional().meet(fault)
+            })
+        });
+        let by_chance: Vec<_> = by_chance.collect();
+        world.faults.part("order", "shipping");
+        let placing = world.place(&customer, request("k1", GOOD_CARD));
+        let joining = async {
+            tokio::time::sleep(Duration::from_millis(400)).await;
+            world.faults.join("order", "shipping");
+        };
+        let (placed, ()) = tokio::join!(placing, joining);
+        let id = placed.unwrap().order.order_id.clone();
+        world.assert_whole(&id).await;
+        assert_eq!(world.available().await, before - 2, "seed {seed}: reserved once");
+        assert_eq!((slow.happened(), late.happened()), (2, 2), "seed {seed}");
+        lost += by_chance.iter().map(|rule| rule.happened()).sum::<usize>();
+    }
+    // Each step is a chance in two; over all seeds they cannot all have missed.
+    assert!(lost > 4, "{lost}");
 }

@@ -1,15 +1,14 @@
 //! The whole shop in memory, over a folder that is gone with the test; services that fail on demand; and an order service
 //! that can be killed at any moment and started again.
 
-use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use formic::prelude::*;
-use formic::{Answer, Call, Interceptor, Next};
-use formic_testing::{Network, wait_for, wait_until};
+use formic_testing::faults::Rule;
+use formic_testing::{Fault, Faults, Network, wait_for, wait_until};
 use shop_order::proto::{
     Address, Card, GetRequest, Order, OrderServiceClient, OrderState, PlaceRequest, PlaceResponse,
     WatchRequest, WatchResponse,
@@ -31,65 +30,6 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) const LAMP: &str = "arc-desk-lamp";
 pub(crate) const GOOD_CARD: &str = "4242 4242 4242 4242";
 pub(crate) const DECLINED_CARD: &str = "4000 0000 0000 0002";
-
-/// What befalls a call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fault {
-    /// It does not arrive.
-    Lost,
-    /// It arrives; its answer does not.
-    AnswerLost,
-    /// It never arrives and is never answered.
-    HangsBefore,
-    /// It arrives and is never answered.
-    HangsAfter,
-}
-
-/// Faults to come, by method; one is used up by each call.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Faults(Arc<Mutex<HashMap<String, Vec<Fault>>>>);
-
-impl Faults {
-    /// `method` is `/package.Service/Method`.
-    pub(crate) fn add(&self, method: &str, faults: &[Fault]) {
-        self.0.lock().unwrap().entry(method.to_owned()).or_default().extend(faults);
-    }
-
-    /// How many are still to come. A test of faults that did not happen has tested nothing.
-    pub(crate) fn left(&self) -> usize {
-        self.0.lock().unwrap().values().map(Vec::len).sum()
-    }
-
-    fn take(&self, method: &str) -> Option<Fault> {
-        let mut faults = self.0.lock().unwrap();
-        let queue = faults.get_mut(method)?;
-        (!queue.is_empty()).then(|| queue.remove(0))
-    }
-
-    fn interceptor(&self) -> Arc<dyn Interceptor> {
-        let faults = self.clone();
-        Arc::new(move |call: Call, next: Next| {
-            let fault = faults.take(call.method.path());
-            async move { befall(fault, call, next).await }
-        })
-    }
-}
-
-async fn befall(fault: Option<Fault>, call: Call, next: Next) -> Result<Answer, Error> {
-    match fault {
-        None => next.run(call).await,
-        Some(Fault::Lost) => Err(Error::deadline_exceeded("lost on the way")),
-        Some(Fault::HangsBefore) => std::future::pending().await,
-        Some(Fault::AnswerLost) => {
-            let _ = next.run(call).await;
-            Err(Error::deadline_exceeded("lost on the way back"))
-        }
-        Some(Fault::HangsAfter) => {
-            let _ = next.run(call).await;
-            std::future::pending().await
-        }
-    }
-}
 
 pub(crate) struct World {
     pub(crate) folder: PathBuf,
@@ -134,7 +74,7 @@ impl World {
         let verifier = Verifier::with_keys(users.keys().clone());
         network.serve("user", users);
         let world = Self {
-            faults: Faults::default(),
+            faults: Faults::new(),
             order: OrderServiceClient::new(network.client("order")),
             product: ProductServiceClient::new(network.client("product")),
             payment: PaymentServiceClient::new(network.client("payment")),
@@ -145,6 +85,7 @@ impl World {
             config,
             worker: Mutex::default(),
         };
+        world.network.inject(&world.faults);
         world.start_product().await;
         world.start_payment(payment_config);
         world.start_shipping(shipping_config);
@@ -156,24 +97,24 @@ impl World {
         let config = ProductConfig::default();
         let products = Products::open(&self.folder, &config, self.verifier.clone()).await.unwrap();
         let server = product::ProductServiceServer::new(products);
-        self.network.serve_handle("product", Arc::new(server), vec![self.faults.interceptor()]);
+        self.network.serve_handle("product", Arc::new(server), Vec::new());
     }
 
     pub(crate) fn start_payment(&self, config: shop_payment::Config) {
         let server = payment::PaymentServiceServer::new(Payments::open(&self.folder, config).unwrap());
-        self.network.serve_handle("payment", Arc::new(server), vec![self.faults.interceptor()]);
+        self.network.serve_handle("payment", Arc::new(server), Vec::new());
     }
 
     pub(crate) fn start_shipping(&self, config: shop_shipping::Config) {
         let server = shipping::ShippingServiceServer::new(Shipments::open(&self.folder, config).unwrap());
-        self.network.serve_handle("shipping", Arc::new(server), vec![self.faults.interceptor()]);
+        self.network.serve_handle("shipping", Arc::new(server), Vec::new());
     }
 
     pub(crate) async fn start_order(&self) {
         let channels = Channels {
-            product: self.network.client("product"),
-            payment: self.network.client("payment"),
-            shipping: self.network.client("shipping"),
+            product: self.network.client_of("order", "product"),
+            payment: self.network.client_of("order", "payment"),
+            shipping: self.network.client_of("order", "shipping"),
         };
         let (orders, worker) =
             Orders::open(&self.folder, self.config.clone(), self.verifier.clone(), channels).await.unwrap();
@@ -272,6 +213,13 @@ impl World {
             story.push(message);
         }
         story
+    }
+
+    /// The next calls of a method meet these, one after the other.
+    pub(crate) fn befall(&self, method: &str, faults: &[Fault]) {
+        for fault in faults {
+            let _: Rule = self.faults.calls().method(method).meet(fault.clone());
+        }
     }
 
     pub(crate) async fn faults_used(&self) {
