@@ -46,10 +46,10 @@ pub enum Fault {
     /// Nobody is there: the call is surely unsent. A connection is closed at once.
     Refuse,
     /// The connection breaks on the way there; the caller cannot know how far the call came. A connection
-    /// breaks with the first words of its caller after the server has spoken.
+    /// breaks with its first call, once it has been set up.
     Reset,
     /// The connection breaks on the way back, after the handler has done its work. A connection breaks with
-    /// the second words of its server.
+    /// its first answer.
     ResetAnswer,
     /// Each message of the answer takes so long. A connection: each 64 bytes of it.
     SlowBody(Duration),
@@ -67,6 +67,8 @@ pub(crate) struct Inner {
     /// Names that do not reach each other, and whether that has kept anything from arriving.
     parted: watch::Sender<HashSet<(String, String)>>,
     held: Mutex<HashSet<(String, String)>>,
+    /// All that were ever parted.
+    ordered: Mutex<Vec<(String, String)>>,
 }
 
 impl Default for Faults {
@@ -86,7 +88,12 @@ impl Faults {
     #[must_use]
     pub fn seeded(seed: u64) -> Self {
         let rules = Mutex::new(Rules::new(seed));
-        Self(Arc::new(Inner { rules, parted: watch::Sender::default(), held: Mutex::default() }))
+        Self(Arc::new(Inner {
+            rules,
+            parted: watch::Sender::default(),
+            held: Mutex::default(),
+            ordered: Mutex::default(),
+        }))
     }
 
     /// A fault to come: first the calls that it is about, then what they meet.
@@ -96,7 +103,10 @@ impl Faults {
 
     /// Two names stop reaching each other, both ways, until they are joined again: nothing arrives, and
     /// nobody says so. On relays, connections that are there fall silent too.
+    ///
+    /// It is a fault like the others: expected, and counted once for each way in which it held something up.
     pub fn part(&self, one: &str, other: &str) {
+        self.0.ordered().push((one.into(), other.into()));
         self.0.parted.send_modify(|parted| {
             parted.insert((one.into(), other.into()));
             parted.insert((other.into(), one.into()));
@@ -151,7 +161,16 @@ impl Faults {
     }
 
     fn missing(&self) -> Vec<String> {
-        self.0.rules().missing()
+        let mut missing = self.0.rules().missing();
+        let held = self.0.held();
+        for (one, other) in self.0.ordered().iter() {
+            let pair = (one.clone(), other.clone());
+            if !held.contains(&pair) && !held.contains(&(pair.1, pair.0)) {
+                missing
+                    .push(format!("nothing was on its way between {one} and {other} while they were parted"));
+            }
+        }
+        missing
     }
 }
 
@@ -172,6 +191,10 @@ impl Inner {
 
     fn held(&self) -> MutexGuard<'_, HashSet<(String, String)>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ordered(&self) -> MutexGuard<'_, Vec<(String, String)>> {
+        self.ordered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The fault for the next call or connection of this kind.

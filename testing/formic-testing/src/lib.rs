@@ -1,5 +1,6 @@
 //! For tests of services: several of them wired together in memory, with no port and a clock that
-//! may be paused; or one of them on a real loopback port; and waiting that says what it waited for.
+//! may be paused; or one of them on a real loopback port; faults to order, counted; and waiting that says
+//! what it waited for.
 //!
 //! ```ignore
 //! let network = Network::new();

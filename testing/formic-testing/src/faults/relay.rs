@@ -132,9 +132,8 @@ where
 {
     let (from_caller, to_caller) = tokio::io::split(caller);
     let (from_server, to_server) = tokio::io::split(server);
-    let spoken = AtomicUsize::new(0);
-    let there = copy(from_caller, to_server, Way::There, &link, fault.as_ref(), &spoken);
-    let back = copy(from_server, to_caller, Way::Back, &link, fault.as_ref(), &spoken);
+    let there = copy(from_caller, to_server, Way::There, &link, fault.as_ref());
+    let back = copy(from_server, to_caller, Way::Back, &link, fault.as_ref());
     let (mut there, mut back) = (std::pin::pin!(there), std::pin::pin!(back));
     // One way may end before the other; a break ends both.
     tokio::select! {
@@ -153,14 +152,16 @@ enum End {
 /// How much of a slow body goes at once.
 const PIECE: usize = 64;
 
-/// Passes on one way. `spoken` counts how often the server has said something.
+/// What both sides of HTTP/2 say before the first call, and more: a call or an answer exceeds it.
+const HANDSHAKE: usize = 128;
+
+/// Passes on one way.
 async fn copy(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
     way: Way,
     link: &Link,
     fault: Option<&Fault>,
-    spoken: &AtomicUsize,
 ) -> End {
     let mut buffer = vec![0; 16 << 10];
     let mut passed = 0;
@@ -178,8 +179,11 @@ async fn copy(
         match (fault, way) {
             (Some(Fault::Latency(by)), _) => sleep(*by).await,
             (Some(Fault::Drop), _) | (Some(Fault::DropAnswer), Way::Back) => continue,
-            (Some(Fault::Reset), Way::There) if spoken.load(Ordering::SeqCst) > 0 => return End::Broken,
-            (Some(Fault::ResetAnswer), Way::Back) if spoken.load(Ordering::SeqCst) > 0 => return End::Broken,
+            (Some(Fault::Reset), Way::There) | (Some(Fault::ResetAnswer), Way::Back)
+                if passed + length > HANDSHAKE =>
+            {
+                return End::Broken;
+            }
             (Some(Fault::Break(after)), Way::Back) => piece = length.min(after.saturating_sub(passed)),
             _ => {}
         }
@@ -191,9 +195,6 @@ async fn copy(
             return End::Broken;
         }
         passed += piece;
-        if way == Way::Back {
-            spoken.fetch_add(1, Ordering::SeqCst);
-        }
     }
 }
 

@@ -238,6 +238,8 @@ mod tests {
         let said = std::panic::catch_unwind(unused).expect_err("nothing happened");
         let text = said.downcast_ref::<String>().expect("a text");
         assert!(text.contains("Drop from anybody to payment"), "{text}");
+        let parted = || Faults::new().part("order", "payment");
+        assert!(std::panic::catch_unwind(parted).is_err(), "nothing was held up");
         let faults = Faults::new();
         faults.calls().optional().meet(Fault::Drop);
         drop(faults);

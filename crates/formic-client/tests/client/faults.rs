@@ -1,0 +1,173 @@
+//! The client over connections that fail to order.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use formic_client::{Client, Config};
+use formic_core::{Code, Error};
+use formic_registry::Memory;
+use formic_rpc::{Channel, Handle};
+use formic_server::{Running, Serving};
+use formic_telemetry::Metrics;
+use formic_testing::{Fabric, Fault, Faults, Relay};
+use tokio::time::Instant;
+
+use crate::server::*;
+
+const MS: Duration = Duration::from_millis(1);
+
+/// Two instances of one service, each behind a relay.
+struct Pair {
+    faults: Faults,
+    one: (Server, Relay),
+    two: (Server, Relay),
+    channel: Channel,
+    _client: Client,
+}
+
+async fn pair(config: Config) -> Pair {
+    let (faults, registry) = (Faults::new(), Memory::new());
+    let mut ends = Vec::new();
+    for name in ["one", "two"] {
+        let server = Server::start(&Echo::new()).await;
+        let relay = faults.relay("web", name, server.addr()).await;
+        register(&registry, name, &relay.addr().into()).await;
+        ends.push((server, relay));
+    }
+    let (two, one) = (ends.pop().unwrap(), ends.pop().unwrap());
+    let client = Client::new(Arc::new(registry), config);
+    Pair { faults, one, two, channel: client.of("echo"), _client: client }
+}
+
+impl Pair {
+    async fn call(&self, method: formic_core::Method, within: Duration) -> Result<String, Error> {
+        let mut call = call_of(method, "hi");
+        call.deadline = Some(Instant::now() + within);
+        self.channel.call(call).await.map(text)
+    }
+
+    fn calls(&self) -> usize {
+        self.one.0.echo.calls() + self.two.0.echo.calls()
+    }
+}
+
+const LONG: Duration = Duration::from_secs(5);
+
+#[tokio::test]
+async fn connections_that_break_under_a_call_are_made_good_where_that_is_safe() {
+    for fault in [Fault::Reset, Fault::ResetAnswer, Fault::Break(30), Fault::Refuse] {
+        let pair = pair(Config::default()).await;
+        let broken = pair.faults.calls().to("one").always().meet(fault.clone());
+        for _ in 0..20 {
+            assert_eq!(pair.call(GET, LONG).await.unwrap(), "hi", "{fault:?}");
+        }
+        assert!(broken.happened() > 0);
+        // What may not be repeated is answered or fails; no handler sees it twice.
+        let (before, mut calls) = (pair.calls(), 0);
+        for _ in 0..20 {
+            calls += 1;
+            if let Err(error) = pair.call(SAY, LONG).await {
+                assert_eq!(error.code(), Code::Unavailable, "{fault:?}: {error:?}");
+                assert!(!matches!(fault, Fault::Refuse), "surely unsent, and there is another instance");
+            }
+        }
+        assert!(pair.calls() - before <= calls, "{fault:?}: a call was made twice");
+    }
+}
+
+#[tokio::test]
+async fn an_instance_that_is_slow_to_reach_is_called_less() {
+    let pair = pair(Config::default()).await;
+    let late = pair.faults.calls().to("one").always().meet(Fault::Latency(20 * MS));
+    for _ in 0..100 {
+        pair.call(SAY, LONG).await.unwrap();
+    }
+    assert!(late.happened() > 0);
+    let (one, two) = (pair.one.0.echo.calls(), pair.two.0.echo.calls());
+    assert!(two > 2 * one, "{one} and {two}");
+}
+
+#[tokio::test]
+async fn an_instance_out_of_reach_costs_time_and_comes_back() {
+    let pair = pair(Config::default()).await;
+    // The other is slower, so that this one is the choice.
+    pair.faults.calls().to("two").always().meet(Fault::Latency(5 * MS));
+    for _ in 0..10 {
+        pair.call(SAY, LONG).await.unwrap();
+    }
+    pair.faults.part("web", "one");
+    let mut late = 0;
+    for _ in 0..20 {
+        match pair.call(SAY, 60 * MS).await {
+            Ok(_) => {}
+            Err(error) => {
+                assert_eq!(error.code(), Code::DeadlineExceeded, "{error:?}");
+                late += 1;
+            }
+        }
+    }
+    assert!((1..15).contains(&late), "{late} of 20 were sent where nobody answers");
+    pair.faults.join("web", "one");
+    for _ in 0..10 {
+        pair.call(SAY, LONG).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_stream_whose_connection_breaks_says_so_and_its_handler_ends() {
+    let pair = pair(Config::default()).await;
+    let mut stream = pair.channel.call(call_of(TICK, "")).await.unwrap().body.into_stream();
+    assert_eq!(next(&mut stream).await.unwrap().unwrap(), "tick");
+    pair.one.1.cut();
+    pair.two.1.cut();
+    let error = loop {
+        if let Err(error) = next(&mut stream).await.expect("an error, and no good end") {
+            break error;
+        }
+    };
+    assert_eq!(error.code(), Code::Unavailable);
+    until("the handler to be dropped", || {
+        pair.one.0.echo.dropped.load(Ordering::SeqCst) + pair.two.0.echo.dropped.load(Ordering::SeqCst) == 1
+    })
+    .await;
+}
+
+fn serve(fabric: &Fabric, echo: &Arc<Echo>) -> (Running, formic_core::Endpoint) {
+    let server = formic_server::Server::new(formic_server::Config::default(), Metrics::new());
+    let server = server.serve(Arc::new(Service(Arc::clone(echo))) as Arc<dyn Handle>).unwrap();
+    let mut running = server.build().unwrap();
+    let endpoint = fabric.listen("echo", &mut running);
+    running.health().set(Serving::Ready);
+    (running, endpoint)
+}
+
+/// A peer that vanished without a word is noticed by its silence, long before the deadline of the call.
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_falls_silent_is_given_up() {
+    let (fabric, faults, echo) = (Fabric::new(), Faults::new(), Echo::new());
+    fabric.inject(&faults);
+    let (_running, endpoint) = serve(&fabric, &echo);
+    let hour = Duration::from_secs(3600);
+    let config = Config { connector: Some(fabric.connector("web")), timeout: hour, ..Config::default() };
+    let channel = Client::without_registry(config).at(endpoint);
+    assert_eq!(text(channel.call(call_of(SAY, "hi")).await.unwrap()), "hi");
+    faults.part("web", "echo");
+    let began = Instant::now();
+    let error = channel.call(call_of(SAY, "hi")).await.unwrap_err();
+    assert_eq!(error.code(), Code::Unavailable, "{error:?}");
+    let took = began.elapsed();
+    assert!((Duration::from_secs(4)..Duration::from_secs(20)).contains(&took), "{took:?}");
+    assert_eq!((echo.calls(), faults.happened()), (1, 1));
+    // And found again once it is back.
+    faults.join("web", "echo");
+    let answer = loop {
+        match channel.call(call_of(SAY, "again")).await {
+            Ok(answer) => break answer,
+            Err(error) => assert!(error.is_unsent(), "{error:?}"),
+        }
+        tokio::time::sleep(100 * MS).await;
+        assert!(began.elapsed() < Duration::from_secs(60), "it is not found again");
+    };
+    assert_eq!(text(answer), "again");
+}
