@@ -80,7 +80,7 @@ fn wait(millis: u64, number: u32) -> Order {
 /// Callers who never stop; each counts what it got.
 fn load(fleet: &Fleet, over: &Arc<AtomicBool>, done: &Arc<AtomicUsize>) -> JoinSet<Vec<String>> {
     let mut callers = JoinSet::new();
-    for number in 0..12_u64 {
+    for number in 0..9_u64 {
         let protocol = if number % 2 == 0 { Protocol::Connect } else { Protocol::Grpc };
         // `Say` may not be repeated, so nothing here is saved by a repetition.
         let probe = ProbeClient::new(fleet.client(protocol).of("probe"));
@@ -89,9 +89,9 @@ fn load(fleet: &Fleet, over: &Arc<AtomicBool>, done: &Arc<AtomicUsize>) -> JoinS
             let mut failures = Vec::new();
             while !over.load(Ordering::Relaxed) {
                 let outcome = if number % 3 == 0 {
-                    stream(&probe, 10 + number).await
+                    stream(&probe, 20 + number).await
                 } else {
-                    probe.say(wait(10 + 2 * number, 0)).await.map(drop).map_err(|error| format!("{error:?}"))
+                    probe.say(wait(20 + 3 * number, 0)).await.map(drop).map_err(|error| format!("{error:?}"))
                 };
                 match outcome {
                     Ok(()) => _ = done.fetch_add(1, Ordering::Relaxed),
@@ -140,7 +140,7 @@ async fn rolling_restarts_lose_nothing() {
         let failures: Vec<String> = callers.join_all().await.concat();
         assert!(failures.is_empty(), "seed {seed}: {} failed: {:?}", failures.len(), &failures[..1]);
         let done = done.load(Ordering::Relaxed);
-        assert!(done > 3_000, "seed {seed}: {done} calls are no load");
+        assert!(done > 2_000, "seed {seed}: {done} calls are no load");
         assert_eq!(fleet.prober.counts().dropped(), 0, "seed {seed}");
     }
 }
@@ -174,7 +174,7 @@ async fn broken_connections_are_made_good_where_that_is_safe() {
         let _replicas = [fleet.start(Config::default()).await, fleet.start(Config::default()).await];
         fleet.fabric.inject(&faults);
         for fault in [Fault::Refuse, Fault::Reset, Fault::ResetAnswer, Fault::Latency(30 * MS)] {
-            faults.calls().from("web").to("probe").chance(0.15).meet(fault);
+            faults.calls().from("web").to("probe").chance(0.1).meet(fault);
         }
         let (mut failed, calls) = (0, 400);
         for _ in 0..calls {
@@ -185,8 +185,8 @@ async fn broken_connections_are_made_good_where_that_is_safe() {
                 failed += 1;
             }
         }
-        assert!(faults.happened() > 100, "{}", faults.happened());
-        // A quarter of the connections breaks under its call; both of two in a row, one in fifteen.
+        assert!(faults.happened() > 80, "{}", faults.happened());
+        // One connection in six breaks under its call; two in a row, one in thirty, and a refusal takes a try too.
         assert!(failed < calls / 8, "seed {seed}: {failed} of {calls}");
     }
 }
@@ -241,7 +241,7 @@ async fn an_overloaded_server_is_told_from_a_broken_one_by_its_clients() {
         took[took.len() * 99 / 100]
     };
     // 160 a second is what they can do.
-    let calm = offer(1000.0 / 128.0, Duration::from_secs(20)).await;
+    let calm = offer(1000.0 / 128.0, Duration::from_secs(10)).await;
     let failed: Vec<_> = calm.iter().filter(|(_, outcome)| outcome.is_err()).collect();
     assert!(
         failed.is_empty(),
@@ -252,9 +252,9 @@ async fn an_overloaded_server_is_told_from_a_broken_one_by_its_clients() {
         running.limit()
     );
     offer(1000.0 / 320.0, Duration::from_secs(5)).await;
-    let busy = offer(1000.0 / 320.0, Duration::from_secs(30)).await;
+    let busy = offer(1000.0 / 320.0, Duration::from_secs(15)).await;
     let answered = busy.iter().filter(|(_, outcome)| outcome.is_ok()).count();
-    assert!(answered as f64 >= 0.9 * 160.0 * 30.0, "{answered}");
+    assert!(answered as f64 >= 0.9 * 160.0 * 15.0, "{answered}");
     assert!(p99(&busy) <= 2 * p99(&calm), "{:?} of {:?}", p99(&busy), p99(&calm));
     for (_, outcome) in &busy {
         if let Err(error) = outcome {
