@@ -1,21 +1,37 @@
-//! The policies: each picks an index out of a set.
+//! The policies: each picks one endpoint out of those that a set leaves to it.
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
-use crate::EndpointStats;
+use crate::traffic::{Algorithm, Traffic};
+use crate::{Backend, mix};
+
+mod hash;
+mod least;
+mod p2c;
+mod robin;
+
+pub use hash::Ring;
+pub use least::LeastRequest;
+pub use p2c::P2c;
+pub use robin::{RoundRobin, WeightedRoundRobin};
 
 /// What a pick may look at besides the endpoints themselves.
 #[derive(Clone, Copy)]
 pub struct Choice<'a> {
-    /// The time, as [`EndpointStats`] takes it.
+    /// The time, as [`Backend`] takes it.
     pub now: Duration,
     /// Randomness, fresh for each pick.
     pub random: u64,
+    /// The metadata of the call, for rules and hashes.
+    pub metadata: &'a dyn Fn(&str) -> Option<&'a str>,
     /// Whether the endpoint at an index may be picked; not, say, if this very call failed there.
     pub usable: &'a dyn Fn(usize) -> bool,
+    /// Whether the call may be lost without harm, because it would be repeated: such calls are the first to
+    /// find out whether an endpoint that was ejected is well again.
+    pub expendable: bool,
 }
 
 impl fmt::Debug for Choice<'_> {
@@ -24,79 +40,101 @@ impl fmt::Debug for Choice<'_> {
     }
 }
 
-/// Picks an endpoint. One policy serves one set of endpoints, from any number of threads.
+/// Picks an endpoint. One policy serves one group of endpoints, from any number of threads.
 pub trait Policy: fmt::Debug + Send + Sync + 'static {
-    /// The index of the endpoint that gets the next call; `None` if none is usable.
+    /// The position of the endpoint that gets the next call; `None` if none is usable.
     ///
     /// Takes no lock and allocates nothing.
-    fn pick(&self, set: &[Arc<EndpointStats>], choice: &Choice<'_>) -> Option<usize>;
-}
+    fn pick(&self, among: &Among<'_>, choice: &Choice<'_>) -> Option<usize>;
 
-/// The policies by name, for configuration.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Algorithm {
-    /// [`PeakEwma`].
-    #[default]
-    PeakEwma,
-    /// [`RoundRobin`].
-    RoundRobin,
-    /// [`Random`].
-    Random,
-}
-
-impl Algorithm {
-    /// A policy for one set of endpoints.
-    #[must_use]
-    pub fn build(self) -> Box<dyn Policy> {
-        match self {
-            Self::PeakEwma => Box::new(PeakEwma),
-            Self::RoundRobin => Box::new(RoundRobin::default()),
-            Self::Random => Box::new(Random),
-        }
+    /// Whether it goes by [`Backend::cost`], so that the cost of its pick can be compared with another's.
+    fn weighs(&self) -> bool {
+        false
     }
 }
 
-/// The better of two endpoints drawn at random, by latency times work in flight.
-///
-/// Two, and not the best of all: callers that all know the same best endpoint would run it over
-/// together.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct PeakEwma;
+/// Makes policies of an author's own: for the endpoints of one group, whenever they change.
+pub type Factory = Arc<dyn Fn(&[Arc<Backend>]) -> Box<dyn Policy> + Send + Sync>;
 
-/// One after the other.
-#[derive(Debug, Default)]
-pub struct RoundRobin(AtomicUsize);
+/// How much is asked of an endpoint that is picked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Care {
+    /// It can be reached and is not ejected.
+    In,
+    /// It can be reached.
+    Up,
+    /// Nothing.
+    Any,
+}
+
+/// The endpoints of a group, by their position in it, and which of them may be picked.
+#[derive(Clone, Copy, Debug)]
+pub struct Among<'a> {
+    pub(crate) list: &'a [Arc<Backend>],
+    /// From position to index in the set; the same if there is none.
+    pub(crate) map: Option<&'a [u32]>,
+    pub(crate) care: Care,
+    /// Even those that the choice leaves out.
+    pub(crate) tried: bool,
+    /// All their work in flight, where it is too much to sum up.
+    pub(crate) total: Option<u64>,
+}
 
 /// Any.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Random;
 
+/// What the policies keep from one arrangement to the next.
+pub(crate) type Cursor = Arc<AtomicUsize>;
+
+impl Algorithm {
+    pub(crate) fn build(self, traffic: &Traffic, list: &[Arc<Backend>], cursor: Cursor) -> Box<dyn Policy> {
+        match self {
+            Self::P2c => Box::new(P2c),
+            Self::RoundRobin => Box::new(RoundRobin::new(cursor)),
+            Self::WeightedRoundRobin => Box::new(WeightedRoundRobin::new(list, cursor)),
+            Self::LeastRequest => Box::new(LeastRequest),
+            Self::Random => Box::new(Random),
+            Self::Hash => match &traffic.hash {
+                Some(hash) => Box::new(Ring::new(&hash.key, hash.bound, list)),
+                // A policy that was not validated; the best there is without a key.
+                None => Box::new(P2c),
+            },
+        }
+    }
+}
+
 /// Further draws from the randomness of one pick (SplitMix64).
-struct Draws(u64);
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Draws(pub(crate) u64);
+
+// === impl Draws ===
 
 impl Draws {
-    fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ mixed >> 31
+        mix(self.0)
     }
 
-    fn below(&mut self, bound: usize) -> usize {
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
         // Fewer than 2⁶⁴, so the high half of the product is below the bound.
         ((u128::from(self.next()) * bound as u128) >> 64) as usize
     }
 
-    /// A usable index, each alike but for the last resort.
-    fn usable(&mut self, len: usize, usable: impl Fn(usize) -> bool) -> Option<usize> {
+    /// From 0 to 1, without 1.
+    pub(crate) fn unit(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / (1u64 << 24) as f32
+    }
+
+    /// A usable position, each alike but for the last resort.
+    pub(crate) fn usable(&mut self, len: usize, usable: impl Fn(usize) -> bool) -> Option<usize> {
         if len == 0 {
             return None;
         }
         for _ in 0..4 {
-            let index = self.below(len);
-            if usable(index) {
-                return Some(index);
+            let position = self.below(len);
+            if usable(position) {
+                return Some(position);
             }
         }
         // Few are usable: the next one after a random place.
@@ -104,138 +142,77 @@ impl Draws {
     }
 }
 
-/// The first usable index from a place on, around.
-fn scan(from: usize, len: usize, usable: impl Fn(usize) -> bool) -> Option<usize> {
-    (from..len).chain(0..from).find(|&index| usable(index))
+/// The first usable position from a place on, around.
+pub(crate) fn scan(from: usize, len: usize, usable: impl Fn(usize) -> bool) -> Option<usize> {
+    (from..len).chain(0..from).find(|&position| usable(position))
 }
 
-impl Policy for PeakEwma {
-    fn pick(&self, set: &[Arc<EndpointStats>], choice: &Choice<'_>) -> Option<usize> {
-        let mut draws = Draws(choice.random);
-        let first = draws.usable(set.len(), choice.usable)?;
-        let Some(second) = draws.usable(set.len(), |index| index != first && (choice.usable)(index)) else {
-            return Some(first);
+// === impl Among ===
+
+impl Among<'_> {
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// What is known of the endpoint at a position.
+    #[must_use]
+    pub fn backend(&self, position: usize) -> &Backend {
+        &self.list[position]
+    }
+
+    /// Whether the endpoint at a position may be picked.
+    #[must_use]
+    pub fn usable(&self, position: usize, choice: &Choice<'_>) -> bool {
+        let backend = &*self.list[position];
+        let fits = match self.care {
+            Care::In => !backend.is_ejected() && !backend.is_down(),
+            Care::Up => !backend.is_down(),
+            Care::Any => true,
         };
-        let better = set[second].cost(choice.now) < set[first].cost(choice.now);
-        Some(if better { second } else { first })
+        fits && (self.tried || (choice.usable)(self.index(position)))
+    }
+
+    /// All their work in flight.
+    pub(crate) fn in_flight(&self) -> u64 {
+        let sum = || self.list.iter().map(|backend| u64::from(backend.in_flight())).sum();
+        self.total.unwrap_or_else(sum)
+    }
+
+    pub(crate) fn index(&self, position: usize) -> usize {
+        self.map.map_or(position, |map| map[position] as usize)
+    }
+
+    /// Whether an endpoint that only starts takes this call; one that has started takes every.
+    pub(crate) fn is_warm(&self, position: usize, choice: &Choice<'_>, draws: &mut Draws) -> bool {
+        let warmth = self.list[position].warmth(choice.now);
+        warmth >= 1.0 || draws.unit() < warmth
     }
 }
 
-impl Policy for RoundRobin {
-    fn pick(&self, set: &[Arc<EndpointStats>], choice: &Choice<'_>) -> Option<usize> {
-        if set.is_empty() {
-            return None;
-        }
-        let from = self.0.fetch_add(1, Ordering::Relaxed) % set.len();
-        scan(from, set.len(), choice.usable)
-    }
-}
+// === impl Random ===
 
 impl Policy for Random {
-    fn pick(&self, set: &[Arc<EndpointStats>], choice: &Choice<'_>) -> Option<usize> {
-        Draws(choice.random).usable(set.len(), choice.usable)
+    fn pick(&self, among: &Among<'_>, choice: &Choice<'_>) -> Option<usize> {
+        let mut draws = Draws(choice.random);
+        let mut last = None;
+        for _ in 0..4 {
+            let position = draws.usable(among.len(), |position| among.usable(position, choice))?;
+            if among.is_warm(position, choice, &mut draws) {
+                return Some(position);
+            }
+            last = Some(position);
+        }
+        last
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const MS: Duration = Duration::from_millis(1);
-
-    fn set(latencies: &[Duration]) -> Vec<Arc<EndpointStats>> {
-        latencies.iter().map(|&latency| Arc::new(EndpointStats::new(latency, Duration::ZERO))).collect()
-    }
-
-    /// How often each endpoint is picked in so many independent picks.
-    fn counts(policy: &dyn Policy, set: &[Arc<EndpointStats>], usable: &dyn Fn(usize) -> bool) -> Vec<usize> {
-        let mut counts = vec![0; set.len()];
-        for random in 0..10_000 {
-            if let Some(index) = policy.pick(set, &Choice { now: Duration::ZERO, random, usable }) {
-                counts[index] += 1;
-            }
-        }
-        counts
-    }
-
-    #[test]
-    fn a_slow_endpoint_gets_what_nobody_else_takes() {
-        let set = set(&[MS, 50 * MS, MS, MS]);
-        let counts = counts(&PeakEwma, &set, &|_| true);
-        assert_eq!(counts[1], 0, "idle neighbours are always better: {counts:?}");
-        // With work in flight the slow one is worth it: 60 calls at 1 ms cost more than one at 50 ms.
-        for index in [0, 2, 3] {
-            (0..60).for_each(|_| set[index].begin());
-        }
-        assert!(self::counts(&PeakEwma, &set, &|_| true)[1] > 4_000);
-    }
-
-    /// A closed loop of callers on simulated time: what a policy really does.
-    fn simulate(policy: &dyn Policy, service_times: &[Duration], seed: u64) -> Vec<usize> {
-        let set = set(&vec![Duration::ZERO; service_times.len()]);
-        let mut served = vec![0; service_times.len()];
-        let mut random = Draws(seed);
-        // Sixteen callers; each is free again at its moment.
-        let mut callers = [(Duration::ZERO, None::<(usize, Duration)>); 16];
-        for _ in 0..20_000 {
-            let caller = callers.iter_mut().min_by_key(|caller| caller.0).expect("sixteen");
-            let now = caller.0;
-            if let Some((index, began)) = caller.1.take() {
-                set[index].succeeded(now, now - began);
-                set[index].end();
-            }
-            let choice = Choice { now, random: random.next(), usable: &|_| true };
-            let index = policy.pick(&set, &choice).expect("all are usable");
-            set[index].begin();
-            served[index] += 1;
-            *caller = (now + service_times[index], Some((index, now)));
-        }
-        served
-    }
-
-    #[test]
-    fn under_load_the_slow_one_of_ten_gets_a_fraction() {
-        let mut times = vec![MS; 10];
-        times[3] = 10 * MS;
-        for seed in 0..20 {
-            let served = simulate(&PeakEwma, &times, seed);
-            let fast = (served.iter().sum::<usize>() - served[3]) / 9;
-            assert!(served[3] * 4 < fast, "seed {seed}: {served:?}");
-            assert!(served[3] > 0, "it is still tried: {served:?}");
-            let blind = simulate(&RoundRobin::default(), &times, seed);
-            assert!(blind[3] > served[3], "round robin sees nothing: {blind:?}");
-        }
-    }
-
-    #[test]
-    fn the_same_seed_picks_the_same() {
-        let times = [MS, 2 * MS, 3 * MS];
-        for seed in 0..5 {
-            assert_eq!(simulate(&PeakEwma, &times, seed), simulate(&PeakEwma, &times, seed));
-        }
-    }
-
-    #[test]
-    fn equal_endpoints_share_alike() {
-        let set = set(&[MS; 5]);
-        for policy in [Algorithm::PeakEwma, Algorithm::RoundRobin, Algorithm::Random] {
-            let counts = counts(&*policy.build(), &set, &|_| true);
-            assert!(counts.iter().all(|&n| (1_800..2_200).contains(&n)), "{policy:?} {counts:?}");
-        }
-    }
-
-    #[test]
-    fn what_is_not_usable_is_never_picked() {
-        let set = set(&[MS; 7]);
-        for policy in [Algorithm::PeakEwma, Algorithm::RoundRobin, Algorithm::Random] {
-            let policy = policy.build();
-            let odd = counts(&*policy, &set, &|index| index % 2 == 1);
-            assert!(odd.iter().step_by(2).all(|&n| n == 0), "{policy:?} {odd:?}");
-            assert_eq!(odd.iter().sum::<usize>(), 10_000);
-            let one = counts(&*policy, &set, &|index| index == 6);
-            assert_eq!(one[6], 10_000, "{policy:?}");
-            assert_eq!(counts(&*policy, &set, &|_| false), [0; 7]);
-            assert_eq!(policy.pick(&[], &Choice { now: MS, random: 1, usable: &|_| true }), None);
-        }
-    }
-}
+pub(crate) mod tests;

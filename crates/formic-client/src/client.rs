@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use formic_balance::EndpointStats;
-use formic_core::{Endpoint, Error, ServiceName};
+use formic_balance::{Backend, Seat, Traffic};
+use formic_core::{Endpoint, Error, InstanceId, ServiceName};
 use formic_registry::{Cache, DynRegistry, Static};
 use formic_rpc::{Channel, Handle};
 use tokio::time::Instant;
@@ -14,13 +14,14 @@ use tokio_util::task::TaskTracker;
 
 use crate::Config;
 use crate::budget::Budget;
-use crate::dispatch::{Dispatch, Target};
+use crate::dispatch::{Dispatch, Fixed, Target};
 use crate::remote::{Dialer, Remote};
-use crate::service::{Service, Source};
+use crate::service::{Service, Setup, Source};
 use crate::stack::{Refusal, Stack};
+use crate::traffic::{InvalidTraffic, TrafficView};
 
-/// Makes channels. Clones share connections, the retry budget and what was learnt of endpoints, so a
-/// process needs one.
+/// Makes channels. Clones share connections, retry budgets and what was learnt of endpoints, so a process
+/// needs one.
 ///
 /// It may be made outside a runtime; calls are made within one. A service that was called once is
 /// followed as long as the client or a channel lives.
@@ -30,8 +31,9 @@ pub struct Client(Arc<Shared>);
 /// What the channels of a client share.
 pub(crate) struct Shared {
     pub(crate) config: Config,
-    pub(crate) budget: Budget,
     source: Source,
+    /// Tells this client from others where each has its own subset of endpoints.
+    seed: u64,
     services: Mutex<HashMap<ServiceName, Arc<Service>>>,
     /// Ends connections; see [`Client::shutdown`].
     stop: CancellationToken,
@@ -65,8 +67,8 @@ impl Client {
         let origin = Instant::now();
         let dialer = Arc::new(Dialer::new(&config, origin, tasks.clone(), stop.clone()));
         let source = Source { cache, dialer, origin, tasks, stop: CancellationToken::new() };
-        let budget = Budget::new(config.budget);
-        Self(Arc::new(Shared { config, budget, source, services: Mutex::default(), stop }))
+        let seed = fastrand::u64(..);
+        Self(Arc::new(Shared { config, source, seed, services: Mutex::default(), stop }))
     }
 
     /// A channel to a service by its name. A name that is none fails the calls, with
@@ -74,20 +76,28 @@ impl Client {
     #[must_use]
     pub fn of(&self, name: impl AsRef<str>) -> Channel {
         match ServiceName::new(name) {
-            Ok(name) => self.channel(Target::Service(self.0.service(&name))),
-            Err(error) => {
-                Channel::new(Arc::new(Refusal(Error::invalid_argument(error.to_string()).with_source(error))))
+            Ok(name) => {
+                let service = self.0.service(&name);
+                match InvalidTraffic::check(&service.traffic()) {
+                    Ok(()) => self.channel(Target::Service(service)),
+                    Err(invalid) => refusal(Error::failed_precondition(format!("{name}: {invalid}"))),
+                }
             }
+            Err(error) => refusal(Error::invalid_argument(error.to_string()).with_source(error)),
         }
     }
 
     /// A channel to one endpoint, without discovery. Keep it: each has connections of its own.
     #[must_use]
     pub fn at(&self, endpoint: Endpoint) -> Channel {
-        let name = endpoint.to_string().into();
-        let stats = Arc::new(EndpointStats::new(Duration::ZERO, Duration::ZERO));
-        let remote = Remote::new(endpoint, stats, Arc::clone(&self.0.source.dialer));
-        self.channel(Target::Fixed(Arc::new(remote), name))
+        let name: Arc<str> = endpoint.to_string().into();
+        if let Err(invalid) = InvalidTraffic::check(&self.0.config.traffic) {
+            return refusal(Error::failed_precondition(format!("{name}: {invalid}")));
+        }
+        let backend = Arc::new(Backend::alone(InstanceId::new(Arc::clone(&name)), Duration::ZERO));
+        let remote = Arc::new(Remote::new(endpoint, backend, Arc::clone(&self.0.source.dialer)));
+        let traffic = Arc::new(self.0.config.traffic.clone());
+        self.channel(Target::Fixed(Fixed { remote, name, traffic, budget: Budget::default() }))
     }
 
     /// Serves a service from this process: from now on its calls go to the handle, always, and those of
@@ -109,10 +119,34 @@ impl Client {
         &self.0.source.cache
     }
 
-    /// How many calls may be made again, as of now.
+    /// How calls to a service fare: its policy, its endpoints, what is left of its budget. The endpoints of a
+    /// service that was never called are not known.
     #[must_use]
-    pub fn retries_left(&self) -> f64 {
-        self.0.budget.left(self.0.since_origin(Instant::now()))
+    pub fn traffic(&self, name: &ServiceName) -> TrafficView {
+        self.0.service(name).view()
+    }
+
+    /// The services that were called or set up, by name.
+    #[must_use]
+    pub fn services(&self) -> Vec<ServiceName> {
+        let services = self.0.services.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut names: Vec<_> = services.keys().cloned().collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// Replaces how a service is called, from now on and for channels that exist already. Calls on their way
+    /// end as they began, and what was learnt of endpoints stays.
+    ///
+    /// # Errors
+    /// Every fault of the policy; the present one stays then.
+    pub fn set_traffic(&self, name: &ServiceName, traffic: Traffic) -> Result<(), InvalidTraffic> {
+        self.0.service(name).set_traffic(traffic)
+    }
+
+    /// Ends the ejection of an instance by hand. `false` if there is no such instance.
+    pub fn readmit(&self, name: &ServiceName, instance: &InstanceId) -> bool {
+        self.0.service(name).reset(instance)
     }
 
     /// Ends every task and waits for them. Calls on their way are answered, new ones fail; so stop
@@ -144,10 +178,19 @@ impl Shared {
         if let Some(service) = services.get(name) {
             return Arc::clone(service);
         }
-        let policy = self.config.balance.build();
-        let service = Service::new(name.clone(), policy, self.config.patience, self.source.clone());
-        let service = Arc::new(service);
+        let config = &self.config;
+        let setup = Setup {
+            traffic: config.services.get(name).unwrap_or(&config.traffic).clone(),
+            policy: config.policy.clone(),
+            seat: Seat { zone: config.zone.clone(), seed: self.seed },
+            patience: config.patience,
+        };
+        let service = Arc::new(Service::new(name.clone(), setup, self.source.clone()));
         services.insert(name.clone(), Arc::clone(&service));
         service
     }
+}
+
+fn refusal(error: Error) -> Channel {
+    Channel::new(Arc::new(Refusal(error)))
 }

@@ -1,13 +1,15 @@
 //! How a client behaves.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use formic_balance::Algorithm;
+use formic_balance::{Factory, Traffic};
+use formic_core::ServiceName;
 use formic_rpc::Interceptor;
 
-use crate::{Connect, Observer, budget, retry};
+use crate::{Connect, Observer};
 
 /// Which wire is spoken to servers; a Formic server speaks both.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -40,12 +42,14 @@ pub struct Config {
     pub patience: Duration,
     /// The wire.
     pub protocol: Protocol,
-    /// Which endpoint gets a call.
-    pub balance: Algorithm,
-    /// When a call is made again.
-    pub retry: retry::Config,
-    /// How many calls may be made again.
-    pub budget: budget::Config,
+    /// How calls are spread over endpoints, when one is left out, when a call is made again, and how often.
+    pub traffic: Traffic,
+    /// The same for single services, whole.
+    pub services: HashMap<ServiceName, Traffic>,
+    /// A policy of the author's own, in the place of those by name.
+    pub policy: Option<Factory>,
+    /// The zone of this process, for rules that prefer it.
+    pub zone: Option<String>,
     /// Code of the author's own around every call; the first is the outermost.
     pub interceptors: Vec<Arc<dyn Interceptor>>,
     /// Who is told of every call.
@@ -65,9 +69,10 @@ impl Default for Config {
             max_message: 4 * 1024 * 1024,
             patience: Duration::from_secs(1),
             protocol: Protocol::default(),
-            balance: Algorithm::default(),
-            retry: retry::Config::default(),
-            budget: budget::Config::default(),
+            traffic: Traffic::default(),
+            services: HashMap::new(),
+            policy: None,
+            zone: None,
             interceptors: Vec::new(),
             observer: None,
         }
@@ -85,9 +90,10 @@ impl fmt::Debug for Config {
             .field("max_message", &self.max_message)
             .field("patience", &self.patience)
             .field("protocol", &self.protocol)
-            .field("balance", &self.balance)
-            .field("retry", &self.retry)
-            .field("budget", &self.budget)
+            .field("traffic", &self.traffic)
+            .field("services", &self.services)
+            .field("policy", &self.policy.is_some())
+            .field("zone", &self.zone)
             .field("interceptors", &self.interceptors.len())
             .field("observer", &self.observer.is_some())
             .finish()

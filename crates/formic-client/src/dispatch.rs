@@ -1,19 +1,23 @@
 //! A call within its deadline: to whom it goes, and what happens when that fails.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use formic_core::{Error, Method, RpcService};
+use formic_balance::Traffic;
+use formic_core::{Error, Kind, Method, RpcService};
 use formic_rpc::context::Scope;
 use formic_rpc::{Answer, Body, BoxFuture, Call, Handle, TraceContext};
 use tokio::time::Instant;
 
+use crate::budget::Budget;
 use crate::client::Shared;
-use crate::flight::{Flight, Watched};
+use crate::flight::Flight;
 use crate::observe::Reporting;
 use crate::outgoing::Outgoing;
 use crate::remote::Remote;
-use crate::retry::{History, Nature, Verdict};
-use crate::service::Service;
+use crate::retry::{self, History, Nature, Verdict};
+use crate::service::{Beside, Picked, Service};
+use crate::watched::{Again, Watched};
 use crate::{local, wire};
 
 /// To whom the calls of a channel go.
@@ -21,7 +25,24 @@ pub(crate) enum Target {
     /// Any instance of a service.
     Service(Arc<Service>),
     /// One endpoint, under its address as a name.
-    Fixed(Arc<Remote>, Arc<str>),
+    Fixed(Fixed),
+}
+
+/// One endpoint.
+pub(crate) struct Fixed {
+    pub(crate) remote: Arc<Remote>,
+    pub(crate) name: Arc<str>,
+    pub(crate) traffic: Arc<Traffic>,
+    pub(crate) budget: Budget,
+}
+
+/// How far a call has come.
+#[derive(Default)]
+pub(crate) struct Course {
+    /// It is itself caused by a repetition.
+    pub(crate) retried: bool,
+    pub(crate) history: History,
+    tried: Vec<Arc<Remote>>,
 }
 
 /// The innermost layer of a channel.
@@ -30,27 +51,70 @@ pub(crate) struct Dispatch {
     pub(crate) target: Target,
 }
 
+// === impl Course ===
+
+impl Course {
+    pub(crate) fn new(retried: bool) -> Self {
+        Self { retried, ..Self::default() }
+    }
+
+    pub(crate) fn has_begun(&self) -> bool {
+        !self.tried.is_empty()
+    }
+
+    pub(crate) fn has_tried(&self, remote: &Arc<Remote>) -> bool {
+        self.tried.iter().any(|tried| Arc::ptr_eq(tried, remote))
+    }
+
+    pub(crate) fn note(&mut self, remote: &Arc<Remote>) {
+        self.tried.push(Arc::clone(remote));
+    }
+
+    /// The number that the next attempt carries as a mark. What a repetition causes is not repeated either,
+    /// so the mark travels on.
+    fn mark(&self) -> Option<u32> {
+        let marked = self.retried || self.history.repeats > 0;
+        marked.then_some((self.history.repeats + 1).max(2))
+    }
+}
+
 // === impl Target ===
 
 impl Target {
     fn name(&self) -> &Arc<str> {
         match self {
             Self::Service(service) => service.name(),
-            Self::Fixed(_, name) => name,
+            Self::Fixed(fixed) => &fixed.name,
         }
     }
 
     fn local(&self) -> Option<Arc<dyn Handle>> {
         match self {
             Self::Service(service) => service.local(),
-            Self::Fixed(..) => None,
+            Self::Fixed(_) => None,
         }
     }
 
-    async fn pick(&self, now: Instant, tried: &[Arc<Remote>]) -> Result<Arc<Remote>, Error> {
+    fn budget(&self) -> &Budget {
         match self {
-            Self::Service(service) => service.pick(now, tried).await,
-            Self::Fixed(remote, _) => Ok(Arc::clone(remote)),
+            Self::Service(service) => service.budget(),
+            Self::Fixed(fixed) => &fixed.budget,
+        }
+    }
+
+    fn traffic(&self) -> Arc<Traffic> {
+        match self {
+            Self::Service(service) => service.traffic(),
+            Self::Fixed(fixed) => Arc::clone(&fixed.traffic),
+        }
+    }
+
+    async fn pick(&self, now: Instant, call: &Outgoing, course: &Course) -> Result<Picked, Error> {
+        match self {
+            Self::Service(service) => service.pick(now, call, course).await,
+            Self::Fixed(fixed) => {
+                Ok(Picked { remote: Arc::clone(&fixed.remote), probe: false, hedge: Beside::Never })
+            }
         }
     }
 }
@@ -70,6 +134,7 @@ impl Dispatch {
             self.client.config.observer.as_ref().map(|observer| {
                 Reporting::begin(observer, self.target.name(), &call.method, now, call.deadline)
             });
+        let mut again = None;
         let outcome = match self.target.local() {
             Some(handle) => {
                 if let Some(report) = &mut report {
@@ -80,13 +145,22 @@ impl Dispatch {
             }
             None => {
                 let outgoing = Arc::new(Outgoing::new(call, trace));
-                self.attempts(&outgoing, retried, now, report.as_mut()).await
+                self.target.budget().call(self.client.since_origin(now));
+                let mut course = Course::new(retried);
+                let outcome = self.attempts(&outgoing, &mut course, now, report.as_mut()).await;
+                // A stream that can be begun again is, if it fails before its first message.
+                let method = &outgoing.method;
+                if method.kind == Kind::ServerStream && method.idempotent && !retried && outcome.is_ok() {
+                    let dispatch = Arc::clone(&self);
+                    again = Some(Box::new(Again { dispatch, outgoing, course }));
+                }
+                outcome.map(|(answer, flight)| (answer, Some(flight)))
             }
         };
         match outcome {
             Ok((mut answer, flight)) => match answer.body {
                 Body::Stream(stream) if flight.is_some() || report.is_some() => {
-                    answer.body = Body::Stream(Box::pin(Watched::new(stream, flight, report)));
+                    answer.body = Body::Stream(Box::pin(Watched::new(stream, flight, report, again)));
                     Ok(answer)
                 }
                 _ => finish(Ok(answer), report),
@@ -96,70 +170,175 @@ impl Dispatch {
     }
 
     /// Makes attempts over the network until one is answered or there is no use in another.
-    async fn attempts(
+    pub(crate) async fn attempts(
         &self,
         outgoing: &Arc<Outgoing>,
-        retried: bool,
+        course: &mut Course,
         mut now: Instant,
         mut report: Option<&mut Reporting>,
-    ) -> Result<(Answer, Option<Flight>), Error> {
-        let client = &*self.client;
-        client.budget.call(client.since_origin(now));
-        let mut history = History::default();
-        let mut tried = Vec::new();
+    ) -> Result<(Answer, Flight), Error> {
         loop {
-            let remote = self.target.pick(now, &tried).await?;
+            let picked = self.target.pick(now, outgoing, course).await?;
             if let Some(report) = &mut report {
-                report.attempt(Some(&remote));
+                report.attempt(Some(&picked.remote));
             }
-            // What a repetition causes is not repeated either, so the mark travels on.
-            let marked = retried || history.repeats > 0;
-            let attempt = marked.then_some((history.repeats + 1).max(2));
-            let mut flight = Flight::begin(&remote);
-            // A connection first, before anything of the request is used up.
-            let outcome = match remote.connection().await {
-                Ok(sender) => {
-                    flight.send();
-                    wire::call(sender, &remote, outgoing, attempt).await
+            let remote = Arc::clone(&picked.remote);
+            let outcome = match picked.hedge {
+                Beside::Never => attempt(picked, outgoing, course.mark()).await,
+                Beside::Unknown | Beside::After(_) => {
+                    Box::pin(self.hedged(picked, outgoing, course, report.as_deref_mut())).await
                 }
-                Err(error) => Err(error),
             };
-            flight.answer(&outcome);
             let error = match outcome {
-                Ok(answer) => return Ok((answer, Some(flight))),
+                Ok(answered) => return Ok(answered),
                 Err(error) => error,
             };
-            drop(flight);
-            let idempotent = outgoing.method.idempotent;
-            let nature = Nature { idempotent, retried, replayable: outgoing.replayable() };
-            let verdict = client.config.retry.judge(&error, nature, &mut history);
+            course.note(&remote);
+            match self.verdict(&error, outgoing, course) {
+                None => return Err(error),
+                Some(wait) if wait.is_zero() => {}
+                Some(wait) => Box::pin(tokio::time::sleep(wait)).await,
+            }
             now = Instant::now();
-            if verdict == Verdict::GiveUp {
-                return Err(error);
-            }
-            if !client.budget.withdraw(client.since_origin(now)) {
-                tracing::debug!(service = %self.target.name(), %error, "not tried again: the budget is used up");
-                return Err(error);
-            }
-            tracing::debug!(service = %self.target.name(), %error, ?verdict, "trying again");
-            tried.push(remote);
         }
+    }
+
+    /// What to do about a failed attempt: give up, or make another after a wait, which the budget has
+    /// granted.
+    pub(crate) fn verdict(
+        &self,
+        error: &Error,
+        outgoing: &Outgoing,
+        course: &mut Course,
+    ) -> Option<Duration> {
+        let (now, traffic) = (Instant::now(), self.target.traffic());
+        let nature = Nature {
+            idempotent: outgoing.method.idempotent,
+            retried: course.retried,
+            replayable: outgoing.replayable(),
+            left: outgoing.deadline().map(|deadline| deadline.saturating_duration_since(now)),
+        };
+        let wait = match retry::judge(&traffic.retry, error, nature, &mut course.history) {
+            Verdict::GiveUp => return None,
+            Verdict::Elsewhere => Duration::ZERO,
+            Verdict::Repeat(wait) => wait,
+        };
+        if !self.withdraw(now, &traffic) {
+            tracing::debug!(service = %self.target.name(), %error, "not tried again: the budget is used up");
+            return None;
+        }
+        tracing::debug!(service = %self.target.name(), %error, ?wait, "trying again");
+        Some(wait)
+    }
+
+    fn withdraw(&self, now: Instant, traffic: &Traffic) -> bool {
+        self.target.budget().withdraw(self.client.since_origin(now), &traffic.budget)
+    }
+
+    /// How long a call may take that says nothing.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.client.config.timeout
+    }
+
+    /// An attempt, and another beside it once the first takes longer than most. The first answer counts; of
+    /// failures the last.
+    async fn hedged(
+        &self,
+        picked: Picked,
+        outgoing: &Arc<Outgoing>,
+        course: &mut Course,
+        report: Option<&mut Reporting>,
+    ) -> Result<(Answer, Flight), Error> {
+        let Target::Service(service) = &self.target else {
+            return attempt(picked, outgoing, course.mark()).await;
+        };
+        let (began, path) = (Instant::now(), outgoing.method.path());
+        let (remote, beside) = (Arc::clone(&picked.remote), picked.hedge);
+        let mut first = std::pin::pin!(attempt(picked, outgoing, course.mark()));
+        let Beside::After(delay) = beside else { return learn(first.await, service, path, began) };
+        if let Ok(outcome) = tokio::time::timeout(delay, first.as_mut()).await {
+            return learn(outcome, service, path, began);
+        }
+        course.note(&remote);
+        let now = Instant::now();
+        let Some((twin, beside)) = outgoing.twin().zip(service.beside(now, outgoing, course)) else {
+            return learn(first.await, service, path, began);
+        };
+        if !self.withdraw(now, &service.traffic()) {
+            beside.remote.backend().unused(self.client.since_origin(now), beside.probe);
+            return learn(first.await, service, path, began);
+        }
+        if let Some(report) = report {
+            report.attempt(Some(&beside.remote));
+        }
+        tracing::debug!(service = %self.target.name(), ?delay, "another attempt beside a slow one");
+        // It is the call's one repetition, and marked as such.
+        course.history.repeats += 1;
+        course.note(&beside.remote);
+        let (twin, mark) = (Arc::new(twin), course.mark());
+        let second = std::pin::pin!(attempt(beside, &twin, mark));
+        let outcome = match futures::future::select(first, second).await {
+            futures::future::Either::Left((outcome, second)) if is_lost(&outcome) => second.await,
+            futures::future::Either::Right((outcome, first)) if is_lost(&outcome) => first.await,
+            futures::future::Either::Left((outcome, _)) | futures::future::Either::Right((outcome, _)) => {
+                outcome
+            }
+        };
+        learn(outcome, service, path, began)
     }
 
     /// The method at a path, where the registry knows it.
     pub(crate) fn method(&self, path: &str) -> Option<Method> {
         match &self.target {
             Target::Service(service) => service.method(path),
-            Target::Fixed(..) => None,
+            Target::Fixed(_) => None,
         }
     }
 
     pub(crate) fn services(&self) -> Vec<RpcService> {
         match &self.target {
             Target::Service(service) => service.rpc(),
-            Target::Fixed(..) => Vec::new(),
+            Target::Fixed(_) => Vec::new(),
         }
     }
+}
+
+/// Makes one attempt.
+async fn attempt(
+    picked: Picked,
+    outgoing: &Arc<Outgoing>,
+    mark: Option<u32>,
+) -> Result<(Answer, Flight), Error> {
+    let Picked { remote, probe, .. } = picked;
+    let mut flight = Flight::begin(&remote, probe, outgoing.deadline());
+    // A connection first, before anything of the request is used up.
+    let outcome = match remote.connection().await {
+        Ok(sender) => {
+            flight.send();
+            wire::call(sender, &remote, outgoing, mark).await
+        }
+        Err(error) => Err(error),
+    };
+    flight.answer(&outcome);
+    outcome.map(|answer| (answer, flight))
+}
+
+/// Learns how long a call took, another attempt's help included.
+fn learn(
+    outcome: Result<(Answer, Flight), Error>,
+    service: &Service,
+    path: &str,
+    began: Instant,
+) -> Result<(Answer, Flight), Error> {
+    if outcome.is_ok() {
+        service.hedging().learn(path, began.elapsed());
+    }
+    outcome
+}
+
+/// Whether an attempt failed in a way that another one may not.
+fn is_lost(outcome: &Result<(Answer, Flight), Error>) -> bool {
+    outcome.as_ref().is_err_and(|error| error.is_unsent() || error.code().is_server_fault())
 }
 
 fn finish(outcome: Result<Answer, Error>, report: Option<Reporting>) -> Result<Answer, Error> {

@@ -1,23 +1,23 @@
 //! A call on its way to an endpoint, as the balancer sees it: counted while it lasts, learnt from when it
 //! ends, however it ends.
 
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::time::Duration;
 
-use bytes::Bytes;
-use formic_core::Error;
-use formic_rpc::ByteStream;
-use futures::Stream;
+use formic_balance::{Change, Outcome};
+use formic_core::{Code, Error};
 use tokio::time::Instant;
 
-use crate::observe::Reporting;
 use crate::remote::Remote;
 
 /// One attempt at one endpoint. Dropping it unfinished is what cancelling looks like.
 pub(crate) struct Flight {
     remote: Arc<Remote>,
     clock: Clock,
+    /// It finds out whether an ejected endpoint is well again.
+    probe: bool,
+    /// Past it, being given up is the endpoint's doing.
+    deadline: Option<Instant>,
 }
 
 /// What there is to learn from a flight.
@@ -30,9 +30,13 @@ enum Clock {
 }
 
 impl Flight {
-    pub(crate) fn begin(remote: &Arc<Remote>) -> Self {
-        remote.stats().begin();
-        Self { remote: Arc::clone(remote), clock: Clock::Waiting }
+    pub(crate) fn begin(remote: &Arc<Remote>, probe: bool, deadline: Option<Instant>) -> Self {
+        remote.backend().begin();
+        Self { remote: Arc::clone(remote), clock: Clock::Waiting, probe, deadline }
+    }
+
+    pub(crate) fn remote(&self) -> &Arc<Remote> {
+        &self.remote
     }
 
     /// The request goes out.
@@ -40,75 +44,79 @@ impl Flight {
         self.clock = Clock::Running(Instant::now());
     }
 
-    /// An answer is there, or begins, or, after it has begun, ends.
-    pub(crate) fn answer<T>(&mut self, outcome: &Result<T, Error>) {
-        let now = Instant::now();
-        let took = match std::mem::replace(&mut self.clock, Clock::Answered) {
-            Clock::Waiting => return,
-            Clock::Running(sent) => Some(now.duration_since(sent)),
+    /// An answer is there, or begins, or, after it has begun, ends. Gives back how long it took.
+    pub(crate) fn answer<T>(&mut self, outcome: &Result<T, Error>) -> Option<Duration> {
+        let took = match self.clock {
+            Clock::Waiting => return None,
+            Clock::Running(sent) => Some(sent),
             Clock::Answered => None,
         };
-        let (now, stats) = (self.remote.since_origin(now), self.remote.stats());
-        match (outcome, took) {
-            // How long a stream lived before it failed says nothing.
-            (Err(error), took) if error.code().is_server_fault() => {
-                stats.failed(now, took.unwrap_or_default())
-            }
-            (_, Some(took)) => stats.succeeded(now, took),
-            (_, None) => {}
+        self.clock = Clock::Answered;
+        let now = Instant::now();
+        let took = took.map(|sent| now.duration_since(sent));
+        match outcome.as_ref().map_or_else(judge, |_| Outcome::Success) {
+            // That a stream ends well was learnt when it began; how long it lived says nothing.
+            Outcome::Success if took.is_none() => {}
+            outcome => self.learn(now, took, outcome),
         }
+        took
+    }
+
+    fn learn(&mut self, now: Instant, took: Option<Duration>, outcome: Outcome) {
+        let backend = self.remote.backend();
+        let probe = std::mem::take(&mut self.probe);
+        let change = backend.learn(self.remote.since_origin(now), took, outcome, probe);
+        if let Some(change) = change {
+            announce(&self.remote, change);
+        }
+    }
+}
+
+/// What an error says of the endpoint.
+fn judge(error: &Error) -> Outcome {
+    if error.is_unsent() {
+        // It says goodbye, which is no failure.
+        return Outcome::Neutral;
+    }
+    match (error.code(), error.retry_after()) {
+        (Code::Unavailable | Code::ResourceExhausted, after @ Some(_)) => Outcome::Rejected { after },
+        // Perhaps a quota of this caller alone.
+        (Code::ResourceExhausted, None) => Outcome::Neutral,
+        (code, _) if code.is_server_fault() => Outcome::Failure,
+        _ => Outcome::Success,
+    }
+}
+
+/// Tells people who gets calls now and who does not.
+pub(crate) fn announce(remote: &Remote, change: Change) {
+    let (backend, endpoint) = (remote.backend(), remote.endpoint());
+    match (change, backend.ejected()) {
+        (Change::Ejected, Some(why)) => {
+            let (reason, probe) = (&why.reason, why.probe_at.saturating_sub(why.since));
+            tracing::warn!(instance = %backend.id(), %endpoint, %reason, ?probe, "endpoint ejected");
+        }
+        (Change::Ejected, None) => {}
+        (Change::Returned, _) => tracing::info!(instance = %backend.id(), %endpoint, "endpoint is back in"),
     }
 }
 
 impl Drop for Flight {
     fn drop(&mut self) {
-        if let Clock::Running(sent) = self.clock {
-            let now = Instant::now();
-            self.remote.stats().abandoned(self.remote.since_origin(now), now.duration_since(sent));
-        }
-        self.remote.stats().end();
-    }
-}
-
-/// A response stream with the guards of its call, which lasts until the stream ends.
-pub(crate) struct Watched {
-    stream: Option<ByteStream>,
-    flight: Option<Flight>,
-    report: Option<Reporting>,
-}
-
-impl Watched {
-    pub(crate) fn new(stream: ByteStream, flight: Option<Flight>, report: Option<Reporting>) -> Self {
-        Self { stream: Some(stream), flight, report }
-    }
-
-    fn end(&mut self, outcome: &Result<(), Error>) {
-        self.stream = None;
-        if let Some(mut flight) = self.flight.take() {
-            flight.answer(outcome);
-        }
-        if let Some(mut report) = self.report.take() {
-            report.end(outcome);
-        }
-    }
-}
-
-impl Stream for Watched {
-    type Item = Result<Bytes, Error>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let Some(stream) = &mut self.stream else { return Poll::Ready(None) };
-        match std::task::ready!(stream.as_mut().poll_next(cx)) {
-            Some(Ok(message)) => Poll::Ready(Some(Ok(message))),
-            Some(Err(error)) => {
-                let ended = Err(error);
-                self.end(&ended);
-                Poll::Ready(ended.err().map(Err))
+        let now = Instant::now();
+        match self.clock {
+            Clock::Running(sent) => {
+                let took = now.duration_since(sent);
+                if self.deadline.is_some_and(|deadline| deadline <= now) {
+                    // Whoever enforces the deadline does so by dropping the call.
+                    self.learn(now, Some(took), Outcome::Failure);
+                } else {
+                    let at = self.remote.since_origin(now);
+                    self.remote.backend().abandoned(at, took, self.probe);
+                }
             }
-            None => {
-                self.end(&Ok(()));
-                Poll::Ready(None)
-            }
+            Clock::Waiting => self.remote.backend().unused(self.remote.since_origin(now), self.probe),
+            Clock::Answered => {}
         }
+        self.remote.backend().end();
     }
 }

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! stack    deadline (mandatory, shrinking) → trace → interceptors
-//! dispatch → retry (one budget) → balance → in-flight guard
+//! dispatch → retry, hedge (one budget) → balance → in-flight guard
 //! remote   → a connection of the endpoint's pool        local → a handle of this process
 //! wire     → connectrpc over HTTP/2
 //! ```
@@ -21,8 +21,14 @@
 //!
 //! A call that surely reached no handler is made elsewhere, whatever its method. A call whose method is
 //! idempotent is repeated once on `unavailable`, marked on the wire so that what it causes is not
-//! repeated again. Both draw on one budget per client. Requests that stream are not replayed once they
-//! have begun, nor answers that stream. See [`retry`].
+//! repeated again; where the policy asks for it, a second attempt begins beside one that takes longer than
+//! most. All of them draw on one budget per service. Requests that stream are not replayed once they
+//! have begun, nor answers that stream after their first message. See [`retry`].
+//!
+//! # Traffic
+//!
+//! [`Traffic`] is the policy of all this as plain data, for all services or for one, and is replaced while
+//! calls run ([`Client::set_traffic`]). [`Client::traffic`] shows what it does.
 //!
 //! # In this process
 //!
@@ -37,6 +43,7 @@ mod deadline;
 mod dispatch;
 mod flight;
 mod headers;
+mod hedge;
 mod local;
 mod observe;
 mod outgoing;
@@ -44,6 +51,8 @@ mod remote;
 mod service;
 mod stack;
 mod trace;
+mod traffic;
+mod watched;
 mod wire;
 
 pub mod budget;
@@ -52,8 +61,9 @@ pub mod retry;
 pub use client::Client;
 pub use config::{Config, Protocol};
 pub use connect::{BoxIo, Connect, Duplex};
-pub use formic_balance::Algorithm;
+pub use formic_balance::{Algorithm, BackendView, State, Traffic};
 pub use observe::{Observer, Report};
+pub use traffic::{InvalidTraffic, TrafficView};
 
 /// The header that marks a call as a repetition, or as caused by one. Its value is the number of the
 /// attempt; servers look only whether it is there.

@@ -71,6 +71,30 @@ impl Outgoing {
         }
     }
 
+    /// The text value of a header.
+    pub(crate) fn text(&self, name: &str) -> Option<&str> {
+        self.metadata.get(name)?.to_str().ok()
+    }
+
+    /// When its caller stops waiting.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// The same call once more, to be on its way beside this one; only for requests of one message.
+    pub(crate) fn twin(&self) -> Option<Self> {
+        let request = Request::Message(self.message()?.clone());
+        Some(Self {
+            method: self.method.clone(),
+            codec: self.codec,
+            metadata: self.metadata.clone(),
+            deadline: self.deadline,
+            trace: self.trace,
+            request,
+            broken: AtomicBool::new(false),
+        })
+    }
+
     /// The request if it is one message.
     pub(crate) fn message(&self) -> Option<&Bytes> {
         match &self.request {

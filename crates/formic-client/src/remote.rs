@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use connectrpc::client::{ClientBody, ClientConfig};
-use formic_balance::EndpointStats;
+use formic_balance::Backend;
 use formic_core::{Endpoint, Error};
 use formic_registry::Backoff;
 use formic_rpc::wire_error::Unsent;
@@ -58,12 +58,14 @@ impl std::fmt::Debug for Dialer {
 #[derive(Debug)]
 pub(crate) struct Remote {
     endpoint: Endpoint,
-    stats: Arc<EndpointStats>,
+    backend: Arc<Backend>,
     pub(crate) proto: ClientConfig,
     pub(crate) json: ClientConfig,
     slots: Box<[Slot]>,
     /// The last attempt to connect failed, and a task is trying again.
     down: AtomicBool,
+    /// The instance has another address by now, so what befalls this one says nothing of it.
+    retired: AtomicBool,
     trouble: Mutex<Option<Trouble>>,
     dialer: Arc<Dialer>,
 }
@@ -146,7 +148,7 @@ impl Dialer {
 // === impl Remote ===
 
 impl Remote {
-    pub(crate) fn new(endpoint: Endpoint, stats: Arc<EndpointStats>, dialer: Arc<Dialer>) -> Self {
+    pub(crate) fn new(endpoint: Endpoint, backend: Arc<Backend>, dialer: Arc<Dialer>) -> Self {
         let authority = match &endpoint {
             Endpoint::Tcp(addr) => addr.to_string(),
             Endpoint::Unix(_) => "localhost".into(),
@@ -164,16 +166,30 @@ impl Remote {
             .with_default_max_message_size(dialer.max_message);
         let json = proto.clone().json();
         let slots = (0..dialer.connections).map(|_| Slot::default()).collect();
-        let (down, trouble) = (AtomicBool::new(false), Mutex::new(None));
-        Self { endpoint, stats, proto, json, slots, down, trouble, dialer }
+        let (down, retired, trouble) = (AtomicBool::new(false), AtomicBool::new(false), Mutex::new(None));
+        // A new address has not failed yet.
+        backend.set_down(false);
+        Self { endpoint, backend, proto, json, slots, down, retired, trouble, dialer }
     }
 
     pub(crate) fn endpoint(&self) -> &Endpoint {
         &self.endpoint
     }
 
-    pub(crate) fn stats(&self) -> &Arc<EndpointStats> {
-        &self.stats
+    /// What is known of the instance.
+    pub(crate) fn backend(&self) -> &Arc<Backend> {
+        &self.backend
+    }
+
+    /// The instance has another address now.
+    pub(crate) fn retire(&self) {
+        self.retired.store(true, Ordering::Relaxed);
+    }
+
+    fn tell(&self, down: bool) {
+        if !self.retired.load(Ordering::Relaxed) {
+            self.backend.set_down(down);
+        }
     }
 
     pub(crate) fn protocol(&self) -> Protocol {
@@ -186,7 +202,7 @@ impl Remote {
     }
 
     /// Whether the last attempt to connect failed; a task finds out when that is over.
-    pub(crate) fn is_down(&self) -> bool {
+    fn is_down(&self) -> bool {
         self.down.load(Ordering::Relaxed)
     }
 
@@ -215,7 +231,7 @@ impl Remote {
 
     fn choose(&self) -> usize {
         let connections = self.slots.len();
-        if connections == 1 || self.stats.in_flight() <= BUSY { 0 } else { fastrand::usize(..connections) }
+        if connections == 1 || self.backend.in_flight() <= BUSY { 0 } else { fastrand::usize(..connections) }
     }
 
     fn unreachable(&self, trouble: Trouble) -> Error {
@@ -262,6 +278,7 @@ impl Remote {
         *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = Some(trouble);
         if !self.down.swap(true, Ordering::AcqRel) {
             tracing::debug!(endpoint = %self.endpoint, "endpoint is down");
+            self.tell(true);
             let stop = self.dialer.stop.clone();
             let trying = Self::redial(Arc::downgrade(self), self.endpoint.clone(), Arc::clone(&self.dialer));
             self.dialer.tasks.spawn(async move { stop.run_until_cancelled(trying).await });
@@ -283,6 +300,7 @@ impl Remote {
                     tracing::debug!(%endpoint, "endpoint is back");
                     remote.slots[0].live.store(Some(sender));
                     remote.down.store(false, Ordering::Release);
+                    remote.tell(false);
                     return;
                 }
                 Err(trouble) => {

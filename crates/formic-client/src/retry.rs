@@ -1,21 +1,9 @@
 //! When a call is made again: a pure decision about one failure.
 
+use std::time::Duration;
+
+pub use formic_balance::traffic::Retry as Config;
 use formic_core::{Code, Error};
-
-/// When calls are made again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Config {
-    /// How many endpoints are tried for a call that reached none of them.
-    pub endpoints: u32,
-    /// How often a call to an idempotent method is repeated when an endpoint said `unavailable`.
-    pub repeats: u32,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self { endpoints: 3, repeats: 1 }
-    }
-}
 
 /// What a call has been through so far.
 #[derive(Clone, Copy, Debug, Default)]
@@ -34,6 +22,8 @@ pub(crate) struct Nature {
     pub(crate) retried: bool,
     /// The request is still there to be sent.
     pub(crate) replayable: bool,
+    /// How long its caller still waits.
+    pub(crate) left: Option<Duration>,
 }
 
 /// What to do about a failure.
@@ -43,52 +33,54 @@ pub(crate) enum Verdict {
     GiveUp,
     /// The same call elsewhere: no handler has seen it.
     Elsewhere,
-    /// A repetition, marked as such.
-    Repeat,
+    /// A repetition, marked as such, after as long as the server asked for.
+    Repeat(Duration),
 }
 
-impl Config {
-    pub(crate) fn judge(&self, error: &Error, nature: Nature, history: &mut History) -> Verdict {
-        // Who says when to come back is not asked before.
-        if !nature.replayable || error.retry_after().is_some() {
-            return Verdict::GiveUp;
-        }
-        // A call that no handler saw is no repetition: nothing multiplies below, so it is made elsewhere
-        // even for a call that is itself caused by a repetition.
-        if error.is_unsent() {
-            history.unsent += 1;
-            return if history.unsent < self.endpoints { Verdict::Elsewhere } else { Verdict::GiveUp };
-        }
-        if nature.idempotent
-            && !nature.retried
-            && error.code() == Code::Unavailable
-            && history.repeats < self.repeats
-        {
-            history.repeats += 1;
-            return Verdict::Repeat;
-        }
-        Verdict::GiveUp
+/// Judges a failure, and notes it in the history of the call.
+pub(crate) fn judge(config: &Config, error: &Error, nature: Nature, history: &mut History) -> Verdict {
+    let wait = error.retry_after();
+    // Who says when to come back is not asked before, and nobody waits in vain.
+    let in_time = |wait: Duration| wait <= config.max_wait && nature.left.is_none_or(|left| wait < left);
+    if !nature.replayable || wait.is_some_and(|wait| !in_time(wait)) {
+        return Verdict::GiveUp;
     }
+    // A call that no handler saw is no repetition: nothing multiplies below, so it is made elsewhere
+    // even for a call that is itself caused by a repetition.
+    if error.is_unsent() {
+        history.unsent += 1;
+        return if history.unsent < config.endpoints { Verdict::Elsewhere } else { Verdict::GiveUp };
+    }
+    // A server that is too busy and says for how long invites to come back.
+    let invited = error.code() == Code::ResourceExhausted && wait.is_some();
+    if nature.idempotent
+        && !nature.retried
+        && (invited || config.codes.contains(&error.code()))
+        && history.repeats < config.repeats
+    {
+        history.repeats += 1;
+        return Verdict::Repeat(wait.unwrap_or_default());
+    }
+    Verdict::GiveUp
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
-    const PLAIN: Nature = Nature { idempotent: false, retried: false, replayable: true };
+    const PLAIN: Nature = Nature { idempotent: false, retried: false, replayable: true, left: None };
+    const MS: Duration = Duration::from_millis(1);
     const IDEMPOTENT: Nature = Nature { idempotent: true, ..PLAIN };
 
     fn judge(error: &Error, nature: Nature) -> Verdict {
-        Config::default().judge(error, nature, &mut History::default())
+        super::judge(&Config::default(), error, nature, &mut History::default())
     }
 
     #[test]
     fn what_no_handler_saw_goes_elsewhere_up_to_three_endpoints() {
         let unsent = Error::unavailable("refused").with_unsent();
         let mut history = History::default();
-        let mut next = || Config::default().judge(&unsent, PLAIN, &mut history);
+        let mut next = || super::judge(&Config::default(), &unsent, PLAIN, &mut history);
         assert_eq!([next(), next(), next()], [Verdict::Elsewhere, Verdict::Elsewhere, Verdict::GiveUp]);
         assert_eq!(judge(&unsent, Nature { retried: true, ..PLAIN }), Verdict::Elsewhere);
         assert_eq!(judge(&unsent, Nature { replayable: false, ..PLAIN }), Verdict::GiveUp);
@@ -99,17 +91,36 @@ mod tests {
         let unavailable = Error::unavailable("lost");
         assert_eq!(judge(&unavailable, PLAIN), Verdict::GiveUp);
         let mut history = History::default();
-        let mut next = || Config::default().judge(&unavailable, IDEMPOTENT, &mut history);
-        assert_eq!([next(), next()], [Verdict::Repeat, Verdict::GiveUp]);
+        let mut next = || super::judge(&Config::default(), &unavailable, IDEMPOTENT, &mut history);
+        assert_eq!([next(), next()], [Verdict::Repeat(Duration::ZERO), Verdict::GiveUp]);
         assert_eq!(judge(&unavailable, Nature { retried: true, ..IDEMPOTENT }), Verdict::GiveUp);
     }
 
     #[test]
-    fn other_failures_and_push_back_are_the_callers() {
+    fn other_failures_are_the_callers() {
         for code in Code::ALL.into_iter().filter(|&code| code != Code::Unavailable) {
             assert_eq!(judge(&Error::new(code, "x"), IDEMPOTENT), Verdict::GiveUp, "{code}");
         }
-        let later = Error::unavailable("busy").with_retry_after(Duration::from_secs(1));
-        assert_eq!(judge(&later, IDEMPOTENT), Verdict::GiveUp);
+        let config = Config { codes: vec![Code::Internal], ..Config::default() };
+        let verdict =
+            |code| super::judge(&config, &Error::new(code, "x"), IDEMPOTENT, &mut History::default());
+        assert_eq!(verdict(Code::Internal), Verdict::Repeat(Duration::ZERO));
+        assert_eq!(verdict(Code::Unavailable), Verdict::GiveUp);
+    }
+
+    #[test]
+    fn push_back_is_waited_for_where_it_is_short_and_in_time() {
+        let busy = |code, wait| Error::new(code, "busy").with_retry_after(wait);
+        for code in [Code::Unavailable, Code::ResourceExhausted] {
+            assert_eq!(judge(&busy(code, 20 * MS), IDEMPOTENT), Verdict::Repeat(20 * MS));
+            assert_eq!(
+                judge(&busy(code, 1_000 * MS), IDEMPOTENT),
+                Verdict::GiveUp,
+                "longer than anybody waits"
+            );
+            assert_eq!(judge(&busy(code, 20 * MS), PLAIN), Verdict::GiveUp);
+            let late = Nature { left: Some(10 * MS), ..IDEMPOTENT };
+            assert_eq!(judge(&busy(code, 20 * MS), late), Verdict::GiveUp, "the caller is gone by then");
+        }
     }
 }

@@ -1,20 +1,29 @@
 //! A service by name: who serves it now, kept up to date by a watch, and the choice among them.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use formic_balance::{Choice, EndpointStats, Policy, Roster};
-use formic_core::{Error, Instance, InstanceId, Method, RpcService, ServiceName};
+use formic_balance::{Change, Choice, Factory, Roster, Seat, Traffic};
+use formic_core::{Error, Instance, InstanceId, Kind, Method, RpcService, ServiceName};
 use formic_registry::{Cache, Instances, View};
 use formic_rpc::Handle;
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
+use crate::budget::Budget;
+use crate::dispatch::Course;
+use crate::flight::announce;
+use crate::hedge::Hedging;
+use crate::outgoing::Outgoing;
 use crate::remote::{Dialer, Remote};
+use crate::traffic::{InvalidTraffic, TrafficView};
+
+/// How often outliers are looked for.
+const SWEEP: Duration = Duration::from_secs(1);
 
 /// How long a first answer of the registry is waited for by a call that has longer.
 const FIRST_ANSWER: Duration = Duration::from_secs(5);
@@ -28,6 +37,35 @@ pub(crate) struct Service {
     started: OnceLock<DropGuard>,
     source: Source,
     patience: Duration,
+    budget: Budget,
+    hedging: Hedging,
+}
+
+/// How a service is called.
+pub(crate) struct Setup {
+    pub(crate) traffic: Traffic,
+    pub(crate) policy: Option<Factory>,
+    pub(crate) seat: Seat,
+    pub(crate) patience: Duration,
+}
+
+/// To whom an attempt goes.
+pub(crate) struct Picked {
+    pub(crate) remote: Arc<Remote>,
+    /// It finds out whether an ejected endpoint is well again.
+    pub(crate) probe: bool,
+    pub(crate) hedge: Beside,
+}
+
+/// Whether another attempt may begin beside one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Beside {
+    /// No.
+    Never,
+    /// Not yet, but how long it takes is learnt.
+    Unknown,
+    /// After so long.
+    After(Duration),
 }
 
 /// What the task of a service is made of.
@@ -46,22 +84,26 @@ struct Local(Arc<dyn Handle>);
 /// What the task of a service publishes.
 struct State {
     service: ServiceName,
-    policy: Box<dyn Policy>,
     set: ArcSwap<Set>,
     news: watch::Sender<News>,
+    /// What sets are made of; locked when instances or the policy change, never by a call.
+    core: Mutex<Core>,
 }
 
-/// The endpoints of a moment, and beside them, for the policy, what is known of each.
-#[derive(Default)]
+struct Core {
+    roster: Roster,
+    traffic: Arc<Traffic>,
+    instances: Arc<[Instance]>,
+    seat: Seat,
+    dialer: Arc<Dialer>,
+    origin: Instant,
+}
+
+/// The endpoints of a moment, and beside them where each is reached.
 struct Set {
-    stats: Vec<Arc<EndpointStats>>,
-    members: Vec<Member>,
-}
-
-struct Member {
-    id: InstanceId,
-    remote: Arc<Remote>,
-    rpc: Vec<RpcService>,
+    endpoints: formic_balance::Set,
+    traffic: Arc<Traffic>,
+    remotes: Vec<Arc<Remote>>,
 }
 
 /// Wakes calls that wait for an endpoint.
@@ -76,17 +118,22 @@ struct News {
 // === impl Service ===
 
 impl Service {
-    pub(crate) fn new(
-        name: ServiceName,
-        policy: Box<dyn Policy>,
-        patience: Duration,
-        source: Source,
-    ) -> Self {
+    pub(crate) fn new(name: ServiceName, setup: Setup, source: Source) -> Self {
+        let traffic = Arc::new(setup.traffic);
+        let set = Set { endpoints: Default::default(), traffic: Arc::clone(&traffic), remotes: Vec::new() };
+        let core = Core {
+            roster: Roster::new().with_policy(setup.policy),
+            traffic,
+            instances: Arc::from([]),
+            seat: setup.seat,
+            dialer: Arc::clone(&source.dialer),
+            origin: source.origin,
+        };
         let state = State {
             service: name.clone(),
-            policy,
-            set: ArcSwap::default(),
+            set: ArcSwap::from_pointee(set),
             news: watch::Sender::new(News::default()),
+            core: Mutex::new(core),
         };
         Self {
             name: name.as_str().into(),
@@ -94,7 +141,9 @@ impl Service {
             local: ArcSwapOption::empty(),
             started: OnceLock::new(),
             source,
-            patience,
+            patience: setup.patience,
+            budget: Budget::default(),
+            hedging: Hedging::default(),
         }
     }
 
@@ -111,26 +160,79 @@ impl Service {
         self.local.load().as_ref().map(|local| Arc::clone(&local.0))
     }
 
+    pub(crate) fn budget(&self) -> &Budget {
+        &self.budget
+    }
+
+    pub(crate) fn hedging(&self) -> &Hedging {
+        &self.hedging
+    }
+
+    /// The policy as of now.
+    pub(crate) fn traffic(&self) -> Arc<Traffic> {
+        Arc::clone(&self.state.set.load().traffic)
+    }
+
+    /// Replaces the policy; calls on their way end as they began.
+    pub(crate) fn set_traffic(&self, traffic: Traffic) -> Result<(), InvalidTraffic> {
+        InvalidTraffic::check(&traffic)?;
+        let mut core = self.state.core();
+        core.traffic = Arc::new(traffic);
+        self.state.arrange(&mut core);
+        Ok(())
+    }
+
+    /// Ends the ejection of an instance by hand; whether there is such an instance.
+    pub(crate) fn reset(&self, instance: &InstanceId) -> bool {
+        let set = self.state.set.load();
+        let found = set.remotes.iter().find(|remote| remote.backend().id() == instance);
+        if let Some(remote) = found {
+            let change = remote.backend().reset(self.source.origin.elapsed());
+            change.into_iter().for_each(|change| announce(remote, change));
+        }
+        found.is_some()
+    }
+
+    /// Everything that is known of its endpoints.
+    pub(crate) fn view(&self) -> TrafficView {
+        let (set, now) = (self.state.set.load_full(), self.source.origin.elapsed());
+        TrafficView {
+            service: self.name.to_string(),
+            policy: Traffic::clone(&set.traffic),
+            local: self.local.load().is_some(),
+            retries_left: self.budget.left(now, &set.traffic.budget).max(0.0),
+            endpoints: set.endpoints.view(now),
+            notes: set.endpoints.notes().to_vec(),
+        }
+    }
+
     /// The endpoint for the next attempt; one that this call has not tried, where there is one.
     ///
     /// # Errors
     /// `unavailable` if nobody serves it, after some patience.
-    pub(crate) async fn pick(&self, now: Instant, tried: &[Arc<Remote>]) -> Result<Arc<Remote>, Error> {
+    pub(crate) async fn pick(&self, now: Instant, call: &Outgoing, course: &Course) -> Result<Picked, Error> {
         self.started.get_or_init(|| self.start());
-        match self.state.pick(now.saturating_duration_since(self.source.origin), tried) {
-            Some(remote) => Ok(remote),
-            None => self.wait().await,
+        let since = now.saturating_duration_since(self.source.origin);
+        match self.state.pick(since, call, course, &self.hedging) {
+            Some(picked) => Ok(picked),
+            None => self.wait(call, course).await,
         }
+    }
+
+    /// Another endpoint than those that were tried, if there is one, for an attempt beside another.
+    pub(crate) fn beside(&self, now: Instant, call: &Outgoing, course: &Course) -> Option<Picked> {
+        let since = now.saturating_duration_since(self.source.origin);
+        let picked = self.state.pick(since, call, course, &self.hedging)?;
+        if course.has_tried(&picked.remote) {
+            picked.remote.backend().unused(since, picked.probe);
+            return None;
+        }
+        Some(picked)
     }
 
     fn start(&self) -> DropGuard {
         let instances = self.source.cache.instances(&self.state.service);
-        let follower = Follower {
-            state: Arc::clone(&self.state),
-            roster: Roster::new(),
-            dialer: Arc::clone(&self.source.dialer),
-            origin: self.source.origin,
-        };
+        let follower = Follower { state: Arc::clone(&self.state) };
         let stop = self.source.stop.child_token();
         let guard = stop.clone().drop_guard();
         let span = tracing::debug_span!("client-endpoints", service = %self.state.service);
@@ -142,13 +244,17 @@ impl Service {
     }
 
     /// Waits for a first instance: until the registry has answered, and then as long as a restart takes.
-    async fn wait(&self) -> Result<Arc<Remote>, Error> {
+    async fn wait(&self, call: &Outgoing, course: &Course) -> Result<Picked, Error> {
+        if let Some(rule) = self.state.refusal(call) {
+            let message = format!("no instance of {:?} is one that the rule {rule:?} allows", self.name);
+            return Err(Error::unavailable(message).with_unsent());
+        }
         let mut news = self.state.news.subscribe();
         // The sender is the state's, so neither wait can fail; being late is what is looked at after.
         let _ = timeout(FIRST_ANSWER, news.wait_for(|news| news.heard || news.members > 0)).await;
         let _ = timeout(self.patience, news.wait_for(|news| news.members > 0)).await;
         let now = self.source.origin.elapsed();
-        self.state.pick(now, &[]).ok_or_else(|| {
+        self.state.pick(now, call, course, &self.hedging).ok_or_else(|| {
             let name = &self.name;
             let message = match &news.borrow().trouble {
                 Some(trouble) => format!("no instance of {name:?} is known, and {trouble}"),
@@ -165,7 +271,7 @@ impl Service {
         }
         let (service, name) = formic_core::method::split(path);
         let set = self.state.set.load();
-        let rpc = set.members.iter().flat_map(|member| &member.rpc).filter(|rpc| rpc.name == service);
+        let rpc = set.instances().flat_map(|instance| &instance.rpc).filter(|rpc| rpc.name == service);
         let found = rpc.flat_map(|rpc| &rpc.methods).find(|method| method.name == name)?;
         let method = Method::dynamic(path, found.kind).idempotent(found.idempotent);
         Some(if found.safe { method.safe() } else { method })
@@ -178,7 +284,7 @@ impl Service {
         }
         let set = self.state.set.load();
         let mut all: Vec<RpcService> = Vec::new();
-        for rpc in set.members.iter().flat_map(|member| &member.rpc) {
+        for rpc in set.instances().flat_map(|instance| &instance.rpc) {
             if !all.iter().any(|known| known.name == rpc.name) {
                 all.push(rpc.clone());
             }
@@ -190,18 +296,65 @@ impl Service {
 // === impl State ===
 
 impl State {
-    fn pick(&self, now: Duration, tried: &[Arc<Remote>]) -> Option<Arc<Remote>> {
+    fn core(&self) -> MutexGuard<'_, Core> {
+        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn pick(&self, now: Duration, call: &Outgoing, course: &Course, hedging: &Hedging) -> Option<Picked> {
         let set = self.set.load();
-        let random = fastrand::u64(..);
-        let tried = |index: usize| tried.iter().any(|remote| Arc::ptr_eq(remote, &set.members[index].remote));
-        let down = |index: usize| set.members[index].remote.is_down();
-        let pick =
-            |usable: &dyn Fn(usize) -> bool| self.policy.pick(&set.stats, &Choice { now, random, usable });
-        // The best there is: up and not tried, then up, then any.
-        let index = pick(&|index| !down(index) && !tried(index))
-            .or_else(|| pick(&|index| !tried(index)))
-            .or_else(|| pick(&|_| true))?;
-        Some(Arc::clone(&set.members[index].remote))
+        // Such a call would be repeated elsewhere.
+        let expendable = call.method.idempotent && !course.retried && !course.has_begun();
+        let choice = Choice {
+            now,
+            random: fastrand::u64(..),
+            metadata: &|name| call.text(name),
+            usable: &|index| !course.has_tried(&set.remotes[index]),
+            expendable,
+        };
+        let pick = set.endpoints.pick(&choice)?;
+        let hedge = match &set.traffic.hedge {
+            Some(hedge) if expendable && call.method.kind == Kind::Unary && set.remotes.len() > 1 => {
+                hedging.delay(call.method.path(), hedge).map_or(Beside::Unknown, Beside::After)
+            }
+            _ => Beside::Never,
+        };
+        Some(Picked { remote: Arc::clone(&set.remotes[pick.index]), probe: pick.probe, hedge })
+    }
+
+    /// The rule that leaves nobody for a call, if one does.
+    fn refusal(&self, call: &Outgoing) -> Option<String> {
+        let set = self.set.load();
+        let choice = Choice {
+            now: Duration::ZERO,
+            random: 0,
+            metadata: &|name| call.text(name),
+            usable: &|_| true,
+            expendable: false,
+        };
+        if set.endpoints.is_empty() { None } else { set.endpoints.refusal(&choice).map(ToOwned::to_owned) }
+    }
+
+    /// Publishes a set of who is there now under the policy of now.
+    fn arrange(&self, core: &mut Core) {
+        let (old, now) = (self.set.load_full(), core.origin.elapsed());
+        let instances = Arc::clone(&core.instances);
+        let endpoints = core.roster.arrange(Arc::clone(&instances), &core.traffic, &core.seat, now);
+        let remotes = instances.iter().enumerate().map(|(index, instance)| match old.find(instance) {
+            Some(remote) if *remote.endpoint() == instance.endpoint => Arc::clone(remote),
+            found => {
+                if let Some(remote) = found {
+                    remote.retire();
+                }
+                let backend = Arc::clone(endpoints.backend(index));
+                Arc::new(Remote::new(instance.endpoint.clone(), backend, Arc::clone(&core.dialer)))
+            }
+        });
+        let remotes = remotes.collect();
+        for note in endpoints.notes().iter().filter(|note| !old.endpoints.notes().contains(note)) {
+            tracing::warn!(service = %self.service, "{note}");
+        }
+        // Connections of those who left end with the last call that uses them.
+        self.set.store(Arc::new(Set { endpoints, traffic: Arc::clone(&core.traffic), remotes }));
     }
 }
 
@@ -210,53 +363,70 @@ impl State {
 /// What the task of a service owns.
 struct Follower {
     state: Arc<State>,
-    roster: Roster,
-    dialer: Arc<Dialer>,
-    origin: Instant,
+}
+
+/// What wakes it.
+enum Event {
+    Changed(Option<View>),
+    Sweep,
 }
 
 impl Follower {
     /// Takes over every set that the cache publishes, until it is shut down. Cancel safe.
-    async fn run(mut self, mut instances: Instances) {
+    async fn run(self, mut instances: Instances) {
         self.apply(&instances.view());
-        while let Some(view) = instances.changed().await {
-            self.apply(&view);
+        let mut sweeps = interval(SWEEP);
+        sweeps.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let event = tokio::select! {
+                view = instances.changed() => Event::Changed(view),
+                _ = sweeps.tick() => Event::Sweep,
+            };
+            match event {
+                Event::Changed(Some(view)) => self.apply(&view),
+                Event::Changed(None) => return,
+                Event::Sweep => self.sweep(),
+            }
         }
     }
 
-    fn apply(&mut self, view: &View) {
-        let old = self.state.set.load_full();
-        let ids = view.instances.iter().map(|instance| &instance.id);
-        let stats = self.roster.update(ids, self.origin.elapsed());
-        let members = view.instances.iter().zip(&stats).map(|(instance, stats)| {
-            let remote = match old.find(instance) {
-                Some(member) => Arc::clone(&member.remote),
-                None => Arc::new(Remote::new(
-                    instance.endpoint.clone(),
-                    Arc::clone(stats),
-                    Arc::clone(&self.dialer),
-                )),
-            };
-            Member { id: instance.id.clone(), remote, rpc: instance.rpc.clone() }
-        });
-        let members: Vec<_> = members.collect();
-        tracing::debug!(instances = members.len(), "endpoints changed");
+    fn sweep(&self) {
+        let core = self.state.core();
+        let ejected = core.roster.sweep(core.origin.elapsed());
+        drop(core);
+        let set = self.state.set.load();
+        for backend in ejected {
+            let remote = set.remotes.iter().find(|remote| Arc::ptr_eq(remote.backend(), &backend));
+            remote.into_iter().for_each(|remote| announce(remote, Change::Ejected));
+        }
+    }
+
+    fn apply(&self, view: &View) {
+        let mut core = self.state.core();
+        core.instances = Arc::clone(&view.instances);
+        self.state.arrange(&mut core);
+        drop(core);
+        tracing::debug!(instances = view.instances.len(), "endpoints changed");
         let news = News {
-            members: members.len(),
+            members: view.instances.len(),
             heard: view.known || view.stale.is_some(),
             trouble: view.stale.as_ref().map(|stale| stale.error.to_string()),
         };
-        // Connections of those who left end with the last call that uses them.
-        self.state.set.store(Arc::new(Set { stats, members }));
         self.state.news.send_replace(news);
     }
 }
 
+// === impl Set ===
+
 impl Set {
-    /// The same instance at the same address; the sets of registries are sorted by id.
-    fn find(&self, instance: &Instance) -> Option<&Member> {
-        let index = self.members.binary_search_by(|member| member.id.cmp(&instance.id)).ok()?;
-        let member = &self.members[index];
-        (*member.remote.endpoint() == instance.endpoint).then_some(member)
+    fn instances(&self) -> impl Iterator<Item = &Instance> {
+        (0..self.endpoints.len()).map(|index| self.endpoints.instance(index))
+    }
+
+    /// Where the same instance was reached; the sets of registries are sorted by id.
+    fn find(&self, instance: &Instance) -> Option<&Arc<Remote>> {
+        let by_id = |remote: &Arc<Remote>| remote.backend().id().cmp(&instance.id);
+        let index = self.remotes.binary_search_by(by_id).ok()?;
+        Some(&self.remotes[index])
     }
 }

@@ -6,3 +6,4 @@ mod retries;
 mod server;
 mod suite;
 mod topology;
+mod traffic;

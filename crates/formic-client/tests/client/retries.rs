@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use formic_client::{Client, Config, budget};
+use formic_client::{Client, Config, Protocol, Traffic, budget};
 use formic_core::{Code, Endpoint, Error, InstanceId, Method};
 use formic_registry::{Memory, Registry};
 use formic_rpc::context::Scope;
@@ -74,6 +74,30 @@ async fn say_goodbye(mut io: tokio::net::TcpStream, count: &AtomicUsize) {
     }
 }
 
+/// A server whose streams break off after their first message.
+async fn half_a_stream() -> (Endpoint, Arc<AtomicUsize>, tokio::task::JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = listener.local_addr().unwrap().into();
+    let fired = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&fired);
+    let task = tokio::spawn(async move {
+        loop {
+            let (io, _) = listener.accept().await.unwrap();
+            let mut connection = h2::server::handshake(io).await.unwrap();
+            if let Some(Ok((_request, mut respond))) = connection.accept().await {
+                count.fetch_add(1, Ordering::SeqCst);
+                let head = http::Response::builder().header("content-type", "application/connect+proto");
+                let mut body = respond.send_response(head.body(()).unwrap(), false).unwrap();
+                body.send_data(Bytes::from_static(b"\0\0\0\0\x04half"), false).unwrap();
+                // What is written goes out, and then the connection is gone.
+                let flushed = std::future::poll_fn(|cx| connection.poll_closed(cx));
+                let _ = tokio::time::timeout(Duration::from_millis(100), flushed).await;
+            }
+        }
+    });
+    (endpoint, fired, task)
+}
+
 /// A good server and something else, behind one name.
 async fn beside(other: &Endpoint, config: Config) -> (Server, Channel, Client) {
     let echo = Echo::new();
@@ -91,11 +115,13 @@ async fn single(config: Config) -> (Server, Channel) {
     (server, channel)
 }
 
+fn budgeted(ratio: f64) -> Config {
+    let budget = budget::Config { ratio, per_second: 0, ..budget::Config::default() };
+    Config { traffic: Traffic { budget, ..Traffic::default() }, ..Config::default() }
+}
+
 fn no_budget() -> Config {
-    Config {
-        budget: budget::Config { ratio: 0.0, per_second: 0, ..budget::Config::default() },
-        ..Config::default()
-    }
+    budgeted(0.0)
 }
 
 fn unavailable(times: usize) -> VecDeque<Error> {
@@ -248,15 +274,67 @@ async fn unavailable_is_the_callers_for_other_methods_and_other_codes() {
 }
 
 #[tokio::test]
-async fn an_error_that_ends_a_stream_is_the_callers() {
+async fn a_stream_that_fails_before_its_first_message_is_begun_again() {
     const IDEMPOTENT: Method = REPEAT.idempotent(true);
+    for protocol in [Protocol::Connect, Protocol::Grpc] {
+        let (server, channel) = single(Config { protocol, ..Config::default() }).await;
+        server.echo.fail_next(unavailable(1));
+        // Over Connect the stream has begun by then: its error is its last message.
+        let mut stream = channel.call(call_of(IDEMPOTENT, "x")).await.unwrap().body.into_stream();
+        for _ in 0..3 {
+            assert_eq!(next(&mut stream).await.unwrap().unwrap(), "x");
+        }
+        assert!(next(&mut stream).await.is_none());
+        assert_eq!(server.echo.attempts(), [None, Some("2".into())], "{protocol:?}");
+        // Once only, and not for a method that may not be repeated.
+        for (method, calls) in [(IDEMPOTENT, 2), (REPEAT, 1)] {
+            let before = server.echo.calls();
+            server.echo.fail_next(unavailable(calls));
+            let error = match channel.call(call_of(method, "x")).await {
+                Ok(answer) => next(&mut answer.body.into_stream()).await.unwrap().unwrap_err(),
+                Err(error) => error,
+            };
+            assert_eq!((error.code(), server.echo.calls() - before), (Code::Unavailable, calls));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_has_given_a_message_is_not_begun_again() {
+    let (endpoint, fired, task) = half_a_stream().await;
+    let channel = Client::without_registry(Config::default()).at(endpoint);
+    let answer = channel.call(call_of(REPEAT.idempotent(true), "x")).await.unwrap();
+    let mut stream = answer.body.into_stream();
+    assert_eq!(next(&mut stream).await.unwrap().unwrap(), "half");
+    assert_eq!(next(&mut stream).await.unwrap().unwrap_err().code(), Code::Unavailable);
+    assert!(next(&mut stream).await.is_none());
+    assert_eq!(fired.load(Ordering::SeqCst), 1);
+    task.abort();
+}
+
+#[tokio::test]
+async fn what_a_repetition_causes_begins_no_stream_again() {
     let (server, channel) = single(Config::default()).await;
     server.echo.fail_next(unavailable(1));
-    let mut stream = channel.call(call_of(IDEMPOTENT, "x")).await.unwrap().body.into_stream();
-    // Over Connect the stream has begun by then: its error is its last message.
-    let first = next(&mut stream).await.unwrap();
+    let scope = Scope { retried: true, ..Scope::default() };
+    let answer = scope.run(async { channel.call(call_of(REPEAT.idempotent(true), "x")).await }).await;
+    let first = next(&mut answer.unwrap().body.into_stream()).await.unwrap();
     assert_eq!(first.unwrap_err().code(), Code::Unavailable);
     assert_eq!(server.echo.calls(), 1);
+}
+
+#[tokio::test]
+async fn a_short_push_back_is_waited_for() {
+    let (server, channel) = single(Config::default()).await;
+    let wait = Duration::from_millis(120);
+    for code in [Code::ResourceExhausted, Code::Unavailable] {
+        let before = server.echo.calls();
+        server.echo.fail_next([Error::new(code, "busy").with_retry_after(wait)]);
+        let began = tokio::time::Instant::now();
+        assert_eq!(text(channel.call(call_of(GET, "x")).await.unwrap()), "x");
+        assert!(began.elapsed() >= wait, "{:?}", began.elapsed());
+        assert_eq!(server.echo.calls() - before, 2);
+    }
 }
 
 #[tokio::test]
@@ -266,11 +344,7 @@ async fn an_exhausted_budget_ends_retries() {
     assert_eq!(channel.call(call_of(GET, "x")).await.unwrap_err().code(), Code::Unavailable);
     assert_eq!(server.echo.calls(), 1);
     // What was used up comes back with calls.
-    let config = Config {
-        budget: budget::Config { ratio: 0.5, per_second: 0, ..budget::Config::default() },
-        ..Config::default()
-    };
-    let (server, channel) = single(config).await;
+    let (server, channel) = single(budgeted(0.5)).await;
     channel.call(call_of(GET, "x")).await.unwrap();
     server.echo.fail_next(unavailable(1));
     channel.call(call_of(GET, "x")).await.unwrap();

@@ -171,7 +171,7 @@ impl Handle for Service {
 }
 
 /// What a server does around its handlers, as far as callers depend on it.
-struct Around(Service);
+struct Around(Arc<dyn Handle>);
 
 impl Handle for Around {
     fn method(&self, path: &str) -> Option<Method> {
@@ -229,10 +229,17 @@ impl Server {
         Self::start_at(echo, ([127, 0, 0, 1], 0).into()).await
     }
 
+    /// With something around the service.
+    pub(crate) async fn start_with(echo: &Arc<Echo>, handle: impl Handle) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = listener.local_addr().unwrap().into();
+        Self::run(echo, Listener::Tcp(listener), endpoint, Arc::new(handle))
+    }
+
     pub(crate) async fn start_at(echo: &Arc<Echo>, addr: SocketAddr) -> Self {
         let listener = TcpListener::bind(addr).await.unwrap();
         let endpoint = listener.local_addr().unwrap().into();
-        Self::run(echo, Listener::Tcp(listener), endpoint)
+        Self::run(echo, Listener::Tcp(listener), endpoint, Arc::new(Service(Arc::clone(echo))))
     }
 
     pub(crate) fn start_unix(echo: &Arc<Echo>, path: &Path) -> Self {
@@ -240,11 +247,12 @@ impl Server {
         let short = std::env::temp_dir().join(format!("fc-{}-{}", std::process::id(), fastrand::u32(..)));
         let listener = UnixListener::bind(&short).unwrap();
         std::fs::rename(&short, path).unwrap();
-        Self::run(echo, Listener::Unix(listener), Endpoint::Unix(path.into()))
+        let service = Arc::new(Service(Arc::clone(echo)));
+        Self::run(echo, Listener::Unix(listener), Endpoint::Unix(path.into()), service)
     }
 
-    fn run(echo: &Arc<Echo>, listener: Listener, endpoint: Endpoint) -> Self {
-        let service = ConnectRpcService::new(Bridge(Arc::new(Around(Service(Arc::clone(echo))))));
+    fn run(echo: &Arc<Echo>, listener: Listener, endpoint: Endpoint, handle: Arc<dyn Handle>) -> Self {
+        let service = ConnectRpcService::new(Bridge(Arc::new(Around(handle))));
         let drain = CancellationToken::new();
         let (open, accepted) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let counted = (Arc::clone(&open), Arc::clone(&accepted), drain.clone());

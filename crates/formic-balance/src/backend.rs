@@ -1,0 +1,450 @@
+//! What is known of one endpoint: how long it takes lately, how much it has to do, how often it fails,
+//! and whether it is out.
+//!
+//! All by atomics, shared by every call to it. `now` is the time since any moment that the caller keeps
+//! for all endpoints alike.
+
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use formic_core::InstanceId;
+
+use crate::ejection::{Change, Ejected, Shared};
+use crate::{hash, micros};
+
+mod average;
+mod window;
+
+pub use average::{DECAY, FLOOR, RISE};
+pub(crate) use window::Counts;
+
+use average::{Average, tick};
+use window::Window;
+
+/// What a failure counts as, so that one costs an endpoint some of its traffic and a series of them
+/// nearly all, however fast it fails; and no more, or it could never come back.
+pub const FAILURE: Duration = Duration::from_secs(1);
+
+/// The most that a server's wish to be left alone counts as: it knows its load, not how many would have to
+/// bear it instead.
+pub const PUSH_BACK: Duration = Duration::from_secs(5);
+
+/// How often an endpoint that failed lately gets a call that it would not have got, so that it is soon
+/// either cleared or ejected; shunned for good on a few failures it would be neither.
+const TRIAL: u32 = 200;
+
+/// The smallest share of its traffic that an endpoint gets while it starts: none at all teaches nothing.
+const COLD: f32 = 0.1;
+
+/// One failure, in the unit of suspicion: a success takes back a quarter of it.
+pub(crate) const FAILED: u32 = 4;
+
+const NEVER: u64 = u64::MAX;
+
+/// How an attempt at an endpoint ended, as far as it tells something of the endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It answered; an error that is the request's own is an answer too.
+    Success,
+    /// It failed: an error that is the endpoint's own, a lost connection, an answer that came too late.
+    Failure,
+    /// It refused for want of capacity, and may have said when to come back.
+    Rejected {
+        /// When to come back.
+        after: Option<Duration>,
+    },
+    /// It says nothing either way, such as a quota of the caller's that is used up.
+    Neutral,
+}
+
+/// One endpoint.
+#[derive(Debug)]
+pub struct Backend {
+    id: InstanceId,
+    key: u64,
+    in_flight: AtomicU32,
+    average: Average,
+    recent: Window,
+    /// Failures, less a quarter for each success; see [`FAILED`].
+    suspicion: AtomicU32,
+    /// The tick of the last trial.
+    tried: AtomicU32,
+    /// When its slow start began, in microseconds; [`NEVER`] if it has its whole share.
+    ramp: AtomicU64,
+    /// `f32` bits.
+    weight: AtomicU32,
+    down: AtomicBool,
+    /// One of [`IN`], [`OUT`], [`PROBING`].
+    state: AtomicU8,
+    /// When it may be probed, in microseconds, while it is out.
+    probe_at: AtomicU64,
+    /// Touched only when it is ejected, probed or looked at by people.
+    case: Mutex<Case>,
+    shared: Arc<Shared>,
+}
+
+pub(crate) const IN: u8 = 0;
+pub(crate) const OUT: u8 = 1;
+pub(crate) const PROBING: u8 = 2;
+
+/// What an ejection is about.
+#[derive(Debug, Default)]
+pub(crate) struct Case {
+    pub(crate) ejected: Option<Ejected>,
+    /// Ejections in a row.
+    pub(crate) times: u32,
+    /// Probes that succeeded since it was ejected.
+    pub(crate) passed: u32,
+    pub(crate) returned: Duration,
+}
+
+// === impl Backend ===
+
+impl Backend {
+    /// An endpoint on its own, which is never ejected, for there is no other to go to.
+    #[must_use]
+    pub fn alone(id: InstanceId, now: Duration) -> Self {
+        Self::new(id, Duration::ZERO, now, Arc::default())
+    }
+
+    /// An endpoint that is expected to take `prior`; zero says that nothing is known.
+    pub(crate) fn new(id: InstanceId, prior: Duration, now: Duration, shared: Arc<Shared>) -> Self {
+        Self {
+            key: hash(id.as_str()),
+            id,
+            in_flight: AtomicU32::new(0),
+            average: Average::new(prior, now),
+            recent: Window::default(),
+            suspicion: AtomicU32::new(0),
+            tried: AtomicU32::new(tick(now)),
+            ramp: AtomicU64::new(NEVER),
+            weight: AtomicU32::new(1f32.to_bits()),
+            down: AtomicBool::new(false),
+            state: AtomicU8::new(IN),
+            probe_at: AtomicU64::new(NEVER),
+            case: Mutex::default(),
+            shared,
+        }
+    }
+
+    /// Whose endpoint it is.
+    #[must_use]
+    pub fn id(&self) -> &InstanceId {
+        &self.id
+    }
+
+    /// Its identity as a number that every caller computes alike.
+    pub(crate) fn key(&self) -> u64 {
+        self.key
+    }
+
+    /// A call goes out.
+    pub fn begin(&self) {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        self.shared.begin();
+    }
+
+    /// It is over, however it ended. Once for each [`begin`](Self::begin).
+    pub fn end(&self) {
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.shared.end();
+    }
+
+    /// Calls on their way.
+    #[must_use]
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// An attempt ended. `took` is missing where its duration says nothing, as for a stream that fails
+    /// after it began; `probe` is what the pick said. Tells whether that changed who gets calls.
+    pub fn learn(
+        &self,
+        now: Duration,
+        took: Option<Duration>,
+        outcome: Outcome,
+        probe: bool,
+    ) -> Option<Change> {
+        match outcome {
+            Outcome::Success => {
+                if let Some(took) = took {
+                    self.average.learn(now, took);
+                }
+                self.recent.add(now, false);
+                if self.suspicion.load(Ordering::Relaxed) > 0 {
+                    let less = |suspicion: u32| suspicion.checked_sub(1);
+                    let before = self.suspicion.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+                    if let (Ok(1), Some(took)) = (before, took) {
+                        // Cleared, and so what its failures counted as is not held against it any longer.
+                        self.average.lower(took, now);
+                    }
+                }
+            }
+            Outcome::Failure => {
+                self.average.learn(now, took.unwrap_or_default().max(FAILURE));
+                self.recent.add(now, true);
+                self.shared.note_trouble();
+                // No more than is enough: what could not be ejected need not be made up for for ever.
+                let enough = self.shared.enough();
+                let more = |suspicion: u32| Some((suspicion + FAILED).min(enough));
+                let before = self.suspicion.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+                if !probe && before.unwrap_or_default() + FAILED >= enough {
+                    return self.shared.eject_for_failures(self, now);
+                }
+            }
+            Outcome::Rejected { after } => {
+                let sample = after.unwrap_or_default().min(PUSH_BACK).max(took.unwrap_or_default());
+                self.average.learn(now, sample.max(FLOOR));
+            }
+            Outcome::Neutral => {}
+        }
+        if probe { self.shared.probed(self, outcome, now) } else { None }
+    }
+
+    /// The caller gave up after `took`: an answer would have taken at least that.
+    pub fn abandoned(&self, now: Duration, took: Duration, probe: bool) {
+        if took > self.latency(now) {
+            self.average.learn(now, took);
+        }
+        if probe {
+            self.shared.probe_abandoned(self, now);
+        }
+    }
+
+    /// A pick whose call never went out; only matters for probes.
+    pub fn unused(&self, now: Duration, probe: bool) {
+        if probe {
+            self.shared.probe_abandoned(self, now);
+        }
+    }
+
+    /// What an answer takes lately; fades to zero while nobody asks, so that a slow endpoint is tried
+    /// again some day.
+    #[must_use]
+    pub fn latency(&self, now: Duration) -> Duration {
+        Duration::from_secs_f32(self.average.seconds(now))
+    }
+
+    /// What one more call to it costs, in seconds: its latency times the calls that it would then have, more
+    /// for one of small weight.
+    #[must_use]
+    pub fn cost(&self, now: Duration) -> f32 {
+        self.average.seconds(now).max(FLOOR.as_secs_f32()) * self.load()
+    }
+
+    /// The calls that it would have with one more, as its weight makes them count.
+    pub(crate) fn load(&self) -> f32 {
+        self.in_flight().saturating_add(1) as f32 / self.weight()
+    }
+
+    /// Its weight against others.
+    #[must_use]
+    pub fn weight(&self) -> f32 {
+        f32::from_bits(self.weight.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn set_weight(&self, weight: f32) {
+        self.weight.store(weight.to_bits(), Ordering::Relaxed);
+    }
+
+    /// The share of its traffic that an endpoint gets which is starting: from a tenth to all of it.
+    #[must_use]
+    pub fn warmth(&self, now: Duration) -> f32 {
+        let began = self.ramp.load(Ordering::Relaxed);
+        if began == NEVER {
+            return 1.0;
+        }
+        let (elapsed, whole) = (micros(now).saturating_sub(began), self.shared.slow_start());
+        if elapsed >= whole {
+            self.ramp.store(NEVER, Ordering::Relaxed);
+            return 1.0;
+        }
+        (elapsed as f32 / whole as f32).max(COLD)
+    }
+
+    pub(crate) fn start_slowly(&self, now: Duration) {
+        self.ramp.store(micros(now), Ordering::Relaxed);
+    }
+
+    /// Whether it failed lately and has not made up for it.
+    #[must_use]
+    pub fn is_suspect(&self) -> bool {
+        self.suspicion.load(Ordering::Relaxed) > 0
+    }
+
+    /// Whether it is time to give a suspect a call that it would not have got; then to this caller only.
+    pub(crate) fn take_trial(&self, now: Duration) -> bool {
+        if !self.is_suspect() {
+            return false;
+        }
+        let (tick, last) = (tick(now), self.tried.load(Ordering::Relaxed));
+        let elapsed = tick.wrapping_sub(last);
+        (TRIAL..=u32::MAX / 2).contains(&elapsed)
+            && self.tried.compare_exchange(last, tick, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+
+    /// Whether it cannot be reached, as whoever holds the connections says.
+    #[must_use]
+    pub fn is_down(&self) -> bool {
+        self.down.load(Ordering::Relaxed)
+    }
+
+    /// Says whether it can be reached.
+    pub fn set_down(&self, down: bool) {
+        if self.down.swap(down, Ordering::AcqRel) != down {
+            self.shared.changed();
+        }
+    }
+
+    /// Whether it is left out for its failures, a probe on its way included.
+    #[must_use]
+    pub fn is_ejected(&self) -> bool {
+        self.state() != IN
+    }
+
+    /// Why it is out, if it is.
+    #[must_use]
+    pub fn ejected(&self) -> Option<Ejected> {
+        self.case().ejected.clone()
+    }
+
+    /// Ends an ejection by hand, and forgets what led to it.
+    pub fn reset(&self, now: Duration) -> Option<Change> {
+        self.shared.reset(self, now)
+    }
+
+    /// The share of successes among the calls of the last ten seconds, and how many these were.
+    #[must_use]
+    pub fn success_rate(&self, now: Duration) -> (Option<f64>, u64) {
+        let counts = self.recent.counts(now);
+        let calls = counts.calls.round() as u64;
+        ((calls > 0).then(|| 1.0 - counts.failing()), calls)
+    }
+
+    pub(crate) fn counts(&self, now: Duration) -> Counts {
+        self.recent.counts(now)
+    }
+
+    pub(crate) fn state(&self) -> u8 {
+        self.state.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn probe_at(&self) -> u64 {
+        self.probe_at.load(Ordering::Relaxed)
+    }
+
+    /// Makes an endpoint that is out the probe's; only one caller gets it.
+    pub(crate) fn claim_probe(&self) -> bool {
+        let claimed = self.state.compare_exchange(OUT, PROBING, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+        if claimed {
+            self.shared.changed();
+        }
+        claimed
+    }
+
+    /// Out, until it may be probed.
+    pub(crate) fn put_out(&self, probe_at: Duration) {
+        self.probe_at.store(micros(probe_at), Ordering::Relaxed);
+        self.state.store(OUT, Ordering::Release);
+    }
+
+    /// Back in: what it took while it was ill is forgotten, and half of what it takes to be out again is not.
+    pub(crate) fn put_in(&self, prior: Duration, suspicion: u32, now: Duration) {
+        self.average.reset(prior, now);
+        self.recent.clear();
+        self.suspicion.store(suspicion, Ordering::Relaxed);
+        self.start_slowly(now);
+        self.probe_at.store(NEVER, Ordering::Relaxed);
+        self.state.store(IN, Ordering::Release);
+    }
+
+    pub(crate) fn case(&self) -> std::sync::MutexGuard<'_, Case> {
+        self.case.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn backend(prior: Duration) -> Backend {
+        Backend::new(InstanceId::new("a"), prior, Duration::ZERO, Arc::default())
+    }
+
+    fn near(a: Duration, b: Duration) -> bool {
+        (a.as_secs_f64() / b.as_secs_f64() - 1.0).abs() < 0.01
+    }
+
+    #[test]
+    fn failures_grow_within_bounds_and_a_fast_failure_is_not_fast() {
+        let backend = backend(Duration::ZERO);
+        let fast = Some(Duration::from_micros(50));
+        let fail = |took| backend.learn(MS, took, Outcome::Failure, false);
+        fail(fast);
+        assert!(near(backend.latency(MS), 4 * FLOOR));
+        fail(fast);
+        assert!(near(backend.latency(MS), 16 * FLOOR));
+        for _ in 0..20 {
+            fail(fast);
+        }
+        assert!(near(backend.latency(MS), FAILURE));
+        for _ in 0..3 {
+            fail(Some(5 * FAILURE));
+        }
+        assert!(near(backend.latency(MS), 5 * FAILURE), "a slow failure is at least slow");
+        assert_eq!(backend.success_rate(MS), (Some(0.0), 25));
+    }
+
+    #[test]
+    fn push_back_counts_as_latency_within_its_cap_and_is_no_failure() {
+        let backend = backend(2 * FAILURE);
+        let reject = |after| backend.learn(MS, Some(MS), Outcome::Rejected { after }, false);
+        reject(Some(3 * FAILURE));
+        assert!(near(backend.latency(MS), 3 * FAILURE));
+        reject(Some(900 * FAILURE));
+        assert!(near(backend.latency(MS), PUSH_BACK));
+        assert!(!backend.is_suspect());
+        assert_eq!(backend.success_rate(MS), (None, 0));
+    }
+
+    #[test]
+    fn giving_up_early_says_nothing_and_giving_up_late_does() {
+        let backend = backend(10 * MS);
+        backend.abandoned(MS, 5 * MS, false);
+        assert!(backend.latency(MS) < 11 * MS);
+        backend.abandoned(MS, 30 * MS, false);
+        assert!(near(backend.latency(MS), 30 * MS));
+    }
+
+    #[test]
+    fn cost_grows_with_what_is_in_flight_and_with_small_weights() {
+        let backend = backend(Duration::ZERO);
+        let idle = backend.cost(MS);
+        assert!(idle > 0.0, "an unknown endpoint is cheap, not free");
+        backend.begin();
+        backend.begin();
+        assert!((backend.cost(MS) / idle - 3.0).abs() < 1e-3);
+        backend.end();
+        backend.end();
+        assert_eq!(backend.in_flight(), 0);
+        backend.set_weight(0.5);
+        assert!((backend.cost(MS) / idle - 2.0).abs() < 1e-3);
+    }
+
+    #[test]
+    fn a_suspect_is_tried_at_intervals_and_cleared_by_successes() {
+        let backend = backend(MS);
+        assert!(!backend.take_trial(90 * MS));
+        backend.learn(100 * MS, Some(MS), Outcome::Failure, false);
+        assert!(backend.is_suspect() && backend.take_trial(100 * MS));
+        assert!(!backend.take_trial(110 * MS), "not so soon");
+        assert!(backend.take_trial(120 * MS));
+        for _ in 0..FAILED {
+            backend.learn(130 * MS, Some(MS), Outcome::Success, false);
+        }
+        assert!(!backend.is_suspect() && !backend.take_trial(200 * MS));
+    }
+}

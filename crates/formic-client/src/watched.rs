@@ -1,0 +1,148 @@
+//! A response stream with the guards of its call, which last until the stream ends; and the repetition of
+//! a call whose stream fails before its first message.
+//!
+//! Over Connect an answer that streams begins with its headers, and an error is its last message. So a server
+//! that fails at once looks like a stream that begins, and only whoever reads it sees the failure. Nothing
+//! was given out by then, so an idempotent call is repeated here as it would have been before.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use formic_core::Error;
+use formic_rpc::{Answer, Body, BoxFuture, ByteStream};
+use futures::Stream;
+use tokio::time::{Instant, timeout};
+
+use crate::dispatch::{Course, Dispatch};
+use crate::flight::Flight;
+use crate::observe::Reporting;
+use crate::outgoing::Outgoing;
+
+/// A response stream and its guards.
+pub(crate) struct Watched {
+    stream: Option<ByteStream>,
+    flight: Option<Flight>,
+    report: Option<Reporting>,
+    /// What another attempt needs, until the first message.
+    again: Option<Box<Again>>,
+    repeating: Option<BoxFuture<'static, Repeated>>,
+}
+
+/// A call that may be repeated.
+pub(crate) struct Again {
+    pub(crate) dispatch: Arc<Dispatch>,
+    pub(crate) outgoing: Arc<Outgoing>,
+    pub(crate) course: Course,
+}
+
+/// What became of a repetition.
+struct Repeated {
+    outcome: Result<(Answer, Flight), Error>,
+    again: Box<Again>,
+    report: Option<Reporting>,
+}
+
+impl Watched {
+    pub(crate) fn new(
+        stream: ByteStream,
+        flight: Option<Flight>,
+        report: Option<Reporting>,
+        again: Option<Box<Again>>,
+    ) -> Self {
+        Self { stream: Some(stream), flight, report, again, repeating: None }
+    }
+
+    fn end(&mut self, outcome: &Result<(), Error>) {
+        self.stream = None;
+        if let Some(mut flight) = self.flight.take() {
+            flight.answer(outcome);
+        }
+        if let Some(mut report) = self.report.take() {
+            report.end(outcome);
+        }
+    }
+
+    /// Begins a repetition, if the failure is worth one.
+    fn repeat(&mut self, error: &Error) -> bool {
+        let Some(mut again) = self.again.take() else { return false };
+        if let Some(flight) = &self.flight {
+            again.course.note(flight.remote());
+        }
+        let Some(wait) = again.dispatch.verdict(error, &again.outgoing, &mut again.course) else {
+            return false;
+        };
+        // The failed attempt is learnt from now; the report is of the call, which goes on.
+        let report = self.report.take();
+        self.end(&Err(error.clone()));
+        self.repeating = Some(Box::pin(again.run(wait, report)));
+        true
+    }
+}
+
+impl Again {
+    async fn run(mut self: Box<Self>, wait: std::time::Duration, mut report: Option<Reporting>) -> Repeated {
+        let limit = self.dispatch.timeout();
+        let attempts = async {
+            if !wait.is_zero() {
+                tokio::time::sleep(wait).await;
+            }
+            self.dispatch.attempts(&self.outgoing, &mut self.course, Instant::now(), report.as_mut()).await
+        };
+        // A deadline of the call's own is kept further up; this is the one of calls that have none.
+        let late = |_| Error::deadline_exceeded("the deadline passed before the stream began again");
+        let outcome = timeout(limit, attempts).await.unwrap_or_else(|elapsed| Err(late(elapsed)));
+        Repeated { outcome, again: self, report }
+    }
+}
+
+impl Stream for Watched {
+    type Item = Result<Bytes, Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = &mut *self;
+        loop {
+            if let Some(repeating) = &mut this.repeating {
+                let repeated = ready!(repeating.as_mut().poll(cx));
+                (this.repeating, this.report) = (None, repeated.report);
+                match repeated.outcome {
+                    Ok((answer, flight)) => {
+                        let Body::Stream(stream) = answer.body else {
+                            let ended =
+                                Err(Error::internal("a method of many answers was answered with one"));
+                            this.end(&ended);
+                            return Poll::Ready(ended.err().map(Err));
+                        };
+                        (this.stream, this.flight) = (Some(stream), Some(flight));
+                        this.again = Some(repeated.again);
+                    }
+                    Err(error) => {
+                        let ended = Err(error);
+                        this.end(&ended);
+                        return Poll::Ready(ended.err().map(Err));
+                    }
+                }
+            }
+            let Some(stream) = &mut this.stream else { return Poll::Ready(None) };
+            match ready!(stream.as_mut().poll_next(cx)) {
+                Some(Ok(message)) => {
+                    this.again = None;
+                    return Poll::Ready(Some(Ok(message)));
+                }
+                Some(Err(error)) => {
+                    if this.repeat(&error) {
+                        continue;
+                    }
+                    let ended = Err(error);
+                    this.end(&ended);
+                    return Poll::Ready(ended.err().map(Err));
+                }
+                None => {
+                    this.end(&Ok(()));
+                    return Poll::Ready(None);
+                }
+            }
+        }
+    }
+}

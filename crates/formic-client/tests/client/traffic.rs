@@ -1,0 +1,323 @@
+//! The policy at work: rules, ejection, hedging, replacement while calls run, and what people see of it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use formic_balance::traffic::{Ejection, Filter, Hedge, Retry, Rule};
+use formic_client::{Algorithm, Client, Config, State, Traffic};
+use formic_core::{Code, Error, InstanceId, ServiceName};
+use formic_registry::{Memory, Registry};
+use formic_rpc::{Answer, BoxFuture, Call, Channel, Handle};
+
+use crate::server::*;
+
+const MS: Duration = Duration::from_millis(1);
+
+fn echo() -> ServiceName {
+    ServiceName::new("echo").unwrap()
+}
+
+/// So many servers behind one name, each a version of its own.
+struct Rig {
+    servers: Vec<Server>,
+    registry: Memory,
+    client: Client,
+    channel: Channel,
+}
+
+async fn rig(servers: usize, traffic: Traffic) -> Rig {
+    let registry = Memory::new();
+    let mut all = Vec::new();
+    for n in 0..servers {
+        let server = Server::start(&Echo::new()).await;
+        let mut instance = instance(&format!("i{n}"), server.endpoint.clone());
+        instance.version = (n + 1).to_string();
+        registry.register(instance, Duration::from_secs(600)).await.unwrap();
+        all.push(server);
+    }
+    let client = Client::new(Arc::new(registry.clone()), Config { traffic, ..Config::default() });
+    let channel = client.of("echo");
+    channel.call(call_of(SAY, "x")).await.unwrap();
+    let rig = Rig { servers: all, registry, client, channel };
+    until("every instance to be known", || rig.client.traffic(&echo()).endpoints.len() == servers).await;
+    rig
+}
+
+impl Rig {
+    fn calls(&self) -> Vec<usize> {
+        self.servers.iter().map(|server| server.echo.calls()).collect()
+    }
+
+    fn state(&self, n: usize) -> State {
+        self.client.traffic(&echo()).endpoints[n].state
+    }
+}
+
+fn only(version: &str) -> Traffic {
+    let rule = Rule {
+        name: "only".into(),
+        when: BTreeMap::from([("x-user".into(), "beta".into())]),
+        to: Filter { version: Some(version.into()), ..Filter::default() },
+        ..Rule::default()
+    };
+    Traffic { rules: vec![rule], policy: Algorithm::RoundRobin, ..Traffic::default() }
+}
+
+#[tokio::test]
+async fn a_header_chooses_the_version_and_the_policy_changes_while_calls_run() {
+    let rig = rig(3, only("2")).await;
+    let beta = || {
+        let mut call = call_of(SAY, "x");
+        call.metadata.insert("x-user", "beta").unwrap();
+        rig.channel.call(call)
+    };
+    let before = rig.calls();
+    for _ in 0..9 {
+        beta().await.unwrap();
+    }
+    assert_eq!(rig.calls()[1] - before[1], 9);
+    // Calls from several sides, while the policy changes under them: none is lost.
+    let stop = Arc::new(AtomicBool::new(false));
+    let load: Vec<_> = (0..4)
+        .map(|_| {
+            let (channel, stop) = (rig.channel.clone(), Arc::clone(&stop));
+            tokio::spawn(async move {
+                while !stop.load(Ordering::Relaxed) {
+                    channel.call(call_of(SAY, "x")).await.unwrap();
+                }
+            })
+        })
+        .collect();
+    for turn in 0..60 {
+        let policy = Algorithm::ALL[turn % 5];
+        rig.client.set_traffic(&echo(), Traffic { policy, ..only(["1", "3"][turn % 2]) }).unwrap();
+        tokio::time::sleep(2 * MS).await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    for task in load {
+        within("the load to end", task).await.expect("no call failed");
+    }
+    let before = rig.calls();
+    for _ in 0..9 {
+        beta().await.unwrap();
+    }
+    assert_eq!(rig.calls()[2] - before[2], 9, "the last policy sends them to version 3");
+}
+
+#[tokio::test]
+async fn a_rule_that_matches_nobody_is_seen_and_a_strict_one_fails_its_calls() {
+    let mut traffic = only("9");
+    let rig = rig(2, traffic.clone()).await;
+    let beta = || {
+        let mut call = call_of(SAY, "x");
+        call.metadata.insert("x-user", "beta").unwrap();
+        rig.channel.call(call)
+    };
+    beta().await.unwrap();
+    let notes = rig.client.traffic(&echo()).notes;
+    assert_eq!(notes, ["rule \"only\": no instance has version \"9\", so the rule is passed over"]);
+    traffic.rules[0].strict = true;
+    rig.client.set_traffic(&echo(), traffic).unwrap();
+    let error = beta().await.unwrap_err();
+    assert_eq!((error.code(), error.is_unsent()), (Code::Unavailable, true));
+    assert!(error.message().contains("\"only\""), "{error}");
+    rig.channel.call(call_of(SAY, "x")).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_policy_that_is_not_valid_changes_nothing_and_says_everything() {
+    let rig = rig(1, Traffic::default()).await;
+    let wrong = Traffic { policy: Algorithm::Hash, subset: Some(0), ..Traffic::default() };
+    let invalid = rig.client.set_traffic(&echo(), wrong.clone()).unwrap_err();
+    assert_eq!(invalid.0.len(), 2, "{invalid}");
+    assert_eq!(rig.client.traffic(&echo()).policy, Traffic::default());
+    // Given in code it fails the calls, and says why.
+    let client = Client::without_registry(Config { traffic: wrong, ..Config::default() });
+    for channel in [client.of("echo"), client.at(rig.servers[0].endpoint.clone())] {
+        let error = channel.call(call_of(SAY, "x")).await.unwrap_err();
+        assert_eq!(error.code(), Code::FailedPrecondition);
+        assert!(error.message().contains("subset: expected at least 1"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_failing_endpoint_is_ejected_told_of_and_comes_back() {
+    // Waits that a test can wait for.
+    let ejection = Ejection { min_wait: 300 * MS, max_wait: 300 * MS, ..Ejection::default() };
+    let traffic = Traffic { ejection, policy: Algorithm::RoundRobin, ..Traffic::default() };
+    let rig = rig(2, traffic).await;
+    rig.servers[0].echo.fail_next((0..1_000).map(|_| Error::internal("broken")));
+    let mut failed = 0;
+    while rig.state(0) != State::Ejected {
+        failed += usize::from(rig.channel.call(call_of(SAY, "x")).await.is_err());
+        assert!(failed <= 10, "it is not ejected");
+    }
+    let view = &rig.client.traffic(&echo()).endpoints[0];
+    assert!(view.reason.as_deref().unwrap().contains("calls failed"), "{view:?}");
+    assert_eq!(failed, 5);
+    let before = rig.calls();
+    for _ in 0..20 {
+        rig.channel.call(call_of(SAY, "x")).await.unwrap();
+    }
+    assert_eq!(rig.calls()[0], before[0], "it is left alone");
+    // Healed, it is found out by calls that may be lost, and gets its share again.
+    rig.servers[0].echo.script.lock().unwrap().clear();
+    within("it to be back", async {
+        while rig.state(0) == State::Ejected {
+            rig.channel.call(call_of(GET, "x")).await.unwrap();
+            tokio::time::sleep(5 * MS).await;
+        }
+    })
+    .await;
+    assert!(matches!(rig.state(0), State::Warming | State::Suspect), "{:?}", rig.state(0));
+}
+
+#[tokio::test]
+async fn an_ejection_ends_by_hand() {
+    let rig = rig(2, Traffic { policy: Algorithm::RoundRobin, ..Traffic::default() }).await;
+    rig.servers[1].echo.fail_next((0..5).map(|_| Error::internal("broken")));
+    while rig.state(1) != State::Ejected {
+        let _ = rig.channel.call(call_of(SAY, "x")).await;
+    }
+    assert!(rig.client.readmit(&echo(), &InstanceId::new("i1")));
+    assert!(!rig.client.readmit(&echo(), &InstanceId::new("nobody")));
+    assert_eq!(rig.state(1), State::Warming);
+}
+
+#[tokio::test]
+async fn a_rejection_with_push_back_is_no_failure() {
+    let rig = rig(2, Traffic { policy: Algorithm::RoundRobin, ..Traffic::default() }).await;
+    let busy = || Error::resource_exhausted("busy").with_retry_after(60_000 * MS);
+    rig.servers[0].echo.fail_next((0..50).map(|_| busy()));
+    for _ in 0..60 {
+        let _ = rig.channel.call(call_of(SAY, "x")).await;
+    }
+    let view = &rig.client.traffic(&echo()).endpoints[0];
+    assert_eq!(view.state, State::Ready, "{view:?}");
+    assert!(view.latency_ms > 1_000.0, "but it counts as slow: {view:?}");
+}
+
+/// Takes its time with some calls, whichever server they reach.
+struct Slow(Service, Arc<AtomicBool>);
+
+impl Handle for Slow {
+    fn method(&self, path: &str) -> Option<formic_core::Method> {
+        self.0.method(path)
+    }
+
+    fn services(&self) -> Vec<formic_core::RpcService> {
+        self.0.services()
+    }
+
+    fn call(&self, call: Call) -> BoxFuture<'static, Result<Answer, Error>> {
+        let slow = self.1.load(Ordering::SeqCst);
+        let inner = self.0.call(call);
+        Box::pin(async move {
+            if slow {
+                tokio::time::sleep(2_000 * MS).await;
+            }
+            inner.await
+        })
+    }
+}
+
+/// One server that can be told to be slow, and another.
+async fn slow_and_fast(traffic: Traffic) -> (Arc<AtomicBool>, [Server; 2], Client) {
+    let registry = Memory::new();
+    let (slow, echo) = (Arc::new(AtomicBool::new(false)), Echo::new());
+    let one = Server::start_with(&echo, Slow(Service(Arc::clone(&echo)), Arc::clone(&slow))).await;
+    let other = Server::start(&Echo::new()).await;
+    register(&registry, "one", &one.endpoint).await;
+    register(&registry, "other", &other.endpoint).await;
+    let client = Client::new(Arc::new(registry), Config { traffic, ..Config::default() });
+    (slow, [one, other], client)
+}
+
+#[tokio::test]
+async fn what_hangs_until_the_deadline_is_ejected() {
+    let traffic = Traffic { policy: Algorithm::RoundRobin, ..Traffic::default() };
+    let (slow, _servers, client) = slow_and_fast(traffic).await;
+    let channel = client.of("echo");
+    channel.call(call_of(SAY, "x")).await.unwrap();
+    slow.store(true, Ordering::SeqCst);
+    let mut late = 0;
+    while client.traffic(&echo()).endpoints.iter().all(|one| one.state != State::Ejected) {
+        let mut call = call_of(SAY, "x");
+        call.deadline = Some(tokio::time::Instant::now() + 100 * MS);
+        late += usize::from(channel.call(call).await.is_err());
+        assert!(late <= 10, "it is not ejected");
+    }
+    assert_eq!(client.traffic(&echo()).endpoints[0].state, State::Ejected);
+}
+
+#[tokio::test]
+async fn a_slow_idempotent_call_is_hedged_marked_and_paid_for() {
+    let traffic = Traffic {
+        policy: Algorithm::RoundRobin,
+        hedge: Some(Hedge { min_delay: 50 * MS, ..Hedge::default() }),
+        ..Traffic::default()
+    };
+    let (slow, [_one, other], client) = slow_and_fast(traffic).await;
+    let (echo_fast, channel) = (&other.echo, client.of("echo"));
+    // What a call takes has to be known first.
+    for _ in 0..150 {
+        channel.call(call_of(GET, "x")).await.unwrap();
+    }
+    // On a busy machine one of these may have been hedged too.
+    let marked = || echo_fast.attempts().iter().filter(|attempt| attempt.is_some()).count();
+    let before = marked();
+    slow.store(true, Ordering::SeqCst);
+    let left = client.traffic(&echo()).retries_left;
+    for _ in 0..10 {
+        let began = std::time::Instant::now();
+        assert_eq!(text(within("an answer", channel.call(call_of(GET, "x"))).await.unwrap()), "x");
+        assert!(began.elapsed() < 1_500 * MS, "the slow one was waited for: {:?}", began.elapsed());
+    }
+    let hedged = marked() - before;
+    assert!(hedged >= 3, "half of ten meet the slow one: {hedged}");
+    let spent = left - client.traffic(&echo()).retries_left;
+    assert!(spent >= hedged as f64 - 10.0 * 0.2 - 0.1, "each is paid for: {spent} for {hedged}");
+    // A method that may not be repeated waits.
+    let mut call = call_of(SAY, "x");
+    call.deadline = Some(tokio::time::Instant::now() + 200 * MS);
+    let _ = channel.call(call).await;
+    assert_eq!(marked() - before, hedged);
+}
+
+#[tokio::test]
+async fn an_ejected_one_is_forgotten_neither_by_a_new_policy_nor_by_a_new_instance() {
+    let rig = rig(3, Traffic { policy: Algorithm::RoundRobin, ..Traffic::default() }).await;
+    rig.servers[0].echo.fail_next((0..1_000).map(|_| Error::internal("broken")));
+    while rig.state(0) != State::Ejected {
+        let _ = rig.channel.call(call_of(SAY, "x")).await;
+    }
+    rig.client.set_traffic(&echo(), Traffic { policy: Algorithm::Random, ..Traffic::default() }).unwrap();
+    assert_eq!(rig.state(0), State::Ejected);
+    let another = Server::start(&Echo::new()).await;
+    register(&rig.registry, "i3", &another.endpoint).await;
+    until("the new one to be known", || rig.client.traffic(&echo()).endpoints.len() == 4).await;
+    assert_eq!(rig.state(0), State::Ejected);
+    assert_eq!(rig.state(3), State::Warming);
+}
+
+#[tokio::test]
+async fn codes_that_are_repeated_are_a_matter_of_policy() {
+    let retry = Retry { codes: vec![Code::Internal], ..Retry::default() };
+    let rig = rig(1, Traffic { retry, ..Traffic::default() }).await;
+    rig.servers[0].echo.fail_next([Error::internal("a hiccup")]);
+    assert_eq!(text(rig.channel.call(call_of(GET, "x")).await.unwrap()), "x");
+    rig.servers[0].echo.fail_next([Error::unavailable("not now")]);
+    assert!(rig.channel.call(call_of(GET, "x")).await.is_err());
+}
+
+#[tokio::test]
+async fn a_view_survives_its_way_through_json() {
+    let rig = rig(2, only("2")).await;
+    assert_eq!(rig.client.services(), [echo()]);
+    let view = rig.client.traffic(&echo());
+    assert_eq!((view.service.as_str(), view.local, view.endpoints[1].version.as_str()), ("echo", false, "2"));
+    let json = serde_json::to_string(&view).unwrap();
+    assert_eq!(serde_json::from_str::<formic_client::TrafficView>(&json).unwrap().endpoints.len(), 2);
+}
