@@ -18,7 +18,7 @@ use crate::dispatch::{Dispatch, Fixed, Target};
 use crate::remote::{Dialer, Remote};
 use crate::service::{Service, Setup, Source};
 use crate::stack::{Refusal, Stack};
-use crate::traffic::{InvalidTraffic, TrafficView};
+use crate::view::{InvalidTraffic, TrafficView};
 
 /// Makes channels. Clones share connections, retry budgets and what was learnt of endpoints, so a process
 /// needs one.

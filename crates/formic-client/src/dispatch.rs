@@ -189,12 +189,12 @@ impl Dispatch {
                     Box::pin(self.hedged(picked, outgoing, course, report.as_deref_mut())).await
                 }
             };
-            let error = match outcome {
+            let mut error = match outcome {
                 Ok(answered) => return Ok(answered),
                 Err(error) => error,
             };
             course.note(&remote);
-            match self.verdict(&error, outgoing, course) {
+            match self.verdict(&mut error, outgoing, course) {
                 None => return Err(error),
                 Some(wait) if wait.is_zero() => {}
                 Some(wait) => Box::pin(tokio::time::sleep(wait)).await,
@@ -204,10 +204,10 @@ impl Dispatch {
     }
 
     /// What to do about a failed attempt: give up, or make another after a wait, which the budget has
-    /// granted.
+    /// granted. An error that is given up on tells what was done about it.
     pub(crate) fn verdict(
         &self,
-        error: &Error,
+        error: &mut Error,
         outgoing: &Outgoing,
         course: &mut Course,
     ) -> Option<Duration> {
@@ -219,12 +219,18 @@ impl Dispatch {
             left: outgoing.deadline().map(|deadline| deadline.saturating_duration_since(now)),
         };
         let wait = match retry::judge(&traffic.retry, error, nature, &mut course.history) {
-            Verdict::GiveUp => return None,
+            Verdict::GiveUp => {
+                if course.history.repeats > 0 {
+                    retry::mark(error);
+                }
+                return None;
+            }
             Verdict::Elsewhere => Duration::ZERO,
             Verdict::Repeat(wait) => wait,
         };
         if !self.withdraw(now, &traffic) {
             tracing::debug!(service = %self.target.name(), %error, "not tried again: the budget is used up");
+            retry::mark(error);
             return None;
         }
         tracing::debug!(service = %self.target.name(), %error, ?wait, "trying again");

@@ -51,7 +51,7 @@ mod remote;
 mod service;
 mod stack;
 mod trace;
-mod traffic;
+mod view;
 mod watched;
 mod wire;
 
@@ -61,10 +61,14 @@ pub mod retry;
 pub use client::Client;
 pub use config::{Config, Protocol};
 pub use connect::{BoxIo, Connect, Duplex};
-pub use formic_balance::{Algorithm, BackendView, State, Traffic};
+pub use formic_balance::{Algorithm, BackendView, State, Traffic, policy, traffic};
 pub use observe::{Observer, Report};
-pub use traffic::{InvalidTraffic, TrafficView};
+pub use view::{InvalidTraffic, TrafficView};
 
 /// The header that marks a call as a repetition, or as caused by one. Its value is the number of the
 /// attempt; servers look only whether it is there.
 pub const ATTEMPT: &str = "formic-attempt";
+
+/// The trailer that marks an error: what it is about was repeated below, or would have been if the budget had
+/// borne it. A caller that gets it does not repeat the whole, or repetitions would multiply layer by layer.
+pub const REPEATED: &str = "formic-repeated";

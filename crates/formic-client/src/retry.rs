@@ -4,6 +4,11 @@ use std::time::Duration;
 
 pub use formic_balance::traffic::Retry as Config;
 use formic_core::{Code, Error};
+use http::{HeaderName, HeaderValue};
+
+use crate::REPEATED;
+
+const REPEATED_NAME: HeaderName = HeaderName::from_static(REPEATED);
 
 /// What a call has been through so far.
 #[derive(Clone, Copy, Debug, Default)]
@@ -24,6 +29,12 @@ pub(crate) struct Nature {
     pub(crate) replayable: bool,
     /// How long its caller still waits.
     pub(crate) left: Option<Duration>,
+}
+
+/// Notes on an error that what it is about was repeated, or would have been: whoever gets it from a handler
+/// that hands it on does not repeat the whole once more.
+pub(crate) fn mark(error: &mut Error) {
+    error.metadata_mut().as_headers_mut().insert(REPEATED_NAME, HeaderValue::from_static("1"));
 }
 
 /// What to do about a failure.
@@ -55,6 +66,7 @@ pub(crate) fn judge(config: &Config, error: &Error, nature: Nature, history: &mu
     let invited = error.code() == Code::ResourceExhausted && wait.is_some();
     if nature.idempotent
         && !nature.retried
+        && !error.metadata().as_headers().contains_key(REPEATED_NAME)
         && (invited || config.codes.contains(&error.code()))
         && history.repeats < config.repeats
     {
@@ -106,6 +118,14 @@ mod tests {
             |code| super::judge(&config, &Error::new(code, "x"), IDEMPOTENT, &mut History::default());
         assert_eq!(verdict(Code::Internal), Verdict::Repeat(Duration::ZERO));
         assert_eq!(verdict(Code::Unavailable), Verdict::GiveUp);
+    }
+
+    #[test]
+    fn what_was_repeated_below_is_not_repeated_above() {
+        let mut error = Error::unavailable("lost");
+        mark(&mut error);
+        assert_eq!(judge(&error, IDEMPOTENT), Verdict::GiveUp);
+        assert_eq!(judge(&error.with_unsent(), PLAIN), Verdict::Elsewhere, "no handler saw it");
     }
 
     #[test]

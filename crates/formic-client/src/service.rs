@@ -20,7 +20,7 @@ use crate::flight::announce;
 use crate::hedge::Hedging;
 use crate::outgoing::Outgoing;
 use crate::remote::{Dialer, Remote};
-use crate::traffic::{InvalidTraffic, TrafficView};
+use crate::view::{InvalidTraffic, TrafficView};
 
 /// How often outliers are looked for.
 const SWEEP: Duration = Duration::from_secs(1);

@@ -65,7 +65,7 @@ impl Watched {
     }
 
     /// Begins a repetition, if the failure is worth one.
-    fn repeat(&mut self, error: &Error) -> bool {
+    fn repeat(&mut self, error: &mut Error) -> bool {
         let Some(mut again) = self.again.take() else { return false };
         if let Some(flight) = &self.flight {
             again.course.note(flight.remote());
@@ -130,8 +130,8 @@ impl Stream for Watched {
                     this.again = None;
                     return Poll::Ready(Some(Ok(message)));
                 }
-                Some(Err(error)) => {
-                    if this.repeat(&error) {
+                Some(Err(mut error)) => {
+                    if this.repeat(&mut error) {
                         continue;
                     }
                     let ended = Err(error);

@@ -363,22 +363,38 @@ async fn what_a_repetition_causes_is_not_repeated_and_carries_the_mark() {
     assert_eq!(server.echo.attempts(), [Some("2".into())]);
 }
 
+/// a → b → c, each with a budget of a fifth; every method is idempotent.
+async fn chain() -> ([Server; 3], Channel) {
+    let mut servers = Vec::new();
+    let mut next = None;
+    for _ in 0..3 {
+        let server = Server::start(&Echo::new()).await;
+        *server.echo.next.lock().unwrap() = next.take();
+        next = Some(Client::without_registry(budgeted(0.2)).at(server.endpoint.clone()));
+        servers.push(server);
+    }
+    servers.reverse();
+    let Ok(servers) = servers.try_into() else { panic!("three were started") };
+    (servers, next.unwrap())
+}
+
 #[tokio::test]
 async fn a_storm_three_services_deep_does_not_multiply() {
-    // a → b → c, and c is always unavailable; every method is idempotent.
     const GET_ON: Method = RELAY.idempotent(true);
-    let c = Server::start(&Echo::new()).await;
-    c.echo.fail_next(unavailable(1_000));
-    let to_c = Client::without_registry(Config::default()).at(c.endpoint.clone());
-    let b = Server::start(&Echo::new()).await;
-    *b.echo.next.lock().unwrap() = Some(to_c);
-    let to_b = Client::without_registry(Config::default()).at(b.endpoint.clone());
-    let a = Server::start(&Echo::new()).await;
-    *a.echo.next.lock().unwrap() = Some(to_b);
-    let to_a = Client::without_registry(Config::default()).at(a.endpoint.clone());
-    assert_eq!(to_a.call(call_of(GET_ON, "")).await.unwrap_err().code(), Code::Unavailable);
-    // Each layer repeats what it was not told is a repetition: 2 at the first, and below it what the
-    // first of the two caused may be repeated, the second not.
-    assert_eq!(a.echo.calls(), 2);
-    assert!(c.echo.calls() <= 4, "{} calls at the bottom of one", c.echo.calls());
+    const CALLS: usize = 400;
+    let ([a, b, c], to_a) = chain().await;
+    c.echo.fail_next(unavailable(CALLS * 8));
+    for _ in 0..CALLS {
+        let error = to_a.call(call_of(GET_ON, "")).await.unwrap_err();
+        assert_eq!(error.code(), Code::Unavailable);
+    }
+    // What was repeated next to the failure is repeated nowhere above it.
+    assert_eq!((a.echo.calls(), b.echo.calls()), (CALLS, CALLS));
+    let bottom = c.echo.calls();
+    assert!(bottom > CALLS && bottom <= CALLS + CALLS / 5, "{bottom} attempts for {CALLS} calls");
+    // And what a repetition causes is not repeated below: here a fails first, and its repetition meets c.
+    a.echo.fail_next(unavailable(1));
+    let before = c.echo.calls();
+    assert!(to_a.call(call_of(GET_ON, "")).await.is_err());
+    assert_eq!((a.echo.calls(), c.echo.calls() - before), (CALLS + 2, 1));
 }

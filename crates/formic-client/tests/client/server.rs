@@ -121,7 +121,7 @@ impl Handle for Service {
                 "Relay" => {
                     let next = echo.next.lock().unwrap().clone();
                     match next {
-                        Some(next) => next.call(call_of(RELAY, "")).await?,
+                        Some(next) => next.call(call_of(RELAY.idempotent(true), "")).await?,
                         None => {
                             let left = deadline.unwrap() - tokio::time::Instant::now();
                             let text = format!("{} {traceparent}", left.as_millis());
