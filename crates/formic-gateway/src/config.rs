@@ -1,7 +1,9 @@
 //! How a gateway is set up; its routes are not here, they come by watch.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use formic_client::Traffic;
 use formic_core::Endpoint;
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +27,9 @@ pub struct Config {
     /// How long calls in flight may take at the end.
     #[serde(default = "default_grace")]
     pub grace: Duration,
+    /// How services are called, by their names; the others by default.
+    #[serde(default)]
+    pub services: BTreeMap<String, Traffic>,
 }
 
 /// As the services behind it take by default.

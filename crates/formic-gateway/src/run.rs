@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use formic_client::Client;
-use formic_core::{Endpoint, Error};
+use formic_client::{Client, Traffic};
+use formic_core::{Endpoint, Error, ServiceName};
 use formic_registry::DynRegistry;
 use formic_rpc::Channel;
 use formic_server::{Bound, ListenError, Server, Serving};
@@ -67,10 +67,13 @@ pub async fn run(
     stop: CancellationToken,
     ready: impl FnOnce(Endpoint) + Send,
 ) -> Result<(), GatewayError> {
+    // A name that is none is nobody's.
+    let named = |(name, traffic): (&String, &Traffic)| Some((ServiceName::new(name).ok()?, traffic.clone()));
     let client = Client::new(
         Arc::clone(&registry),
         formic_client::Config {
             timeout: config.timeout,
+            services: config.services.iter().filter_map(named).collect(),
             observer: Some(Arc::new(metrics.clone())),
             ..formic_client::Config::default()
         },

@@ -36,7 +36,7 @@ const OURS: [(&str, &[&str]); 11] = [
 ];
 
 /// Keys that are the engine's.
-const ENGINES: [&str; 13] = [
+const ENGINES: [&str; 14] = [
     "cargo",
     "command",
     "image",
@@ -50,7 +50,11 @@ const ENGINES: [&str; 13] = [
     "stop",
     "restart",
     "cwd",
+    "traffic",
 ];
+
+/// What a manifest says of the calls to a service.
+const TRAFFIC: &str = "traffic";
 
 /// Lays the section of a service over the settings.
 pub(crate) fn lay(layers: &mut Layers, name: &ServiceName, text: &str, faults: &mut Vec<Error>) {
@@ -66,6 +70,7 @@ pub(crate) fn lay(layers: &mut Layers, name: &ServiceName, text: &str, faults: &
         let reason = format!("it has format {found}, and this service was built for format {FORMAT}");
         return faults.push(fault(reason));
     }
+    lay_clients(layers, &root, text, faults);
     let services = root.get("service").map(Spanned::get_ref);
     let Some(DeValue::Table(services)) = services else { return };
     let Some(DeValue::Table(section)) = services.get(name.as_str()).map(Spanned::get_ref) else { return };
@@ -78,6 +83,24 @@ pub(crate) fn lay(layers: &mut Layers, name: &ServiceName, text: &str, faults: &
             Some((_, inner)) => file.put(&mut vec![word.to_owned()], value, inner),
             None if ENGINES.contains(&word) => {}
             None => file.unknown(word, key.span().start, OURS.map(|(ours, _)| ours).as_slice()),
+        }
+    }
+}
+
+/// How services are called: what stands at each of them, and over it what `[client.<name>]` says.
+fn lay_clients(layers: &mut Layers, root: &DeTable<'_>, text: &str, faults: &mut Vec<Error>) {
+    for above in ["service", "client"] {
+        let Some(DeValue::Table(services)) = root.get(above).map(Spanned::get_ref) else { continue };
+        for (name, section) in services {
+            let DeValue::Table(section) = section.get_ref() else { continue };
+            let name = name.get_ref().to_string();
+            let mut file = Lines { text, layers, faults, section: format!("{above}.{name}") };
+            if let Some(value) = section.get(TRAFFIC) {
+                file.put(&mut vec!["client".into(), name, TRAFFIC.into()], value, &[]);
+            }
+            for (key, _) in section.iter().filter(|(key, _)| above == "client" && key.get_ref() != TRAFFIC) {
+                file.unknown(key.get_ref(), key.span().start, &[TRAFFIC]);
+            }
         }
     }
 }

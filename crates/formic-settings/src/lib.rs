@@ -16,6 +16,7 @@ mod layers;
 mod service;
 mod suggest;
 mod typed;
+mod whole;
 
 pub use addresses::Addresses;
 pub use error::Error;

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use crate::addresses::{self, Addresses, PREFIX};
 use crate::layers::{Layers, Source, is_secret, join};
 use crate::typed::Typed;
-use crate::{Error, file, flags};
+use crate::{Error, file, flags, whole};
 
 mod limits;
 
@@ -116,6 +116,36 @@ impl ServiceSettings {
             let expected = if is_secret(&path) { fault.hidden } else { fault.shown };
             Error::Value { origin: self.layers.source(&path).to_string(), key: path, expected }
         })
+    }
+
+    /// How services are called, `client.<name>.traffic`, as a type that floors above know; what it finds wrong
+    /// with a value is a key within it and a text.
+    ///
+    /// # Errors
+    /// Every fault, naming the key and who set it.
+    pub fn clients<T: DeserializeOwned>(
+        &self,
+        check: impl Fn(&T) -> Vec<(String, String)>,
+    ) -> Result<BTreeMap<ServiceName, T>, Error> {
+        let (mut clients, mut faults) = (BTreeMap::new(), Vec::new());
+        let Some(Value::Object(all)) = self.layers.tree().get("client") else { return Ok(clients) };
+        for (name, client) in all {
+            let path = format!("client.{name}");
+            let origin = || self.layers.source(&path).to_string();
+            let Ok(service) = ServiceName::new(name) else {
+                let expected = format!("{name:?} cannot be the name of a service");
+                faults.push(Error::Value { key: path.clone(), expected, origin: origin() });
+                continue;
+            };
+            for key in client.as_object().into_iter().flat_map(Map::keys).filter(|key| *key != "traffic") {
+                let key = join(&path, key);
+                faults.push(Error::Key { origin: origin(), key, hint: ", did you mean `traffic`?".into() });
+            }
+            let Some(traffic) = client.get("traffic") else { continue };
+            let typed = whole::read(&self.layers, traffic, &join(&path, "traffic"), &check, &mut faults);
+            typed.into_iter().for_each(|typed| drop(clients.insert(service.clone(), typed)));
+        }
+        Error::of(faults).map_or(Ok(clients), Err)
     }
 
     /// What `--explain` or `--help` shall print instead of running, if one of them was asked for.
@@ -350,8 +380,9 @@ const VARIABLES: [(&str, &str); 13] = [
 ];
 
 /// Variables that hold a JSON object each.
-const TABLES: [(&str, &str); 4] = [
+const TABLES: [(&str, &str); 5] = [
     ("FORMIC_ADDRESSES", "addresses"),
+    ("FORMIC_CLIENT", "client"),
     ("FORMIC_CONFIG", "config"),
     ("FORMIC_LABELS", "labels"),
     ("FORMIC_LIMITS", "limits"),

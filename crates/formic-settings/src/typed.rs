@@ -126,7 +126,7 @@ impl<'a> Typed<'a> {
         let text = self.value.as_str()?;
         match self.layers.source(&self.path) {
             // JSON, and so of a type already.
-            Source::Environment(name) if name == "FORMIC_CONFIG" => None,
+            Source::Environment(name) if name == "FORMIC_CONFIG" || name == "FORMIC_CLIENT" => None,
             Source::Environment(_) | Source::Flag(_) => Some(text),
             _ => None,
         }

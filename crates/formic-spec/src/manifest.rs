@@ -48,6 +48,10 @@ pub struct Manifest {
     pub gateway: Option<Gateway>,
     /// The services, in the order of the file.
     pub services: Vec<Service>,
+    /// How services are called, by their names, as the file says it: `[service.<name>.traffic]`, and over it
+    /// `[client.<name>.traffic]`. Checked; what is not said keeps its default.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub traffic: BTreeMap<String, Value>,
 }
 
 /// `[app]`.

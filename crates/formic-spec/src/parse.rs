@@ -9,14 +9,16 @@ mod secrets;
 mod section;
 mod service;
 mod settings;
+mod traffic;
 mod update;
 mod value;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::ops::Range;
 
 use formic_settings::nearest;
+use serde_json::{Map, Value, json};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -99,7 +101,8 @@ fn read(root: &DeTable<'_>, notes: &mut Notes<'_>) -> Option<Manifest> {
     }
     let app = read_app(&mut top, notes);
     let gateway = read_gateway(&mut top, notes);
-    let services = read_services(&mut top, notes);
+    let mut services = read_services(&mut top, notes);
+    let traffic = read_traffic(&mut top, &mut services, notes);
     top.finish(notes);
 
     let (gateway, listen, expose) = match gateway {
@@ -121,7 +124,7 @@ fn read(root: &DeTable<'_>, notes: &mut Notes<'_>) -> Option<Manifest> {
     check_conditions(&services, notes);
     check_ports(gateway.as_ref().map(|g| g.listen), listen, &services, notes);
     let services = services.into_iter().map(|located| located.service).collect();
-    Some(Manifest { format: FORMAT, app: app?, gateway, services })
+    Some(Manifest { format: FORMAT, app: app?, gateway, services, traffic })
 }
 
 fn read_app(top: &mut Section<'_, '_>, notes: &mut Notes<'_>) -> Option<App> {
@@ -223,6 +226,45 @@ fn read_services(top: &mut Section<'_, '_>, notes: &mut Notes<'_>) -> Vec<Locate
         return Vec::new();
     }
     entries.into_iter().map(|(key, value)| service::read(key, value, notes)).collect()
+}
+
+/// How services are called: what stands at the service itself, and over it what `[client.<name>]` says, which
+/// may be about services of other manifests too. Every service is a caller, and is told all of it.
+fn read_traffic(
+    top: &mut Section<'_, '_>,
+    services: &mut [Located],
+    notes: &mut Notes<'_>,
+) -> BTreeMap<String, Value> {
+    let own = services
+        .iter_mut()
+        .filter_map(|located| Some((located.service.name.clone(), located.traffic.take()?)));
+    let mut all: BTreeMap<String, Value> = own.collect();
+    for (key, table) in top.section("client", notes).map(Section::entries).unwrap_or_default() {
+        let name = key.get_ref().to_string();
+        let path = format!("client.{name}");
+        notes.name(&name, &key.span(), &path, "the name of a service");
+        let DeValue::Table(inner) = table.get_ref() else {
+            let message =
+                format!("{} must be a table, not of type {}", quote(&path), table.get_ref().type_str());
+            let help = "write [client.name.traffic] with its keys below".to_owned();
+            notes.push(&table.span(), FaultKind::WrongType, &path, message, Some(help));
+            continue;
+        };
+        let mut section = Section::new(inner, key.span(), path);
+        if let Some(over) = traffic::read(&mut section, notes) {
+            value::merge(all.entry(name).or_insert_with(|| Value::Object(Map::new())), over);
+        }
+        section.finish(notes);
+    }
+    if !all.is_empty() {
+        let told: Map<String, Value> =
+            all.iter().map(|(name, traffic)| (name.clone(), json!({ "traffic": traffic }))).collect();
+        let told = Value::Object(told).to_string();
+        for located in services {
+            located.service.settings.insert("FORMIC_CLIENT".into(), told.clone());
+        }
+    }
+    all
 }
 
 fn check_name(

@@ -49,6 +49,7 @@
 //! | `drain.streams` | `FORMIC_DRAIN_STREAMS` | | `5s` |
 //! | `labels` | `FORMIC_LABELS`, a JSON object | | none |
 //! | `limits` | `FORMIC_LIMITS`, a JSON object | | see `docs/settings.md` |
+//! | `[client.<name>.traffic]` | `FORMIC_CLIENT`, a JSON object | | see [`traffic`] |
 //! | `config.<key>` | `FORMIC_CONFIG__<KEY>`, or `FORMIC_CONFIG`, a JSON object | `--set <key>=…` | the author's |
 //!
 //! `config` is the author's own, read into a type of theirs by [`Service::config`]. `--explain` prints
@@ -61,6 +62,7 @@
 #![warn(missing_docs)]
 
 pub mod background;
+mod calling;
 mod discovery;
 mod entry;
 mod failure;
@@ -85,6 +87,12 @@ pub use futures;
 pub use serde;
 pub use tokio;
 pub use tracing;
+
+/// How calls are spread, protected and repeated: the policy as data, and what people see of it.
+pub mod traffic {
+    pub use formic_client::traffic::*;
+    pub use formic_client::{BackendView, InvalidTraffic, State, TrafficView, policy};
+}
 
 pub use background::Stopping;
 pub use entry::__rt_main;

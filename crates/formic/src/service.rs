@@ -16,7 +16,7 @@ use futures::future::BoxFuture;
 use serde::de::DeserializeOwned;
 
 use crate::background::{Stopping, Task};
-use crate::{Failure, Result, discovery, lifecycle};
+use crate::{Failure, Result, calling, discovery, lifecycle};
 
 pub(crate) type Hook = Box<dyn FnOnce() -> BoxFuture<'static, Result> + Send>;
 
@@ -116,8 +116,14 @@ impl Service {
         fault: Option<Failure>,
     ) -> Self {
         let metrics = Metrics::new();
+        let (services, fault) = match calling::services(&settings) {
+            Ok(services) => (services, fault),
+            Err(failure) => (Default::default(), fault.or(Some(failure))),
+        };
         let client_config = formic_client::Config {
             timeout: settings.timeout,
+            services,
+            zone: settings.labels.get("zone").cloned(),
             observer: Some(Arc::new(metrics.clone())),
             ..formic_client::Config::default()
         };

@@ -41,7 +41,7 @@ const CRATES: &[(&str, Place)] = &[
     ("formic-telemetry", Place::Floor(2, &[])),
     ("formic-client", Place::Floor(2, &["formic-balance", "formic-telemetry"])),
     ("formic-server", Place::Floor(2, &["formic-telemetry"])),
-    ("formic-spec", Place::Floor(2, &[])),
+    ("formic-spec", Place::Floor(2, &["formic-balance"])),
     ("formic-plan", Place::Floor(2, &["formic-spec"])),
     ("formic-state", Place::Floor(2, &["formic-plan", "formic-spec"])),
     ("formic-supervise", Place::Floor(2, &[])),

@@ -381,3 +381,60 @@ fn durations() {
         assert_eq!(duration(text), None, "{text}");
     }
 }
+
+#[derive(Debug, Default, Deserialize, PartialEq)]
+#[serde(default, deny_unknown_fields)]
+struct Calls {
+    policy: String,
+    subset: u32,
+    rules: Vec<Part>,
+}
+
+#[derive(Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+struct Part {
+    weight: u32,
+}
+
+fn calls(settings: &ServiceSettings) -> Result<BTreeMap<ServiceName, Calls>, Error> {
+    settings.clients(|calls: &Calls| {
+        let odd = calls.policy == "odd";
+        odd.then(|| ("policy".into(), "must not be odd".into())).into_iter().collect()
+    })
+}
+
+#[test]
+fn how_services_are_called_comes_from_the_file_and_the_environment() {
+    const FILE: &str =
+        "[service.user.traffic]\npolicy = \"p2c\"\nsubset = 3\n[client.user.traffic]\nsubset = 4\n";
+    let alone = read(FILE, &[], &[]).expect("valid");
+    let user = ServiceName::new("user").expect("valid");
+    let expected = Calls { policy: "p2c".into(), subset: 4, rules: Vec::new() };
+    assert_eq!(calls(&alone), Ok(BTreeMap::from([(user.clone(), expected)])));
+    assert_eq!(alone.layers().source("client.user.traffic.subset").to_string(), "formic.toml:5");
+    let told = r#"{"user":{"traffic":{"subset":5,"rules":[{"weight":1}]}}}"#;
+    let told = calls(&read(FILE, &[("FORMIC_CLIENT", told)], &[]).expect("valid")).expect("valid");
+    assert_eq!((told[&user].subset, told[&user].rules.len(), told[&user].policy.as_str()), (5, 1, "p2c"));
+}
+
+#[test]
+fn every_fault_of_how_services_are_called_says_who_set_it() {
+    const FILE: &str = "[client.user.traffic]\npolcy = 1\nsubset = \"x\"\nrules = [{}, { weight = \"y\" }]\n\
+                        [client.mail.traffic]\npolicy = \"odd\"\n";
+    let error = calls(&read(FILE, &[], &[]).expect("read")).expect_err("wrong");
+    let Error::Many(faults) = &error else { panic!("{error}") };
+    assert_eq!(faults.len(), 5, "{error}");
+    for text in [
+        "`client.user.traffic.polcy` is wrong: there is no such setting",
+        "`client.user.traffic.subset` is wrong: expected u32, got \"x\"; it is set by formic.toml:3",
+        "`client.user.traffic.rules.0.weight` is wrong: `weight` is missing; it is set by formic.toml:4",
+        "expected u32, got \"y\"",
+        "`client.mail.traffic.policy` is wrong: must not be odd; it is set by formic.toml:6",
+    ] {
+        assert!(error.to_string().contains(text), "{text}\n{error}");
+    }
+    let unknown = read("[client.user]\ntrafic = 1\n", &[], &[]).expect_err("no such key").to_string();
+    assert!(unknown.contains("client.user.trafic") && unknown.contains("`traffic`"), "{unknown}");
+    let told = read("", &[("FORMIC_CLIENT", r#"{"No Name":{"traffic":{}}}"#)], &[]).expect("read");
+    assert!(calls(&told).expect_err("no name").to_string().contains("No Name"));
+}

@@ -8,7 +8,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::section::{Notes, Section};
-use super::{Named, job, secrets, settings, update, value};
+use super::{Named, job, secrets, settings, traffic, update, value};
 use crate::fault::{FaultKind, quote};
 use crate::manifest::{
     Health, MAX_REPLICAS, Probe, Resources, Restart, RestartPolicy, Service, Source, Stop,
@@ -24,6 +24,7 @@ const RESERVED_ENV: &[&str] = &[
     "FORMIC_VERSION",
     "FORMIC_DAEMON",
     "FORMIC_CONFIG",
+    "FORMIC_CLIENT",
     "FORMIC_DATA_DIR",
 ];
 
@@ -38,6 +39,8 @@ pub(super) struct Located {
     pub(super) service: Service,
     pub(super) depends_on: Vec<Named>,
     pub(super) port: Option<Range<usize>>,
+    /// How it is called, for its callers.
+    pub(super) traffic: Option<serde_json::Value>,
 }
 
 /// Reads one service. What is wrong with it is noted; the name counts as defined nevertheless, so that
@@ -81,6 +84,7 @@ pub(super) fn read(
     let config = config.map_or_else(Map::new, |config| value::object(config.table(), config.path(), notes));
     let settings = settings::read(&mut section, port.is_some(), replicas.as_ref().map(|r| r.0), notes);
     let (job, cron) = job::read(&mut section, replicas.as_ref().map(|(_, span)| span.clone()), notes);
+    let traffic = traffic::read(&mut section, notes);
     let health = read_health(&mut section, port.is_some(), job.is_some(), notes);
     let resources = read_resources(&mut section, notes);
     let mut stop = Stop::default();
@@ -131,7 +135,7 @@ pub(super) fn read(
         cron,
         cwd: cwd.map(|(text, _)| text),
     };
-    Located { service, depends_on, port: port.map(|(_, span)| span) }
+    Located { service, depends_on, port: port.map(|(_, span)| span), traffic }
 }
 
 /// Exactly one of `cargo`, `command` and `image`.

@@ -35,6 +35,18 @@ pub(super) fn object(table: &DeTable<'_>, path: &str, notes: &mut Notes<'_>) -> 
         .collect()
 }
 
+/// Lays a tree over another: tables are merged, everything else is replaced.
+pub(super) fn merge(below: &mut Value, above: Value) {
+    match (below, above) {
+        (Value::Object(below), Value::Object(above)) => {
+            for (key, value) in above {
+                merge(below.entry(key).or_insert(Value::Null), value);
+            }
+        }
+        (below, above) => *below = above,
+    }
+}
+
 /// As deep as the reader of TOML allows, which is 80 levels.
 fn json(value: &Spanned<DeValue<'_>>, path: &str, notes: &mut Notes<'_>) -> Option<Value> {
     let number = match value.get_ref() {

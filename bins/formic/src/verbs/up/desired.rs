@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use formic_client::Traffic;
 use formic_plan::Service;
 use formic_reconcile::Start;
 use formic_spec::{
@@ -124,6 +125,7 @@ fn gateway(manifest: &Manifest, folder: &Path) -> Outcome<Option<Service>> {
         max_body: usize::try_from(gateway.max_body.bytes()).unwrap_or(usize::MAX),
         timeout: Duration::from_secs(15),
         grace: Duration::from_secs(10),
+        services: calls(manifest)?,
     };
     let text = serde_json::to_string(&config).map_err(|error| Failure::bug("config").because(error))?;
     let own =
@@ -164,6 +166,18 @@ fn gateway(manifest: &Manifest, folder: &Path) -> Outcome<Option<Service>> {
         grace: HumanDuration::from_millis(15_000),
         start: json(&start)?,
     }))
+}
+
+/// How services are called, for a caller that is not one of them.
+fn calls(manifest: &Manifest) -> Outcome<BTreeMap<String, Traffic>> {
+    let read = |(name, traffic): (&String, &serde_json::Value)| {
+        let traffic = serde_json::from_value(traffic.clone());
+        Ok((
+            name.clone(),
+            traffic.map_err(|error| Failure::bug("a checked policy does not read").because(error))?,
+        ))
+    };
+    manifest.traffic.iter().map(read).collect()
 }
 
 /// A program with a slash is meant from the manifest's folder; one without is looked up in `PATH`.
