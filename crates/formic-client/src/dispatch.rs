@@ -102,6 +102,14 @@ impl Target {
         }
     }
 
+    /// Whether there is an endpoint that a call has not tried.
+    fn has_another(&self, course: &Course) -> bool {
+        match self {
+            Self::Service(service) => service.has_another(course),
+            Self::Fixed(_) => false,
+        }
+    }
+
     fn traffic(&self) -> Arc<Traffic> {
         match self {
             Self::Service(service) => service.traffic(),
@@ -217,6 +225,7 @@ impl Dispatch {
             retried: course.retried,
             replayable: outgoing.replayable(),
             left: outgoing.deadline().map(|deadline| deadline.saturating_duration_since(now)),
+            elsewhere: self.target.has_another(course),
         };
         let wait = match retry::judge(&traffic.retry, error, nature, &mut course.history) {
             Verdict::GiveUp => {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use formic_balance::{Change, Outcome};
-use formic_core::{Code, Error};
+use formic_core::{Code, Error, Shed};
 use tokio::time::Instant;
 
 use crate::remote::Remote;
@@ -76,6 +76,10 @@ impl Flight {
 fn judge(error: &Error) -> Outcome {
     if error.is_unsent() {
         // It says goodbye, which is no failure.
+        return Outcome::Neutral;
+    }
+    if error.shed_reason() == Some(Shed::Rate) {
+        // A limit of this caller's, and perhaps the same everywhere.
         return Outcome::Neutral;
     }
     match (error.code(), error.retry_after()) {

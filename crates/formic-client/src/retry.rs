@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 pub use formic_balance::traffic::Retry as Config;
-use formic_core::{Code, Error};
+use formic_core::{Code, Error, Shed};
 use http::{HeaderName, HeaderValue};
 
 use crate::REPEATED;
@@ -29,6 +29,8 @@ pub(crate) struct Nature {
     pub(crate) replayable: bool,
     /// How long its caller still waits.
     pub(crate) left: Option<Duration>,
+    /// There is an endpoint that it has not tried.
+    pub(crate) elsewhere: bool,
 }
 
 /// Notes on an error that what it is about was repeated, or would have been: whoever gets it from a handler
@@ -50,7 +52,10 @@ pub(crate) enum Verdict {
 
 /// Judges a failure, and notes it in the history of the call.
 pub(crate) fn judge(config: &Config, error: &Error, nature: Nature, history: &mut History) -> Verdict {
-    let wait = error.retry_after();
+    // Whoever sheds load speaks for itself alone: another endpoint asked for no wait. A rate limit may be the
+    // same for all.
+    let shed = error.shed_reason().is_some_and(|reason| reason != Shed::Rate);
+    let wait = error.retry_after().filter(|_| !(shed && nature.elsewhere));
     // Who says when to come back is not asked before, and nobody waits in vain.
     let in_time = |wait: Duration| wait <= config.max_wait && nature.left.is_none_or(|left| wait < left);
     if !nature.replayable || wait.is_some_and(|wait| !in_time(wait)) {
@@ -63,7 +68,7 @@ pub(crate) fn judge(config: &Config, error: &Error, nature: Nature, history: &mu
         return if history.unsent < config.endpoints { Verdict::Elsewhere } else { Verdict::GiveUp };
     }
     // A server that is too busy and says for how long invites to come back.
-    let invited = error.code() == Code::ResourceExhausted && wait.is_some();
+    let invited = shed || error.code() == Code::ResourceExhausted && wait.is_some();
     if nature.idempotent
         && !nature.retried
         && !error.metadata().as_headers().contains_key(REPEATED_NAME)
@@ -80,7 +85,8 @@ pub(crate) fn judge(config: &Config, error: &Error, nature: Nature, history: &mu
 mod tests {
     use super::*;
 
-    const PLAIN: Nature = Nature { idempotent: false, retried: false, replayable: true, left: None };
+    const PLAIN: Nature =
+        Nature { idempotent: false, retried: false, replayable: true, left: None, elsewhere: false };
     const MS: Duration = Duration::from_millis(1);
     const IDEMPOTENT: Nature = Nature { idempotent: true, ..PLAIN };
 
@@ -142,5 +148,23 @@ mod tests {
             let late = Nature { left: Some(10 * MS), ..IDEMPOTENT };
             assert_eq!(judge(&busy(code, 20 * MS), late), Verdict::GiveUp, "the caller is gone by then");
         }
+    }
+
+    #[test]
+    fn who_sheds_load_speaks_for_itself_and_a_rate_limit_for_all() {
+        let minute = 60_000 * MS;
+        let elsewhere = Nature { elsewhere: true, ..IDEMPOTENT };
+        for reason in [Shed::InFlight, Shed::QueueFull, Shed::QueueDelay] {
+            let shed = Error::shed(reason, "busy", minute);
+            assert_eq!(judge(&shed, elsewhere), Verdict::Repeat(Duration::ZERO));
+            assert_eq!(
+                judge(&shed, IDEMPOTENT),
+                Verdict::GiveUp,
+                "there is only the one that asks for a minute"
+            );
+            // It may have been shed by somebody further down, after work was done on the way.
+            assert_eq!(judge(&shed, Nature { idempotent: false, ..elsewhere }), Verdict::GiveUp);
+        }
+        assert_eq!(judge(&Error::shed(Shed::Rate, "quota", minute), elsewhere), Verdict::GiveUp);
     }
 }

@@ -219,6 +219,12 @@ impl Service {
         }
     }
 
+    /// Whether there is an endpoint that can be reached and that a call has not tried.
+    pub(crate) fn has_another(&self, course: &Course) -> bool {
+        let set = self.state.set.load();
+        set.remotes.iter().any(|remote| !remote.backend().is_down() && !course.has_tried(remote))
+    }
+
     /// Another endpoint than those that were tried, if there is one, for an attempt beside another.
     pub(crate) fn beside(&self, now: Instant, call: &Outgoing, course: &Course) -> Option<Picked> {
         let since = now.saturating_duration_since(self.source.origin);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use formic_balance::traffic::{Ejection, Filter, Hedge, Retry, Rule};
 use formic_client::{Algorithm, Client, Config, State, Traffic};
-use formic_core::{Code, Error, InstanceId, ServiceName};
+use formic_core::{Code, Error, InstanceId, ServiceName, Shed};
 use formic_registry::{Memory, Registry};
 use formic_rpc::{Answer, BoxFuture, Call, Channel, Handle};
 
@@ -233,6 +233,25 @@ async fn slow_and_fast(traffic: Traffic) -> (Arc<AtomicBool>, [Server; 2], Clien
     register(&registry, "other", &other.endpoint).await;
     let client = Client::new(Arc::new(registry), Config { traffic, ..Config::default() });
     (slow, [one, other], client)
+}
+
+#[tokio::test]
+async fn a_shed_call_goes_elsewhere_at_once_where_it_may() {
+    let rig = rig(2, Traffic { policy: Algorithm::RoundRobin, ..Traffic::default() }).await;
+    for server in &rig.servers {
+        server.echo.fail_next([Error::shed(Shed::InFlight, "busy", 60_000 * MS)]);
+        let began = std::time::Instant::now();
+        // Whichever it meets first, the other answers.
+        for _ in 0..2 {
+            assert_eq!(text(rig.channel.call(call_of(GET, "x")).await.unwrap()), "x");
+        }
+        assert!(began.elapsed() < 5_000 * MS, "the wait was the other's");
+    }
+    let marked = |server: &Server| server.echo.attempts().iter().filter(|attempt| attempt.is_some()).count();
+    assert_eq!(rig.servers.iter().map(marked).sum::<usize>(), 2);
+    rig.servers[0].echo.fail_next([Error::shed(Shed::Rate, "your quota", 60_000 * MS)]);
+    let outcomes = [rig.channel.call(call_of(GET, "x")).await, rig.channel.call(call_of(GET, "x")).await];
+    assert_eq!(outcomes.iter().filter(|outcome| outcome.is_err()).count(), 1, "a quota is the caller's");
 }
 
 #[tokio::test]
