@@ -121,7 +121,8 @@ impl Target {
         match self {
             Self::Service(service) => service.pick(now, call, course).await,
             Self::Fixed(fixed) => {
-                Ok(Picked { remote: Arc::clone(&fixed.remote), probe: false, hedge: Beside::Never })
+                let flight = Flight::begin(&fixed.remote, false, call.deadline());
+                Ok(Picked { flight, hedge: Beside::Never })
             }
         }
     }
@@ -188,11 +189,11 @@ impl Dispatch {
         loop {
             let picked = self.target.pick(now, outgoing, course).await?;
             if let Some(report) = &mut report {
-                report.attempt(Some(&picked.remote));
+                report.attempt(Some(picked.flight.remote()));
             }
-            let remote = Arc::clone(&picked.remote);
+            let remote = Arc::clone(picked.flight.remote());
             let outcome = match picked.hedge {
-                Beside::Never => attempt(picked, outgoing, course.mark()).await,
+                Beside::Never => attempt(picked.flight, outgoing, course.mark()).await,
                 Beside::Unknown | Beside::After(_) => {
                     Box::pin(self.hedged(picked, outgoing, course, report.as_deref_mut())).await
                 }
@@ -265,11 +266,11 @@ impl Dispatch {
         report: Option<&mut Reporting>,
     ) -> Result<(Answer, Flight), Error> {
         let Target::Service(service) = &self.target else {
-            return attempt(picked, outgoing, course.mark()).await;
+            return attempt(picked.flight, outgoing, course.mark()).await;
         };
         let (began, path) = (Instant::now(), outgoing.method.path());
-        let (remote, beside) = (Arc::clone(&picked.remote), picked.hedge);
-        let mut first = std::pin::pin!(attempt(picked, outgoing, course.mark()));
+        let (remote, beside) = (Arc::clone(picked.flight.remote()), picked.hedge);
+        let mut first = std::pin::pin!(attempt(picked.flight, outgoing, course.mark()));
         let Beside::After(delay) = beside else { return learn(first.await, service, path, began) };
         if let Ok(outcome) = tokio::time::timeout(delay, first.as_mut()).await {
             return learn(outcome, service, path, began);
@@ -280,18 +281,17 @@ impl Dispatch {
             return learn(first.await, service, path, began);
         };
         if !self.withdraw(now, &service.traffic()) {
-            beside.remote.backend().unused(self.client.since_origin(now), beside.probe);
             return learn(first.await, service, path, began);
         }
         if let Some(report) = report {
-            report.attempt(Some(&beside.remote));
+            report.attempt(Some(beside.flight.remote()));
         }
         tracing::debug!(service = %self.target.name(), ?delay, "another attempt beside a slow one");
         // It is the call's one repetition, and marked as such.
         course.history.repeats += 1;
-        course.note(&beside.remote);
+        course.note(beside.flight.remote());
         let (twin, mark) = (Arc::new(twin), course.mark());
-        let second = std::pin::pin!(attempt(beside, &twin, mark));
+        let second = std::pin::pin!(attempt(beside.flight, &twin, mark));
         let outcome = match futures::future::select(first, second).await {
             futures::future::Either::Left((outcome, second)) if is_lost(&outcome) => second.await,
             futures::future::Either::Right((outcome, first)) if is_lost(&outcome) => first.await,
@@ -320,12 +320,11 @@ impl Dispatch {
 
 /// Makes one attempt.
 async fn attempt(
-    picked: Picked,
+    mut flight: Flight,
     outgoing: &Arc<Outgoing>,
     mark: Option<u32>,
 ) -> Result<(Answer, Flight), Error> {
-    let Picked { remote, probe, .. } = picked;
-    let mut flight = Flight::begin(&remote, probe, outgoing.deadline());
+    let remote = Arc::clone(flight.remote());
     // A connection first, before anything of the request is used up.
     let outcome = match remote.connection().await {
         Ok(sender) => {

@@ -16,7 +16,7 @@ use tracing::Instrument;
 
 use crate::budget::Budget;
 use crate::dispatch::Course;
-use crate::flight::announce;
+use crate::flight::{Flight, announce};
 use crate::hedge::Hedging;
 use crate::outgoing::Outgoing;
 use crate::remote::{Dialer, Remote};
@@ -49,11 +49,10 @@ pub(crate) struct Setup {
     pub(crate) patience: Duration,
 }
 
-/// To whom an attempt goes.
+/// To whom an attempt goes. It counts as on its way from the pick on, so that the next pick knows of it.
 pub(crate) struct Picked {
-    pub(crate) remote: Arc<Remote>,
-    /// It finds out whether an ejected endpoint is well again.
-    pub(crate) probe: bool,
+    pub(crate) flight: Flight,
+    /// When to begin another one beside it.
     pub(crate) hedge: Beside,
 }
 
@@ -229,11 +228,7 @@ impl Service {
     pub(crate) fn beside(&self, now: Instant, call: &Outgoing, course: &Course) -> Option<Picked> {
         let since = now.saturating_duration_since(self.source.origin);
         let picked = self.state.pick(since, call, course, &self.hedging)?;
-        if course.has_tried(&picked.remote) {
-            picked.remote.backend().unused(since, picked.probe);
-            return None;
-        }
-        Some(picked)
+        (!course.has_tried(picked.flight.remote())).then_some(picked)
     }
 
     fn start(&self) -> DropGuard {
@@ -324,7 +319,8 @@ impl State {
             }
             _ => Beside::Never,
         };
-        Some(Picked { remote: Arc::clone(&set.remotes[pick.index]), probe: pick.probe, hedge })
+        let flight = Flight::begin(&set.remotes[pick.index], pick.probe, call.deadline());
+        Some(Picked { flight, hedge })
     }
 
     /// The rule that leaves nobody for a call, if one does.
@@ -345,16 +341,18 @@ impl State {
         let (old, now) = (self.set.load_full(), core.origin.elapsed());
         let instances = Arc::clone(&core.instances);
         let endpoints = core.roster.arrange(Arc::clone(&instances), &core.traffic, &core.seat, now);
-        let remotes = instances.iter().enumerate().map(|(index, instance)| match old.find(instance) {
-            Some(remote) if *remote.endpoint() == instance.endpoint => Arc::clone(remote),
-            found => {
-                if let Some(remote) = found {
-                    remote.retire();
+        let mut next = 0;
+        let remotes =
+            instances.iter().enumerate().map(|(index, instance)| match old.find(instance, &mut next) {
+                Some(remote) if *remote.endpoint() == instance.endpoint => Arc::clone(remote),
+                found => {
+                    if let Some(remote) = found {
+                        remote.retire();
+                    }
+                    let backend = Arc::clone(endpoints.backend(index));
+                    Arc::new(Remote::new(instance.endpoint.clone(), backend, Arc::clone(&core.dialer)))
                 }
-                let backend = Arc::clone(endpoints.backend(index));
-                Arc::new(Remote::new(instance.endpoint.clone(), backend, Arc::clone(&core.dialer)))
-            }
-        });
+            });
         let remotes = remotes.collect();
         for note in endpoints.notes().iter().filter(|note| !old.endpoints.notes().contains(note)) {
             tracing::warn!(service = %self.service, "{note}");
@@ -429,10 +427,15 @@ impl Set {
         (0..self.endpoints.len()).map(|index| self.endpoints.instance(index))
     }
 
-    /// Where the same instance was reached; the sets of registries are sorted by id.
-    fn find(&self, instance: &Instance) -> Option<&Arc<Remote>> {
+    /// Where the same instance was reached; the sets of registries are sorted by id. Most of them stay, so
+    /// the one after the last is looked at first.
+    fn find(&self, instance: &Instance, next: &mut usize) -> Option<&Arc<Remote>> {
         let by_id = |remote: &Arc<Remote>| remote.backend().id().cmp(&instance.id);
-        let index = self.remotes.binary_search_by(by_id).ok()?;
+        let index = match self.remotes.get(*next) {
+            Some(remote) if by_id(remote).is_eq() => *next,
+            _ => self.remotes.binary_search_by(by_id).ok()?,
+        };
+        *next = index + 1;
         Some(&self.remotes[index])
     }
 }
