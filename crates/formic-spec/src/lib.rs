@@ -34,6 +34,7 @@ mod graph;
 mod manifest;
 mod parse;
 mod revision;
+mod route;
 mod schedule;
 mod units;
 mod update;
@@ -44,6 +45,7 @@ pub use manifest::{
     MAX_SERVICES, Manifest, Probe, Resources, Restart, RestartPolicy, SecretUse, Service, Source, Stop,
 };
 pub use revision::{InvalidRevision, Revision};
+pub use route::{DEFAULT_ROUTE_TIMEOUT, MAX_ROUTES, Route, RoutePath};
 pub use schedule::{Concurrency, Cron, InvalidSchedule, Job, MAX_HISTORY, Schedule};
 pub use units::{ByteSize, HumanDuration, InvalidUnit};
 pub use update::{Condition, Dependents, InvalidShare, Share, Strategy, Update};

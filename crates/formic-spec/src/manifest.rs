@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 
 use crate::graph;
 use crate::revision::Revision;
+use crate::route::Route;
 use crate::schedule::{Cron, Job};
 use crate::units::{ByteSize, HumanDuration};
 use crate::update::{Condition, Dependents, Update};
@@ -48,6 +49,8 @@ pub struct Manifest {
     pub gateway: Option<Gateway>,
     /// The services, in the order of the file.
     pub services: Vec<Service>,
+    /// The routes of plain HTTP, in the order of the file.
+    pub routes: Vec<Route>,
     /// How services are called, by their names, as the file says it: `[service.<name>.traffic]`, and over it
     /// `[client.<name>.traffic]`. Checked; what is not said keeps its default.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]

@@ -5,6 +5,7 @@
 //! is said to be *missing* or unknown: it may stand in the part that was lost.
 
 mod job;
+mod route;
 mod secrets;
 mod section;
 mod service;
@@ -103,6 +104,8 @@ fn read(root: &DeTable<'_>, notes: &mut Notes<'_>) -> Option<Manifest> {
     let gateway = read_gateway(&mut top, notes);
     let mut services = read_services(&mut top, notes);
     let traffic = read_traffic(&mut top, &mut services, notes);
+    let routes = route::read(&mut top, notes);
+    route::check_gateway(&routes, &top, notes);
     top.finish(notes);
 
     let (gateway, listen, expose) = match gateway {
@@ -120,11 +123,20 @@ fn read(root: &DeTable<'_>, notes: &mut Notes<'_>) -> Option<Manifest> {
             check_name(&names, name, span, &path, &label, notes);
         }
     }
+    for located in &routes {
+        if let Some((name, span)) = &located.service {
+            let path: String = format!("route.{}.service", located.route.name).chars().take(200).collect();
+            let label = format!("that the route {} leads to", quote(&located.route.name));
+            check_name(&names, name, span, &path, &label, notes);
+        }
+    }
+    route::check_alike(&routes, notes);
     check_cycles(&services, notes);
     check_conditions(&services, notes);
     check_ports(gateway.as_ref().map(|g| g.listen), listen, &services, notes);
     let services = services.into_iter().map(|located| located.service).collect();
-    Some(Manifest { format: FORMAT, app: app?, gateway, services, traffic })
+    let routes = routes.into_iter().map(|located| located.route).collect();
+    Some(Manifest { format: FORMAT, app: app?, gateway, services, traffic, routes })
 }
 
 fn read_app(top: &mut Section<'_, '_>, notes: &mut Notes<'_>) -> Option<App> {

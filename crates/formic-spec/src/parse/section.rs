@@ -282,6 +282,17 @@ impl<'t, 'i> Section<'t, 'i> {
         Some((text.to_owned(), value.span()))
     }
 
+    pub(super) fn boolean(&mut self, key: &'static str, notes: &mut Notes<'_>) -> Option<bool> {
+        let (_, value) = self.get(key)?;
+        if let DeValue::Boolean(yes) = value.get_ref() {
+            return Some(*yes);
+        }
+        let text = value.get_ref().as_str().filter(|text| matches!(*text, "true" | "false"));
+        let help = text.map(|text| format!("write it without quotes: {text}"));
+        notes.wrong_type(self, key, value, "true or false", help);
+        None
+    }
+
     /// An integer within bounds.
     pub(super) fn integer(
         &mut self,
