@@ -29,17 +29,30 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Duplex for S {}
 pub type BoxIo = Box<dyn Duplex>;
 
 /// A connection to an endpoint.
-pub(crate) enum Io {
+pub enum Io {
+    /// Over TCP.
     Tcp(TcpStream),
+    /// Over a unix socket.
     Unix(UnixStream),
+    /// As a [`Connect`] made it.
     Other(BoxIo),
+}
+
+impl std::fmt::Debug for Io {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Tcp(_) => "Io(tcp)",
+            Self::Unix(_) => "Io(unix)",
+            Self::Other(_) => "Io(other)",
+        })
+    }
 }
 
 /// Connects; the caller bounds the time.
 ///
 /// # Errors
 /// What the system says.
-pub(crate) async fn open(connector: Option<&dyn Connect>, endpoint: &Endpoint) -> io::Result<Io> {
+pub async fn open(connector: Option<&dyn Connect>, endpoint: &Endpoint) -> io::Result<Io> {
     if let Some(connector) = connector {
         return Ok(Io::Other(connector.connect(endpoint).await?));
     }

@@ -38,7 +38,6 @@
 
 mod client;
 mod config;
-mod connect;
 mod deadline;
 mod dispatch;
 mod flight;
@@ -56,6 +55,7 @@ mod watched;
 mod wire;
 
 pub mod budget;
+pub mod connect;
 pub mod retry;
 
 pub use client::Client;

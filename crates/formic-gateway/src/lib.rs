@@ -12,6 +12,7 @@ pub mod page;
 pub mod proxy;
 pub mod routes;
 pub mod run;
+mod web;
 
 pub use config::Config;
 pub use proxy::Proxy;

@@ -16,6 +16,8 @@ use formic_rpc::Channel;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::web::WebTable;
+
 /// Where one method leads.
 #[derive(Clone, Debug)]
 pub struct Route {
@@ -31,6 +33,15 @@ pub struct Table {
     by_path: HashMap<String, Route>,
     /// Exposed services that have an instance, for the page.
     pub services: BTreeSet<String>,
+    /// Plain HTTP beside the calls.
+    pub(crate) web: WebTable,
+}
+
+/// What the daemon says.
+#[derive(Debug, Default)]
+struct Asked {
+    exposed: BTreeSet<String>,
+    http: Vec<control::HttpRoute>,
 }
 
 impl Table {
@@ -111,17 +122,19 @@ impl Routes {
         let table = Arc::new(ArcSwap::from_pointee(Table::default()));
         let (known, receiver) = watch::channel(false);
         let (instances, mut instances_seen) = watch::channel(None::<Snapshot>);
-        let (exposed, mut exposed_seen) = watch::channel(None::<BTreeSet<String>>);
+        let (exposed, mut exposed_seen) = watch::channel(None::<Asked>);
         let routes = Self { table: Arc::clone(&table), known: receiver };
         let following = async move {
             let rebuild = async {
                 let mut followed: BTreeMap<String, Instances> = BTreeMap::new();
                 loop {
-                    if let (Some(snapshot), Some(exposed)) =
+                    if let (Some(snapshot), Some(asked)) =
                         (&*instances_seen.borrow_and_update(), &*exposed_seen.borrow_and_update())
                     {
-                        let fresh = Table::build(&snapshot.instances, exposed);
-                        table.store(Arc::new(fresh.keeping(&table.load(), exposed)));
+                        let earlier = table.load();
+                        let mut fresh = Table::build(&snapshot.instances, &asked.exposed);
+                        fresh.web = WebTable::build(&asked.http, &snapshot.instances, &earlier.web);
+                        table.store(Arc::new(fresh.keeping(&earlier, &asked.exposed)));
                         known.send_replace(true);
                         followed.retain(|name, _| exposed.contains(name));
                         for name in exposed {
@@ -152,6 +165,11 @@ impl Routes {
     #[must_use]
     pub fn now(&self) -> arc_swap::Guard<Arc<Table>> {
         self.table.load()
+    }
+
+    /// Changes with each new table.
+    pub(crate) fn news(&self) -> watch::Receiver<bool> {
+        self.known.clone()
     }
 
     /// Resolves once there has been a table: before that the gateway is not ready.
@@ -187,7 +205,7 @@ async fn follow_instances(registry: DynRegistry, out: watch::Sender<Option<Snaps
 }
 
 /// Keeps a watch of what is exposed up for ever; an older generation is refused.
-async fn follow_exposed(daemon: Channel, out: watch::Sender<Option<BTreeSet<String>>>) {
+async fn follow_exposed(daemon: Channel, out: watch::Sender<Option<Asked>>) {
     let client = control::ControlServiceClient::new(daemon);
     let mut backoff = Backoff::new(MIN_BACKOFF, MAX_BACKOFF);
     loop {
@@ -201,7 +219,8 @@ async fn follow_exposed(daemon: Channel, out: watch::Sender<Option<BTreeSet<Stri
                         Ok(Some(routes)) if routes.generation >= latest => {
                             latest = routes.generation;
                             backoff = Backoff::new(MIN_BACKOFF, MAX_BACKOFF);
-                            out.send_replace(Some(routes.exposed.into_iter().collect()));
+                            let exposed = routes.exposed.into_iter().collect();
+                            out.send_replace(Some(Asked { exposed, http: routes.http }));
                         }
                         Ok(Some(_)) => {}
                         Ok(None) | Err(_) => break,

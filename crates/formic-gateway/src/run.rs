@@ -14,6 +14,7 @@ use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer, ExposeHeaders};
 
 use crate::guard::{REQUEST_ID, request_id, too_large};
 use crate::page::{self, Page};
+use crate::web::{Web, pass_on};
 use crate::{Config, Proxy, Routes};
 
 /// Why a gateway cannot run.
@@ -88,16 +89,21 @@ pub async fn run(
         ..formic_server::Config::default()
     };
     let page = Page::new(config.app.clone(), routes.clone());
+    let web = Web::new(routes.clone(), metrics.clone(), config.max_body);
     let mut server = Server::new(limits, metrics)
         .proxy(Proxy::new(routes.clone(), client).handle())
         .router(page.clone().router())
         .layer(|router| router.layer(axum::middleware::from_fn_with_state(page, page::browser)))
-        .layer(move |router| router.layer(axum::middleware::from_fn_with_state(config.max_body, too_large)))
-        .layer(|router| router.layer(axum::middleware::from_fn(request_id)));
+        .layer(move |router| router.layer(axum::middleware::from_fn_with_state(config.max_body, too_large)));
     if !config.cors.is_empty() {
         let cors = cors(&config.cors);
         server = server.layer(|router| router.layer(cors));
     }
+    // Outside of what is the calls': what is routed has limits of its own and answers browsers itself.
+    let passing = web.clone();
+    server = server
+        .layer(|router| router.layer(axum::middleware::from_fn_with_state(passing, pass_on)))
+        .layer(|router| router.layer(axum::middleware::from_fn(request_id)));
     let mut running = server.build().map_err(GatewayError::Build)?;
     let health = Arc::new(running.health().clone());
     let endpoint = running.listen(bound);
@@ -107,7 +113,9 @@ pub async fn run(
         ready(endpoint);
         stop.cancelled().await;
     }
+    let until = tokio::time::Instant::now() + config.grace;
     let cut = running.stop(config.grace).await;
+    web.stop(until).await;
     if cut > 0 {
         tracing::warn!(calls = cut, "the grace is over; calls were cut off");
     }

@@ -348,7 +348,7 @@ impl Connections {
             let _permit = permit;
             let builder = builder(&config);
             let stream = TokioIo::new(Reader::new(stream, config.write_timeout));
-            let connection = builder.serve_connection(stream, service);
+            let connection = builder.serve_connection_with_upgrades(stream, service);
             tokio::pin!(connection);
             let mut silence = Some(Box::pin(tokio::time::sleep(config.header_timeout)));
             let mut drained = false;

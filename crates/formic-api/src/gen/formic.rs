@@ -2038,6 +2038,15 @@ pub mod formic {
                 )]
                 pub exposed:
                     ::formic_rpc::rt::buffa::alloc::vec::Vec<::formic_rpc::rt::buffa::alloc::string::String>,
+                /// Plain HTTP that is passed on; of several that fit the most specific one counts.
+                ///
+                /// Field 3: `http`
+                #[serde(
+                    rename = "http",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_vec",
+                    deserialize_with = "::formic_rpc::rt::buffa::json_helpers::null_as_default"
+                )]
+                pub http: ::formic_rpc::rt::buffa::alloc::vec::Vec<HttpRoute>,
                 #[serde(skip)]
                 #[doc(hidden)]
                 pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFields,
@@ -2047,6 +2056,7 @@ pub mod formic {
                     f.debug_struct("WatchRoutesResponse")
                         .field("generation", &self.generation)
                         .field("exposed", &self.exposed)
+                        .field("http", &self.http)
                         .finish()
                 }
             }
@@ -2074,7 +2084,7 @@ pub mod formic {
                 /// above [`::formic_rpc::rt::buffa::MAX_MESSAGE_BYTES`] that the encode entry
                 /// points reject, never a silently wrapped size.
                 #[allow(clippy::let_and_return)]
-                fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                fn compute_size(&self, __cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
                     #[allow(unused_imports)]
                     use ::formic_rpc::rt::buffa::Enumeration as _;
                     let mut size = 0u64;
@@ -2085,12 +2095,20 @@ pub mod formic {
                     for v in &self.exposed {
                         size += 1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(v) as u64;
                     }
+                    for v in &self.http {
+                        let __slot = __cache.reserve();
+                        let inner_size = v.compute_size(__cache);
+                        __cache.set(__slot, inner_size);
+                        size += 1u64
+                            + ::formic_rpc::rt::buffa::encoding::varint_len(inner_size as u64) as u64
+                            + inner_size as u64;
+                    }
                     size += self.__buffa_unknown_fields.encoded_len() as u64;
                     ::formic_rpc::rt::buffa::saturate_size(size)
                 }
                 fn write_to(
                     &self,
-                    _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                    __cache: &mut ::formic_rpc::rt::buffa::SizeCache,
                     buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
                 ) {
                     #[allow(unused_imports)]
@@ -2100,6 +2118,14 @@ pub mod formic {
                     }
                     for v in &self.exposed {
                         ::formic_rpc::rt::buffa::types::put_string_field(2u32, v, buf);
+                    }
+                    for v in &self.http {
+                        ::formic_rpc::rt::buffa::types::put_len_delimited_header(
+                            3u32,
+                            u64::from(__cache.consume_next()),
+                            buf,
+                        );
+                        v.write_to(__cache, buf);
                     }
                     self.__buffa_unknown_fields.write_to(buf);
                 }
@@ -2132,6 +2158,18 @@ pub mod formic {
                             )?;
                             self.exposed.push(__elem);
                         }
+                        3u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            let mut elem = ::core::default::Default::default();
+                            ctx.register_element_memory(
+                                ::formic_rpc::rt::buffa::__private::element_footprint(&elem),
+                            )?;
+                            ::formic_rpc::rt::buffa::Message::merge_length_delimited(&mut elem, buf, ctx)?;
+                            self.http.push(elem);
+                        }
                         _ => {
                             self.__buffa_unknown_fields.push(
                                 ::formic_rpc::rt::buffa::encoding::decode_unknown_field(tag, buf, ctx)?,
@@ -2143,6 +2181,7 @@ pub mod formic {
                 fn clear(&mut self) {
                     self.generation = 0u64;
                     self.exposed.clear();
+                    self.http.clear();
                     self.__buffa_unknown_fields.clear();
                 }
             }
@@ -2174,6 +2213,376 @@ pub mod formic {
                     type_url: "type.googleapis.com/formic.control.v1.WatchRoutesResponse",
                     to_json: ::formic_rpc::rt::buffa::type_registry::any_to_json::<WatchRoutesResponse>,
                     from_json: ::formic_rpc::rt::buffa::type_registry::any_from_json::<WatchRoutesResponse>,
+                    is_wkt: false,
+                };
+            /// HTTP requests of one shape, and the service that answers them.
+            #[derive(
+                Clone,
+                PartialEq,
+                Default,
+                ::formic_rpc::rt::serde::Serialize,
+                ::formic_rpc::rt::serde::Deserialize,
+            )]
+            #[serde(crate = "::formic_rpc::rt::serde")]
+            #[serde(default)]
+            pub struct HttpRoute {
+                /// Field 1: `name`
+                #[serde(
+                    rename = "name",
+                    with = "::formic_rpc::rt::buffa::json_helpers::proto_string",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str"
+                )]
+                pub name: ::formic_rpc::rt::buffa::alloc::string::String,
+                /// Field 2: `service`
+                #[serde(
+                    rename = "service",
+                    with = "::formic_rpc::rt::buffa::json_helpers::proto_string",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str"
+                )]
+                pub service: ::formic_rpc::rt::buffa::alloc::string::String,
+                /// In lower case; `*.example.com` is every name below that one; empty: any.
+                ///
+                /// Field 3: `host`
+                #[serde(
+                    rename = "host",
+                    with = "::formic_rpc::rt::buffa::json_helpers::proto_string",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str"
+                )]
+                pub host: ::formic_rpc::rt::buffa::alloc::string::String,
+                /// Where the path begins, at whole segments.
+                ///
+                /// Field 4: `path`
+                #[serde(
+                    rename = "path",
+                    with = "::formic_rpc::rt::buffa::json_helpers::proto_string",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str"
+                )]
+                pub path: ::formic_rpc::rt::buffa::alloc::string::String,
+                /// The path is this one alone.
+                ///
+                /// Field 5: `exact`
+                #[serde(
+                    rename = "exact",
+                    with = "::formic_rpc::rt::buffa::json_helpers::proto_bool",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_false"
+                )]
+                pub exact: bool,
+                /// Empty: any.
+                ///
+                /// Field 6: `methods`
+                #[serde(
+                    rename = "methods",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_vec",
+                    deserialize_with = "::formic_rpc::rt::buffa::json_helpers::null_as_default"
+                )]
+                pub methods:
+                    ::formic_rpc::rt::buffa::alloc::vec::Vec<::formic_rpc::rt::buffa::alloc::string::String>,
+                /// What the request must have, names in lower case; `*` is any value.
+                ///
+                /// Field 7: `headers`
+                #[serde(
+                    rename = "headers",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::__private::HashMap::is_empty",
+                    deserialize_with = "::formic_rpc::rt::buffa::json_helpers::null_as_default"
+                )]
+                pub headers: ::formic_rpc::rt::buffa::__private::HashMap<
+                    ::formic_rpc::rt::buffa::alloc::string::String,
+                    ::formic_rpc::rt::buffa::alloc::string::String,
+                >,
+                /// The instance gets the path without what it begins with.
+                ///
+                /// Field 8: `strip`
+                #[serde(
+                    rename = "strip",
+                    with = "::formic_rpc::rt::buffa::json_helpers::proto_bool",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_false"
+                )]
+                pub strip: bool,
+                /// How long nothing may happen until an answer begins.
+                ///
+                /// Field 9: `timeout_ms`
+                #[serde(
+                    rename = "timeoutMs",
+                    alias = "timeout_ms",
+                    with = "::formic_rpc::rt::buffa::json_helpers::uint64",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u64"
+                )]
+                pub timeout_ms: u64,
+                /// Largest request body in bytes; 0: the gateway's own.
+                ///
+                /// Field 10: `max_body`
+                #[serde(
+                    rename = "maxBody",
+                    alias = "max_body",
+                    with = "::formic_rpc::rt::buffa::json_helpers::uint64",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u64"
+                )]
+                pub max_body: u64,
+                #[serde(skip)]
+                #[doc(hidden)]
+                pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFields,
+            }
+            impl ::core::fmt::Debug for HttpRoute {
+                fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                    f.debug_struct("HttpRoute")
+                        .field("name", &self.name)
+                        .field("service", &self.service)
+                        .field("host", &self.host)
+                        .field("path", &self.path)
+                        .field("exact", &self.exact)
+                        .field("methods", &self.methods)
+                        .field("headers", &self.headers)
+                        .field("strip", &self.strip)
+                        .field("timeout_ms", &self.timeout_ms)
+                        .field("max_body", &self.max_body)
+                        .finish()
+                }
+            }
+            impl HttpRoute {
+                /// Protobuf type URL for this message, for use with `Any::pack` and
+                /// `Any::unpack_if`.
+                ///
+                /// Format: `type.googleapis.com/<fully.qualified.TypeName>`
+                pub const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.HttpRoute";
+            }
+            ::formic_rpc::rt::buffa::impl_default_instance!(HttpRoute);
+            impl ::formic_rpc::rt::buffa::MessageName for HttpRoute {
+                const PACKAGE: &'static str = "formic.control.v1";
+                const NAME: &'static str = "HttpRoute";
+                const FULL_NAME: &'static str = "formic.control.v1.HttpRoute";
+                const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.HttpRoute";
+            }
+            impl ::formic_rpc::rt::buffa::Message for HttpRoute {
+                /// Returns the total encoded size in bytes.
+                ///
+                /// Accumulates in `u64` (which cannot overflow for in-memory
+                /// data) and saturates to `u32` at return, so a message whose
+                /// encoded size exceeds the 2 GiB protobuf limit yields a value
+                /// above [`::formic_rpc::rt::buffa::MAX_MESSAGE_BYTES`] that the encode entry
+                /// points reject, never a silently wrapped size.
+                #[allow(clippy::let_and_return)]
+                fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    let mut size = 0u64;
+                    if !self.name.is_empty() {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.name) as u64;
+                    }
+                    if !self.service.is_empty() {
+                        size +=
+                            1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.service) as u64;
+                    }
+                    if !self.host.is_empty() {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.host) as u64;
+                    }
+                    if !self.path.is_empty() {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.path) as u64;
+                    }
+                    if self.exact {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::BOOL_ENCODED_LEN as u64;
+                    }
+                    for v in &self.methods {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(v) as u64;
+                    }
+                    size += ::formic_rpc::rt::buffa::map_codec::field_len::<
+                        ::formic_rpc::rt::buffa::map_codec::Str,
+                        ::formic_rpc::rt::buffa::map_codec::Str,
+                        _,
+                    >(&self.headers, 1u64);
+                    if self.strip {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::BOOL_ENCODED_LEN as u64;
+                    }
+                    if self.timeout_ms != 0u64 {
+                        size +=
+                            1u64 + ::formic_rpc::rt::buffa::types::uint64_encoded_len(self.timeout_ms) as u64;
+                    }
+                    if self.max_body != 0u64 {
+                        size +=
+                            1u64 + ::formic_rpc::rt::buffa::types::uint64_encoded_len(self.max_body) as u64;
+                    }
+                    size += self.__buffa_unknown_fields.encoded_len() as u64;
+                    ::formic_rpc::rt::buffa::saturate_size(size)
+                }
+                fn write_to(
+                    &self,
+                    _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                    buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                ) {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    if !self.name.is_empty() {
+                        ::formic_rpc::rt::buffa::types::put_string_field(1u32, &self.name, buf);
+                    }
+                    if !self.service.is_empty() {
+                        ::formic_rpc::rt::buffa::types::put_string_field(2u32, &self.service, buf);
+                    }
+                    if !self.host.is_empty() {
+                        ::formic_rpc::rt::buffa::types::put_string_field(3u32, &self.host, buf);
+                    }
+                    if !self.path.is_empty() {
+                        ::formic_rpc::rt::buffa::types::put_string_field(4u32, &self.path, buf);
+                    }
+                    if self.exact {
+                        ::formic_rpc::rt::buffa::types::put_bool_field(5u32, self.exact, buf);
+                    }
+                    for v in &self.methods {
+                        ::formic_rpc::rt::buffa::types::put_string_field(6u32, v, buf);
+                    }
+                    ::formic_rpc::rt::buffa::map_codec::write_field::<
+                        ::formic_rpc::rt::buffa::map_codec::Str,
+                        ::formic_rpc::rt::buffa::map_codec::Str,
+                        _,
+                    >(&self.headers, 7u32, buf);
+                    if self.strip {
+                        ::formic_rpc::rt::buffa::types::put_bool_field(8u32, self.strip, buf);
+                    }
+                    if self.timeout_ms != 0u64 {
+                        ::formic_rpc::rt::buffa::types::put_uint64_field(9u32, self.timeout_ms, buf);
+                    }
+                    if self.max_body != 0u64 {
+                        ::formic_rpc::rt::buffa::types::put_uint64_field(10u32, self.max_body, buf);
+                    }
+                    self.__buffa_unknown_fields.write_to(buf);
+                }
+                fn merge_field(
+                    &mut self,
+                    tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                    buf: &mut impl ::formic_rpc::rt::buffa::bytes::Buf,
+                    ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                ) -> ::core::result::Result<(), ::formic_rpc::rt::buffa::DecodeError> {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::bytes::Buf as _;
+                    match tag.field_number() {
+                        1u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::types::merge_string(&mut self.name, buf)?;
+                        }
+                        2u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::types::merge_string(&mut self.service, buf)?;
+                        }
+                        3u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::types::merge_string(&mut self.host, buf)?;
+                        }
+                        4u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::types::merge_string(&mut self.path, buf)?;
+                        }
+                        5u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                            )?;
+                            self.exact = ::formic_rpc::rt::buffa::types::decode_bool(buf)?;
+                        }
+                        6u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            let __elem = ::formic_rpc::rt::buffa::types::decode_string(buf)?;
+                            ctx.register_element_memory(
+                                ::formic_rpc::rt::buffa::__private::element_footprint(&__elem),
+                            )?;
+                            self.methods.push(__elem);
+                        }
+                        7u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::map_codec::merge_entry::<
+                                ::formic_rpc::rt::buffa::map_codec::Str,
+                                ::formic_rpc::rt::buffa::map_codec::Str,
+                                _,
+                            >(&mut self.headers, buf, ctx)?;
+                        }
+                        8u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                            )?;
+                            self.strip = ::formic_rpc::rt::buffa::types::decode_bool(buf)?;
+                        }
+                        9u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                            )?;
+                            self.timeout_ms = ::formic_rpc::rt::buffa::types::decode_uint64(buf)?;
+                        }
+                        10u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                            )?;
+                            self.max_body = ::formic_rpc::rt::buffa::types::decode_uint64(buf)?;
+                        }
+                        _ => {
+                            self.__buffa_unknown_fields.push(
+                                ::formic_rpc::rt::buffa::encoding::decode_unknown_field(tag, buf, ctx)?,
+                            );
+                        }
+                    }
+                    ::core::result::Result::Ok(())
+                }
+                fn clear(&mut self) {
+                    self.name.clear();
+                    self.service.clear();
+                    self.host.clear();
+                    self.path.clear();
+                    self.exact = false;
+                    self.methods.clear();
+                    self.headers.clear();
+                    self.strip = false;
+                    self.timeout_ms = 0u64;
+                    self.max_body = 0u64;
+                    self.__buffa_unknown_fields.clear();
+                }
+            }
+            impl ::formic_rpc::rt::buffa::ExtensionSet for HttpRoute {
+                const PROTO_FQN: &'static str = "formic.control.v1.HttpRoute";
+                fn unknown_fields(&self) -> &::formic_rpc::rt::buffa::UnknownFields {
+                    &self.__buffa_unknown_fields
+                }
+                fn unknown_fields_mut(&mut self) -> &mut ::formic_rpc::rt::buffa::UnknownFields {
+                    &mut self.__buffa_unknown_fields
+                }
+            }
+            impl ::formic_rpc::rt::buffa::json_helpers::ProtoElemJson for HttpRoute {
+                fn serialize_proto_json<S: ::formic_rpc::rt::serde::Serializer>(
+                    v: &Self,
+                    s: S,
+                ) -> ::core::result::Result<S::Ok, S::Error> {
+                    ::formic_rpc::rt::serde::Serialize::serialize(v, s)
+                }
+                fn deserialize_proto_json<'de, D: ::formic_rpc::rt::serde::Deserializer<'de>>(
+                    d: D,
+                ) -> ::core::result::Result<Self, D::Error> {
+                    <Self as ::formic_rpc::rt::serde::Deserialize>::deserialize(d)
+                }
+            }
+            #[doc(hidden)]
+            pub const __HTTP_ROUTE_JSON_ANY: ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry =
+                ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry {
+                    type_url: "type.googleapis.com/formic.control.v1.HttpRoute",
+                    to_json: ::formic_rpc::rt::buffa::type_registry::any_to_json::<HttpRoute>,
+                    from_json: ::formic_rpc::rt::buffa::type_registry::any_from_json::<HttpRoute>,
                     is_wkt: false,
                 };
             #[derive(
@@ -9033,6 +9442,13 @@ pub mod formic {
                         ///
                         /// Field 2: `exposed`
                         pub exposed: ::formic_rpc::rt::buffa::RepeatedView<'a, &'a str>,
+                        /// Plain HTTP that is passed on; of several that fit the most specific one counts.
+                        ///
+                        /// Field 3: `http`
+                        pub http: ::formic_rpc::rt::buffa::RepeatedView<
+                            'a,
+                            super::super::__buffa::view::HttpRouteView<'a>,
+                        >,
                         pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFieldsView<'a>,
                     }
                     impl<'a> ::formic_rpc::rt::buffa::MessageView<'a> for WatchRoutesResponseView<'a> {
@@ -9095,6 +9511,24 @@ pub mod formic {
                                     )?;
                                     view.exposed.push(__elem);
                                 }
+                                3u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    let __sub_ctx = ctx.descend()?;
+                                    let sub = ::formic_rpc::rt::buffa::types::borrow_bytes(&mut cur)?;
+                                    ctx.register_element_memory(::core::mem::size_of::<
+                                        super::super::__buffa::view::HttpRouteView,
+                                    >())?;
+                                    view.http
+                            .push(
+                                <super::super::__buffa::view::HttpRouteView as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                    sub,
+                                    __sub_ctx,
+                                )?,
+                            );
+                                }
                                 _ => {
                                     ::formic_rpc::rt::buffa::encoding::skip_field_depth(
                                         tag,
@@ -9127,16 +9561,24 @@ pub mod formic {
                             use ::formic_rpc::rt::buffa::alloc::string::ToString as _;
                             let _ = __buffa_src;
                             ::core::result::Result::Ok(super::super::WatchRoutesResponse {
-                                generation: self.generation,
-                                exposed: self.exposed.iter().map(|s| s.to_string()).collect(),
-                                __buffa_unknown_fields: self.__buffa_unknown_fields.to_owned()?.into(),
-                                ..::core::default::Default::default()
-                            })
+                    generation: self.generation,
+                    exposed: self.exposed.iter().map(|s| s.to_string()).collect(),
+                    http: self
+                        .http
+                        .iter()
+                        .map(|v| v.to_owned_from_source(__buffa_src))
+                        .collect::<::core::result::Result<_, ::formic_rpc::rt::buffa::DecodeError>>()?,
+                    __buffa_unknown_fields: self
+                        .__buffa_unknown_fields
+                        .to_owned()?
+                        .into(),
+                    ..::core::default::Default::default()
+                })
                         }
                     }
                     impl<'a> ::formic_rpc::rt::buffa::ViewEncode<'a> for WatchRoutesResponseView<'a> {
                         #[allow(clippy::needless_borrow, clippy::let_and_return)]
-                        fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                        fn compute_size(&self, __cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
                             #[allow(unused_imports)]
                             use ::formic_rpc::rt::buffa::Enumeration as _;
                             let mut size = 0u64;
@@ -9148,13 +9590,21 @@ pub mod formic {
                             for v in &self.exposed {
                                 size += 1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(v) as u64;
                             }
+                            for v in &self.http {
+                                let __slot = __cache.reserve();
+                                let inner_size = v.compute_size(__cache);
+                                __cache.set(__slot, inner_size);
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::encoding::varint_len(inner_size as u64) as u64
+                                    + inner_size as u64;
+                            }
                             size += self.__buffa_unknown_fields.encoded_len() as u64;
                             ::formic_rpc::rt::buffa::saturate_size(size)
                         }
                         #[allow(clippy::needless_borrow)]
                         fn write_to(
                             &self,
-                            _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                            __cache: &mut ::formic_rpc::rt::buffa::SizeCache,
                             buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
                         ) {
                             #[allow(unused_imports)]
@@ -9164,6 +9614,14 @@ pub mod formic {
                             }
                             for v in &self.exposed {
                                 ::formic_rpc::rt::buffa::types::put_string_field(2u32, v, buf);
+                            }
+                            for v in &self.http {
+                                ::formic_rpc::rt::buffa::types::put_len_delimited_header(
+                                    3u32,
+                                    u64::from(__cache.consume_next()),
+                                    buf,
+                                );
+                                v.write_to(__cache, buf);
                             }
                             self.__buffa_unknown_fields.write_to(buf);
                         }
@@ -9195,6 +9653,9 @@ pub mod formic {
                             }
                             if !self.exposed.is_empty() {
                                 __map.serialize_entry("exposed", &*self.exposed)?;
+                            }
+                            if !self.http.is_empty() {
+                                __map.serialize_entry("http", &*self.http)?;
                             }
                             __map.end()
                         }
@@ -9307,6 +9768,18 @@ pub mod formic {
                         pub fn exposed(&self) -> &::formic_rpc::rt::buffa::RepeatedView<'_, &'_ str> {
                             &self.0.reborrow().exposed
                         }
+                        /// Plain HTTP that is passed on; of several that fit the most specific one counts.
+                        ///
+                        /// Field 3: `http`
+                        #[must_use]
+                        pub fn http(
+                            &self,
+                        ) -> &::formic_rpc::rt::buffa::RepeatedView<
+                            '_,
+                            super::super::__buffa::view::HttpRouteView<'_>,
+                        > {
+                            &self.0.reborrow().http
+                        }
                     }
                     impl
                         ::core::convert::From<
@@ -9343,6 +9816,637 @@ pub mod formic {
                         type ViewHandle = WatchRoutesResponseOwnedView;
                     }
                     impl ::formic_rpc::rt::serde::Serialize for WatchRoutesResponseOwnedView {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            ::formic_rpc::rt::serde::Serialize::serialize(&self.0, __s)
+                        }
+                    }
+                    /// HTTP requests of one shape, and the service that answers them.
+                    #[derive(Clone, Debug, Default)]
+                    pub struct HttpRouteView<'a> {
+                        /// Field 1: `name`
+                        pub name: &'a str,
+                        /// Field 2: `service`
+                        pub service: &'a str,
+                        /// In lower case; `*.example.com` is every name below that one; empty: any.
+                        ///
+                        /// Field 3: `host`
+                        pub host: &'a str,
+                        /// Where the path begins, at whole segments.
+                        ///
+                        /// Field 4: `path`
+                        pub path: &'a str,
+                        /// The path is this one alone.
+                        ///
+                        /// Field 5: `exact`
+                        pub exact: bool,
+                        /// Empty: any.
+                        ///
+                        /// Field 6: `methods`
+                        pub methods: ::formic_rpc::rt::buffa::RepeatedView<'a, &'a str>,
+                        /// What the request must have, names in lower case; `*` is any value.
+                        ///
+                        /// Field 7: `headers` (map)
+                        pub headers: ::formic_rpc::rt::buffa::MapView<'a, &'a str, &'a str>,
+                        /// The instance gets the path without what it begins with.
+                        ///
+                        /// Field 8: `strip`
+                        pub strip: bool,
+                        /// How long nothing may happen until an answer begins.
+                        ///
+                        /// Field 9: `timeout_ms`
+                        pub timeout_ms: u64,
+                        /// Largest request body in bytes; 0: the gateway's own.
+                        ///
+                        /// Field 10: `max_body`
+                        pub max_body: u64,
+                        pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFieldsView<'a>,
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageView<'a> for HttpRouteView<'a> {
+                        type Owned = super::super::HttpRoute;
+                        fn decode_view(
+                            buf: &'a [u8],
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let __limit =
+                                ::core::cell::Cell::new(::formic_rpc::rt::buffa::DEFAULT_UNKNOWN_FIELD_LIMIT);
+                            let __elem = ::core::cell::Cell::new(
+                                ::formic_rpc::rt::buffa::DEFAULT_ELEMENT_MEMORY_LIMIT,
+                            );
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                buf,
+                                ::formic_rpc::rt::buffa::DecodeContext::new(
+                                    ::formic_rpc::rt::buffa::RECURSION_LIMIT,
+                                    &__limit,
+                                )
+                                .with_element_memory(&__elem),
+                            )
+                        }
+                        fn decode_view_with_ctx(
+                            buf: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(buf, ctx)
+                        }
+                        #[inline]
+                        fn merge_view_field(
+                            &mut self,
+                            tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                            cur: &'a [u8],
+                            before_tag: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<&'a [u8], ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let _ = ctx;
+                            #[allow(unused_variables)]
+                            let view = self;
+                            let mut cur = cur;
+                            match tag.field_number() {
+                                1u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    view.name = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
+                                }
+                                2u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    view.service = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
+                                }
+                                3u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    view.host = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
+                                }
+                                4u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    view.path = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
+                                }
+                                5u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                                    )?;
+                                    view.exact = ::formic_rpc::rt::buffa::types::decode_bool(&mut cur)?;
+                                }
+                                8u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                                    )?;
+                                    view.strip = ::formic_rpc::rt::buffa::types::decode_bool(&mut cur)?;
+                                }
+                                9u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                                    )?;
+                                    view.timeout_ms =
+                                        ::formic_rpc::rt::buffa::types::decode_uint64(&mut cur)?;
+                                }
+                                10u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                                    )?;
+                                    view.max_body = ::formic_rpc::rt::buffa::types::decode_uint64(&mut cur)?;
+                                }
+                                6u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    let __elem = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
+                                    ctx.register_element_memory(
+                                        ::formic_rpc::rt::buffa::__private::element_footprint(&__elem),
+                                    )?;
+                                    view.methods.push(__elem);
+                                }
+                                7u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    let entry_bytes = ::formic_rpc::rt::buffa::types::borrow_bytes(&mut cur)?;
+                                    let mut entry_cur: &'a [u8] = entry_bytes;
+                                    let mut key = "";
+                                    let mut val = "";
+                                    ctx.register_element_memory(
+                                        ::formic_rpc::rt::buffa::__private::element_footprint(&key)
+                                            + ::formic_rpc::rt::buffa::__private::element_footprint(&val),
+                                    )?;
+                                    while !entry_cur.is_empty() {
+                                        let entry_tag =
+                                            ::formic_rpc::rt::buffa::encoding::Tag::decode(&mut entry_cur)?;
+                                        match entry_tag.field_number() {
+                                            1 => {
+                                                ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        entry_tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                                key = ::formic_rpc::rt::buffa::types::borrow_str(
+                                                    &mut entry_cur,
+                                                )?;
+                                            }
+                                            2 => {
+                                                ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        entry_tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                                val = ::formic_rpc::rt::buffa::types::borrow_str(
+                                                    &mut entry_cur,
+                                                )?;
+                                            }
+                                            _ => {
+                                                ::formic_rpc::rt::buffa::encoding::skip_field_depth(
+                                                    entry_tag,
+                                                    &mut entry_cur,
+                                                    ctx.depth(),
+                                                )?;
+                                            }
+                                        }
+                                    }
+                                    view.headers.push(key, val);
+                                }
+                                _ => {
+                                    ::formic_rpc::rt::buffa::encoding::skip_field_depth(
+                                        tag,
+                                        &mut cur,
+                                        ctx.depth(),
+                                    )?;
+                                    let span_len = before_tag.len() - cur.len();
+                                    view.__buffa_unknown_fields.push_record(before_tag, span_len, ctx)?;
+                                }
+                            }
+                            ::core::result::Result::Ok(cur)
+                        }
+                        fn to_owned_message(
+                            &self,
+                        ) -> ::core::result::Result<
+                            super::super::HttpRoute,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            self.to_owned_from_source(None)
+                        }
+                        #[allow(clippy::useless_conversion, clippy::needless_update)]
+                        fn to_owned_from_source(
+                            &self,
+                            __buffa_src: ::core::option::Option<&::formic_rpc::rt::buffa::bytes::Bytes>,
+                        ) -> ::core::result::Result<
+                            super::super::HttpRoute,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::alloc::string::ToString as _;
+                            let _ = __buffa_src;
+                            ::core::result::Result::Ok(super::super::HttpRoute {
+                                name: self.name.to_string(),
+                                service: self.service.to_string(),
+                                host: self.host.to_string(),
+                                path: self.path.to_string(),
+                                exact: self.exact,
+                                methods: self.methods.iter().map(|s| s.to_string()).collect(),
+                                headers: self
+                                    .headers
+                                    .iter()
+                                    .map(|(k, v)| (k.to_string(), v.to_string()))
+                                    .collect(),
+                                strip: self.strip,
+                                timeout_ms: self.timeout_ms,
+                                max_body: self.max_body,
+                                __buffa_unknown_fields: self.__buffa_unknown_fields.to_owned()?.into(),
+                                ..::core::default::Default::default()
+                            })
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::ViewEncode<'a> for HttpRouteView<'a> {
+                        #[allow(clippy::needless_borrow, clippy::let_and_return)]
+                        fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            let mut size = 0u64;
+                            if !self.name.is_empty() {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.name) as u64;
+                            }
+                            if !self.service.is_empty() {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.service)
+                                        as u64;
+                            }
+                            if !self.host.is_empty() {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.host) as u64;
+                            }
+                            if !self.path.is_empty() {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.path) as u64;
+                            }
+                            if self.exact {
+                                size += 1u64 + ::formic_rpc::rt::buffa::types::BOOL_ENCODED_LEN as u64;
+                            }
+                            for v in &self.methods {
+                                size += 1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(v) as u64;
+                            }
+                            #[allow(clippy::for_kv_map)]
+                            for (k, v) in &self.headers {
+                                let entry_size: u64 = 1u64
+                                    + ::formic_rpc::rt::buffa::types::string_encoded_len(k) as u64
+                                    + 1u64
+                                    + ::formic_rpc::rt::buffa::types::string_encoded_len(v) as u64;
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::encoding::varint_len(entry_size) as u64
+                                    + entry_size;
+                            }
+                            if self.strip {
+                                size += 1u64 + ::formic_rpc::rt::buffa::types::BOOL_ENCODED_LEN as u64;
+                            }
+                            if self.timeout_ms != 0u64 {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::uint64_encoded_len(self.timeout_ms)
+                                        as u64;
+                            }
+                            if self.max_body != 0u64 {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::uint64_encoded_len(self.max_body)
+                                        as u64;
+                            }
+                            size += self.__buffa_unknown_fields.encoded_len() as u64;
+                            ::formic_rpc::rt::buffa::saturate_size(size)
+                        }
+                        #[allow(clippy::needless_borrow)]
+                        fn write_to(
+                            &self,
+                            _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                            buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                        ) {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            if !self.name.is_empty() {
+                                ::formic_rpc::rt::buffa::types::put_string_field(1u32, &self.name, buf);
+                            }
+                            if !self.service.is_empty() {
+                                ::formic_rpc::rt::buffa::types::put_string_field(2u32, &self.service, buf);
+                            }
+                            if !self.host.is_empty() {
+                                ::formic_rpc::rt::buffa::types::put_string_field(3u32, &self.host, buf);
+                            }
+                            if !self.path.is_empty() {
+                                ::formic_rpc::rt::buffa::types::put_string_field(4u32, &self.path, buf);
+                            }
+                            if self.exact {
+                                ::formic_rpc::rt::buffa::types::put_bool_field(5u32, self.exact, buf);
+                            }
+                            for v in &self.methods {
+                                ::formic_rpc::rt::buffa::types::put_string_field(6u32, v, buf);
+                            }
+                            for (k, v) in &self.headers {
+                                let entry_size: u64 = 1u64
+                                    + ::formic_rpc::rt::buffa::types::string_encoded_len(k) as u64
+                                    + 1u64
+                                    + ::formic_rpc::rt::buffa::types::string_encoded_len(v) as u64;
+                                ::formic_rpc::rt::buffa::encoding::Tag::new(
+                                    7u32,
+                                    ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                )
+                                .encode(buf);
+                                ::formic_rpc::rt::buffa::encoding::encode_varint(entry_size, buf);
+                                ::formic_rpc::rt::buffa::encoding::Tag::new(
+                                    1u32,
+                                    ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                )
+                                .encode(buf);
+                                ::formic_rpc::rt::buffa::types::encode_string(k, buf);
+                                ::formic_rpc::rt::buffa::encoding::Tag::new(
+                                    2u32,
+                                    ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                )
+                                .encode(buf);
+                                ::formic_rpc::rt::buffa::types::encode_string(v, buf);
+                            }
+                            if self.strip {
+                                ::formic_rpc::rt::buffa::types::put_bool_field(8u32, self.strip, buf);
+                            }
+                            if self.timeout_ms != 0u64 {
+                                ::formic_rpc::rt::buffa::types::put_uint64_field(9u32, self.timeout_ms, buf);
+                            }
+                            if self.max_body != 0u64 {
+                                ::formic_rpc::rt::buffa::types::put_uint64_field(10u32, self.max_body, buf);
+                            }
+                            self.__buffa_unknown_fields.write_to(buf);
+                        }
+                    }
+                    /// Serializes this view as protobuf JSON.
+                    ///
+                    /// Implicit-presence fields with default values are omitted, `required`
+                    /// fields are always emitted, explicit-presence (`optional`) fields are
+                    /// emitted only when set, bytes fields are base64-encoded, and enum
+                    /// values are their proto name strings.
+                    ///
+                    /// This impl uses `serialize_map(None)` because the number of emitted
+                    /// fields depends on default-omission rules; serializers that require
+                    /// known map lengths (e.g. `bincode`) will return a runtime error.
+                    /// Use the owned message type for those formats.
+                    impl<'__a> ::formic_rpc::rt::serde::Serialize for HttpRouteView<'__a> {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            use ::formic_rpc::rt::serde::ser::SerializeMap as _;
+                            let mut __map = __s.serialize_map(::core::option::Option::None)?;
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str(self.name) {
+                                __map.serialize_entry("name", self.name)?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str(self.service) {
+                                __map.serialize_entry("service", self.service)?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str(self.host) {
+                                __map.serialize_entry("host", self.host)?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str(self.path) {
+                                __map.serialize_entry("path", self.path)?;
+                            }
+                            if self.exact {
+                                __map.serialize_entry("exact", &self.exact)?;
+                            }
+                            if !self.methods.is_empty() {
+                                __map.serialize_entry("methods", &*self.methods)?;
+                            }
+                            if !self.headers.is_empty() {
+                                struct _WM<'__a, '__x>(
+                                    &'__x ::formic_rpc::rt::buffa::MapView<'__x, &'__a str, &'__a str>,
+                                );
+                                impl<'__a> ::formic_rpc::rt::serde::Serialize for _WM<'__a, '_> {
+                                    fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                                        &self,
+                                        __s: __S,
+                                    ) -> ::core::result::Result<__S::Ok, __S::Error>
+                                    {
+                                        use ::formic_rpc::rt::serde::ser::SerializeMap as _;
+                                        let mut __m =
+                                            __s.serialize_map(::core::option::Option::Some(self.0.len()))?;
+                                        for (k, v) in self.0.iter_unique() {
+                                            __m.serialize_entry(k, v)?;
+                                        }
+                                        __m.end()
+                                    }
+                                }
+                                __map.serialize_entry("headers", &_WM(&self.headers))?;
+                            }
+                            if self.strip {
+                                __map.serialize_entry("strip", &self.strip)?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u64(&self.timeout_ms)
+                            {
+                                __map.serialize_entry(
+                                    "timeoutMs",
+                                    &::formic_rpc::rt::buffa::json_helpers::ProtoJson(&self.timeout_ms),
+                                )?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u64(&self.max_body) {
+                                __map.serialize_entry(
+                                    "maxBody",
+                                    &::formic_rpc::rt::buffa::json_helpers::ProtoJson(&self.max_body),
+                                )?;
+                            }
+                            __map.end()
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageName for HttpRouteView<'a> {
+                        const PACKAGE: &'static str = "formic.control.v1";
+                        const NAME: &'static str = "HttpRoute";
+                        const FULL_NAME: &'static str = "formic.control.v1.HttpRoute";
+                        const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.HttpRoute";
+                    }
+                    ::formic_rpc::rt::buffa::impl_default_view_instance!(HttpRouteView);
+                    ::formic_rpc::rt::buffa::impl_view_reborrow!(HttpRouteView);
+                    /** Self-contained, `'static` owned view of a `HttpRoute` message.
+
+                    Wraps [`::formic_rpc::rt::buffa::OwnedView`]`<`[`HttpRouteView`]`<'static>>`: the decoded view and the [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer it borrows from travel together, so the handle is `'static` and `Send + Sync` — suitable for async handlers, spawned tasks, and anywhere a `'static` bound is required.
+
+                    Field accessors return borrows tied to `&self`. Use [`Self::view`] to get the full [`HttpRouteView`] when you need struct patterns, iteration helpers, or to pass the view to lifetime-parameterised code.*/
+                    #[derive(Clone, Debug)]
+                    pub struct HttpRouteOwnedView(::formic_rpc::rt::buffa::OwnedView<HttpRouteView<'static>>);
+                    impl HttpRouteOwnedView {
+                        /// Decode an owned view from a [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer.
+                        ///
+                        /// The view borrows directly from the buffer's data; the buffer is
+                        /// retained inside the returned handle.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer contains invalid
+                        /// protobuf data.
+                        pub fn decode(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(HttpRouteOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode(bytes)?,
+                            ))
+                        }
+                        /// Decode with custom [`::formic_rpc::rt::buffa::DecodeOptions`] (recursion limit,
+                        /// max message size).
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer is invalid or
+                        /// exceeds the configured limits.
+                        pub fn decode_with_options(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                            opts: &::formic_rpc::rt::buffa::DecodeOptions,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(HttpRouteOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode_with_options(bytes, opts)?,
+                            ))
+                        }
+                        /// Build from an owned message via an encode → decode round-trip.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError::MessageTooLarge`] if the
+                        /// message's encoded size exceeds the 2 GiB protobuf limit, or
+                        /// another [`::formic_rpc::rt::buffa::DecodeError`] if the re-encoded bytes are
+                        /// somehow invalid (should not happen for well-formed messages).
+                        pub fn from_owned(
+                            msg: &super::super::HttpRoute,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(HttpRouteOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::from_owned(msg)?,
+                            ))
+                        }
+                        /// Borrow the full [`HttpRouteView`] with its lifetime tied to `&self`.
+                        #[must_use]
+                        pub fn view(&self) -> &HttpRouteView<'_> {
+                            self.0.reborrow()
+                        }
+                        /// Convert to the owned message type.
+                        ///
+                        /// Infallible: this type's constructors wire-decode their
+                        /// buffer, and a view produced by wire decoding always
+                        /// converts. Delegates to [`::formic_rpc::rt::buffa::OwnedView::to_owned_message`],
+                        /// whose contract also governs handles converted from a raw
+                        /// [`::formic_rpc::rt::buffa::OwnedView`].
+                        #[must_use]
+                        pub fn to_owned_message(&self) -> super::super::HttpRoute {
+                            self.0.to_owned_message()
+                        }
+                        /// The underlying bytes buffer.
+                        #[must_use]
+                        pub fn bytes(&self) -> &::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.bytes()
+                        }
+                        /// Consume the handle, returning the underlying bytes buffer.
+                        #[must_use]
+                        pub fn into_bytes(self) -> ::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.into_bytes()
+                        }
+                        /// Field 1: `name`
+                        #[must_use]
+                        pub fn name(&self) -> &'_ str {
+                            self.0.reborrow().name
+                        }
+                        /// Field 2: `service`
+                        #[must_use]
+                        pub fn service(&self) -> &'_ str {
+                            self.0.reborrow().service
+                        }
+                        /// In lower case; `*.example.com` is every name below that one; empty: any.
+                        ///
+                        /// Field 3: `host`
+                        #[must_use]
+                        pub fn host(&self) -> &'_ str {
+                            self.0.reborrow().host
+                        }
+                        /// Where the path begins, at whole segments.
+                        ///
+                        /// Field 4: `path`
+                        #[must_use]
+                        pub fn path(&self) -> &'_ str {
+                            self.0.reborrow().path
+                        }
+                        /// The path is this one alone.
+                        ///
+                        /// Field 5: `exact`
+                        #[must_use]
+                        pub fn exact(&self) -> bool {
+                            self.0.reborrow().exact
+                        }
+                        /// Empty: any.
+                        ///
+                        /// Field 6: `methods`
+                        #[must_use]
+                        pub fn methods(&self) -> &::formic_rpc::rt::buffa::RepeatedView<'_, &'_ str> {
+                            &self.0.reborrow().methods
+                        }
+                        /// What the request must have, names in lower case; `*` is any value.
+                        ///
+                        /// Field 7: `headers` (map)
+                        #[must_use]
+                        pub fn headers(&self) -> &::formic_rpc::rt::buffa::MapView<'_, &'_ str, &'_ str> {
+                            &self.0.reborrow().headers
+                        }
+                        /// The instance gets the path without what it begins with.
+                        ///
+                        /// Field 8: `strip`
+                        #[must_use]
+                        pub fn strip(&self) -> bool {
+                            self.0.reborrow().strip
+                        }
+                        /// How long nothing may happen until an answer begins.
+                        ///
+                        /// Field 9: `timeout_ms`
+                        #[must_use]
+                        pub fn timeout_ms(&self) -> u64 {
+                            self.0.reborrow().timeout_ms
+                        }
+                        /// Largest request body in bytes; 0: the gateway's own.
+                        ///
+                        /// Field 10: `max_body`
+                        #[must_use]
+                        pub fn max_body(&self) -> u64 {
+                            self.0.reborrow().max_body
+                        }
+                    }
+                    impl ::core::convert::From<::formic_rpc::rt::buffa::OwnedView<HttpRouteView<'static>>>
+                        for HttpRouteOwnedView
+                    {
+                        fn from(inner: ::formic_rpc::rt::buffa::OwnedView<HttpRouteView<'static>>) -> Self {
+                            HttpRouteOwnedView(inner)
+                        }
+                    }
+                    impl ::core::convert::From<HttpRouteOwnedView>
+                        for ::formic_rpc::rt::buffa::OwnedView<HttpRouteView<'static>>
+                    {
+                        fn from(wrapper: HttpRouteOwnedView) -> Self {
+                            wrapper.0
+                        }
+                    }
+                    impl ::core::convert::AsRef<::formic_rpc::rt::buffa::OwnedView<HttpRouteView<'static>>>
+                        for HttpRouteOwnedView
+                    {
+                        fn as_ref(&self) -> &::formic_rpc::rt::buffa::OwnedView<HttpRouteView<'static>> {
+                            &self.0
+                        }
+                    }
+                    impl ::formic_rpc::rt::buffa::HasMessageView for super::super::HttpRoute {
+                        type View<'a> = HttpRouteView<'a>;
+                        type ViewHandle = HttpRouteOwnedView;
+                    }
+                    impl ::formic_rpc::rt::serde::Serialize for HttpRouteOwnedView {
                         fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
                             &self,
                             __s: __S,
@@ -16046,6 +17150,7 @@ pub mod formic {
                     reg.register_json_any(super::__STOP_RESPONSE_JSON_ANY);
                     reg.register_json_any(super::__WATCH_ROUTES_REQUEST_JSON_ANY);
                     reg.register_json_any(super::__WATCH_ROUTES_RESPONSE_JSON_ANY);
+                    reg.register_json_any(super::__HTTP_ROUTE_JSON_ANY);
                     reg.register_json_any(super::__PLAN_REQUEST_JSON_ANY);
                     reg.register_json_any(super::__PLAN_RESPONSE_JSON_ANY);
                     reg.register_json_any(super::__SERVICE_CHANGE_JSON_ANY);
@@ -16105,6 +17210,10 @@ pub mod formic {
             pub use self::__buffa::view::HistoryResponseOwnedView;
             #[doc(inline)]
             pub use self::__buffa::view::HistoryResponseView;
+            #[doc(inline)]
+            pub use self::__buffa::view::HttpRouteOwnedView;
+            #[doc(inline)]
+            pub use self::__buffa::view::HttpRouteView;
             #[doc(inline)]
             pub use self::__buffa::view::InstanceStatusOwnedView;
             #[doc(inline)]

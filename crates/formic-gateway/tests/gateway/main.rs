@@ -4,6 +4,7 @@
 mod calls;
 mod door;
 mod known;
+mod web;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -32,7 +33,7 @@ pub(crate) struct Daemon {
     first: Arc<Mutex<Option<control::WatchRoutesResponse>>>,
 }
 
-fn routes(generation: u64, exposed: &[&str]) -> control::WatchRoutesResponse {
+pub(crate) fn routes(generation: u64, exposed: &[&str]) -> control::WatchRoutesResponse {
     let exposed = exposed.iter().map(ToString::to_string).collect();
     control::WatchRoutesResponse { generation, exposed, ..Default::default() }
 }
@@ -49,8 +50,12 @@ impl Daemon {
     }
 
     pub(crate) async fn say(&self, generation: u64, exposed: &[&str]) {
+        self.tell(routes(generation, exposed)).await;
+    }
+
+    pub(crate) async fn tell(&self, routes: control::WatchRoutesResponse) {
         let watcher = self.watchers.lock().unwrap().last().unwrap().clone();
-        watcher.send(Ok(routes(generation, exposed))).await.unwrap();
+        watcher.send(Ok(routes)).await.unwrap();
     }
 
     /// Ends every watch, and refuses new ones.
