@@ -12,6 +12,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+use crate::announce::Announcer;
+
 /// The pause between probes of an instance that is starting: its readiness is what people wait for.
 const EAGER: Duration = Duration::from_millis(15);
 /// Probes in a row that must fail before a ready instance counts as unready; one may be lost to load.
@@ -21,6 +23,7 @@ const PATIENCE: u32 = 3;
 pub(crate) struct Target {
     pub(crate) instance: InstanceId,
     pub(crate) service: ServiceName,
+    pub(crate) version: String,
     pub(crate) health: Health,
     pub(crate) port: Option<u16>,
     pub(crate) registry: DynRegistry,
@@ -31,8 +34,15 @@ pub(crate) struct Target {
 
 impl Target {
     /// Probes for ever; tells of every change, and with readiness where the instance said that it answers.
+    /// One that has a port is in the registry while it is ready.
     pub(crate) async fn watch(mut self, mut changed: impl FnMut(bool, Option<String>)) {
+        let announcer =
+            |port| Announcer::new(&self.registry, &self.instance, &self.service, &self.version, port);
+        let mut announcer = self.port.map(announcer);
         if self.health.ready == Probe::None {
+            if let Some(announcer) = &mut announcer {
+                announcer.ready().await;
+            }
             changed(true, None);
             return std::future::pending().await;
         }
@@ -43,10 +53,16 @@ impl Target {
             failures = if answers { 0 } else { failures + 1 };
             if answers && !ready {
                 ready = true;
+                if let Some(announcer) = &mut announcer {
+                    announcer.ready().await;
+                }
                 let registered = tokio::time::timeout(self.health.timeout.get(), self.registered()).await;
                 changed(true, registered.ok().flatten().map(|endpoint| endpoint.to_string()));
             } else if ready && failures >= PATIENCE {
                 ready = false;
+                if let Some(announcer) = &mut announcer {
+                    announcer.unready().await;
+                }
                 changed(false, None);
             }
             tokio::time::sleep(if ready { self.health.interval.get() } else { EAGER }).await;

@@ -33,6 +33,9 @@ const SHOWN: usize = 12;
 /// The pause before the registry is watched anew.
 const REWATCH: Duration = Duration::from_secs(1);
 
+/// How long the news that an instance goes may take to spread; as a Formic service does by default.
+const PROPAGATION: Duration = Duration::from_millis(100);
+
 /// Something to be done.
 #[derive(Debug)]
 pub(crate) enum Effect {
@@ -70,6 +73,7 @@ pub(crate) struct Spawn {
 pub(crate) struct Probing {
     pub(crate) id: InstanceId,
     pub(crate) service: ServiceName,
+    pub(crate) version: String,
     pub(crate) health: Health,
     pub(crate) port: Option<u16>,
 }
@@ -95,6 +99,13 @@ pub(crate) struct Listeners {
     pub(crate) hidden: watch::Sender<BTreeSet<String>>,
 }
 
+/// An instance that is being asked.
+struct Probed {
+    task: AbortHandle,
+    /// The registry has it from here, not from itself.
+    announced: bool,
+}
+
 /// Carries effects out.
 pub(crate) struct Executor {
     supervisor: Supervisor,
@@ -106,7 +117,7 @@ pub(crate) struct Executor {
     journal: Journal,
     hidden: watch::Sender<BTreeSet<String>>,
     tasks: JoinSet<()>,
-    probes: HashMap<InstanceId, AbortHandle>,
+    probes: HashMap<InstanceId, Probed>,
 }
 
 impl std::fmt::Debug for Executor {
@@ -155,8 +166,8 @@ impl Executor {
             Effect::Stop { id, kind } => self.stop(id, kind),
             Effect::Probe(probing) => self.probe(*probing),
             Effect::StopProbing { id } => {
-                if let Some(task) = self.probes.remove(&id) {
-                    task.abort();
+                if let Some(probed) = self.probes.remove(&id) {
+                    probed.task.abort();
                 }
             }
             Effect::Deregister { id } => {
@@ -231,8 +242,19 @@ impl Executor {
     fn stop(&mut self, id: InstanceId, kind: StopKind) {
         // Without an entry it is gone, and that has been reported by the stop that ended it.
         let Some(process) = self.supervisor.get(&formic_core::InstanceId::new(id.as_str())) else { return };
-        let events = self.events.clone();
+        // What cannot say itself that it goes: callers hear of it first, as a Formic service would tell them.
+        let announced = self.probes.get(&id).is_some_and(|probed| probed.announced);
+        if announced && let Some(probed) = self.probes.remove(&id) {
+            probed.task.abort();
+        }
+        let (events, registry) = (self.events.clone(), Arc::clone(&self.registry));
         self.tasks.spawn(async move {
+            if announced {
+                let _ = registry.deregister(&formic_core::InstanceId::new(id.as_str())).await;
+                if kind != StopKind::Kill {
+                    tokio::time::sleep(PROPAGATION).await;
+                }
+            }
             let stopped = match kind {
                 StopKind::Ask(grace) => process.stop(grace).await,
                 StopKind::Kill => process.kill().await,
@@ -249,18 +271,19 @@ impl Executor {
         let target = Target {
             instance: formic_core::InstanceId::new(probing.id.as_str()),
             service: probing.service,
+            version: probing.version,
             health: probing.health,
             port: probing.port,
             registry: Arc::clone(&self.registry),
             client: self.client.clone(),
             known: None,
         };
-        let (events, id) = (self.events.clone(), probing.id.clone());
+        let (events, id, announced) = (self.events.clone(), probing.id.clone(), probing.port.is_some());
         let task = self.tasks.spawn(target.watch(move |ready, address| {
             let _ = events.send(Event::Probed { id: id.clone(), ready, address });
         }));
-        if let Some(before) = self.probes.insert(probing.id, task) {
-            before.abort();
+        if let Some(before) = self.probes.insert(probing.id, Probed { task, announced }) {
+            before.task.abort();
         }
     }
 }

@@ -101,8 +101,10 @@ impl Core {
             return;
         }
         let spec = cell.start.clone();
+        let version = self.instance(id).map(|instance| instance.revision.short().to_owned());
+        let version = version.unwrap_or_default();
         let (Some(spec), Ok(service)) = (spec, ServiceName::new(self.service_of(id))) else { return };
-        let probing = Probing { id: id.clone(), service, health: spec.health, port: spec.port };
+        let probing = Probing { id: id.clone(), service, version, health: spec.health, port: spec.port };
         self.effects.push(Effect::Probe(Box::new(probing)));
     }
 
