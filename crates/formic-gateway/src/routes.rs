@@ -131,10 +131,10 @@ impl Routes {
                     if let (Some(snapshot), Some(asked)) =
                         (&*instances_seen.borrow_and_update(), &*exposed_seen.borrow_and_update())
                     {
-                        let earlier = table.load();
-                        let mut fresh = Table::build(&snapshot.instances, &asked.exposed);
+                        let (earlier, exposed) = (table.load(), &asked.exposed);
+                        let mut fresh = Table::build(&snapshot.instances, exposed);
                         fresh.web = WebTable::build(&asked.http, &snapshot.instances, &earlier.web);
-                        table.store(Arc::new(fresh.keeping(&earlier, &asked.exposed)));
+                        table.store(Arc::new(fresh.keeping(&earlier, exposed)));
                         known.send_replace(true);
                         followed.retain(|name, _| exposed.contains(name));
                         for name in exposed {

@@ -57,7 +57,8 @@ impl Drop for Folder {
 
 /// A loopback port that nothing listens on. It is below the range from which the kernel gives ports away, so that no
 /// service of another test is given it in between.
-pub(crate) fn free_port() -> u16 {
+#[must_use]
+pub fn free_port() -> u16 {
     const FIRST: u32 = 12_000;
     const COUNT_OF: u32 = 18_000;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().subsec_nanos();

@@ -24,7 +24,7 @@ mod shop;
 
 pub use app::{App, Refused};
 pub use clock::{wait_for, wait_until};
-pub use folder::Folder;
+pub use folder::{Folder, free_port};
 pub use foreign::{Absent, foreign_file, install, installed, program, shop_protos};
 pub use http::{Answer, Gateway};
 pub use manifest::Manifest;

@@ -6,6 +6,7 @@ pub(crate) mod control;
 pub(crate) mod desired;
 mod facts;
 pub(crate) mod manifest;
+mod routes;
 mod show;
 mod state;
 mod watch;

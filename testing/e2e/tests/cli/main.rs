@@ -11,3 +11,4 @@ mod manifest;
 mod operate;
 mod start;
 mod stop;
+mod web;

@@ -14,6 +14,7 @@ use formic_rpc::{Context, Reply, Request, Streaming, reply};
 use tokio::sync::{oneshot, watch};
 
 use super::facts::Facts;
+use super::routes;
 
 /// What does not change while the application runs.
 #[derive(Clone, Debug)]
@@ -133,10 +134,14 @@ impl pb::ControlService for Control {
         _: Context,
         _: Request<'_, pb::WatchRoutesRequest>,
     ) -> Reply<Streaming<pb::WatchRoutesResponse>> {
-        let routes = |view: &View| pb::WatchRoutesResponse {
-            generation: view.index,
-            exposed: Facts::from_tag(&view.tag).exposed,
-            ..Default::default()
+        let routes = |view: &View| {
+            let facts = Facts::from_tag(&view.tag);
+            pb::WatchRoutesResponse {
+                generation: view.index,
+                exposed: facts.exposed,
+                http: routes::http(&facts.routes),
+                ..Default::default()
+            }
         };
         reply(follow(self.engine.view(), routes))
     }

@@ -13,6 +13,7 @@ use formic_spec::{
 
 use super::artifacts::{keep, mark};
 use super::build::Artifacts;
+use super::routes::behind_gateway;
 use crate::exit::{Failure, Outcome};
 
 /// The name of the gateway among the services.
@@ -154,7 +155,7 @@ fn gateway(manifest: &Manifest, folder: &Path) -> Outcome<Option<Service>> {
         revision,
         replicas: 1,
         process: None,
-        depends_on: gateway.expose.clone(),
+        depends_on: behind_gateway(manifest),
         conditions: BTreeMap::new(),
         dependents: Dependents::None,
         update: one_by_one(Update::default()),

@@ -1,7 +1,7 @@
 //! What a manifest says beside its services. It travels with the desired state, so that a rollback brings
 //! it back too.
 
-use formic_spec::Manifest;
+use formic_spec::{Manifest, Route};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -14,6 +14,9 @@ pub(crate) struct Facts {
     pub(crate) gateway: String,
     /// What it lets in.
     pub(crate) exposed: Vec<String>,
+    /// What it passes on as plain HTTP.
+    #[serde(default)]
+    pub(crate) routes: Vec<Route>,
     /// What the manifest asks for and this version does not do, in words, so that nobody relies on it.
     pub(crate) notes: Vec<String>,
 }
@@ -24,6 +27,7 @@ impl Facts {
         Self {
             gateway: gateway.map(|gateway| format!("http://{}", gateway.listen)).unwrap_or_default(),
             exposed: gateway.map(|gateway| gateway.expose.clone()).unwrap_or_default(),
+            routes: manifest.routes.clone(),
             notes: notes(manifest),
         }
     }
@@ -69,9 +73,10 @@ mod tests {
     #[test]
     fn facts_travel_with_the_desired_state() {
         let text = "[app]\nname = 'shop'\n[gateway]\nlisten = '127.0.0.1:1'\nexpose = ['a']\n\
-                    [service.a]\ncargo = 'a'\nresources = { memory = '1MiB' }\n";
+                    [route.'/x']\nservice = 'a'\n[service.a]\ncargo = 'a'\nresources = { memory = '1MiB' }\n";
         let facts = Facts::of(&Manifest::parse(text, "formic.toml").expect("a manifest"));
         assert_eq!((facts.gateway.as_str(), facts.exposed.len()), ("http://127.0.0.1:1", 1));
+        assert_eq!(facts.routes[0].service, "a");
         assert_eq!(facts.notes, ["a: unenforced (memory: limits come with cgroups)"]);
         assert_eq!(Facts::from_tag(&facts.tag().expect("encodes")), facts);
         assert_eq!(Facts::from_tag(&Value::Null), Facts::default());
