@@ -15,6 +15,26 @@ impl Manifest {
         Self(text.to_owned())
     }
 
+    /// One service that is any program, named like its application and ready as soon as it runs.
+    #[must_use]
+    pub fn program(name: &str, command: &[&str]) -> Self {
+        Self(format!(
+            "[app]\nname = \"{name}\"\n[service.{name}]\ncommand = {command:?}\nhealth = {{ ready = \"none\" }}\n"
+        ))
+    }
+
+    /// One that does nothing for ten minutes.
+    #[must_use]
+    pub fn sleeper() -> Self {
+        Self::program("sleeper", &["sleep", "600"])
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.0
+    }
+
     /// The shop's, with services that are built already in place of Cargo packages.
     ///
     /// # Panics

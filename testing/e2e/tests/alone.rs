@@ -6,9 +6,7 @@
 use formic_e2e::{App, Manifest, formic};
 
 fn sleeper(name: &str) -> Manifest {
-    Manifest::of(&format!(
-        "[app]\nname = \"{name}\"\n[service.sleeper]\ncommand = [\"sleep\", \"600\"]\nhealth = {{ ready = \"none\" }}\n"
-    ))
+    Manifest::program(name, &["sleep", "600"])
 }
 
 #[test]

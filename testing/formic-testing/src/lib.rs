@@ -24,4 +24,4 @@ pub use faults::{Fault, Faults, Relay};
 pub use network::Network;
 pub use skip::skipped;
 pub use transient::Transient;
-pub use wait::{wait_for, wait_until};
+pub use wait::{in_time, wait_for, wait_until};

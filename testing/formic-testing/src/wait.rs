@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 /// How long to wait between two looks.
 const STEP: Duration = Duration::from_millis(10);
@@ -22,6 +22,17 @@ where
         }
         assert!(Instant::now() < deadline, "waited {within:?} for {what}, in vain");
         sleep(STEP).await;
+    }
+}
+
+/// Awaits something that must not take longer; `what` is for the panic if it does.
+///
+/// # Panics
+/// If it takes longer.
+pub async fn in_time<T>(what: &str, within: Duration, future: impl Future<Output = T>) -> T {
+    match timeout(within, future).await {
+        Ok(output) => output,
+        Err(_) => panic!("waited {within:?} for {what}, in vain"),
     }
 }
 

@@ -200,10 +200,7 @@ pub(crate) fn text(response: &http::Response<Bytes>) -> String {
 }
 
 pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(Duration::from_secs(5), future).await {
-        Ok(output) => output,
-        Err(_) => panic!("waited too long for {what}"),
-    }
+    formic_testing::in_time(what, Duration::from_secs(5), future).await
 }
 
 pub(crate) async fn until(what: &str, so: impl FnMut() -> bool) {

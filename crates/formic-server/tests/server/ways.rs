@@ -126,10 +126,7 @@ async fn two_services_share_a_server() {
 
 /// Bounds a wait and says what for.
 pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(Duration::from_secs(5), future).await {
-        Ok(output) => output,
-        Err(_) => panic!("waited too long for {what}"),
-    }
+    formic_testing::in_time(what, Duration::from_secs(5), future).await
 }
 
 /// Waits until something is so.

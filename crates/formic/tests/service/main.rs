@@ -71,8 +71,5 @@ pub(crate) fn order(text: &str) -> Order {
 }
 
 pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(Duration::from_secs(5), future).await {
-        Ok(output) => output,
-        Err(_) => panic!("waited too long for {what}"),
-    }
+    formic_testing::in_time(what, Duration::from_secs(5), future).await
 }

@@ -39,16 +39,9 @@ fn a_crash_is_told_and_mended() {
 
 #[test]
 fn restarts_wait_longer_each_time() {
-    let manifest = Manifest::of(
-        r#"
-[app]
-name = "crasher"
-[service.crasher]
-command = ["sh", "-c", "date +%s%N; echo the disk is made of cheese >&2; exit 3"]
-health = { ready = "none" }
-restart = { delay = "200ms" }
-"#,
-    );
+    let command = ["sh", "-c", "date +%s%N; echo the disk is made of cheese >&2; exit 3"];
+    let manifest =
+        Manifest::program("crasher", &command).set("service.crasher", "restart", "{ delay = \"200ms\" }");
     let mut app = App::begin(&manifest);
     let told = app.wait_told("the fourth restart to have failed", SOON, |line| {
         row(line, "crasher").is_some_and(|row| {
@@ -77,16 +70,8 @@ restart = { delay = "200ms" }
 
 #[test]
 fn an_exit_that_trying_again_cannot_mend_is_final() {
-    let manifest = Manifest::of(
-        r#"
-[app]
-name = "misfit"
-[service.misfit]
-command = ["sh", "-c", "echo my settings are wrong >&2; exit 78"]
-health = { ready = "none" }
-"#,
-    );
-    let mut app = App::begin(&manifest);
+    let command = ["sh", "-c", "echo my settings are wrong >&2; exit 78"];
+    let mut app = App::begin(&Manifest::program("misfit", &command));
     app.wait_told("it to be stopped", SOON, |line| {
         row(line, "misfit").is_some_and(|row| row["state"] == "stopped")
     });

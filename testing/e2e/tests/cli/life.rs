@@ -120,17 +120,8 @@ fn accounts_outlive_a_restart_of_the_whole_application() {
 
 #[test]
 fn a_terminal_that_goes_away_drains_too() {
-    let mut app = App::start(&Manifest::of(SLEEPER));
+    let mut app = App::start(&Manifest::sleeper());
     app.signal(Signal::HUP);
     assert_eq!(app.wait_end(), 0, "{}", app.said().1);
     app.wait_gone();
 }
-
-/// A program that is not of Formic: ready as soon as it runs.
-const SLEEPER: &str = r#"
-[app]
-name = "sleeper"
-[service.sleeper]
-command = ["sleep", "600"]
-health = { ready = "none" }
-"#;

@@ -9,38 +9,24 @@ use formic_e2e::{
 };
 use serde_json::json;
 
-const SLEEPER: &str = r#"
-[app]
-name = "sleeper"
-[service.sleeper]
-command = ["sleep", "600"]
-health = { ready = "none" }
-"#;
-
 #[test]
 fn a_port_in_use_is_told_before_anything_starts() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
     let folder = Folder::new("port");
-    let gateway = format!("{SLEEPER}\n[gateway]\nlisten = \"{address}\"\nexpose = [\"sleeper\"]\n");
-    folder.write("formic.toml", &gateway);
+    let gateway = format!("{:?}", address.to_string());
+    let manifest =
+        Manifest::sleeper().set("gateway", "listen", &gateway).set("gateway", "expose", "[\"sleeper\"]");
+    manifest.write(folder.path());
     formic_in(folder.path(), &["up"]).run().says(1, &[&address.to_string(), "in use"]);
     assert_eq!(of_application(folder.path()), Vec::<u32>::new());
 }
 
 #[test]
 fn a_service_that_never_gets_ready_shows_its_last_words() {
-    let manifest = Manifest::of(
-        r#"
-[app]
-name = "mute"
-[service.mute]
-command = ["sh", "-c", "echo waiting for a database that is not there >&2; sleep 600"]
-[service.mute.health]
-ready = "grpc"
-deadline = "700ms"
-"#,
-    );
+    let command = ["sh", "-c", "echo waiting for a database that is not there >&2; sleep 600"];
+    let health = "{ ready = \"grpc\", deadline = \"700ms\" }";
+    let manifest = Manifest::program("mute", &command).set("service.mute", "health", health);
     let mut app = App::begin(&manifest);
     let told = app.wait_told("it to be given up", Duration::from_secs(20), |line| {
         line["notice"].as_str().is_some_and(|text| text.contains("ready"))
@@ -53,10 +39,9 @@ deadline = "700ms"
 #[test]
 fn people_see_those_words_too() {
     let folder = Folder::new("mute");
-    let text = "[app]\nname = \"mute\"\n[service.mute]\n\
-        command = [\"sh\", \"-c\", \"echo some last words >&2; sleep 600\"]\n\
-        health = { ready = \"grpc\", deadline = \"500ms\" }\n";
-    folder.write("formic.toml", text);
+    let command = ["sh", "-c", "echo some last words >&2; sleep 600"];
+    let health = "{ ready = \"grpc\", deadline = \"500ms\" }";
+    Manifest::program("mute", &command).set("service.mute", "health", health).write(folder.path());
     // `timeout` stands for a person who has read it and presses Ctrl-C.
     let binary = formic_e2e::build_folder().join("formic");
     let args = ["--signal=INT", "3", binary.to_str().unwrap(), "up", "--quiet"];
@@ -68,10 +53,7 @@ fn people_see_those_words_too() {
 
 #[test]
 fn a_program_that_is_not_there() {
-    let manifest = Manifest::of(
-        "[app]\nname = \"a\"\n[service.ghost]\ncommand = [\"./no-such-program\"]\nhealth = { ready = \"none\" }\n",
-    );
-    let mut app = App::begin(&manifest);
+    let mut app = App::begin(&Manifest::program("ghost", &["./no-such-program"]));
     let told = app.wait_told("the failure to be told", Duration::from_secs(20), |line| {
         line["service"] == "ghost" && line["notice"].is_string()
     });
@@ -82,7 +64,7 @@ fn a_program_that_is_not_there() {
 
 #[test]
 fn a_second_up_of_the_same_application_is_refused() {
-    let mut app = App::start(&Manifest::of(SLEEPER));
+    let mut app = App::start(&Manifest::sleeper());
     let pid = app.pid_of("sleeper");
     let second = formic(&["up", app.folder().to_str().unwrap()]).run();
     second.says(1, &["running already", &app.pid().to_string(), "formic stop"]);
@@ -92,7 +74,7 @@ fn a_second_up_of_the_same_application_is_refused() {
 
 #[test]
 fn a_stale_lock_is_no_obstacle() {
-    let mut app = App::start(&Manifest::of(SLEEPER));
+    let mut app = App::start(&Manifest::sleeper());
     app.stop();
     let lock = app.folder().join(".formic/lock");
     for content in ["{\"pid\": 1}", "4194304", "\0\u{fffd}garbage"] {
@@ -112,12 +94,16 @@ fn a_stale_lock_is_no_obstacle() {
 fn a_full_disk_is_told_before_anything_starts() {
     let place = Folder::new("disk");
     let Some(_mount) = Mounted::small("a_full_disk_is_told_before_anything_starts", &place) else { return };
-    let manifest = place.write("formic.toml", SLEEPER);
+    let manifest = place.write("formic.toml", Manifest::sleeper().text());
     fill(&place);
     let start = Instant::now();
     formic_in(place.path(), &["up"]).run().says(1, &["free"]);
     assert!(start.elapsed() < Duration::from_secs(10));
-    assert_eq!(std::fs::read_to_string(&manifest).unwrap(), SLEEPER, "the manifest is as it was");
+    assert_eq!(
+        std::fs::read_to_string(&manifest).unwrap(),
+        Manifest::sleeper().text(),
+        "the manifest is as it was"
+    );
     assert_eq!(of_application(place.path()), Vec::<u32>::new());
 }
 
