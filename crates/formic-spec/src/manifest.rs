@@ -293,7 +293,14 @@ impl Manifest {
     /// The hash of that part of a revision which a running process cannot take up: two revisions that
     /// agree in it differ in limits, exposure, stop or restart rules only, which are changed in place.
     #[must_use]
-    pub fn process(
+    pub fn process(&self, name: &str, artifact_digest: &str) -> Option<Revision> {
+        Some(Revision::of_process(self.service(name)?, artifact_digest))
+    }
+
+    /// As [`process`](Self::process), for a service that is given secrets, see
+    /// [`revision_with`](Self::revision_with).
+    #[must_use]
+    pub fn process_with(
         &self,
         name: &str,
         artifact_digest: &str,

@@ -272,7 +272,7 @@ mod tests {
         let process = |service: &str, digest: &str| {
             let source = format!("[app]\nname = 'a'\n[gateway]\nexpose = ['s']\n[service.s]\n{service}\n");
             let manifest = Manifest::parse(&source, "f").unwrap_or_else(|faults| panic!("{faults}"));
-            manifest.process("s", digest, &BTreeMap::new()).unwrap()
+            manifest.process("s", digest).unwrap()
         };
         let base = process("cargo = 's'", "1");
         for same in [
@@ -307,7 +307,7 @@ mod tests {
         let of = |name: &str, version: u64| {
             let versions = BTreeMap::from([(name.to_owned(), version)]);
             let whole = manifest.revision_with("s", "1", &versions).unwrap();
-            (whole, manifest.process("s", "1", &versions).unwrap())
+            (whole, manifest.process_with("s", "1", &versions).unwrap())
         };
         let (one, two, other) = (of("password", 1), of("password", 2), of("token", 1));
         assert!(one.0 != two.0 && one.1 != two.1);
