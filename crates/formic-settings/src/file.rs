@@ -36,7 +36,7 @@ const OURS: [(&str, &[&str]); 11] = [
 ];
 
 /// Keys that are the engine's.
-const ENGINES: [&str; 14] = [
+const ENGINES: [&str; 15] = [
     "cargo",
     "command",
     "image",
@@ -49,6 +49,7 @@ const ENGINES: [&str; 14] = [
     "resources",
     "stop",
     "restart",
+    "update",
     "cwd",
     "traffic",
 ];

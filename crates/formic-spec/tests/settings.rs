@@ -36,6 +36,8 @@ health = { interval = "2s" }
 resources = { pids = 100 }
 stop = { grace = "10s" }
 restart = { policy = "never" }
+update = {}
+traffic = { policy = "random" }
 "#;
 
 fn read(
