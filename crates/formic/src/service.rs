@@ -297,6 +297,7 @@ impl Service {
     /// # Errors
     /// As [`run`](Self::run).
     pub async fn run_until(self, stop: impl Future<Output = ()> + Send) -> Result {
-        lifecycle::run(self, stop).await
+        // Large, and there is one of it: no reason to move it around.
+        Box::pin(lifecycle::run(self, stop)).await
     }
 }

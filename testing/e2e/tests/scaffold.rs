@@ -5,9 +5,10 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use formic_e2e::{App, Customer, Folder, Order, Tool, builds, formic, formic_in, repository};
+use formic_e2e::{App, Customer, Folder, Order, Tool, builds, formic, formic_in, repository, wait_until};
 use serde_json::json;
 
 /// A build of our crates on a slow machine; those of others are there already.
@@ -51,6 +52,44 @@ fn a_new_service_compiles_passes_its_test_and_runs() {
 }
 
 #[test]
+fn a_saved_source_is_built_and_rolled_without_a_lost_call() {
+    let folder = Folder::new("watch");
+    let made = scaffold(&folder, "bell-boy");
+    let mut app = App::within(&made, &["--watch"]);
+    app.wait_ready_within(BUILD);
+    let says = |app: &App| app.gateway().call("bell_boy.v1.BellBoy/Hello", &json!({ "name": "ada" }), None);
+    let (source, stop) = (made.join("src/main.rs"), AtomicBool::new(false));
+    let good = fs::read_to_string(&source).unwrap();
+    let welcome = good.replacen("hello, {}", "welcome, {}", 1);
+    std::thread::scope(|scope| {
+        let calling = scope.spawn(|| {
+            let mut calls = 0_u32;
+            while !stop.load(Ordering::Relaxed) {
+                says(&app);
+                calls += 1;
+            }
+            calls
+        });
+        fs::write(&source, &welcome).unwrap();
+        wait_until("the new program", BUILD, || says(&app)["text"] == "welcome, ada");
+        fs::write(&source, welcome.replacen("request.name", "request.nome", 1)).unwrap();
+        wait_until("the failed build", BUILD, || app.said().1.contains("still serving revision"));
+        assert_eq!(says(&app)["text"], "welcome, ada");
+        fs::write(&source, &good).unwrap();
+        wait_until("the old text", BUILD, || says(&app)["text"] == "hello, ada");
+        stop.store(true, Ordering::Relaxed);
+        // Each of them was answered: it fails the test otherwise.
+        assert!(calling.join().unwrap() > 50);
+    });
+    let said = app.said().1;
+    assert!(
+        said.contains("nome") && said.contains("bell-boy: build failed, still serving revision"),
+        "{said}"
+    );
+    app.stop();
+}
+
+#[test]
 fn a_build_that_fails_says_whose_and_why() {
     let folder = Folder::new("broken");
     let made = scaffold(&folder, "broken-bell");
@@ -60,7 +99,15 @@ fn a_build_that_fails_says_whose_and_why() {
 
     fs::write(&proto, good.replacen("package ", "import \"shop/lost/v1/lost.proto\";\npackage ", 1)).unwrap();
     let ended = up();
-    ended.says(1, &["broken-bell", "broken_bell.proto:2:", "shop/lost/v1/lost.proto"]);
+    ended.says(
+        1,
+        &[
+            "broken-bell",
+            "broken_bell.proto:2:",
+            "shop/lost/v1/lost.proto",
+            "the build of broken-bell failed",
+        ],
+    );
 
     fs::write(&proto, good).unwrap();
     let main = made.join("src/main.rs");
