@@ -24,6 +24,10 @@ use super::{Config, Priority};
 const MIN_PUSHBACK: Duration = Duration::from_millis(50);
 const MAX_PUSHBACK: Duration = Duration::from_secs(1);
 
+/// The peer of calls from within the process. What they are made for was let in already; if they had to wait
+/// for a place, those who hold the places would wait for them.
+const IN_PROCESS: &str = "in-process";
+
 /// Decides which calls are worked on, and when.
 #[derive(Debug)]
 pub struct Gate {
@@ -127,6 +131,9 @@ impl Gate {
     /// A refusal.
     pub fn enter(self: &Arc<Self>, method: Option<usize>, call: &Call) -> Result<Entry, Error> {
         let Some(method) = method else { return Ok(Entry::Free) };
+        if call.peer.as_ref().is_some_and(|peer| &*peer.0 == IN_PROCESS) {
+            return Ok(Entry::Free);
+        }
         let now = self.now();
         if self.slow[method].load(Ordering::Relaxed) {
             return Ok(Entry::Open(self.permit(method, now, 1, false)));

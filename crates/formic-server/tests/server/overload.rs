@@ -234,6 +234,10 @@ async fn a_refusal_says_what_it_is_and_when_to_come_back() {
     assert!((Duration::from_millis(20)..Duration::from_secs(2)).contains(&after), "{after:?}");
     assert_eq!(error.metadata().get(shed::PUSHBACK), Some(after.as_millis().to_string().as_str()));
     assert_eq!(load.service.began.load(Ordering::Relaxed), began, "no handler has seen it");
+    // Nor is turned away what a call that was let in causes within the process.
+    let mut nested = call(WORK, "");
+    nested.peer = Some(Peer("in-process".into()));
+    held.spawn(load.channel.call(nested));
     // Who looks for what is wrong is never turned away.
     let health = health::HealthClient::new(load.channel.clone());
     health.check(health::HealthCheckRequest::default()).await.unwrap();
@@ -251,7 +255,9 @@ async fn a_refusal_says_what_it_is_and_when_to_come_back() {
     assert!(text.contains(r#"formic_server_shed_total{reason="QUEUE_FULL"}"#), "{text}");
     let limit = format!("formic_server_limit {}\n", load.running.limit());
     assert!(text.contains(&limit) && text.contains("formic_server_queued 0\n"), "{text}");
-    while held.join_next().await.is_some() {}
+    while let Some(outcome) = held.join_next().await {
+        outcome.unwrap().unwrap();
+    }
     assert!(load.metrics.render().contains("formic_server_working 0\n"));
 }
 
