@@ -6,7 +6,7 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use http_body::{Body, Frame, SizeHint};
@@ -36,15 +36,22 @@ impl Silence {
     }
 }
 
-/// A stream whose peer has to read what is written to it.
+/// How long an end is waited for after ours. A peer that still sends when the socket is gone is answered with
+/// a reset, which takes away what it has not read yet: the GOAWAY that would have told it which of its calls
+/// were not begun.
+const LINGER: Duration = Duration::from_millis(300);
+
+/// A stream whose peer has to read what is written to it, the last words too.
 pub(crate) struct Reader<S> {
     stream: S,
     silence: Silence,
+    /// We have said that we are done.
+    lingering: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> Reader<S> {
     pub(crate) fn new(stream: S, limit: Duration) -> Self {
-        Self { stream, silence: Silence::new(limit) }
+        Self { stream, silence: Silence::new(limit), lingering: None }
     }
 
     fn watch<T>(&mut self, polled: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
@@ -66,7 +73,24 @@ impl<S: AsyncRead + Unpin> AsyncRead for Reader<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Reader<S> {
+impl<S: AsyncRead + Unpin> Reader<S> {
+    /// Reads on and throws away until the peer has said that it is done too, or the time is over.
+    fn poll_peer_done(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut scratch = [0; 4096];
+        loop {
+            let mut buffer = ReadBuf::new(&mut scratch);
+            match Pin::new(&mut self.stream).poll_read(cx, &mut buffer) {
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {}
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending => break,
+            }
+        }
+        let sleep = self.lingering.get_or_insert_with(|| Box::pin(tokio::time::sleep(LINGER)));
+        sleep.as_mut().poll(cx)
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Reader<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write(cx, data);
         self.watch(polled, cx)
@@ -90,7 +114,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Reader<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        if self.lingering.is_none() {
+            ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
+        }
+        self.poll_peer_done(cx).map(Ok)
     }
 }
 

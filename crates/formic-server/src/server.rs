@@ -298,6 +298,9 @@ struct Connections {
 /// The pause after a failed accept (out of file descriptors): trying at once would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// How long a connection that has not asked for anything yet may take to do so once the drain has begun.
+const FIRST_WORDS: Duration = Duration::from_millis(100);
+
 impl Connections {
     /// Owns the listener and its connections; ends when the last of them has.
     async fn accept_from(self, bound: Bound) {
@@ -314,12 +317,8 @@ impl Connections {
                 } => accepted,
             };
             match accepted {
-                (Ok(Accepted::Tcp(stream, peer)), permit) => {
-                    let peer = Peer(peer.to_string().into());
-                    tasks.spawn(self.connection(stream, Some(peer), permit.ok()));
-                }
-                (Ok(Accepted::Unix(stream)), permit) => {
-                    tasks.spawn(self.connection(stream, Some(Peer("unix".into())), permit.ok()));
+                (Ok(accepted), permit) => {
+                    tasks.spawn(self.serve(accepted, permit.ok()));
                 }
                 (Err(error), _) => {
                     tracing::warn!(%error, "cannot accept a connection");
@@ -327,8 +326,34 @@ impl Connections {
                 }
             }
         }
+        // Whom the system has connected already may have sent a request; the end of the listener would be
+        // an answer that does not say whether it was begun.
+        loop {
+            tokio::select! {
+                biased;
+                Ok(accepted) = bound.accept() => {
+                    let Ok(permit) = Arc::clone(&room).try_acquire_owned() else { break };
+                    tasks.spawn(self.serve(accepted, Some(permit)));
+                }
+                () = std::future::ready(()) => break,
+            }
+        }
         drop(bound);
         while tasks.join_next().await.is_some() {}
+    }
+
+    fn serve(
+        &self,
+        accepted: Accepted,
+        permit: Option<tokio::sync::OwnedSemaphorePermit>,
+    ) -> formic_rpc::BoxFuture<'static, ()> {
+        match accepted {
+            Accepted::Tcp(stream, peer) => {
+                let peer = Peer(peer.to_string().into());
+                Box::pin(self.connection(stream, Some(peer), permit))
+            }
+            Accepted::Unix(stream) => Box::pin(self.connection(stream, Some(Peer("unix".into())), permit)),
+        }
     }
 
     fn connection<S>(
@@ -362,17 +387,22 @@ impl Connections {
                     }
                     () = draining.cancelled(), if !drained => {
                         drained = true;
-                        if !used.load(Ordering::Relaxed) {
-                            // Nothing was asked, so nothing is owed; hyper would wait for a preface.
-                            return;
+                        if used.load(Ordering::Relaxed) {
+                            connection.as_mut().graceful_shutdown();
+                        } else {
+                            // Told now, hyper would hang up on whoever has asked and was not read yet.
+                            silence = Some(Box::pin(tokio::time::sleep(FIRST_WORDS)));
                         }
-                        connection.as_mut().graceful_shutdown();
                     }
                     // A client that connects and says nothing holds a slot for so long and no longer.
                     () = async { if let Some(sleep) = &mut silence { sleep.await } }, if silence.is_some() => {
                         silence = None;
                         if !used.load(Ordering::Relaxed) {
+                            // Nothing was asked, so nothing is owed.
                             return;
+                        }
+                        if drained {
+                            connection.as_mut().graceful_shutdown();
                         }
                     }
                 }
