@@ -37,7 +37,7 @@ pub struct Rate {
     pub per_second: f64,
     /// Calls at once after a pause; at least one.
     pub burst: u32,
-    /// Which methods count, as [`matches`] reads patterns; all, if there is none.
+    /// Which methods count, as [`matches()`] reads patterns; all, if there is none.
     pub methods: Vec<String>,
 }
 
