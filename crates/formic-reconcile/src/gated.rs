@@ -100,7 +100,11 @@ impl Following {
                 next = self.inner.next() => self.last = Some(next?),
                 changed = self.hidden.changed(), if self.open => match changed {
                     Ok(()) => self.changes += 1,
-                    Err(_) => self.open = false,
+                    Err(_) => {
+                        self.open = false;
+                        // Nothing has changed.
+                        continue;
+                    }
                 },
             }
             let hidden = self.hidden.borrow_and_update();
