@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use formic_spec::{Health, Restart};
+use formic_supervise::Limits;
 use serde::{Deserialize, Serialize};
 
 /// How a service's instances are started and probed.
@@ -25,6 +26,9 @@ pub struct Start {
     pub restart: Restart,
     /// Part of Formic, and not of the manifest.
     pub system: bool,
+    /// What an instance may use, as far as this machine can see to it.
+    #[serde(default)]
+    pub limits: Limits,
     /// What tells this build of the program from another.
     #[serde(default)]
     pub artifact: String,

@@ -89,6 +89,7 @@ pub(crate) async fn run(args: Up) -> Outcome {
         folder: folder.clone(),
         logs: state.logs(),
         artifacts: state.artifacts(),
+        features: features.clone(),
     };
     let registry = handle.registry();
     let api = serve(&state, control.clone(), Arc::clone(&registry)).await?;
@@ -102,7 +103,7 @@ pub(crate) async fn run(args: Up) -> Outcome {
     let mut running = JoinSet::new();
     running.spawn(engine.run());
     let (answer, _applied) = tokio::sync::oneshot::channel();
-    let tag = Facts::of(&manifest).tag()?;
+    let tag = Facts::of(&manifest, &features).tag()?;
     let change = Change { services: wanted, tag, index: Some(0), cause: "formic up".into() };
     handle.send(Command::Change(change, answer)).map_err(|error| Failure::bug(error.to_string()))?;
 

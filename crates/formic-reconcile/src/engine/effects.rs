@@ -15,7 +15,7 @@ use formic_core::ServiceName;
 use formic_plan::InstanceId;
 use formic_registry::DynRegistry;
 use formic_spec::Health;
-use formic_supervise::{Launch, SpawnError, Supervisor};
+use formic_supervise::{Launch, Limits, SpawnError, Supervisor};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
@@ -59,11 +59,20 @@ pub(crate) enum Effect {
     Answer(Answer),
 }
 
+/// Whether another process listens on a port of this machine: a probe would find that one ready.
+fn is_taken(port: u16) -> bool {
+    let bound = std::net::TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, port));
+    bound.is_err_and(|error| error.kind() == std::io::ErrorKind::AddrInUse)
+}
+
 /// An instance that is to be started.
 #[derive(Debug)]
 pub(crate) struct Spawn {
     pub(crate) id: InstanceId,
     pub(crate) launch: Launch,
+    pub(crate) limits: Limits,
+    /// The port that it is to have for itself.
+    pub(crate) port: Option<u16>,
     /// The folder of its data, made if it is not there.
     pub(crate) data: PathBuf,
 }
@@ -213,7 +222,7 @@ impl Executor {
     }
 
     /// Starts a process, tells of it, and tells of its end.
-    fn spawn(&mut self, Spawn { id, launch, data }: Spawn) {
+    fn spawn(&mut self, Spawn { id, launch, limits, port, data }: Spawn) {
         let (supervisor, events, logs) = (self.supervisor.clone(), self.events.clone(), self.logs.clone());
         self.tasks.spawn(async move {
             let service = launch.service.to_string();
@@ -222,8 +231,13 @@ impl Executor {
             let made = folders
                 .iter()
                 .try_for_each(|dir| std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir));
+            if let Some(port) = port.filter(|port| is_taken(*port)) {
+                let why = format!("port {port} is in use by another process");
+                let _ = events.send(Event::NotStarted { id, why });
+                return;
+            }
             let spawned = match made {
-                Ok(()) => supervisor.spawn(launch).await,
+                Ok(()) => supervisor.spawn(launch.with_limits(limits)).await,
                 Err(source) => Err(SpawnError::Start { trampoline: logs, source }),
             };
             let process = match spawned {

@@ -85,6 +85,7 @@ mod tests {
             },
             restart: Restart::default(),
             system: false,
+            limits: Default::default(),
             artifact: String::new(),
         }
     }

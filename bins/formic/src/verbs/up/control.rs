@@ -11,6 +11,7 @@ use formic_api::control::v1 as pb;
 use formic_core::Error;
 use formic_reconcile::{Command, Handle, Logs, Stopped, View};
 use formic_rpc::{Context, Reply, Request, Streaming, reply};
+use formic_supervise::Features;
 use tokio::sync::{oneshot, watch};
 
 use super::facts::Facts;
@@ -35,6 +36,8 @@ pub(crate) struct Control {
     pub(crate) logs: PathBuf,
     /// Where executables are kept.
     pub(crate) artifacts: PathBuf,
+    /// What this machine enforces of limits.
+    pub(crate) features: Features,
 }
 
 /// How often logs that are followed are looked at.

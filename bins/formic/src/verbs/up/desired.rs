@@ -8,8 +8,10 @@ use formic_client::Traffic;
 use formic_plan::Service;
 use formic_reconcile::Start;
 use formic_spec::{
-    Dependents, Health, HumanDuration, Manifest, Probe, Restart, Share, Source, Strategy, Update,
+    ByteSize, Dependents, Health, HumanDuration, Manifest, Probe, Resources, Restart, Share, Source,
+    Strategy, Update,
 };
+use formic_supervise::Limits;
 
 use super::artifacts::{keep, mark};
 use super::build::Artifacts;
@@ -81,6 +83,7 @@ pub(crate) fn services(
             health: service.health.clone(),
             restart: service.restart.clone(),
             system: false,
+            limits: limits(&service.resources),
             artifact,
         };
         let process = manifest.process(&service.name, &start.artifact);
@@ -95,6 +98,12 @@ pub(crate) fn services(
         services.push(gateway);
     }
     Ok(services)
+}
+
+/// What the manifest allows an instance.
+pub(crate) fn limits(resources: &Resources) -> Limits {
+    let memory = resources.memory.map(ByteSize::bytes);
+    Limits { memory, cpu: resources.cpu, pids: resources.pids, ..Limits::default() }
 }
 
 /// Whether two instances cannot run beside one another, as both would listen on the same address.
@@ -155,6 +164,7 @@ fn gateway(manifest: &Manifest, folder: &Path) -> Outcome<Option<Service>> {
         },
         restart: Restart::default(),
         system: true,
+        limits: Limits::default(),
         artifact,
     };
     Ok(Some(Service {

@@ -2,9 +2,11 @@
 //! it back too.
 
 use formic_spec::{Manifest, Route};
+use formic_supervise::{Features, Limits, Unenforced};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::desired::limits;
 use crate::exit::{Failure, Outcome};
 
 /// The gateway's side of a desired state, and what cannot be enforced of it.
@@ -22,13 +24,13 @@ pub(crate) struct Facts {
 }
 
 impl Facts {
-    pub(crate) fn of(manifest: &Manifest) -> Self {
+    pub(crate) fn of(manifest: &Manifest, features: &Features) -> Self {
         let gateway = manifest.gateway.as_ref();
         Self {
             gateway: gateway.map(|gateway| format!("http://{}", gateway.listen)).unwrap_or_default(),
             exposed: gateway.map(|gateway| gateway.expose.clone()).unwrap_or_default(),
             routes: manifest.routes.clone(),
-            notes: notes(manifest),
+            notes: notes(manifest, |limits| features.unenforced(limits)),
         }
     }
 
@@ -44,23 +46,14 @@ impl Facts {
     }
 }
 
-fn notes(manifest: &Manifest) -> Vec<String> {
+/// What of the services' limits is not enforced on this machine, in words, so that nobody relies on it.
+fn notes(manifest: &Manifest, unenforced: impl Fn(&Limits) -> Vec<Unenforced>) -> Vec<String> {
     let mut notes = Vec::new();
     for service in &manifest.services {
-        let asked: Vec<&str> = [
-            service.resources.memory.as_ref().map(|_| "memory"),
-            service.resources.cpu.as_ref().map(|_| "cpu"),
-            service.resources.pids.as_ref().map(|_| "pids"),
-        ]
-        .into_iter()
-        .flatten()
-        .collect();
-        if !asked.is_empty() {
-            notes.push(format!(
-                "{}: unenforced ({}: limits come with cgroups)",
-                service.name,
-                asked.join(", ")
-            ));
+        let missing = unenforced(&limits(&service.resources));
+        if !missing.is_empty() {
+            let missing: Vec<String> = missing.iter().map(ToString::to_string).collect();
+            notes.push(format!("{}: unenforced ({})", service.name, missing.join(", ")));
         }
     }
     notes
@@ -74,10 +67,12 @@ mod tests {
     fn facts_travel_with_the_desired_state() {
         let text = "[app]\nname = 'shop'\n[gateway]\nlisten = '127.0.0.1:1'\nexpose = ['a']\n\
                     [route.'/x']\nservice = 'a'\n[service.a]\ncargo = 'a'\nresources = { memory = '1MiB' }\n";
-        let facts = Facts::of(&Manifest::parse(text, "formic.toml").expect("a manifest"));
+        let bare = Features::detect().expect("the machine's").masked(["cgroup"]);
+        let facts = Facts::of(&Manifest::parse(text, "formic.toml").expect("a manifest"), &bare);
         assert_eq!((facts.gateway.as_str(), facts.exposed.len()), ("http://127.0.0.1:1", 1));
         assert_eq!(facts.routes[0].service, "a");
-        assert_eq!(facts.notes, ["a: unenforced (memory: limits come with cgroups)"]);
+        assert_eq!(facts.notes.len(), 1);
+        assert!(facts.notes[0].starts_with("a: unenforced (memory: "), "{:?}", facts.notes);
         assert_eq!(Facts::from_tag(&facts.tag().expect("encodes")), facts);
         assert_eq!(Facts::from_tag(&Value::Null), Facts::default());
     }

@@ -110,7 +110,7 @@ impl Watch {
         let mut services =
             desired::services(&self.manifest, self.folder(), &self.control.artifacts, &self.built)?;
         at_once(&mut services);
-        let tag = Facts::of(&self.manifest).tag()?;
+        let tag = Facts::of(&self.manifest, &self.control.features).tag()?;
         let names = affected.packages.iter().map(String::as_str);
         let what: Vec<&str> = names.chain(affected.manifest.then_some("the manifest")).collect();
         if what.is_empty() {

@@ -42,7 +42,8 @@ impl Core {
         if let (Some(spec), Ok(name)) = (spec, ServiceName::new(service)) {
             let launch = launch(&self.config, &self.inherited, &instance, seat, name, &spec);
             let data = data_dir(&self.config.data, service, seat);
-            self.effects.push(Effect::Spawn(Box::new(Spawn { id, launch, data })));
+            let (limits, port) = (spec.limits, spec.port);
+            self.effects.push(Effect::Spawn(Box::new(Spawn { id, launch, limits, port, data })));
         } else {
             let why = "the desired state does not say how to start it";
             self.record(Kind::Failed, &id, why.into());

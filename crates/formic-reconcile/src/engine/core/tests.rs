@@ -28,6 +28,7 @@ fn service(name: &str, replicas: u32, depends_on: &[&str]) -> Service {
         },
         restart: Restart::default(),
         system: false,
+        limits: Default::default(),
         artifact: String::new(),
     };
     serde_json::from_value(serde_json::json!({

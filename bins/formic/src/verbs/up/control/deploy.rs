@@ -62,7 +62,7 @@ impl Control {
             programs.insert(package.clone(), path);
         }
         let services = services(&manifest, &self.folder, &self.artifacts, &programs).map_err(refused)?;
-        Ok((services, Facts::of(&manifest)))
+        Ok((services, Facts::of(&manifest, &self.features)))
     }
 
     /// Makes a change, and says what it changed.
