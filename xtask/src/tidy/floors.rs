@@ -39,8 +39,9 @@ const CRATES: &[(&str, Place)] = &[
     // 2: engines
     ("formic-balance", Place::Floor(2, &[])),
     ("formic-telemetry", Place::Floor(2, &[])),
-    ("formic-client", Place::Floor(2, &["formic-balance", "formic-telemetry"])),
-    ("formic-server", Place::Floor(2, &["formic-telemetry"])),
+    ("formic-mux", Place::Floor(2, &[])),
+    ("formic-client", Place::Floor(2, &["formic-balance", "formic-mux", "formic-telemetry"])),
+    ("formic-server", Place::Floor(2, &["formic-mux", "formic-telemetry"])),
     ("formic-spec", Place::Floor(2, &["formic-balance"])),
     ("formic-plan", Place::Floor(2, &["formic-spec"])),
     ("formic-state", Place::Floor(2, &["formic-plan", "formic-spec"])),

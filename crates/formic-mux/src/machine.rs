@@ -1,0 +1,386 @@
+//! The state of one connection: bytes and times in, events and bytes out. No I/O and no clock, so that both ends can be
+//! joined in memory and their bytes cut, delayed and lost at any place.
+//!
+//! ```text
+//! receive(bytes) → events        what the other side did
+//! open, answer, send, cancel …   what this side does; the bytes gather in a buffer
+//! output()                       the buffer, with as many pieces of long messages as fit and as credit allows
+//! ```
+//!
+//! `T` is what the owner keeps with each call. The machine hands it back with the event that ends the call.
+
+mod receive;
+mod send;
+mod stream;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use formic_core::{Code, Error};
+use formic_rpc::TraceContext;
+use http::HeaderMap;
+
+use crate::codec::{Fault, write};
+use crate::limits::Limits;
+use crate::tables::{PairsIn, PairsOut, PathsIn, PathsOut};
+use stream::Stream;
+
+pub use send::{Head, Refusal};
+
+/// Which end this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Makes calls.
+    Client,
+    /// Answers them.
+    Server,
+}
+
+/// What the other side did. An event with `data` is the last of its call.
+#[derive(Debug)]
+pub enum Event<T> {
+    /// It has greeted; calls may be made.
+    Greeted,
+    /// A call begins.
+    Request(Request),
+    /// The answer begins: leading metadata.
+    Response {
+        /// The call.
+        id: u32,
+        /// Leading.
+        metadata: HeaderMap,
+    },
+    /// The whole answer in one.
+    Answer {
+        /// What the owner kept.
+        data: T,
+        /// Leading metadata.
+        metadata: HeaderMap,
+        /// Trailing metadata.
+        trailers: HeaderMap,
+        /// The message, if there is one.
+        message: Option<Bytes>,
+    },
+    /// A message of a call.
+    Message {
+        /// The call.
+        id: u32,
+        /// The message.
+        bytes: Bytes,
+        /// Goes to [`Machine::consumed`] when the application has taken the message.
+        charge: u32,
+        /// The caller sends no more.
+        end: bool,
+    },
+    /// The caller sends no more.
+    Finished {
+        /// The call.
+        id: u32,
+    },
+    /// The call is answered to the end.
+    End {
+        /// What the owner kept.
+        data: T,
+        /// Trailing metadata.
+        trailers: HeaderMap,
+    },
+    /// The call failed.
+    Failed {
+        /// What the owner kept.
+        data: T,
+        /// Why.
+        error: Error,
+    },
+    /// The caller is gone, or broke a limit and was told so.
+    Canceled {
+        /// The call.
+        id: u32,
+        /// What the owner kept.
+        data: T,
+    },
+    /// The other side takes no more calls.
+    GoAway,
+}
+
+/// A call that begins.
+#[derive(Debug)]
+pub struct Request {
+    /// Its number.
+    pub id: u32,
+    /// Its method's place in the table, for what the owner keeps beside it.
+    pub place: u32,
+    /// What is called.
+    pub path: Arc<str>,
+    /// Messages are JSON.
+    pub json: bool,
+    /// How long the caller waits, counted from now.
+    pub timeout: Option<Duration>,
+    /// The trace.
+    pub trace: Option<TraceContext>,
+    /// Which attempt this is, if it repeats one.
+    pub attempt: Option<u8>,
+    /// Leading metadata.
+    pub metadata: HeaderMap,
+    /// The first message, if it came along whole.
+    pub message: Option<Bytes>,
+    /// The request is complete.
+    pub end: bool,
+}
+
+/// When the other side is asked whether it is there.
+#[derive(Clone, Copy, Debug)]
+pub struct Alive {
+    /// After so long without a byte from it.
+    pub interval: Duration,
+    /// How long it may take to say something then.
+    pub timeout: Duration,
+    /// Only while calls are open.
+    pub busy_only: bool,
+}
+
+/// One end of a connection.
+#[derive(Debug)]
+pub struct Machine<T> {
+    role: Role,
+    local: Limits,
+    remote: Option<Limits>,
+    alive: Alive,
+    /// The most bytes of unfinished messages.
+    most_partial: usize,
+    partial: usize,
+    /// An unfinished frame.
+    input: BytesMut,
+    out: Vec<u8>,
+    /// Bytes taken by [`output`](Self::output) so far.
+    taken: u64,
+    streams: HashMap<u32, Stream<T>, BuildHasherDefault<NumberHasher>>,
+    /// The highest call there ever was.
+    highest: u32,
+    /// This side takes no more calls.
+    leaving: bool,
+    /// The other side takes none after this one.
+    left: Option<u32>,
+    paths_in: PathsIn,
+    paths_out: PathsOut,
+    pairs_in: PairsIn,
+    pairs_out: PairsOut,
+    /// What may be sent, and what the other side may send.
+    credit: u32,
+    credit_in: u32,
+    /// Taken by the application, but not given back yet.
+    owed: u32,
+    /// Calls with pieces to send and credit for them, in turn.
+    turns: VecDeque<u32>,
+    writable: Vec<u32>,
+    events: VecDeque<Event<T>>,
+    heard: Duration,
+    asked: Option<Duration>,
+}
+
+/// Where calls' numbers end; a client opens another connection before.
+const LAST_NUMBER: u32 = 1 << 31;
+
+/// Unfinished messages may take so many times the largest message.
+const PARTIAL: usize = 16;
+
+/// Numbers of calls come one after the other: multiplied once they fill any table evenly.
+#[derive(Debug, Default)]
+pub(crate) struct NumberHasher(u64);
+
+impl Hasher for NumberHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.write_u32(byte.into());
+        }
+    }
+
+    fn write_u32(&mut self, number: u32) {
+        self.0 = (self.0 ^ u64::from(number)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    fn finish(&self) -> u64 {
+        // The table takes the low bits for the place and the high ones for a tag.
+        self.0.rotate_left(20)
+    }
+}
+
+impl<T: Default> Machine<T> {
+    /// An end that has greeted.
+    #[must_use]
+    pub fn new(role: Role, limits: Limits, alive: Alive) -> Self {
+        let local = limits.sane();
+        let mut out = Vec::new();
+        local.write(&mut out);
+        Self {
+            role,
+            local,
+            remote: None,
+            alive,
+            most_partial: (local.message as usize).saturating_mul(PARTIAL).max(1 << 20),
+            partial: 0,
+            input: BytesMut::new(),
+            out,
+            taken: 0,
+            streams: HashMap::default(),
+            highest: 0,
+            leaving: false,
+            left: None,
+            paths_in: PathsIn::default(),
+            paths_out: PathsOut::default(),
+            pairs_in: PairsIn::default(),
+            pairs_out: PairsOut::default(),
+            credit: 0,
+            credit_in: local.connection_credit,
+            owed: 0,
+            turns: VecDeque::new(),
+            writable: Vec::new(),
+            events: VecDeque::new(),
+            heard: Duration::ZERO,
+            asked: None,
+        }
+    }
+
+    /// Whether the other side has greeted.
+    #[must_use]
+    pub fn is_greeted(&self) -> bool {
+        self.remote.is_some()
+    }
+
+    /// Whether no call is open.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.streams.is_empty()
+    }
+
+    /// Calls that are open.
+    #[must_use]
+    pub fn calls(&self) -> usize {
+        self.streams.len()
+    }
+
+    /// Whether either side has said that it takes no more calls.
+    #[must_use]
+    pub fn is_leaving(&self) -> bool {
+        self.leaving || self.left.is_some()
+    }
+
+    /// What the owner keeps with a call.
+    pub fn data(&mut self, id: u32) -> Option<&mut T> {
+        self.streams.get_mut(&id).map(|stream| &mut stream.data)
+    }
+
+    /// When [`tick`](Self::tick) has something to do.
+    #[must_use]
+    pub fn due(&self) -> Option<Duration> {
+        match self.asked {
+            Some(asked) => Some(asked + self.alive.timeout),
+            None if self.alive.busy_only && self.streams.is_empty() => None,
+            None => Some(self.heard + self.alive.interval),
+        }
+    }
+
+    /// Notes that time has passed: asks the other side whether it is there.
+    ///
+    /// # Errors
+    /// If it was asked and has said nothing.
+    pub fn tick(&mut self, now: Duration) -> Result<(), Fault> {
+        match self.due() {
+            Some(due) if due <= now => {}
+            _ => return Ok(()),
+        }
+        if self.asked.is_some() {
+            return Err(Fault("the other side answers no ping"));
+        }
+        self.asked = Some(now);
+        write::ping(&mut self.out, 0, now.as_nanos().to_le_bytes()[..8].try_into().unwrap_or_default());
+        Ok(())
+    }
+
+    /// Takes no more calls; those that are open go on.
+    pub fn go_away(&mut self) {
+        self.say_go_away(0, "");
+    }
+
+    /// Says goodbye because of a fault of the other side.
+    pub fn give_up(&mut self, fault: Fault) {
+        let reason = if self.is_greeted() { 1 } else { 2 };
+        self.leaving = false;
+        self.say_go_away(reason, fault.0);
+    }
+
+    fn say_go_away(&mut self, reason: u8, text: &str) {
+        if !self.leaving {
+            self.leaving = true;
+            let last = if self.role == Role::Server { self.highest } else { 0 };
+            write::go_away(&mut self.out, last, reason, text);
+        }
+    }
+
+    /// Ends every call, because the connection is lost: what the owner kept with each, and whether the call surely did
+    /// not reach the other side. `unwritten` counts the bytes of the output that were not written.
+    pub fn lost(&mut self, unwritten: usize) -> Vec<(T, bool)> {
+        let written = self.taken.saturating_sub(unwritten as u64);
+        let all = std::mem::take(&mut self.streams);
+        self.partial = 0;
+        all.into_values().map(|stream| (stream.data, stream.sent_at > written)).collect()
+    }
+
+    /// Swaps what is to be written with an empty buffer.
+    pub fn output(&mut self, empty: &mut Vec<u8>) {
+        debug_assert!(empty.is_empty(), "what is there would be lost");
+        self.pump();
+        self.taken += self.out.len() as u64;
+        std::mem::swap(&mut self.out, empty);
+    }
+
+    /// Whether there is something to be written.
+    #[must_use]
+    pub fn has_output(&self) -> bool {
+        !self.out.is_empty() || (!self.turns.is_empty() && self.credit > stream::OVERHEAD)
+    }
+
+    /// How many bytes wait to be written, without the messages that wait for their turn.
+    #[must_use]
+    pub fn unwritten(&self) -> usize {
+        self.out.len()
+    }
+
+    /// Calls whose messages were all passed on, and on which somebody waits for that.
+    pub fn writable(&mut self) -> &mut Vec<u32> {
+        &mut self.writable
+    }
+
+    /// Gives memory back that an idle connection does not need.
+    pub fn shrink(&mut self) {
+        const KEPT: usize = 1 << 10;
+        if self.streams.is_empty() && self.streams.capacity() > 64 {
+            self.streams = HashMap::default();
+        }
+        if self.out.is_empty() && self.out.capacity() > KEPT {
+            self.out = Vec::new();
+        }
+        if self.input.is_empty() && self.input.capacity() > KEPT {
+            self.input = BytesMut::new();
+        }
+        if self.turns.is_empty() && self.turns.capacity() > 64 {
+            self.turns = VecDeque::new();
+        }
+    }
+
+    /// Removes a call; what its unfinished message holds of the connection's credit is given back.
+    fn remove(&mut self, id: u32) -> Option<Stream<T>> {
+        let stream = self.streams.remove(&id)?;
+        self.partial -= stream.partial.len();
+        self.give_back(stream.partial_charge);
+        Some(stream)
+    }
+
+    fn unsent(text: &str) -> Error {
+        Error::new(Code::Unavailable, text).with_unsent()
+    }
+}

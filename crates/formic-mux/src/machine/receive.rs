@@ -1,0 +1,360 @@
+//! What the other side says.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use formic_core::{Code, Error};
+
+use super::stream::Stream;
+use super::{Event, LAST_NUMBER, Machine, Request, Role};
+use crate::codec::frame::{self, Failure, PONG};
+use crate::codec::{Fault, Frame, HEADER, Header, write};
+use crate::limits::{Limits, MAX_CREDIT};
+
+impl<T: Default> Machine<T> {
+    /// Reads on until something has happened, or the input is used up.
+    ///
+    /// # Errors
+    /// If the other side breaks the rules; the connection is over then.
+    pub fn receive(&mut self, input: &mut &[u8], now: Duration) -> Result<Option<Event<T>>, Fault> {
+        if !input.is_empty() {
+            self.heard = now;
+            self.asked = None;
+        }
+        loop {
+            if let Some(event) = self.events.pop_front() {
+                return Ok(Some(event));
+            }
+            if self.remote.is_none() {
+                if !self.greeting(input)? {
+                    return Ok(None);
+                }
+                return Ok(Some(Event::Greeted));
+            }
+            let event = if self.input.is_empty()
+                && let Some(head) = input.first_chunk::<HEADER>()
+                && let header = Header::parse(head)?
+                && let Some(payload) = input.get(HEADER..HEADER + header.length)
+            {
+                *input = &input[HEADER + header.length..];
+                self.frame(header, payload)?
+            } else {
+                let Some(whole) = self.gather(input)? else { return Ok(None) };
+                let head: [u8; HEADER] = whole[..HEADER].try_into().unwrap_or_default();
+                let event = self.frame(Header::parse(&head)?, &whole[HEADER..])?;
+                // The room is kept for the next frame that is cut.
+                self.input = whole;
+                self.input.clear();
+                event
+            };
+            if event.is_some() {
+                return Ok(event);
+            }
+        }
+    }
+
+    /// The greeting, once it is whole.
+    fn greeting(&mut self, input: &mut &[u8]) -> Result<bool, Fault> {
+        loop {
+            let length = Limits::length(&self.input)?;
+            if self.input.len() == length && length > 0 {
+                let remote = Limits::read(&self.input)?;
+                self.credit = remote.connection_credit;
+                self.remote = Some(remote);
+                self.input = BytesMut::new();
+                return Ok(true);
+            }
+            // Each byte on its own: what is no greeting is to be known at its first byte that differs.
+            let Some((&byte, rest)) = input.split_first() else { return Ok(false) };
+            self.input.extend_from_slice(&[byte]);
+            *input = rest;
+        }
+    }
+
+    /// A frame that was cut, once it is whole.
+    fn gather(&mut self, input: &mut &[u8]) -> Result<Option<BytesMut>, Fault> {
+        loop {
+            let length = match self.input.first_chunk::<HEADER>() {
+                Some(head) => HEADER + Header::parse(head)?.length,
+                None => HEADER,
+            };
+            // Without a whole header there are fewer bytes than one has.
+            if self.input.len() == length {
+                return Ok(Some(std::mem::take(&mut self.input)));
+            }
+            if input.is_empty() {
+                return Ok(None);
+            }
+            let (now, later) = input.split_at((length - self.input.len()).min(input.len()));
+            self.input.extend_from_slice(now);
+            *input = later;
+        }
+    }
+
+    fn frame(&mut self, header: Header, payload: &[u8]) -> Result<Option<Event<T>>, Fault> {
+        let (id, client) = (header.id, self.role == Role::Client);
+        match Frame::parse(header, payload)? {
+            Frame::Request(request) if !client => self.request(id, &request),
+            Frame::Response(response) if client => self.response(id, &response),
+            Frame::Data { more, end, piece } if !(client && end) => self.data_frame(id, more, end, piece),
+            Frame::End(block) => self.end_frame(id, block),
+            Frame::Error(failure) if client => self.error_frame(id, &failure),
+            Frame::Cancel(_) if !client => {
+                self.known(id)?;
+                Ok(self.remove(id).map(|stream| Event::Canceled { id, data: stream.data }))
+            }
+            Frame::Credit(more) => self.credit_frame(id, more),
+            Frame::Ping { answer: true, .. } => Ok(None),
+            Frame::Ping { answer: false, bytes } => {
+                write::ping(&mut self.out, PONG, bytes);
+                Ok(None)
+            }
+            Frame::GoAway { last, reason, .. } => self.go_away_frame(last, reason),
+            _ => Err(Fault("a frame came from the wrong side")),
+        }
+    }
+
+    /// A frame about a call that never was is a fault; about one that is over, it is merely late.
+    fn known(&self, id: u32) -> Result<(), Fault> {
+        if id <= self.highest { Ok(()) } else { Err(Fault("a frame is about a call that never was")) }
+    }
+
+    fn request(&mut self, id: u32, request: &frame::Request<'_>) -> Result<Option<Event<T>>, Fault> {
+        if id <= self.highest || id >= LAST_NUMBER {
+            return Err(Fault("a call has a number that was used before"));
+        }
+        // The tables change whatever becomes of the call.
+        let (place, path) = self.paths_in.read(request.method, self.local.paths)?;
+        let metadata = self.pairs_in.read(request.metadata, self.local.pairs, self.local.metadata)?;
+        self.highest = id;
+        if self.leaving {
+            // The client knows from the go-away that it was not taken.
+            return Ok(None);
+        }
+        if self.streams.len() >= self.local.calls as usize {
+            let text = format!("{} calls are open on this connection, its limit", self.local.calls);
+            self.write_error(id, &Error::resource_exhausted(text), true);
+            return Ok(None);
+        }
+        let credit = self.remote.map_or(0, |remote| remote.stream_credit);
+        let mut stream = Stream::new(T::default(), !request.end, self.local.stream_credit, credit);
+        let mut message = None;
+        if let Some(bytes) = request.message {
+            if bytes.len() > self.local.message as usize {
+                let error = self.too_large();
+                self.write_error(id, &error, false);
+                return Ok(None);
+            }
+            if request.more {
+                stream.partial.extend_from_slice(bytes);
+                stream.unfinished = true;
+                self.partial += bytes.len();
+            } else {
+                message = Some(Bytes::copy_from_slice(bytes));
+            }
+        }
+        self.streams.insert(id, stream);
+        Ok(Some(Event::Request(Request {
+            id,
+            place,
+            path,
+            json: request.json,
+            timeout: request.timeout,
+            trace: request.trace,
+            attempt: request.attempt,
+            metadata,
+            message,
+            end: request.end,
+        })))
+    }
+
+    fn response(&mut self, id: u32, response: &frame::Response<'_>) -> Result<Option<Event<T>>, Fault> {
+        self.known(id)?;
+        let (pairs, most) = (self.local.pairs, self.local.metadata);
+        let metadata = self.pairs_in.read(response.metadata, pairs, most)?;
+        let trailers = self.pairs_in.read(response.trailers, pairs, most)?;
+        let Some(stream) = self.streams.get_mut(&id) else { return Ok(None) };
+        if stream.responded {
+            return Err(Fault("a call has two responses"));
+        }
+        if !response.end {
+            stream.responded = true;
+            return Ok(Some(Event::Response { id, metadata }));
+        }
+        if response.message.is_some_and(|message| message.len() > self.local.message as usize) {
+            return Ok(self.refuse(id));
+        }
+        let message = response.message.map(Bytes::copy_from_slice);
+        let stream = self.remove(id);
+        Ok(stream.map(|stream| Event::Answer { data: stream.data, metadata, trailers, message }))
+    }
+
+    fn data_frame(
+        &mut self,
+        id: u32,
+        more: bool,
+        end: bool,
+        piece: &[u8],
+    ) -> Result<Option<Event<T>>, Fault> {
+        self.known(id)?;
+        let charge = super::stream::OVERHEAD + piece.len() as u32;
+        let overdrawn = Fault("there is more data than credit");
+        self.credit_in = self.credit_in.checked_sub(charge).ok_or(overdrawn)?;
+        let Some(stream) = self.streams.get_mut(&id) else {
+            self.give_back(charge);
+            return Ok(None);
+        };
+        if !stream.receiving || (self.role == Role::Client && !stream.responded) {
+            return Err(Fault("data is where none is expected"));
+        }
+        stream.credit_in = stream.credit_in.checked_sub(charge).ok_or(overdrawn)?;
+        stream.receiving = !end;
+        let too_large = stream.partial.len() + piece.len() > self.local.message as usize;
+        let too_much = more && self.partial + piece.len() > self.most_partial;
+        if too_large || too_much {
+            self.give_back(charge);
+            return Ok(self.refuse(id));
+        }
+        stream.partial_charge += charge;
+        if more {
+            stream.partial.extend_from_slice(piece);
+            stream.unfinished = true;
+            self.partial += piece.len();
+            if stream.waiting == 0 {
+                let charge = std::mem::take(&mut stream.partial_charge);
+                self.repay(id, charge);
+            }
+            return Ok(None);
+        }
+        let bytes = if stream.unfinished {
+            self.partial -= stream.partial.len();
+            stream.partial.extend_from_slice(piece);
+            stream.unfinished = false;
+            std::mem::take(&mut stream.partial).freeze()
+        } else {
+            Bytes::copy_from_slice(piece)
+        };
+        stream.waiting += 1;
+        let charge = std::mem::take(&mut stream.partial_charge);
+        Ok(Some(Event::Message { id, bytes, charge, end }))
+    }
+
+    fn end_frame(&mut self, id: u32, block: frame::Block<'_>) -> Result<Option<Event<T>>, Fault> {
+        self.known(id)?;
+        let trailers = self.pairs_in.read(block, self.local.pairs, self.local.metadata)?;
+        let Some(stream) = self.streams.get_mut(&id) else { return Ok(None) };
+        if !stream.receiving || stream.unfinished {
+            return Err(Fault("a direction ends where it cannot"));
+        }
+        if self.role == Role::Server {
+            if !block.is_empty() {
+                return Err(Fault("a request has trailing metadata"));
+            }
+            stream.receiving = false;
+            return Ok(Some(Event::Finished { id }));
+        }
+        if !stream.responded {
+            return Err(Fault("an answer ends before it begins"));
+        }
+        Ok(self.remove(id).map(|stream| Event::End { data: stream.data, trailers }))
+    }
+
+    fn error_frame(&mut self, id: u32, failure: &Failure<'_>) -> Result<Option<Event<T>>, Fault> {
+        self.known(id)?;
+        let metadata = self.pairs_in.read(failure.metadata, self.local.pairs, self.local.metadata)?;
+        let code = Code::from_number(failure.code.into()).unwrap_or(Code::Unknown);
+        let mut error = Error::new(code, failure.text);
+        for (name, value) in failure.details.iter() {
+            error = error.with_detail(name, Bytes::copy_from_slice(value));
+        }
+        *error.metadata_mut() = metadata.into();
+        if failure.refused {
+            error = error.with_unsent();
+        }
+        Ok(self.remove(id).map(|stream| Event::Failed { data: stream.data, error }))
+    }
+
+    fn credit_frame(&mut self, id: u32, more: u32) -> Result<Option<Event<T>>, Fault> {
+        let endless = Fault("there is credit without end");
+        let add = |credit: u32| credit.checked_add(more).filter(|&sum| sum <= MAX_CREDIT).ok_or(endless);
+        if id == 0 {
+            self.credit = add(self.credit)?;
+            return Ok(None);
+        }
+        self.known(id)?;
+        if let Some(stream) = self.streams.get_mut(&id) {
+            stream.credit = add(stream.credit)?;
+            self.take_turn(id);
+        }
+        Ok(None)
+    }
+
+    fn go_away_frame(&mut self, last: u32, reason: u8) -> Result<Option<Event<T>>, Fault> {
+        self.left = Some(self.left.map_or(last, |before| before.min(last)));
+        if self.role == Role::Client {
+            let text = match reason {
+                0 => "the server is going away",
+                1 => "the server gave the connection up",
+                _ => "the server speaks no common version",
+            };
+            let after: Vec<u32> = self.streams.keys().copied().filter(|&id| id > last).collect();
+            for id in after {
+                if let Some(stream) = self.remove(id) {
+                    self.events.push_back(Event::Failed { data: stream.data, error: Self::unsent(text) });
+                }
+            }
+        }
+        Ok(Some(Event::GoAway))
+    }
+
+    /// The application has taken a message, or will take none any more.
+    pub fn consumed(&mut self, id: u32, mut charge: u32) {
+        if let Some(stream) = self.streams.get_mut(&id) {
+            stream.waiting = stream.waiting.saturating_sub(1);
+            if stream.waiting == 0 {
+                charge += std::mem::take(&mut stream.partial_charge);
+            }
+            self.repay(id, charge);
+        } else {
+            self.give_back(charge);
+        }
+    }
+
+    /// Gives a call's credit back, in portions worth a frame, and the connection's.
+    fn repay(&mut self, id: u32, charge: u32) {
+        if let Some(stream) = self.streams.get_mut(&id) {
+            stream.owed += charge;
+            if stream.owed >= self.local.stream_credit / 2 && stream.receiving {
+                let owed = std::mem::take(&mut stream.owed);
+                stream.credit_in += owed;
+                write::credit(&mut self.out, id, owed);
+            }
+        }
+        self.give_back(charge);
+    }
+
+    pub(super) fn give_back(&mut self, charge: u32) {
+        self.owed += charge;
+        if self.owed >= self.local.connection_credit / 2 {
+            let owed = std::mem::take(&mut self.owed);
+            self.credit_in += owed;
+            write::credit(&mut self.out, 0, owed);
+        }
+    }
+
+    fn too_large(&self) -> Error {
+        Error::resource_exhausted(format!("a message is larger than {} bytes, the limit", self.local.message))
+    }
+
+    /// Ends a call whose messages are too large, or too many at once.
+    fn refuse(&mut self, id: u32) -> Option<Event<T>> {
+        let error = self.too_large();
+        let stream = self.remove(id)?;
+        if self.role == Role::Client {
+            self.write_cancel(id, Code::ResourceExhausted);
+            return Some(Event::Failed { data: stream.data, error });
+        }
+        self.write_error(id, &error, false);
+        Some(Event::Canceled { id, data: stream.data })
+    }
+}

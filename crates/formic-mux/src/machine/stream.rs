@@ -1,0 +1,78 @@
+//! What the machine knows of one call.
+
+use std::collections::VecDeque;
+
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
+
+use crate::codec::HEADER;
+
+/// What a data frame costs beyond the message: header and flags.
+pub(super) const OVERHEAD: u32 = HEADER as u32 + 1;
+
+/// A call.
+#[derive(Debug)]
+pub(super) struct Stream<T> {
+    pub(super) data: T,
+
+    /// The other side may send data.
+    pub(super) receiving: bool,
+    /// The response was read, or written.
+    pub(super) responded: bool,
+    /// What the other side may send.
+    pub(super) credit_in: u32,
+    /// Taken by the application, but not given back yet.
+    pub(super) owed: u32,
+    /// An unfinished message.
+    pub(super) partial: BytesMut,
+    /// What it costs, as far as that was not given back.
+    pub(super) partial_charge: u32,
+    /// There is an unfinished message, though it may be empty still.
+    pub(super) unfinished: bool,
+    /// Messages that the application has not taken.
+    pub(super) waiting: u32,
+
+    /// What may be sent.
+    pub(super) credit: u32,
+    /// What is to be sent.
+    pub(super) queue: VecDeque<Bytes>,
+    /// What comes after that.
+    pub(super) tail: Option<Tail>,
+    /// It has a place among the turns.
+    pub(super) in_turn: bool,
+    /// Somebody waits until the queue is empty.
+    pub(super) wanted: bool,
+    /// The last byte of the request, counted over all the output.
+    pub(super) sent_at: u64,
+}
+
+/// How a direction ends.
+#[derive(Debug)]
+pub(super) enum Tail {
+    /// The client's: the last message says so itself.
+    Finish,
+    /// The server's.
+    End(HeaderMap),
+}
+
+impl<T> Stream<T> {
+    pub(super) fn new(data: T, receiving: bool, credit_in: u32, credit: u32) -> Self {
+        Self {
+            data,
+            receiving,
+            responded: false,
+            credit_in,
+            owed: 0,
+            partial: BytesMut::new(),
+            partial_charge: 0,
+            unfinished: false,
+            waiting: 0,
+            credit,
+            queue: VecDeque::new(),
+            tail: None,
+            in_turn: false,
+            wanted: false,
+            sent_at: 0,
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! Both ends joined in memory, their bytes cut anywhere, delayed and lost; and one end under attack.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+mod attacks;
+mod model;
+
+use formic_core::{Code, Error};
+use http::{HeaderMap, HeaderValue};
+use proptest::prelude::*;
+
+use super::*;
+use model::{Model, head, machine};
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever is called, sent, canceled and answered in whatever order, and however the bytes are cut: each call gets its
+    /// own answer, once, and all credit comes back.
+    #[test]
+    fn each_call_gets_its_own_answer(seed: u64, tight: bool) {
+        let mut model = Model::new(seed, tight);
+        for _ in 0..400 {
+            model.step();
+        }
+        model.settle();
+        model.assert_settled();
+    }
+
+    /// The connection may break at any byte: every call ends once, and one that is said to be unsent was not seen.
+    #[test]
+    fn a_lost_connection_ends_every_call_once(seed: u64, steps in 1usize..300) {
+        let mut model = Model::new(seed, false);
+        for _ in 0..steps {
+            model.step();
+        }
+        model.cut();
+    }
+
+    /// A server that goes away answers what it took; the rest surely reached no handler.
+    #[test]
+    fn going_away_loses_nothing(seed: u64, steps in 1usize..200) {
+        let mut model = Model::new(seed, false);
+        for _ in 0..steps {
+            model.step();
+        }
+        model.server.go_away();
+        for _ in 0..100 {
+            model.step();
+        }
+        model.settle();
+        model.assert_settled();
+        prop_assert!(model.client.is_leaving());
+        let refusal = model.client.open(&head("/t/Unary", &HeaderMap::new()), None, true, 0);
+        prop_assert!(matches!(refusal, Err(Refusal::Leaving)));
+    }
+}
+
+#[test]
+fn what_is_beside_a_message_arrives() {
+    let mut model = Model::new(1, false);
+    let mut metadata = HeaderMap::new();
+    metadata.insert("x-user", HeaderValue::from_static("ada"));
+    metadata.append("x-user", HeaderValue::from_static("eve"));
+    metadata.insert("content-type", HeaderValue::from_static("text/html"));
+    let trace = TraceContext { trace_id: 5, span_id: 6, sampled: true };
+    let head = Head {
+        path: "/t/Fail",
+        json: true,
+        timeout: Some(Duration::from_micros(1_500_000)),
+        trace: Some(trace),
+        attempt: Some(2),
+        metadata: &metadata,
+        skip: |name| name == "content-type",
+    };
+    // The third time both stand in the tables, and must say the same.
+    for round in 0..4 {
+        let id = model.client.open(&head, Some(Bytes::from_static(b"{}")), true, 7).unwrap();
+        let mut requests = model.carry_to_server();
+        let Some(Event::Request(request)) = requests.pop() else { panic!("{requests:?}") };
+        assert_eq!((request.id, &*request.path, request.json, request.end), (id, "/t/Fail", true, true));
+        assert_eq!((request.timeout, request.trace, request.attempt), (head.timeout, head.trace, Some(2)));
+        let users: Vec<_> = request.metadata.get_all("x-user").iter().collect();
+        assert_eq!(
+            (users, request.metadata.len()),
+            (["ada", "eve"].map(HeaderValue::from_static).iter().collect(), 2),
+            "round {round}"
+        );
+        assert_eq!(request.message.as_deref(), Some(&b"{}"[..]));
+        let mut error = Error::new(Code::Aborted, "so").with_info("d", "R", [("a", "b")]);
+        error.metadata_mut().insert("x-why", "because").unwrap();
+        model.server.fail(id, &error);
+        let mut events = model.carry_to_client();
+        let Some(Event::Failed { data: 7, error }) = events.pop() else { panic!("{events:?}") };
+        assert_eq!((error.code(), error.message(), error.is_unsent()), (Code::Aborted, "so", false));
+        assert_eq!(error.info().unwrap().reason, "R");
+        assert_eq!(error.metadata().get("x-why"), Some("because"));
+    }
+}
+
+#[test]
+fn tables_wrap_around_and_both_sides_agree() {
+    let mut model = Model::new(2, true);
+    for n in 0..100 {
+        let mut metadata = HeaderMap::new();
+        metadata.insert("x-n", HeaderValue::from(n % 20));
+        let path = format!("/t/M{}", n % 13);
+        // Twice each, so that pairs get places.
+        for _ in 0..2 {
+            model.client.open(&head(&path, &metadata), None, true, 0).unwrap();
+            let mut requests = model.carry_to_server();
+            let Some(Event::Request(request)) = requests.pop() else { panic!("{requests:?}") };
+            assert_eq!((&*request.path, &request.metadata), (&*path, &metadata));
+            model.server.fail(request.id, &Error::internal(""));
+            model.carry_to_client();
+        }
+    }
+}
+
+#[test]
+fn a_long_message_lets_short_ones_by() {
+    let (mut client, mut server) = (machine(Role::Client, false), machine(Role::Server, false));
+    model::greet(&mut client, &mut server);
+    let none = HeaderMap::new();
+    let long = Bytes::from(vec![7u8; 1 << 20]);
+    client.open(&head("/t/Long", &none), Some(long), true, 1).unwrap();
+    let mut first = Vec::new();
+    client.output(&mut first);
+    assert!(first.len() < 200 << 10, "{} bytes of the long one stand before what comes next", first.len());
+    let id = client.open(&head("/t/Short", &none), Some(Bytes::from_static(b"hi")), true, 2).unwrap();
+    let mut second = Vec::new();
+    client.output(&mut second);
+    let mut bytes = [first, second].concat();
+    bytes.truncate(256 << 10);
+    let events = model::feed(&mut server, &bytes);
+    let at = events.iter().position(|event| matches!(event, Event::Request(request) if request.id == id));
+    assert!(at.is_some(), "the short one waits behind the long one");
+}
+
+#[test]
+fn silence_is_asked_about_and_then_an_end() {
+    let alive =
+        Alive { interval: Duration::from_secs(1), timeout: Duration::from_millis(1500), busy_only: true };
+    let mut client = Machine::<u32>::new(Role::Client, Limits::default(), alive);
+    let mut server = machine(Role::Server, false);
+    model::greet(&mut client, &mut server);
+    let seconds = Duration::from_secs;
+    assert_eq!(client.due(), None, "an idle client asks nothing");
+    client.open(&head("/t/Unary", &HeaderMap::new()), None, true, 0).unwrap();
+    client.tick(seconds(5)).unwrap();
+    let mut out = Vec::new();
+    client.output(&mut out);
+    model::feed(&mut server, &out);
+    let mut pong = Vec::new();
+    server.output(&mut pong);
+    assert!(!pong.is_empty());
+    assert!(client.receive(&mut &pong[..], seconds(6)).unwrap().is_none());
+    assert_eq!(client.due(), Some(seconds(7)));
+    client.tick(seconds(7)).unwrap();
+    client.tick(seconds(8)).unwrap();
+    assert!(client.tick(Duration::from_millis(8500)).is_err());
+}

@@ -1,0 +1,211 @@
+//! A peer that does not keep the rules: a clear fault, and no more memory than the limits say.
+
+use super::model::feed;
+use super::*;
+use crate::codec::frame::{data, request};
+use crate::codec::{HEADER, Type};
+
+/// A server that a stranger has greeted.
+fn server() -> Machine<u32> {
+    let mut server = machine(Role::Server, true);
+    let mut greeting = Vec::new();
+    model::limits(true).write(&mut greeting);
+    assert!(matches!(feed(&mut server, &greeting)[..], [Event::Greeted]));
+    server
+}
+
+fn fault(machine: &mut Machine<u32>, mut bytes: &[u8]) -> &'static str {
+    loop {
+        match machine.receive(&mut bytes, Duration::ZERO) {
+            Ok(Some(_)) => {}
+            Ok(None) => panic!("there is no fault"),
+            Err(fault) => return fault.0,
+        }
+    }
+}
+
+/// A request of one frame.
+fn call(id: u32, flags: u8, message: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    write::frame(&mut out, Type::Request, id, |out| {
+        out.push(flags);
+        write::varint(out, 1);
+        write::bytes(out, b"/t/Unary");
+        write::varint(out, 0);
+        out.extend_from_slice(message);
+    });
+    out
+}
+
+fn frame(kind: Type, id: u32, payload: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    write::frame(&mut out, kind, id, |out| out.extend_from_slice(payload));
+    out
+}
+
+/// What a machine holds of what the other side sent.
+fn held(machine: &Machine<u32>) -> usize {
+    machine.input.capacity() + machine.partial + machine.streams.len() * 300
+}
+
+#[test]
+fn what_is_no_greeting_is_known_at_its_first_byte() {
+    for bytes in [&b"GET / HTTP/1.1"[..], b"PRI * HTTP/2.0", b"\xf0formik\n", b"\x16\x03\x01"] {
+        assert_eq!(fault(&mut machine(Role::Server, true), bytes), "the greeting is another protocol's");
+    }
+    let mut greeting = Vec::new();
+    limits_of(0, 64 << 10).write(&mut greeting);
+    assert!(fault(&mut machine(Role::Server, true), &greeting).contains("credit"));
+    let mut later = Vec::new();
+    Limits::default().write(&mut later);
+    later[8..10].copy_from_slice(&[9, 7]);
+    assert!(fault(&mut machine(Role::Server, true), &later).contains("version"));
+}
+
+fn limits_of(stream_credit: u32, connection_credit: u32) -> Limits {
+    Limits { stream_credit, connection_credit, ..Limits::default() }
+}
+
+#[test]
+fn frames_that_cannot_be() {
+    for (bytes, what) in [
+        (vec![0xff, 0xff, 0xff, 3, 0, 0, 0, 1], "longer than 65536"),
+        (vec![0, 0, 0, 99, 0, 0, 0, 1], "unknown type"),
+        (frame(Type::Data, 1, b"\0x"), "never was"),
+        (frame(Type::Cancel, 9, b"\x01"), "never was"),
+        (frame(Type::Credit, 9, &[0, 0, 0, 1]), "never was"),
+        (frame(Type::Credit, 0, &[0x7f, 0xff, 0xff, 0xff]), "credit without end"),
+        (frame(Type::Response, 1, &[0, 0]), "wrong side"),
+        (frame(Type::Data, 0, b"\0x"), "number 0"),
+        (frame(Type::Ping, 1, &[0; 9]), "number of a call"),
+        (frame(Type::Ping, 0, &[0; 3]), "before its time"),
+        (frame(Type::Request, 1, &[0x80, 0, 0]), "empty place"),
+        (frame(Type::Request, 1, &[0x80, 0xff, 1, 1, b'/', 0]), "beyond the end"),
+        // The length of a path says 4 GiB.
+        (frame(Type::Request, 1, &[0x80, 1, 0xff, 0xff, 0xff, 0xff, 0x0f]), "before its time"),
+        (frame(Type::Request, 1, &[0x80, 1, 1, b'/', 1, 4]), "empty place"),
+        (frame(Type::Request, 1, &[0x80, 1, 1, b'/', 1, 0, 1, b'A', 1, b'b']), "name of metadata"),
+        (call(0, request::END, b""), "number 0"),
+        ([call(5, request::END, b""), call(5, request::END, b"")].concat(), "used before"),
+        ([call(5, request::END, b""), call(4, request::END, b"")].concat(), "used before"),
+        ([call(5, request::END, b""), frame(Type::Data, 5, b"\0x")].concat(), "none is expected"),
+        (call(1 << 31, request::END, b""), "used before"),
+    ] {
+        let said = fault(&mut server(), &bytes);
+        assert!(said.contains(what), "{said:?} is not {what:?}");
+    }
+}
+
+#[test]
+fn more_data_than_credit() {
+    let mut server = server();
+    feed(&mut server, &call(1, 0, b""));
+    let mut bytes = Vec::new();
+    write::data(&mut bytes, 1, 0, &[0; 60_000]);
+    assert_eq!(feed(&mut server, &bytes).len(), 1);
+    assert_eq!(fault(&mut server, &bytes), "there is more data than credit");
+}
+
+#[test]
+fn calls_beyond_the_limit_are_refused_and_those_within_live() {
+    let mut server = server();
+    let calls: Vec<u8> = (1..=1000).flat_map(|id| call(id, 0, b"")).collect();
+    let events = feed(&mut server, &calls);
+    assert_eq!((events.len(), server.calls()), (4, 4));
+    let mut out = Vec::new();
+    server.output(&mut out);
+    let refused = out.iter().filter(|&&byte| byte == Type::Error as u8).count();
+    assert!(refused >= 996, "{refused}");
+    assert_eq!(feed(&mut server, &frame(Type::Cancel, 1, b"\x01")).len(), 1);
+    assert_eq!(feed(&mut server, &call(1001, request::END, b"")).len(), 1);
+}
+
+#[test]
+fn unfinished_messages_are_bounded() {
+    // As many calls as there may be, each with a message that never ends.
+    let limits = Limits { calls: 1000, message: 64 << 10, ..Limits::default() };
+    let hour = Duration::from_secs(3600);
+    let alive = Alive { interval: hour, timeout: hour, busy_only: false };
+    let mut server = Machine::<u32>::new(Role::Server, limits, alive);
+    let mut greeting = Vec::new();
+    limits.write(&mut greeting);
+    feed(&mut server, &greeting);
+    let piece = vec![0; 60_000];
+    for id in 1..=1000 {
+        feed(&mut server, &call(id, request::MESSAGE | request::MORE, b""));
+        let mut bytes = Vec::new();
+        write::data(&mut bytes, id, data::MORE, &piece);
+        feed(&mut server, &bytes);
+        assert!(server.partial <= 1 << 20, "{} bytes are held", server.partial);
+    }
+    assert!(server.calls() < 20);
+}
+
+#[test]
+fn pings_and_credit_in_floods_are_answered_within_bounds() {
+    let mut server = server();
+    for _ in 0..1000 {
+        feed(&mut server, &frame(Type::Ping, 0, &[0; 9]));
+        feed(&mut server, &frame(Type::Credit, 0, &[0, 0, 0, 1]));
+        // Whoever drives the machine stops reading while this is not written.
+        assert!(server.unwritten() <= 18 * 1000);
+    }
+    assert!(held(&server) < 1 << 20);
+}
+
+/// Good bytes with some of them changed, cut anywhere.
+#[test]
+fn nothing_that_is_sent_breaks_a_machine() {
+    let began = std::time::Instant::now();
+    for seed in 0..4_000u64 {
+        let mut chance = fastrand::Rng::with_seed(seed);
+        let mut machine = if chance.bool() { server() } else { machine(Role::Client, true) };
+        if machine.role == Role::Client {
+            let mut greeting = Vec::new();
+            model::limits(true).write(&mut greeting);
+            feed(&mut machine, &greeting);
+            for _ in 0..4 {
+                machine.open(&head("/t/Unary", &HeaderMap::new()), None, true, 0).unwrap();
+            }
+        }
+        for _ in 0..chance.usize(1..20) {
+            let id = chance.u32(..6);
+            let mut bytes = match chance.u8(..8) {
+                0 | 1 => call(id, chance.u8(..), b"hello"),
+                2 => frame(Type::Response, id, &[chance.u8(..4) * 4, 0, 0, 1, 2]),
+                3 => frame(Type::Data, id, &[chance.u8(..4), 1, 2, 3]),
+                4 => frame(Type::End, id, &[]),
+                5 => frame(Type::Error, id, &[0, 3, 0, 0, 0]),
+                6 => frame(Type::Credit, id, &[0, 0, 0, 9]),
+                _ => (0..chance.usize(..40)).map(|_| chance.u8(..)).collect(),
+            };
+            if chance.u8(..3) == 0 && !bytes.is_empty() {
+                let at = chance.usize(..bytes.len());
+                bytes[at] = chance.u8(..);
+            }
+            let mut over = false;
+            let cut = chance.usize(..=bytes.len());
+            for part in [&bytes[..cut], &bytes[cut..]] {
+                let mut input = part;
+                loop {
+                    match machine.receive(&mut input, Duration::ZERO) {
+                        Ok(Some(_)) => {}
+                        Ok(None) => break,
+                        Err(_) => {
+                            over = true;
+                            break;
+                        }
+                    }
+                }
+                assert!(machine.input.len() <= HEADER + crate::codec::MAX_PAYLOAD);
+            }
+            machine.output(&mut Vec::new());
+            if over {
+                break;
+            }
+        }
+        if began.elapsed() > Duration::from_secs(20) {
+            break;
+        }
+    }
+}
