@@ -11,16 +11,23 @@
 //! one connection, in any language, for a header block and several frames a call are what it is.
 #![warn(missing_docs)]
 
+pub mod capture;
+pub mod client;
 pub mod codec;
 
+pub mod learn;
 pub mod limits;
 
+mod link;
 pub mod machine;
 
+pub mod server;
 pub mod tables;
 
+pub use client::{Connect, Sender};
 pub use codec::Fault;
 pub use limits::Limits;
+pub use server::{Accept, serve};
 
 /// The key of an instance's metadata that says that its endpoint speaks this wire, with the version as value.
 pub const ANNOUNCED: &str = "formic-mux";

@@ -320,6 +320,11 @@ impl<T: Default> Machine<T> {
         }
     }
 
+    /// The application will not take messages that cost so much, and their call gets no credit for them.
+    pub fn release(&mut self, charge: u32) {
+        self.give_back(charge);
+    }
+
     /// Gives a call's credit back, in portions worth a frame, and the connection's.
     fn repay(&mut self, id: u32, charge: u32) {
         if let Some(stream) = self.streams.get_mut(&id) {

@@ -222,6 +222,14 @@ impl<T: Default> Machine<T> {
         }
     }
 
+    /// Ends an answer that streams with an error, after its last message.
+    pub fn fail_after(&mut self, id: u32, error: Error) {
+        match self.streams.get_mut(&id) {
+            Some(stream) if !stream.queue.is_empty() => stream.tail = Some(Tail::Fail(error)),
+            _ => self.fail(id, &error),
+        }
+    }
+
     /// Answers a call with one message.
     ///
     /// # Errors
@@ -332,6 +340,7 @@ impl<T: Default> Machine<T> {
     fn write_tail(&mut self, id: u32, tail: &Tail) {
         match tail {
             Tail::Finish => write::frame(&mut self.out, Type::End, id, |_| {}),
+            Tail::Fail(error) => self.fail(id, error),
             Tail::End(trailers) => {
                 let pairs = self.remote.map_or(0, |remote| remote.pairs);
                 let Self { out, pairs_out, .. } = self;

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
+use formic_core::Error;
 use http::HeaderMap;
 
 use crate::codec::HEADER;
@@ -53,6 +54,8 @@ pub(super) enum Tail {
     Finish,
     /// The server's.
     End(HeaderMap),
+    /// The server's, if it failed.
+    Fail(Error),
 }
 
 impl<T> Stream<T> {

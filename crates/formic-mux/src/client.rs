@@ -1,0 +1,269 @@
+//! The calling end on a socket. One task a connection reads and writes; a call is an entry in a table, and no task.
+//!
+//! Callers write into the machine under its lock and wake the task, once for all who do so before it runs: so what many
+//! callers say at a time is one write, and what comes back in one read wakes all of them.
+
+mod call;
+mod drive;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+use std::time::Duration;
+
+use bytes::Bytes;
+use formic_core::{Code, Error};
+use http::HeaderMap;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::task::AbortHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::capture::{Capture, Direction};
+use crate::codec::Fault;
+use crate::limits::Limits;
+use crate::link::{Clock, Pipe};
+use crate::machine::{Alive, Machine, Role};
+
+pub use call::Failure;
+
+/// What a connection is made with.
+#[derive(Clone, Debug)]
+pub struct Connect {
+    /// What the server may send.
+    pub limits: Limits,
+    /// A server that says nothing for so long while calls wait for it is asked whether it is there.
+    pub ping: Duration,
+    /// How long it may take to say something then.
+    pub ping_timeout: Duration,
+    /// A folder for records of connections.
+    pub capture: Option<PathBuf>,
+    /// Who owns the tasks of connections and of requests that stream.
+    pub tasks: TaskTracker,
+    /// Ends them.
+    pub stop: CancellationToken,
+}
+
+/// Why a server was not greeted.
+#[derive(Debug, thiserror::Error)]
+pub enum NoGreeting {
+    /// It speaks something else, or another version.
+    #[error("the server does not speak the multiplexed wire")]
+    Foreign(#[source] Fault),
+    /// It closed the connection, which servers do that do not understand what they are told.
+    #[error("the server closed the connection instead of a greeting")]
+    Closed,
+    /// The connection broke.
+    #[error("the connection broke before the greeting")]
+    Io(#[source] io::Error),
+}
+
+/// A connection to a server. When the last clone is dropped, the connection ends after the last of its calls.
+#[derive(Clone)]
+pub struct Sender(Arc<Owner>);
+
+struct Owner {
+    link: Arc<Link>,
+    tasks: TaskTracker,
+}
+
+/// What callers and the connection's task share.
+pub(crate) struct Link {
+    state: Mutex<State>,
+    /// The endpoint, for errors.
+    name: Arc<str>,
+}
+
+struct State {
+    machine: Machine<u32>,
+    slots: Slots,
+    /// Wakes the connection's task; unset while it runs.
+    driver: Option<Waker>,
+    /// Callers who wait until the server takes more calls, by their turn.
+    room: BTreeMap<u64, Waker>,
+    turns: u64,
+    /// Nobody can make another call.
+    orphaned: bool,
+    /// The connection is over.
+    closed: bool,
+}
+
+/// Calls by a number that is used again, so that looking one up is one step.
+#[derive(Default)]
+struct Slots {
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+}
+
+/// One call as its caller sees it.
+#[derive(Default)]
+struct Slot {
+    id: u32,
+    waker: Option<Waker>,
+    metadata: Option<HeaderMap>,
+    /// The message of an answer in one frame; most calls have no other.
+    message: Option<Bytes>,
+    /// Messages with what they cost.
+    queue: VecDeque<(Bytes, u32)>,
+    end: Option<Result<HeaderMap, Error>>,
+    /// Sends a request that streams, and waits for room.
+    pump: Option<AbortHandle>,
+    room: Option<Waker>,
+}
+
+/// Greets a server on a fresh connection and starts the connection's task. The caller bounds the time.
+///
+/// # Errors
+/// If the server does not greet back.
+pub async fn connect<S>(io: S, name: Arc<str>, with: &Connect) -> Result<Sender, NoGreeting>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let alive = Alive { interval: with.ping, timeout: with.ping_timeout, busy_only: true };
+    let machine = Machine::new(Role::Client, with.limits, alive);
+    let state = State {
+        machine,
+        slots: Slots::default(),
+        driver: None,
+        room: BTreeMap::new(),
+        turns: 0,
+        orphaned: false,
+        closed: false,
+    };
+    let capture = with.capture.as_deref().and_then(|folder| record(folder, &name));
+    let link = Arc::new(Link { state: Mutex::new(state), name });
+    let mut driver = drive::Driver {
+        link: Arc::clone(&link),
+        pipe: Pipe::new(io, Direction::Up, capture),
+        clock: Clock::new(),
+        wake: Vec::new(),
+    };
+    driver.greet().await?;
+    let stop = with.stop.clone();
+    with.tasks.spawn(async move {
+        // Dropping the driver ends all calls.
+        stop.run_until_cancelled(driver.run()).await;
+    });
+    Ok(Sender(Arc::new(Owner { link, tasks: with.tasks.clone() })))
+}
+
+/// A record of this connection, under a name of its own.
+fn record(folder: &std::path::Path, name: &str) -> Option<Box<Capture>> {
+    let plain = name.replace(|c: char| !c.is_ascii_alphanumeric() && c != '.', "-");
+    let file = folder.join(format!("{plain}-{}-{:08x}.fmx", std::process::id(), fastrand::u32(..)));
+    match Capture::create(&file) {
+        Ok(capture) => {
+            tracing::info!(file = %file.display(), "a connection is recorded");
+            Some(Box::new(capture))
+        }
+        Err(error) => {
+            tracing::warn!(file = %file.display(), %error, "a connection cannot be recorded");
+            None
+        }
+    }
+}
+
+impl std::fmt::Debug for Sender {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Sender({})", self.0.link.name)
+    }
+}
+
+impl Sender {
+    /// Whether another connection is needed for the next call.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        let state = self.0.link.lock();
+        state.closed || state.machine.is_leaving()
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        let mut state = self.link.lock();
+        state.orphaned = true;
+        let waker = state.driver.take();
+        drop(state);
+        wake(waker);
+    }
+}
+
+/// Wakes outside of the lock.
+fn wake(waker: Option<Waker>) {
+    if let Some(waker) = waker {
+        waker.wake();
+    }
+}
+
+impl Link {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn broken(&self, unsent: bool) -> Error {
+        if unsent {
+            return Error::unavailable(format!("the call to {} was not sent", self.name)).with_unsent();
+        }
+        Error::new(Code::Unavailable, format!("the connection to {} was lost", self.name))
+    }
+
+    /// Ends all calls, for the connection is over.
+    fn close(&self, unwritten: usize) {
+        let mut wakers = Vec::new();
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        state.closed = true;
+        state.driver = None;
+        for (key, unsent) in state.machine.lost(unwritten) {
+            let slot = state.slots.get(key);
+            slot.end = Some(Err(self.broken(unsent)));
+            wakers.extend(slot.waker.take());
+            wakers.extend(slot.room.take());
+        }
+        wakers.extend(std::mem::take(&mut state.room).into_values());
+        drop(guard);
+        wakers.into_iter().for_each(Waker::wake);
+    }
+}
+
+impl State {
+    /// Who waits longest for a call to end.
+    fn next_in_line(&mut self) -> Option<Waker> {
+        self.room.pop_first().map(|(_, waker)| waker)
+    }
+}
+
+impl Slots {
+    fn take(&mut self) -> u32 {
+        match self.free.pop() {
+            Some(key) => key,
+            None => {
+                self.slots.push(Slot::default());
+                (self.slots.len() - 1) as u32
+            }
+        }
+    }
+
+    fn get(&mut self, key: u32) -> &mut Slot {
+        &mut self.slots[key as usize]
+    }
+
+    /// Makes the slot another call's; the credit of what was not taken is the result.
+    fn put_back(&mut self, key: u32) -> (u32, u32) {
+        let slot = &mut self.slots[key as usize];
+        let (id, charge) = (slot.id, slot.queue.drain(..).map(|(_, charge)| charge).sum());
+        slot.id = 0;
+        slot.waker = None;
+        slot.metadata = None;
+        slot.message = None;
+        slot.end = None;
+        slot.room = None;
+        if let Some(pump) = slot.pump.take() {
+            pump.abort();
+        }
+        self.free.push(key);
+        (id, charge)
+    }
+}

@@ -1,0 +1,231 @@
+//! The task of a connection: reads, lets callers know, writes.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::{Link, NoGreeting, State, wake};
+use crate::codec::Fault;
+use crate::link::{Clock, Pipe};
+use crate::machine::Event;
+
+/// Rounds before others get their turn on the thread.
+const ROUNDS: usize = 16;
+
+pub(super) struct Driver<S> {
+    pub(super) link: Arc<Link>,
+    pub(super) pipe: Pipe<S>,
+    pub(super) clock: Clock,
+    /// Callers to be woken outside of the lock.
+    pub(super) wake: Vec<Waker>,
+}
+
+impl<S> Drop for Driver<S> {
+    fn drop(&mut self) {
+        // However the task ends, nobody waits for ever.
+        self.link.close(0);
+    }
+}
+
+/// Why a connection is over.
+enum Over {
+    /// Nobody needs it any more.
+    Done,
+    Closed,
+    Broken(std::io::Error),
+    Fault(Fault),
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
+    /// Greets, and waits for the answer.
+    pub(super) async fn greet(&mut self) -> Result<(), NoGreeting> {
+        poll_fn(|cx| {
+            loop {
+                self.link.lock().machine.output(&mut self.pipe.writing);
+                // What cannot be written yet can be once the socket is written to again, after the answer.
+                if let Poll::Ready(Err(error)) = self.pipe.poll_write(cx) {
+                    return Poll::Ready(Err(NoGreeting::Io(error)));
+                }
+                let (link, now) = (&self.link, self.clock.now());
+                let read = self.pipe.poll_read(cx, |mut bytes| {
+                    let mut state = link.lock();
+                    // What comes after the greeting can only be a go-away, which the machine notes.
+                    while state.machine.receive(&mut bytes, now)?.is_some() {}
+                    Ok(state.machine.is_greeted())
+                });
+                match std::task::ready!(read) {
+                    Ok(Some(Ok(true))) => return Poll::Ready(Ok(())),
+                    Ok(Some(Ok(false))) => {}
+                    Ok(Some(Err(fault))) => return Poll::Ready(Err(NoGreeting::Foreign(fault))),
+                    Ok(None) => return Poll::Ready(Err(NoGreeting::Closed)),
+                    Err(error) => return Poll::Ready(Err(NoGreeting::Io(error))),
+                }
+            }
+        })
+        .await
+    }
+
+    /// Runs until the connection is over.
+    pub(super) async fn run(mut self) {
+        let over = poll_fn(|cx| self.poll(cx)).await;
+        let name = &self.link.name;
+        match &over {
+            Over::Done | Over::Closed => tracing::trace!(endpoint = %name, "connection closed"),
+            Over::Broken(error) => tracing::debug!(endpoint = %name, %error, "connection lost"),
+            Over::Fault(fault) => tracing::debug!(endpoint = %name, %fault, "connection given up"),
+        }
+        self.link.close(self.pipe.unwritten());
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Over> {
+        for _ in 0..ROUNDS {
+            // Write first: what callers said is what others wait for.
+            if let Poll::Ready(Err(error)) = self.write(cx) {
+                return Poll::Ready(Over::Broken(error));
+            }
+            match self.read(cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(over)) => return Poll::Ready(over),
+                Poll::Pending => return self.rest(cx),
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn write(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        loop {
+            if self.pipe.unwritten() == 0 {
+                let mut state = self.link.lock();
+                state.machine.output(&mut self.pipe.writing);
+                state.wake_pumps(&mut self.wake);
+                drop(state);
+                self.wake_all();
+                if self.pipe.writing.is_empty() {
+                    return Poll::Ready(Ok(()));
+                }
+            }
+            std::task::ready!(self.pipe.poll_write(cx))?;
+        }
+    }
+
+    fn read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Over>> {
+        let (link, woken, now) = (&self.link, &mut self.wake, self.clock.now());
+        let read = self.pipe.poll_read(cx, |mut bytes| {
+            let mut state = link.lock();
+            while let Some(event) = state.machine.receive(&mut bytes, now)? {
+                state.take(event, woken);
+            }
+            Ok(())
+        });
+        self.wake_all();
+        Poll::Ready(match std::task::ready!(read) {
+            Ok(Some(Ok(()))) => Ok(()),
+            Ok(Some(Err(fault))) => Err(Over::Fault(fault)),
+            Ok(None) => Err(Over::Closed),
+            Err(error) => Err(Over::Broken(error)),
+        })
+    }
+
+    /// Nothing more to read: waits, for bytes, for callers, or for the time.
+    fn rest(&mut self, cx: &mut Context<'_>) -> Poll<Over> {
+        loop {
+            let now = self.clock.now();
+            let mut state = self.link.lock();
+            if state.machine.is_idle() && !state.machine.has_output() && self.pipe.unwritten() == 0 {
+                if state.orphaned || state.machine.is_leaving() {
+                    return Poll::Ready(Over::Done);
+                }
+                state.machine.shrink();
+                self.pipe.shrink();
+            }
+            let due = state.machine.due();
+            if due.is_some_and(|due| due <= now) {
+                if let Err(fault) = state.machine.tick(now) {
+                    return Poll::Ready(Over::Fault(fault));
+                }
+                continue_after(state, cx);
+                return Poll::Pending;
+            }
+            if state.machine.has_output() && self.pipe.unwritten() == 0 {
+                // Credit was given back while reading, or a caller came in between.
+                continue_after(state, cx);
+                return Poll::Pending;
+            }
+            // While there is something unwritten the socket wakes; callers need not.
+            if state.driver.as_ref().is_none_or(|known| !known.will_wake(cx.waker())) {
+                state.driver = Some(cx.waker().clone());
+            }
+            drop(state);
+            if !self.clock.poll(cx, due) {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    fn wake_all(&mut self) {
+        self.wake.drain(..).for_each(Waker::wake);
+    }
+}
+
+/// Has the task polled again.
+fn continue_after(state: std::sync::MutexGuard<'_, State>, cx: &Context<'_>) {
+    drop(state);
+    wake(Some(cx.waker().clone()));
+}
+
+impl State {
+    fn take(&mut self, event: Event<u32>, woken: &mut Vec<Waker>) {
+        let slot = match event {
+            Event::Answer { data, metadata, trailers, message } => {
+                let slot = self.slots.get(data);
+                slot.metadata = Some(metadata);
+                slot.message = message;
+                slot.end = Some(Ok(trailers));
+                woken.extend(slot.waker.take());
+                return woken.extend(self.next_in_line());
+            }
+            Event::Response { id, metadata } => {
+                let Some(&mut key) = self.machine.data(id) else { return };
+                let slot = self.slots.get(key);
+                slot.metadata = Some(metadata);
+                slot
+            }
+            Event::Message { id, bytes, charge, .. } => {
+                let Some(&mut key) = self.machine.data(id) else { return self.machine.consumed(id, charge) };
+                let slot = self.slots.get(key);
+                slot.queue.push_back((bytes, charge));
+                slot
+            }
+            Event::End { data, trailers } => {
+                woken.extend(self.next_in_line());
+                let slot = self.slots.get(data);
+                slot.end = Some(Ok(trailers));
+                woken.extend(slot.room.take());
+                slot
+            }
+            Event::Failed { data, error } => {
+                woken.extend(self.next_in_line());
+                let slot = self.slots.get(data);
+                slot.end = Some(Err(error));
+                woken.extend(slot.room.take());
+                slot
+            }
+            Event::GoAway => return woken.extend(std::mem::take(&mut self.room).into_values()),
+            // A server's own, which the machine lets nobody send to a client.
+            Event::Greeted | Event::Request(_) | Event::Finished { .. } | Event::Canceled { .. } => return,
+        };
+        woken.extend(slot.waker.take());
+    }
+
+    /// Requests that stream and whose last message was passed on.
+    fn wake_pumps(&mut self, woken: &mut Vec<Waker>) {
+        while let Some(id) = self.machine.writable().pop() {
+            if let Some(&mut key) = self.machine.data(id) {
+                woken.extend(self.slots.get(key).room.take());
+            }
+        }
+    }
+}

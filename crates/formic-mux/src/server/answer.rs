@@ -1,0 +1,304 @@
+//! Calls of one connection: from a request to a handler, and its answer back.
+
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use formic_core::{Error, Metadata};
+use formic_rpc::trace::TRACEPARENT;
+use formic_rpc::{Answer, Body, BoxFuture, ByteStream, Call, Codec, Peer};
+use futures::StreamExt;
+use http::{HeaderName, HeaderValue};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::Instant;
+
+use super::inbox::{Inbox, Requests};
+use super::{Accept, Link};
+use crate::learn::Learnt;
+use crate::machine::{Event, Request};
+
+const TRACEPARENT_NAME: HeaderName = HeaderName::from_static(TRACEPARENT);
+
+/// Marks a repetition for handlers, as it does over HTTP.
+const ATTEMPT: HeaderName = HeaderName::from_static("formic-attempt");
+
+type Answering = BoxFuture<'static, Result<Answer, Error>>;
+
+pub(super) struct Calls {
+    pub(super) accept: Arc<Accept>,
+    peer: Option<Peer>,
+    /// By the place in the table of paths.
+    learnt: Vec<Option<(Arc<str>, Arc<Learnt>)>>,
+    /// Requests of one message that is not there yet.
+    gathering: HashMap<u32, (Request, Instant)>,
+    /// Calls that became tasks; each says its number when it ends.
+    pub(super) tasks: JoinSet<u32>,
+    running: HashMap<u32, AbortHandle>,
+    /// Answers that were ready at once.
+    pub(super) ready: Vec<(u32, Result<Answer, Error>)>,
+}
+
+impl Calls {
+    pub(super) fn new(accept: Arc<Accept>, peer: Option<Peer>) -> Self {
+        Self {
+            accept,
+            peer,
+            learnt: Vec::new(),
+            gathering: HashMap::new(),
+            tasks: JoinSet::new(),
+            running: HashMap::new(),
+            ready: Vec::new(),
+        }
+    }
+
+    /// Tasks that have ended.
+    pub(super) fn reap(&mut self, cx: &mut Context<'_>) {
+        while let Poll::Ready(Some(ended)) = self.tasks.poll_join_next(cx) {
+            match ended {
+                Ok(id) => drop(self.running.remove(&id)),
+                Err(error) if error.is_panic() => {
+                    // Servers catch panics of handlers; this is one of a handle without such a layer.
+                    tracing::error!(%error, "a call broke");
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    pub(super) fn shrink(&mut self) {
+        if self.ready.capacity() > 64 {
+            self.ready = Vec::new();
+        }
+    }
+
+    pub(super) fn take(&mut self, event: Event<Option<Arc<Inbox>>>, link: &Arc<Link>) {
+        match event {
+            Event::Request(request) => self.request(request, link),
+            Event::Message { id, bytes, charge, end } => {
+                if let Some((mut request, since)) = self.gathering.remove(&id) {
+                    link.say(|machine| machine.consumed(id, charge));
+                    if request.message.replace(bytes).is_some() {
+                        let error = Error::invalid_argument("a call of one request came with several");
+                        return self.ready.push((id, Err(error)));
+                    }
+                    return self.gathered(request, since, end, link);
+                }
+                let inbox = link.lock().machine.data(id).and_then(|inbox| inbox.clone());
+                match inbox {
+                    Some(inbox) => {
+                        if let Some(charge) = inbox.push(Some((bytes, charge)), end) {
+                            link.say(|machine| machine.release(charge));
+                        }
+                    }
+                    None => link.say(|machine| machine.consumed(id, charge)),
+                }
+            }
+            Event::Finished { id } => {
+                if let Some((request, since)) = self.gathering.remove(&id) {
+                    return self.gathered(request, since, true, link);
+                }
+                let inbox = link.lock().machine.data(id).and_then(|inbox| inbox.clone());
+                if let Some(inbox) = inbox {
+                    inbox.push(None, true);
+                }
+            }
+            Event::Canceled { id, .. } => {
+                self.gathering.remove(&id);
+                link.lock().room.remove(&id);
+                if let Some(task) = self.running.remove(&id) {
+                    task.abort();
+                }
+            }
+            Event::Greeted | Event::GoAway => {}
+            // A client's, which the machine lets nobody send to a server.
+            Event::Response { .. } | Event::Answer { .. } | Event::End { .. } | Event::Failed { .. } => {}
+        }
+    }
+
+    fn request(&mut self, request: Request, link: &Arc<Link>) {
+        let Some(method) = self.accept.handle.method(&request.path) else {
+            let error = Error::unimplemented(format!("no method {}", request.path));
+            return self.ready.push((request.id, Err(error)));
+        };
+        let since = Instant::now();
+        if !method.kind.client_streams() {
+            let end = request.end;
+            return self.gathered(request, since, end, link);
+        }
+        let id = request.id;
+        let inbox = Arc::new(Inbox::default());
+        inbox.push(request.message.clone().map(|message| (message, 0)), request.end);
+        if let Some(data) = link.lock().machine.data(id) {
+            *data = Some(Arc::clone(&inbox));
+        }
+        let body = Body::Stream(Box::pin(Requests { inbox, link: Arc::clone(link), id }));
+        self.call(request, method, body, since, link);
+    }
+
+    /// A request of one message, once it is complete.
+    fn gathered(&mut self, mut request: Request, since: Instant, end: bool, link: &Arc<Link>) {
+        if !end {
+            self.gathering.insert(request.id, (request, since));
+            return;
+        }
+        let method = self.accept.handle.method(&request.path);
+        match (request.message.take(), method) {
+            (Some(message), Some(method)) => self.call(request, method, Body::Message(message), since, link),
+            (_, None) => {
+                let error = Error::unimplemented(format!("no method {}", request.path));
+                self.ready.push((request.id, Err(error)));
+            }
+            (None, _) => {
+                let error = Error::invalid_argument("a call of one request came without");
+                self.ready.push((request.id, Err(error)));
+            }
+        }
+    }
+
+    fn call(
+        &mut self,
+        request: Request,
+        method: formic_core::Method,
+        body: Body,
+        since: Instant,
+        link: &Arc<Link>,
+    ) {
+        let id = request.id;
+        let codec = if request.json { Codec::Json } else { Codec::Proto };
+        let streams = method.kind.server_streams();
+        let mut call = Call::new(method, codec, body);
+        let timeout = request.timeout.map(|asked| asked.min(self.accept.max_deadline));
+        let default = self.accept.default_deadline;
+        // The server's own default bounds only the beginning of a stream, as nobody knows how long it is meant to live.
+        call.deadline = match timeout {
+            Some(timeout) => Some(since + timeout),
+            None if streams => None,
+            None => Some(since + default),
+        };
+        call.metadata = Metadata::from(request.metadata);
+        let metadata = call.metadata.as_headers_mut();
+        if let Some(trace) = request.trace {
+            metadata.insert(TRACEPARENT_NAME, trace.to_header());
+        }
+        if let Some(attempt) = request.attempt {
+            metadata.insert(ATTEMPT, HeaderValue::from(u16::from(attempt)));
+        }
+        call.peer = self.peer.clone();
+        let learnt = self.learnt(request.place, request.path);
+        let begin_by = (streams && timeout.is_none()).then(|| since + default);
+        let slow = learnt.is_slow();
+        let learnt = learnt.measures().then(|| Arc::clone(learnt));
+        if slow {
+            let accept = Arc::clone(&self.accept);
+            return self.spawn(id, link, async move {
+                let mut answering = accept.handle.call(call);
+                let first = poll_fn(|cx| Poll::Ready(poll(&mut answering, cx, learnt.as_deref()))).await;
+                match first {
+                    Poll::Ready(answer) => answer,
+                    Poll::Pending => in_time(answering, begin_by).await,
+                }
+            });
+        }
+        let mut answering = self.accept.handle.call(call);
+        // Whoever wakes this is not heard, and need not be: a call that is not ready becomes a task, which is polled again.
+        let mut cx = Context::from_waker(Waker::noop());
+        match poll(&mut answering, &mut cx, learnt.as_deref()) {
+            Poll::Ready(Ok(Answer { body: Body::Stream(stream), metadata, .. })) => {
+                self.spawn_stream(id, link, metadata, stream);
+            }
+            Poll::Ready(answer) => self.ready.push((id, answer)),
+            Poll::Pending => self.spawn(id, link, in_time(answering, begin_by)),
+        }
+    }
+
+    fn learnt(&mut self, place: u32, path: Arc<str>) -> &Arc<Learnt> {
+        let place = place as usize;
+        if self.learnt.len() <= place {
+            self.learnt.resize(place + 1, None);
+        }
+        let entry = &mut self.learnt[place];
+        // The place may have been given to another method.
+        if entry.as_ref().is_none_or(|(known, _)| !Arc::ptr_eq(known, &path)) {
+            *entry = None;
+        }
+        let book = &self.accept.book;
+        let (_, learnt) = entry.get_or_insert_with(|| {
+            let learnt = book.of(&path);
+            (path, learnt)
+        });
+        learnt
+    }
+
+    fn spawn(
+        &mut self,
+        id: u32,
+        link: &Arc<Link>,
+        answering: impl Future<Output = Result<Answer, Error>> + Send + 'static,
+    ) {
+        let link = Arc::clone(link);
+        let task = self.tasks.spawn(async move {
+            match answering.await {
+                Ok(Answer { body: Body::Stream(stream), metadata, .. }) => {
+                    send_stream(id, &link, metadata, stream).await;
+                }
+                answer => link.say(|machine| super::drive::say(machine, id, answer)),
+            }
+            id
+        });
+        self.running.insert(id, task);
+    }
+
+    fn spawn_stream(&mut self, id: u32, link: &Arc<Link>, metadata: Metadata, stream: ByteStream) {
+        let link = Arc::clone(link);
+        let task = self.tasks.spawn(async move {
+            send_stream(id, &link, metadata, stream).await;
+            id
+        });
+        self.running.insert(id, task);
+    }
+}
+
+/// One poll, measured if that is asked.
+fn poll(
+    answering: &mut Answering,
+    cx: &mut Context<'_>,
+    learnt: Option<&Learnt>,
+) -> Poll<Result<Answer, Error>> {
+    let Some(learnt) = learnt else { return answering.as_mut().poll(cx) };
+    let began = std::time::Instant::now();
+    let polled = answering.as_mut().poll(cx);
+    learnt.note(began.elapsed());
+    polled
+}
+
+async fn in_time(answering: Answering, begin_by: Option<Instant>) -> Result<Answer, Error> {
+    match begin_by {
+        None => answering.await,
+        Some(begin_by) => tokio::time::timeout_at(begin_by, answering).await.unwrap_or_else(|_| {
+            Err(Error::deadline_exceeded("the server's deadline passed before the answer began"))
+        }),
+    }
+}
+
+/// Sends an answer that streams, as fast as the caller takes it.
+async fn send_stream(id: u32, link: &Arc<Link>, metadata: Metadata, mut stream: ByteStream) {
+    if let Err(error) = link.say(|machine| machine.respond(id, metadata.as_headers())) {
+        return link.say(|machine| machine.fail(id, &error));
+    }
+    loop {
+        let message = match stream.next().await {
+            Some(Ok(message)) => message,
+            Some(Err(error)) => return link.say(|machine| machine.fail_after(id, error)),
+            None => return link.say(|machine| machine.end(id, http::HeaderMap::new())),
+        };
+        if !poll_fn(|cx| link.poll_room(cx, id)).await {
+            return;
+        }
+        let send = |message: Bytes| link.say(|machine| machine.send(id, message));
+        if let Err(error) = send(message) {
+            return link.say(|machine| machine.fail_after(id, error));
+        }
+    }
+}
