@@ -37,6 +37,9 @@ pub struct Config {
     /// How long streams of answers may go on once the server finishes its calls; those that are quiet end
     /// after a fifth of it.
     pub drain_streams: Duration,
+    /// Whether the multiplexed wire is answered beside HTTP, on the same port. A server with layers of its author answers
+    /// HTTP alone: they stand around HTTP.
+    pub multiplexed: bool,
 }
 
 impl Default for Config {
@@ -59,6 +62,7 @@ impl Default for Config {
             max_deadline: Duration::from_secs(3600),
             // A download ends within; who watches for changes has nothing to lose but the connection.
             drain_streams: Duration::from_secs(5),
+            multiplexed: true,
         }
     }
 }

@@ -2,9 +2,10 @@
 //! HTTP/2, beside health, reflection, metrics and the author's own routes.
 //!
 //! ```text
-//! listener ─ limits ─ HTTP ─┬─ connectrpc ─ Bridge ─┐
-//!                           ├─ /healthz /readyz …   ├─ pipeline ─ interceptors ─ routes ─ handler
-//!                           └─ axum router          │  (metrics, admission, deadline, trace, panic)
+//! listener ─ limits ┬ HTTP ─┬─ connectrpc ─ Bridge ─┐
+//!                   │       ├─ /healthz /readyz …   ├─ pipeline ─ interceptors ─ routes ─ handler
+//!                   │       └─ axum router          │  (metrics, admission, deadline, trace, panic)
+//!                   └ multiplexed (`formic-mux`) ───┤
 //! in memory: Channel ───────────────────────────────┘
 //! ```
 //!
@@ -17,6 +18,7 @@ pub mod health;
 pub mod http;
 mod leaving;
 pub mod listener;
+mod mux;
 pub mod overload;
 mod patience;
 pub mod pipeline;

@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::http::{Edge, Layering, PerConnection};
 use crate::listener::{Accepted, Bound};
+use crate::mux::{self, Begun};
 use crate::patience::Reader;
 use crate::pipeline::Pipeline;
 use crate::{Config, Health, Serving, reflection};
@@ -129,12 +130,16 @@ impl Server {
         };
         let pipeline = Arc::new(Pipeline::new(inner, &self.metrics, &self.config));
         let handle: Arc<dyn Handle> = Arc::clone(&pipeline) as Arc<dyn Handle>;
+        // Layers stand around HTTP, and what the author put there must stand around every call.
+        let multiplexed = self.config.multiplexed && self.layers.is_empty();
+        let mux = multiplexed.then(|| mux::accept(Arc::clone(&handle), &self.config));
         let edge = Edge::new(handle, &self.config, health.clone(), self.metrics, self.router, self.layers);
         Ok(Running {
             pipeline,
             services,
             health,
             edge,
+            mux,
             config: Arc::new(self.config),
             accepting: CancellationToken::new(),
             draining: CancellationToken::new(),
@@ -175,6 +180,7 @@ pub struct Running {
     services: Vec<formic_core::RpcService>,
     health: Health,
     edge: Edge,
+    mux: Option<Arc<formic_mux::Accept>>,
     config: Arc<Config>,
     accepting: CancellationToken,
     draining: CancellationToken,
@@ -223,6 +229,7 @@ impl Running {
     fn connections(&self) -> Connections {
         Connections {
             edge: self.edge.clone(),
+            mux: self.mux.clone(),
             config: Arc::clone(&self.config),
             accepting: self.accepting.clone(),
             draining: self.draining.clone(),
@@ -251,6 +258,12 @@ impl Running {
     #[must_use]
     pub fn health(&self) -> &Health {
         &self.health
+    }
+
+    /// Whether its listeners answer the multiplexed wire too.
+    #[must_use]
+    pub fn is_multiplexed(&self) -> bool {
+        self.mux.is_some()
     }
 
     /// Calls that are being answered now.
@@ -290,6 +303,7 @@ impl Running {
 /// What the accept loop hands to each connection.
 struct Connections {
     edge: Edge,
+    mux: Option<Arc<formic_mux::Accept>>,
     config: Arc<Config>,
     accepting: CancellationToken,
     draining: CancellationToken,
@@ -365,46 +379,86 @@ impl Connections {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let config = Arc::clone(&self.config);
-        let draining = self.draining.clone();
-        let used = Arc::new(AtomicBool::new(false));
-        let service = PerConnection { edge: self.edge.clone(), peer, used: Arc::clone(&used) };
+        let (config, edge) = (Arc::clone(&self.config), self.edge.clone());
+        let (draining, mux) = (self.draining.clone(), self.mux.clone());
         async move {
             let _permit = permit;
-            let builder = builder(&config);
-            let stream = TokioIo::new(Reader::new(stream, config.write_timeout));
-            let connection = builder.serve_connection_with_upgrades(stream, service);
-            tokio::pin!(connection);
-            let mut silence = Some(Box::pin(tokio::time::sleep(config.header_timeout)));
-            let mut drained = false;
-            loop {
-                tokio::select! {
-                    result = connection.as_mut() => {
-                        if let Err(error) = result {
-                            tracing::debug!(%error, "a connection ended badly");
-                        }
-                        return;
+            // A client that connects and says nothing holds a slot for so long and no longer.
+            let silent_until = tokio::time::Instant::now() + config.header_timeout;
+            let mut stream = Begun::unread(stream);
+            if let Some(accept) = mux {
+                let silence = async {
+                    tokio::select! {
+                        () = tokio::time::sleep_until(silent_until) => {}
+                        () = draining.cancelled() => tokio::time::sleep(FIRST_WORDS).await,
                     }
-                    () = draining.cancelled(), if !drained => {
-                        drained = true;
-                        if used.load(Ordering::Relaxed) {
-                            connection.as_mut().graceful_shutdown();
-                        } else {
-                            // Told now, hyper would hang up on whoever has asked and was not read yet.
-                            silence = Some(Box::pin(tokio::time::sleep(FIRST_WORDS)));
-                        }
+                };
+                let multiplexed = tokio::select! {
+                    biased;
+                    multiplexed = stream.is_multiplexed() => multiplexed,
+                    // Nothing was asked, so nothing is owed.
+                    () = silence => return,
+                };
+                match multiplexed {
+                    Ok(true) => {
+                        let (stream, read) = stream.into_parts();
+                        let stream = Reader::new(stream, config.write_timeout);
+                        // In boxes, for a connection is either, and most are idle.
+                        return Box::pin(formic_mux::serve(stream, &read, accept, peer, draining)).await;
                     }
-                    // A client that connects and says nothing holds a slot for so long and no longer.
-                    () = async { if let Some(sleep) = &mut silence { sleep.await } }, if silence.is_some() => {
-                        silence = None;
-                        if !used.load(Ordering::Relaxed) {
-                            // Nothing was asked, so nothing is owed.
-                            return;
-                        }
-                        if drained {
-                            connection.as_mut().graceful_shutdown();
-                        }
-                    }
+                    Ok(false) => {}
+                    Err(_) => return,
+                }
+            }
+            Box::pin(http(stream, edge, peer, &config, &draining, silent_until)).await;
+        }
+    }
+}
+
+/// Serves a connection over HTTP to its end.
+async fn http<S>(
+    stream: Begun<S>,
+    edge: Edge,
+    peer: Option<Peer>,
+    config: &Config,
+    draining: &CancellationToken,
+    silent_until: tokio::time::Instant,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let used = Arc::new(AtomicBool::new(false));
+    let service = PerConnection { edge, peer, used: Arc::clone(&used) };
+    let builder = builder(config);
+    let stream = TokioIo::new(Reader::new(stream, config.write_timeout));
+    let connection = builder.serve_connection_with_upgrades(stream, service);
+    tokio::pin!(connection);
+    let mut silence = Some(Box::pin(tokio::time::sleep_until(silent_until)));
+    let mut drained = false;
+    loop {
+        tokio::select! {
+            result = connection.as_mut() => {
+                if let Err(error) = result {
+                    tracing::debug!(%error, "a connection ended badly");
+                }
+                return;
+            }
+            () = draining.cancelled(), if !drained => {
+                drained = true;
+                if used.load(Ordering::Relaxed) {
+                    connection.as_mut().graceful_shutdown();
+                } else {
+                    // Told now, hyper would hang up on whoever has asked and was not read yet.
+                    silence = Some(Box::pin(tokio::time::sleep(FIRST_WORDS)));
+                }
+            }
+            () = async { if let Some(sleep) = &mut silence { sleep.await } }, if silence.is_some() => {
+                silence = None;
+                if !used.load(Ordering::Relaxed) {
+                    // Nothing was asked, so nothing is owed.
+                    return;
+                }
+                if drained {
+                    connection.as_mut().graceful_shutdown();
                 }
             }
         }

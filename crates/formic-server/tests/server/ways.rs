@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use connectrpc::Protocol as Theirs;
-use formic_client::{Client, Config as ClientConfig, Protocol as Ours};
+use formic_client::{Client, Config as ClientConfig, Protocol as Ours, Transport};
 use formic_core::Endpoint;
 use formic_probe::foreign::{self, Http};
 use formic_probe::{NameRequest, Named, Order, Plain, PlainServer, ProbeClient, ProbeServer, Prober};
@@ -62,6 +62,12 @@ pub(crate) fn ours(endpoint: Endpoint, protocol: Ours) -> Channel {
     Client::new(Arc::new(Memory::new()), config).at(endpoint)
 }
 
+/// Our client to one endpoint, over the multiplexed wire.
+pub(crate) fn multiplexed(endpoint: Endpoint) -> Channel {
+    let config = ClientConfig { transport: Transport::Multiplexed, ..ClientConfig::default() };
+    Client::new(Arc::new(Memory::new()), config).at(endpoint)
+}
+
 impl Everywhere {
     pub(crate) fn tcp(&self) -> Channel {
         ours(self.addr.into(), Ours::Connect)
@@ -78,6 +84,13 @@ impl Everywhere {
                     peer: "127.0.0.1:",
                     http: Some(Http::Two),
                 });
+            }
+            for (endpoint, kind, peer) in [
+                (Endpoint::Tcp(self.addr), "TCP", "127.0.0.1:"),
+                (Endpoint::Unix(self.unix.clone()), "unix", "unix"),
+            ] {
+                let channel = multiplexed(endpoint).with_codec(codec);
+                ways.push(Way { name: format!("multiplexed, {kind}, {codec:?}"), channel, peer, http: None });
             }
             ways.push(Way {
                 name: format!("ours, unix, {codec:?}"),

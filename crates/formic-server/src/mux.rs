@@ -1,0 +1,109 @@
+//! The multiplexed wire on the same port as HTTP: told apart by the first byte of a connection.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use formic_mux::learn::Book;
+use formic_mux::{Accept, Limits, codec};
+use formic_rpc::Handle;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+
+use crate::Config;
+
+/// How much is read to tell who calls; more than one byte only saves the next read.
+const FIRST: usize = 64;
+
+/// How the server's limits read on this wire.
+pub(crate) fn accept(handle: Arc<dyn Handle>, config: &Config) -> Arc<Accept> {
+    let limits = Limits {
+        calls: config.max_concurrent_streams,
+        message: u32::try_from(config.max_message).unwrap_or(u32::MAX),
+        metadata: config.max_headers,
+        ..Limits::default()
+    };
+    Arc::new(Accept {
+        handle,
+        limits,
+        greeting: config.header_timeout,
+        alive: (config.keep_alive_interval, config.keep_alive_timeout),
+        default_deadline: config.default_deadline,
+        max_deadline: config.max_deadline,
+        book: Book::default(),
+    })
+}
+
+/// A connection whose first bytes were read already.
+pub(crate) struct Begun<S> {
+    io: S,
+    first: [u8; FIRST],
+    from: usize,
+    to: usize,
+}
+
+impl<S: AsyncRead + Unpin> Begun<S> {
+    /// One of which nothing was read.
+    pub(crate) fn unread(io: S) -> Self {
+        Self { io, first: [0; FIRST], from: 0, to: 0 }
+    }
+
+    /// Waits for the first bytes, and says whether they are the beginning of this wire. The caller bounds the time.
+    ///
+    /// # Errors
+    /// If the connection ends before, or breaks.
+    pub(crate) async fn is_multiplexed(&mut self) -> io::Result<bool> {
+        self.to = self.io.read(&mut self.first).await?;
+        if self.to == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(self.first[0] == codec::MAGIC[0])
+    }
+
+    /// The connection, and what was read of it.
+    pub(crate) fn into_parts(self) -> (S, Vec<u8>) {
+        (self.io, self.first[self.from..self.to].to_vec())
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Begun<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.from < self.to {
+            let count = buf.remaining().min(self.to - self.from);
+            buf.put_slice(&self.first[self.from..self.from + count]);
+            self.from += count;
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut self.io).poll_read(cx, buf)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Begun<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+}
