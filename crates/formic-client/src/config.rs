@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,12 +22,38 @@ pub enum Protocol {
     Grpc,
 }
 
+/// How calls reach servers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Transport {
+    /// The multiplexed wire to instances that announce it, HTTP/2 to all others.
+    #[default]
+    Auto,
+    /// HTTP/2, whatever an instance announces.
+    Http,
+    /// The multiplexed wire to every endpoint that answers it, announced or not; HTTP/2 to the others.
+    Multiplexed,
+}
+
+impl Transport {
+    /// The transport of this name in settings.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        match name {
+            "auto" => Some(Self::Auto),
+            "http" => Some(Self::Http),
+            "multiplexed" => Some(Self::Multiplexed),
+            _ => None,
+        }
+    }
+}
+
 /// How a client behaves. Every field has a default that suits calls within a data centre.
 #[derive(Clone)]
 pub struct Config {
     /// How long a call may take that says nothing and inherits nothing.
     pub timeout: Duration,
-    /// Connections to each endpoint. The second is opened only when the first is busy.
+    /// Connections to each endpoint over HTTP. The second is opened only when the first is busy. One multiplexed connection
+    /// is enough.
     pub connections: usize,
     /// How long it may take to connect to an endpoint.
     pub connect_timeout: Duration,
@@ -40,7 +67,11 @@ pub struct Config {
     /// How long a call waits for a first instance while the registry knows none; covers the restart of
     /// a service's only instance.
     pub patience: Duration,
-    /// The wire.
+    /// How calls reach servers.
+    pub transport: Transport,
+    /// A folder that records each multiplexed connection, secrets included; `formic wire decode` reads them.
+    pub capture: Option<PathBuf>,
+    /// What is spoken over HTTP.
     pub protocol: Protocol,
     /// How calls are spread over endpoints, when one is left out, when a call is made again, and how often.
     pub traffic: Traffic,
@@ -68,6 +99,8 @@ impl Default for Config {
             keep_alive: Some(Duration::from_secs(10)),
             max_message: 4 * 1024 * 1024,
             patience: Duration::from_secs(1),
+            transport: Transport::default(),
+            capture: None,
             protocol: Protocol::default(),
             traffic: Traffic::default(),
             services: HashMap::new(),
@@ -89,6 +122,8 @@ impl fmt::Debug for Config {
             .field("keep_alive", &self.keep_alive)
             .field("max_message", &self.max_message)
             .field("patience", &self.patience)
+            .field("transport", &self.transport)
+            .field("capture", &self.capture)
             .field("protocol", &self.protocol)
             .field("traffic", &self.traffic)
             .field("services", &self.services)

@@ -6,7 +6,7 @@
 //! stack    deadline (mandatory, shrinking) → trace → interceptors
 //! dispatch → retry, hedge (one budget) → balance → in-flight guard
 //! remote   → a connection of the endpoint's pool        local → a handle of this process
-//! wire     → connectrpc over HTTP/2
+//! wire     → connectrpc over HTTP/2                      mux   → the multiplexed wire
 //! ```
 //!
 //! # Deadlines
@@ -44,6 +44,7 @@ mod flight;
 mod headers;
 mod hedge;
 mod local;
+mod mux;
 mod observe;
 mod outgoing;
 mod remote;
@@ -59,7 +60,7 @@ pub mod connect;
 pub mod retry;
 
 pub use client::Client;
-pub use config::{Config, Protocol};
+pub use config::{Config, Protocol, Transport};
 pub use connect::{BoxIo, Connect, Duplex};
 pub use formic_balance::{Algorithm, BackendView, State, Traffic, policy, traffic};
 pub use observe::{Observer, Report};

@@ -47,6 +47,8 @@ pub struct Report<'a> {
     pub duration: Duration,
     /// How often it was tried.
     pub attempts: u32,
+    /// What it travelled over last: `multiplexed`, `http`, or `none` within the process.
+    pub transport: &'static str,
 }
 
 /// A report being written; dropping it unfinished reports a cancelled call.
@@ -112,6 +114,7 @@ impl Drop for Inner {
             code: self.code,
             duration: now.duration_since(self.began),
             attempts: self.attempts,
+            transport: self.endpoint.as_ref().map_or("none", |remote| remote.transport()),
         });
     }
 }

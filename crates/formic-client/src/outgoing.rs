@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use formic_core::{Error, Method};
+use formic_mux::machine::Head;
 use formic_rpc::trace::TRACEPARENT;
 use formic_rpc::{Body, ByteStream, Call, Codec, TraceContext};
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -154,6 +155,23 @@ impl Outgoing {
         self.broken.load(Ordering::Acquire) && self.broken.swap(false, Ordering::AcqRel)
     }
 
+    /// What travels beside the request on the multiplexed wire; `attempt` marks a repetition.
+    pub(crate) fn head(&self, attempt: Option<u32>) -> Head<'_> {
+        // Interceptors may have left the trace in the metadata.
+        let written = || self.metadata.get(TRACEPARENT_NAME)?.to_str().ok()?.parse().ok();
+        let trace = self.trace.or_else(written);
+        let left = |deadline: Instant| deadline.saturating_duration_since(Instant::now());
+        Head {
+            path: self.method.path(),
+            json: self.codec == Codec::Json,
+            timeout: self.deadline.map(left),
+            trace,
+            attempt: attempt.map(|attempt| u8::try_from(attempt).unwrap_or(u8::MAX)),
+            metadata: &self.metadata,
+            skip: if trace.is_some() { is_wire_or_trace } else { headers::is_wire },
+        }
+    }
+
     /// Writes what travels beside the request; `attempt` marks a repetition.
     pub(crate) fn write_headers(&self, to: &mut HeaderMap, protocol: Protocol, attempt: Option<u32>) {
         for (name, value) in &self.metadata {
@@ -176,6 +194,10 @@ impl Outgoing {
             to.insert(ATTEMPT_NAME, HeaderValue::from(attempt));
         }
     }
+}
+
+fn is_wire_or_trace(name: &HeaderName) -> bool {
+    *name == TRACEPARENT_NAME || headers::is_wire(name)
 }
 
 /// What is left of the time, rounded down so that it shrinks with every hop; never 0, which some servers

@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::mux::{self, Spoken};
 use crate::{Config, Connect, Protocol, connect};
 
 /// Waits between attempts to reach an endpoint that is down: short at first, for a service that was just
@@ -30,12 +31,26 @@ const MAX_BACKOFF: Duration = Duration::from_secs(1);
 const BUSY: u32 = 8;
 
 /// A connection that calls are written to.
-pub(crate) type Sender = SendRequest<ClientBody>;
+#[derive(Clone, Debug)]
+pub(crate) enum Sender {
+    Http(SendRequest<ClientBody>),
+    Mux(formic_mux::Sender),
+}
+
+impl Sender {
+    fn is_closed(&self) -> bool {
+        match self {
+            Self::Http(sender) => sender.is_closed(),
+            Self::Mux(sender) => sender.is_closed(),
+        }
+    }
+}
 
 /// What all endpoints of a client share.
 pub(crate) struct Dialer {
     http2: http2::Builder<TokioExecutor>,
     connector: Option<Arc<dyn Connect>>,
+    pub(crate) mux: mux::Dialer,
     connect_timeout: Duration,
     connections: usize,
     protocol: Protocol,
@@ -62,6 +77,7 @@ pub(crate) struct Remote {
     pub(crate) proto: ClientConfig,
     pub(crate) json: ClientConfig,
     slots: Box<[Slot]>,
+    spoken: Arc<Spoken>,
     /// The last attempt to connect failed, and a task is trying again.
     down: AtomicBool,
     /// The instance has another address by now, so what befalls this one says nothing of it.
@@ -111,6 +127,7 @@ impl Dialer {
         Self {
             http2,
             connector: config.connector.clone(),
+            mux: mux::Dialer::new(config, &tasks, &stop),
             connect_timeout: config.connect_timeout,
             connections: config.connections.max(1),
             protocol: config.protocol,
@@ -121,7 +138,12 @@ impl Dialer {
         }
     }
 
-    async fn dial(&self, endpoint: &Endpoint) -> Result<Arc<Sender>, Trouble> {
+    async fn dial(&self, endpoint: &Endpoint, spoken: &Spoken) -> Result<Arc<Sender>, Trouble> {
+        if self.mux.tries(spoken)
+            && let Some(sender) = self.mux.dial(endpoint, spoken, self.connect_timeout).await?
+        {
+            return Ok(Arc::new(Sender::Mux(sender)));
+        }
         let connecting = async {
             let io = connect::open(self.connector.as_deref(), endpoint)
                 .await
@@ -141,7 +163,7 @@ impl Dialer {
                 None => {}
             }
         });
-        Ok(Arc::new(sender))
+        Ok(Arc::new(Sender::Http(sender)))
     }
 }
 
@@ -169,7 +191,19 @@ impl Remote {
         let (down, retired, trouble) = (AtomicBool::new(false), AtomicBool::new(false), Mutex::new(None));
         // A new address has not failed yet.
         backend.set_down(false);
-        Self { endpoint, backend, proto, json, slots, down, retired, trouble, dialer }
+        let spoken = Arc::new(Spoken::default());
+        Self { endpoint, backend, proto, json, slots, spoken, down, retired, trouble, dialer }
+    }
+
+    /// Notes what the registry says of the endpoint.
+    pub(crate) fn described(self, metadata: &std::collections::BTreeMap<String, String>) -> Self {
+        self.spoken.announce(metadata);
+        self
+    }
+
+    /// What calls to the endpoint travel over, as of now.
+    pub(crate) fn transport(&self) -> &'static str {
+        if self.spoken.is_spoken() { mux::NAME } else { "http" }
     }
 
     pub(crate) fn endpoint(&self) -> &Endpoint {
@@ -231,7 +265,11 @@ impl Remote {
 
     fn choose(&self) -> usize {
         let connections = self.slots.len();
-        if connections == 1 || self.backend.in_flight() <= BUSY { 0 } else { fastrand::usize(..connections) }
+        if connections == 1 || self.spoken.is_spoken() || self.backend.in_flight() <= BUSY {
+            0
+        } else {
+            fastrand::usize(..connections)
+        }
     }
 
     fn unreachable(&self, trouble: Trouble) -> Error {
@@ -255,7 +293,7 @@ impl Remote {
                 .dialer
                 .stop
                 .clone()
-                .run_until_cancelled(remote.dialer.dial(&remote.endpoint))
+                .run_until_cancelled(remote.dialer.dial(&remote.endpoint, &remote.spoken))
                 .await
             {
                 Some(outcome) => outcome,
@@ -280,20 +318,21 @@ impl Remote {
             tracing::debug!(endpoint = %self.endpoint, "endpoint is down");
             self.tell(true);
             let stop = self.dialer.stop.clone();
-            let trying = Self::redial(Arc::downgrade(self), self.endpoint.clone(), Arc::clone(&self.dialer));
+            let (spoken, dialer) = (Arc::clone(&self.spoken), Arc::clone(&self.dialer));
+            let trying = Self::redial(Arc::downgrade(self), self.endpoint.clone(), spoken, dialer);
             self.dialer.tasks.spawn(async move { stop.run_until_cancelled(trying).await });
         }
     }
 
     /// Tries until it works or nobody needs the endpoint any more.
-    async fn redial(remote: Weak<Self>, endpoint: Endpoint, dialer: Arc<Dialer>) {
+    async fn redial(remote: Weak<Self>, endpoint: Endpoint, spoken: Arc<Spoken>, dialer: Arc<Dialer>) {
         let mut backoff = Backoff::new(MIN_BACKOFF, MAX_BACKOFF);
         loop {
             sleep(backoff.next_wait()).await;
             if remote.strong_count() == 0 {
                 return;
             }
-            let outcome = dialer.dial(&endpoint).await;
+            let outcome = dialer.dial(&endpoint, &spoken).await;
             let Some(remote) = remote.upgrade() else { return };
             match outcome {
                 Ok(sender) => {

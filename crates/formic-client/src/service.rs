@@ -350,7 +350,9 @@ impl State {
                         remote.retire();
                     }
                     let backend = Arc::clone(endpoints.backend(index));
-                    Arc::new(Remote::new(instance.endpoint.clone(), backend, Arc::clone(&core.dialer)))
+                    let dialer = Arc::clone(&core.dialer);
+                    let remote = Remote::new(instance.endpoint.clone(), backend, dialer);
+                    Arc::new(remote.described(&instance.metadata))
                 }
             });
         let remotes = remotes.collect();

@@ -23,9 +23,11 @@ use http::{HeaderMap, Request, Response, Uri};
 use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
 
-use crate::headers;
+use hyper::client::conn::http2::SendRequest;
+
 use crate::outgoing::Outgoing;
 use crate::remote::{Remote, Sender};
+use crate::{headers, mux};
 
 /// Stands in for a path learnt at run time, which connectrpc cannot take; replaced before it is sent.
 const SOME_PATH: &str = "/formic.Client/Call";
@@ -36,6 +38,20 @@ const SOME_PATH: &str = "/formic.Client/Call";
 /// The server's, or `unavailable` with [`Error::is_unsent`] where no handler can have seen the call.
 pub(crate) async fn call(
     sender: Sender,
+    remote: &Arc<Remote>,
+    outgoing: &Arc<Outgoing>,
+    attempt: Option<u32>,
+) -> Result<Answer, Error> {
+    let sender = match sender {
+        Sender::Http(sender) => sender,
+        Sender::Mux(sender) => return mux::call(sender, remote, outgoing, attempt).await,
+    };
+    http(sender, remote, outgoing, attempt).await
+}
+
+/// The same over HTTP/2.
+pub(crate) async fn http(
+    sender: SendRequest<ClientBody>,
     remote: &Arc<Remote>,
     outgoing: &Arc<Outgoing>,
     attempt: Option<u32>,
@@ -56,7 +72,7 @@ pub(crate) async fn call(
 /// The transport of one attempt.
 #[derive(Clone)]
 struct Wire {
-    sender: Sender,
+    sender: SendRequest<ClientBody>,
     remote: Arc<Remote>,
     call: Arc<Outgoing>,
     attempt: Option<u32>,
@@ -159,7 +175,14 @@ impl ClientTransport for Wire {
             // The connection had been closed meanwhile, and the request came back whole: it may have
             // another connection to the same endpoint, and that is no retry.
             let Some(request) = failure.take_message() else { return Err(lost(failure.into_error())) };
-            let mut sender = remote.connection().await.map_err(|error| unsent(Box::new(error)))?;
+            let mut sender = match remote.connection().await {
+                Ok(Sender::Http(sender)) => sender,
+                // It speaks something else meanwhile; a new attempt will.
+                Ok(Sender::Mux(_)) => {
+                    return Err(unsent("the connection was replaced by another kind".into()));
+                }
+                Err(error) => return Err(unsent(Box::new(error))),
+            };
             match sender.try_send_request(request).await {
                 Ok(response) => Ok(response.map(|body| Incoming { body, call })),
                 Err(mut failure) => match failure.take_message() {

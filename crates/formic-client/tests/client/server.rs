@@ -190,6 +190,20 @@ impl Handle for Around {
     }
 }
 
+/// How the service is served over the multiplexed wire.
+fn accept(echo: &Arc<Echo>) -> Arc<formic_mux::Accept> {
+    let long = Duration::from_secs(60);
+    Arc::new(formic_mux::Accept {
+        handle: Arc::new(Around(Arc::new(Service(Arc::clone(echo))))),
+        limits: formic_mux::Limits::default(),
+        greeting: long,
+        alive: (long, long),
+        default_deadline: long,
+        max_deadline: long,
+        book: formic_mux::learn::Book::default(),
+    })
+}
+
 /// A server of the service. Dropping it kills it: no goodbye, connections reset.
 pub(crate) struct Server {
     pub(crate) endpoint: Endpoint,
@@ -233,25 +247,43 @@ impl Server {
     pub(crate) async fn start_with(echo: &Arc<Echo>, handle: impl Handle) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let endpoint = listener.local_addr().unwrap().into();
-        Self::run(echo, Listener::Tcp(listener), endpoint, Arc::new(handle))
+        Self::run(echo, Listener::Tcp(listener), endpoint, Arc::new(handle), false)
     }
 
     pub(crate) async fn start_at(echo: &Arc<Echo>, addr: SocketAddr) -> Self {
         let listener = TcpListener::bind(addr).await.unwrap();
         let endpoint = listener.local_addr().unwrap().into();
-        Self::run(echo, Listener::Tcp(listener), endpoint, Arc::new(Service(Arc::clone(echo))))
+        Self::run(echo, Listener::Tcp(listener), endpoint, Arc::new(Service(Arc::clone(echo))), false)
     }
 
-    pub(crate) fn start_unix(echo: &Arc<Echo>, path: &Path) -> Self {
+    /// One that speaks the multiplexed wire, and nothing else.
+    pub(crate) async fn start_mux(echo: &Arc<Echo>) -> Self {
+        Self::start_mux_at(echo, ([127, 0, 0, 1], 0).into()).await
+    }
+
+    pub(crate) async fn start_mux_at(echo: &Arc<Echo>, addr: SocketAddr) -> Self {
+        let listener = TcpListener::bind(addr).await.unwrap();
+        let endpoint = listener.local_addr().unwrap().into();
+        Self::run(echo, Listener::Tcp(listener), endpoint, Arc::new(Service(Arc::clone(echo))), true)
+    }
+
+    pub(crate) fn start_unix(echo: &Arc<Echo>, path: &Path, mux: bool) -> Self {
         // Bound by a short relative name would change the whole process: bind beside it and move it.
         let short = std::env::temp_dir().join(format!("fc-{}-{}", std::process::id(), fastrand::u32(..)));
         let listener = UnixListener::bind(&short).unwrap();
         std::fs::rename(&short, path).unwrap();
         let service = Arc::new(Service(Arc::clone(echo)));
-        Self::run(echo, Listener::Unix(listener), Endpoint::Unix(path.into()), service)
+        Self::run(echo, Listener::Unix(listener), Endpoint::Unix(path.into()), service, mux)
     }
 
-    fn run(echo: &Arc<Echo>, listener: Listener, endpoint: Endpoint, handle: Arc<dyn Handle>) -> Self {
+    fn run(
+        echo: &Arc<Echo>,
+        listener: Listener,
+        endpoint: Endpoint,
+        handle: Arc<dyn Handle>,
+        mux: bool,
+    ) -> Self {
+        let mux = mux.then(|| accept(echo));
         let service = ConnectRpcService::new(Bridge(Arc::new(Around(handle))));
         let drain = CancellationToken::new();
         let (open, accepted) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
@@ -267,9 +299,13 @@ impl Server {
                         accepted.fetch_add(1, Ordering::SeqCst);
                         let (guard, drain) = (Open(Arc::clone(&open)), drain.clone());
                         let service = TowerToHyperService::new(service.clone());
-                        let io = TokioIo::new($io);
+                        let (io, mux) = ($io, mux.clone());
                         connections.spawn(async move {
                             let _guard = guard;
+                            if let Some(accept) = mux {
+                                return formic_mux::serve(io, &[], accept, None, drain).await;
+                            }
+                            let io = TokioIo::new(io);
                             let builder = Builder::new(TokioExecutor::new()).http2_only();
                             let connection = builder.serve_connection(io, service);
                             tokio::pin!(connection);
@@ -361,6 +397,13 @@ pub(crate) fn instance(id: &str, endpoint: Endpoint) -> Instance {
         metadata: Default::default(),
         rpc: vec![formic_rpc::handle::describe("test.Echo", &METHODS)],
     }
+}
+
+/// Registers one that says that it speaks the multiplexed wire.
+pub(crate) async fn register_mux(registry: &Memory, id: &str, endpoint: &Endpoint) {
+    let mut instance = instance(id, endpoint.clone());
+    instance.metadata.insert(formic_mux::ANNOUNCED.into(), "1".into());
+    registry.register(instance, Duration::from_secs(600)).await.unwrap();
 }
 
 pub(crate) async fn register(registry: &Memory, id: &str, endpoint: &Endpoint) {

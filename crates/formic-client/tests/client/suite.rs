@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use formic_client::{Client, Config, Protocol};
+use formic_client::{Client, Config, Protocol, Transport};
 use formic_core::{Code, Error, Kind, Method, ServiceName};
 use formic_registry::Memory;
 use formic_rpc::context::Scope;
@@ -24,6 +24,8 @@ enum Over {
     Grpc,
     Unix,
     Memory,
+    Mux,
+    MuxUnix,
 }
 
 /// A service and a channel to it.
@@ -50,16 +52,27 @@ async fn rig_with(over: Over, mut config: Config) -> Rig {
         let client = Client::without_registry(config).with_local(&name, handle);
         return Rig { channel: client.of("echo"), echo, _client: client, _server: None, _folder: None };
     }
-    if over == Over::Unix {
+    if over == Over::Unix || over == Over::MuxUnix {
         let folder = Folder::new(&format!("suite-{}", fastrand::u64(..)));
-        let server = Server::start_unix(&echo, &folder.0.join("echo.sock"));
+        let server = Server::start_unix(&echo, &folder.0.join("echo.sock"), over == Over::MuxUnix);
+        if over == Over::MuxUnix {
+            // Nobody announces a fixed endpoint.
+            config.transport = Transport::Multiplexed;
+        }
         let client = Client::without_registry(config);
         let channel = client.at(server.endpoint.clone());
         return Rig { channel, echo, _client: client, _server: Some(server), _folder: Some(folder) };
     }
-    let server = Server::start(&echo).await;
     let registry = Memory::new();
-    register(&registry, "one", &server.endpoint).await;
+    let server = if over == Over::Mux {
+        let server = Server::start_mux(&echo).await;
+        register_mux(&registry, "one", &server.endpoint).await;
+        server
+    } else {
+        let server = Server::start(&echo).await;
+        register(&registry, "one", &server.endpoint).await;
+        server
+    };
     let client = Client::new(Arc::new(registry), config);
     Rig { channel: client.of("echo"), echo, _client: client, _server: Some(server), _folder: None }
 }
@@ -70,6 +83,8 @@ macro_rules! suite {
         suite!(@ over_grpc Grpc $($test)*);
         suite!(@ over_a_unix_socket Unix $($test)*);
         suite!(@ in_memory Memory $($test)*);
+        suite!(@ multiplexed Mux $($test)*);
+        suite!(@ multiplexed_over_a_unix_socket MuxUnix $($test)*);
     };
     (@ $module:ident $over:ident $($test:ident)*) => {
         mod $module {

@@ -181,7 +181,7 @@ async fn a_unix_socket_may_have_a_long_path() {
     let folder = Folder::new(&"long".repeat(30));
     let path = folder.0.join("echo.sock");
     assert!(path.as_os_str().len() > 120);
-    let server = Server::start_unix(&Echo::new(), &path);
+    let server = Server::start_unix(&Echo::new(), &path, false);
     let channel = Client::without_registry(Config::default()).at(Endpoint::Unix(path));
     let outcome = channel.call(call_of(SAY, "far")).await;
     if cfg!(target_os = "linux") {

@@ -1,0 +1,170 @@
+//! The multiplexed wire: to which endpoints it is spoken, and one attempt over it.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use formic_core::{Endpoint, Error};
+use formic_mux::client::{Connect, Failure};
+use formic_mux::{ANNOUNCED, Limits};
+use formic_rpc::{Answer, Body};
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::outgoing::Outgoing;
+use crate::remote::{Remote, Sender, Trouble};
+use crate::{Config, Transport, connect, headers, wire};
+
+/// The name of this transport in reports.
+pub(crate) const NAME: &str = "multiplexed";
+
+/// How long an endpoint that does not answer the greeting is not asked again.
+const REFUSED_FOR: Duration = Duration::from_secs(60);
+
+/// A dead peer is found within three seconds: silence of one, and no answer for another one and a half.
+const PING: Duration = Duration::from_secs(1);
+const PING_TIMEOUT: Duration = Duration::from_millis(1500);
+
+/// Without pings nothing is noticed but what the system says.
+const NEVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// What is known of an endpoint.
+#[derive(Debug, Default)]
+pub(crate) struct Spoken {
+    /// By the registry.
+    announced: AtomicBool,
+    /// The last connection was one.
+    spoken: AtomicBool,
+    /// It did not greet back; not asked again before then.
+    not_before: Mutex<Option<Instant>>,
+}
+
+/// What connections of a client are made with.
+pub(crate) struct Dialer {
+    transport: Transport,
+    connector: Option<Arc<dyn crate::Connect>>,
+    connect: Connect,
+}
+
+// === impl Spoken ===
+
+impl Spoken {
+    pub(crate) fn announce(&self, metadata: &BTreeMap<String, String>) {
+        self.announced.store(metadata.contains_key(ANNOUNCED), Ordering::Relaxed);
+    }
+
+    fn not_before(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
+        self.not_before.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the endpoint's connections are multiplexed, as of the last that was made.
+    pub(crate) fn is_spoken(&self) -> bool {
+        self.spoken.load(Ordering::Relaxed)
+    }
+}
+
+// === impl Dialer ===
+
+impl Dialer {
+    pub(crate) fn new(config: &Config, tasks: &TaskTracker, stop: &CancellationToken) -> Self {
+        let message = u32::try_from(config.max_message).unwrap_or(u32::MAX);
+        let connect = Connect {
+            limits: Limits { message, ..Limits::default() },
+            ping: config.keep_alive.map_or(NEVER, |interval| interval.min(PING)),
+            ping_timeout: config.keep_alive.map_or(NEVER, |_| PING_TIMEOUT),
+            capture: config.capture.clone(),
+            tasks: tasks.clone(),
+            stop: stop.clone(),
+        };
+        Self { transport: config.transport, connector: config.connector.clone(), connect }
+    }
+
+    /// Whether an endpoint is greeted this way.
+    pub(crate) fn tries(&self, spoken: &Spoken) -> bool {
+        let wanted = match self.transport {
+            Transport::Http => false,
+            Transport::Auto => spoken.announced.load(Ordering::Relaxed),
+            Transport::Multiplexed => true,
+        };
+        wanted && spoken.not_before().is_none_or(|then| then <= Instant::now())
+    }
+
+    /// Connects and greets. `None` if the endpoint does not greet back: it has a connection for HTTP coming.
+    ///
+    /// # Errors
+    /// If there is no connection at all.
+    pub(crate) async fn dial(
+        &self,
+        endpoint: &Endpoint,
+        spoken: &Spoken,
+        limit: Duration,
+    ) -> Result<Option<formic_mux::Sender>, Trouble> {
+        let io = timeout(limit, connect::open(self.connector.as_deref(), endpoint))
+            .await
+            .map_err(|_| Trouble::Slow(limit))?;
+        let io = io.map_err(|error| Trouble::Connect(Arc::new(error)))?;
+        let name = endpoint.to_string().into();
+        let reason = match timeout(limit / 2, formic_mux::client::connect(io, name, &self.connect)).await {
+            Ok(Ok(sender)) => {
+                spoken.spoken.store(true, Ordering::Relaxed);
+                return Ok(Some(sender));
+            }
+            Ok(Err(reason)) => reason.to_string(),
+            Err(_) => "no greeting in time".into(),
+        };
+        tracing::debug!(%endpoint, reason, "endpoint is called over HTTP");
+        spoken.spoken.store(false, Ordering::Relaxed);
+        *spoken.not_before() = Some(Instant::now() + REFUSED_FOR);
+        Ok(None)
+    }
+}
+
+/// Makes one attempt on a connection of the endpoint.
+///
+/// # Errors
+/// As [`wire::call`].
+pub(crate) async fn call(
+    mut sender: formic_mux::Sender,
+    remote: &Arc<Remote>,
+    outgoing: &Arc<Outgoing>,
+    attempt: Option<u32>,
+) -> Result<Answer, Error> {
+    let method = &outgoing.method;
+    if method.static_path().is_none() && !method.path().bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(Error::invalid_argument(format!("{:?} is no path", method.path())));
+    }
+    let streams = method.kind.client_streams();
+    let message = if streams { None } else { outgoing.message().cloned() };
+    if !streams && message.is_none() {
+        return Err(Error::internal("a method of one request was called with a stream"));
+    }
+    // A connection that takes no more calls is replaced once, which is no attempt.
+    for _ in 0..2 {
+        let head = outgoing.head(attempt);
+        let (message, requests) = (message.clone(), || outgoing.take_stream());
+        match sender.call(&head, message, requests, method.kind.server_streams()).await {
+            Ok(answer) => return Ok(plain(answer)),
+            Err(Failure::Error(error)) => return Err(error),
+            Err(Failure::Closed) => match remote.connection().await? {
+                Sender::Mux(other) => sender = other,
+                Sender::Http(other) => {
+                    return Box::pin(wire::http(other, remote, outgoing, attempt)).await;
+                }
+            },
+        }
+    }
+    Err(Error::unavailable("the call was not sent").with_unsent())
+}
+
+/// Without what belongs to another hop.
+fn plain(mut answer: Answer) -> Answer {
+    if !answer.metadata.is_empty() {
+        answer.metadata = headers::metadata(answer.metadata.into_headers());
+    }
+    if matches!(answer.body, Body::Message(_)) && !answer.trailers.is_empty() {
+        answer.trailers = headers::metadata(answer.trailers.into_headers());
+    }
+    answer
+}
