@@ -126,6 +126,11 @@ impl Clock {
         self.origin.elapsed()
     }
 
+    /// A moment as the machine counts it.
+    pub(crate) fn at(&self, moment: Instant) -> Duration {
+        moment.saturating_duration_since(self.origin)
+    }
+
     /// Whether the time has come; wakes when it does. A timer that is too early is left as it is, which is cheaper than to move
     /// it with each batch.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>, due: Option<Duration>) -> bool {

@@ -67,6 +67,33 @@ impl Calls {
         }
     }
 
+    /// When the first of the requests that are not complete has no time left.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.gathering.values().map(|(request, since)| self.complete_by(request, *since)).min()
+    }
+
+    /// Gives up requests that did not become complete in time.
+    pub(super) fn expire(&mut self, now: Instant) {
+        let late: Vec<u32> = self
+            .gathering
+            .iter()
+            .filter(|(_, (request, since))| self.complete_by(request, *since) <= now)
+            .map(|(id, _)| *id)
+            .collect();
+        for id in late {
+            self.gathering.remove(&id);
+            let error = Error::deadline_exceeded("the deadline passed before the request was complete");
+            self.ready.push((id, Err(error)));
+        }
+    }
+
+    fn complete_by(&self, request: &Request, since: Instant) -> Instant {
+        since
+            + request
+                .timeout
+                .map_or(self.accept.default_deadline, |asked| asked.min(self.accept.max_deadline))
+    }
+
     pub(super) fn shrink(&mut self) {
         if self.ready.capacity() > 64 {
             self.ready = Vec::new();

@@ -174,6 +174,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     fn rest(&mut self, cx: &mut Context<'_>) -> Poll<Over> {
         loop {
             let now = self.clock.now();
+            let complete_by = self.calls.due().map(|due| self.clock.at(due));
+            if complete_by.is_some_and(|due| due <= now) {
+                self.calls.expire(tokio::time::Instant::now());
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             let mut state = self.link.lock();
             let unwritten = self.pipe.unwritten();
             if unwritten == 0 && state.machine.has_output() {
@@ -212,6 +218,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 state.driver = Some(cx.waker().clone());
             }
             drop(state);
+            let due = due.into_iter().chain(complete_by).min();
             if !self.clock.poll(cx, due) {
                 return Poll::Pending;
             }

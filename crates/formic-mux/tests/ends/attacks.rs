@@ -1,0 +1,189 @@
+//! The other end is silent, deaf, dead, or does not keep the rules.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use formic_core::Code;
+use formic_mux::Limits;
+use formic_mux::client::{NoGreeting, connect};
+use formic_mux::codec::{Type, write};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{Instant, timeout};
+
+use crate::rig::*;
+
+/// A greeting and requests of one frame.
+fn requests(ids: std::ops::Range<u32>, path: &str, message: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for id in ids {
+        write::frame(&mut out, Type::Request, id, |out| {
+            out.push(0xa0);
+            write::varint(out, 1);
+            write::bytes(out, path.as_bytes());
+            write::varint(out, 0);
+            out.extend_from_slice(message);
+        });
+    }
+    out
+}
+
+fn greeting() -> Vec<u8> {
+    let mut out = Vec::new();
+    Limits::default().write(&mut out);
+    out
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_server_is_noticed_within_three_seconds() {
+    let (ours, mut theirs) = tokio::io::duplex(64 << 10);
+    theirs.write_all(&greeting()).await.unwrap();
+    let sender = connect(ours, "dead".into(), &with()).await.unwrap();
+    let began = Instant::now();
+    let error = say(&sender, "/t.Echo/Say", "".into()).await.unwrap_err();
+    assert!(began.elapsed() <= Duration::from_secs(3), "{:?}", began.elapsed());
+    assert_eq!((error.code(), error.is_unsent()), (Code::Unavailable, false));
+    assert!(sender.is_closed());
+    drop(theirs);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_client_is_let_go() {
+    let echo = Arc::new(Echo::default());
+    let (mut ours, server, _) = served(&echo, Limits::default());
+    ours.write_all(&greeting()).await.unwrap();
+    ours.write_all(&requests(1..2, "/t.Echo/Hang", b"")).await.unwrap();
+    let began = Instant::now();
+    server.await.unwrap();
+    assert!(began.elapsed() <= Duration::from_secs(32), "{:?}", began.elapsed());
+    until("its handler to be dropped", || echo.dropped.load(Ordering::SeqCst) == 1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_does_not_go_on_ends_at_its_deadline() {
+    let echo = Arc::new(Echo::default());
+    let (mut ours, server, _) = served(&echo, Limits::default());
+    ours.write_all(&greeting()).await.unwrap();
+    let mut request = requests(1..2, "/t.Echo/Say", b"and so on");
+    // A message of which more is to come.
+    request[8] = 0x60;
+    ours.write_all(&request).await.unwrap();
+    let mut said = [0; 1024];
+    let mut text = String::new();
+    let began = Instant::now();
+    while !text.contains("deadline") {
+        let count = ours.read(&mut said).await.unwrap();
+        text.push_str(&String::from_utf8_lossy(&said[..count]));
+        let mut pong = Vec::new();
+        write::ping(&mut pong, 1, [0; 8]);
+        ours.write_all(&pong).await.unwrap();
+    }
+    assert!(began.elapsed() < Duration::from_secs(35), "{:?}", began.elapsed());
+    assert_eq!(echo.began.load(Ordering::SeqCst), 0);
+    drop(ours);
+    server.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_does_not_greet_is_let_go() {
+    let echo = Arc::new(Echo::default());
+    let (mut ours, server, _) = served(&echo, Limits::default());
+    ours.write_all(&greeting()[..20]).await.unwrap();
+    let began = Instant::now();
+    server.await.unwrap();
+    assert!(began.elapsed() <= Duration::from_secs(7), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn a_server_that_speaks_something_else() {
+    for (said, foreign) in
+        [(&b"HTTP/1.1 400 Bad Request\r\n\r\n"[..], true), (b"\xf0formic", false), (b"", false)]
+    {
+        let (ours, mut theirs) = tokio::io::duplex(1024);
+        theirs.write_all(said).await.unwrap();
+        theirs.shutdown().await.unwrap();
+        let error = connect(ours, "foreign".into(), &with()).await.unwrap_err();
+        assert_eq!(matches!(error, NoGreeting::Foreign(_)), foreign, "{error}");
+        assert!(foreign || matches!(error, NoGreeting::Closed | NoGreeting::Io(_)), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn who_reads_no_answers_is_not_asked_for_more() {
+    let echo = Arc::new(Echo::default());
+    let (mut ours, server, _) = served(&echo, Limits::default());
+    ours.write_all(&greeting()).await.unwrap();
+    let mut sent = 0;
+    let bytes = requests(1..2, "/t.Echo/Say", &[7; 30_000]);
+    let stalled = loop {
+        let mut request = bytes.clone();
+        request[4..8].copy_from_slice(&(sent + 1u32).to_be_bytes());
+        if timeout(Duration::from_millis(300), ours.write_all(&request)).await.is_err() {
+            break true;
+        }
+        sent += 1;
+        if sent > 2_000 {
+            break false;
+        }
+    };
+    assert!(stalled, "60 MB were taken from who reads nothing");
+    assert!(echo.began.load(Ordering::SeqCst) < 100);
+    drop(ours);
+    within("the server to end", server).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_fault_is_told_and_other_connections_live() {
+    let echo = Arc::new(Echo::default());
+    let rig = rig(Limits::default()).await;
+    for (bytes, why) in [
+        (vec![0xff, 0xff, 0xff, 3, 0, 0, 0, 1], "a frame is longer than 65536 bytes"),
+        (requests(0..1, "/t.Echo/Say", b""), "a frame of a call has the number 0"),
+    ] {
+        let (mut ours, server, _) = served(&echo, Limits::default());
+        ours.write_all(&greeting()).await.unwrap();
+        ours.write_all(&bytes).await.unwrap();
+        let mut said = Vec::new();
+        within("the server's last words", ours.read_to_end(&mut said)).await.unwrap();
+        assert!(String::from_utf8_lossy(&said).contains(why), "{said:?}");
+        within("the server to end", server).await.unwrap();
+    }
+    assert_eq!(say(&rig.sender, "/t.Echo/Say", "alive".into()).await.unwrap(), "alive");
+}
+
+#[tokio::test]
+async fn either_end_may_die_at_any_byte() {
+    // The bytes of a whole conversation, as a server would see them.
+    let whole = [greeting(), requests(1..4, "/t.Echo/Later", b"hello")].concat();
+    let echo = Arc::new(Echo::default());
+    for at in 0..whole.len() {
+        let (mut ours, server, _) = served(&echo, Limits::default());
+        ours.write_all(&whole[..at]).await.unwrap();
+        drop(ours);
+        within("the server to notice", server).await.unwrap();
+    }
+    // And a server that dies after so many bytes of its answers.
+    let mut answer = greeting();
+    write::frame(&mut answer, Type::Response, 1, |out| out.extend_from_slice(&[0x0a, 0, b'h', b'i']));
+    for at in greeting().len()..=answer.len() {
+        let (ours, mut theirs) = tokio::io::duplex(64 << 10);
+        theirs.write_all(&greeting()).await.unwrap();
+        let sender = connect(ours, "mortal".into(), &with()).await.unwrap();
+        let call = say(&sender, "/t.Echo/Say", "".into());
+        let dying = async {
+            let (mut read, mut request) = (0, [0; 256]);
+            while read <= greeting().len() {
+                read += theirs.read(&mut request).await.unwrap();
+            }
+            theirs.write_all(&answer[greeting().len()..at]).await.unwrap();
+            drop(theirs);
+        };
+        let (answered, ()) = within("the call to end", futures::future::join(call, dying)).await;
+        match answered {
+            Ok(said) => assert!(at == answer.len() && said == "hi"),
+            Err(error) => {
+                assert!(at < answer.len() && error.code() == Code::Unavailable && !error.is_unsent())
+            }
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! Both ends on byte streams: limits, cancellation, silence, drain, records.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod attacks;
+mod calls;
+mod rig;
