@@ -28,6 +28,7 @@ impl Observer for Metrics {
 
     fn on_call(&self, report: &Report<'_>) {
         self.method(Side::Client, report.method.path()).ended(report.code, report.duration);
+        self.travelled(report.transport);
     }
 }
 

@@ -21,7 +21,7 @@ const FORMAT: &str = "1";
 
 /// Keys of a manifest's service that a service reads itself, with the inner keys of the tables among
 /// them; a table without such a list takes any key.
-const OURS: [(&str, &[&str]); 11] = [
+const OURS: [(&str, &[&str]); 13] = [
     ("listen", &[]),
     ("advertise", &[]),
     ("registry", &[]),
@@ -32,6 +32,8 @@ const OURS: [(&str, &[&str]); 11] = [
     ("timeout", &[]),
     ("drain", &["grace", "propagation", "streams"]),
     ("limits", &LIMITS),
+    ("transport", &[]),
+    ("client", &["transport", "capture"]),
     ("config", &[]),
 ];
 

@@ -21,5 +21,5 @@ mod whole;
 pub use addresses::Addresses;
 pub use error::Error;
 pub use layers::{Layers, Row, Source};
-pub use service::{Drain, Limits, RateLimit, ServiceSettings, load_service, read_service};
+pub use service::{ClientSettings, Drain, Limits, RateLimit, ServiceSettings, load_service, read_service};
 pub use suggest::nearest;

@@ -60,8 +60,21 @@ pub struct ServiceSettings {
     pub drain: Drain,
     /// How it defends itself against more calls than it can answer.
     pub limits: Limits,
+    /// `auto`, or `http`: what is spoken to this service, and by it.
+    pub transport: String,
+    /// What counts for calls that the service makes.
+    pub client: ClientSettings,
     layers: Layers,
     print: Option<String>,
+}
+
+/// What counts for calls that a service makes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClientSettings {
+    /// `auto`, `http`, or `multiplexed` for endpoints that do not announce it too; else as the service's.
+    pub transport: Option<String>,
+    /// A folder that multiplexed connections are recorded in.
+    pub capture: Option<String>,
 }
 
 impl Default for ServiceSettings {
@@ -88,6 +101,8 @@ impl Default for ServiceSettings {
                 streams: Duration::from_secs(5),
             },
             limits: Limits::default(),
+            transport: "auto".into(),
+            client: ClientSettings::default(),
             layers: Layers::default(),
             print: None,
         }
@@ -170,6 +185,8 @@ impl ServiceSettings {
                 "streams": show(self.drain.streams),
             },
             "limits": self.limits.to_value(),
+            "transport": self.transport,
+            "client": { "transport": self.client.transport, "capture": self.client.capture },
         });
         match value {
             Value::Object(tree) => tree,
@@ -194,6 +211,9 @@ impl ServiceSettings {
         self.drain.streams = read.duration("drain.streams").unwrap_or(self.drain.streams);
         self.labels = read.labels();
         self.limits.take(&mut read);
+        self.transport = read.word("transport", &["auto", "http"]).unwrap_or_default();
+        self.client.transport = read.word("client.transport", &["auto", "http", "multiplexed"]);
+        self.client.capture = read.text("client.capture");
         self.layers = layers;
     }
 }
@@ -363,7 +383,7 @@ fn show(duration: Duration) -> String {
 }
 
 /// Variables that are one setting each.
-const VARIABLES: [(&str, &str); 13] = [
+const VARIABLES: [(&str, &str); 16] = [
     ("FORMIC_LISTEN", "listen"),
     ("FORMIC_ADVERTISE", "advertise"),
     ("FORMIC_DAEMON", "daemon"),
@@ -377,6 +397,9 @@ const VARIABLES: [(&str, &str); 13] = [
     ("FORMIC_DRAIN_GRACE", "drain.grace"),
     ("FORMIC_DRAIN_PROPAGATION", "drain.propagation"),
     ("FORMIC_DRAIN_STREAMS", "drain.streams"),
+    ("FORMIC_TRANSPORT", "transport"),
+    ("FORMIC_CLIENT_TRANSPORT", "client.transport"),
+    ("FORMIC_CLIENT_CAPTURE", "client.capture"),
 ];
 
 /// Variables that hold a JSON object each.

@@ -30,6 +30,8 @@ timeout = "1m30s"
 drain = { grace = "7s", propagation = "0s", streams = "3s" }
 labels = { zone = "a", weight = 3 }
 limits = { queue = 7, exempt = ["/a.B/*"], rate = { user = { by = "peer", per_second = 2.5 } } }
+transport = "http"
+client = { transport = "multiplexed", capture = "wire" }
 env = { HOME = "/tmp" }
 config = { limit = 3 }
 health = { interval = "2s" }
@@ -60,6 +62,8 @@ fn a_service_reads_the_same_by_itself_and_under_an_engine() {
     assert_eq!(alone.advertise, told.advertise);
     assert_eq!((&alone.log, &alone.log_format), (&told.log, &told.log_format));
     assert_eq!((alone.timeout, alone.drain), (told.timeout, told.drain));
+    assert_eq!((&*alone.transport, &alone.client), ("http", &told.client));
+    assert_eq!((&*told.transport, told.client.capture.as_deref()), ("http", Some("wire")));
     assert_eq!(alone.labels, told.labels);
     assert_eq!(alone.limits, told.limits);
     assert_eq!((told.limits.queue, told.limits.rate["user"].burst), (7, 3));

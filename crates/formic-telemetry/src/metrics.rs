@@ -98,6 +98,8 @@ struct Inner {
     client: Families,
     server_methods: Methods,
     client_methods: Methods,
+    /// Calls that were made, by what they travelled over.
+    travelled: [(&'static str, Counter); 3],
     /// Only processes that serve have it.
     overload: OnceLock<Arc<Overload>>,
 }
@@ -122,9 +124,29 @@ impl Metrics {
         let server = Families::new(&mut registry, Side::Server);
         let client = Families::new(&mut registry, Side::Client);
         let (server_methods, client_methods) = (RwLock::default(), RwLock::default());
+        let transports = Family::<[(&str, &str); 1], Counter>::default();
+        let help = "Calls made from here, by what they travelled over";
+        registry.sub_registry_with_prefix("client").register("transport", help, transports.clone());
+        let travelled = ["multiplexed", "http", "none"]
+            .map(|name| (name, transports.get_or_create_owned(&[("transport", name)])));
         let registry = RwLock::new(registry);
         let overload = OnceLock::new();
-        Self(Arc::new(Inner { registry, server, client, server_methods, client_methods, overload }))
+        Self(Arc::new(Inner {
+            registry,
+            server,
+            client,
+            server_methods,
+            client_methods,
+            travelled,
+            overload,
+        }))
+    }
+
+    /// Counts a call made from here: `multiplexed`, `http`, or `none` within the process.
+    pub fn travelled(&self, transport: &str) {
+        if let Some((_, counter)) = self.0.travelled.iter().find(|(name, _)| *name == transport) {
+            counter.inc();
+        }
     }
 
     /// The handles of the server's overload control.
@@ -248,6 +270,15 @@ impl Drop for InFlight {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_call_says_what_it_travelled_over() {
+        let metrics = Metrics::new();
+        metrics.travelled("multiplexed");
+        let text = metrics.render();
+        assert!(text.contains(r#"formic_client_transport_total{transport="multiplexed"} 1"#), "{text}");
+        assert!(text.contains(r#"formic_client_transport_total{transport="http"} 0"#), "{text}");
+    }
 
     #[test]
     fn a_call_shows_up_once_it_ended() {

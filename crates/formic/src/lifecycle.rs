@@ -239,12 +239,16 @@ fn announce(service: &Service, running: &Running, endpoint: Endpoint) -> Option<
         .instance
         .clone()
         .unwrap_or_else(|| format!("{}-{:08x}", service.name, fastrand::u32(..)));
+    let mut metadata = service.settings.labels.clone();
+    if running.is_multiplexed() {
+        metadata.insert(formic_mux::ANNOUNCED.into(), formic_mux::codec::VERSION.to_string());
+    }
     let instance = Instance {
         id: InstanceId::new(id),
         service: service.name.clone(),
         version: service.version.clone(),
         endpoint,
-        metadata: service.settings.labels.clone(),
+        metadata,
         rpc: running.services().to_vec(),
     };
     let config = formic_registry::registrar::Config::default();

@@ -18,7 +18,19 @@ pub(crate) fn config(settings: &ServiceSettings) -> Config {
         rates: limits.rate.iter().map(|(name, rate)| self::rate(name, rate)).collect(),
     };
     let (max_in_flight, drain_streams) = (limits.max_in_flight, settings.drain.streams);
-    Config { max_in_flight, overload, drain_streams, ..Config::default() }
+    let multiplexed = settings.transport != "http";
+    Config { max_in_flight, overload, drain_streams, multiplexed, ..Config::default() }
+}
+
+/// What of a client's configuration is a setting.
+pub(crate) fn client(settings: &ServiceSettings) -> formic_client::Config {
+    let transport = settings.client.transport.as_ref().unwrap_or(&settings.transport);
+    formic_client::Config {
+        timeout: settings.timeout,
+        transport: formic_client::Transport::named(transport).unwrap_or_default(),
+        capture: settings.client.capture.as_ref().map(Into::into),
+        ..formic_client::Config::default()
+    }
 }
 
 fn rate(name: &str, rate: &RateLimit) -> Rate {
@@ -39,6 +51,15 @@ mod tests {
     fn the_defaults_are_the_servers_own() {
         let (ours, theirs) = (config(&ServiceSettings::default()), Config::default());
         assert_eq!(format!("{ours:?}"), format!("{theirs:?}"));
+    }
+
+    #[test]
+    fn a_service_that_keeps_to_http_calls_over_it_too() {
+        let mut settings = ServiceSettings { transport: "http".into(), ..ServiceSettings::default() };
+        assert!(!config(&settings).multiplexed);
+        assert_eq!(client(&settings).transport, formic_client::Transport::Http);
+        settings.client.transport = Some("auto".into());
+        assert_eq!(client(&settings).transport, formic_client::Transport::Auto);
     }
 
     #[test]

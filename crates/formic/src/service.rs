@@ -121,11 +121,10 @@ impl Service {
             Err(failure) => (Default::default(), fault.or(Some(failure))),
         };
         let client_config = formic_client::Config {
-            timeout: settings.timeout,
             services,
             zone: settings.labels.get("zone").cloned(),
             observer: Some(Arc::new(metrics.clone())),
-            ..formic_client::Config::default()
+            ..crate::limits::client(&settings)
         };
         let client = Client::new(Arc::clone(&registry), client_config.clone());
         let server = Server::new(crate::limits::config(&settings), metrics.clone());

@@ -54,6 +54,15 @@ pub(super) fn read(
         set("FORMIC_DRAIN_STREAMS", streams.map(millis));
         drain.finish(notes);
     }
+    let transport = section.word("transport", &["auto", "http"].map(|word| (word, word)), notes);
+    set("FORMIC_TRANSPORT", transport.map(ToOwned::to_owned));
+    if let Some(mut client) = section.section("client", notes) {
+        let words = ["auto", "http", "multiplexed"].map(|word| (word, word));
+        let transport = client.word("transport", &words, notes);
+        set("FORMIC_CLIENT_TRANSPORT", transport.map(ToOwned::to_owned));
+        set("FORMIC_CLIENT_CAPTURE", client.string("capture", notes).map(|(text, _)| text));
+        client.finish(notes);
+    }
     set("FORMIC_LABELS", read_labels(section, notes));
     set("FORMIC_LIMITS", read_limits(section, notes));
     settings
