@@ -66,9 +66,21 @@ pub(crate) enum Verb {
         /// The shell
         shell: clap_complete::Shell,
     },
+    /// Look at the multiplexed wire
+    #[command(subcommand)]
+    Wire(Wire),
     /// Run a gateway; the engine starts it, with its settings in the environment
     #[command(hide = true)]
     Gateway,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Wire {
+    /// Print the frames of a recorded connection
+    Decode {
+        /// What a client wrote into the folder of its setting `client.capture`
+        file: PathBuf,
+    },
 }
 
 #[derive(Args, Debug)]

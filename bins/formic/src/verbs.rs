@@ -19,6 +19,7 @@ mod status;
 mod stop;
 mod up;
 mod why;
+mod wire;
 
 use crate::cli::{Cli, Verb};
 use crate::exit::Outcome;
@@ -44,6 +45,7 @@ pub(crate) async fn run(cli: Cli) -> Outcome {
         Verb::New(args) => new::run(&args),
         Verb::Check(args) => check::run(&args),
         Verb::Completions { shell } => completions::run(shell),
+        Verb::Wire(args) => wire::run(&args),
         Verb::Gateway => gateway::run().await,
     }
 }
