@@ -1,0 +1,8 @@
+//! `cargo +nightly fuzz run capture`
+#![no_main]
+
+#[path = "../harness.rs"]
+#[allow(dead_code, reason = "the other target uses the rest")]
+mod harness;
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| harness::capture(input));
