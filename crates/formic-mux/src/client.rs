@@ -139,6 +139,7 @@ where
         pipe: Pipe::new(io, Direction::Up, capture),
         clock: Clock::new(),
         wake: Vec::new(),
+        yielded: false,
     };
     driver.greet().await?;
     let stop = with.stop.clone();

@@ -79,6 +79,7 @@ pub async fn serve<S>(
         events: Vec::new(),
         calls: answer::Calls::new(accept, peer),
         drained: false,
+        yielded: false,
     };
     let fault = driver.begin(read).err();
     driver.run(draining, fault).await;

@@ -135,8 +135,9 @@ impl Pipeline {
 
 fn trace_of(call: &Call) -> TraceContext {
     let random = || fastrand::u64(1..);
-    let header = call.metadata.as_headers().get(TRACEPARENT_NAME).and_then(|header| header.to_str().ok());
-    match header.and_then(|header| header.parse::<TraceContext>().ok()) {
+    let header = || call.metadata.as_headers().get(TRACEPARENT_NAME)?.to_str().ok()?.parse().ok();
+    // Some transports have a field for it instead of a header.
+    match call.extensions.get::<TraceContext>().copied().or_else(header) {
         Some(parent) => parent.child(random()),
         None => TraceContext { trace_id: fastrand::u128(1..), span_id: random(), sampled: false },
     }

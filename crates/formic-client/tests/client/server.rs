@@ -16,7 +16,7 @@ use formic_registry::{Memory, Registry};
 use formic_rpc::bridge::Bridge;
 use formic_rpc::context::Scope;
 use formic_rpc::trace::TRACEPARENT;
-use formic_rpc::{Answer, Body, BoxFuture, Call, Channel, Codec, Handle, Streaming};
+use formic_rpc::{Answer, Body, BoxFuture, Call, Channel, Codec, Handle, Streaming, TraceContext};
 use futures::StreamExt;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
@@ -106,7 +106,7 @@ impl Handle for Service {
             let mut guard = Dropping(Arc::clone(&echo), false);
             let deadline = call.deadline;
             let user = call.metadata.get("x-user").map(ToOwned::to_owned);
-            let traceparent = call.metadata.get(TRACEPARENT).unwrap_or_default().to_owned();
+            let traceparent = trace_of(&call).map(|trace| trace.to_string()).unwrap_or_default();
             let mut answer = match call.method.name() {
                 "Say" | "Get" => Answer::new(call.body),
                 "Fail" => {
@@ -170,6 +170,12 @@ impl Handle for Service {
     }
 }
 
+/// The trace that a call brings: as a header, or in a field that the transport has for it.
+fn trace_of(call: &Call) -> Option<TraceContext> {
+    let header = || call.metadata.get(TRACEPARENT)?.parse().ok();
+    call.extensions.get::<TraceContext>().copied().or_else(header)
+}
+
 /// What a server does around its handlers, as far as callers depend on it.
 struct Around(Arc<dyn Handle>);
 
@@ -183,7 +189,7 @@ impl Handle for Around {
     }
 
     fn call(&self, call: Call) -> BoxFuture<'static, Result<Answer, Error>> {
-        let trace = call.metadata.get(TRACEPARENT).and_then(|text| text.parse().ok());
+        let trace = trace_of(&call);
         let retried = call.metadata.get(ATTEMPT).is_some();
         let scope = Scope { deadline: call.deadline, trace, retried };
         Box::pin(scope.run(self.0.call(call)))

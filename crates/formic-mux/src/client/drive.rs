@@ -20,6 +20,8 @@ pub(super) struct Driver<S> {
     pub(super) clock: Clock,
     /// Callers to be woken outside of the lock.
     pub(super) wake: Vec<Waker>,
+    /// Others were let by since the last write.
+    pub(super) yielded: bool,
 }
 
 impl<S> Drop for Driver<S> {
@@ -80,6 +82,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Over> {
+        // The caller that woke this task is one of many that were woken together. The others come first, so that one write says
+        // it all; a scheduler would run this task right after the first of them.
+        if !std::mem::replace(&mut self.yielded, true) {
+            let state = self.link.lock();
+            if state.machine.has_output() && state.machine.calls() > 1 {
+                continue_after(state, cx);
+                return Poll::Pending;
+            }
+        }
+        self.yielded = false;
         for _ in 0..ROUNDS {
             // Write first: what callers said is what others wait for.
             if let Poll::Ready(Err(error)) = self.write(cx) {

@@ -7,7 +7,6 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use formic_core::{Error, Metadata};
-use formic_rpc::trace::TRACEPARENT;
 use formic_rpc::{Answer, Body, BoxFuture, ByteStream, Call, Codec, Peer};
 use futures::StreamExt;
 use http::{HeaderName, HeaderValue};
@@ -18,8 +17,6 @@ use super::inbox::{Inbox, Requests};
 use super::{Accept, Link};
 use crate::learn::Learnt;
 use crate::machine::{Event, Request};
-
-const TRACEPARENT_NAME: HeaderName = HeaderName::from_static(TRACEPARENT);
 
 /// Marks a repetition for handlers, as it does over HTTP.
 const ATTEMPT: HeaderName = HeaderName::from_static("formic-attempt");
@@ -36,6 +33,8 @@ pub(super) struct Calls {
     /// Calls that became tasks; each says its number when it ends.
     pub(super) tasks: JoinSet<u32>,
     running: HashMap<u32, AbortHandle>,
+    /// When the requests at hand were read.
+    pub(super) now: Instant,
     /// Answers that were ready at once.
     pub(super) ready: Vec<(u32, Result<Answer, Error>)>,
 }
@@ -49,6 +48,7 @@ impl Calls {
             gathering: HashMap::new(),
             tasks: JoinSet::new(),
             running: HashMap::new(),
+            now: Instant::now(),
             ready: Vec::new(),
         }
     }
@@ -149,7 +149,7 @@ impl Calls {
             let error = Error::unimplemented(format!("no method {}", request.path));
             return self.ready.push((request.id, Err(error)));
         };
-        let since = Instant::now();
+        let since = self.now;
         if !method.kind.client_streams() {
             let end = request.end;
             return self.gathered(request, since, end, link);
@@ -205,12 +205,12 @@ impl Calls {
             None => Some(since + default),
         };
         call.metadata = Metadata::from(request.metadata);
-        let metadata = call.metadata.as_headers_mut();
+        // Not as a header, which this wire has not: to make one, and to read it again, costs more than the rest of a call.
         if let Some(trace) = request.trace {
-            metadata.insert(TRACEPARENT_NAME, trace.to_header());
+            call.extensions.insert(trace);
         }
         if let Some(attempt) = request.attempt {
-            metadata.insert(ATTEMPT, HeaderValue::from(u16::from(attempt)));
+            call.metadata.as_headers_mut().insert(ATTEMPT, HeaderValue::from(u16::from(attempt)));
         }
         call.peer = self.peer.clone();
         let learnt = self.learnt(request.place, request.path);

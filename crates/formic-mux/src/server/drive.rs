@@ -31,6 +31,8 @@ pub(super) struct Driver<S> {
     pub(super) events: Vec<Event<Option<Arc<Inbox>>>>,
     pub(super) calls: Calls,
     pub(super) drained: bool,
+    /// Others were let by since the last write.
+    pub(super) yielded: bool,
 }
 
 enum Over {
@@ -95,6 +97,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Over> {
+        // A call that became a task and woke this one may be one of many that are ready: one write for all of them.
+        if self.calls.tasks.len() > 1
+            && !std::mem::replace(&mut self.yielded, true)
+            && self.link.lock().machine.has_output()
+        {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        self.yielded = false;
         for _ in 0..ROUNDS {
             self.calls.reap(cx);
             self.answer();
@@ -124,6 +135,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     fn answer(&mut self) {
         if !self.events.is_empty() {
             let mut events = std::mem::take(&mut self.events);
+            self.calls.now = tokio::time::Instant::now();
             for event in events.drain(..) {
                 self.calls.take(event, &self.link);
             }
