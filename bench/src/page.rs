@@ -72,7 +72,8 @@ fn explanation(rows: &[Row]) -> String {
     format!(
         "Client and server are processes of their own on the loopback. `formic` is a service and a caller as anybody \
          would write them, with discovery through the daemon's registry, balancing, deadline, metrics and trace \
-         context on. `connectrpc` is what Formic stands on, alone: its own server, its own client, the same protocol \
+         context on; it speaks the multiplexed wire on one connection, and `formic, HTTP` is the same told to keep to \
+         HTTP. Where the handler waits, it gives way once before it answers. `connectrpc` is what Formic stands on, alone: its own server, its own client, the same protocol \
          (Connect, protobuf), no compression, and as many HTTP/2 connections as Formic opens ({connections}; each \
          caller keeps to one of them). Values are medians over the rounds; × is the ratio to `connectrpc` within \
          each round, and of those the median. Client and server µs are processor time for each call, which says \

@@ -19,6 +19,7 @@ pub(crate) struct Programs {
     pub(crate) caller: PathBuf,
     pub(crate) connectrpc: PathBuf,
     pub(crate) tonic: PathBuf,
+    pub(crate) tarpc: PathBuf,
     formic: PathBuf,
 }
 
@@ -50,6 +51,7 @@ impl Programs {
             formic: take(&mut ours, "formic")?,
             connectrpc: take(&mut theirs, "peer-connectrpc")?,
             tonic: take(&mut theirs, "peer-tonic")?,
+            tarpc: take(&mut theirs, "peer-tarpc")?,
         })
     }
 

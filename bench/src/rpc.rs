@@ -16,6 +16,9 @@ use crate::report::{Row, Target, median};
 
 const CALLERS: [usize; 3] = [1, 64, 256];
 const INSTANCE: &str = "echo-rpc";
+/// What a service and its callers speak by themselves.
+const MULTIPLEXED: &str = "multiplexed";
+
 const MIN_RPS: f64 = 0.95;
 const MAX_P99: f64 = 1.10;
 
@@ -24,6 +27,7 @@ const MAX_P99: f64 = 1.10;
 enum Library {
     Connectrpc,
     Tonic,
+    Tarpc,
     Formic,
 }
 
@@ -35,10 +39,12 @@ struct Subject {
     connections: usize,
     /// A deadline for every call; Formic always has one.
     deadline: bool,
+    /// The handler is not ready at once.
+    later: bool,
 }
 
 /// The first is what all are compared with: what Formic stands on, used the way Formic uses it.
-fn subjects() -> [Subject; 7] {
+fn subjects() -> [Subject; 10] {
     let many = formic_client::Config::default().connections;
     let subject = |name, library, protocol, connections| Subject {
         name,
@@ -46,10 +52,14 @@ fn subjects() -> [Subject; 7] {
         protocol,
         connections,
         deadline: false,
+        later: false,
     };
     [
         subject("connectrpc", Library::Connectrpc, "connect", many),
-        subject("formic", Library::Formic, "connect", many),
+        subject("formic, HTTP", Library::Formic, "connect", many),
+        subject("formic", Library::Formic, MULTIPLEXED, 1),
+        Subject { later: true, ..subject("formic, handler waits", Library::Formic, MULTIPLEXED, 1) },
+        subject("tarpc, one connection", Library::Tarpc, "tarpc", 1),
         // What of the difference is the deadline's, which needs a timer on both sides.
         Subject { deadline: true, ..subject("connectrpc, deadline", Library::Connectrpc, "connect", many) },
         subject("connectrpc, one connection", Library::Connectrpc, "connect", 1),
@@ -63,6 +73,7 @@ fn subjects() -> [Subject; 7] {
 struct Servers {
     connectrpc: (Process, String),
     tonic: (Process, String),
+    tarpc: (Process, String),
     formic: Process,
 }
 
@@ -71,25 +82,27 @@ impl Servers {
         let serve = |path| Ok::<_, anyhow::Error>(Program::new(path, scratch)?.args(["serve"]));
         let connectrpc = serve(&programs.connectrpc)?.start_announced().await.context("connectrpc")?;
         let tonic = serve(&programs.tonic)?.start_announced().await.context("tonic")?;
+        let tarpc = serve(&programs.tarpc)?.start_announced().await.context("tarpc")?;
         let formic = Program::new(&programs.echo, scratch)?
             .env("FORMIC_DAEMON", discovery.daemon())
             .env("FORMIC_INSTANCE", INSTANCE)
             .start()?;
         let found = discovery.announced(INSTANCE, std::time::Duration::from_secs(10)).await;
         found.with_context(|| formic.last_words())?;
-        Ok(Self { connectrpc, tonic, formic })
+        Ok(Self { connectrpc, tonic, tarpc, formic })
     }
 
     fn of(&self, library: Library) -> (&Process, &str) {
         match library {
             Library::Connectrpc => (&self.connectrpc.0, &self.connectrpc.1),
             Library::Tonic => (&self.tonic.0, &self.tonic.1),
+            Library::Tarpc => (&self.tarpc.0, &self.tarpc.1),
             Library::Formic => (&self.formic, ""),
         }
     }
 
     async fn end(self) -> Result<()> {
-        for process in [self.connectrpc.0, self.tonic.0, self.formic] {
+        for process in [self.connectrpc.0, self.tonic.0, self.tarpc.0, self.formic] {
             process.end().await?;
         }
         Ok(())
@@ -140,8 +153,8 @@ pub(crate) async fn measure(
         }
     }
     let resident = |library| servers.of(library).0.resident();
-    let resident =
-        [Library::Connectrpc, Library::Tonic, Library::Formic].map(|library| (library, resident(library)));
+    let resident = [Library::Connectrpc, Library::Tonic, Library::Tarpc, Library::Formic]
+        .map(|library| (library, resident(library)));
     servers.end().await?;
     discovery.forget(INSTANCE).await?;
 
@@ -170,11 +183,16 @@ fn caller(
     let path = match subject.library {
         Library::Connectrpc => &programs.connectrpc,
         Library::Tonic => &programs.tonic,
+        Library::Tarpc => &programs.tarpc,
         Library::Formic => {
-            let config =
-                format!("{{\"callers\":{callers},\"warm_up_ms\":{warm_up},\"measured_ms\":{measured}}}");
+            let config = format!(
+                "{{\"callers\":{callers},\"warm_up_ms\":{warm_up},\"measured_ms\":{measured},\"later\":{}}}",
+                subject.later
+            );
+            let transport = if subject.protocol == MULTIPLEXED { "auto" } else { "http" };
             return Ok(Program::new(&programs.caller, scratch)?
                 .env("FORMIC_DAEMON", discovery.daemon())
+                .env("FORMIC_CLIENT_TRANSPORT", transport)
                 .env("FORMIC_CONFIG", &config));
         }
     };
@@ -215,22 +233,56 @@ fn row(subject: &Subject, callers: usize, samples: &[Sample], base: &[Sample]) -
     }
 }
 
-/// What Formic must hold beside what it stands on.
+/// What Formic must hold: over HTTP, beside what it stands on; over the multiplexed wire, beside the peers.
 pub(crate) fn targets(rows: &[Row]) -> Vec<Target> {
     let mut targets = Vec::new();
-    for row in rows.iter().filter(|row| row.subject == "formic") {
-        let callers = row.callers;
-        let who = if callers == 1 { "1 caller".into() } else { format!("{callers} callers") };
+    for row in rows.iter().filter(|row| row.subject == "formic, HTTP") {
+        let who = who(row.callers);
         targets.push(Target::at_least(
-            format!("calls/s, formic ÷ connectrpc, {who}"),
+            format!("calls/s, formic over HTTP ÷ connectrpc, {who}"),
             row.rps_ratio,
             MIN_RPS,
         ));
-        targets.push(Target::at_most(format!("p99, formic ÷ connectrpc, {who}"), row.p99_ratio, MAX_P99));
+        let name = format!("p99, formic over HTTP ÷ connectrpc, {who}");
+        targets.push(Target::at_most(name, row.p99_ratio, MAX_P99));
     }
-    let errors: u64 = rows.iter().filter(|row| row.subject == "formic").map(|row| row.errors).sum();
+    let find =
+        |subject: &str, callers| rows.iter().find(|row| row.subject == subject && row.callers == callers);
+    for callers in CALLERS.into_iter().filter(|&callers| callers > 1) {
+        let who = who(callers);
+        for (subject, peer, least) in BESIDE {
+            if let (Some(ours), Some(theirs)) = (find(subject, callers), find(peer, callers)) {
+                // Both are ratios to the same third, taken within the rounds.
+                let ratio = ours.rps_ratio / theirs.rps_ratio;
+                targets.push(Target::at_least(format!("calls/s, {subject} ÷ {peer}, {who}"), ratio, least));
+            }
+        }
+        if let (Some(ours), Some(theirs)) = (find("formic", callers), find("tarpc, one connection", callers))
+        {
+            let name = format!("p99, formic ÷ tarpc, {who}");
+            targets.push(Target::at_most(name, ours.p99_ratio / theirs.p99_ratio, 1.0));
+        }
+        if let Some(cpu) = find("formic", callers).and_then(|row| row.server_cpu_us) {
+            targets.push(Target::at_most(format!("server µs a call, formic, {who}"), cpu, MAX_SERVER_US));
+        }
+    }
+    let ours = rows.iter().filter(|row| row.subject.starts_with("formic"));
+    let errors: u64 = ours.map(|row| row.errors).sum();
     targets.push(Target::at_most("failed calls, formic", errors as f64, 0.0));
     targets
+}
+
+/// What is how many times as fast as what, at least.
+const BESIDE: [(&str, &str, f64); 3] = [
+    ("formic", "tonic, one connection", 5.0),
+    ("formic", "tarpc, one connection", 1.5),
+    ("formic, handler waits", "tonic, one connection", 2.5),
+];
+
+const MAX_SERVER_US: f64 = 2.0;
+
+fn who(callers: usize) -> String {
+    if callers == 1 { "1 caller".into() } else { format!("{callers} callers") }
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use bench::v1::{EchoRequest, EchoServiceClient};
+use bench::v1::{EchoRequest, EchoServiceClient, LaterServiceClient};
 use formic::prelude::*;
 use formic_bench::load::{self, Caller, PAYLOAD, Plan};
 use serde::Deserialize;
@@ -18,6 +18,9 @@ struct Config {
     callers: usize,
     warm_up_ms: u64,
     measured_ms: u64,
+    /// The handler is not ready at once.
+    #[serde(default)]
+    later: bool,
 }
 
 struct Echo(EchoServiceClient);
@@ -30,17 +33,34 @@ impl Caller for Echo {
     }
 }
 
+struct Later(LaterServiceClient);
+
+impl Caller for Later {
+    async fn call(&mut self) -> Result<(), String> {
+        let request = EchoRequest { payload: PAYLOAD.to_vec(), ..Default::default() };
+        let response = self.0.echo(request).await.map_err(|error| error.to_string())?;
+        load::check(&response.payload)
+    }
+}
+
 #[formic::main]
 async fn main() -> formic::Result {
     let service = Service::new("bench-caller");
     let config: Config = service.config()?;
-    let client = EchoServiceClient::new(service.client("echo"));
+    let channel = service.client("echo");
     let plan = Plan {
         callers: config.callers,
         warm_up: Duration::from_millis(config.warm_up_ms),
         measured: Duration::from_millis(config.measured_ms),
     };
-    let line = load::run(plan, |_| Echo(client.clone())).await.map_err(formic::Failure::new)?;
+    let line = if config.later {
+        let client = LaterServiceClient::new(channel);
+        load::run(plan, |_| Later(client.clone())).await
+    } else {
+        let client = EchoServiceClient::new(channel);
+        load::run(plan, |_| Echo(client.clone())).await
+    };
+    let line = line.map_err(formic::Failure::new)?;
     println!("{line}");
     Ok(())
 }

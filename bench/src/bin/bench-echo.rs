@@ -1,7 +1,7 @@
 //! The measured service: what anybody would write, on the facade and with everything on that is on by
 //! default. It only ends with the bench too.
 
-use bench::v1::{EchoRequest, EchoResponse, EchoService};
+use bench::v1::{EchoRequest, EchoResponse, EchoService, LaterService};
 use formic::prelude::*;
 
 formic::include_protos!();
@@ -14,7 +14,17 @@ impl EchoService for Echo {
     }
 }
 
+struct Later;
+
+impl LaterService for Later {
+    async fn echo(&self, _ctx: Context, request: Request<'_, EchoRequest>) -> Reply<EchoResponse> {
+        let payload = request.payload.to_vec();
+        tokio::task::yield_now().await;
+        reply(EchoResponse { payload, ..Default::default() })
+    }
+}
+
 #[formic::main]
 async fn main() -> formic::Result {
-    Service::new("echo").serve(Echo).run_until(formic_bench::load::parent_gone()).await
+    Service::new("echo").serve(Echo).serve(Later).run_until(formic_bench::load::parent_gone()).await
 }
