@@ -265,11 +265,14 @@ impl Remote {
 
     fn choose(&self) -> usize {
         let connections = self.slots.len();
-        if connections == 1 || self.spoken.is_spoken() || self.backend.in_flight() <= BUSY {
-            0
-        } else {
-            fastrand::usize(..connections)
+        if connections == 1 || self.backend.in_flight() <= BUSY {
+            return 0;
         }
+        // One multiplexed connection is enough, and so is one that may become one.
+        if self.spoken.is_spoken() || self.dialer.mux.tries(&self.spoken) {
+            return 0;
+        }
+        fastrand::usize(..connections)
     }
 
     fn unreachable(&self, trouble: Trouble) -> Error {

@@ -9,6 +9,7 @@ mod drive;
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::Duration;
@@ -72,6 +73,8 @@ struct Owner {
 /// What callers and the connection's task share.
 pub(crate) struct Link {
     state: Mutex<State>,
+    /// No more calls are taken; beside the state, since it is asked before every call.
+    leaving: AtomicBool,
     /// The endpoint, for errors.
     name: Arc<str>,
 }
@@ -133,7 +136,7 @@ where
         closed: false,
     };
     let capture = with.capture.as_deref().and_then(|folder| record(folder, &name));
-    let link = Arc::new(Link { state: Mutex::new(state), name });
+    let link = Arc::new(Link { state: Mutex::new(state), leaving: AtomicBool::new(false), name });
     let mut driver = drive::Driver {
         link: Arc::clone(&link),
         pipe: Pipe::new(io, Direction::Up, capture),
@@ -176,8 +179,7 @@ impl Sender {
     /// Whether another connection is needed for the next call.
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        let state = self.0.link.lock();
-        state.closed || state.machine.is_leaving()
+        self.0.link.leaving.load(Ordering::Acquire)
     }
 }
 
@@ -213,6 +215,7 @@ impl Link {
     /// Ends all calls, for the connection is over.
     fn close(&self, unwritten: usize) {
         let mut wakers = Vec::new();
+        self.leaving.store(true, Ordering::Release);
         let mut guard = self.lock();
         let state = &mut *guard;
         state.closed = true;

@@ -55,7 +55,8 @@ mod tests {
 
     #[test]
     fn a_service_that_keeps_to_http_calls_over_it_too() {
-        let mut settings = ServiceSettings { transport: "http".into(), ..ServiceSettings::default() };
+        let mut settings = ServiceSettings::default();
+        settings.transport = "http".into();
         assert!(!config(&settings).multiplexed);
         assert_eq!(client(&settings).transport, formic_client::Transport::Http);
         settings.client.transport = Some("auto".into());

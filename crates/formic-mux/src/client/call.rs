@@ -97,7 +97,11 @@ impl Opening<'_> {
             Err(refusal) => {
                 state.slots.put_back(key);
                 match refusal {
-                    Refusal::Leaving => Poll::Ready(Err(Failure::Closed)),
+                    Refusal::Leaving => {
+                        // Its numbers may be used up, which nobody else notices.
+                        link.leaving.store(true, std::sync::atomic::Ordering::Release);
+                        Poll::Ready(Err(Failure::Closed))
+                    }
                     Refusal::Invalid(error) => Poll::Ready(Err(Failure::Error(error))),
                     Refusal::Full => {
                         let turn = *self.turn.get_or_insert_with(|| {

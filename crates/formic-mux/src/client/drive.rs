@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -55,6 +56,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                     let mut state = link.lock();
                     // What comes after the greeting can only be a go-away, which the machine notes.
                     while state.machine.receive(&mut bytes, now)?.is_some() {}
+                    link.leaving.store(state.machine.is_leaving(), Ordering::Release);
                     Ok(state.machine.is_greeted())
                 });
                 match std::task::ready!(read) {
@@ -128,6 +130,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         let read = self.pipe.poll_read(cx, |mut bytes| {
             let mut state = link.lock();
             while let Some(event) = state.machine.receive(&mut bytes, now)? {
+                if matches!(event, Event::GoAway) {
+                    link.leaving.store(true, Ordering::Release);
+                }
                 state.take(event, woken);
             }
             Ok(())

@@ -1,0 +1,133 @@
+//! Who is called over the multiplexed wire, and what happens when that fails.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use formic_client::{Client, Config, Observer, Report, Transport};
+use formic_core::{Code, ServiceName};
+use formic_registry::Memory;
+
+use crate::server::*;
+
+/// What calls travelled over.
+#[derive(Default)]
+struct Travelled(Mutex<Vec<&'static str>>);
+
+impl Observer for Travelled {
+    fn on_call(&self, report: &Report<'_>) {
+        self.0.lock().unwrap().push(report.transport);
+    }
+}
+
+impl Travelled {
+    fn take(&self) -> Vec<&'static str> {
+        std::mem::take(&mut self.0.lock().unwrap())
+    }
+}
+
+fn client(registry: &Memory, transport: Transport) -> (Client, Arc<Travelled>) {
+    let travelled = Arc::new(Travelled::default());
+    let observer = Some(Arc::clone(&travelled) as Arc<dyn Observer>);
+    let config = Config { transport, observer, ..Config::default() };
+    (Client::new(Arc::new(registry.clone()), config), travelled)
+}
+
+#[tokio::test]
+async fn who_announces_it_is_called_over_it_on_one_connection() {
+    let (registry, server) = (Memory::new(), Server::start_mux(&Echo::new()).await);
+    register_mux(&registry, "one", &server.endpoint).await;
+    let (client, travelled) = client(&registry, Transport::Auto);
+    let channel = client.of("echo");
+    let calls = (0..200).map(|_| channel.call(call_of(SAY, "hi")));
+    for answer in within("200 calls", futures::future::join_all(calls)).await {
+        assert_eq!(text(answer.unwrap()), "hi");
+    }
+    assert_eq!(server.accepted.load(Ordering::SeqCst), 1);
+    assert_eq!(travelled.take(), vec!["multiplexed"; 200]);
+}
+
+#[tokio::test]
+async fn who_does_not_answer_it_is_called_over_http_and_not_asked_again() {
+    let (registry, server) = (Memory::new(), Server::start(&Echo::new()).await);
+    register_mux(&registry, "liar", &server.endpoint).await;
+    let (client, travelled) = client(&registry, Transport::Auto);
+    let channel = client.of("echo");
+    assert_eq!(text(channel.call(call_of(SAY, "hi")).await.unwrap()), "hi");
+    assert_eq!(travelled.take(), ["http"]);
+    // The greeting that was not answered, and the connection that was used.
+    assert_eq!(server.accepted.load(Ordering::SeqCst), 2);
+    let calls = (0..50).map(|_| channel.call(call_of(SAY, "hi")));
+    for answer in within("50 calls", futures::future::join_all(calls)).await {
+        answer.unwrap();
+    }
+    assert!(server.accepted.load(Ordering::SeqCst) <= 3, "it was greeted again");
+}
+
+#[tokio::test]
+async fn who_announces_nothing_is_called_over_http_unless_told_otherwise() {
+    let (registry, server) = (Memory::new(), Server::start(&Echo::new()).await);
+    register(&registry, "plain", &server.endpoint).await;
+    let (auto, travelled) = client(&registry, Transport::Auto);
+    auto.of("echo").call(call_of(SAY, "hi")).await.unwrap();
+    assert_eq!((travelled.take(), server.accepted.load(Ordering::SeqCst)), (vec!["http"], 1));
+
+    let multiplexed = Server::start_mux(&Echo::new()).await;
+    let (told, travelled) = client(&registry, Transport::Multiplexed);
+    told.at(multiplexed.endpoint.clone()).call(call_of(SAY, "hi")).await.unwrap();
+    assert_eq!(travelled.take(), ["multiplexed"]);
+
+    // And the other way round: HTTP is forced on one who announces the other wire, and speaks nothing else.
+    register_mux(&registry, "plain", &multiplexed.endpoint).await;
+    let (http, _) = client(&registry, Transport::Http);
+    let call = http.of("echo").call(call_of(SAY, "hi"));
+    assert!(within("the call to fail", call).await.is_err());
+}
+
+#[tokio::test]
+async fn a_server_that_goes_away_finishes_and_loses_nothing() {
+    let registry = Memory::new();
+    let (first, second) = (Server::start_mux(&Echo::new()).await, Server::start_mux(&Echo::new()).await);
+    register_mux(&registry, "one", &first.endpoint).await;
+    let (client, _) = client(&registry, Transport::Auto);
+    let channel = client.of("echo");
+    let mut ticking = channel.call(call_of(TICK, "")).await.unwrap().body.into_stream();
+    assert_eq!(next(&mut ticking).await.unwrap().unwrap(), "tick");
+    first.drain();
+    register_mux(&registry, "two", &second.endpoint).await;
+    let name = ServiceName::new("echo").unwrap();
+    until("the second to be known", || client.cache().instances(&name).view().instances.len() == 2).await;
+    for _ in 0..100 {
+        assert_eq!(text(within("a call", channel.call(call_of(SAY, "hi"))).await.unwrap()), "hi");
+    }
+    assert_eq!(second.echo.calls() + first.echo.calls(), 101);
+    assert_eq!(next(&mut ticking).await.unwrap().unwrap(), "tick", "what was taken goes on");
+}
+
+#[tokio::test]
+async fn a_restart_on_the_same_port_is_found_again() {
+    let registry = Memory::new();
+    let echo = Echo::new();
+    let server = Server::start_mux(&echo).await;
+    let addr = server.addr();
+    register_mux(&registry, "one", &server.endpoint).await;
+    let (client, travelled) = client(&registry, Transport::Auto);
+    let channel = client.of("echo");
+    let hanging = channel.call(call_of(HANG, ""));
+    let kill = async {
+        until("the handler to begin", || echo.calls() == 1).await;
+        drop(server);
+    };
+    let (lost, ()) = futures::future::join(hanging, kill).await;
+    let error = lost.unwrap_err();
+    assert_eq!((error.code(), error.is_unsent()), (Code::Unavailable, false), "a handler had it");
+    let again = Server::start_mux_at(&echo, addr).await;
+    within("the endpoint to be back", async {
+        while channel.call(call_of(SAY, "hi")).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    assert_eq!(travelled.take().last(), Some(&"multiplexed"));
+    drop(again);
+}
