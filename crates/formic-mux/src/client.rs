@@ -225,6 +225,10 @@ impl Link {
             slot.end = Some(Err(self.broken(unsent)));
             wakers.extend(slot.waker.take());
             wakers.extend(slot.room.take());
+            // Whoever owns the tasks waits for them, perhaps before the caller looks again.
+            if let Some(pump) = slot.pump.take() {
+                pump.abort();
+            }
         }
         wakers.extend(std::mem::take(&mut state.room).into_values());
         drop(guard);
