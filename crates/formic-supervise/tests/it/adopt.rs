@@ -37,7 +37,11 @@ async fn running(supervisor: &Supervisor) -> Process {
 
 /// Starts an instance of this script by an engine of its own and kills the engine.
 async fn left_behind(scene: &Scene, script: &str) -> u32 {
-    let mut engine = Fixture::start(FIXTURE, &["engine", scene.run_dir().to_str().unwrap(), script]);
+    left_behind_by("engine", scene, script).await
+}
+
+async fn left_behind_by(engine: &str, scene: &Scene, script: &str) -> u32 {
+    let mut engine = Fixture::start(FIXTURE, &[engine, scene.run_dir().to_str().unwrap(), script]);
     assert_eq!(engine.hear(), "up");
     engine.tell();
     let pid = engine.hear().parse().unwrap();
@@ -214,7 +218,9 @@ async fn a_session_is_proven_by_those_who_were_seen_in_it() {
     for (seen, what) in [(true, "seen"), (false, "unseen")] {
         let scene = Scene::new("adopt-session");
         // A child without a mark, in the session alone.
-        let pid = left_behind(&scene, "env -i /bin/sleep 60 & sleep 0.2; echo $!; exec sleep 60").await;
+        let script = "env -i /bin/sleep 60 & sleep 0.2; echo $!; exec sleep 60";
+        // A cgroup would prove it.
+        let pid = left_behind_by("engine-without-cgroups", &scene, script).await;
         let child: u32 = fs::read_to_string(scene.run_dir().join("out.log")).unwrap().trim().parse().unwrap();
         let heir = scene.heir(features());
         if seen {
