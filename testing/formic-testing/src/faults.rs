@@ -7,7 +7,7 @@
 //! network.inject(&faults);                       // every call of a network in memory
 //! let server = server.intercept(faults.server("payment"));    // a real server
 //! let relay = faults.relay("order", "payment", addr).await;   // in front of anything that speaks TCP
-//! …
+//! // … and then the test
 //! assert_eq!(slow.happened(), 2);
 //! ```
 //!
@@ -146,6 +146,13 @@ impl Faults {
     /// If loopback has no port left.
     pub async fn relay(&self, from: &str, to: &str, server: std::net::SocketAddr) -> Relay {
         Relay::start(Link::new(Arc::clone(&self.0), from, to), server).await
+    }
+
+    /// Whether a partition of these two has held something up.
+    #[must_use]
+    pub fn has_held(&self, one: &str, other: &str) -> bool {
+        let held = self.0.held();
+        held.contains(&(one.into(), other.into())) || held.contains(&(other.into(), one.into()))
     }
 
     /// How many faults have happened.

@@ -236,8 +236,13 @@ async fn a_saga_over_a_bad_network_comes_to_one_end() {
         let placing = world.place(&customer, request("k1", GOOD_CARD));
         let joining = async {
             tokio::time::sleep(Duration::from_millis(400)).await;
+            // On a busy machine it takes longer until the saga has come to shipping.
+            while !world.faults.has_held("order", "shipping") {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
             world.faults.join("order", "shipping");
         };
+        let joining = formic_testing::in_time("a call to shipping", Duration::from_secs(20), joining);
         let (placed, ()) = tokio::join!(placing, joining);
         let id = placed.unwrap().order.order_id.clone();
         world.assert_whole(&id).await;
