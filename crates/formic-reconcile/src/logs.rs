@@ -122,6 +122,8 @@ pub struct Logs {
 struct Place {
     offset: u64,
     partial: Vec<u8>,
+    /// It is in the middle of a line whose beginning is gone.
+    broken: bool,
 }
 
 impl Logs {
@@ -143,7 +145,7 @@ impl Logs {
             let size = tokio::fs::metadata(&file.path).await?.len();
             let texts = tail(&file.path, lines).await?;
             out.extend(texts.into_iter().map(|text| file.line(text)));
-            self.places.insert(file.path, Place { offset: size, partial: Vec::new() });
+            self.places.insert(file.path, Place { offset: size, ..Place::default() });
         }
         Ok(out.split_off(out.len().saturating_sub(lines)))
     }
@@ -152,7 +154,7 @@ impl Logs {
     pub fn skip(&mut self) {
         for file in files(&self.dir, &self.services) {
             let offset = std::fs::metadata(&file.path).map(|meta| meta.len()).unwrap_or(0);
-            self.places.insert(file.path, Place { offset, partial: Vec::new() });
+            self.places.insert(file.path, Place { offset, ..Place::default() });
         }
     }
 
@@ -168,14 +170,23 @@ impl Logs {
             if meta.len() <= place.offset {
                 continue;
             }
-            let mut file = File::open(&log.path).await?;
-            file.seek(SeekFrom::Start(place.offset)).await?;
+            let mut file = File::open(&log.path).await?.into_std().await;
+            // The front of a log that grows too large is freed: what is behind it is gone.
+            let begins = formic_supervise::log_begins(&file, place.offset)?;
+            if begins > place.offset {
+                *place = Place { offset: begins, partial: Vec::new(), broken: true };
+            }
+            std::io::Seek::seek(&mut file, SeekFrom::Start(place.offset))?;
+            let file = File::from_std(file);
             let mut bytes = Vec::new();
             place.offset += file.take(CHUNK).read_to_end(&mut bytes).await? as u64;
             for byte in bytes {
                 if byte == b'\n' || place.partial.len() >= MAX_LINE {
                     let text = String::from_utf8_lossy(&place.partial).trim_end_matches('\r').to_owned();
-                    out.push(log.line(text));
+                    // Of a line whose beginning is gone, the rest is not a line.
+                    if !std::mem::take(&mut place.broken) {
+                        out.push(log.line(text));
+                    }
                     place.partial.clear();
                 }
                 if byte != b'\n' {

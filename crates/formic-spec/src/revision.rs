@@ -98,7 +98,7 @@ impl Revision {
             settings,
             port,
             health,
-            resources: _,
+            resources,
             stop: _,
             restart: _,
             update: _,
@@ -119,6 +119,8 @@ impl Revision {
             "cwd": cwd,
             "health": health,
             "port": port,
+            // Given to a process before it starts.
+            "limits": resources,
         }))
     }
 
@@ -277,7 +279,6 @@ mod tests {
         let base = process("cargo = 's'", "1");
         for same in [
             "replicas = 3",
-            "resources = { memory = '1MiB' }",
             "stop = { grace = '1s' }",
             "restart = { policy = 'never' }",
             "update = { surge = 2 }",
@@ -287,6 +288,7 @@ mod tests {
         assert_ne!(base, process("cargo = 's'", "2"));
         assert_ne!(base, process("cargo = 's'\nenv = { A = 'a' }", "1"));
         assert_ne!(base, process("cargo = 's'\nhealth = { timeout = '2s' }", "1"));
+        assert_ne!(base, process("cargo = 's'\nresources = { memory = '1MiB' }", "1"));
     }
 
     #[test]

@@ -108,17 +108,21 @@ impl pb::ControlService for Control {
         let unreadable =
             |error: std::io::Error| Error::internal("the logs cannot be read").with_source(error);
         let first = logs.last(tail).await.map_err(unreadable)?;
-        let state = (logs, VecDeque::from(first));
-        reply(Streaming::new(futures::stream::unfold(state, move |(mut logs, mut lines)| async move {
+        let state = (logs, VecDeque::from(first), self.engine.view());
+        reply(Streaming::new(futures::stream::unfold(state, move |(mut logs, mut lines, view)| async move {
             loop {
                 if let Some(line) = lines.pop_front() {
-                    return Some((Ok(wire::line(line)), (logs, lines)));
+                    return Some((Ok(wire::line(line)), (logs, lines, view)));
                 }
-                if !follow {
+                // The view ends with the engine; what was written last comes after that.
+                let is_over = !follow || view.has_changed().is_err();
+                if follow {
+                    tokio::time::sleep(LOOK).await;
+                    lines.extend(logs.more().await.unwrap_or_default());
+                }
+                if is_over && lines.is_empty() {
                     return None;
                 }
-                tokio::time::sleep(LOOK).await;
-                lines.extend(logs.more().await.unwrap_or_default());
             }
         })))
     }
