@@ -84,7 +84,7 @@ fn explanation(rows: &[Row]) -> String {
 /// Where the time goes beside the first subject, in numbers: the reason of a missed ratio.
 fn costs(rows: &[Row]) -> String {
     let mut text = String::from("\n## What a call costs beside connectrpc alone\n");
-    for own in rows.iter().filter(|row| row.subject == "formic") {
+    for own in rows.iter().filter(|row| row.subject.starts_with("formic") && !row.subject.contains("waits")) {
         let base = rows.iter().find(|row| row.callers == own.callers && row.subject == "connectrpc");
         let Some(base) = base else { continue };
         let more = |own: Option<f64>, base: Option<f64>| match own.zip(base) {
@@ -93,7 +93,8 @@ fn costs(rows: &[Row]) -> String {
         };
         let _ = write!(
             text,
-            "\n- {} callers: client {}, server {}.",
+            "\n- {}, {} callers: client {}, server {}.",
+            own.subject,
             own.callers,
             more(own.client_cpu_us, base.client_cpu_us),
             more(own.server_cpu_us, base.server_cpu_us),

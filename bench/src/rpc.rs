@@ -233,18 +233,17 @@ fn row(subject: &Subject, callers: usize, samples: &[Sample], base: &[Sample]) -
     }
 }
 
-/// What Formic must hold: over HTTP, beside what it stands on; over the multiplexed wire, beside the peers.
+/// What Formic must hold: as it is and over HTTP, beside what it stands on; as it is, beside the peers.
 pub(crate) fn targets(rows: &[Row]) -> Vec<Target> {
     let mut targets = Vec::new();
-    for row in rows.iter().filter(|row| row.subject == "formic, HTTP") {
-        let who = who(row.callers);
-        targets.push(Target::at_least(
-            format!("calls/s, formic over HTTP ÷ connectrpc, {who}"),
-            row.rps_ratio,
-            MIN_RPS,
-        ));
-        let name = format!("p99, formic over HTTP ÷ connectrpc, {who}");
-        targets.push(Target::at_most(name, row.p99_ratio, MAX_P99));
+    for subject in ["formic", "formic, HTTP"] {
+        for row in rows.iter().filter(|row| row.subject == subject) {
+            let who = who(row.callers);
+            let name = format!("calls/s, {subject} ÷ connectrpc, {who}");
+            targets.push(Target::at_least(name, row.rps_ratio, MIN_RPS));
+            let name = format!("p99, {subject} ÷ connectrpc, {who}");
+            targets.push(Target::at_most(name, row.p99_ratio, MAX_P99));
+        }
     }
     let find =
         |subject: &str, callers| rows.iter().find(|row| row.subject == subject && row.callers == callers);
