@@ -74,6 +74,7 @@ pub(crate) async fn build(
     }
     if std::io::stderr().is_terminal() {
         // Its progress, although it goes through our hands.
+        command.env("CARGO_TERM_COLOR", if colour { "always" } else { "never" });
         command.env("CARGO_TERM_PROGRESS_WHEN", "always");
         command.env("CARGO_TERM_PROGRESS_WIDTH", output::width().to_string());
     }
