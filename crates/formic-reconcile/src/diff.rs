@@ -115,6 +115,8 @@ fn flat(service: Option<&Service>) -> BTreeMap<String, String> {
         leaf("stop.grace", &grace, &mut out);
     }
     fields.remove("revision");
+    // A part of the revision by its whole hash: it says nothing that the other fields do not.
+    fields.remove("process");
     out.insert("revision".into(), service.revision.short().to_owned());
     if let Some(Value::Object(start)) = fields.remove("start") {
         for (name, value) in start {
