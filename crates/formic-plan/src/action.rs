@@ -108,6 +108,8 @@ pub enum WaitCause {
     Dependants(Vec<String>),
     /// A replacement waits until the others of its service are ready.
     Turn,
+    /// Whether the last one still runs, nobody can say.
+    Quarantined,
 }
 
 // === impl Plan ===
@@ -196,6 +198,7 @@ impl fmt::Display for WaitCause {
             Self::Backoff(_) => f.write_str("backs off"),
             Self::Dependants(names) => write!(f, "is needed by {}", names.join(", ")),
             Self::Turn => f.write_str("is replaced when the others are ready"),
+            Self::Quarantined => f.write_str("is not filled while the last one may be running"),
         }
     }
 }

@@ -50,7 +50,7 @@ pub struct Instance {
     pub history: History,
 }
 
-/// What an instance is doing. The first four are live: there may be a process.
+/// What an instance is doing. The first five are live: there may be a process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 #[non_exhaustive]
@@ -76,6 +76,14 @@ pub enum State {
         deadline: Time,
         /// Why.
         cause: StopCause,
+    },
+    /// It may be running, and nobody can prove it or end it. Nothing is done about it, and its place stays
+    /// taken, until somebody has looked.
+    Quarantined {
+        /// Since when.
+        since: Time,
+        /// Why nobody can say.
+        reason: String,
     },
     /// Gone, and started again at `until`.
     Backoff {
@@ -247,8 +255,30 @@ impl Instance {
 
     /// It is told to stop. Does nothing when it was told before: the first deadline stands.
     pub fn stopping(&mut self, cause: StopCause, now: Time) {
-        if self.is_live() && !matches!(self.state, State::Stopping { .. }) {
+        if self.is_live() && !self.is_stopping() {
             self.state = State::Stopping { deadline: now + self.grace.get(), cause };
+        }
+    }
+
+    /// Nobody can say whether it runs, or end it. Does nothing to one that is gone.
+    pub fn quarantined(&mut self, reason: impl Into<String>, now: Time) {
+        if self.is_live() {
+            self.state = State::Quarantined { since: now, reason: reason.into() };
+        }
+    }
+
+    /// Somebody gave it up, or the machine that it ran on was started anew: its place is free, and that is
+    /// nobody's failure. Does nothing to one that is gone.
+    pub fn given_up(&mut self, now: Time) {
+        if self.is_live() {
+            let exit = Exit {
+                at: now,
+                outcome: Outcome::Unknown,
+                ready_for: self.ready_since.map_or(Duration::ZERO, |since| now.since(since)),
+                overdue: false,
+                overrun: false,
+            };
+            self.state = State::Exited { exit, end: End::Stopped };
         }
     }
 
@@ -319,9 +349,15 @@ impl Instance {
         matches!(self.state, State::Exited { end: End::Completed, .. })
     }
 
-    /// Whether it was told to stop and is not gone yet.
+    /// Whether it was told to stop and is not gone yet, or may be there without being of use.
     pub(crate) const fn is_stopping(&self) -> bool {
-        matches!(self.state, State::Stopping { .. })
+        matches!(self.state, State::Stopping { .. } | State::Quarantined { .. })
+    }
+
+    /// Whether nobody can say if it runs.
+    #[must_use]
+    pub const fn is_quarantined(&self) -> bool {
+        matches!(self.state, State::Quarantined { .. })
     }
 
     /// Whether a new instance of this is the same one again, and not a new one in its place.
@@ -337,7 +373,7 @@ impl Instance {
             State::Ready { .. } => 4,
             State::Unready { .. } => 3,
             State::Starting { .. } => 2,
-            State::Stopping { .. } => 1,
+            State::Stopping { .. } | State::Quarantined { .. } => 1,
             State::Backoff { .. } | State::Exited { .. } => 0,
         };
         (rank, self.exit().map(|exit| exit.at), std::cmp::Reverse(&self.id))
@@ -354,6 +390,7 @@ impl fmt::Display for State {
             Self::Ready { .. } => "ready",
             Self::Unready { .. } => "unready",
             Self::Stopping { .. } => "stopping",
+            Self::Quarantined { .. } => "quarantined",
             Self::Backoff { .. } => "backoff",
             Self::Exited { end: End::Stopped, .. } => "stopped",
             Self::Exited { end: End::Completed, .. } => "completed",

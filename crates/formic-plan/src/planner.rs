@@ -54,7 +54,7 @@ impl<'a> Planner<'a> {
         let worth = |instance: &'a Instance| {
             let current = wanted.get(instance.service.as_str()).and_then(|s| s.at(instance.slot));
             let current = current.is_some_and(|template| template.process == instance.process());
-            let stopping = matches!(instance.state, State::Stopping { .. });
+            let stopping = instance.is_stopping();
             (instance.is_live(), !stopping, instance.is_ready(), current, instance.recency())
         };
         for instance in &observed.instances {
@@ -65,7 +65,9 @@ impl<'a> Planner<'a> {
             };
             surplus.extend(beaten.filter(|instance| instance.is_live()));
         }
-        let live = observed.instances.iter().filter(|instance| instance.is_live()).collect();
+        // What nobody can end holds up nobody.
+        let acts = |instance: &&Instance| instance.is_live() && !instance.is_quarantined();
+        let live = observed.instances.iter().filter(acts).collect();
         Self {
             desired,
             now,
@@ -143,7 +145,7 @@ impl<'a> Planner<'a> {
             release_circles(&mut held);
         }
         for instance in self.live.clone() {
-            if matches!(instance.state, State::Stopping { .. }) {
+            if instance.is_stopping() {
                 continue;
             }
             let name = instance.service.as_str();
@@ -167,7 +169,7 @@ impl<'a> Planner<'a> {
         }
         for instance in self.surplus.clone() {
             let leaves = leaving.contains(instance.service.as_str());
-            if !leaves && !matches!(instance.state, State::Stopping { .. }) {
+            if !leaves && !instance.is_stopping() {
                 self.stop(instance, StopCause::Duplicate);
             }
         }
@@ -258,7 +260,7 @@ impl<'a> Planner<'a> {
                     continue;
                 };
                 match instance.state {
-                    State::Stopping { .. } => {}
+                    State::Stopping { .. } | State::Quarantined { .. } => {}
                     _ if self.doomed.contains(&instance.id) => {}
                     _ if instance.process() == template.process => self.actions.push(Action::Adjust {
                         instance: instance.id.clone(),
@@ -307,6 +309,10 @@ impl<'a> Planner<'a> {
                         continue;
                     }
                     None | Some(State::Backoff { .. } | State::Exited { .. }) => {}
+                    Some(State::Quarantined { .. }) => {
+                        self.wait(&service.name, slot, WaitCause::Quarantined);
+                        continue;
+                    }
                     Some(_) => continue,
                 }
                 if !needs.is_empty() && !again.is_some_and(|last| last.history.was_ready) {

@@ -48,6 +48,8 @@ pub enum ServiceState {
     Backoff,
     /// Failed again and again, and tried again at the longest delay.
     CrashLooping,
+    /// Of what nobody can say whether it runs, and nothing is done about it.
+    Quarantined,
     /// Told to stop.
     Stopping,
     /// Not running, as wanted or for good.
@@ -111,6 +113,8 @@ fn row(
         if failed { ServiceState::Degraded } else { ServiceState::Starting }
     } else if instances.iter().any(|i| i.history.crash_looping) {
         ServiceState::CrashLooping
+    } else if any(&|s| matches!(s, State::Quarantined { .. })) {
+        ServiceState::Quarantined
     } else if any(&|s| matches!(s, State::Backoff { .. })) {
         ServiceState::Backoff
     } else if any(&|s| matches!(s, State::Unready { .. })) {
@@ -157,6 +161,12 @@ fn detail(
     if state == ServiceState::Ready {
         return None;
     }
+    if let Some((instance, reason)) = instances.iter().find_map(|i| match &i.state {
+        State::Quarantined { reason, .. } => Some((i, reason)),
+        _ => None,
+    }) {
+        return Some(format!("{} may be running: {reason}", instance.id));
+    }
     let newest = instances.iter().filter(|i| i.exit().is_some()).max_by_key(|i| i.recency());
     if let Some(instance) = newest {
         let Instance { service, slot, .. } = instance;
@@ -188,6 +198,7 @@ impl fmt::Display for ServiceState {
             Self::Degraded => "degraded",
             Self::Backoff => "backoff",
             Self::CrashLooping => "crash-looping",
+            Self::Quarantined => "quarantined",
             Self::Stopping => "stopping",
             Self::Stopped => "stopped",
         })

@@ -150,6 +150,13 @@ fn instances(service: &str, facts: Facts<'_>, now: Time) -> Vec<String> {
                 let left = HumanDuration::from(deadline.since(now));
                 sentences.push(format!("{name} is stopping ({cause}), {left} are left to it."));
             }
+            State::Quarantined { since, reason } => {
+                let ago = HumanDuration::from(now.since(*since));
+                sentences.push(format!(
+                    "{name} ({}) may be running, and has been left alone for {ago}: {reason}. `formic release {}` gives its place free.",
+                    instance.id, instance.id
+                ));
+            }
             _ => {}
         }
     }

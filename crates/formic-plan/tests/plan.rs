@@ -527,3 +527,29 @@ fn a_thousand_services_are_planned_quickly() {
     // Unoptimised and beside other work; squares of 5,000 would take far longer.
     assert!(begun.elapsed() < Duration::from_secs(5), "took {:?}", begun.elapsed());
 }
+
+#[test]
+fn what_is_quarantined_is_left_alone_and_its_place_is_not_filled() {
+    let mut world = World::running();
+    let ids: Vec<_> = world.observed.instances.iter().map(|i| i.id.clone()).collect();
+    world.observed.instances[0].quarantined("its process cannot be proven", at(5));
+    assert!(world.observed.instances[0].is_live() && !world.observed.instances[0].is_ready());
+    let first = plan(&world.desired, &world.observed, at(10));
+    assert!(first.is_idle(), "{first}");
+    let waits = first.to_string();
+    assert!(
+        waits.contains("user/0") && waits.contains("is not filled while the last one may be running"),
+        "{waits}"
+    );
+    let row = &status(&world.desired, &world.observed, at(10))[1];
+    assert_eq!((row.service.as_str(), row.state), ("user", ServiceState::Quarantined));
+    assert!(row.detail.as_deref().unwrap_or_default().contains("its process cannot be proven"));
+
+    // It is told nothing at the end either, and holds up nobody.
+    let end = plan(&Desired::nothing(2), &world.observed, at(10)).to_string();
+    assert!(!end.contains(ids[0].as_str()) && end.contains("stop  order/0"), "{end}");
+
+    world.observed.instances[0].given_up(at(20));
+    let then = plan(&world.desired, &world.observed, at(20));
+    assert_eq!(then.starts().collect::<Vec<_>>(), [("user", 0)]);
+}

@@ -12,8 +12,9 @@ use redb::{Database, ReadableDatabase, ReadableTable, StorageBackend};
 
 use crate::error::Error;
 use crate::events::Event;
-use crate::history::Record;
-use crate::schema::{self, EVENTS, FLEET, META, REVISIONS, SECRETS, Version};
+use crate::history::Generation;
+use crate::instances::Held;
+use crate::schema::{self, EVENTS, FLEET, GENERATIONS, INSTANCES, META, SECRETS, Version};
 use crate::secrets;
 
 /// The shortest file that holds a header.
@@ -85,10 +86,13 @@ fn walk(database: &Database) -> Result<Version, Error> {
         let (key, value) = entry?;
         schema::decode::<formic_plan::Deployment>("fleet", key.value(), value.value())?;
     }
-    for entry in read.open_table(REVISIONS)?.iter()? {
+    for entry in read.open_table(GENERATIONS)?.iter()? {
         let (key, value) = entry?;
-        let (service, rollout) = key.value();
-        schema::decode::<Record>("revisions", format!("{service} {rollout}"), value.value())?;
+        schema::decode::<Generation>("generations", key.value().to_string(), value.value())?;
+    }
+    for entry in read.open_table(INSTANCES)?.iter()? {
+        let (key, value) = entry?;
+        schema::decode::<Held>("instances", key.value(), value.value())?;
     }
     for entry in read.open_table(EVENTS)?.iter()? {
         let (key, value) = entry?;

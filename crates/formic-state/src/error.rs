@@ -103,14 +103,6 @@ pub enum Error {
         /// Its version.
         version: u64,
     },
-    /// No such revision is kept.
-    #[error("revision {number} of {service} is not kept")]
-    NoRevision {
-        /// The service.
-        service: String,
-        /// Its number.
-        number: u64,
-    },
     /// A name that a secret cannot have.
     #[error(
         "{0:?} cannot be the name of a secret: 1 to 63 of a-z, A-Z, 0-9, `-`, `_` and `.`, not a `.` first"

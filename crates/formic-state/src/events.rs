@@ -3,10 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use formic_plan::{Decision, Due};
 use redb::{ReadableTable, ReadableTableMetadata};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use crate::error::Error;
 use crate::schema::{self, AT_NEXT_EVENT, EVENTS, META};
@@ -28,14 +26,8 @@ pub struct Event {
     /// About which instance.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instance: Option<String>,
-    /// In which rollout.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rollout: Option<u64>,
     /// In a sentence.
     pub text: String,
-    /// The same for programs.
-    #[serde(default, skip_serializing_if = "Value::is_null")]
-    pub data: Value,
 }
 
 /// Where a reader is. Text that means nothing to it.
@@ -59,44 +51,6 @@ pub struct Events {
     pub next: Token,
     /// Events after the token that was given are not kept any more, or it is of another state.
     pub missed: bool,
-}
-
-// === impl Event ===
-
-impl Event {
-    /// What the planner decided.
-    #[must_use]
-    pub fn of(decision: &Decision, at_unix_ms: u64) -> Self {
-        Self {
-            at_unix_ms,
-            kind: "rollout".into(),
-            service: Some(decision.service.clone()),
-            instance: None,
-            rollout: Some(decision.rollout),
-            text: decision.to_string(),
-            data: serde_json::to_value(&decision.what).unwrap_or_default(),
-        }
-    }
-}
-
-impl Event {
-    /// What became of a run of a cron job.
-    #[must_use]
-    pub fn of_run(due: &Due, at_unix_ms: u64) -> Self {
-        Self {
-            at_unix_ms,
-            kind: "run".into(),
-            service: Some(due.service.clone()),
-            instance: None,
-            rollout: None,
-            text: due.to_string(),
-            data: serde_json::json!({
-                "run": due.run.number,
-                "due_unix_ms": due.run.due_unix_ms,
-                "state": due.run.state,
-            }),
-        }
-    }
 }
 
 // === impl Token ===
@@ -144,6 +98,24 @@ impl State {
         }
         let last = events.last().map_or(from - 1, |(token, _)| token.number);
         Ok(Events { events, next: token(last), missed: after.is_some() && good.is_none() })
+    }
+}
+
+impl State {
+    /// The last so many events, oldest first, each with its number.
+    ///
+    /// # Errors
+    /// The database refuses.
+    pub fn last_events(&self, most: usize) -> Result<Vec<(u64, Event)>, Error> {
+        let read = schema::reading(self.database())?;
+        let mut last = Vec::new();
+        for entry in read.open_table(EVENTS)?.iter()?.rev().take(most) {
+            let (number, value) = entry?;
+            let event = schema::decode("events", number.value().to_string(), value.value())?;
+            last.push((number.value(), event));
+        }
+        last.reverse();
+        Ok(last)
     }
 }
 

@@ -1,5 +1,5 @@
-//! The engine's state on disk: what is wanted, the rollouts, the revisions to go back to, what happened,
-//! and the secrets.
+//! The engine's state on disk: what is wanted, the rollouts, the states to go back to, the instances, what
+//! happened, and the secrets.
 //!
 //! What is **not** here is what recovery needs: the record of each instance is a plain file of its own
 //! (`formic-supervise`), so that a damaged database never costs running work.
@@ -30,6 +30,7 @@ mod error;
 mod events;
 mod folder;
 mod history;
+mod instances;
 mod key;
 mod schema;
 mod secrets;
@@ -38,7 +39,8 @@ mod state;
 pub use error::{Error, OpenError};
 pub use events::{Event, Events, InvalidToken, KEPT_EVENTS, Token};
 pub use folder::{DATABASE, KEY, set_aside};
-pub use history::{KEPT_REVISIONS, Outcome, Record};
+pub use history::{Generation, KEPT_GENERATIONS};
+pub use instances::Held;
 pub use schema::SCHEMA;
 pub use secrets::{KEPT_VERSIONS, Secret, SecretInfo};
 pub use state::{State, Write};

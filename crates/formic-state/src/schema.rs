@@ -14,8 +14,10 @@ pub const SCHEMA: u32 = 1;
 pub(crate) const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 /// The deployments of the fleet, by service.
 pub(crate) const FLEET: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("fleet");
-/// What a rollout brought, by service and number.
-pub(crate) const REVISIONS: TableDefinition<'_, (&str, u64), &[u8]> = TableDefinition::new("revisions");
+/// The desired states that were, by index.
+pub(crate) const GENERATIONS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("generations");
+/// What is remembered of instances, by id.
+pub(crate) const INSTANCES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("instances");
 /// What happened, by a number that counts up.
 pub(crate) const EVENTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("events");
 /// Secrets, encrypted, by name and version.
@@ -44,7 +46,8 @@ pub(crate) fn begin(database: &Database, identity: &str, key_check: &[u8]) -> Re
         meta.insert(AT_IDENTITY, encode(&identity).as_slice())?;
         meta.insert(AT_KEY_CHECK, key_check)?;
         write.open_table(FLEET)?;
-        write.open_table(REVISIONS)?;
+        write.open_table(GENERATIONS)?;
+        write.open_table(INSTANCES)?;
         write.open_table(EVENTS)?;
         write.open_table(SECRETS)?;
     }

@@ -1,7 +1,7 @@
 //! Secrets: encrypted at rest, each value a version that stays what it is.
 //!
-//! A revision names the versions that it was given, so going back to it brings the old values back; versions
-//! that a kept revision names are kept with it.
+//! A desired state names the versions that its services were given, so going back to it brings the old values
+//! back; versions that a kept state names are kept with it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -11,11 +11,11 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::error::Error;
-use crate::history::Record;
-use crate::schema::{self, REVISIONS, SECRETS};
+use crate::history::Generation;
+use crate::schema::{self, GENERATIONS, SECRETS};
 use crate::state::{State, Write};
 
-/// So many versions of each secret are kept, and beside them those that a kept revision names.
+/// So many versions of each secret are kept, and beside them those that a kept desired state names.
 pub const KEPT_VERSIONS: usize = 10;
 
 /// A value that shows itself to nobody who does not ask: not in `Debug`, not as text, not as JSON. It is
@@ -148,8 +148,8 @@ impl Write<'_> {
         Ok(version)
     }
 
-    /// Removes a secret with all its versions; says whether there was one. Revisions that name it cannot be
-    /// gone back to any more.
+    /// Removes a secret with all its versions; says whether there was one. States that name it cannot be gone
+    /// back to any more.
     ///
     /// # Errors
     /// The database refuses.
@@ -163,9 +163,9 @@ impl Write<'_> {
         Ok(found)
     }
 
-    /// The versions of a secret that kept revisions name.
+    /// The versions of a secret that kept desired states name.
     fn named(&self, name: &str) -> Result<BTreeSet<u64>, Error> {
-        let table = match self.transaction.open_table(REVISIONS) {
+        let table = match self.transaction.open_table(GENERATIONS) {
             Ok(table) => table,
             Err(TableError::TableDoesNotExist(_)) => return Ok(BTreeSet::new()),
             Err(error) => return Err(error.into()),
@@ -173,9 +173,9 @@ impl Write<'_> {
         let mut named = BTreeSet::new();
         for entry in table.iter()? {
             let (key, value) = entry?;
-            let (service, number) = key.value();
-            let record: Record = schema::decode("revisions", format!("{service} {number}"), value.value())?;
-            named.extend(record.secrets.get(name));
+            let index = key.value().to_string();
+            let generation: Generation = schema::decode("generations", index, value.value())?;
+            named.extend(generation.secrets.get(name).into_iter().flatten());
         }
         Ok(named)
     }

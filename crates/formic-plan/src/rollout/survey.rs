@@ -19,7 +19,7 @@ struct Slots<'a> {
 
 /// The instances of one service.
 pub(super) struct Survey<'a> {
-    /// Of the wanted release: live and not told to stop, or dead and to be restarted, or done.
+    /// Of the wanted release: live and not told to stop, or dead and to be restarted, or done. Of any: quarantined.
     pub(super) new: Vec<&'a Instance>,
     /// Of other releases: live and not told to stop; those worth most first.
     pub(super) old: Vec<&'a Instance>,
@@ -78,7 +78,10 @@ impl<'a> Index<'a> {
             };
             if instance.is_live() {
                 survey.taken.insert(instance.slot);
-                if !instance.is_stopping() {
+                if instance.is_quarantined() {
+                    // It may be running: whatever its release, nothing is started in its stead.
+                    survey.new.push(instance);
+                } else if !instance.is_stopping() {
                     let own = if wanted.is_run_by(instance) { &mut survey.new } else { &mut survey.old };
                     own.push(instance);
                 }

@@ -1,8 +1,8 @@
 //! What is kept, for how long, and how it is read again.
 
-use formic_state::{Error, Event, KEPT_EVENTS, KEPT_REVISIONS, Outcome, Record, Secret, State, Token};
+use formic_state::{Error, KEPT_EVENTS, KEPT_GENERATIONS, Secret, State, Token};
 
-use crate::sample::{Folder, commit, commits, event, fleet, record};
+use crate::sample::{Folder, commit, commits, event, fleet, generation};
 
 #[test]
 fn what_was_committed_is_there_after_a_start() {
@@ -80,54 +80,23 @@ fn events_are_bounded_and_a_slow_reader_is_told() {
 }
 
 #[test]
-fn decisions_are_events_with_their_cause() {
-    let mut fleet = formic_plan::Fleet::default();
-    let desired = formic_plan::Desired { generation: 1, services: vec![crate::sample::service("user", 1)] };
-    let applied = fleet.apply(&desired, formic_plan::Time::from_millis(0)).unwrap();
-    let event = Event::of(&applied.decisions[0], 42);
-    assert_eq!((event.kind.as_str(), event.rollout, event.at_unix_ms), ("rollout", Some(1), 42));
-    assert!(event.text.starts_with("user rollout 1: brings "), "{}", event.text);
-    assert_eq!(event.data["decision"], "began");
-
-    let due = crate::sample::timetable(1).run_now("report", 7);
-    let event = Event::of_run(&due[0], 42);
-    assert_eq!(
-        (event.kind.as_str(), event.text.as_str()),
-        ("run", "report run 2 is left out: another one runs")
-    );
-    assert_eq!(event.data["state"]["state"], "overlapped");
+fn fifty_desired_states_are_kept() {
+    let state = State::in_memory().unwrap();
+    let mut write = state.write().unwrap();
+    for number in 1..=60 {
+        write.generation(&generation(number)).unwrap();
+    }
+    write.commit().unwrap();
+    let kept: Vec<u64> = state.generations().unwrap().iter().map(|state| state.index).collect();
+    assert_eq!((kept, KEPT_GENERATIONS), ((11..=60).collect(), 50));
 }
 
 #[test]
-fn fifty_revisions_are_kept_beside_the_pinned_and_the_last_good_one() {
+fn the_last_events_come_with_their_numbers() {
     let state = State::in_memory().unwrap();
-    let mut write = state.write().unwrap();
-    assert_eq!(write.record(&record("user", 1)).unwrap(), 1);
-    assert_eq!(write.record(&record("user", 2)).unwrap(), 2);
-    write.pin("user", 1, true).unwrap();
-    write.settle("user", 2, Outcome::Succeeded).unwrap();
-    for number in 3..=60 {
-        assert_eq!(write.record(&record("user", number)).unwrap(), u64::from(number));
-        write.settle("user", u64::from(number), Outcome::Failed { cause: "no".into() }).unwrap();
-    }
-    // Another service has its own.
-    assert_eq!(write.record(&record("use", 1)).unwrap(), 1);
-    assert_eq!(write.record(&record("users", 1)).unwrap(), 1);
-    write.commit().unwrap();
-    let numbers: Vec<u64> = state.history("user").unwrap().iter().map(|record| record.number).collect();
-    let expected: Vec<u64> = (11..=60).rev().chain([2, 1]).collect();
-    assert_eq!(numbers, expected);
-    assert_eq!(KEPT_REVISIONS, 50);
-    let first = state.revision("user", 1).unwrap();
-    assert_eq!(first, Record { number: 1, pinned: true, ..record("user", 1) });
-    let missing = state.revision("user", 5).unwrap_err();
-    assert_eq!(missing.to_string(), "revision 5 of user is not kept");
-    let mut write = state.write().unwrap();
-    assert!(matches!(write.pin("user", 5, true), Err(Error::NoRevision { .. })));
-    write.pin("user", 1, false).unwrap();
-    write.record(&record("user", 61)).unwrap();
-    write.commit().unwrap();
-    assert!(state.revision("user", 1).is_err(), "unpinned, it goes with the others");
+    commit(&state, 1);
+    let last = state.last_events(2).unwrap();
+    assert_eq!(last, [(4, event(13)), (5, event(14))]);
 }
 
 #[test]
@@ -163,10 +132,10 @@ fn secrets_have_versions_and_show_themselves_to_nobody() {
 }
 
 #[test]
-fn ten_versions_of_a_secret_are_kept_beside_those_that_revisions_name() {
+fn ten_versions_of_a_secret_are_kept_beside_those_that_states_name() {
     let state = State::in_memory().unwrap();
     let mut write = state.write().unwrap();
-    write.record(&record("user", 2)).unwrap();
+    write.generation(&generation(2)).unwrap();
     for number in 1..=14 {
         write.set_secret("password", &Secret::new(format!("{number}")), 0).unwrap();
     }

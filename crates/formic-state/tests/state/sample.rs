@@ -1,12 +1,12 @@
 //! A state with something of everything in it, and a folder that goes away.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use formic_plan::{Desired, Fleet, Observed, Service, Time, Timetable};
+use formic_plan::{Desired, Fleet, Instance, InstanceId, Observed, Service, Time, Timetable};
 use formic_spec::{Cron, HumanDuration, Revision, Schedule, Update};
-use formic_state::{Event, Outcome, Record, Secret, State};
+use formic_state::{Event, Generation, Held, Secret, State};
 use serde_json::json;
 
 /// A folder of its own for each test.
@@ -61,16 +61,21 @@ pub(crate) fn fleet(number: u32) -> Fleet {
     fleet
 }
 
-pub(crate) fn record(name: &str, number: u32) -> Record {
-    Record {
-        number: 0,
-        rollout: u64::from(number),
-        at_unix_ms: 1_000,
-        outcome: Outcome::UnderWay,
-        pinned: false,
-        service: service(name, number),
-        secrets: BTreeMap::from([("password".to_owned(), u64::from(number))]),
+pub(crate) fn generation(number: u32) -> Generation {
+    Generation {
+        index: u64::from(number),
+        unix_ms: 1_000,
+        cause: format!("apply {number}"),
+        services: ["user", "order"].map(|name| service(name, number)).into(),
+        tag: json!({ "gateway": number }),
+        secrets: BTreeMap::from([("password".to_owned(), BTreeSet::from([u64::from(number)]))]),
     }
+}
+
+pub(crate) fn held(number: u32) -> Held {
+    let id = InstanceId::from(format!("user-{number}"));
+    let instance = Instance::begin(id, &service("user", number), 0, None, Time::from_millis(7));
+    Held { instance, rest: json!({ "seat": number }) }
 }
 
 pub(crate) fn event(number: u32) -> Event {
@@ -79,9 +84,7 @@ pub(crate) fn event(number: u32) -> Event {
         kind: "exit".into(),
         service: Some("order".into()),
         instance: None,
-        rollout: None,
         text: format!("number {number}"),
-        data: json!({ "code": number }),
     }
 }
 
@@ -99,8 +102,10 @@ pub(crate) fn commit(state: &State, number: u32) {
     let mut write = state.write().unwrap();
     write.fleet(&fleet(number), "boot").unwrap();
     write.timetable(&timetable(number)).unwrap();
-    for name in ["user", "order"] {
-        write.record(&record(name, number)).unwrap();
+    write.generation(&generation(number)).unwrap();
+    write.instance(&held(number)).unwrap();
+    if number > 1 {
+        write.forget_instance(&held(number - 1).instance.id).unwrap();
     }
     for n in 0..5 {
         write.event(&event(number * 10 + n)).unwrap();
@@ -125,12 +130,8 @@ pub(crate) fn commits(state: &State) -> u32 {
     let texts: Vec<_> = events.into_iter().map(|(_, event)| event).collect();
     let expected: Vec<_> = (1..=number).flat_map(|of| (0..5).map(move |n| event(of * 10 + n))).collect();
     assert_eq!(texts, expected);
-    let history = state.history("order").unwrap();
-    assert_eq!(history.len(), number as usize);
-    for (at, found) in history.iter().rev().enumerate() {
-        let of = u32::try_from(at).unwrap() + 1;
-        assert_eq!(*found, Record { number: u64::from(of), ..record("order", of) });
-    }
+    assert_eq!(state.generations().unwrap(), (1..=number).map(generation).collect::<Vec<_>>());
+    assert_eq!(state.instances().unwrap(), [held(number)]);
     for of in 1..=u64::from(number) {
         let (version, value) = state.secret("password", Some(of)).unwrap().unwrap();
         assert_eq!((version, value.expose()), (of, format!("hunter{of}").as_bytes()));
