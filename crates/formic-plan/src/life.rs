@@ -282,6 +282,21 @@ impl Instance {
         }
     }
 
+    /// The machine was started anew since it was written down: nothing of it runs, and every moment in it is of
+    /// another clock.
+    pub fn restart_clock(&mut self, now: Time) {
+        self.given_up(now);
+        self.started = now;
+        self.ready_since = None;
+        self.history.unready_exits.clear();
+        self.history.last_exit = None;
+        match &mut self.state {
+            State::Backoff { exit, until } => (exit.at, *until) = (now, now),
+            State::Exited { exit, .. } => exit.at = now,
+            _ => {}
+        }
+    }
+
     /// It is gone with all its processes. `rule` is the restart rule of its service. Does nothing to
     /// one that is gone already.
     pub fn exited(&mut self, outcome: Outcome, rule: &Restart, random_unit: f64, now: Time) {

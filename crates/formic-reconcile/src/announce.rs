@@ -33,10 +33,12 @@ impl Announcer {
         Self { registry: Arc::clone(registry), instance, registrar: None }
     }
 
-    /// It answers; one that has registered itself is left as it is.
+    /// It answers; one that has registered itself, and so said more of itself than is known here, is left as
+    /// it is.
     pub(crate) async fn ready(&mut self) {
         let known = self.registry.get(&self.instance.service).await.unwrap_or_default();
-        if self.registrar.is_none() && known.iter().all(|known| known.id != self.instance.id) {
+        let others = |known: &Instance| known.id == self.instance.id && *known != self.instance;
+        if self.registrar.is_none() && !known.iter().any(others) {
             let registrar = Registrar::start(
                 Arc::clone(&self.registry),
                 self.instance.clone(),

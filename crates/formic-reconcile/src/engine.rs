@@ -18,15 +18,15 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use formic_client::Client;
 use formic_plan::Time;
 use formic_registry::DynRegistry;
+use formic_state::State;
 use formic_supervise::Supervisor;
 use tokio::sync::{broadcast, mpsc, watch};
-use tokio::time::Instant;
 
 pub use self::command::{Applied, Busy, Change, Command, Generation, Preview, Refused, Slot, Stopped};
-use self::core::{Core, Event, Now};
+use self::core::{Core, Event, Fate, Now, Turn};
 use self::effects::{Executor, Listeners};
 use crate::gated::Gated;
-use crate::journal::Journal;
+use crate::journal::{self, Journal};
 use crate::start;
 use crate::view::View;
 
@@ -40,6 +40,10 @@ const BATCH: usize = 256;
 /// Even without an event the world is looked at again so often.
 const RESYNC: Duration = Duration::from_secs(30);
 
+/// What is remembered of the registry counts for so long: an instance that lives registers itself again well
+/// before, and one that does not is taken out when it is found gone.
+const REMEMBERED: Duration = Duration::from_secs(60);
+
 /// Where an engine keeps what it makes, and what it works with.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -51,6 +55,30 @@ pub struct Config {
     pub data: PathBuf,
     /// Where instances find the daemon, `unix:/path`.
     pub daemon: String,
+}
+
+/// What an engine found at its start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Takeover {
+    /// Instances that run, and go on.
+    pub running: usize,
+    /// Instances of which nobody can say whether they run.
+    pub quarantined: usize,
+}
+
+/// An engine cannot go on where the one before it ended.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ResumeError {
+    /// Its state cannot be read.
+    #[error(transparent)]
+    State(#[from] formic_state::Error),
+    /// The records of instances cannot be read.
+    #[error(transparent)]
+    Records(#[from] formic_supervise::FileError),
+    /// The system does not say which start of the machine this is.
+    #[error("read the identity of this boot")]
+    Boot(#[source] std::io::Error),
 }
 
 /// Something that people want to be told at once.
@@ -82,7 +110,10 @@ pub struct Engine {
     commands: mpsc::Receiver<Command>,
     events: mpsc::UnboundedReceiver<Event>,
     view: watch::Sender<View>,
-    origin: Instant,
+    journal: Journal,
+    registry: DynRegistry,
+    /// Where what is wanted is written down, and the identity of this start of the machine.
+    state: Option<(Arc<State>, String)>,
 }
 
 // === impl Handle ===
@@ -146,11 +177,41 @@ impl Engine {
             journal: journal.clone(),
             registry: Arc::new(Gated::new(Arc::clone(&registry), hides)),
         };
-        let listeners = Listeners { events: reports, notices, journal, hidden };
-        let executor = Executor::new(supervisor, registry, client, config.logs.clone(), listeners);
+        let listeners = Listeners { events: reports, notices, journal: journal.clone(), hidden };
+        let executor =
+            Executor::new(supervisor, Arc::clone(&registry), client, config.logs.clone(), listeners);
         let inherited: BTreeMap<_, _> = start::inherited();
         let core = Core::new(config, inherited, fastrand::Rng::new());
-        (Self { core, executor, commands, events, view, origin: Instant::now() }, handle)
+        (Self { core, executor, commands, events, view, journal, registry, state: None }, handle)
+    }
+
+    /// Goes on where the engine before this one ended, and takes over what it has left running: to be called
+    /// before the registry is served, so that nobody sees one that is half full. Everything is written to
+    /// `state` from now on, before it is acted upon.
+    ///
+    /// # Errors
+    /// What is on disk cannot be read.
+    pub async fn resume(&mut self, state: Arc<State>) -> Result<Takeover, ResumeError> {
+        let boot = formic_supervise::boot_id().map_err(ResumeError::Boot)?;
+        self.core.restore(&state, &boot, now())?;
+        self.journal.restore(state.last_events(journal::KEPT)?);
+        self.state = Some((state, boot));
+        let found = self.executor.adopt().await?;
+        let mut takeover = Takeover::default();
+        for found in &found {
+            match found.fate {
+                Fate::Running { .. } => takeover.running += 1,
+                Fate::Quarantined { .. } => takeover.quarantined += 1,
+                _ => {}
+            }
+        }
+        for instance in self.core.remembered(&found) {
+            // What it cannot take back is not in the way: the instance registers itself again.
+            let _ = self.registry.register(instance, REMEMBERED).await;
+        }
+        let turn = self.core.handle([Event::Adopted(found)], now());
+        self.carry_out(turn).await;
+        Ok(takeover)
     }
 
     /// Runs until a stop is complete, or until every handle is gone, which stops too.
@@ -159,7 +220,7 @@ impl Engine {
         let mut wake: Option<Time> = None;
         let mut open = true;
         loop {
-            let until = wake.map_or(RESYNC, |at| at.since(self.now().time).min(RESYNC));
+            let until = wake.map_or(RESYNC, |at| at.since(now().time).min(RESYNC));
             // Each arm is cancel safe: receivers and a timer. What they yield is one event.
             let event = tokio::select! {
                 command = self.commands.recv(), if open => match command {
@@ -175,31 +236,59 @@ impl Engine {
             };
             let queued = std::iter::from_fn(|| self.events.try_recv().ok()).take(BATCH);
             let batch: Vec<Event> = std::iter::once(event).chain(queued).collect();
-            let turn = self.core.handle(batch, self.now());
+            let turn = self.core.handle(batch, now());
             wake = turn.wake_at;
-            for effect in turn.effects {
-                self.executor.carry_out(effect);
-            }
-            self.publish();
-            if let Some(stopped) = turn.ended {
+            let ended = turn.ended;
+            self.carry_out(turn).await;
+            if let Some(stopped) = ended {
                 self.executor.end().await;
                 return stopped;
             }
         }
     }
 
-    fn now(&self) -> Now {
-        let time = u64::try_from(self.origin.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Now { time: Time::from_millis(time), unix_ms: i64::try_from(wall.as_millis()).unwrap_or(i64::MAX) }
+    /// Writes down what a turn decided, and then does it.
+    async fn carry_out(&mut self, turn: Turn) {
+        let mut unsaved = None;
+        if let (Some((state, boot)), Some(save)) = (&self.state, turn.save) {
+            let (state, boot) = (Arc::clone(state), boot.clone());
+            let written = tokio::task::spawn_blocking(move || {
+                let written = save.commit(&state, &boot).map_err(|error| effects::in_full(&error));
+                written.map_err(|why| (save, why))
+            });
+            match written.await {
+                Ok(Ok(())) => {}
+                Ok(Err((save, why))) => {
+                    self.core.unsaved(*save);
+                    unsaved = Some(why);
+                }
+                Err(panic) => unsaved = Some(panic.to_string()),
+            }
+        }
+        for effect in turn.effects {
+            match &unsaved {
+                None => self.executor.carry_out(effect),
+                Some(why) => self.executor.carry_out_unsaved(effect, why),
+            }
+        }
+        self.publish();
     }
 
     fn publish(&self) {
-        let view = self.core.view(self.now().time);
+        let view = self.core.view(now().time);
         self.view.send_if_modified(|present| {
             let changed = *present != view;
             *present = view;
             changed
         });
+    }
+}
+
+/// The moment, on a clock that goes on while engines come and go.
+fn now() -> Now {
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Now {
+        time: Time::from_millis(formic_supervise::boottime_ms()),
+        unix_ms: i64::try_from(wall.as_millis()).unwrap_or(i64::MAX),
     }
 }

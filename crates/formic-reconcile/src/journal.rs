@@ -10,7 +10,7 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 /// So many entries are kept: some hours of a quiet application, some minutes of a crash loop.
-const KEPT: usize = 4096;
+pub(crate) const KEPT: usize = 4096;
 
 /// What an entry is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -46,7 +46,28 @@ pub enum Kind {
     Backoff,
     /// Nothing is done about a slot yet.
     Wait,
+    /// An engine took over what the one before it had left running.
+    Adopted,
 }
+
+const KINDS: [Kind; 16] = [
+    Kind::Applied,
+    Kind::Refused,
+    Kind::Restart,
+    Kind::ShutDown,
+    Kind::Rollout,
+    Kind::Start,
+    Kind::Ready,
+    Kind::Unready,
+    Kind::Stop,
+    Kind::Kill,
+    Kind::Exit,
+    Kind::Adjust,
+    Kind::Failed,
+    Kind::Backoff,
+    Kind::Wait,
+    Kind::Adopted,
+];
 
 /// Something that was decided or that happened.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -107,7 +128,12 @@ impl Kind {
             Self::Failed => "failed",
             Self::Backoff => "backoff",
             Self::Wait => "wait",
+            Self::Adopted => "adopted",
         }
+    }
+
+    fn of(word: &str) -> Option<Self> {
+        KINDS.into_iter().find(|kind| kind.as_str() == word)
     }
 }
 
@@ -116,6 +142,24 @@ impl Kind {
 impl Journal {
     pub(crate) fn new() -> Self {
         Self(Arc::new(Shared { ring: Mutex::default(), last: watch::Sender::new(0) }))
+    }
+
+    /// Goes on from what an engine before this one has written. A kind that this one does not know is left out.
+    pub(crate) fn restore(&self, events: Vec<(u64, formic_state::Event)>) {
+        let mut ring = self.lock();
+        for (sequence, event) in events {
+            if let Some(kind) = Kind::of(&event.kind) {
+                ring.push_back(Entry {
+                    sequence,
+                    unix_ms: i64::try_from(event.at_unix_ms).unwrap_or_default(),
+                    kind,
+                    service: event.service.unwrap_or_default(),
+                    instance: event.instance.unwrap_or_default(),
+                    text: event.text,
+                });
+            }
+            self.0.last.send_replace(sequence);
+        }
     }
 
     pub(crate) fn record(&self, news: News) {

@@ -25,8 +25,8 @@ mod view;
 
 pub use diff::{ChangeKind, FieldChange, ServiceChange, diff};
 pub use engine::{
-    Applied, Busy, Change, Command, Config, Engine, Generation, Handle, Notice, Preview, Refused, Slot,
-    Stopped,
+    Applied, Busy, Change, Command, Config, Engine, Generation, Handle, Notice, Preview, Refused,
+    ResumeError, Slot, Stopped, Takeover,
 };
 pub use journal::{Entry, Journal, Kind};
 pub use logs::{Line, LogFile, Logs, tail};

@@ -30,6 +30,8 @@ pub(crate) struct Target {
     pub(crate) client: Client,
     /// The last address and the way to it, so that a probe does not dial anew.
     pub(crate) known: Option<(Endpoint, Channel)>,
+    /// Whether it was ready when it was last heard of, by an engine before this one.
+    pub(crate) ready: bool,
 }
 
 impl Target {
@@ -46,8 +48,11 @@ impl Target {
             changed(true, None);
             return std::future::pending().await;
         }
-        let mut ready = false;
+        let mut ready = self.ready;
         let mut failures = 0;
+        if let Some(announcer) = announcer.as_mut().filter(|_| ready) {
+            announcer.ready().await;
+        }
         loop {
             let answers = tokio::time::timeout(self.health.timeout.get(), self.once()).await.unwrap_or(false);
             failures = if answers { 0 } else { failures + 1 };

@@ -56,6 +56,7 @@ impl Gate {
             started_at_ms: now_ms(),
             stdout: absolute(&launch.stdout)?,
             stderr: absolute(&launch.stderr)?,
+            note: asked.note.clone(),
         };
         self.reserve(&launch.id)?;
         let (care, table) = (self.care.clone(), self.table.clone());

@@ -48,6 +48,8 @@ pub struct Start {
     /// The open sockets that it is handed, in this order from descriptor 3 on. Its variables `LISTEN_FDS`,
     /// `LISTEN_FDNAMES` and `LISTEN_PID` tell of them, as systemd's would.
     pub sockets: Vec<Socket>,
+    /// Kept with its record, for the engine that adopts it.
+    pub note: serde_json::Value,
 }
 
 /// An open socket that an instance is handed: the same one, not another of the same address, so that what
@@ -69,7 +71,7 @@ impl Socket {
 
 impl From<Launch> for Start {
     fn from(launch: Launch) -> Self {
-        Self { launch, limits: Limits::default(), sockets: Vec::new() }
+        Self { launch, limits: Limits::default(), sockets: Vec::new(), note: serde_json::Value::Null }
     }
 }
 
@@ -84,6 +86,12 @@ impl Start {
     #[must_use]
     pub fn with_sockets(self, sockets: Vec<Socket>) -> Self {
         Self { sockets, ..self }
+    }
+
+    /// With this kept beside its record.
+    #[must_use]
+    pub fn with_note(self, note: serde_json::Value) -> Self {
+        Self { note, ..self }
     }
 
     /// Finds what no machine could do.

@@ -55,7 +55,7 @@ pub use launch::{InvalidLaunch, Launch, Socket, Start};
 pub use lock::{Lock, LockError};
 pub use logs::{LogLimits, Trimmed, log_begins, trim_log};
 pub use process::{Process, StopError, Stopped};
-pub use record::{Record, State};
+pub use record::{Record, State, boottime_ms};
 pub use spawn_error::SpawnError;
 pub use supervisor::{Config, Supervisor};
 pub use sweep::{Outcome, Swept, sweep};

@@ -72,6 +72,9 @@ pub struct Record {
     pub stdout: PathBuf,
     /// The file of its standard error.
     pub stderr: PathBuf,
+    /// What the engine wants to read again beside it; not read here.
+    #[serde(default, skip_serializing_if = "serde_json::Value::is_null")]
+    pub note: serde_json::Value,
 }
 
 impl State {
@@ -109,8 +112,9 @@ pub(crate) fn now_ms() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Milliseconds since boot, those asleep included.
-fn boottime_ms() -> u64 {
+/// Milliseconds since boot, those asleep included: the clock that goes on while engines come and go.
+#[must_use]
+pub fn boottime_ms() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     let (seconds, nanos) = (u64::try_from(now.tv_sec), u64::try_from(now.tv_nsec));
     seconds.unwrap_or(0) * 1000 + nanos.unwrap_or(0) / 1_000_000
@@ -243,6 +247,7 @@ mod tests {
             started_at_ms: 5,
             stdout: "/tmp/o".into(),
             stderr: "/tmp/e".into(),
+            note: serde_json::json!({ "seat": 1 }),
         }
     }
 

@@ -6,11 +6,12 @@ use std::time::Duration;
 use formic_plan::{InstanceId, Outcome};
 use formic_spec::Restart;
 use formic_supervise::ExitStatus;
+use serde::{Deserialize, Serialize};
 
 use crate::start::Start;
 
-/// One instance's process, as far as decisions need it.
-#[derive(Clone, Debug)]
+/// One instance's process, as far as decisions need it. What of it is written down outlives the engine.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Cell {
     /// How it was started, as far as that could be read.
     pub(crate) start: Option<Start>,
@@ -19,13 +20,19 @@ pub(crate) struct Cell {
     /// Which of its service's data folders it has.
     pub(crate) seat: u32,
     /// Its leader, while there is one.
+    #[serde(skip)]
     pub(crate) pid: Option<u32>,
     /// How it was asked to stop.
+    #[serde(skip)]
     pub(crate) asked: Option<StopKind>,
     /// How its leader ended, which may be before its children do.
+    #[serde(skip)]
     pub(crate) leader: Option<ExitStatus>,
     /// Where it answers; empty until that is known.
     pub(crate) address: String,
+    /// How it is in the registry, so that the next engine's is not empty.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) registered: Option<formic_core::Instance>,
     /// When it was started, in milliseconds since 1970.
     pub(crate) started_unix_ms: i64,
     /// How the instance before it in its slot ended.
@@ -44,7 +51,7 @@ pub(crate) enum StopKind {
 }
 
 /// The files that an instance writes to.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Output {
     pub(crate) stdout: PathBuf,
     pub(crate) stderr: PathBuf,
@@ -63,6 +70,7 @@ impl Cell {
             asked: None,
             leader: None,
             address: String::new(),
+            registered: None,
             started_unix_ms,
             last_exit: String::new(),
             output,

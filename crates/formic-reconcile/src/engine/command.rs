@@ -20,6 +20,15 @@ pub enum Command {
     History(oneshot::Sender<Vec<Arc<Generation>>>),
     /// Say why a service is as it is; nothing if there is none of the name.
     Why(String, oneshot::Sender<Option<String>>),
+    /// Want nothing any more, and go on: everything stops, dependants first. Answered when all of it is gone.
+    Down {
+        /// Kill instead of drain.
+        now: bool,
+        /// Told when all of it is gone.
+        done: oneshot::Sender<Stopped>,
+    },
+    /// Give up an instance that is quarantined, and leave its processes alone; says whether there was one.
+    Release(InstanceId, oneshot::Sender<bool>),
     /// Stop everything, dependants first, and end.
     Stop {
         /// Kill instead of drain.
@@ -66,6 +75,9 @@ pub enum Refused {
     /// Everything is about to stop.
     #[error("the application is stopping")]
     Stopping,
+    /// It is in force, and a crash of the engine would forget it.
+    #[error("it is in force and could not be written down, so that a crash would forget it: {0}")]
+    Unsaved(String),
     /// There is no such service.
     #[error("there is no service {0:?}")]
     Unknown(String),

@@ -6,7 +6,9 @@
 //! plan means for processes ([`process`]) and what people may ask for ([`wish`]). Every decision is recorded
 //! with its cause.
 
+mod adopt;
 mod process;
+mod save;
 mod wish;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -21,6 +23,8 @@ use formic_supervise::ExitStatus;
 use serde_json::Value;
 use tokio::sync::oneshot;
 
+pub(crate) use self::adopt::{Fate, Found};
+use self::save::{Kept, Save};
 use super::cell::{Cell, StopKind};
 use super::effects::{Answer, Effect};
 use super::{Command, Config, Generation, Stopped};
@@ -55,8 +59,10 @@ pub(crate) enum Event {
     NotStopped { id: InstanceId, why: String },
     /// A probe succeeds, or fails after it did. The address is where the instance answers, if it said so.
     Probed { id: InstanceId, ready: bool, address: Option<String> },
-    /// The registry has these instances at these addresses.
-    Addresses(HashMap<String, String>),
+    /// The registry has these instances.
+    Registered(Vec<formic_core::Instance>),
+    /// What an engine before this one has left; comes first, if it comes.
+    Adopted(Vec<Found>),
     /// It is time to look again.
     Timer,
 }
@@ -64,6 +70,8 @@ pub(crate) enum Event {
 /// What follows from events.
 #[derive(Debug)]
 pub(crate) struct Turn {
+    /// To be written down before anything is carried out, if there is anything.
+    pub(crate) save: Option<Box<Save>>,
     /// To be carried out in this order.
     pub(crate) effects: Vec<Effect>,
     /// When to look again though nothing happened.
@@ -98,6 +106,10 @@ pub(crate) struct Core {
     /// Who waits for the end, once there is to be one.
     stopping: Option<Vec<oneshot::Sender<Stopped>>>,
     killed: u32,
+    /// Who waits until nothing runs any more, while the engine goes on.
+    downs: Vec<oneshot::Sender<Stopped>>,
+    /// What is on disk of all this; nothing is if nothing is kept.
+    kept: Option<Kept>,
     effects: Vec<Effect>,
 }
 
@@ -130,6 +142,8 @@ impl Core {
             waits: BTreeMap::new(),
             stopping: None,
             killed: 0,
+            downs: Vec::new(),
+            kept: None,
             effects: Vec::new(),
         }
     }
@@ -151,7 +165,9 @@ impl Core {
         self.hide();
         self.forget();
         let ended = self.end();
-        Turn { effects: std::mem::take(&mut self.effects), wake_at, ended }
+        self.answer_downs();
+        let save = self.save();
+        Turn { save, effects: std::mem::take(&mut self.effects), wake_at, ended }
     }
 
     fn note(&mut self, event: Event) {
@@ -164,13 +180,18 @@ impl Core {
             Event::Gone { id, status, killed } => self.gone(&id, status, killed),
             Event::NotStopped { id, why } => self.not_stopped(&id, &why),
             Event::Probed { id, ready, address } => self.probed(&id, ready, address),
-            Event::Addresses(known) => self.addresses(known),
+            Event::Registered(known) => self.registered(known),
+            Event::Adopted(found) => self.adopt(found),
         }
     }
 
     /// Goes on with the rollouts, plans, and makes effects of the actions. Says whether there was nothing to
     /// do, and when to look again.
     fn act(&mut self) -> (bool, Option<Time>) {
+        // Before anybody has said what is wanted, what runs may be what is wanted.
+        if self.fleet.generation == 0 && self.history.is_empty() && !self.is_stopping() {
+            return (true, None);
+        }
         let (changed, wake_at) = self.advance();
         let plan = plan(&self.desired, &self.observed, self.now.time);
         if !plan.is_idle() {
@@ -271,8 +292,14 @@ impl Core {
             return;
         }
         // A slot that is not wanted for now keeps its count of restarts.
-        let desired = &self.desired;
-        self.observed.instances.retain(|i| i.is_live() || desired.service(&i.service).is_some());
+        let (desired, kept) = (&self.desired, &mut self.kept);
+        self.observed.instances.retain(|i| {
+            let stays = i.is_live() || desired.service(&i.service).is_some();
+            if let Some(kept) = kept.as_mut().filter(|_| !stays) {
+                kept.forget(&i.id);
+            }
+            stays
+        });
         let observed = &self.observed.instances;
         if self.cells.len() > observed.len() {
             let kept: BTreeSet<&InstanceId> = observed.iter().map(|instance| &instance.id).collect();
@@ -281,7 +308,7 @@ impl Core {
     }
 
     fn end(&mut self) -> Option<Stopped> {
-        if self.stopping.is_none() || self.observed.instances.iter().any(Instance::is_live) {
+        if self.stopping.is_none() || self.is_anything_left() {
             return None;
         }
         let stopped = Stopped { killed: self.killed };
@@ -290,7 +317,24 @@ impl Core {
         Some(stopped)
     }
 
+    /// Whether there is something that a stop can still wait for.
+    fn is_anything_left(&self) -> bool {
+        self.observed.instances.iter().any(|instance| instance.is_live() && !instance.is_quarantined())
+    }
+
+    fn answer_downs(&mut self) {
+        if !self.downs.is_empty() && !self.is_anything_left() {
+            let stopped = Stopped { killed: self.killed };
+            let downs = self.downs.drain(..);
+            self.effects.extend(downs.map(|done| Effect::Answer(Answer::Stopped(done, stopped))));
+        }
+    }
+
+    /// To change it: what is written down of it is stale from then on.
     fn instance(&mut self, id: &InstanceId) -> Option<&mut Instance> {
+        if let Some(kept) = &mut self.kept {
+            kept.touch(id);
+        }
         self.observed.instances.iter_mut().find(|instance| instance.id == *id)
     }
 

@@ -15,12 +15,12 @@ use formic_core::ServiceName;
 use formic_plan::InstanceId;
 use formic_registry::DynRegistry;
 use formic_spec::Health;
-use formic_supervise::{Launch, Limits, SpawnError, Supervisor};
+use formic_supervise::{FileError, Launch, Limits, SpawnError, Supervisor};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::cell::{Output, StopKind};
-use super::core::Event;
+use super::core::{Event, Found};
 use super::{Applied, Generation, Notice, Preview, Refused, Stopped};
 use crate::journal::{Journal, News};
 use crate::logs;
@@ -36,6 +36,9 @@ const REWATCH: Duration = Duration::from_secs(1);
 /// How long the news that an instance goes may take to spread; as a Formic service does by default.
 const PROPAGATION: Duration = Duration::from_millis(100);
 
+/// What carries the mark of an instance that nobody has recorded gets so long to end.
+const STRAY_GRACE: Duration = Duration::from_secs(5);
+
 /// Something to be done.
 #[derive(Debug)]
 pub(crate) enum Effect {
@@ -45,6 +48,10 @@ pub(crate) enum Effect {
     Stop { id: InstanceId, kind: StopKind },
     /// Ask an instance until it is ready, and go on asking.
     Probe(Box<Probing>),
+    /// Tell of the end of an instance that was taken over.
+    Follow { id: InstanceId },
+    /// Give up the record of an instance.
+    Release { id: InstanceId },
     /// Stop asking.
     StopProbing { id: InstanceId },
     /// Take an instance out of the registry.
@@ -75,6 +82,8 @@ pub(crate) struct Spawn {
     pub(crate) port: Option<u16>,
     /// The folder of its data, made if it is not there.
     pub(crate) data: PathBuf,
+    /// What the next engine is to read beside its record.
+    pub(crate) note: serde_json::Value,
 }
 
 /// An instance that is to be probed.
@@ -85,6 +94,8 @@ pub(crate) struct Probing {
     pub(crate) version: String,
     pub(crate) health: Health,
     pub(crate) port: Option<u16>,
+    /// Whether it was ready when an engine before this one last heard of it.
+    pub(crate) ready: bool,
 }
 
 /// The answer to a command, and to whom.
@@ -95,6 +106,7 @@ pub(crate) enum Answer {
     Previewed(oneshot::Sender<Preview>, Box<Preview>),
     History(oneshot::Sender<Vec<Arc<Generation>>>, Vec<Arc<Generation>>),
     Why(oneshot::Sender<Option<String>>, Option<String>),
+    Released(oneshot::Sender<bool>, bool),
     Stopped(oneshot::Sender<Stopped>, Stopped),
 }
 
@@ -146,6 +158,7 @@ impl Answer {
             Self::Previewed(to, preview) => drop(to.send(*preview)),
             Self::History(to, generations) => drop(to.send(generations)),
             Self::Why(to, text) => drop(to.send(text)),
+            Self::Released(to, released) => drop(to.send(released)),
             Self::Stopped(to, stopped) => drop(to.send(stopped)),
         }
     }
@@ -174,6 +187,16 @@ impl Executor {
             Effect::Spawn(spawn) => self.spawn(*spawn),
             Effect::Stop { id, kind } => self.stop(id, kind),
             Effect::Probe(probing) => self.probe(*probing),
+            Effect::Follow { id } => self.follow(id),
+            Effect::Release { id } => {
+                let supervisor = self.supervisor.clone();
+                self.tasks.spawn(async move {
+                    let released = supervisor.release(&formic_core::InstanceId::new(id.as_str())).await;
+                    if let Err(error) = released {
+                        tracing::warn!(instance = %id, error = in_full(&error), "its record stays");
+                    }
+                });
+            }
             Effect::StopProbing { id } => {
                 if let Some(probed) = self.probes.remove(&id) {
                     probed.task.abort();
@@ -198,6 +221,27 @@ impl Executor {
         }
     }
 
+    /// Takes over what an engine before this one has left running.
+    pub(crate) async fn adopt(&self) -> Result<Vec<Found>, FileError> {
+        let adopted = self.supervisor.adopt(STRAY_GRACE).await?;
+        Ok(adopted.into_iter().map(Found::from).collect())
+    }
+
+    /// The same where what led to it could not be written down: nothing is started that a crash would forget,
+    /// and who asked is told. Stops, probes and the like are only what follows from what there is.
+    pub(crate) fn carry_out_unsaved(&mut self, effect: Effect, why: &str) {
+        match effect {
+            Effect::Spawn(spawn) => {
+                let why = format!("the engine's state cannot be written: {why}");
+                let _ = self.events.send(Event::NotStarted { id: spawn.id, why });
+            }
+            Effect::Answer(Answer::Changed(to, Ok(Applied { changed: true, .. }))) => {
+                drop(to.send(Err(Refused::Unsaved(why.to_owned()))));
+            }
+            other => self.carry_out(other),
+        }
+    }
+
     /// Tells of the registry's addresses, now and at every change.
     pub(crate) fn follow_registry(&mut self) {
         let (registry, events) = (Arc::clone(&self.registry), self.events.clone());
@@ -205,9 +249,7 @@ impl Executor {
             loop {
                 let mut watch = registry.watch(None);
                 while let Ok(snapshot) = watch.next().await {
-                    let address = |i: &formic_core::Instance| (i.id.to_string(), i.endpoint.to_string());
-                    let known = snapshot.instances.iter().map(address).collect();
-                    if events.send(Event::Addresses(known)).is_err() {
+                    if events.send(Event::Registered(snapshot.instances.to_vec())).is_err() {
                         return;
                     }
                 }
@@ -222,7 +264,7 @@ impl Executor {
     }
 
     /// Starts a process, tells of it, and tells of its end.
-    fn spawn(&mut self, Spawn { id, launch, limits, port, data }: Spawn) {
+    fn spawn(&mut self, Spawn { id, launch, limits, port, data, note }: Spawn) {
         let (supervisor, events, logs) = (self.supervisor.clone(), self.events.clone(), self.logs.clone());
         self.tasks.spawn(async move {
             let service = launch.service.to_string();
@@ -237,7 +279,7 @@ impl Executor {
                 return;
             }
             let spawned = match made {
-                Ok(()) => supervisor.spawn(launch.with_limits(limits)).await,
+                Ok(()) => supervisor.spawn(launch.with_limits(limits).with_note(note)).await,
                 Err(source) => Err(SpawnError::Start { trampoline: logs, source }),
             };
             let process = match spawned {
@@ -248,6 +290,16 @@ impl Executor {
                 }
             };
             let _ = events.send(Event::Started { id: id.clone(), pid: process.pid() });
+            let status = process.wait().await;
+            let _ = events.send(Event::LeaderExited { id, status });
+        });
+    }
+
+    /// Tells of the end of one that an engine before this one has started.
+    fn follow(&mut self, id: InstanceId) {
+        let Some(process) = self.supervisor.get(&formic_core::InstanceId::new(id.as_str())) else { return };
+        let events = self.events.clone();
+        self.tasks.spawn(async move {
             let status = process.wait().await;
             let _ = events.send(Event::LeaderExited { id, status });
         });
@@ -291,6 +343,7 @@ impl Executor {
             registry: Arc::clone(&self.registry),
             client: self.client.clone(),
             known: None,
+            ready: probing.ready,
         };
         let (events, id, announced) = (self.events.clone(), probing.id.clone(), probing.port.is_some());
         let task = self.tasks.spawn(target.watch(move |ready, address| {
@@ -312,7 +365,7 @@ fn last_words(output: &Output) -> Vec<String> {
 }
 
 /// An error with all its causes.
-fn in_full(error: &dyn std::error::Error) -> String {
+pub(crate) fn in_full(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

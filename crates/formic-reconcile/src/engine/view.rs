@@ -48,6 +48,7 @@ fn row(instance: &Instance, cell: Option<&Cell>, role: Option<Role>) -> Instance
             State::Ready { .. } => "ready",
             State::Unready { .. } => "unready",
             State::Stopping { .. } => "stopping",
+            State::Quarantined { .. } => "quarantined",
             State::Backoff { .. } => "backoff",
             _ => "exited",
         },

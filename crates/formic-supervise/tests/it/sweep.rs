@@ -68,6 +68,7 @@ pub(crate) fn write(scene: &Scene, id: &str, identity: Option<Identity>, change:
         started_at_ms: 1,
         stdout: "/dev/null".into(),
         stderr: "/dev/null".into(),
+        note: serde_json::Value::Null,
     };
     change(&mut record);
     fs::write(scene.run_dir().join(format!("{id}.json")), serde_json::to_vec(&record).unwrap()).unwrap();

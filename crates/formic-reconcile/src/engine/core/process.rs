@@ -34,6 +34,12 @@ impl Core {
             cell.last_exit = previous.exit().map(ToString::to_string).unwrap_or_default();
             self.observed.instances.retain(|i| i.id != previous.id);
             self.cells.remove(&previous.id);
+            if let Some(kept) = &mut self.kept {
+                kept.forget(&previous.id);
+            }
+        }
+        if let Some(kept) = &mut self.kept {
+            kept.touch(&id);
         }
         self.cells.insert(id.clone(), cell);
         self.observed.instances.push(instance.clone());
@@ -43,7 +49,8 @@ impl Core {
             let launch = launch(&self.config, &self.inherited, &instance, seat, name, &spec);
             let data = data_dir(&self.config.data, service, seat);
             let (limits, port) = (spec.limits, spec.port);
-            self.effects.push(Effect::Spawn(Box::new(Spawn { id, launch, limits, port, data })));
+            let note = self.noted(&id);
+            self.effects.push(Effect::Spawn(Box::new(Spawn { id, launch, limits, port, data, note })));
         } else {
             let why = "the desired state does not say how to start it";
             self.record(Kind::Failed, &id, why.into());
@@ -101,11 +108,18 @@ impl Core {
             self.effects.push(Effect::Stop { id: id.clone(), kind });
             return;
         }
-        let spec = cell.start.clone();
-        let version = self.instance(id).map(|instance| instance.revision.short().to_owned());
-        let version = version.unwrap_or_default();
-        let (Some(spec), Ok(service)) = (spec, ServiceName::new(self.service_of(id))) else { return };
-        let probing = Probing { id: id.clone(), service, version, health: spec.health, port: spec.port };
+        self.probe(id);
+    }
+
+    /// Has an instance probed from now on.
+    pub(super) fn probe(&mut self, id: &InstanceId) {
+        let spec = self.cells.get(id).and_then(|cell| cell.start.clone());
+        let instance = self.observed.instances.iter().find(|instance| instance.id == *id);
+        let (Some(spec), Some(instance)) = (spec, instance) else { return };
+        let Ok(service) = ServiceName::new(&instance.service) else { return };
+        let version = instance.revision.short().to_owned();
+        let (health, port, ready) = (spec.health, spec.port, instance.is_ready());
+        let probing = Probing { id: id.clone(), service, version, health, port, ready };
         self.effects.push(Effect::Probe(Box::new(probing)));
     }
 
@@ -135,9 +149,18 @@ impl Core {
         }
     }
 
-    pub(super) fn addresses(&mut self, mut known: HashMap<String, String>) {
+    pub(super) fn registered(&mut self, known: Vec<formic_core::Instance>) {
+        let mut known: HashMap<String, formic_core::Instance> =
+            known.into_iter().map(|instance| (instance.id.to_string(), instance)).collect();
         for (id, cell) in self.cells.iter_mut().filter(|(_, cell)| cell.pid.is_some()) {
-            cell.address = known.remove(id.as_str()).unwrap_or_default();
+            let registered = known.remove(id.as_str());
+            cell.address = registered.as_ref().map(|known| known.endpoint.to_string()).unwrap_or_default();
+            if cell.registered != registered {
+                cell.registered = registered;
+                if let Some(kept) = &mut self.kept {
+                    kept.touch(id);
+                }
+            }
         }
     }
 
@@ -182,10 +205,16 @@ impl Core {
         }
     }
 
+    /// It may be running, and nothing here can end it: its place stays taken until somebody has looked.
     pub(super) fn not_stopped(&mut self, id: &InstanceId, why: &str) {
+        let now = self.now.time;
         self.record(Kind::Failed, id, format!("cannot be stopped: {why}"));
         self.tell(id, format!("cannot be stopped: {why}"));
-        self.gone(id, ExitStatus::Unknown, false);
+        if let Some(instance) = self.instance(id) {
+            instance.quarantined(format!("it cannot be stopped: {why}"), now);
+        }
+        self.effects.push(Effect::StopProbing { id: id.clone() });
+        self.effects.push(Effect::Deregister { id: id.clone() });
     }
 
     pub(super) fn gone(&mut self, id: &InstanceId, status: ExitStatus, killed: bool) {
@@ -210,6 +239,7 @@ impl Core {
         let Some(cell) = self.cells.get_mut(id) else { return };
         let was_running = cell.pid.take().is_some();
         cell.address.clear();
+        cell.registered = None;
         let rule = cell.rule.clone();
         let Some(instance) = self.instance(id) else { return };
         instance.exited(outcome, &rule, random, now);

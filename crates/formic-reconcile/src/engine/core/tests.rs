@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use formic_plan::{Service, ServiceState};
 use formic_spec::{Health, HumanDuration, Probe, Restart, Revision};
+use formic_state::State;
 
 use super::*;
 use crate::engine::{Applied, Change, Preview, Refused};
@@ -59,6 +60,9 @@ struct World {
     rollouts: Vec<String>,
     /// What is hidden from those who call, by slot.
     hidden: Vec<String>,
+    /// Where it is written down, if it is.
+    state: Option<State>,
+    boot: String,
 }
 
 impl World {
@@ -80,6 +84,8 @@ impl World {
             recorded: Vec::new(),
             rollouts: Vec::new(),
             hidden: Vec::new(),
+            state: None,
+            boot: "boot".into(),
         };
         if !services.is_empty() {
             assert_eq!(world.apply(services, Some(0)).1, Ok(Applied { index: 1, changed: true }));
@@ -108,6 +114,9 @@ impl World {
     /// Hands the event over; the effects as lines, apart from answers.
     fn handle(&mut self, event: Event) -> Vec<String> {
         let turn = self.core.handle([event], self.now());
+        if let (Some(state), Some(save)) = (&self.state, turn.save) {
+            save.commit(state, &self.boot).unwrap();
+        }
         self.wake_at = turn.wake_at;
         self.ended = turn.ended.or(self.ended);
         self.recorded.clear();
@@ -126,6 +135,8 @@ impl World {
                 format!("stop {} within {}", self.slot(&id), HumanDuration::from(grace))
             }
             Effect::Probe(probing) => format!("probe {}", self.slot(&probing.id)),
+            Effect::Follow { id } => format!("follow {}", self.slot(&id)),
+            Effect::Release { id } => format!("release {}", self.slot(&id)),
             Effect::StopProbing { id } => format!("leave {}", self.slot(&id)),
             Effect::Deregister { id } => format!("deregister {}", self.slot(&id)),
             Effect::Tell { service, text, output } => {
@@ -217,6 +228,19 @@ impl World {
         self.row(name).instances.remove(0)
     }
 }
+
+fn registered(id: &InstanceId, address: &str) -> formic_core::Instance {
+    formic_core::Instance {
+        id: formic_core::InstanceId::new(id.as_str()),
+        service: formic_core::ServiceName::new("user").unwrap(),
+        version: String::new(),
+        endpoint: address.parse().unwrap(),
+        metadata: BTreeMap::from([("zone".to_owned(), "a".to_owned())]),
+        rpc: Vec::new(),
+    }
+}
+
+mod adopted;
 
 #[test]
 fn dependants_start_when_what_they_need_is_ready() {
@@ -716,15 +740,15 @@ fn the_view_follows_probes_and_the_registry() {
         (row.state, row.reason.as_str()),
         (ServiceState::Degraded, "user/0 does not answer its probe")
     );
-    let known = HashMap::from([(world.id("user/0").to_string(), "http://127.0.0.1:7".to_owned())]);
-    world.handle(Event::Addresses(known));
-    assert_eq!(world.instance("user").address, "http://127.0.0.1:7");
+    let known = vec![registered(&world.id("user/0"), "127.0.0.1:7")];
+    world.handle(Event::Registered(known));
+    assert_eq!(world.instance("user").address, "127.0.0.1:7");
     assert_eq!(world.instance("order").address, "", "it is not in the registry any more");
     // An address that the registry still has after the end is not shown.
     world.leader_exits("user/0", 0);
     world.gone("user/0", false);
-    let known = HashMap::from([(world.id("user/0").to_string(), "http://127.0.0.1:7".to_owned())]);
-    world.handle(Event::Addresses(known));
+    let known = vec![registered(&world.id("user/0"), "127.0.0.1:7")];
+    world.handle(Event::Registered(known));
     assert_eq!((world.instance("user").address.as_str(), world.instance("user").pid), ("", 0));
 }
 

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use tokio::sync::oneshot;
+
 use formic_plan::{
     Change as Step, Decision, Desired, Fleet, Instance, InstanceId, Service, StopCause, Time, plan,
 };
@@ -10,7 +12,7 @@ use super::Core;
 use crate::diff::{ServiceChange, diff};
 use crate::engine::cell::StopKind;
 use crate::engine::effects::{Answer, Effect};
-use crate::engine::{Applied, Change, Command, Generation, Preview, Refused, Slot};
+use crate::engine::{Applied, Change, Command, Generation, Preview, Refused, Slot, Stopped};
 use crate::journal::Kind;
 
 /// So many desired states are kept to go back to.
@@ -39,6 +41,14 @@ impl Core {
                 let text = self.why(&service);
                 self.effects.push(Effect::Answer(Answer::Why(answer, text)));
             }
+            Command::Down { now, done } => self.down(now, done),
+            Command::Release(id, answer) => {
+                let released = self.release(&id);
+                if released {
+                    self.effects.push(Effect::Release { id });
+                }
+                self.effects.push(Effect::Answer(Answer::Released(answer, released)));
+            }
             Command::Stop { now, done } => {
                 if self.stopping.is_none() {
                     let news = self.news(Kind::ShutDown, "", "", "everything is told to stop".into());
@@ -47,14 +57,49 @@ impl Core {
                 }
                 self.stopping.get_or_insert_default().extend(done);
                 if now {
-                    let live = self.observed.instances.iter().filter(|instance| instance.is_live());
-                    let live: Vec<InstanceId> = live.map(|instance| instance.id.clone()).collect();
-                    for id in live {
-                        self.stop(&id, StopKind::Kill, StopCause::ShutDown);
-                    }
+                    self.kill_all();
                 }
             }
         }
+    }
+
+    fn kill_all(&mut self) {
+        let live = self.observed.instances.iter().filter(|i| i.is_live() && !i.is_quarantined());
+        let live: Vec<InstanceId> = live.map(|instance| instance.id.clone()).collect();
+        for id in live {
+            self.stop(&id, StopKind::Kill, StopCause::ShutDown);
+        }
+    }
+
+    /// Nothing is wanted from now on, and the engine stays: an apply or a way back brings it up again.
+    fn down(&mut self, now: bool, done: oneshot::Sender<Stopped>) {
+        if self.downs.is_empty() {
+            self.killed = 0;
+            let tag = (*self.tag).clone();
+            let change = Change { services: Vec::new(), tag, index: None, cause: "down".into() };
+            // Refused only where everything is about to stop anyway.
+            let _ = self.change(change);
+        }
+        self.downs.push(done);
+        if now {
+            self.kill_all();
+        }
+    }
+
+    /// Gives up an instance of which nobody can say whether it runs. Says whether there was one.
+    fn release(&mut self, id: &InstanceId) -> bool {
+        let now = self.now.time;
+        let Some(instance) = self.instance(id).filter(|instance| instance.is_quarantined()) else {
+            return false;
+        };
+        instance.given_up(now);
+        if let Some(cell) = self.cells.get_mut(id) {
+            cell.pid = None;
+            cell.address.clear();
+            cell.registered = None;
+        }
+        self.record(Kind::Exit, id, "is given up, as requested; what runs of it is left alone".into());
+        true
     }
 
     /// Takes another desired state, whole. One that was made from another state than the present one is
@@ -62,7 +107,7 @@ impl Core {
     fn change(&mut self, change: Change) -> Result<Applied, Refused> {
         let present = self.fleet.generation;
         let refused = match change.index {
-            _ if self.stopping.is_some() => Some(Refused::Stopping),
+            _ if self.stopping.is_some() || !self.downs.is_empty() => Some(Refused::Stopping),
             Some(asked) if asked != present => Some(Refused::Stale { asked, present }),
             _ => None,
         };

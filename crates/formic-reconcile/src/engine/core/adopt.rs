@@ -1,0 +1,182 @@
+//! What an engine before this one has left, and what follows from it.
+//!
+//! What runs goes on as what it was: ready is ready, a deadline stays where it was, a count of restarts does not
+//! fall. What is gone ended while nobody looked, and its restart follows the rules. What cannot be proven is
+//! quarantined.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use formic_plan::{Instance, InstanceId, Outcome, StopCause};
+use formic_supervise::Adopted;
+use serde_json::Value;
+
+use super::Core;
+use crate::engine::cell::{Cell, StopKind};
+use crate::engine::effects::Effect;
+use crate::journal::Kind;
+
+/// An instance that an engine before this one has left a trace of.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) id: InstanceId,
+    /// What was written beside its record when it was started.
+    pub(crate) note: Value,
+    pub(crate) fate: Fate,
+}
+
+/// What became of it.
+#[derive(Clone, Debug)]
+pub(crate) enum Fate {
+    /// It runs.
+    Running { pid: u32 },
+    /// It was being stopped, and has so long left.
+    Stopping { pid: u32, left: Duration },
+    /// Its leader ended meanwhile; how is told by its process.
+    Ended { pid: u32 },
+    /// Its program was never executed.
+    NeverRan,
+    /// Nothing of it is there any more.
+    Gone,
+    /// It may be running.
+    Quarantined { reason: String },
+}
+
+// === impl Found ===
+
+impl From<Adopted> for Found {
+    fn from(adopted: Adopted) -> Self {
+        use formic_supervise::Fate as Left;
+        let id = InstanceId::from(adopted.id.as_str());
+        let note = match &adopted.fate {
+            Left::Running(process) | Left::Ended(process) | Left::Stopping { process, .. } => {
+                process.record().note
+            }
+            _ => Value::Null,
+        };
+        let fate = match adopted.fate {
+            Left::Running(process) => Fate::Running { pid: process.pid() },
+            Left::Stopping { process, left } => Fate::Stopping { pid: process.pid(), left },
+            Left::Ended(process) => Fate::Ended { pid: process.pid() },
+            Left::NeverRan => Fate::NeverRan,
+            Left::Quarantined { reason, .. } => Fate::Quarantined { reason },
+            _ => Fate::Gone,
+        };
+        Self { id, note, fate }
+    }
+}
+
+// === impl Core ===
+
+impl Core {
+    /// How those that run were last seen in the registry.
+    pub(crate) fn remembered(&self, found: &[Found]) -> Vec<formic_core::Instance> {
+        let runs = |found: &&Found| matches!(found.fate, Fate::Running { .. });
+        let cells = found.iter().filter(runs).filter_map(|found| self.cells.get(&found.id));
+        cells.filter_map(|cell| cell.registered.clone()).collect()
+    }
+
+    /// Takes over what is there. Comes before anything is decided.
+    pub(super) fn adopt(&mut self, found: Vec<Found>) {
+        let mut found: HashMap<InstanceId, Found> =
+            found.into_iter().map(|found| (found.id.clone(), found)).collect();
+        // What is on disk of it in the database is newer than what was written at its start; without a
+        // database there is that.
+        let unknown: Vec<&Found> =
+            found.values().filter(|found| !self.cells.contains_key(&found.id)).collect();
+        let noted: Vec<(Instance, Cell)> =
+            unknown.iter().filter_map(|found| serde_json::from_value(found.note.clone()).ok()).collect();
+        for (instance, cell) in noted {
+            self.cells.insert(instance.id.clone(), cell);
+            self.observed.instances.push(instance);
+        }
+        let live = self.observed.instances.iter().filter(|instance| instance.is_live());
+        let live: Vec<InstanceId> = live.map(|instance| instance.id.clone()).collect();
+        let adopted = live.len();
+        for id in live {
+            let fate = found.remove(&id).map_or(Fate::Gone, |found| found.fate);
+            self.left(&id, fate);
+        }
+        let mut strays: Vec<Found> = found.into_values().collect();
+        strays.sort_by(|a, b| a.id.cmp(&b.id));
+        for Found { id, fate, .. } in strays {
+            self.stray(&id, fate);
+        }
+        if adopted > 0 {
+            let text = format!("took over {adopted} instances of the engine before");
+            let news = self.news(Kind::Adopted, "", "", text);
+            self.effects.push(news);
+        }
+    }
+
+    /// What became of an instance that is known.
+    fn left(&mut self, id: &InstanceId, fate: Fate) {
+        let now = self.now.time;
+        // Whether it was waiting for somebody to look: it is judged anew.
+        let was_quarantined = self.observed.instances.iter().any(|i| i.id == *id && i.is_quarantined());
+        let (pid, left) = match fate {
+            Fate::Quarantined { reason } => {
+                self.tell(id, format!("may be running, and is left alone: {reason}"));
+                self.record(Kind::Failed, id, format!("is quarantined: {reason}"));
+                if let Some(instance) = self.instance(id) {
+                    instance.quarantined(reason, now);
+                }
+                return;
+            }
+            Fate::Gone => {
+                self.record(Kind::Exit, id, "ended while no engine was there; nobody saw how".into());
+                self.ended(id, Outcome::Unknown);
+                return;
+            }
+            Fate::NeverRan => {
+                self.record(Kind::Exit, id, "was never started: the engine before died first".into());
+                if let Some(instance) = self.instance(id) {
+                    instance.given_up(now);
+                }
+                return;
+            }
+            Fate::Running { pid } | Fate::Ended { pid } => (pid, None),
+            Fate::Stopping { pid, left } => (pid, Some(left)),
+        };
+        if let Some(cell) = self.cells.get_mut(id) {
+            cell.pid = Some(pid);
+        }
+        self.effects.push(Effect::Follow { id: id.clone() });
+        let Some(instance) = self.instance(id) else { return };
+        let deadline = match instance.state {
+            formic_plan::State::Stopping { deadline, .. } => Some(deadline.since(now)),
+            // One that could not be stopped before.
+            _ if was_quarantined => Some(Duration::ZERO),
+            _ => None,
+        };
+        match left.or(deadline) {
+            // Told again does no harm, and whether it was told before the engine died nobody knows.
+            Some(left) => {
+                instance.stopping(StopCause::Requested, now);
+                let kind = StopKind::Ask(left);
+                if let Some(cell) = self.cells.get_mut(id) {
+                    cell.asked = Some(kind);
+                }
+                self.effects.push(Effect::Stop { id: id.clone(), kind });
+            }
+            None => self.probe(id),
+        }
+    }
+
+    /// Something that was found and that nobody knows of.
+    fn stray(&mut self, id: &InstanceId, fate: Fate) {
+        match fate {
+            Fate::Quarantined { reason } => {
+                let text = format!("is unknown, may be running, and is left alone: {reason}");
+                self.record(Kind::Failed, id, text);
+            }
+            // It was wanted by nobody any more, or what was written beside its record cannot be read.
+            Fate::Running { .. } | Fate::Stopping { .. } | Fate::Ended { .. } => {
+                self.record(Kind::Stop, id, "is not known to this engine, and is stopped".into());
+                self.effects
+                    .push(Effect::Stop { id: id.clone(), kind: StopKind::Ask(Duration::from_secs(5)) });
+            }
+            Fate::NeverRan | Fate::Gone => {}
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! What of all this is written down, and read again at a start: whatever a decision was made from that cannot
+//! be seen again by looking.
+//!
+//! A turn's part is written before its effects are carried out. So a crash between the two repeats a decision,
+//! and takes none back.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use formic_plan::{Fleet, InstanceId};
+use formic_state::{Error, Event, Held, State};
+use serde_json::Value;
+
+use super::{Core, Now};
+use crate::engine::Generation;
+use crate::engine::cell::Cell;
+use crate::engine::effects::Effect;
+
+/// What has changed and is to be written.
+#[derive(Debug, Default)]
+pub(crate) struct Save {
+    fleet: Option<Fleet>,
+    generations: Vec<formic_state::Generation>,
+    instances: Vec<Held>,
+    gone: Vec<InstanceId>,
+    events: Vec<Event>,
+}
+
+/// What is on disk.
+#[derive(Debug, Default)]
+pub(crate) struct Kept {
+    fleet: Fleet,
+    /// The last desired state.
+    index: u64,
+    stale: BTreeSet<InstanceId>,
+    gone: Vec<InstanceId>,
+}
+
+// === impl Kept ===
+
+impl Kept {
+    pub(super) fn touch(&mut self, id: &InstanceId) {
+        if !self.stale.contains(id) {
+            self.stale.insert(id.clone());
+        }
+    }
+
+    pub(super) fn forget(&mut self, id: &InstanceId) {
+        self.stale.remove(id);
+        self.gone.push(id.clone());
+    }
+}
+
+// === impl Save ===
+
+impl Save {
+    /// Writes it, whole or not at all. When this returns it is on the disk.
+    pub(crate) fn commit(&self, state: &State, boot: &str) -> Result<(), Error> {
+        let mut write = state.write()?;
+        if let Some(fleet) = &self.fleet {
+            write.fleet(fleet, boot)?;
+        }
+        for generation in &self.generations {
+            write.generation(generation)?;
+        }
+        for held in &self.instances {
+            write.instance(held)?;
+        }
+        for id in &self.gone {
+            write.forget_instance(id)?;
+        }
+        for event in &self.events {
+            write.event(event)?;
+        }
+        write.commit()
+    }
+
+    fn is_empty(&self) -> bool {
+        let Self { fleet, generations, instances, gone, events } = self;
+        fleet.is_none()
+            && generations.is_empty()
+            && instances.is_empty()
+            && gone.is_empty()
+            && events.is_empty()
+    }
+}
+
+// === impl Core ===
+
+impl Core {
+    /// Goes on from what was written, and has everything written from now on. `boot` is the identity of this
+    /// start of the machine. To be called before anything is handled.
+    pub(crate) fn restore(&mut self, state: &State, boot: &str, now: Now) -> Result<(), Error> {
+        self.now = now;
+        let mut kept = Kept::default();
+        let mut rebooted = false;
+        if let Some((fleet, of)) = state.fleet()? {
+            rebooted = of != boot;
+            self.fleet = fleet;
+        }
+        if rebooted {
+            self.fleet.restart_clock(now.time);
+        } else {
+            kept.fleet = self.fleet.clone();
+        }
+        for stored in state.generations()? {
+            kept.index = stored.index;
+            self.history.push_back(Arc::new(Generation {
+                index: stored.index,
+                unix_ms: stored.unix_ms,
+                cause: stored.cause,
+                services: stored.services,
+                tag: Arc::new(stored.tag),
+            }));
+        }
+        self.tag = self.history.back().map(|present| Arc::clone(&present.tag)).unwrap_or_default();
+        for Held { mut instance, rest } in state.instances()? {
+            let Ok(cell) = serde_json::from_value::<Cell>(rest) else {
+                // Its record still says that there is a process; without this it is a stray.
+                tracing::warn!(instance = %instance.id, "what is kept of it cannot be read");
+                continue;
+            };
+            if rebooted {
+                instance.restart_clock(now.time);
+                kept.touch(&instance.id);
+            }
+            self.cells.insert(instance.id.clone(), cell);
+            self.observed.instances.push(instance);
+        }
+        self.desired.generation = self.fleet.generation;
+        self.kept = Some(kept);
+        Ok(())
+    }
+
+    /// What is to be written before the effects of this turn.
+    pub(super) fn save(&mut self) -> Option<Box<Save>> {
+        let kept = self.kept.as_mut()?;
+        let mut save = Save::default();
+        if kept.fleet != self.fleet {
+            kept.fleet.clone_from(&self.fleet);
+            save.fleet = Some(self.fleet.clone());
+        }
+        for generation in self.history.iter().filter(|generation| generation.index > kept.index) {
+            save.generations.push(stored(generation));
+        }
+        kept.index = self.history.back().map_or(kept.index, |last| last.index);
+        let stale = std::mem::take(&mut kept.stale);
+        save.gone = std::mem::take(&mut kept.gone);
+        if !stale.is_empty() {
+            for instance in self.observed.instances.iter().filter(|instance| stale.contains(&instance.id)) {
+                let rest = self.cells.get(&instance.id).map(rest).unwrap_or_default();
+                save.instances.push(Held { instance: instance.clone(), rest });
+            }
+        }
+        save.events = self.effects.iter().filter_map(event).collect();
+        (!save.is_empty()).then(|| Box::new(save))
+    }
+
+    /// What was to be written was not: all of it is written with the next turn, apart from events.
+    pub(crate) fn unsaved(&mut self, save: Save) {
+        let Some(kept) = &mut self.kept else { return };
+        if save.fleet.is_some() {
+            kept.fleet = Fleet::default();
+        }
+        if let Some(first) = save.generations.first() {
+            kept.index = kept.index.min(first.index.saturating_sub(1));
+        }
+        kept.stale.extend(save.instances.into_iter().map(|held| held.instance.id));
+        kept.gone.extend(save.gone);
+    }
+
+    /// What is written beside the record of an instance, for an engine that has no database any more.
+    pub(super) fn noted(&self, id: &InstanceId) -> Value {
+        let instance = self.observed.instances.iter().find(|instance| instance.id == *id);
+        serde_json::to_value((instance, self.cells.get(id))).unwrap_or_default()
+    }
+}
+
+fn rest(cell: &Cell) -> Value {
+    serde_json::to_value(cell).unwrap_or_default()
+}
+
+fn stored(generation: &Generation) -> formic_state::Generation {
+    formic_state::Generation {
+        index: generation.index,
+        unix_ms: generation.unix_ms,
+        cause: generation.cause.clone(),
+        services: generation.services.clone(),
+        tag: (*generation.tag).clone(),
+        secrets: Default::default(),
+    }
+}
+
+fn event(effect: &Effect) -> Option<Event> {
+    let Effect::Record(news) = effect else { return None };
+    let some = |text: &String| (!text.is_empty()).then(|| text.clone());
+    Some(Event {
+        at_unix_ms: u64::try_from(news.unix_ms).unwrap_or_default(),
+        kind: news.kind.as_str().into(),
+        service: some(&news.service),
+        instance: some(&news.instance),
+        text: news.text.clone(),
+    })
+}

@@ -1,0 +1,251 @@
+//! An engine that goes on where another one died, at any moment.
+
+use std::time::Duration;
+
+use super::*;
+
+fn config() -> Config {
+    Config {
+        app: "shop".into(),
+        logs: "/state/logs".into(),
+        data: "/state/data".into(),
+        daemon: "unix:/state/api.sock".into(),
+    }
+}
+
+impl World {
+    /// An engine that writes down what it decides.
+    fn kept(services: Vec<Service>) -> Self {
+        let mut world = Self::new(Vec::new());
+        let state = State::in_memory().unwrap();
+        world.core.restore(&state, "boot", world.now()).unwrap();
+        world.state = Some(state);
+        world.apply(services, None).1.unwrap();
+        world
+    }
+
+    /// The engine dies, and another one finds this.
+    fn successor(&mut self, found: &[(&str, Fate)]) -> Vec<String> {
+        self.core = Core::new(config(), BTreeMap::new(), fastrand::Rng::with_seed(self.millis + 11));
+        let state = self.state.take().unwrap();
+        self.core.restore(&state, &self.boot, self.now()).unwrap();
+        self.state = Some(state);
+        let found = found.iter().map(|(slot, fate)| Found {
+            id: self.id(slot),
+            note: Value::Null,
+            fate: fate.clone(),
+        });
+        let found = found.collect();
+        self.handle(Event::Adopted(found))
+    }
+}
+
+fn running(pid: u32) -> Fate {
+    Fate::Running { pid }
+}
+
+/// `order` needs `user`; both ready, and all of it on disk.
+fn shop() -> World {
+    let mut world = World::kept(vec![service("order", 1, &["user"]), service("user", 1, &[])]);
+    world.up("user/0");
+    world.up("order/0");
+    world
+}
+
+#[test]
+fn what_runs_goes_on_as_what_it_was() {
+    let mut world = shop();
+    world.handle(Event::Registered(vec![registered(&world.id("user/0"), "127.0.0.1:7")]));
+    world.after(1000);
+    let lines = world.successor(&[("user/0", running(7)), ("order/0", running(8))]);
+    assert_eq!(lines, ["follow order/0", "probe order/0", "follow user/0", "probe user/0"].map(String::from));
+    assert!(world.core.view(world.now().time).is_ready());
+    assert_eq!((world.instance("user").pid, world.instance("user").address.as_str()), (7, "127.0.0.1:7"));
+    assert_eq!(world.recorded, ["adopted  took over 2 instances of the engine before"]);
+    let found = [Found { id: world.id("user/0"), note: Value::Null, fate: running(7) }];
+    assert_eq!(world.core.remembered(&found)[0].metadata["zone"], "a");
+    // And its end is seen.
+    world.leader_exits("user/0", 1);
+    assert!(world.gone("user/0", false).iter().any(|line| line.starts_with("tell user ended by itself")));
+}
+
+#[test]
+fn an_engine_that_was_never_told_anything_touches_nothing() {
+    let mut world = shop();
+    let note = serde_json::to_value((
+        world.core.observed.instances.iter().find(|i| i.service == "user").unwrap(),
+        world.core.cells.get(&world.id("user/0")).unwrap(),
+    ))
+    .unwrap();
+    // The database is lost; the record is not.
+    let state = State::in_memory().unwrap();
+    world.core = Core::new(config(), BTreeMap::new(), fastrand::Rng::with_seed(1));
+    world.core.restore(&state, "boot", world.now()).unwrap();
+    world.state = Some(state);
+    let found = vec![Found { id: world.id("user/0"), note, fate: running(7) }];
+    assert_eq!(world.handle(Event::Adopted(found)), ["follow user/0", "probe user/0"].map(String::from));
+    world.after(120_000);
+    assert_eq!(world.handle(Event::Timer), Vec::<String>::new());
+    // Told again, it keeps what it has.
+    let (lines, answer) = world.apply(vec![service("user", 1, &[])], None);
+    assert_eq!(answer, Ok(Applied { index: 1, changed: true }));
+    assert!(!lines.iter().any(|line| line.starts_with("kill")), "{lines:?}");
+    assert_eq!(world.row("user").instances[0].pid, 7);
+}
+
+#[test]
+fn a_count_of_restarts_never_falls_and_a_back_off_is_kept() {
+    let mut world = World::kept(vec![service("user", 1, &[])]);
+    let mut restarts = 0;
+    for round in 0..4u32 {
+        world.started("user/0");
+        world.after(10);
+        world.leader_exits("user/0", 1);
+        world.gone("user/0", false);
+        let until = world.wake_at.unwrap();
+        // Dies while it waits: the next one waits on, and does not start anew.
+        assert_eq!(world.successor(&[]), Vec::<String>::new());
+        assert_eq!(world.instance("user").state, "backoff");
+        assert_eq!((world.wake_at, world.instance("user").restarts), (Some(until), round));
+        world.millis = until.millis();
+        assert_eq!(world.handle(Event::Timer), ["spawn user/0"]);
+        assert!(world.instance("user").restarts > restarts || round == 0);
+        restarts = world.instance("user").restarts;
+    }
+    assert_eq!(restarts, 4);
+    // Dies between the record and the process: that was no crash, and it is not counted as one.
+    let never = [("user/0", Fate::NeverRan)];
+    assert_eq!(world.successor(&never), ["spawn user/0"]);
+    assert_eq!(world.instance("user").restarts, restarts);
+    // Dies with the process, and nobody saw how.
+    world.up("user/0");
+    let lines = world.successor(&[]);
+    assert_eq!(lines, Vec::<String>::new());
+    assert_eq!((world.instance("user").state, world.instance("user").restarts), ("backoff", restarts));
+}
+
+#[test]
+fn a_stop_goes_on_to_the_deadline_that_it_was_given() {
+    let mut world = shop();
+    assert_eq!(world.apply(vec![service("user", 1, &[])], None).0, ["stop order/0 within 30s"]);
+    world.after(10_000);
+    // Recorded by the supervisor or not: the signal may never have been sent.
+    let lines = world.successor(&[("user/0", running(7)), ("order/0", running(8))]);
+    assert_eq!(lines, ["follow order/0", "stop order/0 within 20s", "follow user/0", "probe user/0"]);
+    let left = Fate::Stopping { pid: 8, left: Duration::from_secs(5) };
+    world.after(15_000);
+    let lines = world.successor(&[("user/0", running(7)), ("order/0", left)]);
+    assert_eq!(lines[..2], ["follow order/0".to_owned(), "stop order/0 within 5s".to_owned()]);
+    world.after(5_000);
+    assert_eq!(world.handle(Event::Timer), ["kill order/0"]);
+}
+
+#[test]
+fn what_cannot_be_proven_is_quarantined_until_somebody_has_looked() {
+    let mut world = shop();
+    let doubt = Fate::Quarantined { reason: "its record names no process".into() };
+    let lines = world.successor(&[("order/0", running(8)), ("user/0", doubt)]);
+    assert_eq!(
+        lines,
+        [
+            "follow order/0",
+            "probe order/0",
+            "tell user may be running, and is left alone: its record names no process"
+        ]
+    );
+    assert_eq!(world.row("user").state, ServiceState::Quarantined);
+    world.after(600_000);
+    assert_eq!(world.handle(Event::Timer), Vec::<String>::new());
+    let (_, why) = world.ask(|answer| Command::Why("user".into(), answer));
+    assert!(why.unwrap().contains("`formic release user-"));
+    // Not one that is fine.
+    let fine = world.id("order/0");
+    let (_, released) = world.ask(|answer| Command::Release(fine, answer));
+    assert!(!released);
+    let id = world.id("user/0");
+    let (lines, released) = world.ask(|answer| Command::Release(id, answer));
+    assert!(released);
+    assert!(lines[0].starts_with("release ") && lines[1] == "spawn user/0", "{lines:?}");
+}
+
+#[test]
+fn after_a_start_of_the_machine_everything_is_started_again() {
+    let mut world = shop();
+    world.after(5_000_000);
+    world.leader_exits("user/0", 3);
+    world.gone("user/0", false);
+    world.up("user/0");
+    (world.boot, world.millis) = ("another".into(), 40);
+    let lines = world.successor(&[("user/0", Fate::Gone), ("order/0", Fate::Gone)]);
+    assert_eq!(lines, ["spawn user/0"]);
+    assert_eq!(
+        world.instance("user").restarts,
+        1,
+        "the count goes on, and a start of the machine is no crash"
+    );
+    world.up("user/0");
+    world.up("order/0");
+    world.after(100);
+    assert_eq!(world.handle(Event::Timer), Vec::<String>::new());
+    assert!(world.core.view(world.now().time).is_ready());
+}
+
+#[test]
+fn history_and_events_are_those_of_the_engine_before() {
+    let mut world = shop();
+    world.apply(vec![service("user", 3, &[])], Some(1)).1.unwrap();
+    world.successor(&[("user/0", running(7))]);
+    let (_, history) = world.ask(Command::History);
+    let causes: Vec<(u64, &str)> = history.iter().map(|g| (g.index, g.cause.as_str())).collect();
+    assert_eq!(causes, [(1, "apply"), (2, "apply")]);
+    assert_eq!(world.apply(Vec::new(), Some(1)).1, Err(Refused::Stale { asked: 1, present: 2 }));
+    let events = world.state.as_ref().unwrap().last_events(100).unwrap();
+    assert!(events.iter().any(|(_, event)| event.text.contains("index 2 by apply")), "{events:?}");
+    let journal = crate::journal::Journal::new();
+    journal.restore(events.clone());
+    assert_eq!(journal.since(0).len(), events.len());
+    assert_eq!(*journal.last().borrow(), events.last().unwrap().0);
+}
+
+#[test]
+fn down_wants_nothing_and_a_way_back_brings_it_up() {
+    let mut world = shop();
+    let (done, mut stopped) = oneshot::channel();
+    let lines = world.handle(Event::Command(Command::Down { now: false, done }));
+    assert_eq!(lines, ["stop order/0 within 30s"]);
+    assert_eq!(world.apply(vec![service("user", 1, &[])], None).1, Err(Refused::Stopping));
+    world.gone("order/0", false);
+    assert!(stopped.try_recv().is_err());
+    world.gone("user/0", true);
+    assert_eq!(stopped.try_recv().unwrap(), Stopped { killed: 1 });
+    assert!(world.ended.is_none(), "the engine goes on");
+    // It stays down when the engine dies, too.
+    assert_eq!(world.successor(&[]), Vec::<String>::new());
+    let (_, history) = world.ask(Command::History);
+    let before = history.iter().rev().find(|state| !state.services.is_empty()).unwrap();
+    assert_eq!(world.apply(before.services.clone(), None).0, ["spawn user/0"]);
+}
+
+#[test]
+fn what_could_not_be_written_is_written_with_the_next_turn() {
+    let mut world = shop();
+    let turn = world.core.handle(
+        [Event::Command(Command::Change(
+            Change {
+                services: vec![service("user", 2, &[])],
+                tag: Value::Null,
+                index: None,
+                cause: "scale".into(),
+            },
+            oneshot::channel().0,
+        ))],
+        world.now(),
+    );
+    // The disk was full.
+    world.core.unsaved(*turn.save.unwrap());
+    world.handle(Event::Timer);
+    let state = world.state.as_ref().unwrap();
+    assert_eq!(state.generations().unwrap().len(), 2);
+    assert_eq!(state.fleet().unwrap().unwrap().0, world.core.fleet);
+    assert_eq!(state.instances().unwrap().len(), world.core.observed.instances.len());
+}
