@@ -44,6 +44,11 @@ impl App {
         pb::DeployServiceClient::new(self.daemon.clone())
     }
 
+    /// The service of what manages it.
+    pub(crate) fn server(&self) -> pb::ServerServiceClient {
+        pb::ServerServiceClient::new(self.daemon.clone())
+    }
+
     /// Whether it has a service of this name; a mistake says what was meant.
     pub(crate) fn knows(&self, name: &str) -> Outcome {
         let known: Vec<&str> = self.status.services.iter().map(|service| service.name.as_str()).collect();
@@ -90,7 +95,7 @@ fn is_own(folder: &Path) -> bool {
 }
 
 /// The application of exactly this folder, if it runs.
-async fn in_folder(folder: &Path) -> Option<App> {
+pub(crate) async fn in_folder(folder: &Path) -> Option<App> {
     if is_own(folder) { open(folder.into()).await } else { None }
 }
 

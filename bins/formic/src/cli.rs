@@ -1,6 +1,7 @@
 //! The command line as data.
 
 mod operate;
+mod server;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,6 +9,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 pub(crate) use operate::{Apply, Events, Plan, Restart, Rollback, Scale, Wait, Why};
+pub(crate) use server::{Detached, Install, Release, Server, ServerVerb, Upgrade};
 
 /// Microservices: write them, run them, call them.
 #[derive(Debug, Parser)]
@@ -29,6 +31,8 @@ pub(crate) struct Target {
 pub(crate) enum Verb {
     /// Build and run an application, in the foreground, until Ctrl-C
     Up(Up),
+    /// Manage an application for as long as the machine runs; it goes on without the server, too
+    Server(Server),
     /// Show the running application: services, instances, states
     Status(Listing),
     /// List the services that can be called
@@ -57,6 +61,8 @@ pub(crate) enum Verb {
     Events(Events),
     /// Say why a service is as it is
     Why(Why),
+    /// Give up an instance that is quarantined, so that its place is filled again
+    Release(Release),
     /// Make a new service that compiles, passes its test and runs
     New(New),
     /// Check a manifest and show what would run
@@ -108,7 +114,7 @@ pub(crate) struct Up {
     pub(crate) json: bool,
 }
 
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub(crate) struct Listing {
     #[command(flatten)]
     pub(crate) target: Target,

@@ -5,6 +5,11 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::exit::{Failure, Outcome};
 
+/// Has a command begin a process group of its own: a Ctrl-C at this terminal is not meant for it.
+pub(crate) fn in_own_session(command: &mut std::process::Command) -> &mut std::process::Command {
+    std::os::unix::process::CommandExt::process_group(command, 0)
+}
+
 /// Ctrl-C.
 pub(crate) fn interrupt() -> Outcome<Signal> {
     listen(SignalKind::interrupt())

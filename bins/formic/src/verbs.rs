@@ -11,9 +11,11 @@ mod history;
 mod logs;
 mod new;
 mod plan;
+mod release;
 mod restart;
 mod rollback;
 mod scale;
+mod server;
 mod services;
 mod status;
 mod stop;
@@ -28,6 +30,7 @@ use crate::exit::Outcome;
 pub(crate) async fn run(cli: Cli) -> Outcome {
     match cli.verb {
         Verb::Up(args) => Box::pin(up::run(args)).await,
+        Verb::Server(args) => Box::pin(server::run(args)).await,
         Verb::Status(args) => status::run(args).await,
         Verb::Services(args) => services::run(args).await,
         Verb::Describe(args) => describe::run(args).await,
@@ -42,6 +45,7 @@ pub(crate) async fn run(cli: Cli) -> Outcome {
         Verb::History(args) => history::run(args).await,
         Verb::Events(args) => events::run(args).await,
         Verb::Why(args) => why::run(args).await,
+        Verb::Release(args) => release::run(args).await,
         Verb::New(args) => new::run(&args),
         Verb::Check(args) => check::run(&args),
         Verb::Completions { shell } => completions::run(shell),

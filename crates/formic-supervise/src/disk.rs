@@ -71,8 +71,11 @@ pub(crate) fn private_dir(path: &Path) -> Result<(), FileError> {
         .map_err(|source| explain("create", path, source))
 }
 
-/// Replaces `path` in one step: after a crash it holds the old content or the new, never a mix.
-pub(crate) fn replace(path: &Path, content: &[u8]) -> Result<(), FileError> {
+/// Replaces a file in one step, with mode 0600: after a crash it holds the old content or the new, never a mix.
+///
+/// # Errors
+/// If the file system refuses; then the old content stays.
+pub fn replace(path: &Path, content: &[u8]) -> Result<(), FileError> {
     let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(explain("write", path, io::ErrorKind::InvalidInput.into()));
     };

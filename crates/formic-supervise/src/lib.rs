@@ -47,7 +47,7 @@ mod usage;
 
 pub use adopt::{Adopted, Fate};
 pub use cgroup::{Cgroups, Controller, Limits, Unenforced};
-pub use disk::{DiskFull, FileError, disk_free};
+pub use disk::{DiskFull, FileError, disk_free, replace as write_file};
 pub use exit::ExitStatus;
 pub use features::{Containment, FEATURES_OFF_ENV, Feature, Features, Unsupported};
 pub use identity::{Identity, boot_id};

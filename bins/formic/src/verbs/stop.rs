@@ -19,7 +19,9 @@ pub(crate) async fn run(args: Stop) -> Outcome {
     let request = pb::StopRequest { now: args.now, ..Default::default() };
     let response = app.control().stop(request).timeout(PATIENCE).await?;
     if args.listing.json {
-        output::json(&json!({ "app": name, "stopped": true, "killed": response.killed }));
+        output::json(
+            &json!({ "app": name, "stopped": true, "killed": response.killed, "server_goes_on": response.goes_on }),
+        );
     } else if response.killed > 0 {
         output::talk(&format!(
             "stopped {name}; {} instances outlived their grace and were killed",
@@ -27,6 +29,11 @@ pub(crate) async fn run(args: Stop) -> Outcome {
         ));
     } else {
         output::talk(&format!("stopped {name}"));
+    }
+    if response.goes_on && !args.listing.json {
+        output::talk(
+            "its server goes on, with nothing to run: `formic apply` or `formic rollback` starts it again, `formic server stop` ends the server",
+        );
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! `formic up`: builds an application, runs it in the foreground, and leaves nothing behind.
 
-mod artifacts;
+pub(crate) mod artifacts;
 pub(crate) mod build;
 pub(crate) mod control;
 pub(crate) mod desired;
@@ -8,7 +8,7 @@ mod facts;
 pub(crate) mod manifest;
 mod routes;
 mod show;
-mod state;
+pub(crate) mod state;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -34,6 +34,7 @@ use crate::cli::Up;
 use crate::exit::{Failure, Outcome};
 use crate::output::talk;
 use crate::signals::Ends;
+use crate::verbs::server;
 use control::{About, Control};
 use facts::Facts;
 use state::State;
@@ -49,6 +50,11 @@ pub(crate) async fn run(args: Up) -> Outcome {
     let state = State::open(&folder)?;
     let features = Features::from_env().map_err(|error| Failure::user(error.to_string()))?;
     let _lock = Lock::acquire(state.lock(), &features).map_err(|error| locked(&manifest, error))?;
+    // Held for a moment only: a server's brain that is being restarted holds no lock, its keeper does.
+    drop(
+        Lock::acquire(server::keeper_dir(&state).join("keeper.lock"), &features)
+            .map_err(|error| locked(&manifest, error))?,
+    );
     // From here on: before, there is nothing to put in order.
     let mut ends = Ends::listen()?;
     sweep(&state, &features).await?;
@@ -90,6 +96,7 @@ pub(crate) async fn run(args: Up) -> Outcome {
         logs: state.logs(),
         artifacts: state.artifacts(),
         features: features.clone(),
+        managed: None,
     };
     let registry = handle.registry();
     let api = serve(&state, control.clone(), Arc::clone(&registry)).await?;
@@ -225,12 +232,18 @@ async fn interruptible<T>(ends: &mut Ends, work: impl Future<Output = T>) -> Out
 }
 
 /// The API on its socket.
-async fn serve(state: &State, control: Control, registry: DynRegistry) -> Outcome<formic_server::Running> {
+pub(crate) async fn serve(
+    state: &State,
+    control: Control,
+    registry: DynRegistry,
+) -> Outcome<formic_server::Running> {
     let failed = |error: formic_core::Error| Failure::bug(error.to_string());
     let mut api = Server::new(formic_server::Config::default(), Metrics::new())
         .serve(Arc::new(pb::ControlServiceServer::new(control.clone())))
         .map_err(failed)?
-        .serve(Arc::new(pb::DeployServiceServer::new(control)))
+        .serve(Arc::new(pb::DeployServiceServer::new(control.clone())))
+        .map_err(failed)?
+        .serve(Arc::new(pb::ServerServiceServer::new(control)))
         .map_err(failed)?
         .serve(Arc::new(formic_api::registry::v1::RegistryServiceServer::new(RegistryServer::new(registry))))
         .map_err(failed)?

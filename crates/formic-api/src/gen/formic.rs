@@ -307,6 +307,17 @@ pub mod formic {
                     skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str"
                 )]
                 pub profile: ::formic_rpc::rt::buffa::alloc::string::String,
+                /// Set where a server manages it, and not a `formic up` in the foreground.
+                ///
+                /// Field 16: `server`
+                #[serde(
+                    rename = "server",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_unset_message_field"
+                )]
+                pub server: ::formic_rpc::rt::buffa::MessageField<
+                    ServerStatus,
+                    ::formic_rpc::rt::buffa::Inline<ServerStatus>,
+                >,
                 #[serde(skip)]
                 #[doc(hidden)]
                 pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFields,
@@ -322,6 +333,7 @@ pub mod formic {
                         .field("notes", &self.notes)
                         .field("index", &self.index)
                         .field("profile", &self.profile)
+                        .field("server", &self.server)
                         .finish()
                 }
             }
@@ -384,6 +396,14 @@ pub mod formic {
                         size +=
                             1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.profile) as u64;
                     }
+                    if self.server.is_set() {
+                        let __slot = __cache.reserve();
+                        let inner_size = self.server.compute_size(__cache);
+                        __cache.set(__slot, inner_size);
+                        size += 2u64
+                            + ::formic_rpc::rt::buffa::encoding::varint_len(inner_size as u64) as u64
+                            + inner_size as u64;
+                    }
                     size += self.__buffa_unknown_fields.encoded_len() as u64;
                     ::formic_rpc::rt::buffa::saturate_size(size)
                 }
@@ -422,6 +442,14 @@ pub mod formic {
                     }
                     if !self.profile.is_empty() {
                         ::formic_rpc::rt::buffa::types::put_string_field(8u32, &self.profile, buf);
+                    }
+                    if self.server.is_set() {
+                        ::formic_rpc::rt::buffa::types::put_len_delimited_header(
+                            16u32,
+                            u64::from(__cache.consume_next()),
+                            buf,
+                        );
+                        self.server.write_to(__cache, buf);
                     }
                     self.__buffa_unknown_fields.write_to(buf);
                 }
@@ -501,6 +529,17 @@ pub mod formic {
                             )?;
                             ::formic_rpc::rt::buffa::types::merge_string(&mut self.profile, buf)?;
                         }
+                        16u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::Message::merge_length_delimited(
+                                self.server.get_or_insert_default(),
+                                buf,
+                                ctx,
+                            )?;
+                        }
                         _ => {
                             self.__buffa_unknown_fields.push(
                                 ::formic_rpc::rt::buffa::encoding::decode_unknown_field(tag, buf, ctx)?,
@@ -518,6 +557,7 @@ pub mod formic {
                     self.notes.clear();
                     self.index = 0u64;
                     self.profile.clear();
+                    self.server = ::formic_rpc::rt::buffa::MessageField::none();
                     self.__buffa_unknown_fields.clear();
                 }
             }
@@ -549,6 +589,243 @@ pub mod formic {
                     type_url: "type.googleapis.com/formic.control.v1.StatusResponse",
                     to_json: ::formic_rpc::rt::buffa::type_registry::any_to_json::<StatusResponse>,
                     from_json: ::formic_rpc::rt::buffa::type_registry::any_from_json::<StatusResponse>,
+                    is_wkt: false,
+                };
+            /// The two processes of a server; `StatusResponse.pid` is its brain's.
+            #[derive(
+                Clone,
+                PartialEq,
+                Default,
+                ::formic_rpc::rt::serde::Serialize,
+                ::formic_rpc::rt::serde::Deserialize,
+            )]
+            #[serde(crate = "::formic_rpc::rt::serde")]
+            #[serde(default)]
+            pub struct ServerStatus {
+                /// The process that holds what must not be lost.
+                ///
+                /// Field 1: `keeper_pid`
+                #[serde(
+                    rename = "keeperPid",
+                    alias = "keeper_pid",
+                    with = "::formic_rpc::rt::buffa::json_helpers::uint32",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u32"
+                )]
+                pub keeper_pid: u32,
+                /// Counts the brains.
+                ///
+                /// Field 2: `generation`
+                #[serde(
+                    rename = "generation",
+                    with = "::formic_rpc::rt::buffa::json_helpers::uint64",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u64"
+                )]
+                pub generation: u64,
+                /// The program of the brain, and its version.
+                ///
+                /// Field 3: `program`
+                #[serde(
+                    rename = "program",
+                    with = "::formic_rpc::rt::buffa::json_helpers::proto_string",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str"
+                )]
+                pub program: ::formic_rpc::rt::buffa::alloc::string::String,
+                /// Field 4: `version`
+                #[serde(
+                    rename = "version",
+                    with = "::formic_rpc::rt::buffa::json_helpers::proto_string",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str"
+                )]
+                pub version: ::formic_rpc::rt::buffa::alloc::string::String,
+                /// What this brain took over at its start.
+                ///
+                /// Field 5: `adopted`
+                #[serde(
+                    rename = "adopted",
+                    with = "::formic_rpc::rt::buffa::json_helpers::uint32",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u32"
+                )]
+                pub adopted: u32,
+                #[serde(skip)]
+                #[doc(hidden)]
+                pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFields,
+            }
+            impl ::core::fmt::Debug for ServerStatus {
+                fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                    f.debug_struct("ServerStatus")
+                        .field("keeper_pid", &self.keeper_pid)
+                        .field("generation", &self.generation)
+                        .field("program", &self.program)
+                        .field("version", &self.version)
+                        .field("adopted", &self.adopted)
+                        .finish()
+                }
+            }
+            impl ServerStatus {
+                /// Protobuf type URL for this message, for use with `Any::pack` and
+                /// `Any::unpack_if`.
+                ///
+                /// Format: `type.googleapis.com/<fully.qualified.TypeName>`
+                pub const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.ServerStatus";
+            }
+            ::formic_rpc::rt::buffa::impl_default_instance!(ServerStatus);
+            impl ::formic_rpc::rt::buffa::MessageName for ServerStatus {
+                const PACKAGE: &'static str = "formic.control.v1";
+                const NAME: &'static str = "ServerStatus";
+                const FULL_NAME: &'static str = "formic.control.v1.ServerStatus";
+                const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.ServerStatus";
+            }
+            impl ::formic_rpc::rt::buffa::Message for ServerStatus {
+                /// Returns the total encoded size in bytes.
+                ///
+                /// Accumulates in `u64` (which cannot overflow for in-memory
+                /// data) and saturates to `u32` at return, so a message whose
+                /// encoded size exceeds the 2 GiB protobuf limit yields a value
+                /// above [`::formic_rpc::rt::buffa::MAX_MESSAGE_BYTES`] that the encode entry
+                /// points reject, never a silently wrapped size.
+                #[allow(clippy::let_and_return)]
+                fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    let mut size = 0u64;
+                    if self.keeper_pid != 0u32 {
+                        size +=
+                            1u64 + ::formic_rpc::rt::buffa::types::uint32_encoded_len(self.keeper_pid) as u64;
+                    }
+                    if self.generation != 0u64 {
+                        size +=
+                            1u64 + ::formic_rpc::rt::buffa::types::uint64_encoded_len(self.generation) as u64;
+                    }
+                    if !self.program.is_empty() {
+                        size +=
+                            1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.program) as u64;
+                    }
+                    if !self.version.is_empty() {
+                        size +=
+                            1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.version) as u64;
+                    }
+                    if self.adopted != 0u32 {
+                        size +=
+                            1u64 + ::formic_rpc::rt::buffa::types::uint32_encoded_len(self.adopted) as u64;
+                    }
+                    size += self.__buffa_unknown_fields.encoded_len() as u64;
+                    ::formic_rpc::rt::buffa::saturate_size(size)
+                }
+                fn write_to(
+                    &self,
+                    _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                    buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                ) {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    if self.keeper_pid != 0u32 {
+                        ::formic_rpc::rt::buffa::types::put_uint32_field(1u32, self.keeper_pid, buf);
+                    }
+                    if self.generation != 0u64 {
+                        ::formic_rpc::rt::buffa::types::put_uint64_field(2u32, self.generation, buf);
+                    }
+                    if !self.program.is_empty() {
+                        ::formic_rpc::rt::buffa::types::put_string_field(3u32, &self.program, buf);
+                    }
+                    if !self.version.is_empty() {
+                        ::formic_rpc::rt::buffa::types::put_string_field(4u32, &self.version, buf);
+                    }
+                    if self.adopted != 0u32 {
+                        ::formic_rpc::rt::buffa::types::put_uint32_field(5u32, self.adopted, buf);
+                    }
+                    self.__buffa_unknown_fields.write_to(buf);
+                }
+                fn merge_field(
+                    &mut self,
+                    tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                    buf: &mut impl ::formic_rpc::rt::buffa::bytes::Buf,
+                    ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                ) -> ::core::result::Result<(), ::formic_rpc::rt::buffa::DecodeError> {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::bytes::Buf as _;
+                    match tag.field_number() {
+                        1u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                            )?;
+                            self.keeper_pid = ::formic_rpc::rt::buffa::types::decode_uint32(buf)?;
+                        }
+                        2u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                            )?;
+                            self.generation = ::formic_rpc::rt::buffa::types::decode_uint64(buf)?;
+                        }
+                        3u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::types::merge_string(&mut self.program, buf)?;
+                        }
+                        4u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::types::merge_string(&mut self.version, buf)?;
+                        }
+                        5u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                            )?;
+                            self.adopted = ::formic_rpc::rt::buffa::types::decode_uint32(buf)?;
+                        }
+                        _ => {
+                            self.__buffa_unknown_fields.push(
+                                ::formic_rpc::rt::buffa::encoding::decode_unknown_field(tag, buf, ctx)?,
+                            );
+                        }
+                    }
+                    ::core::result::Result::Ok(())
+                }
+                fn clear(&mut self) {
+                    self.keeper_pid = 0u32;
+                    self.generation = 0u64;
+                    self.program.clear();
+                    self.version.clear();
+                    self.adopted = 0u32;
+                    self.__buffa_unknown_fields.clear();
+                }
+            }
+            impl ::formic_rpc::rt::buffa::ExtensionSet for ServerStatus {
+                const PROTO_FQN: &'static str = "formic.control.v1.ServerStatus";
+                fn unknown_fields(&self) -> &::formic_rpc::rt::buffa::UnknownFields {
+                    &self.__buffa_unknown_fields
+                }
+                fn unknown_fields_mut(&mut self) -> &mut ::formic_rpc::rt::buffa::UnknownFields {
+                    &mut self.__buffa_unknown_fields
+                }
+            }
+            impl ::formic_rpc::rt::buffa::json_helpers::ProtoElemJson for ServerStatus {
+                fn serialize_proto_json<S: ::formic_rpc::rt::serde::Serializer>(
+                    v: &Self,
+                    s: S,
+                ) -> ::core::result::Result<S::Ok, S::Error> {
+                    ::formic_rpc::rt::serde::Serialize::serialize(v, s)
+                }
+                fn deserialize_proto_json<'de, D: ::formic_rpc::rt::serde::Deserializer<'de>>(
+                    d: D,
+                ) -> ::core::result::Result<Self, D::Error> {
+                    <Self as ::formic_rpc::rt::serde::Deserialize>::deserialize(d)
+                }
+            }
+            #[doc(hidden)]
+            pub const __SERVER_STATUS_JSON_ANY: ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry =
+                ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry {
+                    type_url: "type.googleapis.com/formic.control.v1.ServerStatus",
+                    to_json: ::formic_rpc::rt::buffa::type_registry::any_to_json::<ServerStatus>,
+                    from_json: ::formic_rpc::rt::buffa::type_registry::any_from_json::<ServerStatus>,
                     is_wkt: false,
                 };
             #[derive(
@@ -1783,13 +2060,26 @@ pub mod formic {
                     skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u32"
                 )]
                 pub killed: u32,
+                /// The engine goes on, and can be told anew what is wanted.
+                ///
+                /// Field 2: `goes_on`
+                #[serde(
+                    rename = "goesOn",
+                    alias = "goes_on",
+                    with = "::formic_rpc::rt::buffa::json_helpers::proto_bool",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_false"
+                )]
+                pub goes_on: bool,
                 #[serde(skip)]
                 #[doc(hidden)]
                 pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFields,
             }
             impl ::core::fmt::Debug for StopResponse {
                 fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
-                    f.debug_struct("StopResponse").field("killed", &self.killed).finish()
+                    f.debug_struct("StopResponse")
+                        .field("killed", &self.killed)
+                        .field("goes_on", &self.goes_on)
+                        .finish()
                 }
             }
             impl StopResponse {
@@ -1822,6 +2112,9 @@ pub mod formic {
                     if self.killed != 0u32 {
                         size += 1u64 + ::formic_rpc::rt::buffa::types::uint32_encoded_len(self.killed) as u64;
                     }
+                    if self.goes_on {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::BOOL_ENCODED_LEN as u64;
+                    }
                     size += self.__buffa_unknown_fields.encoded_len() as u64;
                     ::formic_rpc::rt::buffa::saturate_size(size)
                 }
@@ -1834,6 +2127,9 @@ pub mod formic {
                     use ::formic_rpc::rt::buffa::Enumeration as _;
                     if self.killed != 0u32 {
                         ::formic_rpc::rt::buffa::types::put_uint32_field(1u32, self.killed, buf);
+                    }
+                    if self.goes_on {
+                        ::formic_rpc::rt::buffa::types::put_bool_field(2u32, self.goes_on, buf);
                     }
                     self.__buffa_unknown_fields.write_to(buf);
                 }
@@ -1855,6 +2151,13 @@ pub mod formic {
                             )?;
                             self.killed = ::formic_rpc::rt::buffa::types::decode_uint32(buf)?;
                         }
+                        2u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                            )?;
+                            self.goes_on = ::formic_rpc::rt::buffa::types::decode_bool(buf)?;
+                        }
                         _ => {
                             self.__buffa_unknown_fields.push(
                                 ::formic_rpc::rt::buffa::encoding::decode_unknown_field(tag, buf, ctx)?,
@@ -1865,6 +2168,7 @@ pub mod formic {
                 }
                 fn clear(&mut self) {
                     self.killed = 0u32;
+                    self.goes_on = false;
                     self.__buffa_unknown_fields.clear();
                 }
             }
@@ -6036,6 +6340,770 @@ pub mod formic {
                     from_json: ::formic_rpc::rt::buffa::type_registry::any_from_json::<WhyResponse>,
                     is_wkt: false,
                 };
+            #[derive(
+                Clone,
+                PartialEq,
+                Default,
+                ::formic_rpc::rt::serde::Serialize,
+                ::formic_rpc::rt::serde::Deserialize,
+            )]
+            #[serde(crate = "::formic_rpc::rt::serde")]
+            #[serde(default)]
+            pub struct DetachRequest {
+                #[serde(skip)]
+                #[doc(hidden)]
+                pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFields,
+            }
+            impl ::core::fmt::Debug for DetachRequest {
+                fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                    f.debug_struct("DetachRequest").finish()
+                }
+            }
+            impl DetachRequest {
+                /// Protobuf type URL for this message, for use with `Any::pack` and
+                /// `Any::unpack_if`.
+                ///
+                /// Format: `type.googleapis.com/<fully.qualified.TypeName>`
+                pub const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.DetachRequest";
+            }
+            ::formic_rpc::rt::buffa::impl_default_instance!(DetachRequest);
+            impl ::formic_rpc::rt::buffa::MessageName for DetachRequest {
+                const PACKAGE: &'static str = "formic.control.v1";
+                const NAME: &'static str = "DetachRequest";
+                const FULL_NAME: &'static str = "formic.control.v1.DetachRequest";
+                const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.DetachRequest";
+            }
+            impl ::formic_rpc::rt::buffa::Message for DetachRequest {
+                /// Returns the total encoded size in bytes.
+                ///
+                /// Accumulates in `u64` (which cannot overflow for in-memory
+                /// data) and saturates to `u32` at return, so a message whose
+                /// encoded size exceeds the 2 GiB protobuf limit yields a value
+                /// above [`::formic_rpc::rt::buffa::MAX_MESSAGE_BYTES`] that the encode entry
+                /// points reject, never a silently wrapped size.
+                #[allow(clippy::let_and_return)]
+                fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    let mut size = 0u64;
+                    size += self.__buffa_unknown_fields.encoded_len() as u64;
+                    ::formic_rpc::rt::buffa::saturate_size(size)
+                }
+                fn write_to(
+                    &self,
+                    _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                    buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                ) {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    self.__buffa_unknown_fields.write_to(buf);
+                }
+                fn merge_field(
+                    &mut self,
+                    tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                    buf: &mut impl ::formic_rpc::rt::buffa::bytes::Buf,
+                    ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                ) -> ::core::result::Result<(), ::formic_rpc::rt::buffa::DecodeError> {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::bytes::Buf as _;
+                    match tag.field_number() {
+                        _ => {
+                            self.__buffa_unknown_fields.push(
+                                ::formic_rpc::rt::buffa::encoding::decode_unknown_field(tag, buf, ctx)?,
+                            );
+                        }
+                    }
+                    ::core::result::Result::Ok(())
+                }
+                fn clear(&mut self) {
+                    self.__buffa_unknown_fields.clear();
+                }
+            }
+            impl ::formic_rpc::rt::buffa::ExtensionSet for DetachRequest {
+                const PROTO_FQN: &'static str = "formic.control.v1.DetachRequest";
+                fn unknown_fields(&self) -> &::formic_rpc::rt::buffa::UnknownFields {
+                    &self.__buffa_unknown_fields
+                }
+                fn unknown_fields_mut(&mut self) -> &mut ::formic_rpc::rt::buffa::UnknownFields {
+                    &mut self.__buffa_unknown_fields
+                }
+            }
+            impl ::formic_rpc::rt::buffa::json_helpers::ProtoElemJson for DetachRequest {
+                fn serialize_proto_json<S: ::formic_rpc::rt::serde::Serializer>(
+                    v: &Self,
+                    s: S,
+                ) -> ::core::result::Result<S::Ok, S::Error> {
+                    ::formic_rpc::rt::serde::Serialize::serialize(v, s)
+                }
+                fn deserialize_proto_json<'de, D: ::formic_rpc::rt::serde::Deserializer<'de>>(
+                    d: D,
+                ) -> ::core::result::Result<Self, D::Error> {
+                    <Self as ::formic_rpc::rt::serde::Deserialize>::deserialize(d)
+                }
+            }
+            #[doc(hidden)]
+            pub const __DETACH_REQUEST_JSON_ANY: ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry =
+                ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry {
+                    type_url: "type.googleapis.com/formic.control.v1.DetachRequest",
+                    to_json: ::formic_rpc::rt::buffa::type_registry::any_to_json::<DetachRequest>,
+                    from_json: ::formic_rpc::rt::buffa::type_registry::any_from_json::<DetachRequest>,
+                    is_wkt: false,
+                };
+            #[derive(
+                Clone,
+                PartialEq,
+                Default,
+                ::formic_rpc::rt::serde::Serialize,
+                ::formic_rpc::rt::serde::Deserialize,
+            )]
+            #[serde(crate = "::formic_rpc::rt::serde")]
+            #[serde(default)]
+            pub struct DetachResponse {
+                /// Instances that go on.
+                ///
+                /// Field 1: `running`
+                #[serde(
+                    rename = "running",
+                    with = "::formic_rpc::rt::buffa::json_helpers::uint32",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u32"
+                )]
+                pub running: u32,
+                #[serde(skip)]
+                #[doc(hidden)]
+                pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFields,
+            }
+            impl ::core::fmt::Debug for DetachResponse {
+                fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                    f.debug_struct("DetachResponse").field("running", &self.running).finish()
+                }
+            }
+            impl DetachResponse {
+                /// Protobuf type URL for this message, for use with `Any::pack` and
+                /// `Any::unpack_if`.
+                ///
+                /// Format: `type.googleapis.com/<fully.qualified.TypeName>`
+                pub const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.DetachResponse";
+            }
+            ::formic_rpc::rt::buffa::impl_default_instance!(DetachResponse);
+            impl ::formic_rpc::rt::buffa::MessageName for DetachResponse {
+                const PACKAGE: &'static str = "formic.control.v1";
+                const NAME: &'static str = "DetachResponse";
+                const FULL_NAME: &'static str = "formic.control.v1.DetachResponse";
+                const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.DetachResponse";
+            }
+            impl ::formic_rpc::rt::buffa::Message for DetachResponse {
+                /// Returns the total encoded size in bytes.
+                ///
+                /// Accumulates in `u64` (which cannot overflow for in-memory
+                /// data) and saturates to `u32` at return, so a message whose
+                /// encoded size exceeds the 2 GiB protobuf limit yields a value
+                /// above [`::formic_rpc::rt::buffa::MAX_MESSAGE_BYTES`] that the encode entry
+                /// points reject, never a silently wrapped size.
+                #[allow(clippy::let_and_return)]
+                fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    let mut size = 0u64;
+                    if self.running != 0u32 {
+                        size +=
+                            1u64 + ::formic_rpc::rt::buffa::types::uint32_encoded_len(self.running) as u64;
+                    }
+                    size += self.__buffa_unknown_fields.encoded_len() as u64;
+                    ::formic_rpc::rt::buffa::saturate_size(size)
+                }
+                fn write_to(
+                    &self,
+                    _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                    buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                ) {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    if self.running != 0u32 {
+                        ::formic_rpc::rt::buffa::types::put_uint32_field(1u32, self.running, buf);
+                    }
+                    self.__buffa_unknown_fields.write_to(buf);
+                }
+                fn merge_field(
+                    &mut self,
+                    tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                    buf: &mut impl ::formic_rpc::rt::buffa::bytes::Buf,
+                    ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                ) -> ::core::result::Result<(), ::formic_rpc::rt::buffa::DecodeError> {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::bytes::Buf as _;
+                    match tag.field_number() {
+                        1u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                            )?;
+                            self.running = ::formic_rpc::rt::buffa::types::decode_uint32(buf)?;
+                        }
+                        _ => {
+                            self.__buffa_unknown_fields.push(
+                                ::formic_rpc::rt::buffa::encoding::decode_unknown_field(tag, buf, ctx)?,
+                            );
+                        }
+                    }
+                    ::core::result::Result::Ok(())
+                }
+                fn clear(&mut self) {
+                    self.running = 0u32;
+                    self.__buffa_unknown_fields.clear();
+                }
+            }
+            impl ::formic_rpc::rt::buffa::ExtensionSet for DetachResponse {
+                const PROTO_FQN: &'static str = "formic.control.v1.DetachResponse";
+                fn unknown_fields(&self) -> &::formic_rpc::rt::buffa::UnknownFields {
+                    &self.__buffa_unknown_fields
+                }
+                fn unknown_fields_mut(&mut self) -> &mut ::formic_rpc::rt::buffa::UnknownFields {
+                    &mut self.__buffa_unknown_fields
+                }
+            }
+            impl ::formic_rpc::rt::buffa::json_helpers::ProtoElemJson for DetachResponse {
+                fn serialize_proto_json<S: ::formic_rpc::rt::serde::Serializer>(
+                    v: &Self,
+                    s: S,
+                ) -> ::core::result::Result<S::Ok, S::Error> {
+                    ::formic_rpc::rt::serde::Serialize::serialize(v, s)
+                }
+                fn deserialize_proto_json<'de, D: ::formic_rpc::rt::serde::Deserializer<'de>>(
+                    d: D,
+                ) -> ::core::result::Result<Self, D::Error> {
+                    <Self as ::formic_rpc::rt::serde::Deserialize>::deserialize(d)
+                }
+            }
+            #[doc(hidden)]
+            pub const __DETACH_RESPONSE_JSON_ANY: ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry =
+                ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry {
+                    type_url: "type.googleapis.com/formic.control.v1.DetachResponse",
+                    to_json: ::formic_rpc::rt::buffa::type_registry::any_to_json::<DetachResponse>,
+                    from_json: ::formic_rpc::rt::buffa::type_registry::any_from_json::<DetachResponse>,
+                    is_wkt: false,
+                };
+            #[derive(
+                Clone,
+                PartialEq,
+                Default,
+                ::formic_rpc::rt::serde::Serialize,
+                ::formic_rpc::rt::serde::Deserialize,
+            )]
+            #[serde(crate = "::formic_rpc::rt::serde")]
+            #[serde(default)]
+            pub struct ReplaceRequest {
+                /// Absolute path of the program on this machine.
+                ///
+                /// Field 1: `program`
+                #[serde(
+                    rename = "program",
+                    with = "::formic_rpc::rt::buffa::json_helpers::proto_string",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str"
+                )]
+                pub program: ::formic_rpc::rt::buffa::alloc::string::String,
+                /// `brain`: what decides; ends right after the answer. `keeper`: what holds; goes on under the same number.
+                ///
+                /// Field 2: `part`
+                #[serde(
+                    rename = "part",
+                    with = "::formic_rpc::rt::buffa::json_helpers::proto_string",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str"
+                )]
+                pub part: ::formic_rpc::rt::buffa::alloc::string::String,
+                #[serde(skip)]
+                #[doc(hidden)]
+                pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFields,
+            }
+            impl ::core::fmt::Debug for ReplaceRequest {
+                fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                    f.debug_struct("ReplaceRequest")
+                        .field("program", &self.program)
+                        .field("part", &self.part)
+                        .finish()
+                }
+            }
+            impl ReplaceRequest {
+                /// Protobuf type URL for this message, for use with `Any::pack` and
+                /// `Any::unpack_if`.
+                ///
+                /// Format: `type.googleapis.com/<fully.qualified.TypeName>`
+                pub const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.ReplaceRequest";
+            }
+            ::formic_rpc::rt::buffa::impl_default_instance!(ReplaceRequest);
+            impl ::formic_rpc::rt::buffa::MessageName for ReplaceRequest {
+                const PACKAGE: &'static str = "formic.control.v1";
+                const NAME: &'static str = "ReplaceRequest";
+                const FULL_NAME: &'static str = "formic.control.v1.ReplaceRequest";
+                const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.ReplaceRequest";
+            }
+            impl ::formic_rpc::rt::buffa::Message for ReplaceRequest {
+                /// Returns the total encoded size in bytes.
+                ///
+                /// Accumulates in `u64` (which cannot overflow for in-memory
+                /// data) and saturates to `u32` at return, so a message whose
+                /// encoded size exceeds the 2 GiB protobuf limit yields a value
+                /// above [`::formic_rpc::rt::buffa::MAX_MESSAGE_BYTES`] that the encode entry
+                /// points reject, never a silently wrapped size.
+                #[allow(clippy::let_and_return)]
+                fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    let mut size = 0u64;
+                    if !self.program.is_empty() {
+                        size +=
+                            1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.program) as u64;
+                    }
+                    if !self.part.is_empty() {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.part) as u64;
+                    }
+                    size += self.__buffa_unknown_fields.encoded_len() as u64;
+                    ::formic_rpc::rt::buffa::saturate_size(size)
+                }
+                fn write_to(
+                    &self,
+                    _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                    buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                ) {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    if !self.program.is_empty() {
+                        ::formic_rpc::rt::buffa::types::put_string_field(1u32, &self.program, buf);
+                    }
+                    if !self.part.is_empty() {
+                        ::formic_rpc::rt::buffa::types::put_string_field(2u32, &self.part, buf);
+                    }
+                    self.__buffa_unknown_fields.write_to(buf);
+                }
+                fn merge_field(
+                    &mut self,
+                    tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                    buf: &mut impl ::formic_rpc::rt::buffa::bytes::Buf,
+                    ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                ) -> ::core::result::Result<(), ::formic_rpc::rt::buffa::DecodeError> {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::bytes::Buf as _;
+                    match tag.field_number() {
+                        1u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::types::merge_string(&mut self.program, buf)?;
+                        }
+                        2u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::types::merge_string(&mut self.part, buf)?;
+                        }
+                        _ => {
+                            self.__buffa_unknown_fields.push(
+                                ::formic_rpc::rt::buffa::encoding::decode_unknown_field(tag, buf, ctx)?,
+                            );
+                        }
+                    }
+                    ::core::result::Result::Ok(())
+                }
+                fn clear(&mut self) {
+                    self.program.clear();
+                    self.part.clear();
+                    self.__buffa_unknown_fields.clear();
+                }
+            }
+            impl ::formic_rpc::rt::buffa::ExtensionSet for ReplaceRequest {
+                const PROTO_FQN: &'static str = "formic.control.v1.ReplaceRequest";
+                fn unknown_fields(&self) -> &::formic_rpc::rt::buffa::UnknownFields {
+                    &self.__buffa_unknown_fields
+                }
+                fn unknown_fields_mut(&mut self) -> &mut ::formic_rpc::rt::buffa::UnknownFields {
+                    &mut self.__buffa_unknown_fields
+                }
+            }
+            impl ::formic_rpc::rt::buffa::json_helpers::ProtoElemJson for ReplaceRequest {
+                fn serialize_proto_json<S: ::formic_rpc::rt::serde::Serializer>(
+                    v: &Self,
+                    s: S,
+                ) -> ::core::result::Result<S::Ok, S::Error> {
+                    ::formic_rpc::rt::serde::Serialize::serialize(v, s)
+                }
+                fn deserialize_proto_json<'de, D: ::formic_rpc::rt::serde::Deserializer<'de>>(
+                    d: D,
+                ) -> ::core::result::Result<Self, D::Error> {
+                    <Self as ::formic_rpc::rt::serde::Deserialize>::deserialize(d)
+                }
+            }
+            #[doc(hidden)]
+            pub const __REPLACE_REQUEST_JSON_ANY: ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry =
+                ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry {
+                    type_url: "type.googleapis.com/formic.control.v1.ReplaceRequest",
+                    to_json: ::formic_rpc::rt::buffa::type_registry::any_to_json::<ReplaceRequest>,
+                    from_json: ::formic_rpc::rt::buffa::type_registry::any_from_json::<ReplaceRequest>,
+                    is_wkt: false,
+                };
+            #[derive(
+                Clone,
+                PartialEq,
+                Default,
+                ::formic_rpc::rt::serde::Serialize,
+                ::formic_rpc::rt::serde::Deserialize,
+            )]
+            #[serde(crate = "::formic_rpc::rt::serde")]
+            #[serde(default)]
+            pub struct ReplaceResponse {
+                #[serde(skip)]
+                #[doc(hidden)]
+                pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFields,
+            }
+            impl ::core::fmt::Debug for ReplaceResponse {
+                fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                    f.debug_struct("ReplaceResponse").finish()
+                }
+            }
+            impl ReplaceResponse {
+                /// Protobuf type URL for this message, for use with `Any::pack` and
+                /// `Any::unpack_if`.
+                ///
+                /// Format: `type.googleapis.com/<fully.qualified.TypeName>`
+                pub const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.ReplaceResponse";
+            }
+            ::formic_rpc::rt::buffa::impl_default_instance!(ReplaceResponse);
+            impl ::formic_rpc::rt::buffa::MessageName for ReplaceResponse {
+                const PACKAGE: &'static str = "formic.control.v1";
+                const NAME: &'static str = "ReplaceResponse";
+                const FULL_NAME: &'static str = "formic.control.v1.ReplaceResponse";
+                const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.ReplaceResponse";
+            }
+            impl ::formic_rpc::rt::buffa::Message for ReplaceResponse {
+                /// Returns the total encoded size in bytes.
+                ///
+                /// Accumulates in `u64` (which cannot overflow for in-memory
+                /// data) and saturates to `u32` at return, so a message whose
+                /// encoded size exceeds the 2 GiB protobuf limit yields a value
+                /// above [`::formic_rpc::rt::buffa::MAX_MESSAGE_BYTES`] that the encode entry
+                /// points reject, never a silently wrapped size.
+                #[allow(clippy::let_and_return)]
+                fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    let mut size = 0u64;
+                    size += self.__buffa_unknown_fields.encoded_len() as u64;
+                    ::formic_rpc::rt::buffa::saturate_size(size)
+                }
+                fn write_to(
+                    &self,
+                    _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                    buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                ) {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    self.__buffa_unknown_fields.write_to(buf);
+                }
+                fn merge_field(
+                    &mut self,
+                    tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                    buf: &mut impl ::formic_rpc::rt::buffa::bytes::Buf,
+                    ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                ) -> ::core::result::Result<(), ::formic_rpc::rt::buffa::DecodeError> {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::bytes::Buf as _;
+                    match tag.field_number() {
+                        _ => {
+                            self.__buffa_unknown_fields.push(
+                                ::formic_rpc::rt::buffa::encoding::decode_unknown_field(tag, buf, ctx)?,
+                            );
+                        }
+                    }
+                    ::core::result::Result::Ok(())
+                }
+                fn clear(&mut self) {
+                    self.__buffa_unknown_fields.clear();
+                }
+            }
+            impl ::formic_rpc::rt::buffa::ExtensionSet for ReplaceResponse {
+                const PROTO_FQN: &'static str = "formic.control.v1.ReplaceResponse";
+                fn unknown_fields(&self) -> &::formic_rpc::rt::buffa::UnknownFields {
+                    &self.__buffa_unknown_fields
+                }
+                fn unknown_fields_mut(&mut self) -> &mut ::formic_rpc::rt::buffa::UnknownFields {
+                    &mut self.__buffa_unknown_fields
+                }
+            }
+            impl ::formic_rpc::rt::buffa::json_helpers::ProtoElemJson for ReplaceResponse {
+                fn serialize_proto_json<S: ::formic_rpc::rt::serde::Serializer>(
+                    v: &Self,
+                    s: S,
+                ) -> ::core::result::Result<S::Ok, S::Error> {
+                    ::formic_rpc::rt::serde::Serialize::serialize(v, s)
+                }
+                fn deserialize_proto_json<'de, D: ::formic_rpc::rt::serde::Deserializer<'de>>(
+                    d: D,
+                ) -> ::core::result::Result<Self, D::Error> {
+                    <Self as ::formic_rpc::rt::serde::Deserialize>::deserialize(d)
+                }
+            }
+            #[doc(hidden)]
+            pub const __REPLACE_RESPONSE_JSON_ANY: ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry =
+                ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry {
+                    type_url: "type.googleapis.com/formic.control.v1.ReplaceResponse",
+                    to_json: ::formic_rpc::rt::buffa::type_registry::any_to_json::<ReplaceResponse>,
+                    from_json: ::formic_rpc::rt::buffa::type_registry::any_from_json::<ReplaceResponse>,
+                    is_wkt: false,
+                };
+            #[derive(
+                Clone,
+                PartialEq,
+                Default,
+                ::formic_rpc::rt::serde::Serialize,
+                ::formic_rpc::rt::serde::Deserialize,
+            )]
+            #[serde(crate = "::formic_rpc::rt::serde")]
+            #[serde(default)]
+            pub struct ReleaseRequest {
+                /// Its id, as `formic status` shows it.
+                ///
+                /// Field 1: `instance`
+                #[serde(
+                    rename = "instance",
+                    with = "::formic_rpc::rt::buffa::json_helpers::proto_string",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str"
+                )]
+                pub instance: ::formic_rpc::rt::buffa::alloc::string::String,
+                #[serde(skip)]
+                #[doc(hidden)]
+                pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFields,
+            }
+            impl ::core::fmt::Debug for ReleaseRequest {
+                fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                    f.debug_struct("ReleaseRequest").field("instance", &self.instance).finish()
+                }
+            }
+            impl ReleaseRequest {
+                /// Protobuf type URL for this message, for use with `Any::pack` and
+                /// `Any::unpack_if`.
+                ///
+                /// Format: `type.googleapis.com/<fully.qualified.TypeName>`
+                pub const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.ReleaseRequest";
+            }
+            ::formic_rpc::rt::buffa::impl_default_instance!(ReleaseRequest);
+            impl ::formic_rpc::rt::buffa::MessageName for ReleaseRequest {
+                const PACKAGE: &'static str = "formic.control.v1";
+                const NAME: &'static str = "ReleaseRequest";
+                const FULL_NAME: &'static str = "formic.control.v1.ReleaseRequest";
+                const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.ReleaseRequest";
+            }
+            impl ::formic_rpc::rt::buffa::Message for ReleaseRequest {
+                /// Returns the total encoded size in bytes.
+                ///
+                /// Accumulates in `u64` (which cannot overflow for in-memory
+                /// data) and saturates to `u32` at return, so a message whose
+                /// encoded size exceeds the 2 GiB protobuf limit yields a value
+                /// above [`::formic_rpc::rt::buffa::MAX_MESSAGE_BYTES`] that the encode entry
+                /// points reject, never a silently wrapped size.
+                #[allow(clippy::let_and_return)]
+                fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    let mut size = 0u64;
+                    if !self.instance.is_empty() {
+                        size +=
+                            1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.instance) as u64;
+                    }
+                    size += self.__buffa_unknown_fields.encoded_len() as u64;
+                    ::formic_rpc::rt::buffa::saturate_size(size)
+                }
+                fn write_to(
+                    &self,
+                    _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                    buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                ) {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    if !self.instance.is_empty() {
+                        ::formic_rpc::rt::buffa::types::put_string_field(1u32, &self.instance, buf);
+                    }
+                    self.__buffa_unknown_fields.write_to(buf);
+                }
+                fn merge_field(
+                    &mut self,
+                    tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                    buf: &mut impl ::formic_rpc::rt::buffa::bytes::Buf,
+                    ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                ) -> ::core::result::Result<(), ::formic_rpc::rt::buffa::DecodeError> {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::bytes::Buf as _;
+                    match tag.field_number() {
+                        1u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::types::merge_string(&mut self.instance, buf)?;
+                        }
+                        _ => {
+                            self.__buffa_unknown_fields.push(
+                                ::formic_rpc::rt::buffa::encoding::decode_unknown_field(tag, buf, ctx)?,
+                            );
+                        }
+                    }
+                    ::core::result::Result::Ok(())
+                }
+                fn clear(&mut self) {
+                    self.instance.clear();
+                    self.__buffa_unknown_fields.clear();
+                }
+            }
+            impl ::formic_rpc::rt::buffa::ExtensionSet for ReleaseRequest {
+                const PROTO_FQN: &'static str = "formic.control.v1.ReleaseRequest";
+                fn unknown_fields(&self) -> &::formic_rpc::rt::buffa::UnknownFields {
+                    &self.__buffa_unknown_fields
+                }
+                fn unknown_fields_mut(&mut self) -> &mut ::formic_rpc::rt::buffa::UnknownFields {
+                    &mut self.__buffa_unknown_fields
+                }
+            }
+            impl ::formic_rpc::rt::buffa::json_helpers::ProtoElemJson for ReleaseRequest {
+                fn serialize_proto_json<S: ::formic_rpc::rt::serde::Serializer>(
+                    v: &Self,
+                    s: S,
+                ) -> ::core::result::Result<S::Ok, S::Error> {
+                    ::formic_rpc::rt::serde::Serialize::serialize(v, s)
+                }
+                fn deserialize_proto_json<'de, D: ::formic_rpc::rt::serde::Deserializer<'de>>(
+                    d: D,
+                ) -> ::core::result::Result<Self, D::Error> {
+                    <Self as ::formic_rpc::rt::serde::Deserialize>::deserialize(d)
+                }
+            }
+            #[doc(hidden)]
+            pub const __RELEASE_REQUEST_JSON_ANY: ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry =
+                ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry {
+                    type_url: "type.googleapis.com/formic.control.v1.ReleaseRequest",
+                    to_json: ::formic_rpc::rt::buffa::type_registry::any_to_json::<ReleaseRequest>,
+                    from_json: ::formic_rpc::rt::buffa::type_registry::any_from_json::<ReleaseRequest>,
+                    is_wkt: false,
+                };
+            #[derive(
+                Clone,
+                PartialEq,
+                Default,
+                ::formic_rpc::rt::serde::Serialize,
+                ::formic_rpc::rt::serde::Deserialize,
+            )]
+            #[serde(crate = "::formic_rpc::rt::serde")]
+            #[serde(default)]
+            pub struct ReleaseResponse {
+                #[serde(skip)]
+                #[doc(hidden)]
+                pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFields,
+            }
+            impl ::core::fmt::Debug for ReleaseResponse {
+                fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                    f.debug_struct("ReleaseResponse").finish()
+                }
+            }
+            impl ReleaseResponse {
+                /// Protobuf type URL for this message, for use with `Any::pack` and
+                /// `Any::unpack_if`.
+                ///
+                /// Format: `type.googleapis.com/<fully.qualified.TypeName>`
+                pub const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.ReleaseResponse";
+            }
+            ::formic_rpc::rt::buffa::impl_default_instance!(ReleaseResponse);
+            impl ::formic_rpc::rt::buffa::MessageName for ReleaseResponse {
+                const PACKAGE: &'static str = "formic.control.v1";
+                const NAME: &'static str = "ReleaseResponse";
+                const FULL_NAME: &'static str = "formic.control.v1.ReleaseResponse";
+                const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.ReleaseResponse";
+            }
+            impl ::formic_rpc::rt::buffa::Message for ReleaseResponse {
+                /// Returns the total encoded size in bytes.
+                ///
+                /// Accumulates in `u64` (which cannot overflow for in-memory
+                /// data) and saturates to `u32` at return, so a message whose
+                /// encoded size exceeds the 2 GiB protobuf limit yields a value
+                /// above [`::formic_rpc::rt::buffa::MAX_MESSAGE_BYTES`] that the encode entry
+                /// points reject, never a silently wrapped size.
+                #[allow(clippy::let_and_return)]
+                fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    let mut size = 0u64;
+                    size += self.__buffa_unknown_fields.encoded_len() as u64;
+                    ::formic_rpc::rt::buffa::saturate_size(size)
+                }
+                fn write_to(
+                    &self,
+                    _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                    buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                ) {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    self.__buffa_unknown_fields.write_to(buf);
+                }
+                fn merge_field(
+                    &mut self,
+                    tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                    buf: &mut impl ::formic_rpc::rt::buffa::bytes::Buf,
+                    ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                ) -> ::core::result::Result<(), ::formic_rpc::rt::buffa::DecodeError> {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::bytes::Buf as _;
+                    match tag.field_number() {
+                        _ => {
+                            self.__buffa_unknown_fields.push(
+                                ::formic_rpc::rt::buffa::encoding::decode_unknown_field(tag, buf, ctx)?,
+                            );
+                        }
+                    }
+                    ::core::result::Result::Ok(())
+                }
+                fn clear(&mut self) {
+                    self.__buffa_unknown_fields.clear();
+                }
+            }
+            impl ::formic_rpc::rt::buffa::ExtensionSet for ReleaseResponse {
+                const PROTO_FQN: &'static str = "formic.control.v1.ReleaseResponse";
+                fn unknown_fields(&self) -> &::formic_rpc::rt::buffa::UnknownFields {
+                    &self.__buffa_unknown_fields
+                }
+                fn unknown_fields_mut(&mut self) -> &mut ::formic_rpc::rt::buffa::UnknownFields {
+                    &mut self.__buffa_unknown_fields
+                }
+            }
+            impl ::formic_rpc::rt::buffa::json_helpers::ProtoElemJson for ReleaseResponse {
+                fn serialize_proto_json<S: ::formic_rpc::rt::serde::Serializer>(
+                    v: &Self,
+                    s: S,
+                ) -> ::core::result::Result<S::Ok, S::Error> {
+                    ::formic_rpc::rt::serde::Serialize::serialize(v, s)
+                }
+                fn deserialize_proto_json<'de, D: ::formic_rpc::rt::serde::Deserializer<'de>>(
+                    d: D,
+                ) -> ::core::result::Result<Self, D::Error> {
+                    <Self as ::formic_rpc::rt::serde::Deserialize>::deserialize(d)
+                }
+            }
+            #[doc(hidden)]
+            pub const __RELEASE_RESPONSE_JSON_ANY: ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry =
+                ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry {
+                    type_url: "type.googleapis.com/formic.control.v1.ReleaseResponse",
+                    to_json: ::formic_rpc::rt::buffa::type_registry::any_to_json::<ReleaseResponse>,
+                    from_json: ::formic_rpc::rt::buffa::type_registry::any_from_json::<ReleaseResponse>,
+                    is_wkt: false,
+                };
             #[allow(
                 non_camel_case_types,
                 dead_code,
@@ -6341,6 +7409,12 @@ pub mod formic {
                         ///
                         /// Field 8: `profile`
                         pub profile: &'a str,
+                        /// Set where a server manages it, and not a `formic up` in the foreground.
+                        ///
+                        /// Field 16: `server`
+                        pub server: ::formic_rpc::rt::buffa::MessageFieldView<
+                            super::super::__buffa::view::ServerStatusView<'a>,
+                        >,
                         pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFieldsView<'a>,
                     }
                     impl<'a> ::formic_rpc::rt::buffa::MessageView<'a> for StatusResponseView<'a> {
@@ -6426,6 +7500,29 @@ pub mod formic {
                                     )?;
                                     view.profile = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
                                 }
+                                16u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    let __sub_ctx = ctx.descend()?;
+                                    let sub = ::formic_rpc::rt::buffa::types::borrow_bytes(&mut cur)?;
+                                    match view.server.as_mut() {
+                                        Some(existing) => {
+                                            ::formic_rpc::rt::buffa::MessageView::merge_into_view(
+                                                existing, sub, __sub_ctx,
+                                            )?
+                                        }
+                                        None => {
+                                            view.server = ::formic_rpc::rt::buffa::MessageFieldView::set(
+                                    <super::super::__buffa::view::ServerStatusView as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                        sub,
+                                        __sub_ctx,
+                                    )?,
+                                );
+                                        }
+                                    }
+                                }
                                 5u32 => {
                                     ::formic_rpc::rt::buffa::encoding::check_wire_type(
                                         tag,
@@ -6499,6 +7596,15 @@ pub mod formic {
                     notes: self.notes.iter().map(|s| s.to_string()).collect(),
                     index: self.index,
                     profile: self.profile.to_string(),
+                    server: match self.server.as_option() {
+                        Some(v) => {
+                            ::formic_rpc::rt::buffa::MessageField::<
+                                super::super::ServerStatus,
+                                ::formic_rpc::rt::buffa::Inline<super::super::ServerStatus>,
+                            >::some(v.to_owned_from_source(__buffa_src)?)
+                        }
+                        None => ::formic_rpc::rt::buffa::MessageField::none(),
+                    },
                     __buffa_unknown_fields: self
                         .__buffa_unknown_fields
                         .to_owned()?
@@ -6551,6 +7657,14 @@ pub mod formic {
                                     + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.profile)
                                         as u64;
                             }
+                            if self.server.is_set() {
+                                let __slot = __cache.reserve();
+                                let inner_size = self.server.compute_size(__cache);
+                                __cache.set(__slot, inner_size);
+                                size += 2u64
+                                    + ::formic_rpc::rt::buffa::encoding::varint_len(inner_size as u64) as u64
+                                    + inner_size as u64;
+                            }
                             size += self.__buffa_unknown_fields.encoded_len() as u64;
                             ::formic_rpc::rt::buffa::saturate_size(size)
                         }
@@ -6590,6 +7704,14 @@ pub mod formic {
                             }
                             if !self.profile.is_empty() {
                                 ::formic_rpc::rt::buffa::types::put_string_field(8u32, &self.profile, buf);
+                            }
+                            if self.server.is_set() {
+                                ::formic_rpc::rt::buffa::types::put_len_delimited_header(
+                                    16u32,
+                                    u64::from(__cache.consume_next()),
+                                    buf,
+                                );
+                                self.server.write_to(__cache, buf);
                             }
                             self.__buffa_unknown_fields.write_to(buf);
                         }
@@ -6641,6 +7763,11 @@ pub mod formic {
                             }
                             if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str(self.profile) {
                                 __map.serialize_entry("profile", self.profile)?;
+                            }
+                            {
+                                if let ::core::option::Option::Some(__v) = self.server.as_option() {
+                                    __map.serialize_entry("server", __v)?;
+                                }
                             }
                             __map.end()
                         }
@@ -6797,6 +7924,17 @@ pub mod formic {
                         pub fn profile(&self) -> &'_ str {
                             self.0.reborrow().profile
                         }
+                        /// Set where a server manages it, and not a `formic up` in the foreground.
+                        ///
+                        /// Field 16: `server`
+                        #[must_use]
+                        pub fn server(
+                            &self,
+                        ) -> &::formic_rpc::rt::buffa::MessageFieldView<
+                            super::super::__buffa::view::ServerStatusView<'_>,
+                        > {
+                            &self.0.reborrow().server
+                        }
                     }
                     impl
                         ::core::convert::From<::formic_rpc::rt::buffa::OwnedView<StatusResponseView<'static>>>
@@ -6829,6 +7967,417 @@ pub mod formic {
                         type ViewHandle = StatusResponseOwnedView;
                     }
                     impl ::formic_rpc::rt::serde::Serialize for StatusResponseOwnedView {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            ::formic_rpc::rt::serde::Serialize::serialize(&self.0, __s)
+                        }
+                    }
+                    /// The two processes of a server; `StatusResponse.pid` is its brain's.
+                    #[derive(Clone, Debug, Default)]
+                    pub struct ServerStatusView<'a> {
+                        /// The process that holds what must not be lost.
+                        ///
+                        /// Field 1: `keeper_pid`
+                        pub keeper_pid: u32,
+                        /// Counts the brains.
+                        ///
+                        /// Field 2: `generation`
+                        pub generation: u64,
+                        /// The program of the brain, and its version.
+                        ///
+                        /// Field 3: `program`
+                        pub program: &'a str,
+                        /// Field 4: `version`
+                        pub version: &'a str,
+                        /// What this brain took over at its start.
+                        ///
+                        /// Field 5: `adopted`
+                        pub adopted: u32,
+                        pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFieldsView<'a>,
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageView<'a> for ServerStatusView<'a> {
+                        type Owned = super::super::ServerStatus;
+                        fn decode_view(
+                            buf: &'a [u8],
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let __limit =
+                                ::core::cell::Cell::new(::formic_rpc::rt::buffa::DEFAULT_UNKNOWN_FIELD_LIMIT);
+                            let __elem = ::core::cell::Cell::new(
+                                ::formic_rpc::rt::buffa::DEFAULT_ELEMENT_MEMORY_LIMIT,
+                            );
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                buf,
+                                ::formic_rpc::rt::buffa::DecodeContext::new(
+                                    ::formic_rpc::rt::buffa::RECURSION_LIMIT,
+                                    &__limit,
+                                )
+                                .with_element_memory(&__elem),
+                            )
+                        }
+                        fn decode_view_with_ctx(
+                            buf: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(buf, ctx)
+                        }
+                        #[inline]
+                        fn merge_view_field(
+                            &mut self,
+                            tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                            cur: &'a [u8],
+                            before_tag: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<&'a [u8], ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let _ = ctx;
+                            #[allow(unused_variables)]
+                            let view = self;
+                            let mut cur = cur;
+                            match tag.field_number() {
+                                1u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                                    )?;
+                                    view.keeper_pid =
+                                        ::formic_rpc::rt::buffa::types::decode_uint32(&mut cur)?;
+                                }
+                                2u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                                    )?;
+                                    view.generation =
+                                        ::formic_rpc::rt::buffa::types::decode_uint64(&mut cur)?;
+                                }
+                                3u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    view.program = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
+                                }
+                                4u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    view.version = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
+                                }
+                                5u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                                    )?;
+                                    view.adopted = ::formic_rpc::rt::buffa::types::decode_uint32(&mut cur)?;
+                                }
+                                _ => {
+                                    ::formic_rpc::rt::buffa::encoding::skip_field_depth(
+                                        tag,
+                                        &mut cur,
+                                        ctx.depth(),
+                                    )?;
+                                    let span_len = before_tag.len() - cur.len();
+                                    view.__buffa_unknown_fields.push_record(before_tag, span_len, ctx)?;
+                                }
+                            }
+                            ::core::result::Result::Ok(cur)
+                        }
+                        fn to_owned_message(
+                            &self,
+                        ) -> ::core::result::Result<
+                            super::super::ServerStatus,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            self.to_owned_from_source(None)
+                        }
+                        #[allow(clippy::useless_conversion, clippy::needless_update)]
+                        fn to_owned_from_source(
+                            &self,
+                            __buffa_src: ::core::option::Option<&::formic_rpc::rt::buffa::bytes::Bytes>,
+                        ) -> ::core::result::Result<
+                            super::super::ServerStatus,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::alloc::string::ToString as _;
+                            let _ = __buffa_src;
+                            ::core::result::Result::Ok(super::super::ServerStatus {
+                                keeper_pid: self.keeper_pid,
+                                generation: self.generation,
+                                program: self.program.to_string(),
+                                version: self.version.to_string(),
+                                adopted: self.adopted,
+                                __buffa_unknown_fields: self.__buffa_unknown_fields.to_owned()?.into(),
+                                ..::core::default::Default::default()
+                            })
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::ViewEncode<'a> for ServerStatusView<'a> {
+                        #[allow(clippy::needless_borrow, clippy::let_and_return)]
+                        fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            let mut size = 0u64;
+                            if self.keeper_pid != 0u32 {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::uint32_encoded_len(self.keeper_pid)
+                                        as u64;
+                            }
+                            if self.generation != 0u64 {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::uint64_encoded_len(self.generation)
+                                        as u64;
+                            }
+                            if !self.program.is_empty() {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.program)
+                                        as u64;
+                            }
+                            if !self.version.is_empty() {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.version)
+                                        as u64;
+                            }
+                            if self.adopted != 0u32 {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::uint32_encoded_len(self.adopted) as u64;
+                            }
+                            size += self.__buffa_unknown_fields.encoded_len() as u64;
+                            ::formic_rpc::rt::buffa::saturate_size(size)
+                        }
+                        #[allow(clippy::needless_borrow)]
+                        fn write_to(
+                            &self,
+                            _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                            buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                        ) {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            if self.keeper_pid != 0u32 {
+                                ::formic_rpc::rt::buffa::types::put_uint32_field(1u32, self.keeper_pid, buf);
+                            }
+                            if self.generation != 0u64 {
+                                ::formic_rpc::rt::buffa::types::put_uint64_field(2u32, self.generation, buf);
+                            }
+                            if !self.program.is_empty() {
+                                ::formic_rpc::rt::buffa::types::put_string_field(3u32, &self.program, buf);
+                            }
+                            if !self.version.is_empty() {
+                                ::formic_rpc::rt::buffa::types::put_string_field(4u32, &self.version, buf);
+                            }
+                            if self.adopted != 0u32 {
+                                ::formic_rpc::rt::buffa::types::put_uint32_field(5u32, self.adopted, buf);
+                            }
+                            self.__buffa_unknown_fields.write_to(buf);
+                        }
+                    }
+                    /// Serializes this view as protobuf JSON.
+                    ///
+                    /// Implicit-presence fields with default values are omitted, `required`
+                    /// fields are always emitted, explicit-presence (`optional`) fields are
+                    /// emitted only when set, bytes fields are base64-encoded, and enum
+                    /// values are their proto name strings.
+                    ///
+                    /// This impl uses `serialize_map(None)` because the number of emitted
+                    /// fields depends on default-omission rules; serializers that require
+                    /// known map lengths (e.g. `bincode`) will return a runtime error.
+                    /// Use the owned message type for those formats.
+                    impl<'__a> ::formic_rpc::rt::serde::Serialize for ServerStatusView<'__a> {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            use ::formic_rpc::rt::serde::ser::SerializeMap as _;
+                            let mut __map = __s.serialize_map(::core::option::Option::None)?;
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u32(&self.keeper_pid)
+                            {
+                                __map.serialize_entry(
+                                    "keeperPid",
+                                    &::formic_rpc::rt::buffa::json_helpers::ProtoJson(&self.keeper_pid),
+                                )?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u64(&self.generation)
+                            {
+                                __map.serialize_entry(
+                                    "generation",
+                                    &::formic_rpc::rt::buffa::json_helpers::ProtoJson(&self.generation),
+                                )?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str(self.program) {
+                                __map.serialize_entry("program", self.program)?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str(self.version) {
+                                __map.serialize_entry("version", self.version)?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u32(&self.adopted) {
+                                __map.serialize_entry(
+                                    "adopted",
+                                    &::formic_rpc::rt::buffa::json_helpers::ProtoJson(&self.adopted),
+                                )?;
+                            }
+                            __map.end()
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageName for ServerStatusView<'a> {
+                        const PACKAGE: &'static str = "formic.control.v1";
+                        const NAME: &'static str = "ServerStatus";
+                        const FULL_NAME: &'static str = "formic.control.v1.ServerStatus";
+                        const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.ServerStatus";
+                    }
+                    ::formic_rpc::rt::buffa::impl_default_view_instance!(ServerStatusView);
+                    ::formic_rpc::rt::buffa::impl_view_reborrow!(ServerStatusView);
+                    /** Self-contained, `'static` owned view of a `ServerStatus` message.
+
+                    Wraps [`::formic_rpc::rt::buffa::OwnedView`]`<`[`ServerStatusView`]`<'static>>`: the decoded view and the [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer it borrows from travel together, so the handle is `'static` and `Send + Sync` — suitable for async handlers, spawned tasks, and anywhere a `'static` bound is required.
+
+                    Field accessors return borrows tied to `&self`. Use [`Self::view`] to get the full [`ServerStatusView`] when you need struct patterns, iteration helpers, or to pass the view to lifetime-parameterised code.*/
+                    #[derive(Clone, Debug)]
+                    pub struct ServerStatusOwnedView(
+                        ::formic_rpc::rt::buffa::OwnedView<ServerStatusView<'static>>,
+                    );
+                    impl ServerStatusOwnedView {
+                        /// Decode an owned view from a [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer.
+                        ///
+                        /// The view borrows directly from the buffer's data; the buffer is
+                        /// retained inside the returned handle.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer contains invalid
+                        /// protobuf data.
+                        pub fn decode(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(ServerStatusOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode(bytes)?,
+                            ))
+                        }
+                        /// Decode with custom [`::formic_rpc::rt::buffa::DecodeOptions`] (recursion limit,
+                        /// max message size).
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer is invalid or
+                        /// exceeds the configured limits.
+                        pub fn decode_with_options(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                            opts: &::formic_rpc::rt::buffa::DecodeOptions,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(ServerStatusOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode_with_options(bytes, opts)?,
+                            ))
+                        }
+                        /// Build from an owned message via an encode → decode round-trip.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError::MessageTooLarge`] if the
+                        /// message's encoded size exceeds the 2 GiB protobuf limit, or
+                        /// another [`::formic_rpc::rt::buffa::DecodeError`] if the re-encoded bytes are
+                        /// somehow invalid (should not happen for well-formed messages).
+                        pub fn from_owned(
+                            msg: &super::super::ServerStatus,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(ServerStatusOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::from_owned(msg)?,
+                            ))
+                        }
+                        /// Borrow the full [`ServerStatusView`] with its lifetime tied to `&self`.
+                        #[must_use]
+                        pub fn view(&self) -> &ServerStatusView<'_> {
+                            self.0.reborrow()
+                        }
+                        /// Convert to the owned message type.
+                        ///
+                        /// Infallible: this type's constructors wire-decode their
+                        /// buffer, and a view produced by wire decoding always
+                        /// converts. Delegates to [`::formic_rpc::rt::buffa::OwnedView::to_owned_message`],
+                        /// whose contract also governs handles converted from a raw
+                        /// [`::formic_rpc::rt::buffa::OwnedView`].
+                        #[must_use]
+                        pub fn to_owned_message(&self) -> super::super::ServerStatus {
+                            self.0.to_owned_message()
+                        }
+                        /// The underlying bytes buffer.
+                        #[must_use]
+                        pub fn bytes(&self) -> &::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.bytes()
+                        }
+                        /// Consume the handle, returning the underlying bytes buffer.
+                        #[must_use]
+                        pub fn into_bytes(self) -> ::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.into_bytes()
+                        }
+                        /// The process that holds what must not be lost.
+                        ///
+                        /// Field 1: `keeper_pid`
+                        #[must_use]
+                        pub fn keeper_pid(&self) -> u32 {
+                            self.0.reborrow().keeper_pid
+                        }
+                        /// Counts the brains.
+                        ///
+                        /// Field 2: `generation`
+                        #[must_use]
+                        pub fn generation(&self) -> u64 {
+                            self.0.reborrow().generation
+                        }
+                        /// The program of the brain, and its version.
+                        ///
+                        /// Field 3: `program`
+                        #[must_use]
+                        pub fn program(&self) -> &'_ str {
+                            self.0.reborrow().program
+                        }
+                        /// Field 4: `version`
+                        #[must_use]
+                        pub fn version(&self) -> &'_ str {
+                            self.0.reborrow().version
+                        }
+                        /// What this brain took over at its start.
+                        ///
+                        /// Field 5: `adopted`
+                        #[must_use]
+                        pub fn adopted(&self) -> u32 {
+                            self.0.reborrow().adopted
+                        }
+                    }
+                    impl ::core::convert::From<::formic_rpc::rt::buffa::OwnedView<ServerStatusView<'static>>>
+                        for ServerStatusOwnedView
+                    {
+                        fn from(
+                            inner: ::formic_rpc::rt::buffa::OwnedView<ServerStatusView<'static>>,
+                        ) -> Self {
+                            ServerStatusOwnedView(inner)
+                        }
+                    }
+                    impl ::core::convert::From<ServerStatusOwnedView>
+                        for ::formic_rpc::rt::buffa::OwnedView<ServerStatusView<'static>>
+                    {
+                        fn from(wrapper: ServerStatusOwnedView) -> Self {
+                            wrapper.0
+                        }
+                    }
+                    impl ::core::convert::AsRef<::formic_rpc::rt::buffa::OwnedView<ServerStatusView<'static>>>
+                        for ServerStatusOwnedView
+                    {
+                        fn as_ref(&self) -> &::formic_rpc::rt::buffa::OwnedView<ServerStatusView<'static>> {
+                            &self.0
+                        }
+                    }
+                    impl ::formic_rpc::rt::buffa::HasMessageView for super::super::ServerStatus {
+                        type View<'a> = ServerStatusView<'a>;
+                        type ViewHandle = ServerStatusOwnedView;
+                    }
+                    impl ::formic_rpc::rt::serde::Serialize for ServerStatusOwnedView {
                         fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
                             &self,
                             __s: __S,
@@ -8894,6 +10443,10 @@ pub mod formic {
                         ///
                         /// Field 1: `killed`
                         pub killed: u32,
+                        /// The engine goes on, and can be told anew what is wanted.
+                        ///
+                        /// Field 2: `goes_on`
+                        pub goes_on: bool,
                         pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFieldsView<'a>,
                     }
                     impl<'a> ::formic_rpc::rt::buffa::MessageView<'a> for StopResponseView<'a> {
@@ -8944,6 +10497,13 @@ pub mod formic {
                                     )?;
                                     view.killed = ::formic_rpc::rt::buffa::types::decode_uint32(&mut cur)?;
                                 }
+                                2u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                                    )?;
+                                    view.goes_on = ::formic_rpc::rt::buffa::types::decode_bool(&mut cur)?;
+                                }
                                 _ => {
                                     ::formic_rpc::rt::buffa::encoding::skip_field_depth(
                                         tag,
@@ -8977,6 +10537,7 @@ pub mod formic {
                             let _ = __buffa_src;
                             ::core::result::Result::Ok(super::super::StopResponse {
                                 killed: self.killed,
+                                goes_on: self.goes_on,
                                 __buffa_unknown_fields: self.__buffa_unknown_fields.to_owned()?.into(),
                                 ..::core::default::Default::default()
                             })
@@ -8992,6 +10553,9 @@ pub mod formic {
                                 size += 1u64
                                     + ::formic_rpc::rt::buffa::types::uint32_encoded_len(self.killed) as u64;
                             }
+                            if self.goes_on {
+                                size += 1u64 + ::formic_rpc::rt::buffa::types::BOOL_ENCODED_LEN as u64;
+                            }
                             size += self.__buffa_unknown_fields.encoded_len() as u64;
                             ::formic_rpc::rt::buffa::saturate_size(size)
                         }
@@ -9005,6 +10569,9 @@ pub mod formic {
                             use ::formic_rpc::rt::buffa::Enumeration as _;
                             if self.killed != 0u32 {
                                 ::formic_rpc::rt::buffa::types::put_uint32_field(1u32, self.killed, buf);
+                            }
+                            if self.goes_on {
+                                ::formic_rpc::rt::buffa::types::put_bool_field(2u32, self.goes_on, buf);
                             }
                             self.__buffa_unknown_fields.write_to(buf);
                         }
@@ -9032,6 +10599,9 @@ pub mod formic {
                                     "killed",
                                     &::formic_rpc::rt::buffa::json_helpers::ProtoJson(&self.killed),
                                 )?;
+                            }
+                            if self.goes_on {
+                                __map.serialize_entry("goesOn", &self.goes_on)?;
                             }
                             __map.end()
                         }
@@ -9135,6 +10705,13 @@ pub mod formic {
                         #[must_use]
                         pub fn killed(&self) -> u32 {
                             self.0.reborrow().killed
+                        }
+                        /// The engine goes on, and can be told anew what is wanted.
+                        ///
+                        /// Field 2: `goes_on`
+                        #[must_use]
+                        pub fn goes_on(&self) -> bool {
+                            self.0.reborrow().goes_on
                         }
                     }
                     impl ::core::convert::From<::formic_rpc::rt::buffa::OwnedView<StopResponseView<'static>>>
@@ -17137,11 +18714,1671 @@ pub mod formic {
                             ::formic_rpc::rt::serde::Serialize::serialize(&self.0, __s)
                         }
                     }
+                    #[derive(Clone, Debug, Default)]
+                    pub struct DetachRequestView<'a> {
+                        pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFieldsView<'a>,
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageView<'a> for DetachRequestView<'a> {
+                        type Owned = super::super::DetachRequest;
+                        fn decode_view(
+                            buf: &'a [u8],
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let __limit =
+                                ::core::cell::Cell::new(::formic_rpc::rt::buffa::DEFAULT_UNKNOWN_FIELD_LIMIT);
+                            let __elem = ::core::cell::Cell::new(
+                                ::formic_rpc::rt::buffa::DEFAULT_ELEMENT_MEMORY_LIMIT,
+                            );
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                buf,
+                                ::formic_rpc::rt::buffa::DecodeContext::new(
+                                    ::formic_rpc::rt::buffa::RECURSION_LIMIT,
+                                    &__limit,
+                                )
+                                .with_element_memory(&__elem),
+                            )
+                        }
+                        fn decode_view_with_ctx(
+                            buf: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(buf, ctx)
+                        }
+                        #[inline]
+                        fn merge_view_field(
+                            &mut self,
+                            tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                            cur: &'a [u8],
+                            before_tag: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<&'a [u8], ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let _ = ctx;
+                            #[allow(unused_variables)]
+                            let view = self;
+                            let mut cur = cur;
+                            match tag.field_number() {
+                                _ => {
+                                    ::formic_rpc::rt::buffa::encoding::skip_field_depth(
+                                        tag,
+                                        &mut cur,
+                                        ctx.depth(),
+                                    )?;
+                                    let span_len = before_tag.len() - cur.len();
+                                    view.__buffa_unknown_fields.push_record(before_tag, span_len, ctx)?;
+                                }
+                            }
+                            ::core::result::Result::Ok(cur)
+                        }
+                        fn to_owned_message(
+                            &self,
+                        ) -> ::core::result::Result<
+                            super::super::DetachRequest,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            self.to_owned_from_source(None)
+                        }
+                        #[allow(clippy::useless_conversion, clippy::needless_update)]
+                        fn to_owned_from_source(
+                            &self,
+                            __buffa_src: ::core::option::Option<&::formic_rpc::rt::buffa::bytes::Bytes>,
+                        ) -> ::core::result::Result<
+                            super::super::DetachRequest,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::alloc::string::ToString as _;
+                            let _ = __buffa_src;
+                            ::core::result::Result::Ok(super::super::DetachRequest {
+                                __buffa_unknown_fields: self.__buffa_unknown_fields.to_owned()?.into(),
+                                ..::core::default::Default::default()
+                            })
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::ViewEncode<'a> for DetachRequestView<'a> {
+                        #[allow(clippy::needless_borrow, clippy::let_and_return)]
+                        fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            let mut size = 0u64;
+                            size += self.__buffa_unknown_fields.encoded_len() as u64;
+                            ::formic_rpc::rt::buffa::saturate_size(size)
+                        }
+                        #[allow(clippy::needless_borrow)]
+                        fn write_to(
+                            &self,
+                            _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                            buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                        ) {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            self.__buffa_unknown_fields.write_to(buf);
+                        }
+                    }
+                    /// Serializes this view as protobuf JSON.
+                    ///
+                    /// Implicit-presence fields with default values are omitted, `required`
+                    /// fields are always emitted, explicit-presence (`optional`) fields are
+                    /// emitted only when set, bytes fields are base64-encoded, and enum
+                    /// values are their proto name strings.
+                    ///
+                    /// This impl uses `serialize_map(None)` because the number of emitted
+                    /// fields depends on default-omission rules; serializers that require
+                    /// known map lengths (e.g. `bincode`) will return a runtime error.
+                    /// Use the owned message type for those formats.
+                    impl<'__a> ::formic_rpc::rt::serde::Serialize for DetachRequestView<'__a> {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            use ::formic_rpc::rt::serde::ser::SerializeMap as _;
+                            let mut __map = __s.serialize_map(::core::option::Option::None)?;
+                            __map.end()
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageName for DetachRequestView<'a> {
+                        const PACKAGE: &'static str = "formic.control.v1";
+                        const NAME: &'static str = "DetachRequest";
+                        const FULL_NAME: &'static str = "formic.control.v1.DetachRequest";
+                        const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.DetachRequest";
+                    }
+                    ::formic_rpc::rt::buffa::impl_default_view_instance!(DetachRequestView);
+                    ::formic_rpc::rt::buffa::impl_view_reborrow!(DetachRequestView);
+                    /** Self-contained, `'static` owned view of a `DetachRequest` message.
+
+                    Wraps [`::formic_rpc::rt::buffa::OwnedView`]`<`[`DetachRequestView`]`<'static>>`: the decoded view and the [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer it borrows from travel together, so the handle is `'static` and `Send + Sync` — suitable for async handlers, spawned tasks, and anywhere a `'static` bound is required.
+
+                    Field accessors return borrows tied to `&self`. Use [`Self::view`] to get the full [`DetachRequestView`] when you need struct patterns, iteration helpers, or to pass the view to lifetime-parameterised code.*/
+                    #[derive(Clone, Debug)]
+                    pub struct DetachRequestOwnedView(
+                        ::formic_rpc::rt::buffa::OwnedView<DetachRequestView<'static>>,
+                    );
+                    impl DetachRequestOwnedView {
+                        /// Decode an owned view from a [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer.
+                        ///
+                        /// The view borrows directly from the buffer's data; the buffer is
+                        /// retained inside the returned handle.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer contains invalid
+                        /// protobuf data.
+                        pub fn decode(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(DetachRequestOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode(bytes)?,
+                            ))
+                        }
+                        /// Decode with custom [`::formic_rpc::rt::buffa::DecodeOptions`] (recursion limit,
+                        /// max message size).
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer is invalid or
+                        /// exceeds the configured limits.
+                        pub fn decode_with_options(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                            opts: &::formic_rpc::rt::buffa::DecodeOptions,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(DetachRequestOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode_with_options(bytes, opts)?,
+                            ))
+                        }
+                        /// Build from an owned message via an encode → decode round-trip.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError::MessageTooLarge`] if the
+                        /// message's encoded size exceeds the 2 GiB protobuf limit, or
+                        /// another [`::formic_rpc::rt::buffa::DecodeError`] if the re-encoded bytes are
+                        /// somehow invalid (should not happen for well-formed messages).
+                        pub fn from_owned(
+                            msg: &super::super::DetachRequest,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(DetachRequestOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::from_owned(msg)?,
+                            ))
+                        }
+                        /// Borrow the full [`DetachRequestView`] with its lifetime tied to `&self`.
+                        #[must_use]
+                        pub fn view(&self) -> &DetachRequestView<'_> {
+                            self.0.reborrow()
+                        }
+                        /// Convert to the owned message type.
+                        ///
+                        /// Infallible: this type's constructors wire-decode their
+                        /// buffer, and a view produced by wire decoding always
+                        /// converts. Delegates to [`::formic_rpc::rt::buffa::OwnedView::to_owned_message`],
+                        /// whose contract also governs handles converted from a raw
+                        /// [`::formic_rpc::rt::buffa::OwnedView`].
+                        #[must_use]
+                        pub fn to_owned_message(&self) -> super::super::DetachRequest {
+                            self.0.to_owned_message()
+                        }
+                        /// The underlying bytes buffer.
+                        #[must_use]
+                        pub fn bytes(&self) -> &::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.bytes()
+                        }
+                        /// Consume the handle, returning the underlying bytes buffer.
+                        #[must_use]
+                        pub fn into_bytes(self) -> ::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.into_bytes()
+                        }
+                    }
+                    impl ::core::convert::From<::formic_rpc::rt::buffa::OwnedView<DetachRequestView<'static>>>
+                        for DetachRequestOwnedView
+                    {
+                        fn from(
+                            inner: ::formic_rpc::rt::buffa::OwnedView<DetachRequestView<'static>>,
+                        ) -> Self {
+                            DetachRequestOwnedView(inner)
+                        }
+                    }
+                    impl ::core::convert::From<DetachRequestOwnedView>
+                        for ::formic_rpc::rt::buffa::OwnedView<DetachRequestView<'static>>
+                    {
+                        fn from(wrapper: DetachRequestOwnedView) -> Self {
+                            wrapper.0
+                        }
+                    }
+                    impl
+                        ::core::convert::AsRef<::formic_rpc::rt::buffa::OwnedView<DetachRequestView<'static>>>
+                        for DetachRequestOwnedView
+                    {
+                        fn as_ref(&self) -> &::formic_rpc::rt::buffa::OwnedView<DetachRequestView<'static>> {
+                            &self.0
+                        }
+                    }
+                    impl ::formic_rpc::rt::buffa::HasMessageView for super::super::DetachRequest {
+                        type View<'a> = DetachRequestView<'a>;
+                        type ViewHandle = DetachRequestOwnedView;
+                    }
+                    impl ::formic_rpc::rt::serde::Serialize for DetachRequestOwnedView {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            ::formic_rpc::rt::serde::Serialize::serialize(&self.0, __s)
+                        }
+                    }
+                    #[derive(Clone, Debug, Default)]
+                    pub struct DetachResponseView<'a> {
+                        /// Instances that go on.
+                        ///
+                        /// Field 1: `running`
+                        pub running: u32,
+                        pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFieldsView<'a>,
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageView<'a> for DetachResponseView<'a> {
+                        type Owned = super::super::DetachResponse;
+                        fn decode_view(
+                            buf: &'a [u8],
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let __limit =
+                                ::core::cell::Cell::new(::formic_rpc::rt::buffa::DEFAULT_UNKNOWN_FIELD_LIMIT);
+                            let __elem = ::core::cell::Cell::new(
+                                ::formic_rpc::rt::buffa::DEFAULT_ELEMENT_MEMORY_LIMIT,
+                            );
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                buf,
+                                ::formic_rpc::rt::buffa::DecodeContext::new(
+                                    ::formic_rpc::rt::buffa::RECURSION_LIMIT,
+                                    &__limit,
+                                )
+                                .with_element_memory(&__elem),
+                            )
+                        }
+                        fn decode_view_with_ctx(
+                            buf: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(buf, ctx)
+                        }
+                        #[inline]
+                        fn merge_view_field(
+                            &mut self,
+                            tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                            cur: &'a [u8],
+                            before_tag: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<&'a [u8], ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let _ = ctx;
+                            #[allow(unused_variables)]
+                            let view = self;
+                            let mut cur = cur;
+                            match tag.field_number() {
+                                1u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                                    )?;
+                                    view.running = ::formic_rpc::rt::buffa::types::decode_uint32(&mut cur)?;
+                                }
+                                _ => {
+                                    ::formic_rpc::rt::buffa::encoding::skip_field_depth(
+                                        tag,
+                                        &mut cur,
+                                        ctx.depth(),
+                                    )?;
+                                    let span_len = before_tag.len() - cur.len();
+                                    view.__buffa_unknown_fields.push_record(before_tag, span_len, ctx)?;
+                                }
+                            }
+                            ::core::result::Result::Ok(cur)
+                        }
+                        fn to_owned_message(
+                            &self,
+                        ) -> ::core::result::Result<
+                            super::super::DetachResponse,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            self.to_owned_from_source(None)
+                        }
+                        #[allow(clippy::useless_conversion, clippy::needless_update)]
+                        fn to_owned_from_source(
+                            &self,
+                            __buffa_src: ::core::option::Option<&::formic_rpc::rt::buffa::bytes::Bytes>,
+                        ) -> ::core::result::Result<
+                            super::super::DetachResponse,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::alloc::string::ToString as _;
+                            let _ = __buffa_src;
+                            ::core::result::Result::Ok(super::super::DetachResponse {
+                                running: self.running,
+                                __buffa_unknown_fields: self.__buffa_unknown_fields.to_owned()?.into(),
+                                ..::core::default::Default::default()
+                            })
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::ViewEncode<'a> for DetachResponseView<'a> {
+                        #[allow(clippy::needless_borrow, clippy::let_and_return)]
+                        fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            let mut size = 0u64;
+                            if self.running != 0u32 {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::uint32_encoded_len(self.running) as u64;
+                            }
+                            size += self.__buffa_unknown_fields.encoded_len() as u64;
+                            ::formic_rpc::rt::buffa::saturate_size(size)
+                        }
+                        #[allow(clippy::needless_borrow)]
+                        fn write_to(
+                            &self,
+                            _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                            buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                        ) {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            if self.running != 0u32 {
+                                ::formic_rpc::rt::buffa::types::put_uint32_field(1u32, self.running, buf);
+                            }
+                            self.__buffa_unknown_fields.write_to(buf);
+                        }
+                    }
+                    /// Serializes this view as protobuf JSON.
+                    ///
+                    /// Implicit-presence fields with default values are omitted, `required`
+                    /// fields are always emitted, explicit-presence (`optional`) fields are
+                    /// emitted only when set, bytes fields are base64-encoded, and enum
+                    /// values are their proto name strings.
+                    ///
+                    /// This impl uses `serialize_map(None)` because the number of emitted
+                    /// fields depends on default-omission rules; serializers that require
+                    /// known map lengths (e.g. `bincode`) will return a runtime error.
+                    /// Use the owned message type for those formats.
+                    impl<'__a> ::formic_rpc::rt::serde::Serialize for DetachResponseView<'__a> {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            use ::formic_rpc::rt::serde::ser::SerializeMap as _;
+                            let mut __map = __s.serialize_map(::core::option::Option::None)?;
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u32(&self.running) {
+                                __map.serialize_entry(
+                                    "running",
+                                    &::formic_rpc::rt::buffa::json_helpers::ProtoJson(&self.running),
+                                )?;
+                            }
+                            __map.end()
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageName for DetachResponseView<'a> {
+                        const PACKAGE: &'static str = "formic.control.v1";
+                        const NAME: &'static str = "DetachResponse";
+                        const FULL_NAME: &'static str = "formic.control.v1.DetachResponse";
+                        const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.DetachResponse";
+                    }
+                    ::formic_rpc::rt::buffa::impl_default_view_instance!(DetachResponseView);
+                    ::formic_rpc::rt::buffa::impl_view_reborrow!(DetachResponseView);
+                    /** Self-contained, `'static` owned view of a `DetachResponse` message.
+
+                    Wraps [`::formic_rpc::rt::buffa::OwnedView`]`<`[`DetachResponseView`]`<'static>>`: the decoded view and the [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer it borrows from travel together, so the handle is `'static` and `Send + Sync` — suitable for async handlers, spawned tasks, and anywhere a `'static` bound is required.
+
+                    Field accessors return borrows tied to `&self`. Use [`Self::view`] to get the full [`DetachResponseView`] when you need struct patterns, iteration helpers, or to pass the view to lifetime-parameterised code.*/
+                    #[derive(Clone, Debug)]
+                    pub struct DetachResponseOwnedView(
+                        ::formic_rpc::rt::buffa::OwnedView<DetachResponseView<'static>>,
+                    );
+                    impl DetachResponseOwnedView {
+                        /// Decode an owned view from a [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer.
+                        ///
+                        /// The view borrows directly from the buffer's data; the buffer is
+                        /// retained inside the returned handle.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer contains invalid
+                        /// protobuf data.
+                        pub fn decode(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(DetachResponseOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode(bytes)?,
+                            ))
+                        }
+                        /// Decode with custom [`::formic_rpc::rt::buffa::DecodeOptions`] (recursion limit,
+                        /// max message size).
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer is invalid or
+                        /// exceeds the configured limits.
+                        pub fn decode_with_options(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                            opts: &::formic_rpc::rt::buffa::DecodeOptions,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(DetachResponseOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode_with_options(bytes, opts)?,
+                            ))
+                        }
+                        /// Build from an owned message via an encode → decode round-trip.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError::MessageTooLarge`] if the
+                        /// message's encoded size exceeds the 2 GiB protobuf limit, or
+                        /// another [`::formic_rpc::rt::buffa::DecodeError`] if the re-encoded bytes are
+                        /// somehow invalid (should not happen for well-formed messages).
+                        pub fn from_owned(
+                            msg: &super::super::DetachResponse,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(DetachResponseOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::from_owned(msg)?,
+                            ))
+                        }
+                        /// Borrow the full [`DetachResponseView`] with its lifetime tied to `&self`.
+                        #[must_use]
+                        pub fn view(&self) -> &DetachResponseView<'_> {
+                            self.0.reborrow()
+                        }
+                        /// Convert to the owned message type.
+                        ///
+                        /// Infallible: this type's constructors wire-decode their
+                        /// buffer, and a view produced by wire decoding always
+                        /// converts. Delegates to [`::formic_rpc::rt::buffa::OwnedView::to_owned_message`],
+                        /// whose contract also governs handles converted from a raw
+                        /// [`::formic_rpc::rt::buffa::OwnedView`].
+                        #[must_use]
+                        pub fn to_owned_message(&self) -> super::super::DetachResponse {
+                            self.0.to_owned_message()
+                        }
+                        /// The underlying bytes buffer.
+                        #[must_use]
+                        pub fn bytes(&self) -> &::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.bytes()
+                        }
+                        /// Consume the handle, returning the underlying bytes buffer.
+                        #[must_use]
+                        pub fn into_bytes(self) -> ::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.into_bytes()
+                        }
+                        /// Instances that go on.
+                        ///
+                        /// Field 1: `running`
+                        #[must_use]
+                        pub fn running(&self) -> u32 {
+                            self.0.reborrow().running
+                        }
+                    }
+                    impl
+                        ::core::convert::From<::formic_rpc::rt::buffa::OwnedView<DetachResponseView<'static>>>
+                        for DetachResponseOwnedView
+                    {
+                        fn from(
+                            inner: ::formic_rpc::rt::buffa::OwnedView<DetachResponseView<'static>>,
+                        ) -> Self {
+                            DetachResponseOwnedView(inner)
+                        }
+                    }
+                    impl ::core::convert::From<DetachResponseOwnedView>
+                        for ::formic_rpc::rt::buffa::OwnedView<DetachResponseView<'static>>
+                    {
+                        fn from(wrapper: DetachResponseOwnedView) -> Self {
+                            wrapper.0
+                        }
+                    }
+                    impl
+                        ::core::convert::AsRef<
+                            ::formic_rpc::rt::buffa::OwnedView<DetachResponseView<'static>>,
+                        > for DetachResponseOwnedView
+                    {
+                        fn as_ref(&self) -> &::formic_rpc::rt::buffa::OwnedView<DetachResponseView<'static>> {
+                            &self.0
+                        }
+                    }
+                    impl ::formic_rpc::rt::buffa::HasMessageView for super::super::DetachResponse {
+                        type View<'a> = DetachResponseView<'a>;
+                        type ViewHandle = DetachResponseOwnedView;
+                    }
+                    impl ::formic_rpc::rt::serde::Serialize for DetachResponseOwnedView {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            ::formic_rpc::rt::serde::Serialize::serialize(&self.0, __s)
+                        }
+                    }
+                    #[derive(Clone, Debug, Default)]
+                    pub struct ReplaceRequestView<'a> {
+                        /// Absolute path of the program on this machine.
+                        ///
+                        /// Field 1: `program`
+                        pub program: &'a str,
+                        /// `brain`: what decides; ends right after the answer. `keeper`: what holds; goes on under the same number.
+                        ///
+                        /// Field 2: `part`
+                        pub part: &'a str,
+                        pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFieldsView<'a>,
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageView<'a> for ReplaceRequestView<'a> {
+                        type Owned = super::super::ReplaceRequest;
+                        fn decode_view(
+                            buf: &'a [u8],
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let __limit =
+                                ::core::cell::Cell::new(::formic_rpc::rt::buffa::DEFAULT_UNKNOWN_FIELD_LIMIT);
+                            let __elem = ::core::cell::Cell::new(
+                                ::formic_rpc::rt::buffa::DEFAULT_ELEMENT_MEMORY_LIMIT,
+                            );
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                buf,
+                                ::formic_rpc::rt::buffa::DecodeContext::new(
+                                    ::formic_rpc::rt::buffa::RECURSION_LIMIT,
+                                    &__limit,
+                                )
+                                .with_element_memory(&__elem),
+                            )
+                        }
+                        fn decode_view_with_ctx(
+                            buf: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(buf, ctx)
+                        }
+                        #[inline]
+                        fn merge_view_field(
+                            &mut self,
+                            tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                            cur: &'a [u8],
+                            before_tag: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<&'a [u8], ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let _ = ctx;
+                            #[allow(unused_variables)]
+                            let view = self;
+                            let mut cur = cur;
+                            match tag.field_number() {
+                                1u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    view.program = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
+                                }
+                                2u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    view.part = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
+                                }
+                                _ => {
+                                    ::formic_rpc::rt::buffa::encoding::skip_field_depth(
+                                        tag,
+                                        &mut cur,
+                                        ctx.depth(),
+                                    )?;
+                                    let span_len = before_tag.len() - cur.len();
+                                    view.__buffa_unknown_fields.push_record(before_tag, span_len, ctx)?;
+                                }
+                            }
+                            ::core::result::Result::Ok(cur)
+                        }
+                        fn to_owned_message(
+                            &self,
+                        ) -> ::core::result::Result<
+                            super::super::ReplaceRequest,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            self.to_owned_from_source(None)
+                        }
+                        #[allow(clippy::useless_conversion, clippy::needless_update)]
+                        fn to_owned_from_source(
+                            &self,
+                            __buffa_src: ::core::option::Option<&::formic_rpc::rt::buffa::bytes::Bytes>,
+                        ) -> ::core::result::Result<
+                            super::super::ReplaceRequest,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::alloc::string::ToString as _;
+                            let _ = __buffa_src;
+                            ::core::result::Result::Ok(super::super::ReplaceRequest {
+                                program: self.program.to_string(),
+                                part: self.part.to_string(),
+                                __buffa_unknown_fields: self.__buffa_unknown_fields.to_owned()?.into(),
+                                ..::core::default::Default::default()
+                            })
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::ViewEncode<'a> for ReplaceRequestView<'a> {
+                        #[allow(clippy::needless_borrow, clippy::let_and_return)]
+                        fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            let mut size = 0u64;
+                            if !self.program.is_empty() {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.program)
+                                        as u64;
+                            }
+                            if !self.part.is_empty() {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.part) as u64;
+                            }
+                            size += self.__buffa_unknown_fields.encoded_len() as u64;
+                            ::formic_rpc::rt::buffa::saturate_size(size)
+                        }
+                        #[allow(clippy::needless_borrow)]
+                        fn write_to(
+                            &self,
+                            _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                            buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                        ) {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            if !self.program.is_empty() {
+                                ::formic_rpc::rt::buffa::types::put_string_field(1u32, &self.program, buf);
+                            }
+                            if !self.part.is_empty() {
+                                ::formic_rpc::rt::buffa::types::put_string_field(2u32, &self.part, buf);
+                            }
+                            self.__buffa_unknown_fields.write_to(buf);
+                        }
+                    }
+                    /// Serializes this view as protobuf JSON.
+                    ///
+                    /// Implicit-presence fields with default values are omitted, `required`
+                    /// fields are always emitted, explicit-presence (`optional`) fields are
+                    /// emitted only when set, bytes fields are base64-encoded, and enum
+                    /// values are their proto name strings.
+                    ///
+                    /// This impl uses `serialize_map(None)` because the number of emitted
+                    /// fields depends on default-omission rules; serializers that require
+                    /// known map lengths (e.g. `bincode`) will return a runtime error.
+                    /// Use the owned message type for those formats.
+                    impl<'__a> ::formic_rpc::rt::serde::Serialize for ReplaceRequestView<'__a> {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            use ::formic_rpc::rt::serde::ser::SerializeMap as _;
+                            let mut __map = __s.serialize_map(::core::option::Option::None)?;
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str(self.program) {
+                                __map.serialize_entry("program", self.program)?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str(self.part) {
+                                __map.serialize_entry("part", self.part)?;
+                            }
+                            __map.end()
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageName for ReplaceRequestView<'a> {
+                        const PACKAGE: &'static str = "formic.control.v1";
+                        const NAME: &'static str = "ReplaceRequest";
+                        const FULL_NAME: &'static str = "formic.control.v1.ReplaceRequest";
+                        const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.ReplaceRequest";
+                    }
+                    ::formic_rpc::rt::buffa::impl_default_view_instance!(ReplaceRequestView);
+                    ::formic_rpc::rt::buffa::impl_view_reborrow!(ReplaceRequestView);
+                    /** Self-contained, `'static` owned view of a `ReplaceRequest` message.
+
+                    Wraps [`::formic_rpc::rt::buffa::OwnedView`]`<`[`ReplaceRequestView`]`<'static>>`: the decoded view and the [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer it borrows from travel together, so the handle is `'static` and `Send + Sync` — suitable for async handlers, spawned tasks, and anywhere a `'static` bound is required.
+
+                    Field accessors return borrows tied to `&self`. Use [`Self::view`] to get the full [`ReplaceRequestView`] when you need struct patterns, iteration helpers, or to pass the view to lifetime-parameterised code.*/
+                    #[derive(Clone, Debug)]
+                    pub struct ReplaceRequestOwnedView(
+                        ::formic_rpc::rt::buffa::OwnedView<ReplaceRequestView<'static>>,
+                    );
+                    impl ReplaceRequestOwnedView {
+                        /// Decode an owned view from a [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer.
+                        ///
+                        /// The view borrows directly from the buffer's data; the buffer is
+                        /// retained inside the returned handle.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer contains invalid
+                        /// protobuf data.
+                        pub fn decode(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(ReplaceRequestOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode(bytes)?,
+                            ))
+                        }
+                        /// Decode with custom [`::formic_rpc::rt::buffa::DecodeOptions`] (recursion limit,
+                        /// max message size).
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer is invalid or
+                        /// exceeds the configured limits.
+                        pub fn decode_with_options(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                            opts: &::formic_rpc::rt::buffa::DecodeOptions,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(ReplaceRequestOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode_with_options(bytes, opts)?,
+                            ))
+                        }
+                        /// Build from an owned message via an encode → decode round-trip.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError::MessageTooLarge`] if the
+                        /// message's encoded size exceeds the 2 GiB protobuf limit, or
+                        /// another [`::formic_rpc::rt::buffa::DecodeError`] if the re-encoded bytes are
+                        /// somehow invalid (should not happen for well-formed messages).
+                        pub fn from_owned(
+                            msg: &super::super::ReplaceRequest,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(ReplaceRequestOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::from_owned(msg)?,
+                            ))
+                        }
+                        /// Borrow the full [`ReplaceRequestView`] with its lifetime tied to `&self`.
+                        #[must_use]
+                        pub fn view(&self) -> &ReplaceRequestView<'_> {
+                            self.0.reborrow()
+                        }
+                        /// Convert to the owned message type.
+                        ///
+                        /// Infallible: this type's constructors wire-decode their
+                        /// buffer, and a view produced by wire decoding always
+                        /// converts. Delegates to [`::formic_rpc::rt::buffa::OwnedView::to_owned_message`],
+                        /// whose contract also governs handles converted from a raw
+                        /// [`::formic_rpc::rt::buffa::OwnedView`].
+                        #[must_use]
+                        pub fn to_owned_message(&self) -> super::super::ReplaceRequest {
+                            self.0.to_owned_message()
+                        }
+                        /// The underlying bytes buffer.
+                        #[must_use]
+                        pub fn bytes(&self) -> &::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.bytes()
+                        }
+                        /// Consume the handle, returning the underlying bytes buffer.
+                        #[must_use]
+                        pub fn into_bytes(self) -> ::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.into_bytes()
+                        }
+                        /// Absolute path of the program on this machine.
+                        ///
+                        /// Field 1: `program`
+                        #[must_use]
+                        pub fn program(&self) -> &'_ str {
+                            self.0.reborrow().program
+                        }
+                        /// `brain`: what decides; ends right after the answer. `keeper`: what holds; goes on under the same number.
+                        ///
+                        /// Field 2: `part`
+                        #[must_use]
+                        pub fn part(&self) -> &'_ str {
+                            self.0.reborrow().part
+                        }
+                    }
+                    impl
+                        ::core::convert::From<::formic_rpc::rt::buffa::OwnedView<ReplaceRequestView<'static>>>
+                        for ReplaceRequestOwnedView
+                    {
+                        fn from(
+                            inner: ::formic_rpc::rt::buffa::OwnedView<ReplaceRequestView<'static>>,
+                        ) -> Self {
+                            ReplaceRequestOwnedView(inner)
+                        }
+                    }
+                    impl ::core::convert::From<ReplaceRequestOwnedView>
+                        for ::formic_rpc::rt::buffa::OwnedView<ReplaceRequestView<'static>>
+                    {
+                        fn from(wrapper: ReplaceRequestOwnedView) -> Self {
+                            wrapper.0
+                        }
+                    }
+                    impl
+                        ::core::convert::AsRef<
+                            ::formic_rpc::rt::buffa::OwnedView<ReplaceRequestView<'static>>,
+                        > for ReplaceRequestOwnedView
+                    {
+                        fn as_ref(&self) -> &::formic_rpc::rt::buffa::OwnedView<ReplaceRequestView<'static>> {
+                            &self.0
+                        }
+                    }
+                    impl ::formic_rpc::rt::buffa::HasMessageView for super::super::ReplaceRequest {
+                        type View<'a> = ReplaceRequestView<'a>;
+                        type ViewHandle = ReplaceRequestOwnedView;
+                    }
+                    impl ::formic_rpc::rt::serde::Serialize for ReplaceRequestOwnedView {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            ::formic_rpc::rt::serde::Serialize::serialize(&self.0, __s)
+                        }
+                    }
+                    #[derive(Clone, Debug, Default)]
+                    pub struct ReplaceResponseView<'a> {
+                        pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFieldsView<'a>,
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageView<'a> for ReplaceResponseView<'a> {
+                        type Owned = super::super::ReplaceResponse;
+                        fn decode_view(
+                            buf: &'a [u8],
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let __limit =
+                                ::core::cell::Cell::new(::formic_rpc::rt::buffa::DEFAULT_UNKNOWN_FIELD_LIMIT);
+                            let __elem = ::core::cell::Cell::new(
+                                ::formic_rpc::rt::buffa::DEFAULT_ELEMENT_MEMORY_LIMIT,
+                            );
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                buf,
+                                ::formic_rpc::rt::buffa::DecodeContext::new(
+                                    ::formic_rpc::rt::buffa::RECURSION_LIMIT,
+                                    &__limit,
+                                )
+                                .with_element_memory(&__elem),
+                            )
+                        }
+                        fn decode_view_with_ctx(
+                            buf: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(buf, ctx)
+                        }
+                        #[inline]
+                        fn merge_view_field(
+                            &mut self,
+                            tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                            cur: &'a [u8],
+                            before_tag: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<&'a [u8], ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let _ = ctx;
+                            #[allow(unused_variables)]
+                            let view = self;
+                            let mut cur = cur;
+                            match tag.field_number() {
+                                _ => {
+                                    ::formic_rpc::rt::buffa::encoding::skip_field_depth(
+                                        tag,
+                                        &mut cur,
+                                        ctx.depth(),
+                                    )?;
+                                    let span_len = before_tag.len() - cur.len();
+                                    view.__buffa_unknown_fields.push_record(before_tag, span_len, ctx)?;
+                                }
+                            }
+                            ::core::result::Result::Ok(cur)
+                        }
+                        fn to_owned_message(
+                            &self,
+                        ) -> ::core::result::Result<
+                            super::super::ReplaceResponse,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            self.to_owned_from_source(None)
+                        }
+                        #[allow(clippy::useless_conversion, clippy::needless_update)]
+                        fn to_owned_from_source(
+                            &self,
+                            __buffa_src: ::core::option::Option<&::formic_rpc::rt::buffa::bytes::Bytes>,
+                        ) -> ::core::result::Result<
+                            super::super::ReplaceResponse,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::alloc::string::ToString as _;
+                            let _ = __buffa_src;
+                            ::core::result::Result::Ok(super::super::ReplaceResponse {
+                                __buffa_unknown_fields: self.__buffa_unknown_fields.to_owned()?.into(),
+                                ..::core::default::Default::default()
+                            })
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::ViewEncode<'a> for ReplaceResponseView<'a> {
+                        #[allow(clippy::needless_borrow, clippy::let_and_return)]
+                        fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            let mut size = 0u64;
+                            size += self.__buffa_unknown_fields.encoded_len() as u64;
+                            ::formic_rpc::rt::buffa::saturate_size(size)
+                        }
+                        #[allow(clippy::needless_borrow)]
+                        fn write_to(
+                            &self,
+                            _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                            buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                        ) {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            self.__buffa_unknown_fields.write_to(buf);
+                        }
+                    }
+                    /// Serializes this view as protobuf JSON.
+                    ///
+                    /// Implicit-presence fields with default values are omitted, `required`
+                    /// fields are always emitted, explicit-presence (`optional`) fields are
+                    /// emitted only when set, bytes fields are base64-encoded, and enum
+                    /// values are their proto name strings.
+                    ///
+                    /// This impl uses `serialize_map(None)` because the number of emitted
+                    /// fields depends on default-omission rules; serializers that require
+                    /// known map lengths (e.g. `bincode`) will return a runtime error.
+                    /// Use the owned message type for those formats.
+                    impl<'__a> ::formic_rpc::rt::serde::Serialize for ReplaceResponseView<'__a> {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            use ::formic_rpc::rt::serde::ser::SerializeMap as _;
+                            let mut __map = __s.serialize_map(::core::option::Option::None)?;
+                            __map.end()
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageName for ReplaceResponseView<'a> {
+                        const PACKAGE: &'static str = "formic.control.v1";
+                        const NAME: &'static str = "ReplaceResponse";
+                        const FULL_NAME: &'static str = "formic.control.v1.ReplaceResponse";
+                        const TYPE_URL: &'static str =
+                            "type.googleapis.com/formic.control.v1.ReplaceResponse";
+                    }
+                    ::formic_rpc::rt::buffa::impl_default_view_instance!(ReplaceResponseView);
+                    ::formic_rpc::rt::buffa::impl_view_reborrow!(ReplaceResponseView);
+                    /** Self-contained, `'static` owned view of a `ReplaceResponse` message.
+
+                    Wraps [`::formic_rpc::rt::buffa::OwnedView`]`<`[`ReplaceResponseView`]`<'static>>`: the decoded view and the [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer it borrows from travel together, so the handle is `'static` and `Send + Sync` — suitable for async handlers, spawned tasks, and anywhere a `'static` bound is required.
+
+                    Field accessors return borrows tied to `&self`. Use [`Self::view`] to get the full [`ReplaceResponseView`] when you need struct patterns, iteration helpers, or to pass the view to lifetime-parameterised code.*/
+                    #[derive(Clone, Debug)]
+                    pub struct ReplaceResponseOwnedView(
+                        ::formic_rpc::rt::buffa::OwnedView<ReplaceResponseView<'static>>,
+                    );
+                    impl ReplaceResponseOwnedView {
+                        /// Decode an owned view from a [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer.
+                        ///
+                        /// The view borrows directly from the buffer's data; the buffer is
+                        /// retained inside the returned handle.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer contains invalid
+                        /// protobuf data.
+                        pub fn decode(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(ReplaceResponseOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode(bytes)?,
+                            ))
+                        }
+                        /// Decode with custom [`::formic_rpc::rt::buffa::DecodeOptions`] (recursion limit,
+                        /// max message size).
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer is invalid or
+                        /// exceeds the configured limits.
+                        pub fn decode_with_options(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                            opts: &::formic_rpc::rt::buffa::DecodeOptions,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(ReplaceResponseOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode_with_options(bytes, opts)?,
+                            ))
+                        }
+                        /// Build from an owned message via an encode → decode round-trip.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError::MessageTooLarge`] if the
+                        /// message's encoded size exceeds the 2 GiB protobuf limit, or
+                        /// another [`::formic_rpc::rt::buffa::DecodeError`] if the re-encoded bytes are
+                        /// somehow invalid (should not happen for well-formed messages).
+                        pub fn from_owned(
+                            msg: &super::super::ReplaceResponse,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(ReplaceResponseOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::from_owned(msg)?,
+                            ))
+                        }
+                        /// Borrow the full [`ReplaceResponseView`] with its lifetime tied to `&self`.
+                        #[must_use]
+                        pub fn view(&self) -> &ReplaceResponseView<'_> {
+                            self.0.reborrow()
+                        }
+                        /// Convert to the owned message type.
+                        ///
+                        /// Infallible: this type's constructors wire-decode their
+                        /// buffer, and a view produced by wire decoding always
+                        /// converts. Delegates to [`::formic_rpc::rt::buffa::OwnedView::to_owned_message`],
+                        /// whose contract also governs handles converted from a raw
+                        /// [`::formic_rpc::rt::buffa::OwnedView`].
+                        #[must_use]
+                        pub fn to_owned_message(&self) -> super::super::ReplaceResponse {
+                            self.0.to_owned_message()
+                        }
+                        /// The underlying bytes buffer.
+                        #[must_use]
+                        pub fn bytes(&self) -> &::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.bytes()
+                        }
+                        /// Consume the handle, returning the underlying bytes buffer.
+                        #[must_use]
+                        pub fn into_bytes(self) -> ::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.into_bytes()
+                        }
+                    }
+                    impl
+                        ::core::convert::From<
+                            ::formic_rpc::rt::buffa::OwnedView<ReplaceResponseView<'static>>,
+                        > for ReplaceResponseOwnedView
+                    {
+                        fn from(
+                            inner: ::formic_rpc::rt::buffa::OwnedView<ReplaceResponseView<'static>>,
+                        ) -> Self {
+                            ReplaceResponseOwnedView(inner)
+                        }
+                    }
+                    impl ::core::convert::From<ReplaceResponseOwnedView>
+                        for ::formic_rpc::rt::buffa::OwnedView<ReplaceResponseView<'static>>
+                    {
+                        fn from(wrapper: ReplaceResponseOwnedView) -> Self {
+                            wrapper.0
+                        }
+                    }
+                    impl
+                        ::core::convert::AsRef<
+                            ::formic_rpc::rt::buffa::OwnedView<ReplaceResponseView<'static>>,
+                        > for ReplaceResponseOwnedView
+                    {
+                        fn as_ref(
+                            &self,
+                        ) -> &::formic_rpc::rt::buffa::OwnedView<ReplaceResponseView<'static>>
+                        {
+                            &self.0
+                        }
+                    }
+                    impl ::formic_rpc::rt::buffa::HasMessageView for super::super::ReplaceResponse {
+                        type View<'a> = ReplaceResponseView<'a>;
+                        type ViewHandle = ReplaceResponseOwnedView;
+                    }
+                    impl ::formic_rpc::rt::serde::Serialize for ReplaceResponseOwnedView {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            ::formic_rpc::rt::serde::Serialize::serialize(&self.0, __s)
+                        }
+                    }
+                    #[derive(Clone, Debug, Default)]
+                    pub struct ReleaseRequestView<'a> {
+                        /// Its id, as `formic status` shows it.
+                        ///
+                        /// Field 1: `instance`
+                        pub instance: &'a str,
+                        pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFieldsView<'a>,
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageView<'a> for ReleaseRequestView<'a> {
+                        type Owned = super::super::ReleaseRequest;
+                        fn decode_view(
+                            buf: &'a [u8],
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let __limit =
+                                ::core::cell::Cell::new(::formic_rpc::rt::buffa::DEFAULT_UNKNOWN_FIELD_LIMIT);
+                            let __elem = ::core::cell::Cell::new(
+                                ::formic_rpc::rt::buffa::DEFAULT_ELEMENT_MEMORY_LIMIT,
+                            );
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                buf,
+                                ::formic_rpc::rt::buffa::DecodeContext::new(
+                                    ::formic_rpc::rt::buffa::RECURSION_LIMIT,
+                                    &__limit,
+                                )
+                                .with_element_memory(&__elem),
+                            )
+                        }
+                        fn decode_view_with_ctx(
+                            buf: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(buf, ctx)
+                        }
+                        #[inline]
+                        fn merge_view_field(
+                            &mut self,
+                            tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                            cur: &'a [u8],
+                            before_tag: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<&'a [u8], ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let _ = ctx;
+                            #[allow(unused_variables)]
+                            let view = self;
+                            let mut cur = cur;
+                            match tag.field_number() {
+                                1u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    view.instance = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
+                                }
+                                _ => {
+                                    ::formic_rpc::rt::buffa::encoding::skip_field_depth(
+                                        tag,
+                                        &mut cur,
+                                        ctx.depth(),
+                                    )?;
+                                    let span_len = before_tag.len() - cur.len();
+                                    view.__buffa_unknown_fields.push_record(before_tag, span_len, ctx)?;
+                                }
+                            }
+                            ::core::result::Result::Ok(cur)
+                        }
+                        fn to_owned_message(
+                            &self,
+                        ) -> ::core::result::Result<
+                            super::super::ReleaseRequest,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            self.to_owned_from_source(None)
+                        }
+                        #[allow(clippy::useless_conversion, clippy::needless_update)]
+                        fn to_owned_from_source(
+                            &self,
+                            __buffa_src: ::core::option::Option<&::formic_rpc::rt::buffa::bytes::Bytes>,
+                        ) -> ::core::result::Result<
+                            super::super::ReleaseRequest,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::alloc::string::ToString as _;
+                            let _ = __buffa_src;
+                            ::core::result::Result::Ok(super::super::ReleaseRequest {
+                                instance: self.instance.to_string(),
+                                __buffa_unknown_fields: self.__buffa_unknown_fields.to_owned()?.into(),
+                                ..::core::default::Default::default()
+                            })
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::ViewEncode<'a> for ReleaseRequestView<'a> {
+                        #[allow(clippy::needless_borrow, clippy::let_and_return)]
+                        fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            let mut size = 0u64;
+                            if !self.instance.is_empty() {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.instance)
+                                        as u64;
+                            }
+                            size += self.__buffa_unknown_fields.encoded_len() as u64;
+                            ::formic_rpc::rt::buffa::saturate_size(size)
+                        }
+                        #[allow(clippy::needless_borrow)]
+                        fn write_to(
+                            &self,
+                            _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                            buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                        ) {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            if !self.instance.is_empty() {
+                                ::formic_rpc::rt::buffa::types::put_string_field(1u32, &self.instance, buf);
+                            }
+                            self.__buffa_unknown_fields.write_to(buf);
+                        }
+                    }
+                    /// Serializes this view as protobuf JSON.
+                    ///
+                    /// Implicit-presence fields with default values are omitted, `required`
+                    /// fields are always emitted, explicit-presence (`optional`) fields are
+                    /// emitted only when set, bytes fields are base64-encoded, and enum
+                    /// values are their proto name strings.
+                    ///
+                    /// This impl uses `serialize_map(None)` because the number of emitted
+                    /// fields depends on default-omission rules; serializers that require
+                    /// known map lengths (e.g. `bincode`) will return a runtime error.
+                    /// Use the owned message type for those formats.
+                    impl<'__a> ::formic_rpc::rt::serde::Serialize for ReleaseRequestView<'__a> {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            use ::formic_rpc::rt::serde::ser::SerializeMap as _;
+                            let mut __map = __s.serialize_map(::core::option::Option::None)?;
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str(self.instance) {
+                                __map.serialize_entry("instance", self.instance)?;
+                            }
+                            __map.end()
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageName for ReleaseRequestView<'a> {
+                        const PACKAGE: &'static str = "formic.control.v1";
+                        const NAME: &'static str = "ReleaseRequest";
+                        const FULL_NAME: &'static str = "formic.control.v1.ReleaseRequest";
+                        const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.ReleaseRequest";
+                    }
+                    ::formic_rpc::rt::buffa::impl_default_view_instance!(ReleaseRequestView);
+                    ::formic_rpc::rt::buffa::impl_view_reborrow!(ReleaseRequestView);
+                    /** Self-contained, `'static` owned view of a `ReleaseRequest` message.
+
+                    Wraps [`::formic_rpc::rt::buffa::OwnedView`]`<`[`ReleaseRequestView`]`<'static>>`: the decoded view and the [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer it borrows from travel together, so the handle is `'static` and `Send + Sync` — suitable for async handlers, spawned tasks, and anywhere a `'static` bound is required.
+
+                    Field accessors return borrows tied to `&self`. Use [`Self::view`] to get the full [`ReleaseRequestView`] when you need struct patterns, iteration helpers, or to pass the view to lifetime-parameterised code.*/
+                    #[derive(Clone, Debug)]
+                    pub struct ReleaseRequestOwnedView(
+                        ::formic_rpc::rt::buffa::OwnedView<ReleaseRequestView<'static>>,
+                    );
+                    impl ReleaseRequestOwnedView {
+                        /// Decode an owned view from a [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer.
+                        ///
+                        /// The view borrows directly from the buffer's data; the buffer is
+                        /// retained inside the returned handle.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer contains invalid
+                        /// protobuf data.
+                        pub fn decode(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(ReleaseRequestOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode(bytes)?,
+                            ))
+                        }
+                        /// Decode with custom [`::formic_rpc::rt::buffa::DecodeOptions`] (recursion limit,
+                        /// max message size).
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer is invalid or
+                        /// exceeds the configured limits.
+                        pub fn decode_with_options(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                            opts: &::formic_rpc::rt::buffa::DecodeOptions,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(ReleaseRequestOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode_with_options(bytes, opts)?,
+                            ))
+                        }
+                        /// Build from an owned message via an encode → decode round-trip.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError::MessageTooLarge`] if the
+                        /// message's encoded size exceeds the 2 GiB protobuf limit, or
+                        /// another [`::formic_rpc::rt::buffa::DecodeError`] if the re-encoded bytes are
+                        /// somehow invalid (should not happen for well-formed messages).
+                        pub fn from_owned(
+                            msg: &super::super::ReleaseRequest,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(ReleaseRequestOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::from_owned(msg)?,
+                            ))
+                        }
+                        /// Borrow the full [`ReleaseRequestView`] with its lifetime tied to `&self`.
+                        #[must_use]
+                        pub fn view(&self) -> &ReleaseRequestView<'_> {
+                            self.0.reborrow()
+                        }
+                        /// Convert to the owned message type.
+                        ///
+                        /// Infallible: this type's constructors wire-decode their
+                        /// buffer, and a view produced by wire decoding always
+                        /// converts. Delegates to [`::formic_rpc::rt::buffa::OwnedView::to_owned_message`],
+                        /// whose contract also governs handles converted from a raw
+                        /// [`::formic_rpc::rt::buffa::OwnedView`].
+                        #[must_use]
+                        pub fn to_owned_message(&self) -> super::super::ReleaseRequest {
+                            self.0.to_owned_message()
+                        }
+                        /// The underlying bytes buffer.
+                        #[must_use]
+                        pub fn bytes(&self) -> &::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.bytes()
+                        }
+                        /// Consume the handle, returning the underlying bytes buffer.
+                        #[must_use]
+                        pub fn into_bytes(self) -> ::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.into_bytes()
+                        }
+                        /// Its id, as `formic status` shows it.
+                        ///
+                        /// Field 1: `instance`
+                        #[must_use]
+                        pub fn instance(&self) -> &'_ str {
+                            self.0.reborrow().instance
+                        }
+                    }
+                    impl
+                        ::core::convert::From<::formic_rpc::rt::buffa::OwnedView<ReleaseRequestView<'static>>>
+                        for ReleaseRequestOwnedView
+                    {
+                        fn from(
+                            inner: ::formic_rpc::rt::buffa::OwnedView<ReleaseRequestView<'static>>,
+                        ) -> Self {
+                            ReleaseRequestOwnedView(inner)
+                        }
+                    }
+                    impl ::core::convert::From<ReleaseRequestOwnedView>
+                        for ::formic_rpc::rt::buffa::OwnedView<ReleaseRequestView<'static>>
+                    {
+                        fn from(wrapper: ReleaseRequestOwnedView) -> Self {
+                            wrapper.0
+                        }
+                    }
+                    impl
+                        ::core::convert::AsRef<
+                            ::formic_rpc::rt::buffa::OwnedView<ReleaseRequestView<'static>>,
+                        > for ReleaseRequestOwnedView
+                    {
+                        fn as_ref(&self) -> &::formic_rpc::rt::buffa::OwnedView<ReleaseRequestView<'static>> {
+                            &self.0
+                        }
+                    }
+                    impl ::formic_rpc::rt::buffa::HasMessageView for super::super::ReleaseRequest {
+                        type View<'a> = ReleaseRequestView<'a>;
+                        type ViewHandle = ReleaseRequestOwnedView;
+                    }
+                    impl ::formic_rpc::rt::serde::Serialize for ReleaseRequestOwnedView {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            ::formic_rpc::rt::serde::Serialize::serialize(&self.0, __s)
+                        }
+                    }
+                    #[derive(Clone, Debug, Default)]
+                    pub struct ReleaseResponseView<'a> {
+                        pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFieldsView<'a>,
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageView<'a> for ReleaseResponseView<'a> {
+                        type Owned = super::super::ReleaseResponse;
+                        fn decode_view(
+                            buf: &'a [u8],
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let __limit =
+                                ::core::cell::Cell::new(::formic_rpc::rt::buffa::DEFAULT_UNKNOWN_FIELD_LIMIT);
+                            let __elem = ::core::cell::Cell::new(
+                                ::formic_rpc::rt::buffa::DEFAULT_ELEMENT_MEMORY_LIMIT,
+                            );
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                buf,
+                                ::formic_rpc::rt::buffa::DecodeContext::new(
+                                    ::formic_rpc::rt::buffa::RECURSION_LIMIT,
+                                    &__limit,
+                                )
+                                .with_element_memory(&__elem),
+                            )
+                        }
+                        fn decode_view_with_ctx(
+                            buf: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(buf, ctx)
+                        }
+                        #[inline]
+                        fn merge_view_field(
+                            &mut self,
+                            tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                            cur: &'a [u8],
+                            before_tag: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<&'a [u8], ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let _ = ctx;
+                            #[allow(unused_variables)]
+                            let view = self;
+                            let mut cur = cur;
+                            match tag.field_number() {
+                                _ => {
+                                    ::formic_rpc::rt::buffa::encoding::skip_field_depth(
+                                        tag,
+                                        &mut cur,
+                                        ctx.depth(),
+                                    )?;
+                                    let span_len = before_tag.len() - cur.len();
+                                    view.__buffa_unknown_fields.push_record(before_tag, span_len, ctx)?;
+                                }
+                            }
+                            ::core::result::Result::Ok(cur)
+                        }
+                        fn to_owned_message(
+                            &self,
+                        ) -> ::core::result::Result<
+                            super::super::ReleaseResponse,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            self.to_owned_from_source(None)
+                        }
+                        #[allow(clippy::useless_conversion, clippy::needless_update)]
+                        fn to_owned_from_source(
+                            &self,
+                            __buffa_src: ::core::option::Option<&::formic_rpc::rt::buffa::bytes::Bytes>,
+                        ) -> ::core::result::Result<
+                            super::super::ReleaseResponse,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::alloc::string::ToString as _;
+                            let _ = __buffa_src;
+                            ::core::result::Result::Ok(super::super::ReleaseResponse {
+                                __buffa_unknown_fields: self.__buffa_unknown_fields.to_owned()?.into(),
+                                ..::core::default::Default::default()
+                            })
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::ViewEncode<'a> for ReleaseResponseView<'a> {
+                        #[allow(clippy::needless_borrow, clippy::let_and_return)]
+                        fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            let mut size = 0u64;
+                            size += self.__buffa_unknown_fields.encoded_len() as u64;
+                            ::formic_rpc::rt::buffa::saturate_size(size)
+                        }
+                        #[allow(clippy::needless_borrow)]
+                        fn write_to(
+                            &self,
+                            _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                            buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                        ) {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            self.__buffa_unknown_fields.write_to(buf);
+                        }
+                    }
+                    /// Serializes this view as protobuf JSON.
+                    ///
+                    /// Implicit-presence fields with default values are omitted, `required`
+                    /// fields are always emitted, explicit-presence (`optional`) fields are
+                    /// emitted only when set, bytes fields are base64-encoded, and enum
+                    /// values are their proto name strings.
+                    ///
+                    /// This impl uses `serialize_map(None)` because the number of emitted
+                    /// fields depends on default-omission rules; serializers that require
+                    /// known map lengths (e.g. `bincode`) will return a runtime error.
+                    /// Use the owned message type for those formats.
+                    impl<'__a> ::formic_rpc::rt::serde::Serialize for ReleaseResponseView<'__a> {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            use ::formic_rpc::rt::serde::ser::SerializeMap as _;
+                            let mut __map = __s.serialize_map(::core::option::Option::None)?;
+                            __map.end()
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageName for ReleaseResponseView<'a> {
+                        const PACKAGE: &'static str = "formic.control.v1";
+                        const NAME: &'static str = "ReleaseResponse";
+                        const FULL_NAME: &'static str = "formic.control.v1.ReleaseResponse";
+                        const TYPE_URL: &'static str =
+                            "type.googleapis.com/formic.control.v1.ReleaseResponse";
+                    }
+                    ::formic_rpc::rt::buffa::impl_default_view_instance!(ReleaseResponseView);
+                    ::formic_rpc::rt::buffa::impl_view_reborrow!(ReleaseResponseView);
+                    /** Self-contained, `'static` owned view of a `ReleaseResponse` message.
+
+                    Wraps [`::formic_rpc::rt::buffa::OwnedView`]`<`[`ReleaseResponseView`]`<'static>>`: the decoded view and the [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer it borrows from travel together, so the handle is `'static` and `Send + Sync` — suitable for async handlers, spawned tasks, and anywhere a `'static` bound is required.
+
+                    Field accessors return borrows tied to `&self`. Use [`Self::view`] to get the full [`ReleaseResponseView`] when you need struct patterns, iteration helpers, or to pass the view to lifetime-parameterised code.*/
+                    #[derive(Clone, Debug)]
+                    pub struct ReleaseResponseOwnedView(
+                        ::formic_rpc::rt::buffa::OwnedView<ReleaseResponseView<'static>>,
+                    );
+                    impl ReleaseResponseOwnedView {
+                        /// Decode an owned view from a [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer.
+                        ///
+                        /// The view borrows directly from the buffer's data; the buffer is
+                        /// retained inside the returned handle.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer contains invalid
+                        /// protobuf data.
+                        pub fn decode(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(ReleaseResponseOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode(bytes)?,
+                            ))
+                        }
+                        /// Decode with custom [`::formic_rpc::rt::buffa::DecodeOptions`] (recursion limit,
+                        /// max message size).
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer is invalid or
+                        /// exceeds the configured limits.
+                        pub fn decode_with_options(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                            opts: &::formic_rpc::rt::buffa::DecodeOptions,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(ReleaseResponseOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode_with_options(bytes, opts)?,
+                            ))
+                        }
+                        /// Build from an owned message via an encode → decode round-trip.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError::MessageTooLarge`] if the
+                        /// message's encoded size exceeds the 2 GiB protobuf limit, or
+                        /// another [`::formic_rpc::rt::buffa::DecodeError`] if the re-encoded bytes are
+                        /// somehow invalid (should not happen for well-formed messages).
+                        pub fn from_owned(
+                            msg: &super::super::ReleaseResponse,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(ReleaseResponseOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::from_owned(msg)?,
+                            ))
+                        }
+                        /// Borrow the full [`ReleaseResponseView`] with its lifetime tied to `&self`.
+                        #[must_use]
+                        pub fn view(&self) -> &ReleaseResponseView<'_> {
+                            self.0.reborrow()
+                        }
+                        /// Convert to the owned message type.
+                        ///
+                        /// Infallible: this type's constructors wire-decode their
+                        /// buffer, and a view produced by wire decoding always
+                        /// converts. Delegates to [`::formic_rpc::rt::buffa::OwnedView::to_owned_message`],
+                        /// whose contract also governs handles converted from a raw
+                        /// [`::formic_rpc::rt::buffa::OwnedView`].
+                        #[must_use]
+                        pub fn to_owned_message(&self) -> super::super::ReleaseResponse {
+                            self.0.to_owned_message()
+                        }
+                        /// The underlying bytes buffer.
+                        #[must_use]
+                        pub fn bytes(&self) -> &::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.bytes()
+                        }
+                        /// Consume the handle, returning the underlying bytes buffer.
+                        #[must_use]
+                        pub fn into_bytes(self) -> ::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.into_bytes()
+                        }
+                    }
+                    impl
+                        ::core::convert::From<
+                            ::formic_rpc::rt::buffa::OwnedView<ReleaseResponseView<'static>>,
+                        > for ReleaseResponseOwnedView
+                    {
+                        fn from(
+                            inner: ::formic_rpc::rt::buffa::OwnedView<ReleaseResponseView<'static>>,
+                        ) -> Self {
+                            ReleaseResponseOwnedView(inner)
+                        }
+                    }
+                    impl ::core::convert::From<ReleaseResponseOwnedView>
+                        for ::formic_rpc::rt::buffa::OwnedView<ReleaseResponseView<'static>>
+                    {
+                        fn from(wrapper: ReleaseResponseOwnedView) -> Self {
+                            wrapper.0
+                        }
+                    }
+                    impl
+                        ::core::convert::AsRef<
+                            ::formic_rpc::rt::buffa::OwnedView<ReleaseResponseView<'static>>,
+                        > for ReleaseResponseOwnedView
+                    {
+                        fn as_ref(
+                            &self,
+                        ) -> &::formic_rpc::rt::buffa::OwnedView<ReleaseResponseView<'static>>
+                        {
+                            &self.0
+                        }
+                    }
+                    impl ::formic_rpc::rt::buffa::HasMessageView for super::super::ReleaseResponse {
+                        type View<'a> = ReleaseResponseView<'a>;
+                        type ViewHandle = ReleaseResponseOwnedView;
+                    }
+                    impl ::formic_rpc::rt::serde::Serialize for ReleaseResponseOwnedView {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            ::formic_rpc::rt::serde::Serialize::serialize(&self.0, __s)
+                        }
+                    }
                 }
                 /// Register this package's `Any` type entries and extension entries.
                 pub fn register_types(reg: &mut ::formic_rpc::rt::buffa::type_registry::TypeRegistry) {
                     reg.register_json_any(super::__STATUS_REQUEST_JSON_ANY);
                     reg.register_json_any(super::__STATUS_RESPONSE_JSON_ANY);
+                    reg.register_json_any(super::__SERVER_STATUS_JSON_ANY);
                     reg.register_json_any(super::__SERVICE_STATUS_JSON_ANY);
                     reg.register_json_any(super::__INSTANCE_STATUS_JSON_ANY);
                     reg.register_json_any(super::__LOGS_REQUEST_JSON_ANY);
@@ -17170,6 +20407,12 @@ pub mod formic {
                     reg.register_json_any(super::__EVENT_JSON_ANY);
                     reg.register_json_any(super::__WHY_REQUEST_JSON_ANY);
                     reg.register_json_any(super::__WHY_RESPONSE_JSON_ANY);
+                    reg.register_json_any(super::__DETACH_REQUEST_JSON_ANY);
+                    reg.register_json_any(super::__DETACH_RESPONSE_JSON_ANY);
+                    reg.register_json_any(super::__REPLACE_REQUEST_JSON_ANY);
+                    reg.register_json_any(super::__REPLACE_RESPONSE_JSON_ANY);
+                    reg.register_json_any(super::__RELEASE_REQUEST_JSON_ANY);
+                    reg.register_json_any(super::__RELEASE_RESPONSE_JSON_ANY);
                 }
             }
             #[doc(inline)]
@@ -17182,6 +20425,14 @@ pub mod formic {
             pub use self::__buffa::view::ChangeResponseOwnedView;
             #[doc(inline)]
             pub use self::__buffa::view::ChangeResponseView;
+            #[doc(inline)]
+            pub use self::__buffa::view::DetachRequestOwnedView;
+            #[doc(inline)]
+            pub use self::__buffa::view::DetachRequestView;
+            #[doc(inline)]
+            pub use self::__buffa::view::DetachResponseOwnedView;
+            #[doc(inline)]
+            pub use self::__buffa::view::DetachResponseView;
             #[doc(inline)]
             pub use self::__buffa::view::EventOwnedView;
             #[doc(inline)]
@@ -17239,6 +20490,22 @@ pub mod formic {
             #[doc(inline)]
             pub use self::__buffa::view::PlannedActionView;
             #[doc(inline)]
+            pub use self::__buffa::view::ReleaseRequestOwnedView;
+            #[doc(inline)]
+            pub use self::__buffa::view::ReleaseRequestView;
+            #[doc(inline)]
+            pub use self::__buffa::view::ReleaseResponseOwnedView;
+            #[doc(inline)]
+            pub use self::__buffa::view::ReleaseResponseView;
+            #[doc(inline)]
+            pub use self::__buffa::view::ReplaceRequestOwnedView;
+            #[doc(inline)]
+            pub use self::__buffa::view::ReplaceRequestView;
+            #[doc(inline)]
+            pub use self::__buffa::view::ReplaceResponseOwnedView;
+            #[doc(inline)]
+            pub use self::__buffa::view::ReplaceResponseView;
+            #[doc(inline)]
             pub use self::__buffa::view::RestartRequestOwnedView;
             #[doc(inline)]
             pub use self::__buffa::view::RestartRequestView;
@@ -17254,6 +20521,10 @@ pub mod formic {
             pub use self::__buffa::view::ScaleRequestOwnedView;
             #[doc(inline)]
             pub use self::__buffa::view::ScaleRequestView;
+            #[doc(inline)]
+            pub use self::__buffa::view::ServerStatusOwnedView;
+            #[doc(inline)]
+            pub use self::__buffa::view::ServerStatusView;
             #[doc(inline)]
             pub use self::__buffa::view::ServiceChangeOwnedView;
             #[doc(inline)]
@@ -17354,7 +20625,7 @@ pub mod formic {
                 ) -> impl ::core::future::Future<
                     Output = ::formic_rpc::rt::Reply<::formic_rpc::rt::Streaming<LogLine>>,
                 > + ::core::marker::Send;
-                /// Drains and stops everything, dependants first; ends when all of it is gone.
+                /// Drains and stops everything, dependants first; answers when all of it is gone. `formic up` ends then; a server goes on.
                 fn stop(
                     &self,
                     ctx: ::formic_rpc::rt::Context,
@@ -17544,7 +20815,7 @@ pub mod formic {
                     self.channel.server_stream(control_service_methods::LOGS, &request)
                 }
 
-                /// Drains and stops everything, dependants first; ends when all of it is gone.
+                /// Drains and stops everything, dependants first; answers when all of it is gone. `formic up` ends then; a server goes on.
                 pub fn stop(&self, request: StopRequest) -> ::formic_rpc::rt::UnaryCall<StopResponse> {
                     self.channel.unary(control_service_methods::STOP, &request)
                 }
@@ -17913,6 +21184,197 @@ pub mod formic {
                 /// The cause of a service's present state, in a paragraph.
                 pub fn why(&self, request: WhyRequest) -> ::formic_rpc::rt::UnaryCall<WhyResponse> {
                     self.channel.unary(deploy_service_methods::WHY, &request)
+                }
+            }
+
+            /// The full name of the service.
+            pub const SERVER_SERVICE_NAME: &str = "formic.control.v1.ServerService";
+
+            /// The methods of `formic.control.v1.ServerService`.
+            pub mod server_service_methods {
+                /// `/formic.control.v1.ServerService/Detach`
+                pub const DETACH: ::formic_rpc::rt::Method = ::formic_rpc::rt::Method::new(
+                    "/formic.control.v1.ServerService/Detach",
+                    ::formic_rpc::rt::Kind::Unary,
+                );
+                /// `/formic.control.v1.ServerService/Replace`
+                pub const REPLACE: ::formic_rpc::rt::Method = ::formic_rpc::rt::Method::new(
+                    "/formic.control.v1.ServerService/Replace",
+                    ::formic_rpc::rt::Kind::Unary,
+                );
+                /// `/formic.control.v1.ServerService/Release`
+                pub const RELEASE: ::formic_rpc::rt::Method = ::formic_rpc::rt::Method::new(
+                    "/formic.control.v1.ServerService/Release",
+                    ::formic_rpc::rt::Kind::Unary,
+                );
+            }
+
+            /// The process that manages one application for as long as the machine runs, as against what it manages: none of
+            /// these touches an instance.
+            pub trait ServerService: ::core::marker::Send + ::core::marker::Sync + 'static {
+                /// Ends the server. Instances go on, and the next server takes them over.
+                fn detach(
+                    &self,
+                    ctx: ::formic_rpc::rt::Context,
+                    request: ::formic_rpc::rt::Request<'_, DetachRequest>,
+                ) -> impl ::core::future::Future<Output = ::formic_rpc::rt::Reply<DetachResponse>>
+                + ::core::marker::Send;
+                /// Has another program take the place of one of the server's two processes.
+                fn replace(
+                    &self,
+                    ctx: ::formic_rpc::rt::Context,
+                    request: ::formic_rpc::rt::Request<'_, ReplaceRequest>,
+                ) -> impl ::core::future::Future<Output = ::formic_rpc::rt::Reply<ReplaceResponse>>
+                + ::core::marker::Send;
+                /// Gives up an instance that is quarantined: its place is filled again, and its processes are left alone.
+                fn release(
+                    &self,
+                    ctx: ::formic_rpc::rt::Context,
+                    request: ::formic_rpc::rt::Request<'_, ReleaseRequest>,
+                ) -> impl ::core::future::Future<Output = ::formic_rpc::rt::Reply<ReleaseResponse>>
+                + ::core::marker::Send;
+            }
+
+            /// Serves an implementation of [`ServerService`].
+            pub struct ServerServiceServer<T>(::std::sync::Arc<T>);
+
+            impl<T: ServerService> ServerServiceServer<T> {
+                /// Takes the implementation.
+                pub fn new(service: T) -> Self {
+                    Self(::std::sync::Arc::new(service))
+                }
+
+                /// Takes an implementation that is shared.
+                pub fn from_arc(service: ::std::sync::Arc<T>) -> Self {
+                    Self(service)
+                }
+            }
+
+            impl<T> ::core::clone::Clone for ServerServiceServer<T> {
+                fn clone(&self) -> Self {
+                    Self(::std::sync::Arc::clone(&self.0))
+                }
+            }
+
+            impl<T> ::core::fmt::Debug for ServerServiceServer<T> {
+                fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                    f.write_str("ServerServiceServer")
+                }
+            }
+
+            impl<T: ServerService> ::formic_rpc::rt::Handle for ServerServiceServer<T> {
+                fn method(&self, path: &str) -> ::core::option::Option<::formic_rpc::rt::Method> {
+                    match path {
+                        "/formic.control.v1.ServerService/Detach" => {
+                            ::core::option::Option::Some(server_service_methods::DETACH)
+                        }
+                        "/formic.control.v1.ServerService/Replace" => {
+                            ::core::option::Option::Some(server_service_methods::REPLACE)
+                        }
+                        "/formic.control.v1.ServerService/Release" => {
+                            ::core::option::Option::Some(server_service_methods::RELEASE)
+                        }
+                        _ => ::core::option::Option::None,
+                    }
+                }
+
+                fn call(&self, call: ::formic_rpc::rt::Call) -> ::formic_rpc::rt::Answering {
+                    let service = ::std::sync::Arc::clone(&self.0);
+                    match call.method.path() {
+                        "/formic.control.v1.ServerService/Detach" => ::std::boxed::Box::pin(async move {
+                            let (ctx, codec, body) = ::formic_rpc::rt::unary::<DetachRequest>(call)?;
+                            let view = ::formic_rpc::rt::view::<DetachRequest>(&body)?;
+                            let response = <T as ServerService>::detach(
+                                &service,
+                                ctx,
+                                ::formic_rpc::rt::Request::new(&view, &body),
+                            )
+                            .await?;
+                            ::formic_rpc::rt::answer(response, codec)
+                        }),
+                        "/formic.control.v1.ServerService/Replace" => ::std::boxed::Box::pin(async move {
+                            let (ctx, codec, body) = ::formic_rpc::rt::unary::<ReplaceRequest>(call)?;
+                            let view = ::formic_rpc::rt::view::<ReplaceRequest>(&body)?;
+                            let response = <T as ServerService>::replace(
+                                &service,
+                                ctx,
+                                ::formic_rpc::rt::Request::new(&view, &body),
+                            )
+                            .await?;
+                            ::formic_rpc::rt::answer(response, codec)
+                        }),
+                        "/formic.control.v1.ServerService/Release" => ::std::boxed::Box::pin(async move {
+                            let (ctx, codec, body) = ::formic_rpc::rt::unary::<ReleaseRequest>(call)?;
+                            let view = ::formic_rpc::rt::view::<ReleaseRequest>(&body)?;
+                            let response = <T as ServerService>::release(
+                                &service,
+                                ctx,
+                                ::formic_rpc::rt::Request::new(&view, &body),
+                            )
+                            .await?;
+                            ::formic_rpc::rt::answer(response, codec)
+                        }),
+                        _ => ::formic_rpc::rt::unimplemented(&call.method),
+                    }
+                }
+
+                fn services(&self) -> ::std::vec::Vec<::formic_rpc::rt::RpcService> {
+                    ::std::vec![::formic_rpc::rt::describe(
+                        SERVER_SERVICE_NAME,
+                        &[
+                            server_service_methods::DETACH,
+                            server_service_methods::REPLACE,
+                            server_service_methods::RELEASE
+                        ]
+                    )]
+                }
+
+                fn descriptors(&self) -> ::std::vec::Vec<&'static [u8]> {
+                    ::std::vec![super::super::super::FILE_DESCRIPTOR_SET]
+                }
+            }
+
+            /// Says that an implementation is of [`ServerService`], where several services are possible.
+            #[derive(Clone, Copy, Debug)]
+            pub struct ServerServiceMarker;
+
+            impl<T: ServerService> ::formic_rpc::rt::IntoHandle<ServerServiceMarker> for ::std::sync::Arc<T> {
+                fn into_handle(self) -> ::std::sync::Arc<dyn ::formic_rpc::rt::Handle> {
+                    ::std::sync::Arc::new(ServerServiceServer(self))
+                }
+            }
+
+            /// Calls `formic.control.v1.ServerService`.
+            #[derive(Clone, Debug)]
+            pub struct ServerServiceClient {
+                channel: ::formic_rpc::rt::Channel,
+            }
+
+            impl ServerServiceClient {
+                /// Calls over this channel.
+                pub fn new(channel: ::formic_rpc::rt::Channel) -> Self {
+                    Self { channel }
+                }
+
+                /// Ends the server. Instances go on, and the next server takes them over.
+                pub fn detach(&self, request: DetachRequest) -> ::formic_rpc::rt::UnaryCall<DetachResponse> {
+                    self.channel.unary(server_service_methods::DETACH, &request)
+                }
+
+                /// Has another program take the place of one of the server's two processes.
+                pub fn replace(
+                    &self,
+                    request: ReplaceRequest,
+                ) -> ::formic_rpc::rt::UnaryCall<ReplaceResponse> {
+                    self.channel.unary(server_service_methods::REPLACE, &request)
+                }
+
+                /// Gives up an instance that is quarantined: its place is filled again, and its processes are left alone.
+                pub fn release(
+                    &self,
+                    request: ReleaseRequest,
+                ) -> ::formic_rpc::rt::UnaryCall<ReleaseResponse> {
+                    self.channel.unary(server_service_methods::RELEASE, &request)
                 }
             }
         }

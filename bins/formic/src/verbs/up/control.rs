@@ -16,6 +16,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::facts::Facts;
 use super::routes;
+use crate::verbs::server::brain::Managed;
 
 /// What does not change while the application runs.
 #[derive(Clone, Debug)]
@@ -38,6 +39,8 @@ pub(crate) struct Control {
     pub(crate) artifacts: PathBuf,
     /// What this machine enforces of limits.
     pub(crate) features: Features,
+    /// The server that this is the brain of, if it is one.
+    pub(crate) managed: Option<Managed>,
 }
 
 /// How often logs that are followed are looked at.
@@ -56,6 +59,7 @@ impl Control {
             notes: facts.notes,
             index: view.index,
             profile: self.about.profile.into(),
+            server: self.managed.as_ref().map(Managed::status).into(),
             ..Default::default()
         }
     }
@@ -129,11 +133,15 @@ impl pb::ControlService for Control {
 
     async fn stop(&self, _: Context, request: Request<'_, pb::StopRequest>) -> Reply<pb::StopResponse> {
         let (done, stopped) = oneshot::channel();
-        let command = Command::Stop { now: request.now, done: Some(done) };
+        let now = request.now;
+        let goes_on = self.managed.is_some();
+        // A server is there for what comes next, too.
+        let command =
+            if goes_on { Command::Down { now, done } } else { Command::Stop { now, done: Some(done) } };
         self.engine.send(command).map_err(|error| Error::unavailable(error.to_string()))?;
         // An engine that has ended has nothing left to stop.
         let Stopped { killed } = stopped.await.unwrap_or_default();
-        reply(pb::StopResponse { killed, ..Default::default() })
+        reply(pb::StopResponse { killed, goes_on, ..Default::default() })
     }
 
     async fn watch_routes(

@@ -61,6 +61,16 @@ impl State {
         Ok(state)
     }
 
+    /// The folder itself.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.0
+    }
+
+    /// Where a server keeps what is wanted.
+    pub(crate) fn database(&self) -> PathBuf {
+        self.0.join("state")
+    }
+
     pub(crate) fn lock(&self) -> PathBuf {
         self.0.join(LOCK)
     }

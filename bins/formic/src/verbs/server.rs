@@ -1,0 +1,250 @@
+//! `formic server`: the engine for as long as the machine runs.
+//!
+//! ```text
+//! formic server ──becomes──▶ keeper ──starts──▶ formic server brain   (API, state, reconciler; restarted at will)
+//!                                └──inherits──▶ instances              (go on without either)
+//! ```
+//!
+//! One server has one application, as one folder has one manifest: a machine runs as many as it has
+//! applications, and what happens to one of them is nothing to the others. What must be known before the brain
+//! can read its state is in a small file ([`Place`]), so that a manifest that is being edited, or is
+//! broken, is nothing to a server that runs.
+
+pub(crate) mod brain;
+mod install;
+mod upgrade;
+
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use formic_api::control::v1 as pb;
+use formic_supervise::{Features, Lock, LockError, keeper};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::app::App;
+use crate::cli::{Detached, Server, ServerVerb};
+use crate::exit::{Failure, Outcome};
+use crate::output::{self, talk};
+use crate::verbs::up::manifest;
+use crate::verbs::up::state::State;
+use crate::{app, signals};
+
+/// How long a server may take to answer after it was started. It reads files and takes over what runs.
+const START_LIMIT: Duration = Duration::from_secs(20);
+/// How often it is looked whether it answers.
+const LOOK: Duration = Duration::from_millis(20);
+/// How long the keeper may take to end after the brain did.
+const END_LIMIT: Duration = Duration::from_secs(15);
+
+/// What a brain must know before it can read anything else.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Place {
+    /// Name of the application.
+    pub(crate) app: String,
+    /// Its manifest.
+    pub(crate) manifest: PathBuf,
+    /// Whether Cargo packages are built in the release profile.
+    pub(crate) release: bool,
+}
+
+impl Place {
+    fn path(state: &State) -> PathBuf {
+        state.folder().join("server.json")
+    }
+
+    fn read(state: &State) -> Outcome<Self> {
+        let path = Self::path(state);
+        let failed = || Failure::user(format!("{} cannot be read", path.display()));
+        let text = std::fs::read(&path).map_err(|error| failed().because(error))?;
+        serde_json::from_slice(&text)
+            .map_err(|error| failed().because(error).help("`formic server <folder>` writes it anew"))
+    }
+
+    fn write(&self, state: &State) -> Outcome {
+        let path = Self::path(state);
+        let text = serde_json::to_vec_pretty(self).map_err(|error| Failure::bug("place").because(error))?;
+        formic_supervise::write_file(&path, &text)
+            .map_err(|error| Failure::user(format!("cannot write {}", path.display())).because(error))
+    }
+}
+
+pub(crate) async fn run(args: Server) -> Outcome {
+    match args.verb {
+        None => start(&args).await,
+        Some(ServerVerb::Stop(args)) => stop(&args).await,
+        Some(ServerVerb::Upgrade(args)) => upgrade::run(&args).await,
+        Some(ServerVerb::Install(args)) => install::run(&args),
+        Some(ServerVerb::Brain { folder }) => Box::pin(brain::run(&folder)).await,
+    }
+}
+
+/// Becomes the keeper, or starts one that is on its own.
+async fn start(args: &Server) -> Outcome {
+    let (file, manifest) = manifest::load(&args.path)?;
+    let folder = file.parent().unwrap_or(Path::new("/")).to_path_buf();
+    let state = State::open(&folder)?;
+    let features = Features::from_env().map_err(|error| Failure::user(error.to_string()))?;
+    free(&state, &features, &manifest.app.name)?;
+    if args.set_aside {
+        set_aside(&state)?;
+    }
+    let release = if args.debug { false } else { args.release || !cfg!(debug_assertions) };
+    let place = Place { app: manifest.app.name.clone(), manifest: file, release };
+    place.write(&state)?;
+    let own =
+        std::env::current_exe().map_err(|error| Failure::user("cannot find this binary").because(error))?;
+    let mut keeper = Command::new(&own);
+    keeper.arg(keeper::ARGUMENT).arg(keeper_dir(&state)).arg(&own).args(["server", "brain"]).arg(&folder);
+    if args.detach {
+        return detached(keeper, &state, &place).await;
+    }
+    talk(&format!(
+        "server of {} in {}\n  formic apply         starts or changes what runs\n  formic server stop   ends the server; what runs goes on\n  formic down          stops what runs",
+        place.app,
+        folder.display()
+    ));
+    // Returns only if it could not be done.
+    let error = keeper.exec();
+    Err(Failure::user("cannot become the keeper").because(error))
+}
+
+/// Nobody else manages this application. What is held here is given back at once: the keeper and the brain
+/// take their own locks, which are what counts.
+fn free(state: &State, features: &Features, app: &str) -> Outcome {
+    for path in [keeper_dir(state).join("keeper.lock"), state.lock()] {
+        match Lock::acquire(path, features) {
+            Ok(_) => {}
+            Err(error @ LockError::Held { .. }) => {
+                return Err(Failure::user(format!("{app} is managed already: {error}"))
+                    .help("`formic status` shows it; `formic server stop` ends a server and leaves what runs, `formic stop` ends what runs"));
+            }
+            Err(error) => return Err(Failure::user("cannot lock the application").because(error)),
+        }
+    }
+    Ok(())
+}
+
+fn set_aside(state: &State) -> Outcome {
+    let folder = state.database();
+    if !folder.join(formic_state::DATABASE).exists() {
+        return Ok(());
+    }
+    let name = formic_state::set_aside(&folder)
+        .map_err(|error| Failure::user("the state cannot be set aside").because(error))?;
+    talk(&format!(
+        "the state is now {}; the server begins an empty one, and touches nothing before the next `formic apply`",
+        name.display()
+    ));
+    Ok(())
+}
+
+pub(crate) fn keeper_dir(state: &State) -> PathBuf {
+    state.folder().join("keeper")
+}
+
+/// Starts the keeper in a session of its own, and waits until the server answers.
+async fn detached(mut keeper: Command, state: &State, place: &Place) -> Outcome {
+    let log = state.folder().join("server.log");
+    let file = || {
+        let mut options = std::fs::OpenOptions::new();
+        options.append(true).create(true);
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        options.open(&log)
+    };
+    let failed = |error: std::io::Error| Failure::user("the server does not start").because(error);
+    let (out, err) = (file().map_err(failed)?, file().map_err(failed)?);
+    let started = Instant::now();
+    // A session of its own: neither Ctrl-C nor the end of this terminal is meant for it.
+    let mut child = signals::in_own_session(&mut keeper)
+        .stdin(Stdio::null())
+        .stdout(out)
+        .stderr(err)
+        .spawn()
+        .map_err(failed)?;
+    loop {
+        if let Ok(Some(status)) = child.try_wait() {
+            return Err(Failure::user(format!("the server ended at once: {status}"))
+                .help(format!("{} says why", log.display())));
+        }
+        if let Some(app) = answering(state).await {
+            let taken = app.status.server.adopted;
+            let taken = if taken > 0 { format!(", took over {taken} instances") } else { String::new() };
+            talk(&format!(
+                "server of {} runs in {:.2} s: keeper {}, brain {}{taken}; its log is {}",
+                place.app,
+                started.elapsed().as_secs_f64(),
+                app.status.server.keeper_pid,
+                app.status.pid,
+                log.display()
+            ));
+            if app.status.index == 0 {
+                talk("nothing is wanted yet: `formic apply` starts what the manifest says");
+            }
+            return Ok(());
+        }
+        if started.elapsed() >= START_LIMIT {
+            return Err(Failure::unreachable(format!(
+                "the server does not answer; its keeper, process {}, goes on trying",
+                child.id()
+            ))
+            .help(format!("{} says why; `kill {}` ends it", log.display(), child.id())));
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// The server of this state, once it answers as one.
+async fn answering(state: &State) -> Option<App> {
+    let app = app::in_folder(state.folder().parent()?).await?;
+    app.status.server.is_set().then_some(app)
+}
+
+/// The server that a command is about.
+pub(crate) async fn find(detached: &Detached) -> Outcome<App> {
+    let app = app::find(detached.listing.target.app.as_deref()).await?;
+    if app.status.server.is_set() {
+        return Ok(app);
+    }
+    Err(Failure::user(format!("{} is run by `formic up`, which is no server", app.status.app))
+        .help("`formic stop` ends it with all that it runs"))
+}
+
+/// Ends the server, and nothing else.
+async fn stop(args: &Detached) -> Outcome {
+    let app = find(args).await?;
+    let (name, keeper) = (app.status.app.clone(), app.status.server.keeper_pid);
+    let response = app.server().detach(pb::DetachRequest::default()).await?;
+    let limit = Instant::now() + END_LIMIT;
+    let alive = || Path::new(&format!("/proc/{keeper}")).exists();
+    while alive() && Instant::now() < limit {
+        tokio::time::sleep(LOOK).await;
+    }
+    if alive() {
+        return Err(Failure::unreachable(format!("the keeper of {name}, process {keeper}, has not ended")));
+    }
+    if args.listing.json {
+        output::json(&json!({ "app": name, "detached": true, "running": response.running }));
+    } else {
+        talk(&match response.running {
+            0 => format!("the server of {name} has ended; nothing was running"),
+            running => format!(
+                "detached: the server of {name} has ended, and {} without it; `formic server` takes over what runs",
+                go_on(running)
+            ),
+        });
+    }
+    Ok(())
+}
+
+/// `1 instance`, `2 instances`.
+pub(crate) fn instances(number: u32) -> String {
+    if number == 1 { "1 instance".into() } else { format!("{number} instances") }
+}
+
+/// `1 instance goes on`, `2 instances go on`.
+pub(crate) fn go_on(number: u32) -> String {
+    format!("{} {} on", instances(number), if number == 1 { "goes" } else { "go" })
+}

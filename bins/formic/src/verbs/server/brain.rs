@@ -1,0 +1,240 @@
+//! The brain: what decides. It may be killed at any instant, and the next one goes on where it was.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use formic_api::control::v1 as pb;
+use formic_client::Client;
+use formic_core::Error;
+use formic_reconcile::{Engine, Takeover};
+use formic_registry::{DynRegistry, Memory};
+use formic_rpc::{Context, Reply, Request, reply};
+use formic_supervise::{Features, Lock, LogLimits, Supervisor, keeper};
+use formic_telemetry::LogFormat;
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::Place;
+use crate::exit::{Failure, Outcome};
+use crate::output::talk;
+use crate::signals::Ends;
+use crate::verbs::up::artifacts;
+use crate::verbs::up::control::{About, Control};
+use crate::verbs::up::serve;
+use crate::verbs::up::state::State;
+
+/// Answers under way get so long when the brain ends.
+const FAREWELL: Duration = Duration::from_millis(500);
+
+/// What the server's own service needs.
+#[derive(Clone, Debug)]
+pub(crate) struct Managed {
+    pub(crate) keeper: keeper::Client,
+    pub(crate) takeover: Takeover,
+    /// What the next brain is started with.
+    folder: String,
+    /// Told when this brain is to end.
+    leave: CancellationToken,
+}
+
+pub(crate) async fn run(folder: &Path) -> Outcome {
+    // Before anything else: until the keeper has answered, this brain may not act.
+    let keeper = keeper::Client::from_env()
+        .map_err(|error| Failure::user("the keeper does not answer").because(error))?
+        .ok_or_else(|| {
+            Failure::user("this is a part of `formic server`, which starts it").help("run `formic server`")
+        })?;
+    let mut ends = Ends::listen()?;
+    let begun = Instant::now();
+    let filter = std::env::var("FORMIC_LOG").unwrap_or_else(|_| "info".into());
+    formic_telemetry::logs::init(LogFormat::Auto, &filter).map_err(Failure::user)?;
+    let folder_text =
+        folder.to_str().ok_or_else(|| Failure::user(format!("{} is no text", folder.display())))?.to_owned();
+    let state = State::open(folder)?;
+    let place = Place::read(&state)?;
+    let features = Features::from_env().map_err(|error| Failure::user(error.to_string()))?;
+    let _lock = Lock::acquire(state.lock(), &features)
+        .map_err(|error| Failure::user("cannot lock the application").because(error))?;
+    let database = open(&state).await?;
+    let config = formic_supervise::Config {
+        keeper: Some(keeper.clone()),
+        ..formic_supervise::Config::new(state.run(), features.clone())
+    };
+    let supervisor = Supervisor::new(config)
+        .map_err(|error| Failure::user("cannot keep records of processes").because(error))?;
+    let registry: DynRegistry = Arc::new(Memory::new());
+    let client = Client::new(Arc::clone(&registry), formic_client::Config::default());
+    let config = formic_reconcile::Config {
+        app: place.app.clone(),
+        logs: state.logs(),
+        data: state.data(),
+        daemon: format!("unix:{}", state.socket().display()),
+    };
+    let (mut engine, handle) = Engine::new(config, supervisor.clone(), registry, client);
+    let takeover = engine
+        .resume(Arc::clone(&database))
+        .await
+        .map_err(|error| Failure::user("cannot go on where the last brain ended").because(error))?;
+
+    let leave = CancellationToken::new();
+    let managed = Managed { keeper: keeper.clone(), takeover, folder: folder_text, leave: leave.clone() };
+    let profile = if place.release { "release" } else { "dev" };
+    let control = Control {
+        about: About { app: place.app.clone(), manifest: place.manifest.clone(), profile },
+        engine: handle.clone(),
+        folder: folder.to_path_buf(),
+        logs: state.logs(),
+        artifacts: state.artifacts(),
+        features,
+        managed: Some(managed),
+    };
+    let mut services = JoinSet::new();
+    services.spawn(engine.run());
+    let kept = kept_services(&database).await?;
+    artifacts::prune(&state.artifacts(), &kept);
+    let api = serve(&state, control, handle.registry()).await?;
+    keeper.ready().await.map_err(|error| Failure::user("the keeper does not listen").because(error))?;
+    tracing::info!(
+        generation = keeper.generation(),
+        running = takeover.running,
+        quarantined = takeover.quarantined,
+        took_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
+        "the brain is up"
+    );
+    let tending = CancellationToken::new();
+    let mut tender = JoinSet::new();
+    let until = tending.clone();
+    tender.spawn(async move { supervisor.tend_logs(LogLimits::default(), until).await });
+
+    let ended = tokio::select! {
+        () = ends.next() => Ok(()),
+        () = leave.cancelled() => Ok(()),
+        // Another may be acting in its place by now.
+        _ = keeper.closed() => Err(Failure::user("the keeper is gone")),
+        ended = services.join_next() => Err(match ended {
+            Some(Err(panic)) => Failure::bug("the engine panicked").because(panic),
+            _ => Failure::bug("the engine ended by itself"),
+        }),
+    };
+    if ended.is_ok() {
+        let running = running(&handle);
+        api.stop(FAREWELL).await;
+        talk(&format!("the brain ends; {} without it", super::go_on(running)));
+    }
+    // What it was about to do is on disk, and the next one goes on with it.
+    services.shutdown().await;
+    tending.cancel();
+    while tender.join_next().await.is_some() {}
+    ended
+}
+
+async fn open(state: &State) -> Outcome<Arc<formic_state::State>> {
+    let folder = state.database();
+    let opened = tokio::task::spawn_blocking(move || formic_state::State::open(&folder)).await;
+    let opened = opened.map_err(|error| Failure::bug("the state").because(error))?;
+    opened.map(Arc::new).map_err(|error| {
+        let failure = Failure::user(format!("the state cannot be opened: {error}"));
+        let failure = match error {
+            formic_state::OpenError::Damaged { .. } => failure.help(
+                "what runs goes on untouched; `formic server --set-aside-state` keeps the damaged file under another name and begins an empty one",
+            ),
+            _ => failure,
+        };
+        failure.because(error)
+    })
+}
+
+/// The services of all states that can come back.
+async fn kept_services(database: &Arc<formic_state::State>) -> Outcome<Vec<formic_plan::Service>> {
+    let database = Arc::clone(database);
+    let read = tokio::task::spawn_blocking(move || database.generations()).await;
+    let read = read.map_err(|error| Failure::bug("the state").because(error))?;
+    let read = read.map_err(|error| Failure::user("the history cannot be read").because(error))?;
+    Ok(read.into_iter().flat_map(|generation| generation.services).collect())
+}
+
+fn running(handle: &formic_reconcile::Handle) -> u32 {
+    let view = handle.view();
+    let view = view.borrow();
+    let instances = view.services.iter().flat_map(|service| &service.instances);
+    u32::try_from(instances.filter(|instance| instance.pid != 0).count()).unwrap_or(u32::MAX)
+}
+
+impl Managed {
+    pub(crate) fn status(&self) -> pb::ServerStatus {
+        let program = std::env::current_exe().map(|path| path.display().to_string()).unwrap_or_default();
+        pb::ServerStatus {
+            keeper_pid: self.keeper.keeper_pid(),
+            generation: self.keeper.generation(),
+            // The kernel's word for a file that was replaced since.
+            program: program.trim_end_matches(" (deleted)").to_owned(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            adopted: u32::try_from(self.takeover.running).unwrap_or(u32::MAX),
+            ..Default::default()
+        }
+    }
+}
+
+impl Control {
+    fn managed(&self) -> Result<&Managed, Error> {
+        let none = || Error::failed_precondition("this is a `formic up`, and no server");
+        self.managed.as_ref().ok_or_else(none)
+    }
+}
+
+fn refused(error: keeper::ClientError) -> Error {
+    Error::failed_precondition(error.to_string())
+}
+
+impl pb::ServerService for Control {
+    async fn detach(&self, _: Context, _: Request<'_, pb::DetachRequest>) -> Reply<pb::DetachResponse> {
+        let managed = self.managed()?;
+        managed.keeper.stop().await.map_err(refused)?;
+        managed.leave.cancel();
+        reply(pb::DetachResponse { running: running(&self.engine), ..Default::default() })
+    }
+
+    async fn replace(
+        &self,
+        _: Context,
+        request: Request<'_, pb::ReplaceRequest>,
+    ) -> Reply<pb::ReplaceResponse> {
+        let managed = self.managed()?;
+        let program = Path::new(request.program);
+        if !program.is_absolute() || !program.is_file() {
+            let text = format!("{} is not the absolute path of a program", program.display());
+            return Err(
+                Error::invalid_argument(text).with_field("program", "must be the absolute path of a file")
+            );
+        }
+        match request.part {
+            "brain" => {
+                let args = ["server", "brain", &managed.folder].map(str::to_owned).into();
+                managed.keeper.replace_brain(request.program, args).await.map_err(refused)?;
+                managed.leave.cancel();
+            }
+            "keeper" => managed.keeper.replace_keeper(request.program).await.map_err(refused)?,
+            other => {
+                return Err(Error::invalid_argument(format!("{other:?} is neither `brain` nor `keeper`")));
+            }
+        }
+        reply(pb::ReplaceResponse::default())
+    }
+
+    async fn release(
+        &self,
+        _: Context,
+        request: Request<'_, pb::ReleaseRequest>,
+    ) -> Reply<pb::ReleaseResponse> {
+        let id = formic_plan::InstanceId::from(request.instance);
+        let (answer, answered) = oneshot::channel();
+        let command = formic_reconcile::Command::Release(id, answer);
+        self.engine.send(command).map_err(|error| Error::unavailable(error.to_string()))?;
+        if answered.await.unwrap_or(false) {
+            return reply(pb::ReleaseResponse::default());
+        }
+        Err(Error::not_found(format!("no instance {:?} is quarantined", request.instance)))
+    }
+}
