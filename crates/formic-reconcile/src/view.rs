@@ -40,6 +40,8 @@ pub struct ServiceView {
     pub rollout: &'static str,
     /// Why that failed, if it did.
     pub rollout_failure: String,
+    /// How often instances were restarted after ends of their own, in places that are not wanted now too.
+    pub restarts: u32,
 }
 
 /// An instance.
@@ -84,6 +86,7 @@ impl View {
             reason: status.detail.unwrap_or_default(),
             rollout: "",
             rollout_failure: String::new(),
+            restarts: status.restarts,
             name: status.service,
         };
         formic_plan::status(desired, observed, now).into_iter().map(row).collect()

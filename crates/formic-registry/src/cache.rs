@@ -43,7 +43,8 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             min_backoff: Duration::from_millis(100),
-            max_backoff: Duration::from_secs(5),
+            // An engine that was replaced waits for about twice as long before it takes anything away.
+            max_backoff: Duration::from_secs(1),
             first_timeout: Duration::from_secs(5),
             // A registrar is back within its renewal (5 s) or its longest back-off (15 s).
             settle: Duration::from_secs(20),

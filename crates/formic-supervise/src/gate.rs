@@ -13,6 +13,7 @@ use rustix::process::Signal;
 
 use crate::cgroup::Group;
 use crate::disk::{self, FileError};
+use crate::failpoint;
 use crate::features::Features;
 use crate::identity::Identity;
 use crate::judge::Judge;
@@ -68,7 +69,9 @@ impl Gate {
         let stderr = disk::open_log(&launch.stderr)?;
         let (ours, theirs) = UnixStream::pair().map_err(start)?;
         ours.set_nonblocking(true).map_err(start)?;
+        failpoint::hit("start.intent.before");
         self.care.store.write(&gated.record)?;
+        failpoint::hit("start.intent.after");
         if let Some(groups) = &self.care.groups {
             let made = groups.create(&launch.id, &asked.limits);
             let dir = groups.of(&launch.id).dir().to_owned();
@@ -76,6 +79,7 @@ impl Gate {
         }
         let pidfd = self.fork_trampoline(launch, theirs.into(), stdout, stderr).map_err(start)?;
         let pidfd = gated.pidfd.insert(pidfd);
+        failpoint::hit("start.forked");
         if let Some(group) = &gated.group {
             // Behind its gate it does nothing yet, so it need not be born there.
             group.admit(pidfd.pid()).map_err(|source| disk::explain("enter", group.dir(), source))?;
@@ -155,7 +159,9 @@ impl Gated {
     /// Records that the process exists, before its program may run.
     pub(crate) fn record_spawned(mut self) -> Result<Self, FileError> {
         self.record.state = State::Spawned;
+        failpoint::hit("start.recorded.before");
         self.care.store.write(&self.record)?;
+        failpoint::hit("start.recorded.after");
         Ok(self)
     }
 

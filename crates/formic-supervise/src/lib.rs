@@ -22,6 +22,7 @@ mod adopt;
 mod cgroup;
 mod disk;
 mod exit;
+pub mod failpoint;
 mod features;
 mod gate;
 mod identity;

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use crate::cgroup::{Group, Groups};
 use crate::exit::ExitStatus;
+use crate::failpoint;
 use crate::identity::Identity;
 use crate::keeper;
 use crate::pidfd::{PidFd, Waited, ended};
@@ -380,6 +381,7 @@ impl Process {
             deadline: self.0.deadline.subscribe(),
         };
         let ended = tree.run().await.map_err(|error| StopError::new(self.id(), error))?;
+        failpoint::hit("stop.gone");
         let status = self.settled().await;
         let oom_killed = *self.0.oom_killed.get_or_init(|| self.oom_killed());
         let stopped = Stopped { status, killed: ended.killed, oom_killed, took: begun.elapsed() };
@@ -404,7 +406,9 @@ impl Process {
             record.clone()
         };
         let care = self.0.care.clone();
+        failpoint::hit("stop.recorded.before");
         let written = tokio::task::spawn_blocking(move || care.store.write(&record)).await;
+        failpoint::hit("stop.recorded.after");
         // A full disk must not keep anything from being stopped.
         if let Ok(Err(error)) = written {
             tracing::warn!(instance = %self.id(), %error, "cannot record that an instance is being stopped");
@@ -420,7 +424,9 @@ impl Process {
                 tracing::warn!(instance = %process.id(), %error, "cannot remove the cgroup of a stopped instance");
             }
             // Before the id is free: a namesake's record must not be the one that is removed.
+            failpoint::hit("stop.unrecorded.before");
             let removed = process.0.care.store.remove(process.id());
+            failpoint::hit("stop.unrecorded.after");
             let mut leaders = Leaders::lock();
             // Reaped and forgotten under one lock: no other may take the number for its own in between.
             if let Some(pidfd) = process.0.leader.pidfd() {

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::adopt::{self, Adopted};
 use crate::cgroup::{Groups, Limits, Unenforced};
 use crate::disk::{self, FileError};
+use crate::failpoint;
 use crate::features::Features;
 use crate::gate::Gate;
 use crate::identity::boot_id;
@@ -127,7 +128,10 @@ impl Supervisor {
     /// # Errors
     /// If the records or `/proc` cannot be read.
     pub async fn adopt(&self, grace: Duration) -> Result<Vec<Adopted>, FileError> {
-        adopt::adopt(&self.0, grace).await
+        failpoint::hit("adopt.before");
+        let adopted = adopt::adopt(&self.0, grace).await;
+        failpoint::hit("adopt.after");
+        adopted
     }
 
     /// Gives up a record that is quarantined, for people who have looked: its id and its place are free
@@ -185,10 +189,12 @@ impl Supervisor {
         }
         let gated = blocking(move || gated.record_spawned()).await??;
         let process = gated.admit().map_err(|source| self.start(source))?;
+        failpoint::hit("start.admitted");
 
         // From here on it may run: it is in the table and must be stopped to be gone.
         let said = timeout(HANDSHAKE_LIMIT, async {
             engine.write_all(&[GO]).await?;
+            failpoint::hit("start.gate.open");
             match engine.read_u8().await {
                 Ok(FAILED) => Ok(true),
                 Ok(byte) => Err(io::Error::other(format!("it said {byte:#04x}"))),
@@ -197,7 +203,10 @@ impl Supervisor {
             }
         });
         let error = match said.await {
-            Ok(Ok(false)) => return Ok(process),
+            Ok(Ok(false)) => {
+                failpoint::hit("start.running");
+                return Ok(process);
+            }
             Ok(Ok(true)) => self.verdict(engine, &program, &cwd).await,
             Ok(Err(error)) => self.handshake(error.to_string()),
             Err(_) => self.handshake("it did not execute the program in time"),

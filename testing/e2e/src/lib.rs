@@ -19,6 +19,7 @@ mod http;
 mod manifest;
 mod process;
 mod programs;
+mod server;
 mod shared;
 mod shop;
 
@@ -31,5 +32,6 @@ pub use manifest::Manifest;
 pub use process::{Ended, Tool, alive, of_application, signal, wait_child};
 pub use programs::{build_folder, builds, formic, formic_in, repository, service_program, target_folder};
 pub use rustix::process::Signal;
+pub use server::{Managed, instances};
 pub use shared::Shared;
 pub use shop::{Books, Customer, Ids, Order, ids};

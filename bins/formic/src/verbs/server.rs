@@ -36,6 +36,8 @@ use crate::{app, signals};
 const START_LIMIT: Duration = Duration::from_secs(20);
 /// How often it is looked whether it answers.
 const LOOK: Duration = Duration::from_millis(20);
+/// How long the holder of a lock may take to end.
+const LOCK_LIMIT: Duration = Duration::from_secs(2);
 /// How long the keeper may take to end after the brain did.
 const END_LIMIT: Duration = Duration::from_secs(15);
 
@@ -87,7 +89,7 @@ async fn start(args: &Server) -> Outcome {
     let folder = file.parent().unwrap_or(Path::new("/")).to_path_buf();
     let state = State::open(&folder)?;
     let features = Features::from_env().map_err(|error| Failure::user(error.to_string()))?;
-    free(&state, &features, &manifest.app.name)?;
+    free(&state, &features, &manifest.app.name).await?;
     if args.set_aside {
         set_aside(&state)?;
     }
@@ -113,9 +115,9 @@ async fn start(args: &Server) -> Outcome {
 
 /// Nobody else manages this application. What is held here is given back at once: the keeper and the brain
 /// take their own locks, which are what counts.
-fn free(state: &State, features: &Features, app: &str) -> Outcome {
+async fn free(state: &State, features: &Features, app: &str) -> Outcome {
     for path in [keeper_dir(state).join("keeper.lock"), state.lock()] {
-        match Lock::acquire(path, features) {
+        match lock(&path, features).await {
             Ok(_) => {}
             Err(error @ LockError::Held { .. }) => {
                 return Err(Failure::user(format!("{app} is managed already: {error}"))
@@ -125,6 +127,18 @@ fn free(state: &State, features: &Features, app: &str) -> Outcome {
         }
     }
     Ok(())
+}
+
+/// Takes a lock, if need be after its holder has ended: a brain that was killed, or has lost its keeper, holds
+/// its own until the last of its threads is gone.
+pub(crate) async fn lock(path: &Path, features: &Features) -> Result<Lock, LockError> {
+    let limit = Instant::now() + LOCK_LIMIT;
+    loop {
+        match Lock::acquire(path, features) {
+            Err(LockError::Held { .. }) if Instant::now() < limit => tokio::time::sleep(LOOK).await,
+            done => return done,
+        }
+    }
 }
 
 fn set_aside(state: &State) -> Outcome {

@@ -23,8 +23,7 @@ pub(crate) fn render(status: &pb::StatusResponse, limit: Option<usize>) -> Strin
     for service in &status.services {
         let several = service.instances.len() != 1;
         let first = service.instances.first();
-        let restarts: u32 = service.instances.iter().map(|instance| instance.restarts).sum();
-        let state = match restarts {
+        let state = match service.restarts {
             0 => service.state.clone(),
             1 => format!("{} (1 restart)", service.state),
             n => format!("{} ({n} restarts)", service.state),
@@ -83,12 +82,19 @@ pub(crate) fn to_json(status: &pb::StatusResponse) -> serde_json::Value {
         json!({
             "name": s.name, "version": s.version, "state": s.state, "ready": s.ready, "wanted": s.wanted,
             "system": s.system, "reason": s.reason, "rollout": s.rollout, "rollout_failure": s.rollout_failure,
+            "restarts": s.restarts,
             "instances": s.instances.iter().map(instance).collect::<Vec<_>>(),
         })
     };
+    let server = status.server.as_option().map(|server| {
+        json!({
+            "keeper_pid": server.keeper_pid, "generation": server.generation, "program": server.program,
+            "version": server.version, "adopted": server.adopted,
+        })
+    });
     json!({
         "app": status.app, "manifest": status.manifest, "pid": status.pid, "gateway": status.gateway,
-        "index": status.index,
+        "index": status.index, "server": server,
         "services": status.services.iter().map(service).collect::<Vec<_>>(), "notes": status.notes,
     })
 }

@@ -922,6 +922,15 @@ pub mod formic {
                     skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str"
                 )]
                 pub rollout_failure: ::formic_rpc::rt::buffa::alloc::string::String,
+                /// How often instances were restarted after ends of their own, in places that are not wanted now too; never falls.
+                ///
+                /// Field 20: `restarts`
+                #[serde(
+                    rename = "restarts",
+                    with = "::formic_rpc::rt::buffa::json_helpers::uint32",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u32"
+                )]
+                pub restarts: u32,
                 #[serde(skip)]
                 #[doc(hidden)]
                 pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFields,
@@ -939,6 +948,7 @@ pub mod formic {
                         .field("reason", &self.reason)
                         .field("rollout", &self.rollout)
                         .field("rollout_failure", &self.rollout_failure)
+                        .field("restarts", &self.restarts)
                         .finish()
                 }
             }
@@ -1009,6 +1019,10 @@ pub mod formic {
                             + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.rollout_failure)
                                 as u64;
                     }
+                    if self.restarts != 0u32 {
+                        size +=
+                            2u64 + ::formic_rpc::rt::buffa::types::uint32_encoded_len(self.restarts) as u64;
+                    }
                     size += self.__buffa_unknown_fields.encoded_len() as u64;
                     ::formic_rpc::rt::buffa::saturate_size(size)
                 }
@@ -1053,6 +1067,9 @@ pub mod formic {
                     }
                     if !self.rollout_failure.is_empty() {
                         ::formic_rpc::rt::buffa::types::put_string_field(10u32, &self.rollout_failure, buf);
+                    }
+                    if self.restarts != 0u32 {
+                        ::formic_rpc::rt::buffa::types::put_uint32_field(20u32, self.restarts, buf);
                     }
                     self.__buffa_unknown_fields.write_to(buf);
                 }
@@ -1142,6 +1159,13 @@ pub mod formic {
                             )?;
                             ::formic_rpc::rt::buffa::types::merge_string(&mut self.rollout_failure, buf)?;
                         }
+                        20u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                            )?;
+                            self.restarts = ::formic_rpc::rt::buffa::types::decode_uint32(buf)?;
+                        }
                         _ => {
                             self.__buffa_unknown_fields.push(
                                 ::formic_rpc::rt::buffa::encoding::decode_unknown_field(tag, buf, ctx)?,
@@ -1161,6 +1185,7 @@ pub mod formic {
                     self.reason.clear();
                     self.rollout.clear();
                     self.rollout_failure.clear();
+                    self.restarts = 0u32;
                     self.__buffa_unknown_fields.clear();
                 }
             }
@@ -8423,6 +8448,10 @@ pub mod formic {
                         ///
                         /// Field 10: `rollout_failure`
                         pub rollout_failure: &'a str,
+                        /// How often instances were restarted after ends of their own, in places that are not wanted now too; never falls.
+                        ///
+                        /// Field 20: `restarts`
+                        pub restarts: u32,
                         pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFieldsView<'a>,
                     }
                     impl<'a> ::formic_rpc::rt::buffa::MessageView<'a> for ServiceStatusView<'a> {
@@ -8530,6 +8559,13 @@ pub mod formic {
                                     view.rollout_failure =
                                         ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
                                 }
+                                20u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                                    )?;
+                                    view.restarts = ::formic_rpc::rt::buffa::types::decode_uint32(&mut cur)?;
+                                }
                                 6u32 => {
                                     ::formic_rpc::rt::buffa::encoding::check_wire_type(
                                         tag,
@@ -8594,6 +8630,7 @@ pub mod formic {
                     reason: self.reason.to_string(),
                     rollout: self.rollout.to_string(),
                     rollout_failure: self.rollout_failure.to_string(),
+                    restarts: self.restarts,
                     __buffa_unknown_fields: self
                         .__buffa_unknown_fields
                         .to_owned()?
@@ -8655,6 +8692,11 @@ pub mod formic {
                                         &self.rollout_failure,
                                     ) as u64;
                             }
+                            if self.restarts != 0u32 {
+                                size += 2u64
+                                    + ::formic_rpc::rt::buffa::types::uint32_encoded_len(self.restarts)
+                                        as u64;
+                            }
                             size += self.__buffa_unknown_fields.encoded_len() as u64;
                             ::formic_rpc::rt::buffa::saturate_size(size)
                         }
@@ -8704,6 +8746,9 @@ pub mod formic {
                                     &self.rollout_failure,
                                     buf,
                                 );
+                            }
+                            if self.restarts != 0u32 {
+                                ::formic_rpc::rt::buffa::types::put_uint32_field(20u32, self.restarts, buf);
                             }
                             self.__buffa_unknown_fields.write_to(buf);
                         }
@@ -8763,6 +8808,12 @@ pub mod formic {
                                 self.rollout_failure,
                             ) {
                                 __map.serialize_entry("rolloutFailure", self.rollout_failure)?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u32(&self.restarts) {
+                                __map.serialize_entry(
+                                    "restarts",
+                                    &::formic_rpc::rt::buffa::json_helpers::ProtoJson(&self.restarts),
+                                )?;
                             }
                             __map.end()
                         }
@@ -8927,6 +8978,13 @@ pub mod formic {
                         #[must_use]
                         pub fn rollout_failure(&self) -> &'_ str {
                             self.0.reborrow().rollout_failure
+                        }
+                        /// How often instances were restarted after ends of their own, in places that are not wanted now too; never falls.
+                        ///
+                        /// Field 20: `restarts`
+                        #[must_use]
+                        pub fn restarts(&self) -> u32 {
+                            self.0.reborrow().restarts
                         }
                     }
                     impl ::core::convert::From<::formic_rpc::rt::buffa::OwnedView<ServiceStatusView<'static>>>

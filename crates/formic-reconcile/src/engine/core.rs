@@ -14,6 +14,7 @@ mod wish;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ffi::OsString;
 use std::sync::Arc;
+use std::time::Duration;
 
 use formic_plan::{
     Action, Decision, Desired, Facts, Fleet, Instance, InstanceId, Observed, Plan, Role, StopCause, Time,
@@ -80,6 +81,10 @@ pub(crate) struct Turn {
     pub(crate) ended: Option<Stopped>,
 }
 
+/// Who calls must have found the registry of a new engine before it takes away what they know: those that
+/// watch it come back within half of this.
+const CALM: Duration = Duration::from_secs(2);
+
 /// Everything that decisions are made from.
 pub(crate) struct Core {
     config: Config,
@@ -108,6 +113,8 @@ pub(crate) struct Core {
     killed: u32,
     /// Who waits until nothing runs any more, while the engine goes on.
     downs: Vec<oneshot::Sender<Stopped>>,
+    /// Until when an engine that has taken over replaces nothing.
+    calm_until: Time,
     /// What is on disk of all this; nothing is if nothing is kept.
     kept: Option<Kept>,
     effects: Vec<Effect>,
@@ -143,6 +150,7 @@ impl Core {
             stopping: None,
             killed: 0,
             downs: Vec::new(),
+            calm_until: Time::default(),
             kept: None,
             effects: Vec::new(),
         }
@@ -198,8 +206,11 @@ impl Core {
             tracing::debug!(%plan, "acting");
         }
         let mut waits = BTreeMap::new();
+        let calm = self.now.time < self.calm_until;
+        let mut held = 0;
         for action in &plan.actions {
             match action {
+                Action::Stop { cause: StopCause::Replaced | StopCause::ScaledDown, .. } if calm => held += 1,
                 Action::Kill { instance, .. } => self.stop(instance, StopKind::Kill, StopCause::Requested),
                 Action::Stop { instance, grace, cause, .. } => {
                     self.stop(instance, StopKind::Ask(grace.get()), *cause);
@@ -213,8 +224,10 @@ impl Core {
             }
         }
         self.record_waits(waits);
-        let wake_at = wake_at.into_iter().chain(plan.wake_at).min();
-        let settled = plan.is_idle() && !changed;
+        let wake_at = wake_at.into_iter().chain(plan.wake_at);
+        let wake_at = wake_at.chain((held > 0).then_some(self.calm_until)).min();
+        let to_do = plan.actions.iter().filter(|action| !matches!(action, Action::Wait { .. })).count();
+        let settled = to_do == held && !changed;
         self.plan = plan;
         (settled, wake_at)
     }

@@ -277,6 +277,7 @@ impl Keeper {
         // On disk first: a generation is never given twice.
         self.fence = Fence { generation: self.fence.generation + 1, brain: None };
         self.fence.write(&self.dir).map_err(io::Error::other)?;
+        crate::failpoint::hit("keeper.fenced");
         // It may not act before its first question is answered, which is after it was written down who it is.
         let brain = Brain::start(&self.command, self.fence.generation, &self.dir)?;
         self.fence.brain = Identity::of(&brain.pidfd, &self.boot_id, &self.features).ok();

@@ -10,7 +10,7 @@ use formic_core::Error;
 use formic_reconcile::{Engine, Takeover};
 use formic_registry::{DynRegistry, Memory};
 use formic_rpc::{Context, Reply, Request, reply};
-use formic_supervise::{Features, Lock, LogLimits, Supervisor, keeper};
+use formic_supervise::{Features, LogLimits, Supervisor, keeper};
 use formic_telemetry::LogFormat;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
@@ -55,7 +55,8 @@ pub(crate) async fn run(folder: &Path) -> Outcome {
     let state = State::open(folder)?;
     let place = Place::read(&state)?;
     let features = Features::from_env().map_err(|error| Failure::user(error.to_string()))?;
-    let _lock = Lock::acquire(state.lock(), &features)
+    let _lock = super::lock(&state.lock(), &features)
+        .await
         .map_err(|error| Failure::user("cannot lock the application").because(error))?;
     let database = open(&state).await?;
     let config = formic_supervise::Config {

@@ -103,6 +103,7 @@ impl Core {
             self.stray(&id, fate);
         }
         if adopted > 0 {
+            self.calm_until = self.now.time + super::CALM;
             let text = format!("took over {adopted} instances of the engine before");
             let news = self.news(Kind::Adopted, "", "", text);
             self.effects.push(news);

@@ -9,12 +9,14 @@ use std::sync::Arc;
 
 use formic_plan::{Fleet, InstanceId};
 use formic_state::{Error, Event, Held, State};
+use formic_supervise::failpoint;
 use serde_json::Value;
 
 use super::{Core, Now};
 use crate::engine::Generation;
 use crate::engine::cell::Cell;
 use crate::engine::effects::Effect;
+use crate::journal::Kind;
 
 /// What has changed and is to be written.
 #[derive(Debug, Default)]
@@ -56,6 +58,20 @@ impl Kept {
 impl Save {
     /// Writes it, whole or not at all. When this returns it is on the disk.
     pub(crate) fn commit(&self, state: &State, boot: &str) -> Result<(), Error> {
+        let promotes = self.events.iter().any(|event| event.kind == Kind::Rollout.as_str());
+        failpoint::hit("save.before");
+        if promotes {
+            failpoint::hit("promote.before");
+        }
+        self.write(state, boot)?;
+        failpoint::hit("save.after");
+        if promotes {
+            failpoint::hit("promote.after");
+        }
+        Ok(())
+    }
+
+    fn write(&self, state: &State, boot: &str) -> Result<(), Error> {
         let mut write = state.write()?;
         if let Some(fleet) = &self.fleet {
             write.fleet(fleet, boot)?;

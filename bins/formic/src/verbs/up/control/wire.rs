@@ -19,6 +19,7 @@ pub(super) fn service(s: &ServiceView) -> pb::ServiceStatus {
         reason: s.reason.clone(),
         rollout: s.rollout.into(),
         rollout_failure: s.rollout_failure.clone(),
+        restarts: s.restarts,
         ..Default::default()
     }
 }

@@ -249,3 +249,18 @@ fn what_could_not_be_written_is_written_with_the_next_turn() {
     assert_eq!(state.fleet().unwrap().unwrap().0, world.core.fleet);
     assert_eq!(state.instances().unwrap().len(), world.core.observed.instances.len());
 }
+
+#[test]
+fn nothing_is_replaced_before_those_who_call_are_back() {
+    let mut world = shop();
+    world.after(10_000);
+    world.successor(&[("user/0", running(7)), ("order/0", running(8))]);
+    let two = Service { replicas: 2, ..service("user", 1, &[]) };
+    world.apply(vec![service("order", 1, &["user"]), two], None).1.unwrap();
+    world.up("user/1");
+    let (lines, answer) = world.apply(vec![service("order", 1, &["user"]), service("user", 1, &[])], None);
+    assert_eq!((lines, answer), (Vec::new(), Ok(Applied { index: 3, changed: true })));
+    assert_eq!(world.wake_at, Some(Time::from_millis(12_000)));
+    world.after(2_000);
+    assert_eq!(world.handle(Event::Timer), ["stop user/1 within 30s"]);
+}

@@ -1,0 +1,198 @@
+//! A server that is killed, replaced, detached, damaged and brought back.
+
+use std::time::Duration;
+
+use formic_e2e::{Managed, Manifest, alive, formic, of_application, wait_for, wait_until};
+
+const SOON: Duration = Duration::from_secs(30);
+
+/// A program that does nothing, one that another needs, and one that crashes when a file says so.
+const IDLE: &str = r#"
+[app]
+name = "kept"
+[service.alpha]
+command = ["sh", "-c", "exec sleep 600"]
+replicas = 2
+health = { ready = "none" }
+update = { min_ready = "0s", keep_old = "0s" }
+[service.beta]
+command = ["sh", "-c", "while ! rm crash 2>/dev/null; do sleep 0.05; done; exit 3"]
+health = { ready = "none" }
+update = { min_ready = "0s", keep_old = "0s" }
+"#;
+
+fn kept() -> Managed {
+    Managed::running(&Manifest::of(IDLE), &[])
+}
+
+#[test]
+fn a_killed_brain_or_keeper_is_followed_by_one_that_knows_everything() {
+    let managed = kept();
+    let pids = managed.pids();
+    assert_eq!(pids.len(), 3);
+    // The brain alone: its keeper starts the next one.
+    let (brain, keeper) = (managed.brain(), managed.keeper());
+    managed.kill(brain);
+    let status = managed.ready();
+    assert_ne!(status["pid"], brain);
+    assert_eq!(
+        (status["server"]["keeper_pid"].as_u64(), status["server"]["adopted"].as_u64()),
+        (Some(keeper.into()), Some(3))
+    );
+    assert_eq!(managed.pids(), pids);
+    // The keeper alone: its brain must end, and whoever starts the next one finds everything.
+    let brain = managed.brain();
+    managed.kill(keeper);
+    wait_until("the brain to end with its keeper", SOON, || !alive(brain));
+    managed.serve();
+    assert_eq!(managed.pids(), pids);
+    // Both.
+    let (brain, keeper) = (managed.brain(), managed.keeper());
+    managed.kill(keeper);
+    managed.kill(brain);
+    managed.serve();
+    assert_eq!(managed.pids(), pids);
+    assert_eq!(managed.status()["index"], 1);
+    let history = managed.formic(&["history", "--json"]);
+    assert!(history.stdout.contains("apply"), "{}", history.stdout);
+    let events = managed.formic(&["events", "-n", "0", "--json"]);
+    assert_eq!(events.stdout.matches("took over 3 instances").count(), 3, "{}", events.stdout);
+}
+
+#[test]
+fn an_end_that_no_brain_saw_is_known_and_counted() {
+    let managed = kept();
+    let restarts = |managed: &Managed| {
+        let status = managed.status();
+        let beta =
+            status["services"].as_array().unwrap().iter().find(|s| s["name"] == "beta").unwrap().clone();
+        (beta["instances"][0]["restarts"].as_u64().unwrap(), beta["instances"][0]["last_exit"].to_string())
+    };
+    let crash = |managed: &Managed| std::fs::write(managed.folder().join("crash"), "").unwrap();
+    crash(&managed);
+    wait_until("a restart", SOON, || restarts(&managed).0 == 1);
+    // It ends while there is no brain, and its keeper writes down how.
+    let (before, beta) = wait_for("the restarted one", SOON, || {
+        let pids = managed.pids();
+        let beta = pids.iter().find(|(id, _)| id.starts_with("beta-")).map(|(_, pid)| *pid)?;
+        Some((pids, beta))
+    });
+    crash(&managed);
+    managed.kill(managed.brain());
+    wait_until("the second end", SOON, || !alive(beta));
+    wait_until("the second restart", SOON, || restarts(&managed).0 == 2);
+    assert!(restarts(&managed).1.contains("code 3"), "{:?}", restarts(&managed));
+    let alphas = |pids: &std::collections::BTreeMap<String, u32>| {
+        pids.iter()
+            .filter(|(id, _)| id.starts_with("alpha-"))
+            .map(|(id, pid)| (id.clone(), *pid))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(alphas(&managed.pids()), alphas(&before));
+}
+
+#[test]
+fn detached_workloads_go_on_and_are_taken_over() {
+    let managed = kept();
+    let (pids, keeper) = (managed.pids(), managed.keeper());
+    managed.formic(&["server", "stop"]).says(0, &["detached", "3 instances go on"]);
+    assert!(!alive(keeper) && managed.try_status().is_none());
+    assert!(pids.values().all(|pid| alive(*pid)));
+    assert!(managed.try_serve(&[]).stderr.contains("took over 3 instances"));
+    assert_eq!(managed.pids(), pids);
+    // One server for one application, and no `up` beside it.
+    managed.try_serve(&[]).says(1, &["is managed already", "formic server stop"]);
+    managed.formic(&["up", "."]).says(1, &["is running already"]);
+    // What runs is stopped, and can come back.
+    managed.formic(&["stop"]).says(0, &["stopped kept", "its server goes on"]);
+    wait_until("all to be gone", SOON, || pids.values().all(|pid| !alive(*pid)));
+    managed.kill(managed.brain());
+    assert_eq!(managed.pids().len(), 0, "it stays down");
+    managed.formic(&["rollback", "--wait"]).says(0, &[]);
+    assert_eq!(managed.pids().len(), 3);
+    managed.formic(&["stop", "--now"]).says(0, &[]);
+    managed.formic(&["server", "stop"]).says(0, &["nothing was running"]);
+    assert_eq!(of_application(&managed.folder()), Vec::<u32>::new());
+}
+
+#[test]
+fn an_upgrade_swaps_brain_and_keeper_under_what_runs() {
+    let managed = kept();
+    let (pids, brain, keeper) = (managed.pids(), managed.brain(), managed.keeper());
+    let next = managed.folder().join("formic-next");
+    let program = formic_e2e::build_folder().join("formic");
+    std::fs::copy(program, &next).unwrap();
+    let path = next.to_str().unwrap();
+    managed.formic(&["server", "upgrade", "--program", path]).says(0, &["brain: process", "keeper: process"]);
+    let status = managed.status();
+    assert_ne!(status["pid"], brain);
+    assert_eq!(status["server"]["program"], path);
+    assert_eq!(status["server"]["keeper_pid"], keeper);
+    assert_eq!(std::fs::read_link(format!("/proc/{keeper}/exe")).unwrap(), next);
+    assert_eq!(managed.pids(), pids);
+    // One that does not come up gives its place back.
+    let bad = managed.folder().join("bad");
+    std::fs::copy("/bin/false", &bad).unwrap();
+    let ended = managed.formic(&["server", "upgrade", "--program", bad.to_str().unwrap()]);
+    ended.says(1, &["did not come up", "the one before is back"]);
+    assert_eq!(managed.status()["server"]["program"], path);
+    assert_eq!(managed.pids(), pids);
+    managed
+        .formic(&["server", "upgrade", "--program", "/no/such/file"])
+        .says(1, &["there is no /no/such/file"]);
+}
+
+#[test]
+fn a_damaged_state_harms_nothing_that_runs() {
+    let managed = kept();
+    let pids = managed.pids();
+    managed.formic(&["server", "stop"]).says(0, &[]);
+    let database = managed.folder().join(".formic/state/state.redb");
+    let mut bytes = std::fs::read(&database).unwrap();
+    let middle = bytes.len() / 2;
+    bytes.truncate(middle);
+    std::fs::write(&database, &bytes).unwrap();
+    let ended = managed.try_serve(&[]);
+    assert_ne!(ended.code, Some(0));
+    assert!(managed.log().contains("--set-aside-state"), "{}", managed.log());
+    assert!(pids.values().all(|pid| alive(*pid)));
+    // Its keeper goes on trying; a person ends it and says what is to be done.
+    let keeper = ended
+        .stderr
+        .split("process ")
+        .nth(1)
+        .and_then(|text| text.split(|c: char| !c.is_ascii_digit()).next());
+    let keeper: u32 = keeper.unwrap().parse().unwrap();
+    managed.kill(keeper);
+    let ended = managed.try_serve(&["--set-aside-state"]);
+    ended.says(0, &["touches nothing before the next `formic apply`", "took over 3 instances"]);
+    assert_eq!(managed.pids(), pids);
+    managed.formic(&["apply", "--wait"]).says(0, &[]);
+    assert_eq!(managed.ready()["services"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn a_unit_is_shown_and_installed() {
+    let managed = Managed::new(&Manifest::of(IDLE), &[]);
+    let shown = managed.formic(&["server", "install", "--print"]);
+    shown.says(0, &[]);
+    assert!(
+        shown.stdout.contains("Type=notify-reload") && shown.stdout.contains("KillMode=process"),
+        "{}",
+        shown.stdout
+    );
+    let folder = managed.folder();
+    let install = || {
+        let tool = formic(&["server", "install", "--user", folder.to_str().unwrap()]);
+        tool.env("XDG_CONFIG_HOME", folder.join("config")).run()
+    };
+    install().says(0, &["systemctl --user daemon-reload"]);
+    assert_eq!(
+        std::fs::read_to_string(folder.join("config/systemd/user/formic-kept.service"))
+            .unwrap()
+            .lines()
+            .next(),
+        Some("[Unit]")
+    );
+    install().says(1, &["is there already", "--force"]);
+}

@@ -1,0 +1,6 @@
+//! `formic server`: what runs does not notice who manages it.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod chaos;
+mod life;
