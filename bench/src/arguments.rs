@@ -5,11 +5,20 @@ use std::time::Duration;
 
 pub(crate) const USAGE: &str = "\
 usage: formic-bench rpc [--json FILE] [--rounds N] [--seconds N] [--quick]
+       formic-bench traffic [--json FILE] [--scene N]... [--seconds N]
+
+rpc: what a call costs beside the peers
 
   --json FILE    write the rows and the targets there too
   --rounds N     how often each subject is measured, interleaved with the others (5)
   --seconds N    how long each measurement takes (4)
   --quick        one round of one second, to see that it works; writes no results page
+
+traffic: what becomes of calls when instances are slow, fail, end or have too much to do
+
+  --json FILE    write the rows and the targets there too
+  --scene N      only this scene, 1 to 7; may be given again; the results page stays as it is
+  --seconds N    how long each part of a scene takes (8); with less than that the page stays as it is
 ";
 
 /// What is asked for.
@@ -17,6 +26,26 @@ usage: formic-bench rpc [--json FILE] [--rounds N] [--seconds N] [--quick]
 pub(crate) enum Command {
     Help,
     Rpc(Arguments),
+    Traffic(Traffic),
+}
+
+/// How `traffic` measures.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Traffic {
+    pub(crate) json: Option<PathBuf>,
+    pub(crate) scenes: Vec<u8>,
+    /// Of each part of a scene.
+    pub(crate) seconds: f64,
+}
+
+/// Short enough for a coffee, long enough for a p99 of a few thousand calls.
+const SECONDS: usize = 8;
+
+impl Traffic {
+    /// Whether it is all of it, and so worth a page.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.scenes.len() == 7 && self.seconds >= SECONDS as f64
+    }
 }
 
 /// How `rpc` measures.
@@ -47,9 +76,12 @@ pub(crate) fn parse(arguments: &[String]) -> Result<Command, String> {
     let mut arguments = arguments.iter();
     match arguments.next().map(String::as_str) {
         Some("rpc") => {}
+        Some("traffic") => return traffic(arguments),
         Some("--help" | "-h" | "help") => return Ok(Command::Help),
-        Some(other) => return Err(format!("there is nothing to measure called {other:?}; there is rpc")),
-        None => return Err("say what to measure; there is rpc".into()),
+        Some(other) => {
+            return Err(format!("there is nothing to measure called {other:?}; there are rpc and traffic"));
+        }
+        None => return Err("say what to measure; there are rpc and traffic".into()),
     }
     let (mut json, mut rounds, mut seconds, mut quick) = (None, None, None, false);
     while let Some(argument) = arguments.next() {
@@ -72,6 +104,30 @@ pub(crate) fn parse(arguments: &[String]) -> Result<Command, String> {
         starts,
         quick,
     }))
+}
+
+fn traffic<'a>(mut arguments: impl Iterator<Item = &'a String>) -> Result<Command, String> {
+    let (mut json, mut scenes, mut seconds) = (None, Vec::new(), SECONDS);
+    while let Some(argument) = arguments.next() {
+        let mut value = || arguments.next().ok_or_else(|| format!("{argument} needs a value"));
+        match argument.as_str() {
+            "--json" => json = Some(PathBuf::from(value()?)),
+            "--scene" => {
+                let given = value()?;
+                let scene = given.parse().ok().filter(|scene| (1..=7).contains(scene));
+                scenes.push(scene.ok_or_else(|| format!("there are scenes 1 to 7, not {given:?}"))?);
+            }
+            "--seconds" => seconds = number(argument, value()?)?,
+            "--help" | "-h" => return Ok(Command::Help),
+            other => return Err(format!("there is no flag {other:?}")),
+        }
+    }
+    if scenes.is_empty() {
+        scenes = (1..=7).collect();
+    }
+    scenes.sort_unstable();
+    scenes.dedup();
+    Ok(Command::Traffic(Traffic { json, scenes, seconds: seconds as f64 }))
 }
 
 fn number(flag: &str, value: &str) -> Result<usize, String> {
@@ -102,11 +158,26 @@ mod tests {
     }
 
     #[test]
+    fn scenes_are_all_or_those_that_are_given() {
+        let traffic = |line| match parse(line) {
+            Ok(Command::Traffic(traffic)) => traffic,
+            other => panic!("{other:?}"),
+        };
+        let all = traffic("traffic");
+        assert!(all.is_whole() && all.scenes == [1, 2, 3, 4, 5, 6, 7]);
+        let some = traffic("traffic --scene 5 --scene 2 --scene 5 --seconds 3");
+        assert_eq!((some.scenes, some.seconds), (vec![2, 5], 3.0));
+        assert!(!traffic("traffic --seconds 2").is_whole());
+    }
+
+    #[test]
     fn faults_name_what_is_wrong() {
         for (line, word) in [
             ("", "rpc"),
             ("rcp", "\"rcp\""),
             ("rpc --jsn x", "\"--jsn\""),
+            ("traffic --scene 8", "\"8\""),
+            ("traffic --rounds 8", "\"--rounds\""),
             ("rpc --json", "--json needs"),
             ("rpc --rounds 0", "\"0\""),
             ("rpc --seconds four", "\"four\""),

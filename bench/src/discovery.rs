@@ -10,13 +10,12 @@ use formic::core::InstanceId;
 use formic::registry::{Memory, Registry as _};
 use formic::server::{Bound, Config, Running, Server, Serving};
 use formic::telemetry::Metrics;
-use formic::{Endpoint, ServiceName};
+use formic::{Endpoint, Instance};
 use formic_api::RegistryServer;
 use formic_api::registry::v1::RegistryServiceServer;
 
 pub(crate) struct Discovery {
     registry: Arc<Memory>,
-    service: ServiceName,
     daemon: String,
     /// Serves for as long as this lives.
     _running: Running,
@@ -32,8 +31,7 @@ impl Discovery {
         let mut running = server.build()?;
         let daemon = running.listen(bound).to_string();
         running.health().set(Serving::Ready);
-        let service = ServiceName::new("echo")?;
-        Ok(Self { registry, service, daemon, _running: running })
+        Ok(Self { registry, daemon, _running: running })
     }
 
     /// What `FORMIC_DAEMON` is to be.
@@ -42,13 +40,14 @@ impl Discovery {
     }
 
     /// Waits until callers could find the instance.
-    pub(crate) async fn announced(&self, instance: &str, limit: Duration) -> Result<()> {
-        let mut watch = self.registry.watch(Some(self.service.clone()));
+    pub(crate) async fn announced(&self, instance: &str, limit: Duration) -> Result<Instance> {
+        let mut watch = self.registry.watch(None);
         let found = async {
             loop {
                 let snapshot = watch.next().await?;
-                if snapshot.instances.iter().any(|known| known.id.as_str() == instance) {
-                    return Ok(());
+                let mut known = snapshot.instances.iter();
+                if let Some(found) = known.find(|known| known.id.as_str() == instance) {
+                    return Ok(found.clone());
                 }
             }
         };

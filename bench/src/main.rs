@@ -1,4 +1,5 @@
-//! `formic-bench rpc`: what Formic costs beside its peers, measured in one run. `cargo xtask bench` runs it.
+//! `formic-bench rpc`: what Formic costs beside its peers, measured in one run; `formic-bench traffic`: what becomes
+//! of calls when instances are unwell. `cargo xtask bench` runs it.
 //!
 //! Everything that is compared is built here, in the release profile, and runs in processes of its own;
 //! this one only starts, feeds and reads them, and is the registry in which the service is found.
@@ -14,6 +15,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 
 mod arguments;
+mod chart;
 mod discovery;
 mod machine;
 mod page;
@@ -22,6 +24,7 @@ mod programs;
 mod report;
 mod rpc;
 mod start;
+mod traffic;
 
 use arguments::{Arguments, Command};
 use discovery::Discovery;
@@ -31,26 +34,60 @@ use report::{Report, Target};
 /// The release binary is to fit into this; people download it.
 const BINARY_LIMIT_MIB: f64 = 25.0;
 
+formic::include_protos!();
+
+/// What a shell says of a program that Ctrl-C ended.
+const INTERRUPTED: u8 = 130;
+
 #[tokio::main]
 async fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let arguments = match arguments::parse(&arguments) {
-        Ok(Command::Rpc(arguments)) => arguments,
+    let command = match arguments::parse(&arguments) {
         Ok(Command::Help) => {
             print!("{}", arguments::USAGE);
             return ExitCode::SUCCESS;
         }
+        Ok(command) => command,
         Err(fault) => {
             eprintln!("error: {fault}\n\n{}", arguments::USAGE);
             return ExitCode::from(2);
         }
     };
-    match run(&arguments).await {
+    // What is dropped ends its processes.
+    let outcome = tokio::select! {
+        outcome = play(&command) => outcome,
+        () = asked_to_end() => return ExitCode::from(INTERRUPTED),
+    };
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+async fn play(command: &Command) -> Result<()> {
+    match command {
+        Command::Rpc(arguments) => run(arguments).await,
+        Command::Traffic(arguments) => {
+            let scratch = Scratch::new()?;
+            traffic::run(arguments, &scratch.0).await
+        }
+        Command::Help => Ok(()),
+    }
+}
+
+/// Ctrl-C, or the polite signal.
+async fn asked_to_end() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
+        // Without signals only the end of the work ends it.
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate.recv() => {}
     }
 }
 
@@ -67,7 +104,7 @@ async fn run(arguments: &Arguments) -> Result<()> {
     let rows = rpc::measure(&programs, &discovery, &scratch.0, arguments).await?;
     let mut targets = rpc::targets(&rows);
     targets.extend(started.targets());
-    let size = programs.formic_size()? as f64 / f64::from(1 << 20);
+    let size = programs.ours.formic_size()? as f64 / f64::from(1 << 20);
     targets.push(Target::at_most("size of the binary formic, MiB", size, BINARY_LIMIT_MIB));
 
     let report = Report { machine, load: arguments.load(), rows, targets };

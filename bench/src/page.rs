@@ -1,4 +1,4 @@
-//! The results page: written by the bench down to a mark, and by people below it.
+//! The results pages: written by the bench down to a mark, and by people below it.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -11,9 +11,14 @@ use crate::report::{Report, Row, micros};
 const MARK: &str = "<!-- Written by hand from here on: the bench keeps it. -->";
 
 pub(crate) fn write(path: &Path, report: &Report) -> Result<()> {
+    keep(path, &render(report))
+}
+
+/// Writes a page anew, but for what people wrote below it.
+pub(crate) fn keep(path: &Path, page: &str) -> Result<()> {
     let old = std::fs::read_to_string(path).unwrap_or_default();
     let kept = old.split_once(MARK).map_or("", |(_, kept)| kept);
-    let page = format!("{}\n{MARK}{}", render(report), if kept.is_empty() { "\n" } else { kept });
+    let page = format!("{page}\n{MARK}{}", if kept.is_empty() { "\n" } else { kept });
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
-use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 
 /// How long a server may take to say where it listens.
@@ -27,6 +27,9 @@ pub(crate) struct Process {
     log: PathBuf,
 }
 
+/// What a program prints, line by line.
+pub(crate) type Talk = Lines<BufReader<ChildStdout>>;
+
 /// What a caller says about its load.
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct Measured {
@@ -45,6 +48,11 @@ impl Program {
     /// A program whose words on standard error go to a file of the folder.
     pub(crate) fn new(path: &Path, folder: &Path) -> Result<Self> {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or("program");
+        Self::named(path, folder, name)
+    }
+
+    /// The same under a name of its own, for one of several.
+    pub(crate) fn named(path: &Path, folder: &Path, name: &str) -> Result<Self> {
         let log = folder.join(format!("{name}.log"));
         let file = std::fs::File::create(&log).with_context(|| format!("write {}", log.display()))?;
         let mut command = Command::new(path);
@@ -57,6 +65,12 @@ impl Program {
             }
         }
         Ok(Self { command, log })
+    }
+
+    /// Where it runs.
+    pub(crate) fn within(mut self, folder: &Path) -> Self {
+        self.command.current_dir(folder);
+        self
     }
 
     pub(crate) fn args<const N: usize>(mut self, args: [&str; N]) -> Self {
@@ -77,6 +91,12 @@ impl Program {
         Ok(Process { child, log: self.log })
     }
 
+    /// The same, and what it prints goes nowhere.
+    pub(crate) fn start_quiet(mut self) -> Result<Process> {
+        self.command.stdout(Stdio::null());
+        self.start()
+    }
+
     /// Starts a server that prints where it listens.
     pub(crate) async fn start_announced(mut self) -> Result<(Process, String)> {
         self.command.stdout(Stdio::piped());
@@ -88,17 +108,29 @@ impl Program {
         }
     }
 
-    /// Runs a caller to its end.
-    pub(crate) async fn measure(mut self, load: Duration) -> Result<Measured> {
+    /// Starts a program whose output is read line by line while it runs.
+    pub(crate) fn start_talking(mut self) -> Result<(Process, Talk)> {
+        self.command.stdout(Stdio::piped());
+        let mut process = self.start()?;
+        let stdout = process.child.stdout.take().context("the program has no output")?;
+        Ok((process, BufReader::new(stdout).lines()))
+    }
+
+    /// Runs a program to its end; gives back what it printed.
+    pub(crate) async fn run(mut self, limit: Duration) -> Result<String> {
         self.command.stdin(Stdio::null());
-        let output = tokio::time::timeout(load + SLACK, self.command.output()).await;
+        let output = tokio::time::timeout(limit, self.command.output()).await;
         let log = last_words(&self.log);
-        let output =
-            output.with_context(|| format!("the caller hangs: {log}"))?.context("start the caller")?;
+        let output = output.with_context(|| format!("it hangs: {log}"))?.context("start a program")?;
         if !output.status.success() {
-            bail!("the caller failed with {}: {log}", output.status);
+            bail!("it failed with {}: {log}", output.status);
         }
-        let text = String::from_utf8_lossy(&output.stdout);
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Runs a caller to its end.
+    pub(crate) async fn measure(self, load: Duration) -> Result<Measured> {
+        let text = self.run(load + SLACK).await.context("run a caller")?;
         serde_json::from_str(&text).with_context(|| format!("read what the caller said: {text:?}"))
     }
 }
@@ -124,6 +156,35 @@ impl Process {
     /// What it wrote last, for a message about its failure.
     pub(crate) fn last_words(&self) -> String {
         last_words(&self.log)
+    }
+
+    /// Ends its input: those that live as long as it does go about their end.
+    pub(crate) fn close_input(&mut self) {
+        self.child.stdin.take();
+    }
+
+    /// Ends its input and waits, without a runtime, until it is gone; it is killed if that takes too long.
+    pub(crate) fn let_end(mut self, limit: Duration) -> Result<()> {
+        self.close_input();
+        let deadline = std::time::Instant::now() + limit;
+        while self.child.try_wait().context("wait for a process")?.is_none() {
+            if std::time::Instant::now() > deadline {
+                bail!("it has not ended after {limit:?}: {}", self.last_words());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
+    /// Waits until it ends by itself, well.
+    pub(crate) async fn finish(mut self, limit: Duration) -> Result<()> {
+        let status = tokio::time::timeout(limit, self.child.wait()).await;
+        let status = status.with_context(|| format!("it does not end: {}", self.last_words()))?;
+        let status = status.context("wait for a process")?;
+        if !status.success() {
+            bail!("it failed with {status}: {}", self.last_words());
+        }
+        Ok(())
     }
 
     /// Kills it and waits for its end.

@@ -13,14 +13,22 @@ pub(crate) struct Workspace {
     target: PathBuf,
 }
 
-/// The programs, by path.
-pub(crate) struct Programs {
+/// What is of this workspace, by path.
+#[derive(Clone)]
+pub(crate) struct Ours {
     pub(crate) echo: PathBuf,
     pub(crate) caller: PathBuf,
+    pub(crate) instance: PathBuf,
+    pub(crate) driver: PathBuf,
+    pub(crate) formic: PathBuf,
+}
+
+/// That, and the peers.
+pub(crate) struct Programs {
+    pub(crate) ours: Ours,
     pub(crate) connectrpc: PathBuf,
     pub(crate) tonic: PathBuf,
     pub(crate) tarpc: PathBuf,
-    formic: PathBuf,
 }
 
 impl Workspace {
@@ -35,23 +43,17 @@ impl Workspace {
     }
 }
 
-impl Programs {
+impl Ours {
     pub(crate) fn build(workspace: &Workspace) -> Result<Self> {
-        let main = workspace.root.join("Cargo.toml");
-        let peers = workspace.root.join("bench/peers/Cargo.toml");
-        let ours = ["-p", "formic-bench", "-p", "formic-cli", "--bins"];
-        let mut ours = build(&main, &workspace.target, &ours)?;
-        let mut theirs = build(&peers, &workspace.target.join("bench-peers"), &["--workspace"])?;
-        let take = |from: &mut HashMap<String, PathBuf>, name: &str| {
-            from.remove(name).with_context(|| format!("cargo built no {name}"))
-        };
+        let manifest = workspace.root.join("Cargo.toml");
+        let what = ["-p", "formic-bench", "-p", "formic-cli", "--bins"];
+        let mut built = build(&manifest, &workspace.target, &what)?;
         Ok(Self {
-            echo: take(&mut ours, "bench-echo")?,
-            caller: take(&mut ours, "bench-caller")?,
-            formic: take(&mut ours, "formic")?,
-            connectrpc: take(&mut theirs, "peer-connectrpc")?,
-            tonic: take(&mut theirs, "peer-tonic")?,
-            tarpc: take(&mut theirs, "peer-tarpc")?,
+            echo: take(&mut built, "bench-echo")?,
+            caller: take(&mut built, "bench-caller")?,
+            instance: take(&mut built, "bench-instance")?,
+            driver: take(&mut built, "bench-driver")?,
+            formic: take(&mut built, "formic")?,
         })
     }
 
@@ -60,6 +62,28 @@ impl Programs {
         let facts = std::fs::metadata(&self.formic);
         Ok(facts.with_context(|| format!("look at {}", self.formic.display()))?.len())
     }
+}
+
+impl Programs {
+    pub(crate) fn build(workspace: &Workspace) -> Result<Self> {
+        Self::beside(Ours::build(workspace)?, workspace)
+    }
+
+    /// Builds the peers beside what is built.
+    pub(crate) fn beside(ours: Ours, workspace: &Workspace) -> Result<Self> {
+        let manifest = workspace.root.join("bench/peers/Cargo.toml");
+        let mut built = build(&manifest, &workspace.target.join("bench-peers"), &["--workspace"])?;
+        Ok(Self {
+            ours,
+            connectrpc: take(&mut built, "peer-connectrpc")?,
+            tonic: take(&mut built, "peer-tonic")?,
+            tarpc: take(&mut built, "peer-tarpc")?,
+        })
+    }
+}
+
+fn take(from: &mut HashMap<String, PathBuf>, name: &str) -> Result<PathBuf> {
+    from.remove(name).with_context(|| format!("cargo built no {name}"))
 }
 
 fn cargo(verb: &str) -> Command {

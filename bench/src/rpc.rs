@@ -83,7 +83,7 @@ impl Servers {
         let connectrpc = serve(&programs.connectrpc)?.start_announced().await.context("connectrpc")?;
         let tonic = serve(&programs.tonic)?.start_announced().await.context("tonic")?;
         let tarpc = serve(&programs.tarpc)?.start_announced().await.context("tarpc")?;
-        let formic = Program::new(&programs.echo, scratch)?
+        let formic = Program::new(&programs.ours.echo, scratch)?
             .env("FORMIC_DAEMON", discovery.daemon())
             .env("FORMIC_INSTANCE", INSTANCE)
             .start()?;
@@ -121,8 +121,20 @@ pub(crate) async fn measure(
     scratch: &Path,
     arguments: &Arguments,
 ) -> Result<Vec<Row>> {
+    measure_some(programs, discovery, scratch, arguments, &subjects().map(|subject| subject.name)).await
+}
+
+/// The same for some of the subjects, of which the first is always one.
+pub(crate) async fn measure_some(
+    programs: &Programs,
+    discovery: &Discovery,
+    scratch: &Path,
+    arguments: &Arguments,
+    names: &[&str],
+) -> Result<Vec<Row>> {
     let servers = Servers::start(programs, discovery, scratch).await?;
-    let subjects = subjects();
+    let wanted = subjects().into_iter().filter(|subject| names.contains(&subject.name));
+    let subjects: Vec<Subject> = wanted.collect();
     // By callers, by subject, by round.
     let mut samples: Vec<Vec<Vec<Sample>>> =
         CALLERS.iter().map(|_| subjects.iter().map(|_| Vec::new()).collect()).collect();
@@ -190,7 +202,7 @@ fn caller(
                 subject.later
             );
             let transport = if subject.protocol == MULTIPLEXED { "auto" } else { "http" };
-            return Ok(Program::new(&programs.caller, scratch)?
+            return Ok(Program::new(&programs.ours.caller, scratch)?
                 .env("FORMIC_DAEMON", discovery.daemon())
                 .env("FORMIC_CLIENT_TRANSPORT", transport)
                 .env("FORMIC_CONFIG", &config));
@@ -280,7 +292,7 @@ const BESIDE: [(&str, &str, f64); 3] = [
 
 const MAX_SERVER_US: f64 = 2.0;
 
-fn who(callers: usize) -> String {
+pub(crate) fn who(callers: usize) -> String {
     if callers == 1 { "1 caller".into() } else { format!("{callers} callers") }
 }
 

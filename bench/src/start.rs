@@ -35,7 +35,7 @@ pub(crate) async fn measure(
     for index in 0..starts {
         eprintln!("start {} of {starts}", index + 1);
         let instance = format!("echo-start-{index}");
-        let program = Program::new(&programs.echo, scratch)?
+        let program = Program::new(&programs.ours.echo, scratch)?
             .env("FORMIC_DAEMON", discovery.daemon())
             .env("FORMIC_INSTANCE", &instance);
         let began = Instant::now();

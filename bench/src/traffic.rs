@@ -1,0 +1,89 @@
+//! `formic-bench traffic`: what becomes of calls when instances are slow, fail, are killed, are replaced or have
+//! too much to do. Seven scenes, each with real processes on the loopback.
+//!
+//! Instances wait where others would compute, so a scene is about how calls are spread and not about how many
+//! processors there are. What decides is compared with its limit; what stands beside it for comparison has none.
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+
+use crate::arguments::Traffic;
+use crate::machine;
+use crate::programs::{Ours, Workspace};
+
+mod application;
+mod cost;
+mod finding;
+mod flaky;
+mod killed;
+mod overload;
+mod page;
+mod record;
+mod rolling;
+mod slow;
+mod stage;
+mod storm;
+
+use finding::Scene;
+
+/// Every policy by name; the first is the default, which has to hold the limits.
+const POLICIES: [&str; 6] = ["p2c", "least_request", "round_robin", "weighted_round_robin", "random", "hash"];
+const DEFAULT: &str = POLICIES[0];
+
+/// What each scene needs.
+struct Setting<'a> {
+    workspace: &'a Workspace,
+    programs: &'a Ours,
+    scratch: &'a Path,
+    /// How long each part of the load takes.
+    seconds: f64,
+}
+
+/// Builds, measures, and says so. A missed limit is a result and no failure.
+pub(crate) async fn run(arguments: &Traffic, scratch: &Path) -> Result<()> {
+    // Before anything is built, or its load would be taken for the machine's.
+    let machine = machine::facts();
+    let workspace = Workspace::find()?;
+    let programs = Ours::build(&workspace)?;
+    let setting = Setting { workspace: &workspace, programs: &programs, scratch, seconds: arguments.seconds };
+    let results = workspace.root.join("bench/results");
+    std::fs::create_dir_all(&results).with_context(|| format!("make {}", results.display()))?;
+    let mut scenes = Vec::new();
+    for &number in &arguments.scenes {
+        let scene = setting.play(number).await.with_context(|| format!("scene {number}"))?;
+        let path = results.join(scene.file());
+        std::fs::write(&path, scene.figure.svg()).with_context(|| format!("write {}", path.display()))?;
+        eprint!("{}", finding::text(std::slice::from_ref(&scene)));
+        scenes.push(scene);
+    }
+    print!("{}", finding::text(&scenes));
+    if let Some(path) = &arguments.json {
+        let mut json = serde_json::to_string_pretty(&finding::json(&scenes, &machine, arguments.seconds))
+            .context("write the findings as JSON")?;
+        json.push('\n');
+        std::fs::write(path, json).with_context(|| format!("write {}", path.display()))?;
+    }
+    if arguments.is_whole() {
+        page::write(&results.join("traffic.md"), &scenes, &machine, arguments.seconds)?;
+        eprintln!("wrote bench/results/traffic.md");
+    } else {
+        eprintln!("not all of it, or too short to be kept: the results page stays as it is");
+    }
+    Ok(())
+}
+
+impl Setting<'_> {
+    async fn play(&self, number: u8) -> Result<Scene> {
+        eprintln!("scene {number}");
+        match number {
+            1 => slow::play(self).await,
+            2 => flaky::play(self).await,
+            3 => killed::play(self).await,
+            4 => rolling::play(self).await,
+            5 => overload::play(self).await,
+            6 => storm::play(self).await,
+            _ => cost::play(self).await,
+        }
+    }
+}

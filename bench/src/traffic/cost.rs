@@ -1,0 +1,192 @@
+//! Scene 7: what all of it costs: a pick, an update of the set, and the whole way of a call through the client.
+
+use std::hint::black_box;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use formic::core::InstanceId;
+use formic::{Instance, ServiceName};
+use formic_balance::policy::Choice;
+use formic_balance::set::Seat;
+use formic_balance::{Roster, Set, Traffic};
+
+use super::finding::{Finding, Scene};
+use super::stage::policy;
+use super::{DEFAULT, POLICIES, Setting};
+use crate::arguments::Arguments;
+use crate::chart::{Bars, Figure, Panel};
+use crate::discovery::Discovery;
+use crate::programs::Programs;
+use crate::report::median;
+use crate::rpc;
+
+const FEW: usize = 3;
+const MANY: usize = 10_000;
+/// In ns.
+const MOST_PICK: [(usize, f64); 2] = [(FEW, 100.0), (MANY, 250.0)];
+/// In µs.
+const MOST_UPDATE: f64 = 50.0;
+/// As many calls a second as 5 % of cost leave.
+const LEAST_CALLS: f64 = 0.95;
+/// A batch is over within a slice of the scheduler's, so that the median is of batches that nobody interrupted.
+const PICKS: u32 = 2_000;
+const BATCHES: usize = 501;
+const UPDATES: usize = 45;
+
+pub(super) async fn play(setting: &Setting<'_>) -> Result<Scene> {
+    let (mut findings, mut picks, mut updates) = (Vec::new(), Vec::new(), Vec::new());
+    for name in POLICIES {
+        let traffic: Traffic = serde_json::from_value(policy(name))?;
+        let mut costs = Vec::new();
+        for (count, limit) in MOST_PICK {
+            let cost = pick(&traffic, count)?;
+            findings.push(Finding::at_most(name, &format!("a pick among {count}, ns"), cost, limit));
+            costs.push(cost);
+        }
+        let update = update(&traffic)?;
+        findings.push(Finding::at_most(
+            name,
+            &format!("an update of one among {MANY}, µs"),
+            update,
+            MOST_UPDATE,
+        ));
+        picks.push((name.to_owned(), costs));
+        updates.push((name.to_owned(), vec![update]));
+    }
+    let calls = calls(setting).await?;
+    for (name, ratios) in &calls {
+        for (subject, ratio) in CLIENTS[1..].iter().zip(&ratios[1..]) {
+            let what = format!("calls/s ÷ bare connectrpc, {name}");
+            findings.push(Finding::at_least(subject, &what, *ratio, LEAST_CALLS));
+        }
+    }
+    let limits = MOST_PICK.map(|(count, limit)| (limit, format!("limit at {count}: {limit} ns")));
+    let bars = |y: &str, log, series: &[&str], groups, limits| {
+        let series = series.iter().map(|name| (*name).to_owned()).collect();
+        Panel::Bars(Bars { y: y.into(), log, series, groups, limits })
+    };
+    let limit = vec![(MOST_UPDATE, format!("limit {MOST_UPDATE} µs"))];
+    let least = vec![(LEAST_CALLS, format!("limit {LEAST_CALLS}"))];
+    let panels = vec![
+        bars("a pick, ns", false, &["3 endpoints", "10,000 endpoints"], picks, limits.to_vec()),
+        bars("an update of one of 10,000, µs", true, &["10,000 endpoints"], updates, limit),
+        bars("calls/s ÷ bare connectrpc", false, &CLIENTS, calls, least),
+    ];
+    let setup = format!(
+        "A pick and an update are timed in this process: {PICKS} picks, {BATCHES} times, the median; an update is one \
+         instance of {MANY} replaced by another, {UPDATES} times, the median. The whole way of a call (policy, breaker, budget, deadline, metrics) is \
+         `cargo xtask bench rpc` for {} alone: an echo of 64 bytes, Formic beside what it stands on. `{DEFAULT}` is the \
+         default, and the limits are everybody's.",
+        CLIENTS.join(", "),
+    );
+    let title = "7. What it costs".into();
+    let note = "one core for picks and updates; processes of their own for calls".into();
+    Ok(Scene { number: 7, title: "What it costs", setup, findings, figure: Figure { title, note, panels } })
+}
+
+/// Nanoseconds of a pick.
+fn pick(traffic: &Traffic, count: usize) -> Result<f64> {
+    let set = arrange(&mut Roster::new(), &instances(count)?, traffic);
+    let mut random = 1u64;
+    let mut samples = Vec::new();
+    for _ in 0..BATCHES {
+        let began = Instant::now();
+        for _ in 0..PICKS {
+            // A generator as quick as the client's own.
+            random = random.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+            let user = ["anna", "bob", "carla", "dave"][(random >> 62) as usize];
+            let metadata = |name: &str| (name == "x-user").then_some(user);
+            let now = Duration::from_secs(60);
+            let choice = Choice { now, random, metadata: &metadata, usable: &|_| true, expendable: false };
+            black_box(set.pick(black_box(&choice)));
+        }
+        samples.push(began.elapsed().as_nanos() as f64 / f64::from(PICKS));
+    }
+    Ok(median(&samples))
+}
+
+/// Microseconds of one instance's coming and another's going.
+fn update(traffic: &Traffic) -> Result<f64> {
+    let mut list = instances(MANY)?.to_vec();
+    let mut roster = Roster::new();
+    let mut set = arrange(&mut roster, &list.clone().into(), traffic);
+    let mut samples = Vec::new();
+    for number in 0..UPDATES {
+        list[number * 7] = instance(MANY + number)?;
+        let next: Arc<[Instance]> = list.clone().into();
+        let began = Instant::now();
+        let new = arrange(&mut roster, &next, traffic);
+        samples.push(began.elapsed().as_nanos() as f64 / 1e3);
+        set = new;
+    }
+    drop(set);
+    Ok(median(&samples))
+}
+
+fn arrange(roster: &mut Roster, instances: &Arc<[Instance]>, traffic: &Traffic) -> Set {
+    roster.arrange(Arc::clone(instances), traffic, &Seat::default(), Duration::from_secs(60))
+}
+
+fn instances(count: usize) -> Result<Arc<[Instance]>> {
+    (0..count).map(instance).collect()
+}
+
+fn instance(number: usize) -> Result<Instance> {
+    let address = std::net::SocketAddr::from(([127, 0, (number >> 8) as u8, number as u8], 9_000));
+    Ok(Instance {
+        id: InstanceId::new(format!("echo-{number:08x}")),
+        service: ServiceName::new("echo")?,
+        version: String::new(),
+        endpoint: address.into(),
+        metadata: Default::default(),
+        rpc: Vec::new(),
+    })
+}
+
+/// The first is what the others are compared with.
+const CLIENTS: [&str; 3] = ["connectrpc", "formic, HTTP", "formic"];
+
+/// Calls a second of each client beside the first, by the number of callers.
+async fn calls(setting: &Setting<'_>) -> Result<Vec<(String, Vec<f64>)>> {
+    let programs = Programs::beside(setting.programs.clone(), setting.workspace)?;
+    let folder = setting.scratch.join("cost");
+    std::fs::create_dir_all(&folder)?;
+    let discovery = Discovery::serve(&folder).await?;
+    let measured = Duration::from_secs_f64((setting.seconds / 2.0).max(1.0));
+    let arguments = Arguments {
+        json: None,
+        rounds: 3,
+        measured,
+        warm_up: Duration::from_millis(500),
+        starts: 0,
+        quick: false,
+    };
+    let rows = rpc::measure_some(&programs, &discovery, &folder, &arguments, &CLIENTS).await?;
+    let mut levels: Vec<usize> = rows.iter().map(|row| row.callers).collect();
+    levels.dedup();
+    Ok(levels
+        .into_iter()
+        .map(|callers| {
+            let of = rows.iter().filter(|row| row.callers == callers);
+            (rpc::who(callers), of.map(|row| row.rps_ratio).collect())
+        })
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_timed_is_a_set_of_so_many() {
+        let traffic: Traffic = serde_json::from_value(policy("hash")).expect("a policy");
+        let list = instances(300).expect("instances");
+        let set = arrange(&mut Roster::new(), &list, &traffic);
+        assert_eq!(set.len(), 300);
+        let ids: std::collections::HashSet<_> = list.iter().map(|instance| &instance.id).collect();
+        let addresses: std::collections::HashSet<_> =
+            list.iter().map(|instance| instance.endpoint.to_string()).collect();
+        assert_eq!((ids.len(), addresses.len()), (300, 300));
+    }
+}
