@@ -1,0 +1,78 @@
+//! Scene 5: twice as much is asked for as two instances can do.
+
+use std::time::Duration;
+
+use formic_balance::Traffic;
+use formic_server::Config;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+use crate::town::*;
+
+const WORKERS: usize = 8;
+const MEAN: Duration = Duration::from_millis(100);
+const CAPACITY: f64 = 2.0 * WORKERS as f64 / 0.1;
+/// The time in which the limit finds out.
+const ONSET: Duration = Duration::from_secs(4);
+const SPAN: Duration = Duration::from_secs(8);
+
+struct Found {
+    /// Failed at 80 % of the capacity.
+    calm_failed: usize,
+    /// The tail at 200 % beside that at 80 %, of important calls too.
+    tail: f64,
+    important_tail: f64,
+    important_failed: usize,
+    turned_away: usize,
+    goodput: f64,
+}
+
+async fn overloaded(adaptive: bool, seed: u64) -> Found {
+    let mut town = Town::new(seed);
+    let mut replicas = Vec::new();
+    for _ in 0..2 {
+        let worker = Worker { free: Some(Semaphore::new(WORKERS)), ..Worker::taking(MEAN) };
+        let mut config = Config::default();
+        config.overload.adaptive = adaptive;
+        replicas.push(town.start("busy", worker, config).await);
+    }
+    let channel = town.client("web", Traffic::default()).of("busy");
+    let load = |share, span| Load { rate: CAPACITY * share, span, writes: 0.5, important: 0.1 };
+    load(0.5, 4 * SECOND).on(&channel).await;
+    let calm = load(0.8, SPAN).on(&channel).await;
+    load(2.0, ONSET).on(&channel).await;
+    let began = Instant::now();
+    let busy = load(2.0, SPAN).on(&channel).await;
+    let ended = |seen: &&Seen| seen.outcome.is_ok() && seen.began + seen.took <= began + SPAN;
+    let goodput = busy.iter().filter(ended).count() as f64 / SPAN.as_secs_f64() / CAPACITY;
+    let tail = |seen: &[Seen], important| p99(seen.iter().filter(|seen| seen.important == important));
+    let ratio = |important| tail(&busy, important).as_secs_f64() / tail(&calm, important).as_secs_f64();
+    for seen in &busy {
+        if let Err(error) = &seen.outcome {
+            assert!(error.shed_reason().is_some() || !adaptive, "seed {seed}: {error:?}");
+        }
+    }
+    Found {
+        calm_failed: failed(&calm, |_| true),
+        tail: ratio(false),
+        important_tail: ratio(true),
+        important_failed: failed(&busy, |seen| seen.important),
+        turned_away: failed(&busy, |seen| !seen.important),
+        goodput,
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn twice_the_capacity_leaves_goodput_latency_and_what_matters_whole() {
+    for seed in 0..5 {
+        let found = overloaded(true, seed).await;
+        assert_eq!(found.calm_failed, 0, "seed {seed}: nobody is turned away at 80 %");
+        assert!(found.turned_away > 300, "seed {seed}: {} is no overload", found.turned_away);
+        assert!(found.goodput >= 0.9, "seed {seed}: goodput {}", found.goodput);
+        assert!(found.tail <= 2.0, "seed {seed}: p99 × {}", found.tail);
+        assert!(found.important_tail <= 2.0, "seed {seed}: important p99 × {}", found.important_tail);
+        assert_eq!(found.important_failed, 0, "seed {seed}");
+    }
+    let found = overloaded(false, 0).await;
+    assert!(found.tail > 10.0, "without the limit the queue grows: {}", found.tail);
+}
