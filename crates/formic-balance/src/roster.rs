@@ -9,7 +9,7 @@ use formic_core::{Instance, InstanceId};
 
 use crate::ejection::{Shared, middle};
 use crate::policy::Cursor;
-use crate::set::{self, Seat, Set};
+use crate::set::{self, BackendView, Seat, Set, State, view};
 use crate::traffic::{Algorithm, Traffic};
 use crate::{Backend, Factory};
 
@@ -17,9 +17,10 @@ use crate::{Backend, Factory};
 pub const KEEP: Duration = Duration::from_secs(60);
 
 /// The endpoints of one service and what is known of them.
-#[derive(Default)]
 pub struct Roster {
     known: HashMap<InstanceId, Known>,
+    /// Who was there last, in the order of the set.
+    present: Arc<[Instance]>,
     shared: Arc<Shared>,
     /// Whose turn it is, by group: it goes on when endpoints change.
     cursors: HashMap<String, Cursor>,
@@ -28,12 +29,31 @@ pub struct Roster {
 
 struct Known {
     backend: Arc<Backend>,
-    left: Option<Duration>,
+    left: Option<Left>,
+}
+
+/// Of an endpoint that is not there any more.
+struct Left {
+    at: Duration,
+    /// What it was, to be shown while calls are on their way to it.
+    instance: Option<Box<Instance>>,
 }
 
 impl std::fmt::Debug for Roster {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Roster").field("known", &self.known.len()).finish_non_exhaustive()
+    }
+}
+
+impl Default for Roster {
+    fn default() -> Self {
+        Self {
+            known: HashMap::new(),
+            present: Arc::from([]),
+            shared: Arc::default(),
+            cursors: HashMap::new(),
+            factory: None,
+        }
     }
 }
 
@@ -62,6 +82,7 @@ impl Roster {
         now: Duration,
     ) -> Set {
         let backends = self.update(&instances, now);
+        self.present = Arc::clone(&instances);
         for (instance, backend) in instances.iter().zip(&backends) {
             backend.set_weight(set::weight(instance).unwrap_or(1.0));
         }
@@ -83,12 +104,25 @@ impl Roster {
         self.shared.sweep(now)
     }
 
+    /// The endpoints that left and have calls on their way, for people, by id.
+    #[must_use]
+    pub fn draining(&self, now: Duration) -> Vec<BackendView> {
+        let busy = |known: &&Known| known.backend.in_flight() > 0;
+        let shown = |known: &Known| {
+            let instance = known.left.as_ref()?.instance.as_ref()?;
+            Some(BackendView { state: State::Draining, ..view::of(instance, &known.backend, now) })
+        };
+        let mut all: Vec<_> = self.known.values().filter(busy).filter_map(shown).collect();
+        all.sort_by(|one, other| one.instance.cmp(&other.instance));
+        all
+    }
+
     /// Takes the new set and gives back its state in the same order. A newcomer starts at the median of
     /// those who stay: neither shunned nor run over before anything is known of it. Those who leave have
     /// no say, for they often leave because they are slow.
     fn update(&mut self, instances: &[Instance], now: Duration) -> Vec<Arc<Backend>> {
         for known in self.known.values_mut() {
-            known.left = known.left.or(Some(now));
+            known.left.get_or_insert(Left { at: now, instance: None });
         }
         let mut newcomers = Vec::new();
         let mut backends: Vec<Option<Arc<Backend>>> = Vec::with_capacity(instances.len());
@@ -119,7 +153,13 @@ impl Roster {
                 backends[index] = Some(Arc::clone(&known.backend));
             }
         }
-        self.known.retain(|_, known| known.left.is_none_or(|left| now.saturating_sub(left) < KEEP));
+        for instance in self.present.iter() {
+            if let Some(Known { left: Some(left), .. }) = self.known.get_mut(&instance.id) {
+                left.instance.get_or_insert_with(|| Box::new(instance.clone()));
+            }
+        }
+        self.known
+            .retain(|_, known| known.left.as_ref().is_none_or(|left| now.saturating_sub(left.at) < KEEP));
         backends.into_iter().flatten().collect()
     }
 }
@@ -187,6 +227,22 @@ mod tests {
         // Of those who leave nothing is inherited.
         let stats = arrange(&mut roster, &["a", "e"], MS);
         assert_eq!(stats[1].latency(MS).as_micros(), 1_000);
+    }
+
+    #[test]
+    fn who_left_is_shown_until_its_last_call_is_over() {
+        let mut roster = Roster::new();
+        let both = arrange(&mut roster, &["a", "b"], MS);
+        both[1].begin();
+        assert!(roster.draining(MS).is_empty(), "nobody left");
+        arrange(&mut roster, &["a"], 2 * MS);
+        // It stays so when others come and go.
+        arrange(&mut roster, &["a", "c"], 3 * MS);
+        let [draining] = &roster.draining(3 * MS)[..] else { panic!("one is draining") };
+        assert_eq!((draining.instance.as_str(), draining.state), ("b", State::Draining));
+        assert_eq!((draining.in_flight, draining.endpoint.as_str()), (1, "127.0.0.1:1"));
+        both[1].end();
+        assert!(roster.draining(3 * MS).is_empty());
     }
 
     #[test]

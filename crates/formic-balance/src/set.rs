@@ -18,7 +18,7 @@ use crate::traffic::Traffic;
 
 mod group;
 mod rules;
-mod view;
+pub(crate) mod view;
 
 pub use view::{BackendView, State};
 

@@ -119,6 +119,28 @@ fn a_rule_whose_instances_are_all_down_is_passed_over() {
 }
 
 #[test]
+fn who_is_down_is_picked_only_when_all_are() {
+    for policy in [Algorithm::P2c, Algorithm::RoundRobin, Algorithm::Random, Algorithm::LeastRequest] {
+        for zone in [None, Some(Zone::default())] {
+            let traffic = Traffic { policy, zone, ..Traffic::default() };
+            let (_, set) = arrange(&traffic, &seat("a"));
+            // The call was at all that can be reached, and is made once more.
+            (0..7).for_each(|index| set.backend(index).set_down(true));
+            let (metadata, usable) = (|_: &str| None, |index: usize| index < 7);
+            let again = |random| {
+                let choice =
+                    Choice { now: MS, random, metadata: &metadata, usable: &usable, expendable: true };
+                set.pick(&choice).unwrap().index
+            };
+            assert!((0..200).all(|n| again(stir(n)) >= 7), "{policy:?}");
+            // Where nobody can be reached, the error is that of one who cannot.
+            (7..10).for_each(|index| set.backend(index).set_down(true));
+            assert!((0..200).all(|n| again(stir(n)) < 10), "{policy:?}");
+        }
+    }
+}
+
+#[test]
 fn the_own_zone_is_preferred_and_spills_over() {
     for policy in [Algorithm::P2c, Algorithm::RoundRobin, Algorithm::Random, Algorithm::LeastRequest] {
         let traffic = Traffic { policy, zone: Some(Zone::default()), ..Traffic::default() };

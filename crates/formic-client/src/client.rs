@@ -95,7 +95,8 @@ impl Client {
             return refusal(Error::failed_precondition(format!("{name}: {invalid}")));
         }
         let backend = Arc::new(Backend::alone(InstanceId::new(Arc::clone(&name)), Duration::ZERO));
-        let remote = Arc::new(Remote::new(endpoint, backend, Arc::clone(&self.0.source.dialer)));
+        let remote =
+            Arc::new(Remote::new(Arc::clone(&name), endpoint, backend, Arc::clone(&self.0.source.dialer)));
         let traffic = Arc::new(self.0.config.traffic.clone());
         self.channel(Target::Fixed(Fixed { remote, name, traffic, budget: Budget::default() }))
     }
@@ -144,9 +145,18 @@ impl Client {
         self.0.service(name).set_traffic(traffic)
     }
 
-    /// Ends the ejection of an instance by hand. `false` if there is no such instance.
-    pub fn readmit(&self, name: &ServiceName, instance: &InstanceId) -> bool {
-        self.0.service(name).reset(instance)
+    /// Has a service called as all are that have no policy of their own.
+    ///
+    /// # Errors
+    /// As [`set_traffic`](Self::set_traffic).
+    pub fn reset_traffic(&self, name: &ServiceName) -> Result<(), InvalidTraffic> {
+        self.0.service(name).set_traffic(self.0.config.traffic.clone())
+    }
+
+    /// Ends the ejection of an instance by hand, named by its id or by its address. `false` if there is no such
+    /// instance.
+    pub fn readmit(&self, name: &ServiceName, instance: impl AsRef<str>) -> bool {
+        self.0.service(name).reset(instance.as_ref())
     }
 
     /// Ends every task and waits for them. Calls on their way are answered, new ones fail; so stop

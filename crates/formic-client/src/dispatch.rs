@@ -18,7 +18,7 @@ use crate::remote::Remote;
 use crate::retry::{self, History, Nature, Verdict};
 use crate::service::{Beside, Picked, Service};
 use crate::watched::{Again, Watched};
-use crate::{local, wire};
+use crate::{Happening, local, wire};
 
 /// To whom the calls of a channel go.
 pub(crate) enum Target {
@@ -238,7 +238,7 @@ impl Dispatch {
             Verdict::Elsewhere => Duration::ZERO,
             Verdict::Repeat(wait) => wait,
         };
-        if !self.withdraw(now, &traffic) {
+        if !self.withdraw(now, &traffic, Happening::Retry) {
             tracing::debug!(service = %self.target.name(), %error, "not tried again: the budget is used up");
             retry::mark(error);
             return None;
@@ -247,8 +247,13 @@ impl Dispatch {
         Some(wait)
     }
 
-    fn withdraw(&self, now: Instant, traffic: &Traffic) -> bool {
-        self.target.budget().withdraw(self.client.since_origin(now), &traffic.budget)
+    /// Takes another attempt out of the budget, and tells what came of it.
+    fn withdraw(&self, now: Instant, traffic: &Traffic, what: Happening) -> bool {
+        let granted = self.target.budget().withdraw(self.client.since_origin(now), &traffic.budget);
+        if let Some(observer) = &self.client.config.observer {
+            observer.on_happening(self.target.name(), if granted { what } else { Happening::Exhausted });
+        }
+        granted
     }
 
     /// How long a call may take that says nothing.
@@ -280,7 +285,7 @@ impl Dispatch {
         let Some((twin, beside)) = outgoing.twin().zip(service.beside(now, outgoing, course)) else {
             return learn(first.await, service, path, began);
         };
-        if !self.withdraw(now, &service.traffic()) {
+        if !self.withdraw(now, &service.traffic(), Happening::Hedge) {
             return learn(first.await, service, path, began);
         }
         if let Some(report) = report {

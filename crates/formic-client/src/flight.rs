@@ -8,6 +8,7 @@ use formic_balance::{Change, Outcome};
 use formic_core::{Code, Error, Shed};
 use tokio::time::Instant;
 
+use crate::Happening;
 use crate::remote::Remote;
 
 /// One attempt at one endpoint. Dropping it unfinished is what cancelling looks like.
@@ -94,6 +95,10 @@ fn judge(error: &Error) -> Outcome {
 /// Tells people who gets calls now and who does not.
 pub(crate) fn announce(remote: &Remote, change: Change) {
     let (backend, endpoint) = (remote.backend(), remote.endpoint());
+    remote.happened(match change {
+        Change::Ejected => Happening::Ejection,
+        Change::Returned => Happening::Return,
+    });
     match (change, backend.ejected()) {
         (Change::Ejected, Some(why)) => {
             let (reason, probe) = (&why.reason, why.probe_at.saturating_sub(why.since));

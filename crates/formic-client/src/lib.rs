@@ -63,7 +63,7 @@ pub use client::Client;
 pub use config::{Config, Protocol, Transport};
 pub use connect::{BoxIo, Connect, Duplex};
 pub use formic_balance::{Algorithm, BackendView, State, Traffic, policy, traffic};
-pub use observe::{Observer, Report};
+pub use observe::{Happening, Observer, Report};
 pub use view::{InvalidTraffic, TrafficView};
 
 /// The header that marks a call as a repetition, or as caused by one. Its value is the number of the

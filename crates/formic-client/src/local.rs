@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use formic_core::Error;
+use formic_core::{Error, Priority};
 use formic_rpc::context::Scope;
 use formic_rpc::trace::TRACEPARENT;
 use formic_rpc::{Answer, Body, ByteStream, Call, Handle, Peer, TraceContext};
 use futures::Stream;
 use http::HeaderValue;
 
+use crate::stack::PRIORITY;
 use crate::{ATTEMPT, headers};
 
 /// The name that a handler sees of a caller in its own process.
@@ -45,7 +46,8 @@ pub(crate) async fn call(
         call.extensions.insert(trace);
     }
     call.peer = Some(Peer(PEER.into()));
-    let scope = Scope { deadline: call.deadline, trace, retried };
+    let priority = Priority::of(&call.metadata, &PRIORITY);
+    let scope = Scope { deadline: call.deadline, trace, retried, priority };
     let mut answer = scope.run(async move { handle.call(call).await }).await?;
     if let Body::Stream(stream) = answer.body {
         answer.body = Body::Stream(Box::pin(Scoped { stream, scope }));

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use formic_core::{Code, Endpoint, Error, Method};
+pub use formic_telemetry::Happening;
 use formic_telemetry::{Metrics, Side};
 use tokio::time::Instant;
 
@@ -18,6 +19,11 @@ pub trait Observer: Send + Sync + 'static {
 
     /// A call is over, its retries and its response stream included.
     fn on_call(&self, report: &Report<'_>);
+
+    /// Something rare happened to the calls to a service.
+    fn on_happening(&self, service: &str, what: Happening) {
+        let _ = (service, what);
+    }
 }
 
 /// Requests, errors, latency and calls in flight, per method, as `/metrics` shows them.
@@ -29,6 +35,10 @@ impl Observer for Metrics {
     fn on_call(&self, report: &Report<'_>) {
         self.method(Side::Client, report.method.path()).ended(report.code, report.duration);
         self.travelled(report.transport);
+    }
+
+    fn on_happening(&self, service: &str, what: Happening) {
+        self.happened(service, what);
     }
 }
 

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::mux::{self, Spoken};
-use crate::{Config, Connect, Protocol, connect};
+use crate::{Config, Connect, Happening, Observer, Protocol, connect};
 
 /// Waits between attempts to reach an endpoint that is down: short at first, for a service that was just
 /// restarted, and never long enough to be noticed by people.
@@ -50,6 +50,7 @@ impl Sender {
 pub(crate) struct Dialer {
     http2: http2::Builder<TokioExecutor>,
     connector: Option<Arc<dyn Connect>>,
+    observer: Option<Arc<dyn Observer>>,
     pub(crate) mux: mux::Dialer,
     connect_timeout: Duration,
     connections: usize,
@@ -72,6 +73,8 @@ impl std::fmt::Debug for Dialer {
 /// One endpoint.
 #[derive(Debug)]
 pub(crate) struct Remote {
+    /// Whose it is; the endpoint's address where a fixed one is called.
+    service: Arc<str>,
     endpoint: Endpoint,
     backend: Arc<Backend>,
     pub(crate) proto: ClientConfig,
@@ -127,6 +130,7 @@ impl Dialer {
         Self {
             http2,
             connector: config.connector.clone(),
+            observer: config.observer.clone(),
             mux: mux::Dialer::new(config, &tasks, &stop),
             connect_timeout: config.connect_timeout,
             connections: config.connections.max(1),
@@ -170,7 +174,12 @@ impl Dialer {
 // === impl Remote ===
 
 impl Remote {
-    pub(crate) fn new(endpoint: Endpoint, backend: Arc<Backend>, dialer: Arc<Dialer>) -> Self {
+    pub(crate) fn new(
+        service: Arc<str>,
+        endpoint: Endpoint,
+        backend: Arc<Backend>,
+        dialer: Arc<Dialer>,
+    ) -> Self {
         let authority = match &endpoint {
             Endpoint::Tcp(addr) => addr.to_string(),
             Endpoint::Unix(_) => "localhost".into(),
@@ -192,7 +201,7 @@ impl Remote {
         // A new address has not failed yet.
         backend.set_down(false);
         let spoken = Arc::new(Spoken::default());
-        Self { endpoint, backend, proto, json, slots, spoken, down, retired, trouble, dialer }
+        Self { service, endpoint, backend, proto, json, slots, spoken, down, retired, trouble, dialer }
     }
 
     /// Notes what the registry says of the endpoint.
@@ -208,6 +217,13 @@ impl Remote {
 
     pub(crate) fn endpoint(&self) -> &Endpoint {
         &self.endpoint
+    }
+
+    /// Tells whoever wants to know.
+    pub(crate) fn happened(&self, what: Happening) {
+        if let Some(observer) = &self.dialer.observer {
+            observer.on_happening(&self.service, what);
+        }
     }
 
     /// What is known of the instance.

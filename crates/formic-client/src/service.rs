@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use formic_balance::{Change, Choice, Factory, Roster, Seat, Traffic};
-use formic_core::{Error, Instance, InstanceId, Kind, Method, RpcService, ServiceName};
+use formic_core::{Error, Instance, Kind, Method, RpcService, ServiceName};
 use formic_registry::{Cache, Instances, View};
 use formic_rpc::Handle;
 use tokio::sync::watch;
@@ -83,6 +83,7 @@ struct Local(Arc<dyn Handle>);
 /// What the task of a service publishes.
 struct State {
     service: ServiceName,
+    name: Arc<str>,
     set: ArcSwap<Set>,
     news: watch::Sender<News>,
     /// What sets are made of; locked when instances or the policy change, never by a call.
@@ -130,12 +131,13 @@ impl Service {
         };
         let state = State {
             service: name.clone(),
+            name: name.as_str().into(),
             set: ArcSwap::from_pointee(set),
             news: watch::Sender::new(News::default()),
             core: Mutex::new(core),
         };
         Self {
-            name: name.as_str().into(),
+            name: Arc::clone(&state.name),
             state: Arc::new(state),
             local: ArcSwapOption::empty(),
             started: OnceLock::new(),
@@ -182,9 +184,12 @@ impl Service {
     }
 
     /// Ends the ejection of an instance by hand; whether there is such an instance.
-    pub(crate) fn reset(&self, instance: &InstanceId) -> bool {
+    pub(crate) fn reset(&self, instance: &str) -> bool {
         let set = self.state.set.load();
-        let found = set.remotes.iter().find(|remote| remote.backend().id() == instance);
+        let is_meant = |remote: &&Arc<Remote>| {
+            remote.backend().id().as_str() == instance || remote.endpoint().to_string() == instance
+        };
+        let found = set.remotes.iter().find(is_meant);
         if let Some(remote) = found {
             let change = remote.backend().reset(self.source.origin.elapsed());
             change.into_iter().for_each(|change| announce(remote, change));
@@ -195,12 +200,18 @@ impl Service {
     /// Everything that is known of its endpoints.
     pub(crate) fn view(&self) -> TrafficView {
         let (set, now) = (self.state.set.load_full(), self.source.origin.elapsed());
+        let mut endpoints = set.endpoints.view(now);
+        for (view, remote) in endpoints.iter_mut().zip(&set.remotes) {
+            view.transport = remote.transport().to_owned();
+        }
+        endpoints.extend(self.state.core().roster.draining(now));
         TrafficView {
             service: self.name.to_string(),
             policy: Traffic::clone(&set.traffic),
             local: self.local.load().is_some(),
+            called: self.started.get().is_some(),
             retries_left: self.budget.left(now, &set.traffic.budget).max(0.0),
-            endpoints: set.endpoints.view(now),
+            endpoints,
             notes: set.endpoints.notes().to_vec(),
         }
     }
@@ -351,7 +362,8 @@ impl State {
                     }
                     let backend = Arc::clone(endpoints.backend(index));
                     let dialer = Arc::clone(&core.dialer);
-                    let remote = Remote::new(instance.endpoint.clone(), backend, dialer);
+                    let (name, endpoint) = (Arc::clone(&self.name), instance.endpoint.clone());
+                    let remote = Remote::new(name, endpoint, backend, dialer);
                     Arc::new(remote.described(&instance.metadata))
                 }
             });

@@ -3,17 +3,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use formic_core::{Error, Method, RpcService};
+use formic_core::{Error, Method, Priority, RpcService, priority};
 use formic_rpc::context::Scope;
 use formic_rpc::trace::TRACEPARENT;
 use formic_rpc::{Answer, BoxFuture, Call, Handle, Intercepted, Interceptor};
+use http::{HeaderName, HeaderValue};
 use tokio::time::Instant;
 
 use crate::deadline::Deadline;
 use crate::dispatch::{Dispatch, Terminal};
 use crate::trace;
 
-/// Deadline and trace, then interceptors, then the call itself.
+/// What says how much a call matters.
+pub(crate) const PRIORITY: HeaderName = HeaderName::from_static(priority::HEADER);
+
+/// Deadline, trace and priority, then interceptors, then the call itself.
 pub(crate) struct Stack {
     timeout: Duration,
     dispatch: Arc<Dispatch>,
@@ -41,6 +45,10 @@ impl Handle for Stack {
             Err(error) => return Box::pin(std::future::ready(Err(error))),
         };
         let trace = trace::next(scope.trace, &call.metadata);
+        if scope.priority != Priority::Normal && !call.metadata.as_headers().contains_key(PRIORITY) {
+            let headers = call.metadata.as_headers_mut();
+            headers.insert(PRIORITY, HeaderValue::from_static(scope.priority.as_str()));
+        }
         match &self.intercepted {
             None => {
                 let dispatch = Arc::clone(&self.dispatch);

@@ -13,9 +13,11 @@ pub struct TrafficView {
     pub policy: Traffic,
     /// It is served by this very process, so its endpoints are not called.
     pub local: bool,
+    /// It was called, so its endpoints are known.
+    pub called: bool,
     /// How many further attempts the budget still bears.
     pub retries_left: f64,
-    /// Its instances, in the order of their ids.
+    /// Its instances, in the order of their ids, and then those that left and finish their last calls.
     pub endpoints: Vec<BackendView>,
     /// What of the policy does not apply to the instances that there are.
     pub notes: Vec<String>,

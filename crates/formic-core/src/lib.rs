@@ -10,6 +10,7 @@ pub mod instance;
 pub mod metadata;
 pub mod method;
 pub mod name;
+pub mod priority;
 pub mod shed;
 
 pub use code::Code;
@@ -18,4 +19,5 @@ pub use instance::{Endpoint, Instance, InstanceId, RpcMethod, RpcService};
 pub use metadata::Metadata;
 pub use method::{Kind, Method};
 pub use name::{InvalidName, ServiceName};
+pub use priority::Priority;
 pub use shed::Shed;

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::time::Duration;
 
-use formic_core::{Metadata, Method};
+use formic_core::{Metadata, Method, Priority};
 use tokio::time::Instant;
 
 use crate::{Call, Codec, Drain, Peer, TraceContext};
@@ -113,6 +113,8 @@ pub struct Scope {
     pub trace: Option<TraceContext>,
     /// It is itself a repetition, so what it calls is not repeated again.
     pub retried: bool,
+    /// How much it matters; a call made for it that says nothing else matters as much.
+    pub priority: Priority,
 }
 
 tokio::task_local! {

@@ -15,11 +15,10 @@
 
 pub mod gate;
 pub mod gradient;
-pub mod priority;
 pub mod queue;
 pub mod rate;
 
-pub use priority::Priority;
+pub use formic_core::Priority;
 pub use rate::{By, Rate};
 
 /// How a server defends itself. Every default is safe for a service of which nothing is known.
@@ -35,8 +34,9 @@ pub struct Config {
     pub queue: usize,
     /// Methods that the adaptive limit leaves alone, as [`rate::matches`] reads patterns.
     pub exempt: Vec<String>,
-    /// The metadata that says a call's priority: `high`, `normal` or `low`.
-    pub priority: http::HeaderName,
+    /// The metadata that says a call's priority: `high`, `normal` or `low`. Without, all calls are alike: for
+    /// servers whose callers are not to be believed.
+    pub priority: Option<http::HeaderName>,
     /// Rate limits; each call passes all that match it.
     pub rates: Vec<Rate>,
 }
@@ -50,7 +50,7 @@ impl Default for Config {
             // More than wait in any healthy burst; the delay is what bounds it in earnest.
             queue: 1024,
             exempt: Vec::new(),
-            priority: priority::HEADER,
+            priority: Some(http::HeaderName::from_static(formic_core::priority::HEADER)),
             rates: Vec::new(),
         }
     }

@@ -127,7 +127,7 @@ impl Pipeline {
             return Ok((admitted, Entry::Free));
         }
         if before >= self.max_in_flight {
-            return Err(self.gate.refuse(Shed::InFlight));
+            return Err(self.gate.refuse(Shed::InFlight, call));
         }
         Ok((admitted, self.gate.enter(known.gated, call)?))
     }
@@ -190,7 +190,8 @@ impl Handle for Pipeline {
         let leave = Arc::clone(&self.leave);
         let deadline = call.deadline;
         let retried = call.metadata.as_headers().contains_key(ATTEMPT_NAME);
-        let scope = Scope { deadline, trace: Some(trace), retried };
+        let priority = self.gate.priority(&call);
+        let scope = Scope { deadline, trace: Some(trace), retried, priority };
         let method = call.method.clone();
         let inner = Arc::clone(&self.inner);
         Box::pin(async move {

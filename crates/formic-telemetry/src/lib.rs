@@ -7,7 +7,9 @@
 pub mod logs;
 pub mod metrics;
 pub mod overload;
+pub mod traffic;
 
 pub use logs::LogFormat;
 pub use metrics::{InFlight, MethodMetrics, Metrics, Side};
 pub use overload::Overload;
+pub use traffic::Happening;

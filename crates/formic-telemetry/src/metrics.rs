@@ -17,7 +17,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::Overload;
+use crate::{Happening, Overload, traffic};
 
 /// 0.1 ms to 30 s, about ×2.5 a step: loopback calls and slow external ones fall into different buckets.
 const BUCKETS: [f64; 15] =
@@ -100,6 +100,8 @@ struct Inner {
     client_methods: Methods,
     /// Calls that were made, by what they travelled over.
     travelled: [(&'static str, Counter); 3],
+    /// What happened to calls that were made, besides that they ended.
+    traffic: traffic::Families,
     /// Only processes that serve have it.
     overload: OnceLock<Arc<Overload>>,
 }
@@ -129,6 +131,7 @@ impl Metrics {
         registry.sub_registry_with_prefix("client").register("transport", help, transports.clone());
         let travelled = ["multiplexed", "http", "none"]
             .map(|name| (name, transports.get_or_create_owned(&[("transport", name)])));
+        let traffic = traffic::Families::register(&mut registry);
         let registry = RwLock::new(registry);
         let overload = OnceLock::new();
         Self(Arc::new(Inner {
@@ -138,6 +141,7 @@ impl Metrics {
             server_methods,
             client_methods,
             travelled,
+            traffic,
             overload,
         }))
     }
@@ -147,6 +151,11 @@ impl Metrics {
         if let Some((_, counter)) = self.0.travelled.iter().find(|(name, _)| *name == transport) {
             counter.inc();
         }
+    }
+
+    /// Counts what happened to the calls to a service. Call it with services that exist only.
+    pub fn happened(&self, service: &str, what: Happening) {
+        self.0.traffic.count(service, what);
     }
 
     /// The handles of the server's overload control.

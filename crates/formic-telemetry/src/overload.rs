@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use formic_core::Shed;
+use formic_core::{Priority, Shed};
 use prometheus_client::encoding::{EncodeLabel, EncodeLabelSet, LabelSetEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -11,11 +11,12 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Reason(Shed);
+struct Labels(Shed, Priority);
 
-impl EncodeLabelSet for Reason {
+impl EncodeLabelSet for Labels {
     fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> Result<(), fmt::Error> {
-        ("reason", self.0.as_str()).encode(encoder.encode_label())
+        ("reason", self.0.as_str()).encode(encoder.encode_label())?;
+        ("priority", self.1.as_str()).encode(encoder.encode_label())
     }
 }
 
@@ -25,20 +26,21 @@ pub struct Overload {
     limit: Gauge,
     working: Gauge,
     queued: Gauge,
-    shed: [Counter; Shed::ALL.len()],
+    shed: [[Counter; Priority::ALL.len()]; Shed::ALL.len()],
 }
 
 impl Overload {
     pub(crate) fn register(registry: &mut Registry) -> Arc<Self> {
-        let family = Family::<Reason, Counter>::default();
-        let shed = Shed::ALL.map(|reason| family.get_or_create_owned(&Reason(reason)));
+        let family = Family::<Labels, Counter>::default();
+        let counter = |reason, priority| family.get_or_create_owned(&Labels(reason, priority));
+        let shed = Shed::ALL.map(|reason| Priority::ALL.map(|priority| counter(reason, priority)));
         let overload =
             Self { limit: Gauge::default(), working: Gauge::default(), queued: Gauge::default(), shed };
         let registry = registry.sub_registry_with_prefix("server");
         registry.register("limit", "Calls that may be worked on at a time", overload.limit.clone());
         registry.register("working", "Calls that count against the limit now", overload.working.clone());
         registry.register("queued", "Calls that wait for their turn", overload.queued.clone());
-        registry.register("shed", "Calls refused before any work, by reason", family);
+        registry.register("shed", "Calls refused before any work, by reason and priority", family);
         Arc::new(overload)
     }
 
@@ -62,8 +64,8 @@ impl Overload {
         self.queued.set(i64::try_from(calls).unwrap_or(i64::MAX));
     }
 
-    /// One was refused.
-    pub fn shed(&self, reason: Shed) {
-        self.shed[reason as usize].inc();
+    /// One of this priority was refused.
+    pub fn shed(&self, reason: Shed, priority: Priority) {
+        self.shed[reason as usize][priority as usize].inc();
     }
 }

@@ -14,7 +14,7 @@ pub(crate) fn config(settings: &ServiceSettings) -> Config {
         queue: limits.queue,
         exempt: limits.exempt.clone(),
         // Settings are checked where they are read; only code can set what is no name.
-        priority: limits.priority.parse().unwrap_or(defaults.priority),
+        priority: limits.priority.parse().ok().or(defaults.priority),
         rates: limits.rate.iter().map(|(name, rate)| self::rate(name, rate)).collect(),
     };
     let (max_in_flight, drain_streams) = (limits.max_in_flight, settings.drain.streams);

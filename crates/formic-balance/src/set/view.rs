@@ -26,6 +26,24 @@ pub enum State {
     Probing,
     /// It cannot be reached.
     Down,
+    /// It left, and finishes the calls that are on their way to it.
+    Draining,
+}
+
+impl State {
+    /// As people and programs read it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Warming => "warming",
+            Self::Suspect => "suspect",
+            Self::Ejected => "ejected",
+            Self::Probing => "probing",
+            Self::Down => "down",
+            Self::Draining => "draining",
+        }
+    }
 }
 
 /// An endpoint as of a moment.
@@ -57,9 +75,11 @@ pub struct BackendView {
     pub probe_in: Option<String>,
     /// How many times in a row it was ejected.
     pub ejections: u32,
+    /// What calls to it travel over, where whoever holds the connections says so.
+    pub transport: String,
 }
 
-pub(super) fn of(instance: &Instance, backend: &Backend, now: Duration) -> BackendView {
+pub(crate) fn of(instance: &Instance, backend: &Backend, now: Duration) -> BackendView {
     let ejected = backend.ejected();
     let (success_rate, calls) = backend.success_rate(now);
     let state = match &ejected {
@@ -89,5 +109,6 @@ pub(super) fn of(instance: &Instance, backend: &Backend, now: Duration) -> Backe
         reason: ejected.as_ref().map(|ejected| ejected.reason.to_string()),
         probe_in,
         ejections: ejected.map_or(0, |ejected| ejected.times),
+        transport: String::new(),
     }
 }

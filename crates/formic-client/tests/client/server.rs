@@ -191,7 +191,7 @@ impl Handle for Around {
     fn call(&self, call: Call) -> BoxFuture<'static, Result<Answer, Error>> {
         let trace = trace_of(&call);
         let retried = call.metadata.get(ATTEMPT).is_some();
-        let scope = Scope { deadline: call.deadline, trace, retried };
+        let scope = Scope { deadline: call.deadline, trace, retried, ..Scope::default() };
         Box::pin(scope.run(self.0.call(call)))
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use formic_balance::traffic::{Ejection, Filter, Hedge, Retry, Rule};
 use formic_client::{Algorithm, Client, Config, State, Traffic};
-use formic_core::{Code, Error, InstanceId, ServiceName, Shed};
+use formic_core::{Code, Error, ServiceName, Shed};
 use formic_registry::{Memory, Registry};
 use formic_rpc::{Answer, BoxFuture, Call, Channel, Handle};
 
@@ -181,8 +181,8 @@ async fn an_ejection_ends_by_hand() {
     while rig.state(1) != State::Ejected {
         let _ = rig.channel.call(call_of(SAY, "x")).await;
     }
-    assert!(rig.client.readmit(&echo(), &InstanceId::new("i1")));
-    assert!(!rig.client.readmit(&echo(), &InstanceId::new("nobody")));
+    assert!(rig.client.readmit(&echo(), "i1"));
+    assert!(!rig.client.readmit(&echo(), "nobody"));
     assert_eq!(rig.state(1), State::Warming);
 }
 

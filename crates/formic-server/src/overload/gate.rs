@@ -41,7 +41,7 @@ pub struct Gate {
     limiters: Vec<Limiter>,
     exempt: Vec<String>,
     adaptive: bool,
-    priority: HeaderName,
+    priority: Option<HeaderName>,
     metrics: Arc<Overload>,
 }
 
@@ -106,6 +106,13 @@ impl Gate {
         self.limit.load(Ordering::Relaxed)
     }
 
+    /// How much a call matters, as its metadata says.
+    #[must_use]
+    pub fn priority(&self, call: &Call) -> Priority {
+        let header = self.priority.as_ref();
+        header.map_or(Priority::Normal, |header| Priority::of(&call.metadata, header))
+    }
+
     /// Holds a call against the rate limits.
     ///
     /// # Errors
@@ -117,7 +124,7 @@ impl Gate {
         let now = self.now();
         for limiter in self.limiters.iter().filter(|limiter| limiter.applies(call.method.path())) {
             if let Err(wait) = limiter.check(now, call) {
-                self.metrics.shed(Shed::Rate);
+                self.metrics.shed(Shed::Rate, self.priority(call));
                 let message = format!("the rate limit {:?} is used up", limiter.name());
                 return Err(Error::shed(Shed::Rate, message, wait));
             }
@@ -143,7 +150,7 @@ impl Gate {
         {
             return Ok(Entry::Open(self.permit(method, now, found, true)));
         }
-        self.queue(method, now, Priority::of(&call.metadata, &self.priority))
+        self.queue(method, now, self.priority(call))
     }
 
     /// The way of a call that finds no room.
@@ -177,9 +184,9 @@ impl Gate {
         drop(core);
         turns.announce();
         if full {
-            return Err(self.refusal(Shed::QueueFull, patience));
+            return Err(self.refusal(Shed::QueueFull, priority, patience));
         }
-        Ok(Entry::Wait(Box::new(Turn { gate: Arc::clone(self), told, patience })))
+        Ok(Entry::Wait(Box::new(Turn { gate: Arc::clone(self), told, priority, patience })))
     }
 
     /// Takes a place if there is one; says how many are taken then.
@@ -230,13 +237,13 @@ impl Gate {
     }
 
     /// The refusal of a call, counted.
-    pub(crate) fn refuse(&self, reason: Shed) -> Error {
+    pub(crate) fn refuse(&self, reason: Shed, call: &Call) -> Error {
         let patience = Patience::of(self.core().gradient.typical());
-        self.refusal(reason, patience)
+        self.refusal(reason, self.priority(call), patience)
     }
 
-    fn refusal(&self, reason: Shed, patience: Patience) -> Error {
-        self.metrics.shed(reason);
+    fn refusal(&self, reason: Shed, priority: Priority, patience: Patience) -> Error {
+        self.metrics.shed(reason, priority);
         // Those who were turned away together must not come back together.
         let after = (patience.interval * 2).clamp(MIN_PUSHBACK, MAX_PUSHBACK).mul_f64(0.5 + fastrand::f64());
         let message = match reason {
@@ -282,6 +289,7 @@ impl Turns {
 pub struct Turn {
     gate: Arc<Gate>,
     told: oneshot::Receiver<Told>,
+    priority: Priority,
     patience: Patience,
 }
 
@@ -297,8 +305,8 @@ impl Turn {
         let until = deadline.map_or(most, |deadline| deadline.min(most));
         match timeout_at(until, self.told).await {
             Ok(Ok(Ok(permit))) => Ok(permit),
-            Ok(Ok(Err(reason))) => Err(self.gate.refusal(reason, self.patience)),
-            Ok(Err(_)) | Err(_) => Err(self.gate.refusal(Shed::QueueDelay, self.patience)),
+            Ok(Ok(Err(reason))) => Err(self.gate.refusal(reason, self.priority, self.patience)),
+            Ok(Err(_)) | Err(_) => Err(self.gate.refusal(Shed::QueueDelay, self.priority, self.patience)),
         }
     }
 }

@@ -37,7 +37,7 @@ struct Waiting<T> {
 /// Calls that wait, by priority.
 #[derive(Debug)]
 pub struct Queue<T> {
-    lanes: [VecDeque<Waiting<T>>; Priority::COUNT],
+    lanes: [VecDeque<Waiting<T>>; Priority::ALL.len()],
     capacity: usize,
     /// When it was empty last.
     empty: Duration,

@@ -68,6 +68,23 @@ async fn the_deadline_shrinks_and_the_trace_stays() {
         let parent = &seen.metadata["traceparent"];
         assert!(parent.contains(&seen.trace_id) && parent.ends_with("-01"), "{name}: {parent}");
         assert!(!parent.contains("00f067aa0ba902b7"), "{name}: the hop before is not the first one");
+        assert!(!seen.metadata.contains_key("formic-priority"), "{name}: most calls say nothing");
+    }
+}
+
+#[tokio::test]
+async fn the_priority_goes_all_the_way_down() {
+    for chain in [over_tcp().await, in_memory()] {
+        let probe = ProbeClient::new(chain.first.clone());
+        for (word, seen_below) in
+            [("low", Some("low")), ("high", Some("high")), ("normal", None), ("7", None)]
+        {
+            let said =
+                probe.say(told(Action::ACTION_RELAY, 2)).metadata("formic-priority", word).await.unwrap();
+            let seen = said.seen.as_option().unwrap();
+            let found = seen.metadata.get("formic-priority").map(String::as_str);
+            assert_eq!(found, seen_below, "{}, {word}", chain.name);
+        }
     }
 }
 

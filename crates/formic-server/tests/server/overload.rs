@@ -252,7 +252,7 @@ async fn a_refusal_says_what_it_is_and_when_to_come_back() {
         reflection.server_reflection_info(futures::stream::iter([asked])).await.unwrap().into_message();
     assert!(answers.message().await.unwrap().is_some());
     let text = load.metrics.render();
-    assert!(text.contains(r#"formic_server_shed_total{reason="QUEUE_FULL"}"#), "{text}");
+    assert!(text.contains(r#"formic_server_shed_total{reason="QUEUE_FULL",priority="low"}"#), "{text}");
     let limit = format!("formic_server_limit {}\n", load.running.limit());
     assert!(text.contains(&limit) && text.contains("formic_server_queued 0\n"), "{text}");
     while let Some(outcome) = held.join_next().await {
@@ -384,7 +384,10 @@ async fn rates_are_counted_by_key() {
     let (port, error) = refused.unwrap();
     assert!((100..=101).contains(&port), "{port} after {:?}", clock.elapsed());
     assert!(error.message().contains("\"host\""), "{error}");
-    assert!(load.metrics.render().contains(r#"formic_server_shed_total{reason="RATE"} 2"#) || port < 119);
+    assert!(
+        load.metrics.render().contains(r#"formic_server_shed_total{reason="RATE",priority="normal"} 2"#)
+            || port < 119
+    );
 }
 
 #[tokio::test]
