@@ -62,6 +62,11 @@ impl App {
         })
     }
 
+    /// The service about traffic.
+    pub(crate) fn traffic(&self) -> pb::TrafficServiceClient {
+        pb::TrafficServiceClient::new(self.daemon.clone())
+    }
+
     /// The registry of the application.
     pub(crate) fn registry(&self) -> DynRegistry {
         Arc::new(formic_api::LocalRegistry::new(self.daemon.clone()))

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
-pub(crate) use operate::{Apply, Events, Plan, Restart, Rollback, Scale, Wait, Why};
+pub(crate) use operate::{Apply, Events, Plan, Restart, Rollback, Scale, Traffic, Wait, Why};
 pub(crate) use server::{Detached, Install, Release, Server, ServerVerb, Upgrade};
 
 /// Microservices: write them, run them, call them.
@@ -63,6 +63,8 @@ pub(crate) enum Verb {
     Why(Why),
     /// Give up an instance that is quarantined, so that its place is filled again
     Release(Release),
+    /// Show how calls to a service are spread, as its callers see it
+    Traffic(Traffic),
     /// Make a new service that compiles, passes its test and runs
     New(New),
     /// Check a manifest and show what would run

@@ -19,6 +19,7 @@ mod server;
 mod services;
 mod status;
 mod stop;
+mod traffic;
 mod up;
 mod why;
 mod wire;
@@ -46,6 +47,7 @@ pub(crate) async fn run(cli: Cli) -> Outcome {
         Verb::Events(args) => events::run(args).await,
         Verb::Why(args) => why::run(args).await,
         Verb::Release(args) => release::run(args).await,
+        Verb::Traffic(args) => traffic::run(args).await,
         Verb::New(args) => new::run(&args),
         Verb::Check(args) => check::run(&args),
         Verb::Completions { shell } => completions::run(shell),

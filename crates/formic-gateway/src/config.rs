@@ -27,9 +27,15 @@ pub struct Config {
     /// How long calls in flight may take at the end.
     #[serde(default = "default_grace")]
     pub grace: Duration,
+    /// Callers may say how much a call matters.
+    #[serde(default)]
+    pub priority: bool,
     /// How services are called, by their names; the others by default.
     #[serde(default)]
     pub services: BTreeMap<String, Traffic>,
+    /// Who it is among the instances; one that is nobody is not told of new policies.
+    #[serde(skip)]
+    pub instance: String,
 }
 
 /// As the services behind it take by default.

@@ -26,6 +26,15 @@ pub(crate) async fn request_id(mut request: Request, next: Next) -> Response {
     response
 }
 
+/// What says how much a call matters.
+const PRIORITY: HeaderName = HeaderName::from_static(formic_core::priority::HEADER);
+
+/// Takes out what callers from outside may not say.
+pub(crate) async fn nobody_special(mut request: Request, next: Next) -> Response {
+    request.headers_mut().remove(PRIORITY);
+    next.run(request).await
+}
+
 /// How long a body that is too large is read on, so that a client which sends it all before it reads
 /// gets to see why it was refused.
 const PATIENCE: Duration = Duration::from_secs(1);

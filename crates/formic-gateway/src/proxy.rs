@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use formic_client::Client;
-use formic_core::{Error, Metadata, Method};
+use formic_core::{Error, Metadata, Method, priority};
 use formic_rpc::{Answer, Body, BoxFuture, Call, Codec, Handle};
 use http::header::{self, HeaderName};
 
@@ -14,6 +14,8 @@ use crate::routes::Routes;
 pub struct Proxy {
     routes: Routes,
     client: Client,
+    /// Callers may say how much a call matters.
+    priority: bool,
 }
 
 /// What belongs to one hop and is made anew for the next.
@@ -60,7 +62,13 @@ impl Proxy {
     /// Over a live table and a client that finds the services.
     #[must_use]
     pub fn new(routes: Routes, client: Client) -> Self {
-        Self { routes, client }
+        Self { routes, client, priority: false }
+    }
+
+    /// Believes callers who say how much a call matters.
+    #[must_use]
+    pub fn with_priority(self, priority: bool) -> Self {
+        Self { priority, ..self }
     }
 
     /// The handle for the server.
@@ -95,7 +103,12 @@ impl Handle for Proxy {
             return Box::pin(std::future::ready(Err(error)));
         }
         let mut out = Call::new(call.method, call.codec, call.body);
+        let header = HeaderName::from_static(priority::HEADER);
+        let priority = self.priority.then(|| call.metadata.as_headers().get(&header).cloned()).flatten();
         out.metadata = forwarded(call.metadata);
+        if let Some(priority) = priority {
+            out.metadata.as_headers_mut().insert(header, priority);
+        }
         out.deadline = call.deadline;
         if let Some(peer) = &call.peer {
             // Appended: who called from outside. Services refuse some methods to calls that carry it, so it

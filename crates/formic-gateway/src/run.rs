@@ -1,7 +1,9 @@
 //! The gateway's life: listen, learn the routes, be ready, drain.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
+use formic_api::Attendant;
 use formic_client::{Client, Traffic};
 use formic_core::{Endpoint, Error, ServiceName};
 use formic_registry::DynRegistry;
@@ -12,7 +14,7 @@ use http::{HeaderName, HeaderValue, Method};
 use tokio_util::sync::CancellationToken;
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer, ExposeHeaders};
 
-use crate::guard::{REQUEST_ID, request_id, too_large};
+use crate::guard::{REQUEST_ID, nobody_special, request_id, too_large};
 use crate::page::{self, Page};
 use crate::web::{Web, pass_on};
 use crate::{Config, Proxy, Routes};
@@ -70,28 +72,42 @@ pub async fn run(
 ) -> Result<(), GatewayError> {
     // A name that is none is nobody's.
     let named = |(name, traffic): (&String, &Traffic)| Some((ServiceName::new(name).ok()?, traffic.clone()));
+    let services: HashMap<ServiceName, Traffic> = config.services.iter().filter_map(named).collect();
     let client = Client::new(
         Arc::clone(&registry),
         formic_client::Config {
             timeout: config.timeout,
-            services: config.services.iter().filter_map(named).collect(),
+            services: services.clone(),
             observer: Some(Arc::new(metrics.clone())),
             ..formic_client::Config::default()
         },
     );
-    let (mut routes, following) = Routes::follow(registry, client.cache().clone(), daemon, stop.clone());
     let mut tasks = tokio::task::JoinSet::new();
+    if !config.instance.is_empty() {
+        let attendant = Attendant {
+            engine: daemon.clone(),
+            client: client.clone(),
+            instance: config.instance.clone(),
+            service: "gateway".into(),
+            told: services,
+        };
+        tasks.spawn(attendant.run());
+    }
+    let (mut routes, following) = Routes::follow(registry, client.cache().clone(), daemon, stop.clone());
     tasks.spawn(following);
     let bound = Bound::bind(&config.listen).await.map_err(GatewayError::Listen)?;
-    let limits = formic_server::Config {
+    let mut limits = formic_server::Config {
         max_message: config.max_body,
         default_deadline: config.timeout,
         ..formic_server::Config::default()
     };
+    if !config.priority {
+        limits.overload.priority = None;
+    }
     let page = Page::new(config.app.clone(), routes.clone());
     let web = Web::new(routes.clone(), metrics.clone(), config.max_body);
     let mut server = Server::new(limits, metrics)
-        .proxy(Proxy::new(routes.clone(), client).handle())
+        .proxy(Proxy::new(routes.clone(), client).with_priority(config.priority).handle())
         .router(page.clone().router())
         .layer(|router| router.layer(axum::middleware::from_fn_with_state(page, page::browser)))
         .layer(move |router| router.layer(axum::middleware::from_fn_with_state(config.max_body, too_large)));
@@ -104,6 +120,9 @@ pub async fn run(
     server = server
         .layer(|router| router.layer(axum::middleware::from_fn_with_state(passing, pass_on)))
         .layer(|router| router.layer(axum::middleware::from_fn(request_id)));
+    if !config.priority {
+        server = server.layer(|router| router.layer(axum::middleware::from_fn(nobody_special)));
+    }
     let mut running = server.build().map_err(GatewayError::Build)?;
     let health = Arc::new(running.health().clone());
     let endpoint = running.listen(bound);

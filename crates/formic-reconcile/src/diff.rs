@@ -144,6 +144,11 @@ fn leaf(place: &str, value: &Value, out: &mut BTreeMap<String, String>) {
             Ok(config @ Value::Object(_)) => leaf("config", &config, out),
             _ => drop(out.insert(place.into(), text.clone())),
         },
+        // So does how it calls others.
+        Value::String(text) if place == "env.FORMIC_CLIENT" => match serde_json::from_str::<Value>(text) {
+            Ok(calls @ Value::Object(_)) => leaf("client", &calls, out),
+            _ => drop(out.insert(place.into(), text.clone())),
+        },
         Value::String(text) => drop(out.insert(place.into(), text.clone())),
         Value::Array(values) if values.is_empty() => {}
         other => drop(out.insert(place.into(), other.to_string())),

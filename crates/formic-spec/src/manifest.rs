@@ -75,6 +75,9 @@ pub struct Gateway {
     pub cors: Cors,
     /// The largest request body: [`DEFAULT_MAX_BODY`].
     pub max_body: ByteSize,
+    /// Whether callers from outside may say how much a call matters; not by default, or all would say most.
+    #[serde(default)]
+    pub priority: bool,
 }
 
 /// `[gateway.cors]`.
@@ -315,7 +318,13 @@ impl Manifest {
 
 impl Default for Gateway {
     fn default() -> Self {
-        Self { listen: DEFAULT_LISTEN, expose: Vec::new(), cors: Cors::default(), max_body: DEFAULT_MAX_BODY }
+        Self {
+            listen: DEFAULT_LISTEN,
+            expose: Vec::new(),
+            cors: Cors::default(),
+            max_body: DEFAULT_MAX_BODY,
+            priority: false,
+        }
     }
 }
 

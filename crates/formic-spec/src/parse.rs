@@ -30,6 +30,7 @@ use crate::graph;
 use crate::manifest::{
     App, Cors, DEFAULT_LISTEN, FORMAT, Gateway, MAX_BYTES, MAX_SERVICES, Manifest, RestartPolicy,
 };
+use crate::revision;
 use crate::update::Condition;
 
 /// More circles than this are not worth reading.
@@ -194,6 +195,7 @@ fn read_gateway(
     if let Some(size) = section.unit("max_body", "a size such as \"4MiB\"", notes) {
         gateway.max_body = size;
     }
+    gateway.priority = section.boolean("priority", notes).unwrap_or(false);
     if let Some(mut cors) = section.section("cors", notes) {
         let origins = cors.distinct("origins", notes);
         for (origin, span) in &origins {
@@ -273,7 +275,7 @@ fn read_traffic(
             all.iter().map(|(name, traffic)| (name.clone(), json!({ "traffic": traffic }))).collect();
         let told = Value::Object(told).to_string();
         for located in services {
-            located.service.settings.insert("FORMIC_CLIENT".into(), told.clone());
+            located.service.settings.insert(revision::CALLS.into(), told.clone());
         }
     }
     all

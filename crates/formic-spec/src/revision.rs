@@ -3,7 +3,8 @@
 //! In it: what is run (with the digest of the artifact), arguments, environment, config, settings, working
 //! directory, port, limits, health, stop and restart rules, and whether the gateway exposes it. So a
 //! rollback to a revision brings all of it back. Not in it: `replicas`, `depends_on` and `update`, which
-//! describe the set and not its members; they change in place.
+//! describe the set and not its members; they change in place. Nor how services are called: whoever calls is told
+//! while it runs.
 //!
 //! A second hash covers only what a running process cannot take up. Where it is the same, a change of
 //! revision is made in place: limits are written anew, and no process ends for it.
@@ -32,6 +33,14 @@ pub struct Revision(Arc<str>);
 pub struct InvalidRevision;
 
 // === impl Revision ===
+
+/// The variable that tells an instance how services are called, when it starts.
+pub(crate) const CALLS: &str = "FORMIC_CLIENT";
+
+/// The settings that an instance keeps for as long as it runs.
+fn lasting(settings: &BTreeMap<String, String>) -> BTreeMap<&String, &String> {
+    settings.iter().filter(|(name, _)| *name != CALLS).collect()
+}
 
 impl Revision {
     /// The hash of any JSON value in its canonical form.
@@ -74,7 +83,7 @@ impl Revision {
             "env": env,
             "secrets": secrets,
             "config": config,
-            "settings": settings,
+            "settings": lasting(settings),
             "cwd": cwd,
             "limits": resources,
             "health": health,
@@ -115,7 +124,7 @@ impl Revision {
             "env": env,
             "secrets": secrets,
             "config": config,
-            "settings": settings,
+            "settings": lasting(settings),
             "cwd": cwd,
             "health": health,
             "port": port,

@@ -59,9 +59,6 @@ fn every_caller_is_told_and_reads_the_same_by_itself() {
     assert_eq!((mail.as_str(), order.as_str()), ("mail", "order"));
     assert_eq!((traffic.policy, traffic.slow_start.as_secs()), (Algorithm::LeastRequest, 60));
     assert_eq!((traffic.rules.len(), traffic.retry.codes.len(), traffic.retry.repeats), (1, 2, 1));
-    // A change of it is a change of what instances are told, and so of their revisions.
-    let other = Manifest::parse(&GOOD.replace("1m", "2m"), "formic.toml").unwrap();
-    assert_ne!(manifest.revision("user", "x"), other.revision("user", "x"));
     // Without any, nothing is told.
     let none = Manifest::parse("[app]\nname = \"a\"\n[service.b]\ncargo = \"b\"\n", "formic.toml").unwrap();
     assert!(none.service("b").unwrap().settings.is_empty() && none.traffic.is_empty());
@@ -149,4 +146,19 @@ fn a_policy_that_is_unknown_and_one_that_lacks_something() {
 fn what_the_engine_tells_cannot_be_said_otherwise() {
     let text = "[app]\nname = \"a\"\n[service.b]\ncargo = \"b\"\nenv = { FORMIC_CLIENT = \"{}\" }\n";
     assert!(faults(text).to_string().contains("`FORMIC_CLIENT` is set by the engine"));
+}
+
+#[test]
+fn a_policy_makes_no_new_revision() {
+    let with = |policy: &str| {
+        let text = format!(
+            "[app]\nname = 'a'\n[service.b]\ncargo = 'b'\n[service.b.traffic]\npolicy = '{policy}'\n"
+        );
+        Manifest::parse(&text, "formic.toml").unwrap()
+    };
+    let (one, other) = (with("random"), with("p2c"));
+    let told = |manifest: &Manifest| manifest.service("b").unwrap().settings["FORMIC_CLIENT"].clone();
+    assert_ne!(told(&one), told(&other), "a new instance begins with what is in force");
+    assert_eq!(one.revision("b", "digest"), other.revision("b", "digest"));
+    assert_eq!(one.process("b", "digest"), other.process("b", "digest"));
 }

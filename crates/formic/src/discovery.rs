@@ -5,7 +5,8 @@ use std::sync::Arc;
 use formic_client::Client;
 use formic_core::Endpoint;
 use formic_registry::{DynRegistry, Memory, Static};
-use formic_settings::Addresses;
+use formic_rpc::Channel;
+use formic_settings::{Addresses, ServiceSettings};
 
 use crate::Failure;
 
@@ -36,9 +37,19 @@ fn local(daemon: &str) -> Result<DynRegistry, Failure> {
     let endpoint: Endpoint = daemon
         .parse()
         .map_err(|error| Failure::config("FORMIC_DAEMON does not say where the daemon is").because(error))?;
-    // The way to the daemon is fixed, so the client that finds services rests on one that finds none.
-    let bootstrap = Client::new(Arc::new(Memory::new()), formic_client::Config::default());
-    Ok(Arc::new(formic_api::LocalRegistry::new(bootstrap.at(endpoint))))
+    Ok(Arc::new(formic_api::LocalRegistry::new(channel(endpoint))))
+}
+
+/// The way to the daemon is fixed, so the client that finds services rests on one that finds none.
+fn channel(endpoint: Endpoint) -> Channel {
+    Client::new(Arc::new(Memory::new()), formic_client::Config::default()).at(endpoint)
+}
+
+/// The daemon itself, where the service is one of its own.
+pub(crate) fn daemon(settings: &ServiceSettings) -> Option<Channel> {
+    let is_local = matches!(settings.registry.as_deref(), None | Some("local"));
+    let endpoint = settings.daemon.as_deref().filter(|_| is_local)?.parse().ok()?;
+    Some(channel(endpoint))
 }
 
 #[cfg(feature = "mdns")]

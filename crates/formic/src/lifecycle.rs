@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use formic_api::Attendant;
 use formic_core::{Endpoint, Instance, InstanceId, ServiceName};
 use formic_registry::Registrar;
 use formic_server::{Bound, Running, Serving};
@@ -15,7 +16,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::service::Hook;
-use crate::{Failure, Result, Service, Stopping};
+use crate::{Failure, Result, Service, Stopping, calling, discovery};
 
 /// Reads the settings of this process.
 pub(crate) fn settings(
@@ -113,6 +114,10 @@ pub(crate) async fn run(mut service: Service, stop: impl Future<Output = ()> + S
     service.client.add_local(&service.name, running.handle());
     let endpoint = running.listen(bound);
 
+    let mut attending = JoinSet::new();
+    if let Some(attendant) = attendant(&service) {
+        attending.spawn(attendant.run());
+    }
     let stopping = CancellationToken::new();
     let mut tasks = JoinSet::new();
     for task in service.tasks.drain(..) {
@@ -155,6 +160,7 @@ pub(crate) async fn run(mut service: Service, stop: impl Future<Output = ()> + S
     if cut > 0 {
         tracing::warn!(calls = cut, "the grace is over; calls were cut off");
     }
+    attending.shutdown().await;
     stopping.cancel();
     let finished = async { while tasks.join_next().await.is_some() {} };
     if timeout_at(last(until), finished).await.is_err() {
@@ -192,6 +198,17 @@ fn callable(endpoint: &Endpoint) -> Endpoint {
         }
         other => other.clone(),
     }
+}
+
+/// Under an engine: takes over the policies that it tells, and answers what this caller sees.
+fn attendant(service: &Service) -> Option<Attendant> {
+    Some(Attendant {
+        engine: discovery::daemon(&service.settings)?,
+        client: service.client.clone(),
+        instance: service.settings.instance.clone()?,
+        service: service.name.to_string(),
+        told: calling::services(&service.settings).ok()?,
+    })
 }
 
 /// Runs hooks one after the other until one fails.

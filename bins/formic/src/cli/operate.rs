@@ -98,6 +98,23 @@ pub(crate) struct Why {
     pub(crate) listing: Listing,
 }
 
+#[derive(Args, Debug)]
+pub(crate) struct Traffic {
+    /// The service that is called
+    pub(crate) service: String,
+    /// Only what this caller sees: an instance, or all instances of a service
+    #[arg(long, value_name = "CALLER")]
+    pub(crate) from: Option<String>,
+    /// Go on, every second
+    #[arg(short, long)]
+    pub(crate) watch: bool,
+    /// End the ejection of this instance, named by its id or its address, with every caller
+    #[arg(long, value_name = "INSTANCE", conflicts_with_all = ["watch", "from"])]
+    pub(crate) reset: Option<String>,
+    #[command(flatten)]
+    pub(crate) listing: Listing,
+}
+
 /// Reads `order=5`.
 fn scale(text: &str) -> Result<(String, u32), String> {
     let (name, number) = text.split_once('=').ok_or("expected SERVICE=N, such as order=5")?;

@@ -27,7 +27,7 @@ pub(crate) async fn run() -> Outcome {
         &std::env::var("FORMIC_LOG").unwrap_or_else(|_| "info".into()),
     )
     .map_err(Failure::user)?;
-    let config: formic_gateway::Config = serde_json::from_str(&variable("FORMIC_CONFIG")?)
+    let mut config: formic_gateway::Config = serde_json::from_str(&variable("FORMIC_CONFIG")?)
         .map_err(|error| Failure::user("FORMIC_CONFIG is not a gateway's").because(error))?;
     let daemon: Endpoint =
         variable("FORMIC_DAEMON")?.parse().map_err(|error| Failure::user("FORMIC_DAEMON").because(error))?;
@@ -38,6 +38,7 @@ pub(crate) async fn run() -> Outcome {
     let registry: DynRegistry = Arc::new(LocalRegistry::new(daemon.clone()));
     let stop = CancellationToken::new();
     let id = variable("FORMIC_INSTANCE")?;
+    config.instance = id.clone();
     let version = std::env::var("FORMIC_VERSION").unwrap_or_default();
     let name = ServiceName::new(std::env::var("FORMIC_SERVICE").unwrap_or_else(|_| "gateway".into()))
         .map_err(|error| Failure::user("FORMIC_SERVICE").because(error))?;

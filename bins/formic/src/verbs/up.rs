@@ -2,6 +2,7 @@
 
 pub(crate) mod artifacts;
 pub(crate) mod build;
+pub(crate) mod callers;
 pub(crate) mod control;
 pub(crate) mod desired;
 mod facts;
@@ -97,6 +98,7 @@ pub(crate) async fn run(args: Up) -> Outcome {
         artifacts: state.artifacts(),
         features: features.clone(),
         managed: None,
+        callers: callers::Callers::default(),
     };
     let registry = handle.registry();
     let api = serve(&state, control.clone(), Arc::clone(&registry)).await?;
@@ -243,7 +245,9 @@ pub(crate) async fn serve(
         .map_err(failed)?
         .serve(Arc::new(pb::DeployServiceServer::new(control.clone())))
         .map_err(failed)?
-        .serve(Arc::new(pb::ServerServiceServer::new(control)))
+        .serve(Arc::new(pb::ServerServiceServer::new(control.clone())))
+        .map_err(failed)?
+        .serve(Arc::new(pb::TrafficServiceServer::new(control)))
         .map_err(failed)?
         .serve(Arc::new(formic_api::registry::v1::RegistryServiceServer::new(RegistryServer::new(registry))))
         .map_err(failed)?

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use formic_balance::traffic::{Ejection, Filter, Hedge, Retry, Rule};
+use formic_balance::traffic::{Budget, Ejection, Filter, Hedge, Retry, Rule};
 use formic_client::{Algorithm, Client, Config, State, Traffic};
 use formic_core::{Code, Error, ServiceName, Shed};
 use formic_registry::{Memory, Registry};
 use formic_rpc::{Answer, BoxFuture, Call, Channel, Handle};
+use formic_telemetry::Metrics;
 
 use crate::server::*;
 
@@ -184,6 +185,68 @@ async fn an_ejection_ends_by_hand() {
     assert!(rig.client.readmit(&echo(), "i1"));
     assert!(!rig.client.readmit(&echo(), "nobody"));
     assert_eq!(rig.state(1), State::Warming);
+}
+
+#[tokio::test]
+async fn what_happens_to_traffic_is_counted() {
+    let traffic = Traffic {
+        policy: Algorithm::RoundRobin,
+        // One further attempt, and no more.
+        budget: Budget { ratio: 0.0, per_second: 1, window: 1_000 * MS },
+        ..Traffic::default()
+    };
+    let (rig, metrics) = (rig(2, Traffic::default()).await, Metrics::new());
+    let config = Config { traffic, observer: Some(Arc::new(metrics.clone())), ..Config::default() };
+    let client = Client::new(Arc::new(rig.registry.clone()), config);
+    let channel = client.of("echo");
+    channel.call(call_of(SAY, "x")).await.unwrap();
+    rig.servers[0].echo.fail_next((0..1_000).map(|_| Error::unavailable("broken")));
+    let is_out = || client.traffic(&echo()).endpoints[0].state == State::Ejected;
+    for _ in 0..100 {
+        let _ = channel.call(call_of(GET, "x")).await;
+    }
+    assert!(is_out());
+    assert!(client.readmit(&echo(), rig.servers[0].endpoint.to_string()) && !is_out());
+    let text = metrics.render();
+    for (name, least) in [("ejections", 1), ("returns", 1), ("retries", 1), ("budget_exhausted", 1)] {
+        let line = format!("formic_client_{name}_total{{service=\"echo\"}} ");
+        let (_, rest) = text.split_once(&line).unwrap_or_else(|| panic!("{line} is not in {text}"));
+        let count: u32 = rest.lines().next().unwrap().parse().unwrap();
+        assert!(count >= least, "{name}: {count}");
+    }
+    assert!(!text.contains("formic_client_hedges_total{"), "nothing is hedged");
+}
+
+#[tokio::test]
+async fn who_left_is_seen_until_its_last_call_is_over() {
+    let registry = Memory::new();
+    let slow = Arc::new(AtomicBool::new(true));
+    let echo_slow = Echo::new();
+    let handle = Slow(Service(Arc::clone(&echo_slow)), Arc::clone(&slow));
+    let server = Server::start_with(&echo_slow, handle).await;
+    let other = Server::start(&Echo::new()).await;
+    register(&registry, "one", &server.endpoint).await;
+    let client = Client::new(Arc::new(registry.clone()), Config::default());
+    let mut call = std::pin::pin!(client.of("echo").call(call_of(SAY, "x")));
+    let states = || -> Vec<(String, State, u32)> {
+        let all = client.traffic(&echo()).endpoints.into_iter();
+        all.map(|one| (one.instance, one.state, one.in_flight)).collect()
+    };
+    let left = async {
+        until("the call to be on its way", || states() == [("one".into(), State::Ready, 1)]).await;
+        register(&registry, "other", &other.endpoint).await;
+        registry.deregister(&formic_core::InstanceId::new("one")).await.unwrap();
+        until("the one to be seen as leaving", || {
+            states().iter().any(|one| *one == ("one".into(), State::Draining, 1)) && states().len() == 2
+        })
+        .await;
+    };
+    tokio::select! {
+        answer = &mut call => panic!("{answer:?}"),
+        () = left => {}
+    }
+    assert_eq!(text(within("an answer", call).await.unwrap()), "x");
+    assert_eq!(states().len(), 1);
 }
 
 #[tokio::test]

@@ -71,6 +71,20 @@ async fn calls_that_are_passed_on_are_counted() {
 }
 
 #[tokio::test]
+async fn the_world_does_not_say_what_matters_unless_it_may() {
+    for may in [false, true] {
+        let front = front(|config| config.priority = may).await;
+        for (name, _, probe) in ways(&front) {
+            let ask = probe.say(order("hi")).metadata("formic-priority", "high");
+            let said = within(&name, ask.into_future()).await.unwrap();
+            let seen = said.seen.as_option().unwrap();
+            let found = seen.metadata.get("formic-priority").map(String::as_str);
+            assert_eq!(found, may.then_some("high"), "{name}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn every_kind_of_call_goes_through() {
     let front = front(|_| {}).await;
     for (name, http, probe) in ways(&front) {

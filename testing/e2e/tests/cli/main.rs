@@ -11,4 +11,5 @@ mod manifest;
 mod operate;
 mod start;
 mod stop;
+mod traffic;
 mod web;

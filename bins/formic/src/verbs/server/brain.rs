@@ -21,6 +21,7 @@ use crate::exit::{Failure, Outcome};
 use crate::output::talk;
 use crate::signals::Ends;
 use crate::verbs::up::artifacts;
+use crate::verbs::up::callers;
 use crate::verbs::up::control::{About, Control};
 use crate::verbs::up::serve;
 use crate::verbs::up::state::State;
@@ -90,6 +91,7 @@ pub(crate) async fn run(folder: &Path) -> Outcome {
         artifacts: state.artifacts(),
         features,
         managed: Some(managed),
+        callers: callers::Callers::default(),
     };
     let mut services = JoinSet::new();
     services.spawn(engine.run());

@@ -1,6 +1,7 @@
 //! The control service of a running application, over the engine's handle.
 
 mod deploy;
+mod traffic;
 mod wire;
 
 use std::collections::VecDeque;
@@ -14,6 +15,7 @@ use formic_rpc::{Context, Reply, Request, Streaming, reply};
 use formic_supervise::Features;
 use tokio::sync::{oneshot, watch};
 
+use super::callers::Callers;
 use super::facts::Facts;
 use super::routes;
 use crate::verbs::server::brain::Managed;
@@ -41,6 +43,8 @@ pub(crate) struct Control {
     pub(crate) features: Features,
     /// The server that this is the brain of, if it is one.
     pub(crate) managed: Option<Managed>,
+    /// Who calls whom, and can be asked about it.
+    pub(crate) callers: Callers,
 }
 
 /// How often logs that are followed are looked at.

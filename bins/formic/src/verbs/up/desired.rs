@@ -140,15 +140,19 @@ fn gateway(manifest: &Manifest, folder: &Path) -> Outcome<Option<Service>> {
         listen: gateway.listen.into(),
         cors: gateway.cors.origins.clone(),
         max_body: usize::try_from(gateway.max_body.bytes()).unwrap_or(usize::MAX),
+        priority: gateway.priority,
         timeout: Duration::from_secs(15),
         grace: Duration::from_secs(10),
         services: calls(manifest)?,
+        instance: String::new(),
     };
     let text = serde_json::to_string(&config).map_err(|error| Failure::bug("config").because(error))?;
     let own =
         std::env::current_exe().map_err(|error| Failure::user("cannot find this binary").because(error))?;
     let artifact = mark(&own);
-    let revision = formic_spec::Revision::of(&serde_json::json!({ "config": text, "binary": artifact }));
+    // How services are called is told to a gateway that runs, so it makes no other gateway.
+    let lasting = formic_gateway::Config { services: BTreeMap::new(), ..config };
+    let revision = formic_spec::Revision::of(&serde_json::json!({ "config": lasting, "binary": artifact }));
     let start = Start {
         program: own,
         args: vec!["gateway".into()],

@@ -1,6 +1,8 @@
 //! What a manifest says beside its services. It travels with the desired state, so that a rollback brings
 //! it back too.
 
+use std::collections::BTreeMap;
+
 use formic_spec::{Manifest, Route};
 use formic_supervise::{Features, Limits, Unenforced};
 use serde::{Deserialize, Serialize};
@@ -19,6 +21,9 @@ pub(crate) struct Facts {
     /// What it passes on as plain HTTP.
     #[serde(default)]
     pub(crate) routes: Vec<Route>,
+    /// How services are called, by their names; checked. Callers are told while they run.
+    #[serde(default)]
+    pub(crate) traffic: BTreeMap<String, Value>,
     /// What the manifest asks for and this version does not do, in words, so that nobody relies on it.
     pub(crate) notes: Vec<String>,
 }
@@ -30,6 +35,7 @@ impl Facts {
             gateway: gateway.map(|gateway| format!("http://{}", gateway.listen)).unwrap_or_default(),
             exposed: gateway.map(|gateway| gateway.expose.clone()).unwrap_or_default(),
             routes: manifest.routes.clone(),
+            traffic: manifest.traffic.clone(),
             notes: notes(manifest, |limits| features.unenforced(limits)),
         }
     }
@@ -66,11 +72,13 @@ mod tests {
     #[test]
     fn facts_travel_with_the_desired_state() {
         let text = "[app]\nname = 'shop'\n[gateway]\nlisten = '127.0.0.1:1'\nexpose = ['a']\n\
-                    [route.'/x']\nservice = 'a'\n[service.a]\ncargo = 'a'\nresources = { memory = '1MiB' }\n";
+                    [route.'/x']\nservice = 'a'\n[service.a]\ncargo = 'a'\nresources = { memory = '1MiB' }\n\
+                    [service.a.traffic]\npolicy = 'random'\n";
         let bare = Features::detect().expect("the machine's").masked(["cgroup"]);
         let facts = Facts::of(&Manifest::parse(text, "formic.toml").expect("a manifest"), &bare);
         assert_eq!((facts.gateway.as_str(), facts.exposed.len()), ("http://127.0.0.1:1", 1));
         assert_eq!(facts.routes[0].service, "a");
+        assert_eq!(facts.traffic["a"]["policy"], "random");
         assert_eq!(facts.notes.len(), 1);
         assert!(facts.notes[0].starts_with("a: unenforced (memory: "), "{:?}", facts.notes);
         assert_eq!(Facts::from_tag(&facts.tag().expect("encodes")), facts);

@@ -120,7 +120,8 @@ impl Watch {
         let changed = self.control.change(change).await.map_err(Failure::from)?;
         if changed.changed {
             for change in &changed.changes {
-                talk(&format!("rolling {}", change.service));
+                let how = if change.how == "in-place" { "changed as it runs:" } else { "rolling" };
+                talk(&format!("{how} {}", change.service));
             }
         } else {
             talk("nothing that runs has changed");

@@ -76,7 +76,7 @@ impl Control {
         Ok(pb::ChangeResponse { index, changed, changes, ..Default::default() })
     }
 
-    fn unknown(&self, name: &str) -> Error {
+    pub(super) fn unknown(&self, name: &str) -> Error {
         let view = self.engine.view();
         let view = view.borrow();
         let known: Vec<&str> = view.services.iter().map(|service| service.name.as_str()).collect();

@@ -1,0 +1,267 @@
+//! How calls are spread: shown, changed while they run, and set right by hand.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
+
+use formic_e2e::{App, Manifest, Signal, build_folder, signal, wait_child, wait_for, wait_until};
+use serde_json::{Value, json};
+
+const SOON: Duration = Duration::from_secs(20);
+const SEARCH: &str = "shop.product.v1.ProductService/Search";
+
+fn traffic(app: &App, service: &str) -> Value {
+    let seen = app.formic(&["traffic", service, "--json"]);
+    seen.says(0, &[]);
+    seen.json()
+}
+
+/// What the gateway sees of a service, once it has called it.
+fn at_gateway(app: &App, service: &str) -> Option<Value> {
+    let seen = traffic(app, service);
+    let callers = seen["callers"].as_array().unwrap().clone();
+    callers.into_iter().find(|caller| caller["caller"]["service"] == "gateway")
+}
+
+fn search(app: &App) -> u16 {
+    app.gateway().try_call(SEARCH, &json!({}), None).map_or(0, |answer| answer.status)
+}
+
+/// Every process, by instance.
+fn pids(app: &App) -> Vec<(String, u64)> {
+    let status = app.status();
+    let services = status["services"].as_array().unwrap().clone();
+    let instances = services.iter().flat_map(|service| service["instances"].as_array().unwrap().clone());
+    instances.map(|i| (i["id"].to_string(), i["pid"].as_u64().unwrap())).collect()
+}
+
+fn shop() -> (App, Manifest) {
+    let manifest = Manifest::shop().set("service.product", "replicas", "3");
+    (App::start(&manifest), manifest)
+}
+
+/// The manifest with the port that the running gateway has.
+fn rewrite(app: &App, change: impl Fn(Manifest) -> Manifest) {
+    let text = std::fs::read_to_string(app.folder().join("formic.toml")).unwrap();
+    change(Manifest::of(&text)).write(&app.folder());
+}
+
+#[test]
+fn a_policy_reaches_callers_that_run_and_no_call_is_dropped() {
+    let (mut app, _) = shop();
+    assert_eq!(search(&app), 200);
+    let first = at_gateway(&app, "product").unwrap();
+    assert_eq!((&first["policy"]["policy"], &first["wanted"]), (&json!("p2c"), &json!(true)));
+    assert_eq!(first["endpoints"].as_array().unwrap().len(), 3);
+    let before = pids(&app);
+
+    let (stop, asked, failed) =
+        (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    let status = search(&app);
+                    asked.fetch_add(1, Ordering::Relaxed);
+                    failed.fetch_add(u32::from(status != 200), Ordering::Relaxed);
+                }
+            });
+        }
+        let enough = |more: u32| {
+            let from = asked.load(Ordering::Relaxed);
+            wait_until("calls to be made", SOON, || asked.load(Ordering::Relaxed) >= from + more);
+        };
+        enough(50);
+        for policy in ["round_robin", "least_request"] {
+            rewrite(&app, |manifest| {
+                manifest.set("service.product.traffic", "policy", &format!("{policy:?}"))
+            });
+            let plan = app.formic(&["plan"]);
+            plan.says(0, &[]);
+            assert!(plan.stdout.contains("client.product.traffic.policy"), "{}", plan.stdout);
+            assert!(!plan.stdout.contains("by new instances"), "{}", plan.stdout);
+            app.formic(&["apply", "--wait", "--timeout", "20s"]).says(0, &["runs and answers"]);
+            wait_until(&format!("{policy} to be in force"), SOON, || {
+                at_gateway(&app, "product").is_some_and(|seen| seen["policy"]["policy"] == policy)
+            });
+            enough(50);
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    assert_eq!(failed.load(Ordering::Relaxed), 0, "of {asked:?}");
+    assert_eq!(pids(&app), before, "nobody was restarted for it");
+
+    // A rollback brings the earlier policy back, and taking it out of the manifest the default.
+    app.formic(&["rollback"]).says(0, &[]);
+    wait_until("round robin to be back", SOON, || {
+        at_gateway(&app, "product").is_some_and(|seen| seen["policy"]["policy"] == "round_robin")
+    });
+    app.formic(&["rollback", "1"]).says(0, &[]);
+    wait_until("the default to be back", SOON, || {
+        at_gateway(&app, "product").is_some_and(|seen| seen["policy"]["policy"] == "p2c")
+    });
+    assert_eq!(pids(&app), before);
+
+    // A new instance begins with what is in force.
+    rewrite(&app, |manifest| manifest.set("service.product.traffic", "policy", "\"random\""));
+    app.formic(&["apply", "--wait", "--timeout", "20s"]).says(0, &[]);
+    let gateway = app.pid_of("gateway");
+    assert!(signal(gateway, Signal::KILL));
+    app.wait_restarted("gateway", gateway);
+    wait_until("the new gateway to call", SOON, || search(&app) == 200);
+    let seen = at_gateway(&app, "product").unwrap();
+    assert_eq!((&seen["policy"]["policy"], &seen["wanted"]), (&json!("random"), &json!(true)));
+    app.stop();
+}
+
+#[test]
+fn faults_of_a_policy_are_all_told_and_change_nothing() {
+    let (mut app, _) = shop();
+    assert_eq!(search(&app), 200);
+    rewrite(&app, |manifest| {
+        let rules =
+            "[{ name = \"none\", split = [{ weight = 0 }, { weight = 0 }] }, { name = \"x\", too = {} }]";
+        let manifest = manifest.set("service.product.traffic", "policy", "\"fastest\"");
+        manifest.set("service.product.traffic", "rules", rules).set("service.user.traffic", "subset", "0")
+    });
+    let faults = ["fastest", "too", "subset", "weight"];
+    app.formic(&["check"]).says(1, &faults);
+    app.formic(&["apply"]).says(1, &faults);
+    let seen = at_gateway(&app, "product").unwrap();
+    assert_eq!((&seen["policy"]["policy"], &app.status()["index"]), (&json!("p2c"), &json!(1)));
+    app.stop();
+}
+
+#[test]
+fn what_does_not_apply_falls_back_as_stated_and_is_shown() {
+    let (mut app, _) = shop();
+    rewrite(&app, |manifest| {
+        let rules = "[{ name = \"canary\", to = { version = \"no such\" } }, \
+                     { name = \"far\", to = { zone = \"moon\" } }]";
+        manifest.set("service.product.traffic", "rules", rules).set("service.product.traffic", "zone", "{}")
+    });
+    app.formic(&["check"]).says(0, &[]);
+    app.formic(&["apply", "--wait", "--timeout", "20s"]).says(0, &[]);
+    assert_eq!(search(&app), 200, "the rules are passed over");
+    let notes = wait_for("the notes", SOON, || {
+        let notes = at_gateway(&app, "product")?["notes"].to_string();
+        notes.contains("canary").then_some(notes)
+    });
+    for note in [
+        "\\\"canary\\\": no instance has version",
+        "the rule is passed over",
+        "moon",
+        "zone: this caller knows none",
+    ] {
+        assert!(notes.contains(note), "{note} in {notes}");
+    }
+    let shown = app.formic(&["traffic", "product", "--from", "gateway"]);
+    shown.says(0, &[]);
+    for part in ["rules canary, far", "note: rule \"canary\"", "ready", "budget: "] {
+        assert!(shown.stdout.contains(part), "{part} in {}", shown.stdout);
+    }
+    app.stop();
+}
+
+#[test]
+fn an_instance_that_hangs_is_shown_ejected_with_its_evidence_and_let_in_by_hand() {
+    let manifest = Manifest::shop()
+        .set("service.product", "replicas", "3")
+        // Or the engine would take it out before callers do.
+        .set("service.product", "health", "{ ready = \"none\" }")
+        .set("service.product.traffic", "policy", "\"round_robin\"")
+        .set("service.product.traffic", "ejection", "{ min_wait = \"1m\", max_wait = \"1m\" }");
+    let mut app = App::start(&manifest);
+    wait_until("product to answer", SOON, || search(&app) == 200);
+    wait_until("all three to be known", SOON, || {
+        at_gateway(&app, "product").is_some_and(|seen| seen["endpoints"].as_array().unwrap().len() == 3)
+    });
+    let hung = app.service("product")["instances"][0].clone();
+    let (id, pid) = (hung["id"].as_str().unwrap(), u32::try_from(hung["pid"].as_u64().unwrap()).unwrap());
+    assert!(signal(pid, Signal::STOP));
+    let headers = [("Content-Type", "application/json"), ("Connect-Timeout-Ms", "300")];
+    let of_hung = |seen: &Value| {
+        seen["endpoints"].as_array().unwrap().iter().find(|one| one["instance"] == id).cloned()
+    };
+    let out = wait_for("it to be ejected", SOON, || {
+        for _ in 0..3 {
+            let _ = app.gateway().send("POST", &format!("/{SEARCH}"), &headers, b"{}");
+        }
+        of_hung(&at_gateway(&app, "product")?).filter(|one| one["state"] == "ejected")
+    });
+    assert!(out["reason"].as_str().unwrap().contains("calls failed"), "{out}");
+    assert_ne!(out["probe_in"].as_str().unwrap(), "", "{out}");
+    let shown = app.formic(&["traffic", "product", "--from", "gateway"]);
+    assert!(shown.stdout.contains("calls failed") && shown.stdout.contains("probed in"), "{}", shown.stdout);
+    // Nobody meets it any more.
+    for _ in 0..10 {
+        assert_eq!(search(&app), 200);
+    }
+    assert!(signal(pid, Signal::CONT));
+    let reset = app.formic(&["traffic", "product", "--reset", id]);
+    reset.says(0, &[]);
+    assert!(reset.stdout.contains("counts again with gateway"), "{}", reset.stdout);
+    wait_until("it to get calls again", SOON, || {
+        assert_eq!(search(&app), 200);
+        let seen = at_gateway(&app, "product").and_then(|seen| of_hung(&seen));
+        seen.is_some_and(|one| one["state"] == "ready" || one["state"] == "warming")
+    });
+    let metrics = app.gateway().send("GET", "/metrics", &[], b"").unwrap().text();
+    for name in ["ejections", "returns"] {
+        let line = format!("formic_client_{name}_total{{service=\"product\"}} 1");
+        assert!(metrics.contains(&line), "{line} in {metrics}");
+    }
+    app.stop();
+}
+
+#[test]
+fn a_picture_is_taken_anew_until_nobody_looks() {
+    let (mut app, _) = shop();
+    assert_eq!(search(&app), 200);
+    let watch = || {
+        let mut command = std::process::Command::new(build_folder().join("formic"));
+        command.args(["traffic", "product", "--watch", "--json"]).current_dir(app.folder());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap()
+    };
+    let look = |watching: &mut Child| {
+        let mut lines = BufReader::new(watching.stdout.take().unwrap()).lines();
+        for _ in 0..2 {
+            let seen: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+            assert_eq!(seen["service"], "product");
+        }
+        lines
+    };
+    // The reader goes, and so does the command.
+    let mut watching = watch();
+    drop(look(&mut watching));
+    assert!(wait_child(&mut watching, SOON).is_some_and(|ended| ended.success()));
+    // Ctrl-C is no failure.
+    let mut watching = watch();
+    let _open = look(&mut watching);
+    assert!(signal(watching.id(), Signal::INT));
+    assert!(wait_child(&mut watching, SOON).is_some_and(|ended| ended.success()));
+    app.stop();
+}
+
+#[test]
+fn who_does_not_answer_is_named_and_what_is_unknown_is_refused() {
+    let (mut app, _) = shop();
+    assert_eq!(search(&app), 200);
+    app.formic(&["traffic", "produkt"]).says(1, &["produkt", "did you mean \"product\"?"]);
+    app.formic(&["traffic", "product", "--from", "nobody"]).says(1, &["nobody"]);
+    app.formic(&["traffic", "product", "--reset", "nobody-1"]).says(1, &["no caller knows", "nobody-1"]);
+    let endpoint = at_gateway(&app, "product").unwrap()["endpoints"][0].clone();
+    for name in ["instance", "endpoint"] {
+        let name = endpoint[name].as_str().unwrap();
+        app.formic(&["traffic", "product", "--reset", name]).says(0, &[]);
+    }
+    let user = app.pid_of("user");
+    assert!(signal(user, Signal::STOP));
+    let seen = traffic(&app, "product");
+    assert!(signal(user, Signal::CONT));
+    assert_eq!(seen["silent"][0]["service"], "user", "{seen}");
+    assert!(seen["callers"].to_string().contains("gateway"), "{seen}");
+    app.stop();
+}
