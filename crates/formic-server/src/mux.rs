@@ -5,9 +5,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use formic_core::{Error, Method, RpcService};
 use formic_mux::learn::Book;
 use formic_mux::{Accept, Limits, codec};
-use formic_rpc::Handle;
+use formic_rpc::{Answer, BoxFuture, Call, Handle};
+use formic_telemetry::Arrivals;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
 use crate::Config;
@@ -32,6 +34,37 @@ pub(crate) fn accept(handle: Arc<dyn Handle>, config: &Config) -> Arc<Accept> {
         max_deadline: config.max_deadline,
         book: Book::default(),
     })
+}
+
+/// A handle that counts its calls, one for each transport.
+pub(crate) struct Counted {
+    inner: Arc<dyn Handle>,
+    arrivals: Arrivals,
+}
+
+impl Counted {
+    pub(crate) fn around(inner: &Arc<dyn Handle>, arrivals: &Arrivals) -> Arc<dyn Handle> {
+        Arc::new(Self { inner: Arc::clone(inner), arrivals: arrivals.clone() })
+    }
+}
+
+impl Handle for Counted {
+    fn method(&self, path: &str) -> Option<Method> {
+        self.inner.method(path)
+    }
+
+    fn call(&self, call: Call) -> BoxFuture<'static, Result<Answer, Error>> {
+        self.arrivals.call();
+        self.inner.call(call)
+    }
+
+    fn services(&self) -> Vec<RpcService> {
+        self.inner.services()
+    }
+
+    fn descriptors(&self) -> Vec<&'static [u8]> {
+        self.inner.descriptors()
+    }
 }
 
 /// A connection whose first bytes were read already.

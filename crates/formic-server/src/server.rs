@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use formic_core::{Endpoint, Error};
 use formic_rpc::{Channel, Handle, Intercepted, Interceptor, Peer, Routes};
-use formic_telemetry::Metrics;
+use formic_telemetry::{Arrivals, Metrics};
 use futures::{Stream, StreamExt};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::http::{Edge, Layering, PerConnection};
 use crate::listener::{Accepted, Bound};
-use crate::mux::{self, Begun};
+use crate::mux::{self, Begun, Counted};
 use crate::patience::Reader;
 use crate::pipeline::Pipeline;
 use crate::{Config, Health, Serving, reflection};
@@ -132,7 +132,11 @@ impl Server {
         let handle: Arc<dyn Handle> = Arc::clone(&pipeline) as Arc<dyn Handle>;
         // Layers stand around HTTP, and what the author put there must stand around every call.
         let multiplexed = self.config.multiplexed && self.layers.is_empty();
-        let mux = multiplexed.then(|| mux::accept(Arc::clone(&handle), &self.config));
+        let arrivals = |name| self.metrics.arrivals(name);
+        let (over_mux, over_http) = (arrivals("multiplexed"), arrivals("http"));
+        let counted = |arrivals: &Arrivals| Counted::around(&handle, arrivals);
+        let mux = multiplexed.then(|| mux::accept(counted(&over_mux), &self.config));
+        let handle = counted(&over_http);
         let edge = Edge::new(handle, &self.config, health.clone(), self.metrics, self.router, self.layers);
         Ok(Running {
             pipeline,
@@ -140,6 +144,7 @@ impl Server {
             health,
             edge,
             mux,
+            arrivals: [over_mux, over_http],
             config: Arc::new(self.config),
             accepting: CancellationToken::new(),
             draining: CancellationToken::new(),
@@ -181,6 +186,8 @@ pub struct Running {
     health: Health,
     edge: Edge,
     mux: Option<Arc<formic_mux::Accept>>,
+    /// Over the multiplexed wire, and over HTTP.
+    arrivals: [Arrivals; 2],
     config: Arc<Config>,
     accepting: CancellationToken,
     draining: CancellationToken,
@@ -230,6 +237,7 @@ impl Running {
         Connections {
             edge: self.edge.clone(),
             mux: self.mux.clone(),
+            arrivals: self.arrivals.clone(),
             config: Arc::clone(&self.config),
             accepting: self.accepting.clone(),
             draining: self.draining.clone(),
@@ -304,6 +312,7 @@ impl Running {
 struct Connections {
     edge: Edge,
     mux: Option<Arc<formic_mux::Accept>>,
+    arrivals: [Arrivals; 2],
     config: Arc<Config>,
     accepting: CancellationToken,
     draining: CancellationToken,
@@ -381,6 +390,7 @@ impl Connections {
     {
         let (config, edge) = (Arc::clone(&self.config), self.edge.clone());
         let (draining, mux) = (self.draining.clone(), self.mux.clone());
+        let [over_mux, over_http] = self.arrivals.clone();
         async move {
             let _permit = permit;
             // A client that connects and says nothing holds a slot for so long and no longer.
@@ -401,6 +411,7 @@ impl Connections {
                 };
                 match multiplexed {
                     Ok(true) => {
+                        over_mux.connection();
                         let (stream, read) = stream.into_parts();
                         let stream = Reader::new(stream, config.write_timeout);
                         // In boxes, for a connection is either, and most are idle.
@@ -410,6 +421,7 @@ impl Connections {
                     Err(_) => return,
                 }
             }
+            over_http.connection();
             Box::pin(http(stream, edge, peer, &config, &draining, silent_until)).await;
         }
     }

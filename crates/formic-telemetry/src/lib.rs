@@ -10,6 +10,6 @@ pub mod overload;
 pub mod traffic;
 
 pub use logs::LogFormat;
-pub use metrics::{InFlight, MethodMetrics, Metrics, Side};
+pub use metrics::{Arrivals, InFlight, MethodMetrics, Metrics, Side};
 pub use overload::Overload;
 pub use traffic::Happening;

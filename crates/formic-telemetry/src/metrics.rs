@@ -102,6 +102,7 @@ struct Inner {
     travelled: [(&'static str, Counter); 3],
     /// What happened to calls that were made, besides that they ended.
     traffic: traffic::Families,
+    arrived: [(&'static str, Arrivals); 2],
     /// Only processes that serve have it.
     overload: OnceLock<Arc<Overload>>,
 }
@@ -132,6 +133,7 @@ impl Metrics {
         let travelled = ["multiplexed", "http", "none"]
             .map(|name| (name, transports.get_or_create_owned(&[("transport", name)])));
         let traffic = traffic::Families::register(&mut registry);
+        let arrived = Arrivals::register(&mut registry);
         let registry = RwLock::new(registry);
         let overload = OnceLock::new();
         Self(Arc::new(Inner {
@@ -142,6 +144,7 @@ impl Metrics {
             client_methods,
             travelled,
             traffic,
+            arrived,
             overload,
         }))
     }
@@ -156,6 +159,13 @@ impl Metrics {
     /// Counts what happened to the calls to a service. Call it with services that exist only.
     pub fn happened(&self, service: &str, what: Happening) {
         self.0.traffic.count(service, what);
+    }
+
+    /// What arrives over a transport: `multiplexed`, or else `http`.
+    #[must_use]
+    pub fn arrivals(&self, transport: &str) -> Arrivals {
+        let [(name, first), (_, second)] = &self.0.arrived;
+        if *name == transport { first.clone() } else { second.clone() }
     }
 
     /// The handles of the server's overload control.
@@ -204,6 +214,39 @@ impl Metrics {
         // Writing to a string cannot fail.
         let _ = encode(&mut out, &self.0.registry.read().unwrap_or_else(PoisonError::into_inner));
         out
+    }
+}
+
+/// What arrives at a server over one transport. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Arrivals {
+    connections: Counter,
+    calls: Counter,
+}
+
+impl Arrivals {
+    fn register(registry: &mut Registry) -> [(&'static str, Self); 2] {
+        type Counters = Family<[(&'static str, &'static str); 1], Counter>;
+        let (connections, calls) = (Counters::default(), Counters::default());
+        let registry = registry.sub_registry_with_prefix("server");
+        let help = "Connections that said something, by what is spoken on them";
+        registry.register("connections", help, connections.clone());
+        registry.register("transport", "Calls that arrived, by what they travelled over", calls.clone());
+        ["multiplexed", "http"].map(|name| {
+            let labels = [("transport", name)];
+            let connections = connections.get_or_create_owned(&labels);
+            (name, Self { connections, calls: calls.get_or_create_owned(&labels) })
+        })
+    }
+
+    /// Counts a connection.
+    pub fn connection(&self) {
+        self.connections.inc();
+    }
+
+    /// Counts a call.
+    pub fn call(&self) {
+        self.calls.inc();
     }
 }
 
@@ -287,6 +330,22 @@ mod tests {
         let text = metrics.render();
         assert!(text.contains(r#"formic_client_transport_total{transport="multiplexed"} 1"#), "{text}");
         assert!(text.contains(r#"formic_client_transport_total{transport="http"} 0"#), "{text}");
+    }
+
+    #[test]
+    fn a_server_says_what_calls_came_over() {
+        let metrics = Metrics::new();
+        metrics.arrivals("multiplexed").connection();
+        metrics.arrivals("http").call();
+        let text = metrics.render();
+        for line in [
+            r#"formic_server_connections_total{transport="multiplexed"} 1"#,
+            r#"formic_server_connections_total{transport="http"} 0"#,
+            r#"formic_server_transport_total{transport="multiplexed"} 0"#,
+            r#"formic_server_transport_total{transport="http"} 1"#,
+        ] {
+            assert!(text.contains(line), "{line} is not in {text}");
+        }
     }
 
     #[test]
