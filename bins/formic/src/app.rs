@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use formic_api::control::v1 as pb;
-use formic_client::Client;
+use formic_client::{Client, Transport};
 use formic_core::Endpoint;
 use formic_registry::{DynRegistry, Memory};
 use formic_rpc::Channel;
@@ -74,8 +74,19 @@ impl App {
 
     /// A client that finds the application's services.
     pub(crate) fn client(&self) -> Client {
-        Client::new(self.registry(), formic_client::Config::default())
+        Client::new(self.registry(), calls())
     }
+}
+
+/// What the environment says about transports, by the names that services know it by.
+pub(crate) fn transport() -> Option<String> {
+    ["FORMIC_CLIENT_TRANSPORT", "FORMIC_TRANSPORT"].into_iter().find_map(|name| std::env::var(name).ok())
+}
+
+/// How the binary itself calls services.
+pub(crate) fn calls() -> formic_client::Config {
+    let transport = transport().and_then(|name| Transport::named(&name)).unwrap_or_default();
+    formic_client::Config { transport, ..formic_client::Config::default() }
 }
 
 /// A channel to a daemon's socket.

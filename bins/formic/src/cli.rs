@@ -151,7 +151,7 @@ pub(crate) struct Call {
     /// Print each message on one line, and errors as JSON too
     #[arg(long)]
     pub(crate) json: bool,
-    /// Print the metadata of the response to standard error
+    /// Print the metadata of the response, and what the call travelled over, to standard error
     #[arg(short, long)]
     pub(crate) verbose: bool,
     #[command(flatten)]

@@ -215,12 +215,6 @@ impl Remote {
         if self.spoken.is_spoken() { mux::NAME } else { "http" }
     }
 
-    /// The same, once there is a connection.
-    pub(crate) fn spoken_now(&self) -> Option<&'static str> {
-        let connected = self.slots.iter().any(|slot| slot.live.load().is_some());
-        connected.then(|| self.transport())
-    }
-
     pub(crate) fn endpoint(&self) -> &Endpoint {
         &self.endpoint
     }

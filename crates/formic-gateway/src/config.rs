@@ -30,6 +30,9 @@ pub struct Config {
     /// Callers may say how much a call matters.
     #[serde(default)]
     pub priority: bool,
+    /// What services are called over: `auto`, `http` or `multiplexed`, as in a service's settings. Empty is `auto`.
+    #[serde(default)]
+    pub transport: String,
     /// How services are called, by their names; the others by default.
     #[serde(default)]
     pub services: BTreeMap<String, Traffic>,

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use formic_api::Attendant;
-use formic_client::{Client, Traffic};
+use formic_client::{Client, Traffic, Transport};
 use formic_core::{Endpoint, Error, ServiceName};
 use formic_registry::DynRegistry;
 use formic_rpc::Channel;
@@ -78,6 +78,7 @@ pub async fn run(
         formic_client::Config {
             timeout: config.timeout,
             services: services.clone(),
+            transport: Transport::named(&config.transport).unwrap_or_default(),
             observer: Some(Arc::new(metrics.clone())),
             ..formic_client::Config::default()
         },

@@ -35,9 +35,21 @@ pub struct Start {
 }
 
 /// Variables of the engine that instances get: what programs need to find programs, their user and
-/// their language, and nothing that may be a secret.
-const ALLOWED: [&str; 9] =
-    ["PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "RUST_BACKTRACE", "NO_COLOR"];
+/// their language, and nothing that may be a secret. The transport is the whole application's: with
+/// `FORMIC_TRANSPORT=http formic up` no call of it is multiplexed.
+const ALLOWED: [&str; 11] = [
+    "PATH",
+    "HOME",
+    "USER",
+    "LANG",
+    "LC_ALL",
+    "TZ",
+    "TMPDIR",
+    "RUST_BACKTRACE",
+    "NO_COLOR",
+    "FORMIC_TRANSPORT",
+    "FORMIC_CLIENT_TRANSPORT",
+];
 
 /// The allow-listed part of the engine's own environment.
 pub(crate) fn inherited() -> BTreeMap<String, std::ffi::OsString> {

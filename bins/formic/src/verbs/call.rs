@@ -1,8 +1,10 @@
 //! `formic call`: any method with JSON in and JSON out, streams too, found by registry or reflection.
 
 use std::io::Read;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
+use formic_client::{Client, Config, Observer, Report};
 use formic_core::{Endpoint, Error, Kind, Method, method};
 use formic_rpc::{Body, Call, Channel, Codec};
 use formic_settings::nearest;
@@ -34,10 +36,22 @@ pub(crate) async fn run(args: cli::Call) -> Outcome {
     }
 }
 
+/// What the last call travelled over.
+#[derive(Default)]
+struct Travelled(Mutex<Option<&'static str>>);
+
+impl Observer for Travelled {
+    fn on_call(&self, report: &Report<'_>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(report.transport);
+    }
+}
+
 async fn make(args: &cli::Call, service: &str, name: &str, requests: Vec<Bytes>) -> Outcome {
+    let travelled = Arc::new(Travelled::default());
+    let config = Config { observer: Some(Arc::clone(&travelled) as Arc<dyn Observer>), ..app::calls() };
     let (channel, method) = match &args.address {
-        Some(address) => at_address(address, service, name).await?,
-        None => in_app(args.target.app.as_deref(), service, name).await?,
+        Some(address) => at_address(config, address, service, name).await?,
+        None => in_app(config, args.target.app.as_deref(), service, name).await?,
     };
     let mut call = Call::new(method.clone(), Codec::Json, body(&method, requests)?);
     call.deadline = Some(Instant::now() + args.timeout);
@@ -49,7 +63,13 @@ async fn make(args: &cli::Call, service: &str, name: &str, requests: Vec<Bytes>)
             .append(&name.trim().to_ascii_lowercase(), value.trim())
             .map_err(|error| Failure::user(error.to_string()))?;
     }
-    print(&channel, call, args).await.map_err(|error| {
+    let outcome = print(&channel, call, args).await;
+    if args.verbose
+        && let Some(transport) = *travelled.0.lock().unwrap_or_else(PoisonError::into_inner)
+    {
+        output::talk(&format!("transport: {transport}"));
+    }
+    outcome.map_err(|error| {
         show(&error, args.json);
         match error.code() {
             formic_core::Code::Unavailable if error.is_unsent() => Failure::unreachable(""),
@@ -114,13 +134,10 @@ fn show(error: &Error, json: bool) {
     }
 }
 
-async fn at_address(address: &str, service: &str, name: &str) -> Outcome<(Channel, Method)> {
+async fn at_address(config: Config, address: &str, service: &str, name: &str) -> Outcome<(Channel, Method)> {
     let endpoint: Endpoint =
         address.parse().map_err(|error| Failure::user("--address is no address").because(error))?;
-    let client = formic_client::Client::new(
-        std::sync::Arc::new(formic_registry::Memory::new()),
-        formic_client::Config::default(),
-    );
+    let client = Client::new(Arc::new(formic_registry::Memory::new()), config);
     let channel = client.at(endpoint);
     match reflect::method(&channel, service, name).await {
         Ok(Some(method)) => Ok((channel, method)),
@@ -134,7 +151,7 @@ async fn at_address(address: &str, service: &str, name: &str) -> Outcome<(Channe
     }
 }
 
-async fn in_app(app: Option<&str>, service: &str, name: &str) -> Outcome<(Channel, Method)> {
+async fn in_app(config: Config, app: Option<&str>, service: &str, name: &str) -> Outcome<(Channel, Method)> {
     let app = app::find(app).await?;
     let all = instances(&app).await?;
     let known = || all.iter().flat_map(|i| i.rpc.iter().map(move |rpc| (i, rpc)));
@@ -154,7 +171,7 @@ async fn in_app(app: Option<&str>, service: &str, name: &str) -> Outcome<(Channe
         });
     };
     let found = Method::dynamic(format!("/{service}/{name}"), method.kind).idempotent(method.idempotent);
-    Ok((app.client().of(&instance.service), found))
+    Ok((Client::new(app.registry(), config).of(&instance.service), found))
 }
 
 /// The JSON values of the command line, or of standard input for `-`.

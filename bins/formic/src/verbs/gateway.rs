@@ -29,6 +29,9 @@ pub(crate) async fn run() -> Outcome {
     .map_err(Failure::user)?;
     let mut config: formic_gateway::Config = serde_json::from_str(&variable("FORMIC_CONFIG")?)
         .map_err(|error| Failure::user("FORMIC_CONFIG is not a gateway's").because(error))?;
+    if let Some(transport) = app::transport() {
+        config.transport = transport;
+    }
     let daemon: Endpoint =
         variable("FORMIC_DAEMON")?.parse().map_err(|error| Failure::user("FORMIC_DAEMON").because(error))?;
     let Endpoint::Unix(socket) = daemon else {

@@ -80,7 +80,7 @@ pub(crate) async fn run(args: Up) -> Outcome {
     });
 
     let registry: DynRegistry = Arc::new(Memory::new());
-    let client = Client::new(Arc::clone(&registry), formic_client::Config::default());
+    let client = Client::new(Arc::clone(&registry), crate::app::calls());
     let config = formic_reconcile::Config {
         app: manifest.app.name.clone(),
         logs: state.logs(),

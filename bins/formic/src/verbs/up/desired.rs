@@ -143,6 +143,7 @@ fn gateway(manifest: &Manifest, folder: &Path) -> Outcome<Option<Service>> {
         priority: gateway.priority,
         timeout: Duration::from_secs(15),
         grace: Duration::from_secs(10),
+        transport: String::new(),
         services: calls(manifest)?,
         instance: String::new(),
     };
