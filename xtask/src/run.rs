@@ -50,7 +50,12 @@ pub(crate) fn stream(command: &mut Command, on_line: impl FnMut(&str)) -> Result
     stream_within(command, STEP_LIMIT, on_line)
 }
 
-fn stream_within(command: &mut Command, limit: Duration, mut on_line: impl FnMut(&str)) -> Result<Ending> {
+/// The same with a limit of its own.
+pub(crate) fn stream_within(
+    command: &mut Command,
+    limit: Duration,
+    mut on_line: impl FnMut(&str),
+) -> Result<Ending> {
     let name = describe(command);
     if term::coloured() {
         command.env("CARGO_TERM_COLOR", "always");

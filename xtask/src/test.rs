@@ -11,6 +11,7 @@ use anyhow::Result;
 use crate::term::{Style, paint};
 use crate::workspace::Workspace;
 
+mod fuzz;
 mod kinds;
 mod libtest;
 mod options;

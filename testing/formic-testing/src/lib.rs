@@ -17,6 +17,7 @@ pub mod faults;
 mod network;
 mod skip;
 mod transient;
+mod transport;
 mod wait;
 
 pub use fabric::Fabric;
@@ -24,4 +25,5 @@ pub use faults::{Fault, Faults, Relay};
 pub use network::Network;
 pub use skip::skipped;
 pub use transient::Transient;
+pub use transport::transport;
 pub use wait::{in_time, wait_for, wait_until};

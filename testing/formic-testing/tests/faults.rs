@@ -10,7 +10,7 @@ use formic_probe::{Order, ProbeClient, ProbeServer, Prober, Report};
 use formic_rpc::Streaming;
 use formic_server::{Config, Server};
 use formic_telemetry::Metrics;
-use formic_testing::{Fault, Faults, Network, Transient, wait_until};
+use formic_testing::{Fault, Faults, Network, Transient, transport, wait_until};
 use tokio::time::Instant;
 
 const SAY: &str = "/probe.v1.Probe/Say";
@@ -118,7 +118,8 @@ async fn on_a_real_server_and_around_a_real_client() {
     let (faults, prober) = (Faults::new(), Prober::new());
     let transient = Transient::start(server(&prober).intercept(faults.server("probe"))).await;
     let slow = faults.calls().to("probe").meet(Fault::Latency(30 * MS));
-    let config = ClientConfig { interceptors: vec![faults.client("order")], ..ClientConfig::default() };
+    let interceptors = vec![faults.client("order")];
+    let config = ClientConfig { interceptors, transport: transport(), ..ClientConfig::default() };
     let client = Client::without_registry(config);
     let probe = ProbeClient::new(client.at(transient.addr().into()));
     let clock = Instant::now();
@@ -144,7 +145,8 @@ async fn on_connections_of_any_client() {
     let relay = faults.relay("order", "probe", transient.addr()).await;
     // Each with connections of its own.
     let fresh = || {
-        let client = Client::without_registry(ClientConfig { connections: 1, ..ClientConfig::default() });
+        let config = ClientConfig { connections: 1, transport: transport(), ..ClientConfig::default() };
+        let client = Client::without_registry(config);
         ProbeClient::new(client.at(relay.addr().into()))
     };
     let soon = Duration::from_millis(300);

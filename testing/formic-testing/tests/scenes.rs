@@ -68,7 +68,9 @@ impl Fleet {
     fn client(&self, protocol: Protocol) -> Client {
         let connector = Some(self.fabric.connector("web"));
         // Wire deadlines are of the real clock; see `Fabric`.
-        let config = ClientConfig { connector, protocol, timeout: HOUR / 2, ..ClientConfig::default() };
+        let transport = formic_testing::transport();
+        let config =
+            ClientConfig { connector, protocol, transport, timeout: HOUR / 2, ..ClientConfig::default() };
         Client::new(self.registry.clone(), config)
     }
 }

@@ -13,6 +13,10 @@ use crate::{codegen, run, simple, tidy};
 const E2E: &str = "formic-e2e";
 /// Test targets of that package whose names begin so drive the shop with clients that are not ours.
 const FOREIGN: &str = "foreign";
+/// Those that compile for long, or start nothing that calls.
+const ALIKE: [&str; 2] = ["scaffold", "alone"];
+/// The package whose tests `scenes` and `faults` are about calls that go wrong.
+const SCENES: &str = "formic-testing";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -25,10 +29,12 @@ pub(crate) enum Kind {
     Codegen,
     E2e,
     Foreign,
+    Http,
+    Fuzz,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::Fmt,
         Self::Clippy,
         Self::Tidy,
@@ -38,6 +44,8 @@ impl Kind {
         Self::Codegen,
         Self::E2e,
         Self::Foreign,
+        Self::Http,
+        Self::Fuzz,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -51,6 +59,8 @@ impl Kind {
             Self::Codegen => "codegen",
             Self::E2e => "e2e",
             Self::Foreign => "foreign",
+            Self::Http => "http",
+            Self::Fuzz => "fuzz",
         }
     }
 
@@ -65,6 +75,8 @@ impl Kind {
             Self::Codegen => "generated code is what its protos say",
             Self::E2e => "the binary and the shop, end to end",
             Self::Foreign => "the shop, driven by clients that are not ours",
+            Self::Http => "the shop, the crash tests and the fault scenes once more, over HTTP",
+            Self::Fuzz => "what parses bytes from outside, a minute under a fuzzer",
         }
     }
 }
@@ -95,7 +107,8 @@ pub(crate) fn run(kind: Kind, workspace: &Workspace, verbose: bool) -> Result<Ta
             }
             tests(&mut command, verbose)
         }
-        Kind::E2e | Kind::Foreign => end_to_end(kind, workspace, verbose),
+        Kind::E2e | Kind::Foreign | Kind::Http => end_to_end(kind, workspace, verbose),
+        Kind::Fuzz => super::fuzz::run(workspace),
     }
 }
 
@@ -166,7 +179,20 @@ fn end_to_end(kind: Kind, workspace: &Workspace, verbose: bool) -> Result<Tally>
         return Ok(tally);
     }
     let mut command = cargo_test(workspace, &["--package", E2E]);
-    tests(command.args(targets), verbose)
+    command.args(targets);
+    if kind == Kind::Http {
+        // The setting that services, the gateway and the binary read. By default all of it is multiplexed, and the test
+        // `wire` of the shop proves both.
+        command.env("FORMIC_TRANSPORT", "http").args([
+            "--package",
+            SCENES,
+            "--test",
+            "scenes",
+            "--test",
+            "faults",
+        ]);
+    }
+    tests(&mut command, verbose)
 }
 
 /// The arguments that choose the test targets of [`E2E`] for a kind.
@@ -176,7 +202,8 @@ fn e2e_targets(metadata: &Metadata, kind: Kind) -> Result<Vec<String>> {
     let mut args = Vec::new();
     for target in &package.targets {
         let is_foreign = target.name.starts_with(FOREIGN);
-        if target.kind.iter().any(|k| k == "test") && is_foreign == (kind == Kind::Foreign) {
+        let is_alike = kind == Kind::Http && ALIKE.contains(&target.name.as_str());
+        if target.kind.iter().any(|k| k == "test") && is_foreign == (kind == Kind::Foreign) && !is_alike {
             args.extend(["--test".to_owned(), target.name.clone()]);
         } else if kind == Kind::E2e && target.kind.iter().any(|k| k == "lib") {
             args.push("--lib".to_owned());
@@ -224,7 +251,12 @@ mod tests {
             package(
                 E2E,
                 "testing/e2e/Cargo.toml",
-                vec![target("formic_e2e", "lib"), target("shop", "test"), target("foreign_python", "test")],
+                vec![
+                    target("formic_e2e", "lib"),
+                    target("scaffold", "test"),
+                    target("shop", "test"),
+                    target("foreign_python", "test"),
+                ],
             ),
             package("formic-cli", "bins/formic/Cargo.toml", vec![target("formic", "bin")]),
             package("shop-order", "examples/shop/order/Cargo.toml", vec![target("shop-order", "bin")]),
@@ -236,7 +268,9 @@ mod tests {
 
     #[test]
     fn foreign_clients_are_a_kind_of_their_own() {
-        assert_eq!(e2e_targets(&metadata(), Kind::E2e).unwrap(), ["--lib", "--test", "shop"]);
+        let all = ["--lib", "--test", "scaffold", "--test", "shop"];
+        assert_eq!(e2e_targets(&metadata(), Kind::E2e).unwrap(), all);
+        assert_eq!(e2e_targets(&metadata(), Kind::Http).unwrap(), ["--test", "shop"]);
         assert_eq!(e2e_targets(&metadata(), Kind::Foreign).unwrap(), ["--test", "foreign_python"]);
     }
 
