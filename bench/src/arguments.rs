@@ -5,13 +5,16 @@ use std::time::Duration;
 
 pub(crate) const USAGE: &str = "\
 usage: formic-bench rpc [--json FILE] [--rounds N] [--seconds N] [--quick]
+       formic-bench wire [--calls N] [--json FILE] [--rounds N] [--seconds N] [--quick]
        formic-bench traffic [--json FILE] [--scene N]... [--seconds N]
 
 rpc: what a call costs beside the peers
+wire: answers that stream, idle connections, and calls in bad weather
 
   --json FILE    write the rows and the targets there too
   --rounds N     how often each subject is measured, interleaved with the others (5)
   --seconds N    how long each measurement takes (4)
+  --calls N      how many calls are made in the storm (10000000)
   --quick        one round of one second, to see that it works; writes no results page
 
 traffic: what becomes of calls when instances are slow, fail, end or have too much to do
@@ -26,6 +29,7 @@ traffic: what becomes of calls when instances are slow, fail, end or have too mu
 pub(crate) enum Command {
     Help,
     Rpc(Arguments),
+    Wire(Arguments),
     Traffic(Traffic),
 }
 
@@ -58,6 +62,8 @@ pub(crate) struct Arguments {
     /// How often the service is started to see how long that takes.
     pub(crate) starts: usize,
     pub(crate) quick: bool,
+    /// Calls of the storm.
+    pub(crate) calls: u64,
 }
 
 impl Arguments {
@@ -74,36 +80,42 @@ impl Arguments {
 
 pub(crate) fn parse(arguments: &[String]) -> Result<Command, String> {
     let mut arguments = arguments.iter();
-    match arguments.next().map(String::as_str) {
-        Some("rpc") => {}
+    let wire = match arguments.next().map(String::as_str) {
+        Some("rpc") => false,
+        Some("wire") => true,
         Some("traffic") => return traffic(arguments),
         Some("--help" | "-h" | "help") => return Ok(Command::Help),
         Some(other) => {
-            return Err(format!("there is nothing to measure called {other:?}; there are rpc and traffic"));
+            return Err(format!(
+                "there is nothing to measure called {other:?}; there are rpc, traffic and wire"
+            ));
         }
-        None => return Err("say what to measure; there are rpc and traffic".into()),
-    }
-    let (mut json, mut rounds, mut seconds, mut quick) = (None, None, None, false);
+        None => return Err("say what to measure; there are rpc, traffic and wire".into()),
+    };
+    let (mut json, mut rounds, mut seconds, mut calls, mut quick) = (None, None, None, None, false);
     while let Some(argument) = arguments.next() {
         let mut value = || arguments.next().ok_or_else(|| format!("{argument} needs a value"));
         match argument.as_str() {
             "--json" => json = Some(PathBuf::from(value()?)),
             "--rounds" => rounds = Some(number(argument, value()?)?),
             "--seconds" => seconds = Some(number(argument, value()?)?),
+            "--calls" if wire => calls = Some(value()?.parse().map_err(|error| format!("--calls: {error}"))?),
             "--quick" => quick = true,
             "--help" | "-h" => return Ok(Command::Help),
             other => return Err(format!("there is no flag {other:?}")),
         }
     }
     let (default_rounds, default_seconds, starts) = if quick { (1, 1, 5) } else { (5, 4, 20) };
-    Ok(Command::Rpc(Arguments {
+    let arguments = Arguments {
         json,
         rounds: rounds.unwrap_or(default_rounds),
         measured: Duration::from_secs(seconds.unwrap_or(default_seconds) as u64),
         warm_up: Duration::from_millis(if quick { 300 } else { 1000 }),
         starts,
         quick,
-    }))
+        calls: calls.unwrap_or(if quick { 100_000 } else { 10_000_000 }),
+    };
+    Ok(if wire { Command::Wire(arguments) } else { Command::Rpc(arguments) })
 }
 
 fn traffic<'a>(mut arguments: impl Iterator<Item = &'a String>) -> Result<Command, String> {
@@ -168,6 +180,13 @@ mod tests {
         let some = traffic("traffic --scene 5 --scene 2 --scene 5 --seconds 3");
         assert_eq!((some.scenes, some.seconds), (vec![2, 5], 3.0));
         assert!(!traffic("traffic --seconds 2").is_whole());
+    }
+
+    #[test]
+    fn only_the_wire_has_a_storm() {
+        let Ok(Command::Wire(wire)) = parse("wire --calls 5") else { panic!("it parses") };
+        assert_eq!(wire.calls, 5);
+        assert!(parse("rpc --calls 5").is_err());
     }
 
     #[test]

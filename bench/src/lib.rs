@@ -4,3 +4,4 @@
 pub mod cpu;
 pub mod load;
 pub mod record;
+pub mod storm;

@@ -25,6 +25,7 @@ mod report;
 mod rpc;
 mod start;
 mod traffic;
+mod wire;
 
 use arguments::{Arguments, Command};
 use discovery::Discovery;
@@ -70,6 +71,7 @@ async fn main() -> ExitCode {
 async fn play(command: &Command) -> Result<()> {
     match command {
         Command::Rpc(arguments) => run(arguments).await,
+        Command::Wire(arguments) => run_wire(arguments).await,
         Command::Traffic(arguments) => {
             let scratch = Scratch::new()?;
             traffic::run(arguments, &scratch.0).await
@@ -121,6 +123,31 @@ async fn run(arguments: &Arguments) -> Result<()> {
         page::write(&path, &report)?;
         eprintln!("wrote bench/results/rpc.md");
     }
+    Ok(())
+}
+
+/// The same for what the multiplexed wire is for.
+async fn run_wire(arguments: &Arguments) -> Result<()> {
+    let machine = machine::facts();
+    let workspace = Workspace::find()?;
+    let programs = Programs::build(&workspace)?;
+    let scratch = Scratch::new()?;
+    let discovery = Discovery::serve(&scratch.0).await?;
+    let found = wire::measure(&programs, &discovery, &scratch.0, arguments).await?;
+    let page = page::wire(&machine, &arguments.load(), &found);
+    print!("{page}");
+    if let Some(path) = &arguments.json {
+        let json = serde_json::json!({
+            "bench": "wire", "machine": machine, "targets": found.targets, "storm": found.storm,
+        });
+        std::fs::write(path, format!("{json:#}\n")).with_context(|| format!("write {}", path.display()))?;
+    }
+    if arguments.quick {
+        eprintln!("a quick run is too short to be kept: the results page stays as it is");
+        return Ok(());
+    }
+    page::keep(&workspace.root.join("bench/results/wire.md"), &page)?;
+    eprintln!("wrote bench/results/wire.md");
     Ok(())
 }
 

@@ -5,7 +5,9 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
+use crate::machine::Machine;
 use crate::report::{Report, Row, micros};
+use crate::wire::Found;
 
 /// What is below this line is kept when the page is written anew.
 const MARK: &str = "<!-- Written by hand from here on: the bench keeps it. -->";
@@ -23,6 +25,58 @@ pub(crate) fn keep(path: &Path, page: &str) -> Result<()> {
         std::fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;
     }
     std::fs::write(path, page).with_context(|| format!("write {}", path.display()))
+}
+
+/// The page about the multiplexed wire.
+pub(crate) fn wire(machine: &Machine, load: &str, found: &Found) -> String {
+    let mut page = String::new();
+    let mut line = |text: String| {
+        // Writing to a string cannot fail.
+        let _ = writeln!(page, "{text}");
+    };
+    line("# The multiplexed wire: streams, idle connections, bad weather\n".into());
+    line("Written by `cargo xtask bench wire`; run it to get your own.\n".into());
+    line(format!(
+        "{}, {} cores ({}), {}. {load}. Load average beforehand {}.\n",
+        machine.date,
+        machine.cores,
+        machine.processor,
+        machine.system,
+        machine.load_average.map_or("unknown".into(), |load| format!("{load:.2}")),
+    ));
+    line("Client and server are processes of their own on the loopback, on one connection (Formic over HTTP opens up to two). Values are \
+          medians over the rounds; × is the ratio to the first of its group within each round, and of those the median. p99 of a \
+          stream is the time between two of its messages.\n".into());
+    line("| what | subject | a second | × | p99 µs | × | client µs |".into());
+    line("|---|---|---|---|---|---|---|".into());
+    for row in &found.rows {
+        line(format!(
+            "| {} | {} | {:.0} | {:.2} | {:.1} | {:.2} | {} |",
+            row.what,
+            row.subject,
+            row.rate,
+            row.rate_ratio,
+            row.p99_us,
+            row.p99_ratio,
+            micros(row.client_cpu_us),
+        ));
+    }
+    line(format!("\n{}. Each has made a call; memory is the server's resident set.", found.idle));
+    line("\n## Bad weather\n".into());
+    line("Calls with random payloads, whose answers are made of all of the request; callers that give up, one in ten and, a quarter of \
+          the time, nine in ten; deadlines from 20 ms; a relay that reads along, cuts connections at any byte or lets them fall silent; \
+          `kill -9` of the server, and of a second caller.\n".into());
+    for (name, value) in found.storm.as_object().into_iter().flatten() {
+        line(format!("- {}: {value}", name.replace('_', " ")));
+    }
+    line("\n## Targets\n".into());
+    line("| target | value | limit | |".into());
+    line("|---|---|---|---|".into());
+    for target in &found.targets {
+        let verdict = target.missed_by().map_or("met".into(), |by| format!("**missed** by {by}"));
+        line(format!("| {} | {:.3} | {} | {verdict} |", target.name, target.value, target.bound()));
+    }
+    page
 }
 
 fn render(report: &Report) -> String {

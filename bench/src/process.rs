@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
+use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 
 /// How long a server may take to say where it listens.
-const START: Duration = Duration::from_secs(10);
+const START: Duration = Duration::from_secs(30);
 /// How long a caller may take beyond the load that it was told to make.
 const SLACK: Duration = Duration::from_secs(20);
 
@@ -133,6 +134,27 @@ impl Program {
         let text = self.run(load + SLACK).await.context("run a caller")?;
         serde_json::from_str(&text).with_context(|| format!("read what the caller said: {text:?}"))
     }
+}
+
+impl Program {
+    /// Runs a program to its end and reads its last line as JSON, whether it failed or not.
+    pub(crate) async fn said(mut self, limit: Duration) -> Result<Value> {
+        self.command.stdin(Stdio::null());
+        let output = tokio::time::timeout(limit, self.command.output()).await;
+        let output = output.with_context(|| format!("it hangs: {}", last_words(&self.log)))?;
+        let output = output.context("start the program")?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let last = text.lines().next_back().unwrap_or_default();
+        serde_json::from_str(last).with_context(|| format!("it said {text:?}: {}", last_words(&self.log)))
+    }
+}
+
+/// As many open files as this user may have at most, for this process and what it starts from now on.
+pub(crate) fn raise_open_files() -> Result<()> {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    setrlimit(Resource::Nofile, limit).context("raise the limit of open files")
 }
 
 async fn first_line(stdout: ChildStdout) -> std::io::Result<String> {

@@ -20,6 +20,7 @@ pub(crate) struct Ours {
     pub(crate) caller: PathBuf,
     pub(crate) instance: PathBuf,
     pub(crate) driver: PathBuf,
+    pub(crate) storm: PathBuf,
     pub(crate) formic: PathBuf,
 }
 
@@ -53,6 +54,7 @@ impl Ours {
             caller: take(&mut built, "bench-caller")?,
             instance: take(&mut built, "bench-instance")?,
             driver: take(&mut built, "bench-driver")?,
+            storm: take(&mut built, "bench-storm")?,
             formic: take(&mut built, "formic")?,
         })
     }

@@ -4,7 +4,10 @@
 
 use std::time::Duration;
 
-use bench::v1::{EchoRequest, EchoServiceClient, LaterServiceClient};
+use bench::v1::{
+    EchoRequest, EchoResponse, EchoServiceClient, LaterServiceClient, SendRequest, StreamServiceClient,
+};
+use formic::Endpoint;
 use formic::prelude::*;
 use formic_bench::load::{self, Caller, PAYLOAD, Plan};
 use serde::Deserialize;
@@ -21,6 +24,15 @@ struct Config {
     /// The handler is not ready at once.
     #[serde(default)]
     later: bool,
+    /// Callers read streams of messages of this size, and each message counts as a call.
+    #[serde(default)]
+    stream: Option<u32>,
+    /// Beside the callers one more reads such a stream, which is not counted.
+    #[serde(default)]
+    beside: Option<u32>,
+    /// No load: so many connections, with one call made on each.
+    #[serde(default)]
+    idle: Option<usize>,
 }
 
 struct Echo(EchoServiceClient);
@@ -43,6 +55,59 @@ impl Caller for Later {
     }
 }
 
+/// Reads a stream.
+struct Reading {
+    client: StreamServiceClient,
+    size: u32,
+    stream: Option<Streaming<EchoResponse>>,
+}
+
+impl Reading {
+    fn new(client: &StreamServiceClient, size: u32) -> Self {
+        Self { client: client.clone(), size, stream: None }
+    }
+}
+
+impl Caller for Reading {
+    async fn call(&mut self) -> Result<(), String> {
+        let stream = match &mut self.stream {
+            Some(stream) => stream,
+            none => {
+                let request = SendRequest { size: self.size, ..Default::default() };
+                let answer = self.client.send(request).timeout(Duration::from_secs(600)).await;
+                none.insert(answer.map_err(|error| error.to_string())?.into_message())
+            }
+        };
+        match stream.message().await {
+            Ok(Some(item)) if item.payload.len() == self.size as usize => Ok(()),
+            Ok(Some(item)) => Err(format!("{} bytes came", item.payload.len())),
+            Ok(None) => Err("the stream ended".into()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}
+
+/// Opens so many connections, makes a call on each, and keeps them.
+async fn idle(config: &Config, connections: usize) -> Result<Vec<Channel>, String> {
+    let address = std::env::var("BENCH_ADDRESS").map_err(|error| error.to_string())?;
+    let endpoint: Endpoint = address.parse().map_err(|error| format!("{address}: {error}"))?;
+    let transport = formic_client::Transport::Multiplexed;
+    let client =
+        Client::without_registry(formic_client::Config { transport, ..formic_client::Config::default() });
+    let mut open = Vec::new();
+    while open.len() < connections {
+        let batch = (connections - open.len()).min(config.callers);
+        let batch: Vec<Channel> = (0..batch).map(|_| client.at(endpoint.clone())).collect();
+        let calls = batch.iter().map(|channel| {
+            let mut caller = Echo(EchoServiceClient::new(channel.clone()));
+            async move { caller.call().await }
+        });
+        formic::futures::future::try_join_all(calls).await?;
+        open.extend(batch);
+    }
+    Ok(open)
+}
+
 #[formic::main]
 async fn main() -> formic::Result {
     let service = Service::new("bench-caller");
@@ -53,7 +118,21 @@ async fn main() -> formic::Result {
         warm_up: Duration::from_millis(config.warm_up_ms),
         measured: Duration::from_millis(config.measured_ms),
     };
-    let line = if config.later {
+    if let Some(connections) = config.idle {
+        let open = idle(&config, connections).await.map_err(formic::Failure::new)?;
+        println!("{} connections", open.len());
+        load::parent_gone().await;
+        return Ok(());
+    }
+    let mut beside = formic::tokio::task::JoinSet::new();
+    let streams = StreamServiceClient::new(channel.clone());
+    if let Some(size) = config.beside {
+        let mut reading = Reading::new(&streams, size);
+        beside.spawn(async move { while reading.call().await.is_ok() {} });
+    }
+    let line = if let Some(size) = config.stream {
+        load::run(plan, |_| Reading::new(&streams, size)).await
+    } else if config.later {
         let client = LaterServiceClient::new(channel);
         load::run(plan, |_| Later(client.clone())).await
     } else {
@@ -61,6 +140,9 @@ async fn main() -> formic::Result {
         load::run(plan, |_| Echo(client.clone())).await
     };
     let line = line.map_err(formic::Failure::new)?;
+    if config.beside.is_some() && beside.try_join_next().is_some() {
+        return Err(formic::Failure::new("the stream beside the calls ended"));
+    }
     println!("{line}");
     Ok(())
 }

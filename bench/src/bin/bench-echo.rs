@@ -1,7 +1,7 @@
 //! The measured service: what anybody would write, on the facade and with everything on that is on by
 //! default. It only ends with the bench too.
 
-use bench::v1::{EchoRequest, EchoResponse, EchoService, LaterService};
+use bench::v1::{EchoRequest, EchoResponse, EchoService, LaterService, SendRequest, StreamService};
 use formic::prelude::*;
 
 formic::include_protos!();
@@ -24,7 +24,21 @@ impl LaterService for Later {
     }
 }
 
+struct Stream;
+
+impl StreamService for Stream {
+    async fn send(&self, _ctx: Context, request: Request<'_, SendRequest>) -> Reply<Streaming<EchoResponse>> {
+        let item = EchoResponse { payload: vec![7; request.size as usize], ..Default::default() };
+        reply(Streaming::new(formic::futures::stream::repeat_with(move || Ok(item.clone()))))
+    }
+}
+
 #[formic::main]
 async fn main() -> formic::Result {
-    Service::new("echo").serve(Echo).serve(Later).run_until(formic_bench::load::parent_gone()).await
+    Service::new("echo")
+        .serve(Echo)
+        .serve(Later)
+        .serve(Stream)
+        .run_until(formic_bench::load::parent_gone())
+        .await
 }

@@ -16,9 +16,13 @@ mod proto {
 }
 
 use arguments::Arguments;
+use futures::StreamExt as _;
+use futures::stream::BoxStream;
 use proto::echo_service_client::EchoServiceClient;
 use proto::echo_service_server::{EchoService, EchoServiceServer};
-use proto::{EchoRequest, EchoResponse};
+use proto::stream_service_client::StreamServiceClient;
+use proto::stream_service_server::{StreamService, StreamServiceServer};
+use proto::{EchoRequest, EchoResponse, SendRequest};
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -28,6 +32,43 @@ struct Echo;
 impl EchoService for Echo {
     async fn echo(&self, request: Request<EchoRequest>) -> Result<Response<EchoResponse>, Status> {
         Ok(Response::new(EchoResponse { payload: request.into_inner().payload }))
+    }
+}
+
+struct Stream;
+
+#[tonic::async_trait]
+impl StreamService for Stream {
+    type SendStream = BoxStream<'static, Result<EchoResponse, Status>>;
+
+    async fn send(&self, request: Request<SendRequest>) -> Result<Response<Self::SendStream>, Status> {
+        let item = EchoResponse { payload: vec![7; request.into_inner().size as usize] };
+        Ok(Response::new(futures::stream::repeat_with(move || Ok(item.clone())).boxed()))
+    }
+}
+
+/// Reads a stream.
+struct Reading {
+    client: StreamServiceClient<Channel>,
+    size: u32,
+    stream: Option<tonic::Streaming<EchoResponse>>,
+}
+
+impl load::Caller for Reading {
+    async fn call(&mut self) -> Result<(), String> {
+        let stream = match &mut self.stream {
+            Some(stream) => stream,
+            none => {
+                let answer = self.client.send(SendRequest { size: self.size }).await;
+                none.insert(answer.map_err(|error| error.to_string())?.into_inner())
+            }
+        };
+        match stream.message().await {
+            Ok(Some(item)) if item.payload.len() == self.size as usize => Ok(()),
+            Ok(Some(item)) => Err(format!("{} bytes came", item.payload.len())),
+            Ok(None) => Err("the stream ended".into()),
+            Err(error) => Err(error.to_string()),
+        }
     }
 }
 
@@ -52,7 +93,9 @@ async fn serve() -> Result<(), Failure> {
     println!("{}", listener.local_addr()?);
     // What the server would set itself if it were given an address: small answers go out at once.
     let incoming = tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
-    let server = Server::builder().add_service(EchoServiceServer::new(Echo));
+    let server = Server::builder()
+        .add_service(EchoServiceServer::new(Echo))
+        .add_service(StreamServiceServer::new(Stream));
     server.serve_with_incoming_shutdown(incoming, load::parent_gone()).await?;
     Ok(())
 }
@@ -63,6 +106,13 @@ async fn call(arguments: &Arguments) -> Result<(), Failure> {
     let mut connections = Vec::new();
     for _ in 0..arguments.number("connections")? {
         connections.push(endpoint.connect().await?);
+    }
+    if arguments.get("stream").is_ok() {
+        let size = u32::try_from(arguments.number("stream")?)?;
+        let client = |index: usize| StreamServiceClient::new(connections[index % connections.len()].clone());
+        let reading = |index| Reading { client: client(index), size, stream: None };
+        println!("{}", load::run(arguments.plan()?, reading).await?);
+        return Ok(());
     }
     let caller =
         |index: usize| Caller(EchoServiceClient::new(connections[index % connections.len()].clone()));

@@ -1,0 +1,262 @@
+//! What the multiplexed wire is for beside unary echo: answers that stream, small calls beside large messages, ten thousand
+//! idle connections, and the storm (`formic_bench::storm`). Side by side and interleaved as in [`crate::rpc`].
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::Value;
+
+use crate::arguments::Arguments;
+use crate::discovery::Discovery;
+use crate::process::{Measured, Process, Program};
+use crate::programs::Programs;
+use crate::report::{Target, median};
+
+mod storm;
+
+const INSTANCE: &str = "echo-wire";
+
+/// Idle connections, and what each may cost the server.
+const IDLE: usize = 10_000;
+const MAX_IDLE_KIB: f64 = 8.0;
+
+const MIN_SMALL: f64 = 5.0;
+const MIN_LARGE: f64 = 1.0;
+const MAX_BESIDE: f64 = 3.0;
+
+const SMALL: u32 = 100;
+const LARGE: u32 = 1 << 20;
+
+/// Who streams.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Subject {
+    Formic,
+    FormicHttp,
+    Tonic,
+}
+
+const SUBJECTS: [Subject; 3] = [Subject::Tonic, Subject::FormicHttp, Subject::Formic];
+
+impl Subject {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Formic => "formic",
+            Self::FormicHttp => "formic, HTTP",
+            Self::Tonic => "tonic, one connection",
+        }
+    }
+}
+
+/// What is streamed: of this size, on so many streams of one connection.
+const FLOWS: [(u32, usize); 4] = [(SMALL, 1), (SMALL, 16), (LARGE, 1), (LARGE, 4)];
+
+/// A line of the page.
+pub(crate) struct Row {
+    pub(crate) what: String,
+    pub(crate) subject: &'static str,
+    /// Messages, or calls, a second.
+    pub(crate) rate: f64,
+    pub(crate) p99_us: f64,
+    /// To the first of the group, in messages a second and in p99.
+    pub(crate) rate_ratio: f64,
+    pub(crate) p99_ratio: f64,
+    pub(crate) client_cpu_us: Option<f64>,
+}
+
+/// All that was found.
+pub(crate) struct Found {
+    pub(crate) rows: Vec<Row>,
+    pub(crate) targets: Vec<Target>,
+    /// What an idle connection costs, in words.
+    pub(crate) idle: String,
+    /// What the storm's caller said.
+    pub(crate) storm: Value,
+}
+
+pub(crate) async fn measure(
+    programs: &Programs,
+    discovery: &Discovery,
+    scratch: &Path,
+    arguments: &Arguments,
+) -> Result<Found> {
+    let tonic = Program::new(&programs.tonic, scratch)?.args(["serve"]).start_announced().await?;
+    let (formic, _) = echo(programs, discovery, scratch).await?;
+    let mut targets = Vec::new();
+    let mut rows = Vec::new();
+    let bench = Bench { programs, discovery, scratch, arguments, tonic: &tonic.1 };
+
+    for (size, streams) in FLOWS {
+        let what = format!("messages of {}, {streams} {}", words(size), plural(streams, "stream"));
+        let mut samples: Vec<Vec<Measured>> = SUBJECTS.iter().map(|_| Vec::new()).collect();
+        for round in 0..arguments.rounds {
+            for turn in 0..SUBJECTS.len() {
+                let index = (turn + round) % SUBJECTS.len();
+                let measured = bench.stream(SUBJECTS[index], size, streams).await?;
+                eprintln!("{what}, {:22} {:9.0} a second", SUBJECTS[index].name(), measured.rps);
+                samples[index].push(measured);
+            }
+        }
+        let ratio = |own: usize, base: usize| of_pairs(&samples[own], &samples[base], |sample| sample.rps);
+        if size == SMALL {
+            let name = format!("{what}: messages/s, formic ÷ tonic");
+            targets.push(Target::at_least(name, ratio(2, 0), MIN_SMALL));
+        } else {
+            for (base, peer) in [(0, "tonic"), (1, "formic, HTTP")] {
+                let name = format!("{what}: bytes/s, formic ÷ {peer}");
+                targets.push(Target::at_least(name, ratio(2, base), MIN_LARGE));
+            }
+        }
+        rows.extend(group(&what, SUBJECTS.map(Subject::name).to_vec(), &samples));
+    }
+
+    let names = vec!["alone", "beside messages of 1 MiB"];
+    let mut samples = vec![Vec::new(), Vec::new()];
+    for _ in 0..arguments.rounds {
+        for (index, beside) in [None, Some(LARGE)].into_iter().enumerate() {
+            let measured = bench.small(beside).await?;
+            eprintln!("64 callers {:26} p99 {:.0} µs", names[index], measured.p99_us);
+            samples[index].push(measured);
+        }
+    }
+    let beside = of_pairs(&samples[1], &samples[0], |sample| sample.p99_us);
+    targets.push(Target::at_most("p99 of small calls, beside 1 MiB messages ÷ alone", beside, MAX_BESIDE));
+    rows.extend(group("calls of 64 bytes, 64 callers, formic", names, &samples));
+    formic.end().await?;
+    tonic.0.end().await?;
+    discovery.forget(INSTANCE).await?;
+
+    let (kib, idle) = idle(&bench).await?;
+    targets.push(Target::at_most("KiB of the server for an idle connection", kib, MAX_IDLE_KIB));
+    let (storm, broken) = storm::measure(programs, scratch, arguments.calls).await?;
+    targets.push(Target::at_most(
+        "calls that hung or got another's answer, numbers answered twice",
+        broken,
+        0.0,
+    ));
+    Ok(Found { rows, targets, idle, storm })
+}
+
+struct Bench<'a> {
+    programs: &'a Programs,
+    discovery: &'a Discovery,
+    scratch: &'a Path,
+    arguments: &'a Arguments,
+    tonic: &'a str,
+}
+
+impl Bench<'_> {
+    async fn stream(&self, subject: Subject, size: u32, streams: usize) -> Result<Measured> {
+        if subject == Subject::Tonic {
+            let (warm_up, measured) =
+                (self.arguments.warm_up.as_millis(), self.arguments.measured.as_millis());
+            let program = Program::new(&self.programs.tonic, self.scratch)?;
+            let program = program.args(["call", "--server", self.tonic, "--connections", "1"]);
+            let program = program.args(["--warm-up-ms", &warm_up.to_string()]);
+            let program = program.args(["--measured-ms", &measured.to_string()]);
+            let program = program.args(["--callers", &streams.to_string(), "--stream", &size.to_string()]);
+            return good(program.measure(self.load()).await?);
+        }
+        let transport = if subject == Subject::Formic { "auto" } else { "http" };
+        good(self.caller(streams, &format!("\"stream\":{size}"), transport)?.measure(self.load()).await?)
+    }
+
+    async fn small(&self, beside: Option<u32>) -> Result<Measured> {
+        let more = beside.map_or("\"later\":false".into(), |size| format!("\"beside\":{size}"));
+        good(self.caller(64, &more, "auto")?.measure(self.load()).await?)
+    }
+
+    fn load(&self) -> Duration {
+        self.arguments.warm_up + self.arguments.measured
+    }
+
+    fn caller(&self, callers: usize, more: &str, transport: &str) -> Result<Program> {
+        let (warm_up, measured) = (self.arguments.warm_up.as_millis(), self.arguments.measured.as_millis());
+        let config =
+            format!("{{\"callers\":{callers},\"warm_up_ms\":{warm_up},\"measured_ms\":{measured},{more}}}");
+        Ok(Program::new(&self.programs.ours.caller, self.scratch)?
+            .env("FORMIC_DAEMON", self.discovery.daemon())
+            .env("FORMIC_CLIENT_TRANSPORT", transport)
+            .env("FORMIC_CONFIG", &config))
+    }
+}
+
+/// A rate of what failed says nothing.
+fn good(measured: Measured) -> Result<Measured> {
+    if let Some(error) = &measured.first_error {
+        bail!("{} errors, the first: {error}", measured.errors);
+    }
+    Ok(measured)
+}
+
+async fn echo(programs: &Programs, discovery: &Discovery, scratch: &Path) -> Result<(Process, String)> {
+    let formic = Program::new(&programs.ours.echo, scratch)?
+        .env("FORMIC_DAEMON", discovery.daemon())
+        .env("FORMIC_INSTANCE", INSTANCE)
+        .start()?;
+    let found = discovery.announced(INSTANCE, Duration::from_secs(10)).await;
+    let found = found.with_context(|| formic.last_words())?;
+    Ok((formic, found.endpoint.to_string()))
+}
+
+/// A fresh server, its memory before and after so many connections, each of which has made a call.
+async fn idle(bench: &Bench<'_>) -> Result<(f64, String)> {
+    crate::process::raise_open_files()?;
+    let (server, address) = echo(bench.programs, bench.discovery, bench.scratch).await?;
+    let open = |connections: usize| {
+        let config = format!("{{\"callers\":200,\"warm_up_ms\":0,\"measured_ms\":0,\"idle\":{connections}}}");
+        let program = Program::new(&bench.programs.ours.caller, bench.scratch)?;
+        Ok::<_, anyhow::Error>(program.env("BENCH_ADDRESS", &address).env("FORMIC_CONFIG", &config))
+    };
+    // What only the first connections cost is not theirs.
+    let (first, _) = open(50)?.start_announced().await?;
+    first.end().await?;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let before = server.resident().context("the server's memory cannot be read")?;
+    let (caller, said) = open(IDLE)?.start_announced().await?;
+    ensure!(said == format!("{IDLE} connections"), "the caller said {said:?}");
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let after = server.resident().context("the server's memory cannot be read")?;
+    caller.end().await?;
+    server.end().await?;
+    bench.discovery.forget(INSTANCE).await?;
+    let kib = (after - before) * 1024.0 / IDLE as f64;
+    let text = format!(
+        "{IDLE} idle connections: {before:.1} MiB before, {after:.1} MiB with them, {kib:.2} KiB each"
+    );
+    eprintln!("{text}");
+    Ok((kib, text))
+}
+
+/// The median of ratios within rounds.
+fn of_pairs(own: &[Measured], base: &[Measured], value: fn(&Measured) -> f64) -> f64 {
+    let pairs = own.iter().zip(base).filter(|(_, base)| value(base) > 0.0);
+    median(&pairs.map(|(own, base)| value(own) / value(base)).collect::<Vec<_>>())
+}
+
+fn group(what: &str, names: Vec<&'static str>, samples: &[Vec<Measured>]) -> Vec<Row> {
+    let of = |samples: &[Measured], value: fn(&Measured) -> f64| {
+        median(&samples.iter().map(value).collect::<Vec<_>>())
+    };
+    names
+        .into_iter()
+        .zip(samples)
+        .map(|(subject, own)| Row {
+            what: what.into(),
+            subject,
+            rate: of(own, |sample| sample.rps),
+            p99_us: of(own, |sample| sample.p99_us),
+            rate_ratio: of_pairs(own, &samples[0], |sample| sample.rps),
+            p99_ratio: of_pairs(own, &samples[0], |sample| sample.p99_us),
+            client_cpu_us: own.iter().map(|sample| sample.client_cpu_us).next_back().flatten(),
+        })
+        .collect()
+}
+
+fn words(size: u32) -> String {
+    if size == LARGE { "1 MiB".into() } else { format!("{size} B") }
+}
+
+fn plural(count: usize, word: &str) -> String {
+    if count == 1 { word.into() } else { format!("{word}s") }
+}

@@ -1,0 +1,34 @@
+//! The storm in small, as every run of the tests sees it; `cargo xtask bench wire` makes ten million calls and kills both ends.
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic, and says what it saw")]
+
+use std::time::Duration;
+
+use formic::Endpoint;
+use formic_bench::storm::{self, Plan, server::Storm};
+
+const CALLS: u64 = 200_000;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_call_hangs_and_no_answer_goes_astray() {
+    let storm = Storm::default();
+    let (running, endpoint) = storm.serve(&"127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let Endpoint::Tcp(at) = endpoint else { panic!("TCP was asked for") };
+    let plan = Plan { calls: CALLS, callers: 256, seed: 7 };
+    let limit = Duration::from_secs(240);
+    let said = tokio::time::timeout(limit, storm::run(at, plan, true)).await.expect("it ends").unwrap();
+    println!("{said}");
+    let seen: serde_json::Value = serde_json::from_str(&said).unwrap();
+    let count = |name: &str| seen[name].as_u64().unwrap();
+    // It was a storm, and not a calm in which nothing can go wrong.
+    assert!(count("answered") > CALLS / 4 && count("canceled") > CALLS / 100, "{said}");
+    assert!(count("cut") > 0 && count("silent") > 0 && count("late") > 0, "{said}");
+    // Whoever gave up is known to the server, whose handlers are gone.
+    let gone = async {
+        while storm.open() > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    // Silent connections are found by the server's own pings, at the latest.
+    tokio::time::timeout(Duration::from_secs(45), gone).await.expect("every handler ends");
+    assert_eq!(running.stop(Duration::from_secs(10)).await, 0);
+}
