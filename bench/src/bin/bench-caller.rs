@@ -92,8 +92,11 @@ async fn idle(config: &Config, connections: usize) -> Result<Vec<Channel>, Strin
     let address = std::env::var("BENCH_ADDRESS").map_err(|error| error.to_string())?;
     let endpoint: Endpoint = address.parse().map_err(|error| format!("{address}: {error}"))?;
     let transport = formic_client::Transport::Multiplexed;
-    let client =
-        Client::without_registry(formic_client::Config { transport, ..formic_client::Config::default() });
+    // So many at a time are more than a busy machine greets at once.
+    let (connect_timeout, timeout) = (Duration::from_secs(20), Duration::from_secs(30));
+    let config =
+        formic_client::Config { transport, connect_timeout, timeout, ..formic_client::Config::default() };
+    let client = Client::without_registry(config);
     let mut open = Vec::new();
     while open.len() < connections {
         let batch = (connections - open.len()).min(config.callers);
