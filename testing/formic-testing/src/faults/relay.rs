@@ -155,6 +155,14 @@ const PIECE: usize = 64;
 /// What both sides of HTTP/2 say before the first call, and more: a call or an answer exceeds it.
 const HANDSHAKE: usize = 128;
 
+/// How long what both sides say before the first call may be: the greeting of the multiplexed wire (`docs/wire.md`) says it.
+fn handshake(first: &[u8]) -> usize {
+    match first {
+        [0xf0, rest @ ..] => 11 + 6 * usize::from(rest.get(9).copied().unwrap_or_default()),
+        _ => HANDSHAKE,
+    }
+}
+
 /// Passes on one way.
 async fn copy(
     mut from: impl AsyncRead + Unpin,
@@ -164,7 +172,7 @@ async fn copy(
     fault: Option<&Fault>,
 ) -> End {
     let mut buffer = vec![0; 16 << 10];
-    let mut passed = 0;
+    let (mut passed, mut first) = (0, HANDSHAKE);
     loop {
         let length = match from.read(&mut buffer).await {
             Ok(0) => {
@@ -175,12 +183,15 @@ async fn copy(
             Err(_) => return End::Broken,
         };
         link.reach(way).await;
+        if passed == 0 {
+            first = handshake(&buffer[..length]);
+        }
         let mut piece = length;
         match (fault, way) {
             (Some(Fault::Latency(by)), _) => sleep(*by).await,
             (Some(Fault::Drop), _) | (Some(Fault::DropAnswer), Way::Back) => continue,
             (Some(Fault::Reset), Way::There) | (Some(Fault::ResetAnswer), Way::Back)
-                if passed + length > HANDSHAKE =>
+                if passed + length > first =>
             {
                 return End::Broken;
             }
