@@ -248,7 +248,11 @@ async fn patiently<T>(answer: impl Future<Output = T>, progress: &Progress, time
 fn is_own(request: &Request) -> bool {
     let asks = request.method() == Method::GET || request.method() == Method::HEAD;
     let kind = request.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
-    (asks && matches!(request.uri().path(), "/healthz" | "/readyz" | "/metrics"))
+    let path = request.uri().path();
+    (asks && matches!(path, "/healthz" | "/readyz" | "/metrics"))
+        // Or a route for everything would answer those who ask whether the gateway is ready.
+        || path.starts_with("/grpc.health.v1.Health/")
+        || path.starts_with("/grpc.reflection.")
         || kind.is_some_and(|kind| kind.starts_with("application/grpc"))
 }
 

@@ -46,7 +46,8 @@ async fn what_is_no_request_is_said_clearly() {
     tokio::io::AsyncWriteExt::write_all(&mut stream, request.as_bytes()).await.unwrap();
     let mut answer = String::new();
     within("an answer", tokio::io::AsyncReadExt::read_to_string(&mut stream, &mut answer)).await.unwrap();
-    assert!(answer.starts_with("HTTP/1.1 429") && answer.contains("resource_exhausted"), "{answer}");
+    assert!(answer.starts_with("HTTP/1.1 413") && answer.contains("resource_exhausted"), "{answer}");
+    assert!(answer.contains("10000 that this gateway takes"), "{answer}");
     assert_eq!(front.json(SAY, "{}").await.status(), 200);
     assert_eq!(front.prober.counts().began(), 1);
 }
