@@ -13,7 +13,7 @@ mod view;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use formic_client::Client;
 use formic_plan::Time;
@@ -24,9 +24,11 @@ use tokio::sync::{broadcast, mpsc, watch};
 
 pub use self::command::{Applied, Busy, Change, Command, Generation, Preview, Refused, Slot, Stopped};
 use self::core::{Core, Event, Fate, Now, Turn};
+pub(crate) use self::effects::Probing;
 use self::effects::{Executor, Listeners};
 use crate::gated::Gated;
 use crate::journal::{self, Journal};
+use crate::measures::{Measured, Measures};
 use crate::start;
 use crate::view::View;
 
@@ -100,6 +102,8 @@ pub struct Handle {
     notices: broadcast::Sender<Notice>,
     journal: Journal,
     registry: DynRegistry,
+    supervisor: Supervisor,
+    measures: Measures,
 }
 
 /// The loop's state. Run it with [`Engine::run`]; talk to it by its [`Handle`].
@@ -114,6 +118,7 @@ pub struct Engine {
     registry: DynRegistry,
     /// Where what is wanted is written down, and the identity of this start of the machine.
     state: Option<(Arc<State>, String)>,
+    measures: Measures,
 }
 
 // === impl Handle ===
@@ -145,6 +150,12 @@ impl Handle {
         Arc::clone(&self.registry)
     }
 
+    /// What instances use, how they answer, and how quick the engine is. Reads files of the kernel's.
+    #[must_use]
+    pub fn measured(&self) -> Measured {
+        self.measures.now(&self.supervisor)
+    }
+
     /// What was decided and what happened so far.
     #[must_use]
     pub fn journal(&self) -> &Journal {
@@ -170,19 +181,28 @@ impl Engine {
         let (reports, events) = mpsc::unbounded_channel();
         let journal = Journal::new();
         let (hidden, hides) = watch::channel(BTreeSet::new());
+        let measures = Measures::default();
         let handle = Handle {
             commands: sender,
             view: seen,
             notices: notices.clone(),
             journal: journal.clone(),
             registry: Arc::new(Gated::new(Arc::clone(&registry), hides)),
+            supervisor: supervisor.clone(),
+            measures: measures.clone(),
         };
-        let listeners = Listeners { events: reports, notices, journal: journal.clone(), hidden };
+        let listeners = Listeners {
+            events: reports,
+            notices,
+            journal: journal.clone(),
+            hidden,
+            measures: measures.clone(),
+        };
         let executor =
             Executor::new(supervisor, Arc::clone(&registry), client, config.logs.clone(), listeners);
         let inherited: BTreeMap<_, _> = start::inherited();
         let core = Core::new(config, inherited, fastrand::Rng::new());
-        (Self { core, executor, commands, events, view, journal, registry, state: None }, handle)
+        (Self { core, executor, commands, events, view, journal, registry, state: None, measures }, handle)
     }
 
     /// Goes on where the engine before this one ended, and takes over what it has left running: to be called
@@ -236,7 +256,10 @@ impl Engine {
             };
             let queued = std::iter::from_fn(|| self.events.try_recv().ok()).take(BATCH);
             let batch: Vec<Event> = std::iter::once(event).chain(queued).collect();
+            self.measures.took(batch.len(), self.events.len() + self.commands.len());
+            let began = Instant::now();
             let turn = self.core.handle(batch, now());
+            self.measures.turned(began.elapsed());
             wake = turn.wake_at;
             let ended = turn.ended;
             self.carry_out(turn).await;
@@ -252,12 +275,13 @@ impl Engine {
         let mut unsaved = None;
         if let (Some((state, boot)), Some(save)) = (&self.state, turn.save) {
             let (state, boot) = (Arc::clone(state), boot.clone());
+            let began = Instant::now();
             let written = tokio::task::spawn_blocking(move || {
                 let written = save.commit(&state, &boot).map_err(|error| effects::in_full(&error));
                 written.map_err(|why| (save, why))
             });
             match written.await {
-                Ok(Ok(())) => {}
+                Ok(Ok(())) => self.measures.committed(began.elapsed()),
                 Ok(Err((save, why))) => {
                     self.core.unsaved(*save);
                     unsaved = Some(why);

@@ -19,6 +19,8 @@ mod engine;
 mod gated;
 mod journal;
 mod logs;
+mod measures;
+mod ports;
 mod probe;
 mod start;
 mod view;
@@ -30,5 +32,6 @@ pub use engine::{
 };
 pub use journal::{Entry, Journal, Kind};
 pub use logs::{Line, LogFile, Logs, tail};
+pub use measures::{Instance as InstanceMeasures, Measured, Probed};
 pub use start::Start;
 pub use view::{InstanceView, ServiceView, View};

@@ -75,6 +75,42 @@ fn files(dir: &Path, services: &[String]) -> Vec<LogFile> {
     found
 }
 
+/// When each line was written, in microseconds since 1970, as far as that can be told.
+fn times(lines: &[String], modified: Option<SystemTime>) -> Vec<i64> {
+    let since = modified.and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok());
+    let modified = since.and_then(|since| i64::try_from(since.as_micros()).ok()).unwrap_or_default();
+    let told: Vec<Option<i64>> = lines.iter().map(|line| time(line)).collect();
+    // What stands before the first one that says when was written by then.
+    let mut last = told.iter().flatten().next().copied().unwrap_or(modified);
+    let known = |time: Option<i64>| {
+        last = time.unwrap_or(last);
+        last
+    };
+    told.into_iter().map(known).collect()
+}
+
+/// `"time":"2026-11-21T07:31:31.250001Z"` near the front of a structured line, in microseconds since 1970.
+fn time(line: &str) -> Option<i64> {
+    let text = line.starts_with('{').then(|| line.split_once("\"time\":\""))??.1;
+    let text = text.get(..text.find('"')?)?.strip_suffix('Z')?;
+    let (date, clock) = text.split_once('T')?;
+    let whole = |text: &str| text.parse::<i64>().ok();
+    let mut date = date.split('-').map(whole);
+    let (year, month, day) = (date.next()??, date.next()??, date.next()??);
+    let mut clock = clock.split(':');
+    let (hour, minute, second) = (whole(clock.next()?)?, whole(clock.next()?)?, clock.next()?);
+    let (second, part) = second.split_once('.').unwrap_or((second, ""));
+    let micros = whole(format!("{part:0<6}").get(..6)?)?;
+    // Days of the Gregorian calendar, by years that begin in March: their leap day is the last.
+    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let days = 365 * year + year.div_euclid(4) - year.div_euclid(100)
+        + year.div_euclid(400)
+        + (153 * month + 2) / 5
+        + day
+        - 719_469;
+    Some((((days * 24 + hour) * 60 + minute) * 60 + whole(second)?) * 1_000_000 + micros)
+}
+
 /// The last lines of one file.
 ///
 /// # Errors
@@ -133,8 +169,10 @@ impl Logs {
         Self { dir, services, places: HashMap::new() }
     }
 
-    /// The last lines of everything, file by file, oldest first; following goes on after them.
-    /// 0 takes all that is within reach.
+    /// The last lines of everything, oldest first; following goes on after them. 0 takes all that is within
+    /// reach. Lines that say when they were written (as those of Formic services do) are merged by that; one
+    /// that does not stays with the line before it, and a file without any times stands where it was last
+    /// written to.
     ///
     /// # Errors
     /// If a file cannot be read.
@@ -144,10 +182,14 @@ impl Logs {
         for file in files(&self.dir, &self.services) {
             let size = tokio::fs::metadata(&file.path).await?.len();
             let texts = tail(&file.path, lines).await?;
-            out.extend(texts.into_iter().map(|text| file.line(text)));
+            let times = times(&texts, file.modified);
+            out.extend(times.into_iter().zip(texts.into_iter().map(|text| file.line(text))));
             self.places.insert(file.path, Place { offset: size, ..Place::default() });
         }
-        Ok(out.split_off(out.len().saturating_sub(lines)))
+        // Stable: lines of one moment stay in the order of their files.
+        out.sort_by_key(|(time, _)| *time);
+        let out = out.split_off(out.len().saturating_sub(lines));
+        Ok(out.into_iter().map(|(_, line)| line).collect())
     }
 
     /// Skips what is there; following starts with what is written from now on.
@@ -250,6 +292,40 @@ mod tests {
             ("order", "order-1", "out")
         );
         std::fs::remove_dir_all(dir).expect("remove");
+    }
+
+    #[tokio::test]
+    async fn the_last_lines_of_several_are_merged_by_their_times() {
+        let dir = scratch("merge");
+        std::fs::create_dir_all(dir.join("user")).expect("folder");
+        let line = |second: u32, text: &str| {
+            format!("{{\"time\":\"2026-11-21T07:00:{second:02}.5Z\",\"message\":\"{text}\"}}\n")
+        };
+        let order = format!("{}{}  at: trace\n{}", line(1, "a"), line(5, "b"), line(9, "c"));
+        std::fs::write(dir.join("order/order-1.err.log"), order).expect("write");
+        std::fs::write(dir.join("user/user-1.err.log"), line(3, "x") + &line(6, "y")).expect("write");
+        let mut logs = Logs::new(dir.clone(), vec![]);
+        let last = logs.last(5).await.expect("read");
+        let texts: Vec<&str> = last
+            .iter()
+            .map(|line| {
+                line.text.rsplit("message").next().unwrap_or_default().trim_matches(['"', ':', '}', ' '])
+            })
+            .collect();
+        assert_eq!(texts, ["x", "b", "at: trace", "y", "c"]);
+        std::fs::remove_dir_all(dir).expect("remove");
+    }
+
+    #[test]
+    fn times_are_read_as_the_calendar_has_them() {
+        let at = |text: &str| time(&format!("{{\"time\":\"{text}\",\"level\":\"info\"}}"));
+        assert_eq!(at("1970-01-01T00:00:00Z"), Some(0));
+        assert_eq!(at("2000-02-29T00:00:00.000001Z"), Some(951_782_400_000_001));
+        assert_eq!(at("2026-11-21T07:30:35.211Z"), Some(1_795_246_235_211_000));
+        for none in ["yesterday", "2026-11-21", "2026-11-21T07:30Z", "2026-11-21T07:30:00+01:00"] {
+            assert_eq!(at(none), None, "{none}");
+        }
+        assert_eq!(time("plain \"time\":\"1970-01-01T00:00:00Z\""), None);
     }
 
     #[test]

@@ -1,21 +1,24 @@
 //! Probing: asks an instance until it is ready, then goes on asking.
 
+mod log;
+mod way;
+
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use formic_client::Client;
-use formic_core::{Endpoint, Error, InstanceId, Kind, Method, ServiceName};
+use formic_core::{Endpoint, InstanceId, ServiceName};
 use formic_registry::DynRegistry;
-use formic_rpc::{Body, Call, Channel, Codec};
-use formic_spec::{Health, Probe};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use formic_spec::Health;
 use tokio::time::Instant;
 
+pub(crate) use self::way::Way;
 use crate::announce::Announcer;
+use crate::measures::Measures;
 
 /// The pause between probes of an instance that is starting: its readiness is what people wait for.
 const EAGER: Duration = Duration::from_millis(15);
+/// The same where each probe is a process.
+const EAGER_COMMAND: Duration = Duration::from_millis(100);
 /// Probes in a row that must fail before a ready instance counts as unready; one may be lost to load.
 const PATIENCE: u32 = 3;
 
@@ -25,11 +28,10 @@ pub(crate) struct Target {
     pub(crate) service: ServiceName,
     pub(crate) version: String,
     pub(crate) health: Health,
+    pub(crate) way: Way,
     pub(crate) port: Option<u16>,
     pub(crate) registry: DynRegistry,
-    pub(crate) client: Client,
-    /// The last address and the way to it, so that a probe does not dial anew.
-    pub(crate) known: Option<(Endpoint, Channel)>,
+    pub(crate) measures: Measures,
     /// Whether it was ready when it was last heard of, by an engine before this one.
     pub(crate) ready: bool,
 }
@@ -41,20 +43,25 @@ impl Target {
         let announcer =
             |port| Announcer::new(&self.registry, &self.instance, &self.service, &self.version, port);
         let mut announcer = self.port.map(announcer);
-        if self.health.ready == Probe::None {
+        if matches!(self.way, Way::None) {
             if let Some(announcer) = &mut announcer {
                 announcer.ready().await;
             }
             changed(true, None);
             return std::future::pending().await;
         }
+        let eager = if matches!(self.way, Way::Exec { .. }) { EAGER_COMMAND } else { EAGER };
         let mut ready = self.ready;
         let mut failures = 0;
         if let Some(announcer) = announcer.as_mut().filter(|_| ready) {
             announcer.ready().await;
         }
         loop {
+            let began = Instant::now();
             let answers = tokio::time::timeout(self.health.timeout.get(), self.once()).await.unwrap_or(false);
+            if self.way.is_answered() {
+                self.measures.probed(&self.instance, answers.then(|| began.elapsed()));
+            }
             failures = if answers { 0 } else { failures + 1 };
             if answers && !ready {
                 ready = true;
@@ -70,36 +77,26 @@ impl Target {
                 }
                 changed(false, None);
             }
-            tokio::time::sleep(if ready { self.health.interval.get() } else { EAGER }).await;
+            tokio::time::sleep(if ready { self.health.interval.get() } else { eager }).await;
         }
     }
 
     async fn once(&mut self) -> bool {
-        match self.health.ready {
-            Probe::Grpc => match self.registered().await {
-                Some(endpoint) => self.serving(endpoint).await.unwrap_or(false),
-                None => false,
-            },
-            Probe::Tcp => match self.address().await {
-                Some(addr) => TcpStream::connect(addr).await.is_ok(),
-                None => false,
-            },
-            Probe::Http => match self.address().await {
-                Some(addr) => http(addr, &self.health.path).await.unwrap_or(false),
-                None => false,
-            },
-            Probe::None => true,
-        }
+        let limit = self.health.timeout.get();
+        let endpoint = if self.way.needs_endpoint() {
+            let Some(endpoint) = self.endpoint().await else { return false };
+            Some(endpoint)
+        } else {
+            None
+        };
+        self.way.ask(endpoint, &self.health.path, limit).await
     }
 
-    /// The port that it was given, else where it said that it answers.
-    async fn address(&self) -> Option<SocketAddr> {
+    /// At the port that it was given, else where it said that it answers.
+    async fn endpoint(&self) -> Option<Endpoint> {
         match self.port {
-            Some(port) => Some((Ipv4Addr::LOCALHOST, port).into()),
-            None => match self.registered().await? {
-                Endpoint::Tcp(addr) => Some(addr),
-                Endpoint::Unix(_) => None,
-            },
+            Some(port) => Some(Endpoint::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))),
+            None => self.registered().await,
         }
     }
 
@@ -108,35 +105,4 @@ impl Target {
         let instances = self.registry.get(&self.service).await.ok()?;
         instances.into_iter().find(|found| found.id == self.instance).map(|found| found.endpoint)
     }
-
-    /// `grpc.health.v1`: an empty request asks for the whole server, and `08 01` is SERVING. Two fixed
-    /// messages of a few bytes are no reason to generate code for them here.
-    async fn serving(&mut self, endpoint: Endpoint) -> Result<bool, Error> {
-        let method = Method::new("/grpc.health.v1.Health/Check", Kind::Unary);
-        let mut call = Call::new(method, Codec::Proto, Body::Message(bytes::Bytes::new()));
-        call.deadline = Some(Instant::now() + self.health.timeout.get());
-        let channel = match &self.known {
-            Some((known, channel)) if *known == endpoint => channel.clone(),
-            _ => {
-                let channel = self.client.at(endpoint.clone());
-                self.known.insert((endpoint, channel)).1.clone()
-            }
-        };
-        let answer = channel.call(call).await?;
-        Ok(answer.body.into_message()?[..] == [0x08, 0x01])
-    }
-}
-
-/// A GET whose status is 2xx or 3xx.
-async fn http(addr: SocketAddr, path: &str) -> std::io::Result<bool> {
-    let mut stream = TcpStream::connect(addr).await?;
-    let path = if path.is_empty() { "/" } else { path };
-    let request = format!(
-        "GET {path} HTTP/1.1\r\nHost: {addr}\r\nUser-Agent: formic-probe\r\nConnection: close\r\n\r\n"
-    );
-    stream.write_all(request.as_bytes()).await?;
-    // "HTTP/1.1 200" is all that matters.
-    let mut head = [0; 12];
-    stream.read_exact(&mut head).await?;
-    Ok(head.starts_with(b"HTTP/1.") && matches!(head[9], b'2' | b'3'))
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use formic_spec::{Health, Restart};
+use formic_spec::{Health, Port, Restart};
 use formic_supervise::Limits;
 use serde::{Deserialize, Serialize};
 
@@ -19,7 +19,7 @@ pub struct Start {
     /// Where it starts.
     pub cwd: PathBuf,
     /// The port of a program that knows nothing of Formic.
-    pub port: Option<u16>,
+    pub port: Option<Port>,
     /// When it is ready.
     pub health: Health,
     /// When it is started again.

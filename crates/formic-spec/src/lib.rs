@@ -33,6 +33,7 @@ mod fault;
 mod graph;
 mod manifest;
 mod parse;
+mod port;
 mod revision;
 mod route;
 mod schedule;
@@ -44,6 +45,7 @@ pub use manifest::{
     App, Cors, DEFAULT_LISTEN, DEFAULT_MAX_BODY, FORMAT, Gateway, Health, MAX_BYTES, MAX_REPLICAS,
     MAX_SERVICES, Manifest, Probe, Resources, Restart, RestartPolicy, SecretUse, Service, Source, Stop,
 };
+pub use port::Port;
 pub use revision::{InvalidRevision, Revision};
 pub use route::{DEFAULT_ROUTE_TIMEOUT, MAX_ROUTES, Route, RoutePath};
 pub use schedule::{Concurrency, Cron, InvalidSchedule, Job, MAX_HISTORY, Schedule};

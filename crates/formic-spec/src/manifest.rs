@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::graph;
+use crate::port::Port;
 use crate::revision::Revision;
 use crate::route::Route;
 use crate::schedule::{Cron, Job};
@@ -113,7 +114,7 @@ pub struct Service {
     /// these.
     pub settings: BTreeMap<String, String>,
     /// The port, for a program that knows nothing of Formic: given as `PORT`, and probed.
-    pub port: Option<u16>,
+    pub port: Option<Port>,
     /// How the engine finds out that an instance is ready.
     pub health: Health,
     /// Limits per instance.
@@ -161,6 +162,12 @@ pub struct Health {
     pub ready: Probe,
     /// What an HTTP probe asks for: `/readyz`.
     pub path: String,
+    /// What an `exec` probe runs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub command: Vec<String>,
+    /// The part of a line that a `log` probe waits for.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub line: String,
     /// How often a ready instance is asked: 1 s. (One that starts is asked more often.)
     pub interval: HumanDuration,
     /// How long an answer may take: 1 s.
@@ -179,6 +186,10 @@ pub enum Probe {
     Http,
     /// The port accepts a connection.
     Tcp,
+    /// A command, run beside the instance as it is run, ends with 0.
+    Exec,
+    /// It has written a line with a certain text; once is enough.
+    Log,
     /// Ready as soon as it runs.
     None,
 }
@@ -333,6 +344,8 @@ impl Default for Health {
         Self {
             ready: Probe::Grpc,
             path: "/readyz".into(),
+            command: Vec::new(),
+            line: String::new(),
             interval: HumanDuration::from_secs(1),
             timeout: HumanDuration::from_secs(1),
             deadline: HumanDuration::from_secs(60),

@@ -4,6 +4,7 @@
 //! one to another. A file that is not TOML is still walked as far as it could be read, but then nothing
 //! is said to be *missing* or unknown: it may stand in the part that was lost.
 
+mod health;
 mod job;
 mod route;
 mod secrets;
@@ -30,6 +31,7 @@ use crate::graph;
 use crate::manifest::{
     App, Cors, DEFAULT_LISTEN, FORMAT, Gateway, MAX_BYTES, MAX_SERVICES, Manifest, RestartPolicy,
 };
+use crate::port::Port;
 use crate::revision;
 use crate::update::Condition;
 
@@ -353,7 +355,7 @@ fn check_ports(
         taken.insert(address.port(), "the gateway".into());
     }
     for located in services {
-        let (Some(port), Some(span)) = (located.service.port, &located.port) else {
+        let (Some(Port::Fixed(port)), Some(span)) = (located.service.port, &located.port) else {
             continue;
         };
         let name = &located.service.name;

@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used)]
 
 use formic_spec::{
-    ByteSize, Condition, Dependents, Fault, FaultKind, Faults, HumanDuration, MAX_BYTES, Manifest, Probe,
-    RestartPolicy, Share, Source,
+    ByteSize, Condition, Dependents, Fault, FaultKind, Faults, HumanDuration, MAX_BYTES, Manifest, Port,
+    Probe, RestartPolicy, Share, Source,
 };
 use proptest::prelude::*;
 use serde_json::json;
@@ -143,7 +143,7 @@ fn a_whole_manifest() {
         "in the order of the file"
     );
     let reports = shop.service("reports").unwrap();
-    assert_eq!((reports.port, reports.health.ready), (Some(7070), Probe::Tcp));
+    assert_eq!((reports.port, reports.health.ready), (Some(Port::Fixed(7070)), Probe::Tcp));
 }
 
 #[test]
@@ -293,7 +293,7 @@ fn each_fault_of_a_service() {
         ("cargo = 's'\nconfig = { a = [nan] }", 5, 17, InvalidValue, "numbers are finite"),
         ("cargo = 's'\nconfig = 3", 5, 10, WrongType, "must be a table"),
         ("cargo = 's'\nhealth = { ready = 'grcp' }", 5, 20, InvalidValue, "did you mean \"grpc\"?"),
-        ("cargo = 's'\nhealth = { ready = 'exec' }", 5, 20, InvalidValue, "one of \"grpc\", \"http\""),
+        ("cargo = 's'\nhealth = { ready = 'ssh' }", 5, 20, InvalidValue, "one of \"grpc\", \"http\""),
         ("cargo = 's'\nhealth = { path = '/x' }", 5, 19, Conflict, "HTTP probe only"),
         ("cargo = 's'\nhealth = { ready = 'http', path = 'x' }", 5, 35, InvalidValue, "path of a URL"),
         ("cargo = 's'\nhealth = { interval = '0s' }", 5, 23, InvalidValue, "cannot be zero"),

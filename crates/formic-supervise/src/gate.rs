@@ -54,6 +54,7 @@ impl Gate {
             containment: self.features.containment,
             cgroup: self.care.groups.as_ref().map(|groups| groups.of(&launch.id).dir().to_owned()),
             sockets: asked.sockets.iter().map(|socket| socket.name.clone()).collect(),
+            port: asked.port,
             started_at_ms: now_ms(),
             stdout: absolute(&launch.stdout)?,
             stderr: absolute(&launch.stderr)?,

@@ -50,6 +50,9 @@ pub struct Start {
     pub sockets: Vec<Socket>,
     /// Kept with its record, for the engine that adopts it.
     pub note: serde_json::Value,
+    /// The port that was chosen for it, kept in its record for those who adopt it. It is not passed on: the
+    /// environment tells the program.
+    pub port: Option<u16>,
 }
 
 /// An open socket that an instance is handed: the same one, not another of the same address, so that what
@@ -71,7 +74,13 @@ impl Socket {
 
 impl From<Launch> for Start {
     fn from(launch: Launch) -> Self {
-        Self { launch, limits: Limits::default(), sockets: Vec::new(), note: serde_json::Value::Null }
+        Self {
+            launch,
+            limits: Limits::default(),
+            sockets: Vec::new(),
+            note: serde_json::Value::Null,
+            port: None,
+        }
     }
 }
 
@@ -92,6 +101,12 @@ impl Start {
     #[must_use]
     pub fn with_note(self, note: serde_json::Value) -> Self {
         Self { note, ..self }
+    }
+
+    /// With a port that was chosen for it.
+    #[must_use]
+    pub fn with_port(self, port: Option<u16>) -> Self {
+        Self { port, ..self }
     }
 
     /// Finds what no machine could do.

@@ -19,6 +19,7 @@
 compile_error!("formic-supervise is for Linux; the crates of a service build elsewhere");
 
 mod adopt;
+mod beside;
 mod cgroup;
 mod disk;
 mod exit;
@@ -34,6 +35,7 @@ mod logs;
 mod passing;
 mod pidfd;
 mod pidfs;
+mod place;
 mod process;
 mod procfs;
 mod record;
@@ -42,11 +44,13 @@ mod spawn_error;
 pub mod subreaper;
 mod supervisor;
 mod sweep;
+mod times;
 pub mod trampoline;
 mod tree;
 mod usage;
 
 pub use adopt::{Adopted, Fate};
+pub use beside::Beside;
 pub use cgroup::{Cgroups, Controller, Limits, Unenforced};
 pub use disk::{DiskFull, FileError, disk_free, replace as write_file};
 pub use exit::ExitStatus;
@@ -55,11 +59,13 @@ pub use identity::{Identity, boot_id};
 pub use launch::{InvalidLaunch, Launch, Socket, Start};
 pub use lock::{Lock, LockError};
 pub use logs::{LogLimits, Trimmed, log_begins, trim_log};
+pub use place::Place;
 pub use process::{Process, StopError, Stopped};
 pub use record::{Record, State, boottime_ms};
 pub use spawn_error::SpawnError;
 pub use supervisor::{Config, Supervisor};
 pub use sweep::{Outcome, Swept, sweep};
+pub use times::{BUCKETS, Counted, Times};
 pub use trampoline::{Step, Trampoline};
 pub use usage::{Pressure, Usage};
 

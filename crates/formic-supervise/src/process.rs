@@ -316,6 +316,23 @@ impl Process {
         }
     }
 
+    /// Where the records of its supervisor are.
+    pub(crate) fn run_dir(&self) -> &std::path::Path {
+        self.0.care.store.dir()
+    }
+
+    /// Takes a process into its cgroup, if it has one.
+    pub(crate) fn admit(&self, pid: u32) -> io::Result<()> {
+        match &self.0.group {
+            Some(group) if group.exists() => match group.admit(pid) {
+                // It has ended already.
+                Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
+                done => done,
+            },
+            _ => Ok(()),
+        }
+    }
+
     /// Waits until the main process has ended. Cancel safe, and many may wait. Its tree may live on:
     /// call [`Process::stop`] in any case, which also lets go of the instance.
     pub async fn wait(&self) -> ExitStatus {

@@ -98,6 +98,15 @@ pub(crate) fn consumed(pid: u32) -> Option<Consumed> {
     })
 }
 
+/// How many files a process has open; nothing if we may not know.
+pub(crate) fn open_files(pid: u32) -> Option<u64> {
+    // One directory entry for each: where the kernel counts them itself (6.2), the size is the number.
+    let dir = format!("/proc/{pid}/fd");
+    let size = fs::metadata(&dir).ok()?.len();
+    let count = || Some(fs::read_dir(&dir).ok()?.count() as u64);
+    if size > 0 { Some(size) } else { count() }
+}
+
 #[expect(unsafe_code, reason = "rustix would need a feature that the rest of the tree does not build")]
 fn constant(name: libc::c_int) -> libc::c_long {
     // SAFETY: answers a number, whatever is asked.

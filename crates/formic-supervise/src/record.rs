@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use formic_core::{InstanceId, ServiceName};
 use serde::{Deserialize, Serialize};
@@ -14,6 +14,7 @@ use crate::disk::{self, FileError};
 use crate::features::Containment;
 use crate::identity::Identity;
 use crate::launch::is_file_name;
+use crate::times::Times;
 
 /// The form of the file. A file of another form is left alone, because a newer engine wrote it.
 pub(crate) const FORMAT: u32 = 1;
@@ -66,6 +67,9 @@ pub struct Record {
     /// The names of the sockets that it was handed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sockets: Vec<String>,
+    /// The port that it was given, if one was chosen for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
     /// When it was started, in milliseconds since 1970.
     pub started_at_ms: u64,
     /// The file of its standard output.
@@ -142,6 +146,8 @@ pub(crate) struct Entry {
 #[derive(Clone, Debug)]
 pub(crate) struct Store {
     dir: PathBuf,
+    /// How long it takes until a record is safe.
+    pub(crate) writes: Times,
 }
 
 impl Store {
@@ -149,7 +155,7 @@ impl Store {
     pub(crate) fn open(dir: &Path) -> Result<Self, FileError> {
         disk::private_dir(dir)?;
         let dir = fs::canonicalize(dir).map_err(|source| disk::explain("find", dir, source))?;
-        Ok(Self { dir })
+        Ok(Self { dir, writes: Times::default() })
     }
 
     pub(crate) fn dir(&self) -> &Path {
@@ -165,7 +171,10 @@ impl Store {
         let path = self.path(&record.id);
         let content = serde_json::to_vec_pretty(record)
             .map_err(|source| disk::explain("encode", &path, source.into()))?;
-        disk::replace(&path, &content)
+        let began = Instant::now();
+        disk::replace(&path, &content)?;
+        self.writes.add(began.elapsed());
+        Ok(())
     }
 
     /// The cgroup of a record, if it is one that an engine of this run directory makes.
@@ -244,6 +253,7 @@ mod tests {
             containment: Containment::Cgroup,
             cgroup: Some("/sys/fs/cgroup/x/a-1".into()),
             sockets: vec!["http".into()],
+            port: Some(20_001),
             started_at_ms: 5,
             stdout: "/tmp/o".into(),
             stderr: "/tmp/e".into(),

@@ -28,6 +28,7 @@ use crate::record::Store;
 use crate::snapshot::Scanner;
 use crate::spawn_error::SpawnError;
 use crate::subreaper;
+use crate::times::Times;
 use crate::trampoline::{FAILED, GO, Payload, READY, SOCKETS, Step, Trampoline};
 
 /// How long the trampoline may take to answer. Loading a binary from a cold disk on a busy machine
@@ -102,6 +103,12 @@ impl Supervisor {
     #[must_use]
     pub fn run_dir(&self) -> &Path {
         self.0.care.store.dir()
+    }
+
+    /// How long it has taken each time to write a record and to sync it to the disk.
+    #[must_use]
+    pub fn writes(&self) -> Times {
+        self.0.care.store.writes.clone()
     }
 
     /// The processes that are not stopped yet, ended or not, by id.

@@ -21,6 +21,8 @@ pub struct Usage {
     pub memory: Option<u64>,
     /// Processes and threads, or processes alone where threads are not counted.
     pub pids: Option<u64>,
+    /// Open file descriptors, of those processes whose we may see.
+    pub files: Option<u64>,
     /// Time lost waiting for the processor.
     pub cpu_pressure: Option<Pressure>,
     /// Time lost for want of memory.
@@ -55,6 +57,10 @@ impl Usage {
             cpu: read("cpu.stat").and_then(|stat| field(&stat, "usage_usec")).map(Duration::from_micros),
             memory: number("memory.current").or_else(|| Some(resident())),
             pids: number("pids.current").or_else(|| u64::try_from(members.len()).ok()),
+            files: members
+                .iter()
+                .map(|member| procfs::open_files(member.pid))
+                .fold(None, |sum, files| sum.map_or(files, |sum: u64| Some(sum + files.unwrap_or(0)))),
             cpu_pressure: pressure(&group.dir().join("cpu.pressure")),
             memory_pressure: pressure(&group.dir().join("memory.pressure")),
             io_pressure: pressure(&group.dir().join("io.pressure")),
@@ -65,7 +71,8 @@ impl Usage {
     /// Of a process that is not reaped.
     pub(crate) fn of_process(pid: u32) -> Self {
         let Some(Consumed { cpu, resident, threads }) = procfs::consumed(pid) else { return Self::default() };
-        Self { cpu: Some(cpu), memory: Some(resident), pids: Some(threads), ..Self::default() }
+        let files = procfs::open_files(pid);
+        Self { cpu: Some(cpu), memory: Some(resident), pids: Some(threads), files, ..Self::default() }
     }
 }
 
@@ -107,7 +114,7 @@ mod tests {
     fn a_process_without_a_cgroup_is_counted_alone() {
         let usage = Usage::of_process(std::process::id());
         assert!(!usage.whole_tree && usage.memory > Some(100_000) && usage.pids >= Some(1), "{usage:?}");
-        assert!(usage.cpu.is_some() && usage.cpu_pressure.is_none());
+        assert!(usage.cpu.is_some() && usage.files >= Some(3) && usage.cpu_pressure.is_none());
         assert_eq!(Usage::of_process(u32::MAX), Usage::default());
     }
 }

@@ -22,6 +22,8 @@ pub(crate) struct Cell {
     /// Its leader, while there is one.
     #[serde(skip)]
     pub(crate) pid: Option<u32>,
+    /// The port that it was given, once that is known.
+    pub(crate) port: Option<u16>,
     /// How it was asked to stop.
     #[serde(skip)]
     pub(crate) asked: Option<StopKind>,
@@ -67,6 +69,7 @@ impl Cell {
             start,
             seat,
             pid: None,
+            port: None,
             asked: None,
             leader: None,
             address: String::new(),

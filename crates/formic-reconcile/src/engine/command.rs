@@ -14,6 +14,15 @@ pub enum Command {
     /// Replace the instances of these services by new ones of the same revision, as an update does; says how
     /// many there are.
     Restart(Vec<String>, oneshot::Sender<Result<u32, Refused>>),
+    /// Let the rollout of a service stand still, or go on; says whether that changes anything.
+    Pause {
+        /// Which service.
+        service: String,
+        /// Go on.
+        resume: bool,
+        /// Who is told.
+        answer: oneshot::Sender<Result<bool, Refused>>,
+    },
     /// Say what would be done if these services were wanted.
     Preview(Vec<Service>, oneshot::Sender<Preview>),
     /// The states that were wanted, oldest first; the last is the present one.

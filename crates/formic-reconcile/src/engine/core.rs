@@ -48,8 +48,8 @@ pub(crate) struct Now {
 pub(crate) enum Event {
     /// Somebody asks for something.
     Command(Command),
-    /// An instance has a process.
-    Started { id: InstanceId, pid: u32 },
+    /// An instance has a process, and this port if one was chosen for it.
+    Started { id: InstanceId, pid: u32, port: Option<u16> },
     /// An instance could not be started.
     NotStarted { id: InstanceId, why: String },
     /// The first process of an instance ended.
@@ -182,7 +182,7 @@ impl Core {
         match event {
             Event::Timer => {}
             Event::Command(command) => self.command(command),
-            Event::Started { id, pid } => self.started(&id, pid),
+            Event::Started { id, pid, port } => self.started(&id, pid, port),
             Event::NotStarted { id, why } => self.not_started(&id, why),
             Event::LeaderExited { id, status } => self.leader_exited(id, status),
             Event::Gone { id, status, killed } => self.gone(&id, status, killed),

@@ -14,8 +14,8 @@ use formic_client::Client;
 use formic_core::ServiceName;
 use formic_plan::InstanceId;
 use formic_registry::DynRegistry;
-use formic_spec::Health;
-use formic_supervise::{FileError, Launch, Limits, SpawnError, Supervisor};
+use formic_spec::{Health, Port};
+use formic_supervise::{Beside, FileError, Launch, Limits, SpawnError, Supervisor};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
@@ -24,7 +24,9 @@ use super::core::{Event, Found};
 use super::{Applied, Generation, Notice, Preview, Refused, Stopped};
 use crate::journal::{Journal, News};
 use crate::logs;
-use crate::probe::Target;
+use crate::measures::Measures;
+use crate::ports::{Ports, is_taken};
+use crate::probe::{Target, Way};
 
 /// Logs are kept for so many instances of a service.
 const KEEP_LOGS: usize = 10;
@@ -66,12 +68,6 @@ pub(crate) enum Effect {
     Answer(Answer),
 }
 
-/// Whether another process listens on a port of this machine: a probe would find that one ready.
-fn is_taken(port: u16) -> bool {
-    let bound = std::net::TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, port));
-    bound.is_err_and(|error| error.kind() == std::io::ErrorKind::AddrInUse)
-}
-
 /// An instance that is to be started.
 #[derive(Debug)]
 pub(crate) struct Spawn {
@@ -79,7 +75,7 @@ pub(crate) struct Spawn {
     pub(crate) launch: Launch,
     pub(crate) limits: Limits,
     /// The port that it is to have for itself.
-    pub(crate) port: Option<u16>,
+    pub(crate) port: Option<Port>,
     /// The folder of its data, made if it is not there.
     pub(crate) data: PathBuf,
     /// What the next engine is to read beside its record.
@@ -94,6 +90,10 @@ pub(crate) struct Probing {
     pub(crate) version: String,
     pub(crate) health: Health,
     pub(crate) port: Option<u16>,
+    /// What an `exec` probe runs.
+    pub(crate) command: Option<Beside>,
+    /// Where a `log` probe looks.
+    pub(crate) output: Output,
     /// Whether it was ready when an engine before this one last heard of it.
     pub(crate) ready: bool,
 }
@@ -103,6 +103,7 @@ pub(crate) struct Probing {
 pub(crate) enum Answer {
     Changed(oneshot::Sender<Result<Applied, Refused>>, Result<Applied, Refused>),
     Restarted(oneshot::Sender<Result<u32, Refused>>, Result<u32, Refused>),
+    Paused(oneshot::Sender<Result<bool, Refused>>, Result<bool, Refused>),
     Previewed(oneshot::Sender<Preview>, Box<Preview>),
     History(oneshot::Sender<Vec<Arc<Generation>>>, Vec<Arc<Generation>>),
     Why(oneshot::Sender<Option<String>>, Option<String>),
@@ -118,6 +119,7 @@ pub(crate) struct Listeners {
     pub(crate) journal: Journal,
     /// The instances that are hidden from those who call.
     pub(crate) hidden: watch::Sender<BTreeSet<String>>,
+    pub(crate) measures: Measures,
 }
 
 /// An instance that is being asked.
@@ -139,6 +141,8 @@ pub(crate) struct Executor {
     hidden: watch::Sender<BTreeSet<String>>,
     tasks: JoinSet<()>,
     probes: HashMap<InstanceId, Probed>,
+    ports: Ports,
+    measures: Measures,
 }
 
 impl std::fmt::Debug for Executor {
@@ -155,6 +159,7 @@ impl Answer {
         match self {
             Self::Changed(to, result) => drop(to.send(result)),
             Self::Restarted(to, result) => drop(to.send(result)),
+            Self::Paused(to, result) => drop(to.send(result)),
             Self::Previewed(to, preview) => drop(to.send(*preview)),
             Self::History(to, generations) => drop(to.send(generations)),
             Self::Why(to, text) => drop(to.send(text)),
@@ -174,9 +179,22 @@ impl Executor {
         logs: PathBuf,
         listeners: Listeners,
     ) -> Self {
-        let Listeners { events, notices, journal, hidden } = listeners;
-        let (tasks, probes) = (JoinSet::new(), HashMap::new());
-        Self { supervisor, registry, client, logs, events, notices, journal, hidden, tasks, probes }
+        let Listeners { events, notices, journal, hidden, measures } = listeners;
+        let (tasks, probes, ports) = (JoinSet::new(), HashMap::new(), Ports::new());
+        Self {
+            supervisor,
+            registry,
+            client,
+            logs,
+            events,
+            notices,
+            journal,
+            hidden,
+            tasks,
+            probes,
+            ports,
+            measures,
+        }
     }
 
     /// Does it, or starts a task that does.
@@ -198,11 +216,13 @@ impl Executor {
                 });
             }
             Effect::StopProbing { id } => {
+                self.measures.forget(&formic_core::InstanceId::new(id.as_str()));
                 if let Some(probed) = self.probes.remove(&id) {
                     probed.task.abort();
                 }
             }
             Effect::Deregister { id } => {
+                self.ports.release(&id);
                 let (registry, dead) =
                     (Arc::clone(&self.registry), formic_core::InstanceId::new(id.as_str()));
                 self.tasks.spawn(async move {
@@ -264,8 +284,9 @@ impl Executor {
     }
 
     /// Starts a process, tells of it, and tells of its end.
-    fn spawn(&mut self, Spawn { id, launch, limits, port, data, note }: Spawn) {
+    fn spawn(&mut self, Spawn { id, mut launch, limits, port, data, note }: Spawn) {
         let (supervisor, events, logs) = (self.supervisor.clone(), self.events.clone(), self.logs.clone());
+        let ports = self.ports.clone();
         self.tasks.spawn(async move {
             let service = launch.service.to_string();
             let folders = [logs.join(&service), data];
@@ -273,23 +294,30 @@ impl Executor {
             let made = folders
                 .iter()
                 .try_for_each(|dir| std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir));
-            if let Some(port) = port.filter(|port| is_taken(*port)) {
-                let why = format!("port {port} is in use by another process");
-                let _ = events.send(Event::NotStarted { id, why });
-                return;
-            }
+            let chosen = match give_port(port, &ports, &id) {
+                Ok(chosen) => chosen,
+                Err(why) => {
+                    let _ = events.send(Event::NotStarted { id, why });
+                    return;
+                }
+            };
+            launch.env.extend(chosen.map(|port| ("PORT".into(), port.to_string().into())));
             let spawned = match made {
-                Ok(()) => supervisor.spawn(launch.with_limits(limits).with_note(note)).await,
+                Ok(()) => {
+                    let start = launch.with_limits(limits).with_note(note).with_port(chosen);
+                    supervisor.spawn(start).await
+                }
                 Err(source) => Err(SpawnError::Start { trampoline: logs, source }),
             };
             let process = match spawned {
                 Ok(process) => process,
                 Err(error) => {
+                    ports.release(&id);
                     let _ = events.send(Event::NotStarted { id, why: in_full(&error) });
                     return;
                 }
             };
-            let _ = events.send(Event::Started { id: id.clone(), pid: process.pid() });
+            let _ = events.send(Event::Started { id: id.clone(), pid: process.pid(), port: chosen });
             let status = process.wait().await;
             let _ = events.send(Event::LeaderExited { id, status });
         });
@@ -334,15 +362,20 @@ impl Executor {
     }
 
     fn probe(&mut self, probing: Probing) {
+        if let Some(port) = probing.port {
+            self.ports.hold(&probing.id, port);
+        }
+        let instance = formic_core::InstanceId::new(probing.id.as_str());
+        let way = Way::of(&probing, self.supervisor.get(&instance), &self.client);
         let target = Target {
-            instance: formic_core::InstanceId::new(probing.id.as_str()),
+            instance,
+            way,
             service: probing.service,
             version: probing.version,
             health: probing.health,
             port: probing.port,
             registry: Arc::clone(&self.registry),
-            client: self.client.clone(),
-            known: None,
+            measures: self.measures.clone(),
             ready: probing.ready,
         };
         let (events, id, announced) = (self.events.clone(), probing.id.clone(), probing.port.is_some());
@@ -352,6 +385,17 @@ impl Executor {
         if let Some(before) = self.probes.insert(probing.id, Probed { task, announced }) {
             before.task.abort();
         }
+    }
+}
+
+/// Gives an instance the port that it is to have, and says which if it was chosen.
+fn give_port(port: Option<Port>, ports: &Ports, id: &InstanceId) -> Result<Option<u16>, String> {
+    match port {
+        Some(Port::Fixed(port)) if is_taken(port) => Err(format!("port {port} is in use by another process")),
+        Some(Port::Auto) => {
+            ports.choose(id).map(Some).ok_or_else(|| "no port of 20000 to 32000 is free".into())
+        }
+        _ => Ok(None),
     }
 }
 

@@ -6,21 +6,32 @@ use std::path::{Path, PathBuf};
 
 use formic_core::ServiceName;
 use formic_plan::Instance;
-use formic_supervise::Launch;
+use formic_spec::Health;
+use formic_supervise::{Beside, Launch};
 
 use super::Config;
 use super::cell::Output;
 use crate::start::Start;
+
+/// Where an instance is to run.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    /// Which of its service's data folders it has.
+    pub(crate) seat: u32,
+    /// The port that it is given, where that is known: one that is chosen at the start is put in then.
+    pub(crate) port: Option<u16>,
+}
 
 /// How an instance is started. `inherited` is the part of the engine's environment that it gets.
 pub(crate) fn launch(
     config: &Config,
     inherited: &BTreeMap<String, OsString>,
     instance: &Instance,
-    seat: u32,
+    place: Place,
     service: ServiceName,
     start: &Start,
 ) -> Launch {
+    let Place { seat, port } = place;
     let version = instance.revision.short();
     let mut env = inherited.clone();
     let mut set = |name: &str, value: &str| env.insert(name.to_owned(), OsString::from(value));
@@ -29,7 +40,7 @@ pub(crate) fn launch(
     set("FORMIC_VERSION", version);
     set("FORMIC_DAEMON", &config.daemon);
     set("FORMIC_LISTEN", "127.0.0.1:0");
-    if let Some(port) = start.port {
+    if let Some(port) = port {
         set("PORT", &port.to_string());
     }
     for (name, value) in &start.env {
@@ -51,6 +62,15 @@ pub(crate) fn launch(
     }
 }
 
+/// What an `exec` probe runs beside an instance that was launched like this. A program with a slash is meant
+/// from the instance's working directory, as it would be at a prompt there.
+pub(crate) fn check(health: &Health, launch: Launch) -> Option<Beside> {
+    let (program, args) = health.command.split_first()?;
+    let program = if program.contains('/') { launch.cwd.join(program).into() } else { program.into() };
+    let args = args.iter().map(Into::into).collect();
+    Some(Beside { program, args, env: launch.env, cwd: launch.cwd })
+}
+
 /// The data of one seat: two replicas must not write to the same files. The dot is in no name of a service,
 /// so seat 1 of `order` and seat 0 of a service `order-1` cannot meet.
 pub(crate) fn data_dir(data: &Path, service: &str, seat: u32) -> PathBuf {
@@ -62,7 +82,7 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
     use formic_plan::{Service, Time};
-    use formic_spec::{Health, HumanDuration, Probe, Restart, Revision};
+    use formic_spec::{HumanDuration, Port, Probe, Restart, Revision};
 
     use super::*;
 
@@ -75,10 +95,12 @@ mod tests {
                 ("FORMIC_DATA_DIR".to_owned(), "/elsewhere".to_owned()),
             ]),
             cwd: "/srv".into(),
-            port: Some(8000),
+            port: Some(Port::Fixed(8000)),
             health: Health {
                 ready: Probe::None,
                 path: String::new(),
+                command: Vec::new(),
+                line: String::new(),
                 interval: HumanDuration::from_millis(1000),
                 timeout: HumanDuration::from_millis(1000),
                 deadline: HumanDuration::from_millis(1000),
@@ -105,7 +127,8 @@ mod tests {
         let id = formic_plan::InstanceId::from("order-1");
         let instance = Instance::begin(id, &service, 0, None, Time::from_millis(0));
         let inherited = BTreeMap::from([("PATH".to_owned(), OsString::from("/bin"))]);
-        launch(&config, &inherited, &instance, seat, ServiceName::new("order").unwrap(), &start())
+        let place = Place { seat, port: start().port.and_then(Port::fixed) };
+        launch(&config, &inherited, &instance, place, ServiceName::new("order").unwrap(), &start())
     }
 
     #[test]

@@ -8,11 +8,10 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::section::{Notes, Section};
-use super::{Named, job, secrets, settings, traffic, update, value};
+use super::{Named, health, job, secrets, settings, traffic, update, value};
 use crate::fault::{FaultKind, quote};
-use crate::manifest::{
-    Health, MAX_REPLICAS, Probe, Resources, Restart, RestartPolicy, Service, Source, Stop,
-};
+use crate::manifest::{MAX_REPLICAS, Resources, Restart, RestartPolicy, Service, Source, Stop};
+use crate::port::Port;
 use crate::update::Dependents;
 
 /// What the engine tells each instance; a manifest cannot say otherwise. (`FORMIC_LOG` and
@@ -77,7 +76,7 @@ pub(super) fn read(
     let args = section.strings("args", notes).unwrap_or_default();
     let replicas = section.integer("replicas", 0..MAX_REPLICAS + 1, notes);
     let (depends_on, conditions) = update::read_depends_on(&mut section, notes);
-    let port = section.integer("port", 1..65_536, notes);
+    let port = health::read_port(&mut section, notes);
     let env = read_env(&mut section, port.is_some(), notes);
     let secrets = secrets::read(&mut section, &env, RESERVED_ENV, notes);
     let config = section.section("config", notes);
@@ -85,7 +84,7 @@ pub(super) fn read(
     let settings = settings::read(&mut section, port.is_some(), replicas.as_ref().map(|r| r.0), notes);
     let (job, cron) = job::read(&mut section, replicas.as_ref().map(|(_, span)| span.clone()), notes);
     let traffic = traffic::read(&mut section, notes);
-    let health = read_health(&mut section, port.is_some(), job.is_some(), notes);
+    let health = health::read(&mut section, port.is_some(), job.is_some(), notes);
     let resources = read_resources(&mut section, notes);
     let mut stop = Stop::default();
     if let Some(mut inner) = section.section("stop", notes) {
@@ -107,9 +106,10 @@ pub(super) fn read(
             "leave it out for the folder of the manifest",
         );
     }
-    if let (Some((port, span)), Some((replicas @ 2.., _))) = (&port, &replicas) {
+    if let (Some((Port::Fixed(port), span)), Some((replicas @ 2.., _))) = (&port, &replicas) {
         let message = format!("{replicas} instances cannot share port {port}");
-        let help = "leave `port` out (a Formic service finds its own), or have one instance";
+        let help =
+            "write `port = \"auto\"`, leave it out (a Formic service finds its own), or have one instance";
         notes.push(span, FaultKind::Conflict, &section.path_of("port"), message, Some(help.into()));
     }
     section.finish(notes);
@@ -125,7 +125,7 @@ pub(super) fn read(
         secrets,
         config,
         settings,
-        port: port.as_ref().and_then(|(port, _)| u16::try_from(*port).ok()),
+        port: port.as_ref().map(|(port, _)| *port),
         health,
         resources,
         stop,
@@ -237,41 +237,6 @@ fn read_env(
         }
     }
     read
-}
-
-fn read_health(section: &mut Section<'_, '_>, has_port: bool, is_job: bool, notes: &mut Notes<'_>) -> Health {
-    let mut health = Health::default();
-    if is_job {
-        // It answers nobody.
-        health.ready = Probe::None;
-    }
-    if has_port {
-        // A program that is given its port this way is not one of ours, and need not speak gRPC.
-        health.ready = Probe::Tcp;
-    }
-    let Some(mut inner) = section.section("health", notes) else {
-        return health;
-    };
-    let words = [("grpc", Probe::Grpc), ("http", Probe::Http), ("tcp", Probe::Tcp), ("none", Probe::None)];
-    health.ready = inner.word("ready", &words, notes).unwrap_or(health.ready);
-    if let Some((path, span)) = inner.string("path", notes) {
-        if health.ready != Probe::Http {
-            let message = "`path` is for an HTTP probe only".to_owned();
-            let help = "add `ready = \"http\"`, or take `path` out".to_owned();
-            notes.push(&span, FaultKind::Conflict, &inner.path_of("path"), message, Some(help));
-        } else if !path.starts_with('/') || path.contains(|c: char| c.is_control() || c == ' ') {
-            let message = format!("{} is not the path of a URL", quote(&path));
-            notes.invalid(&inner, "path", &span, message, "write it like \"/readyz\"");
-        }
-        health.path = path;
-    }
-    health.interval =
-        inner.duration("interval", "a duration such as \"1s\"", notes).unwrap_or(health.interval);
-    health.timeout = inner.duration("timeout", "a duration such as \"1s\"", notes).unwrap_or(health.timeout);
-    health.deadline =
-        inner.duration("deadline", "a duration such as \"60s\"", notes).unwrap_or(health.deadline);
-    inner.finish(notes);
-    health
 }
 
 fn read_resources(section: &mut Section<'_, '_>, notes: &mut Notes<'_>) -> Resources {

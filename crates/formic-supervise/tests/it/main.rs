@@ -4,6 +4,7 @@
 
 mod adopt;
 mod adversary;
+mod beside;
 mod cgroup;
 mod keeper;
 mod lock;

@@ -65,6 +65,7 @@ pub(crate) fn write(scene: &Scene, id: &str, identity: Option<Identity>, change:
         containment: Containment::Session,
         cgroup: None,
         sockets: vec![],
+        port: None,
         started_at_ms: 1,
         stdout: "/dev/null".into(),
         stderr: "/dev/null".into(),

@@ -9,6 +9,7 @@ mod life;
 mod listings;
 mod manifest;
 mod operate;
+mod ports;
 mod start;
 mod stop;
 mod traffic;

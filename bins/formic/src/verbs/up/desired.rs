@@ -109,7 +109,8 @@ pub(crate) fn limits(resources: &Resources) -> Limits {
 /// Whether two instances cannot run beside one another, as both would listen on the same address.
 fn has_fixed_address(start: &Start) -> bool {
     let listen = start.env.get("FORMIC_LISTEN").map(String::as_str);
-    start.port.is_some() || listen.is_some_and(|listen| !listen.ends_with(":0"))
+    start.port.is_some_and(|port| port.fixed().is_some())
+        || listen.is_some_and(|listen| !listen.ends_with(":0"))
 }
 
 /// An update that stops an instance before the one that takes its place starts.
@@ -163,6 +164,8 @@ fn gateway(manifest: &Manifest, folder: &Path) -> Outcome<Option<Service>> {
         health: Health {
             ready: Probe::Grpc,
             path: String::new(),
+            command: Vec::new(),
+            line: String::new(),
             interval: HumanDuration::from_millis(1000),
             timeout: HumanDuration::from_millis(1000),
             deadline: HumanDuration::from_millis(30_000),

@@ -22,6 +22,8 @@ pub(crate) struct Found {
     pub(crate) id: InstanceId,
     /// What was written beside its record when it was started.
     pub(crate) note: Value,
+    /// The port that was chosen for it, by its record.
+    pub(crate) port: Option<u16>,
     pub(crate) fate: Fate,
 }
 
@@ -48,11 +50,12 @@ impl From<Adopted> for Found {
     fn from(adopted: Adopted) -> Self {
         use formic_supervise::Fate as Left;
         let id = InstanceId::from(adopted.id.as_str());
-        let note = match &adopted.fate {
+        let (note, port) = match &adopted.fate {
             Left::Running(process) | Left::Ended(process) | Left::Stopping { process, .. } => {
-                process.record().note
+                let record = process.record();
+                (record.note, record.port)
             }
-            _ => Value::Null,
+            _ => (Value::Null, None),
         };
         let fate = match adopted.fate {
             Left::Running(process) => Fate::Running { pid: process.pid() },
@@ -62,7 +65,7 @@ impl From<Adopted> for Found {
             Left::Quarantined { reason, .. } => Fate::Quarantined { reason },
             _ => Fate::Gone,
         };
-        Self { id, note, fate }
+        Self { id, note, port, fate }
     }
 }
 
@@ -94,7 +97,11 @@ impl Core {
         let live: Vec<InstanceId> = live.map(|instance| instance.id.clone()).collect();
         let adopted = live.len();
         for id in live {
-            let fate = found.remove(&id).map_or(Fate::Gone, |found| found.fate);
+            let (fate, port) = found.remove(&id).map_or((Fate::Gone, None), |found| (found.fate, found.port));
+            if let Some(cell) = self.cells.get_mut(&id) {
+                // It is in the record before the process runs, in the database only after it was told of.
+                cell.port = port.or(cell.port).or_else(|| cell.start.as_ref()?.port?.fixed());
+            }
             self.left(&id, fate);
         }
         let mut strays: Vec<Found> = found.into_values().collect();

@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use formic_core::ServiceName;
 use formic_plan::{Instance, InstanceId, Outcome, StartCause, State, StopCause};
-use formic_spec::HumanDuration;
+use formic_spec::{HumanDuration, Port, Probe};
 use formic_supervise::ExitStatus;
 
 use super::Core;
 use crate::engine::cell::{Cell, Output, StopKind, outcome};
 use crate::engine::effects::{Effect, Probing, Spawn};
-use crate::engine::launch::{data_dir, launch};
+use crate::engine::launch::{Place, check, data_dir, launch};
 use crate::journal::Kind;
 use crate::start::Start;
 
@@ -46,7 +46,8 @@ impl Core {
         let text = format!("starts as {service}/{slot} at {}: {cause}", instance.revision);
         self.record(Kind::Start, &id, text);
         if let (Some(spec), Ok(name)) = (spec, ServiceName::new(service)) {
-            let launch = launch(&self.config, &self.inherited, &instance, seat, name, &spec);
+            let place = Place { seat, port: spec.port.and_then(Port::fixed) };
+            let launch = launch(&self.config, &self.inherited, &instance, place, name, &spec);
             let data = data_dir(&self.config.data, service, seat);
             let (limits, port) = (spec.limits, spec.port);
             let note = self.noted(&id);
@@ -96,13 +97,14 @@ impl Core {
         self.record(Kind::Adjust, id, format!("takes up {revision} as it runs"));
     }
 
-    pub(super) fn started(&mut self, id: &InstanceId, pid: u32) {
+    pub(super) fn started(&mut self, id: &InstanceId, pid: u32, chosen: Option<u16>) {
         let Some(cell) = self.cells.get_mut(id) else {
             // Nobody knows of it, so nobody would stop it.
             self.effects.push(Effect::Stop { id: id.clone(), kind: StopKind::Kill });
             return;
         };
         cell.pid = Some(pid);
+        cell.port = chosen.or_else(|| cell.start.as_ref()?.port?.fixed());
         // A stop that came while it was being started.
         if let Some(kind) = cell.asked {
             self.effects.push(Effect::Stop { id: id.clone(), kind });
@@ -113,13 +115,26 @@ impl Core {
 
     /// Has an instance probed from now on.
     pub(super) fn probe(&mut self, id: &InstanceId) {
-        let spec = self.cells.get(id).and_then(|cell| cell.start.clone());
+        let Some(cell) = self.cells.get(id) else { return };
         let instance = self.observed.instances.iter().find(|instance| instance.id == *id);
-        let (Some(spec), Some(instance)) = (spec, instance) else { return };
+        let (Some(spec), Some(instance)) = (&cell.start, instance) else { return };
         let Ok(service) = ServiceName::new(&instance.service) else { return };
-        let version = instance.revision.short().to_owned();
-        let (health, port, ready) = (spec.health, spec.port, instance.is_ready());
-        let probing = Probing { id: id.clone(), service, version, health, port, ready };
+        let place = Place { seat: cell.seat, port: cell.port };
+        let command = (spec.health.ready == Probe::Exec).then(|| {
+            // In the surroundings of the instance itself.
+            let launch = launch(&self.config, &self.inherited, instance, place, service.clone(), spec);
+            check(&spec.health, launch)
+        });
+        let probing = Probing {
+            id: id.clone(),
+            service,
+            version: instance.revision.short().to_owned(),
+            health: spec.health.clone(),
+            port: cell.port,
+            command: command.flatten(),
+            output: cell.output.clone(),
+            ready: instance.is_ready(),
+        };
         self.effects.push(Effect::Probe(Box::new(probing)));
     }
 

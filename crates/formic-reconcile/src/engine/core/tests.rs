@@ -23,6 +23,8 @@ fn service(name: &str, replicas: u32, depends_on: &[&str]) -> Service {
         health: Health {
             ready: Probe::Grpc,
             path: String::new(),
+            command: Vec::new(),
+            line: String::new(),
             interval: HumanDuration::from_secs(1),
             timeout: HumanDuration::from_secs(1),
             deadline: HumanDuration::from_secs(60),
@@ -52,6 +54,8 @@ struct World {
     millis: u64,
     ids: HashMap<String, InstanceId>,
     pid: u32,
+    /// What the executor chooses for those whose port is to be any.
+    port: Option<u16>,
     wake_at: Option<Time>,
     ended: Option<Stopped>,
     /// What was recorded at the last turn, apart from rollouts.
@@ -79,6 +83,7 @@ impl World {
             millis: 0,
             ids: HashMap::new(),
             pid: 100,
+            port: None,
             wake_at: None,
             ended: None,
             recorded: Vec::new(),
@@ -199,7 +204,7 @@ impl World {
 
     fn started(&mut self, slot: &str) -> Vec<String> {
         self.pid += 1;
-        self.handle(Event::Started { id: self.id(slot), pid: self.pid })
+        self.handle(Event::Started { id: self.id(slot), pid: self.pid, port: self.port })
     }
 
     fn probed(&mut self, slot: &str, ready: bool) -> Vec<String> {
@@ -241,6 +246,7 @@ fn registered(id: &InstanceId, address: &str) -> formic_core::Instance {
 }
 
 mod adopted;
+mod programs;
 
 #[test]
 fn dependants_start_when_what_they_need_is_ready() {
@@ -757,7 +763,7 @@ fn news_of_an_instance_that_nobody_knows_does_no_harm() {
     let mut world = World::running();
     let id = InstanceId::from("stranger");
     world.ids.insert("stranger".into(), id.clone());
-    assert_eq!(world.handle(Event::Started { id: id.clone(), pid: 1 }), ["kill stranger"]);
+    assert_eq!(world.handle(Event::Started { id: id.clone(), pid: 1, port: None }), ["kill stranger"]);
     assert_eq!(world.leader_exits("stranger", 0), Vec::<String>::new());
     assert_eq!(world.gone("stranger", true), Vec::<String>::new());
     assert_eq!(world.probed("stranger", true), Vec::<String>::new());

@@ -29,6 +29,10 @@ impl Core {
                 let result = self.restart(&services);
                 self.effects.push(Effect::Answer(Answer::Restarted(answer, result)));
             }
+            Command::Pause { service, resume, answer } => {
+                let result = self.pause(&service, resume);
+                self.effects.push(Effect::Answer(Answer::Paused(answer, result)));
+            }
             Command::Preview(services, answer) => {
                 let preview = Box::new(self.preview(services));
                 self.effects.push(Effect::Answer(Answer::Previewed(answer, preview)));
@@ -168,6 +172,20 @@ impl Core {
             plan: plan(&desired, &self.observed, self.now.time),
             live: self.observed.instances.iter().filter(|i| i.is_live()).map(slot).collect(),
         }
+    }
+
+    /// The rollout of a service stands still, or goes on.
+    fn pause(&mut self, service: &str, resume: bool) -> Result<bool, Refused> {
+        if self.is_stopping() {
+            return Err(Refused::Stopping);
+        }
+        if self.fleet.deployment(service).is_none() {
+            return Err(Refused::Unknown(service.to_owned()));
+        }
+        let now = self.now.time;
+        let decisions = if resume { self.fleet.resume(service, now) } else { self.fleet.pause(service, now) };
+        self.record_decisions(&decisions);
+        Ok(!decisions.is_empty())
     }
 
     /// New instances in the place of all that there are.

@@ -33,6 +33,7 @@ impl World {
         let found = found.iter().map(|(slot, fate)| Found {
             id: self.id(slot),
             note: Value::Null,
+            port: None,
             fate: fate.clone(),
         });
         let found = found.collect();
@@ -62,7 +63,7 @@ fn what_runs_goes_on_as_what_it_was() {
     assert!(world.core.view(world.now().time).is_ready());
     assert_eq!((world.instance("user").pid, world.instance("user").address.as_str()), (7, "127.0.0.1:7"));
     assert_eq!(world.recorded, ["adopted  took over 2 instances of the engine before"]);
-    let found = [Found { id: world.id("user/0"), note: Value::Null, fate: running(7) }];
+    let found = [Found { id: world.id("user/0"), note: Value::Null, port: None, fate: running(7) }];
     assert_eq!(world.core.remembered(&found)[0].metadata["zone"], "a");
     // And its end is seen.
     world.leader_exits("user/0", 1);
@@ -82,7 +83,7 @@ fn an_engine_that_was_never_told_anything_touches_nothing() {
     world.core = Core::new(config(), BTreeMap::new(), fastrand::Rng::with_seed(1));
     world.core.restore(&state, "boot", world.now()).unwrap();
     world.state = Some(state);
-    let found = vec![Found { id: world.id("user/0"), note, fate: running(7) }];
+    let found = vec![Found { id: world.id("user/0"), note, port: None, fate: running(7) }];
     assert_eq!(world.handle(Event::Adopted(found)), ["follow user/0", "probe user/0"].map(String::from));
     world.after(120_000);
     assert_eq!(world.handle(Event::Timer), Vec::<String>::new());

@@ -1,0 +1,64 @@
+//! Commands beside an instance: they see what it sees, end in time, and leave nothing that outlives it.
+
+use std::ffi::OsString;
+use std::io::ErrorKind;
+use std::time::Duration;
+
+use formic_supervise::{Beside, Process};
+
+use crate::scene::{SOON, Scene, all_features, lives, wait_for};
+
+fn script(scene: &Scene, text: &str) -> Beside {
+    Beside {
+        program: "/bin/sh".into(),
+        args: ["-c", text].map(OsString::from).into(),
+        env: [("PATH".to_owned(), "/usr/bin:/bin".into()), ("PORT".to_owned(), "20001".into())].into(),
+        cwd: scene.dir.clone(),
+    }
+}
+
+async fn ends_with_success(scene: &Scene, instance: &Process, text: &str) -> bool {
+    script(scene, text).run(instance, SOON).await.unwrap()
+}
+
+#[tokio::test]
+async fn how_a_command_ends_is_its_answer_and_it_knows_whom_it_asks() {
+    let scene = Scene::new("beside");
+    let instance = scene.run("a-1", "sleep 60").await;
+    assert!(ends_with_success(&scene, &instance, "exit 0").await);
+    assert!(!ends_with_success(&scene, &instance, "exit 3").await);
+    assert!(!ends_with_success(&scene, &instance, "kill -9 $$").await);
+    let whom = "test \"$FORMIC_INSTANCE $PORT $(pwd)\" = \"a-1 20001 $0\"";
+    let whom = whom.replace("$0", scene.dir.to_str().unwrap());
+    assert!(ends_with_success(&scene, &instance, &whom).await);
+    let absent = Beside { program: "/no/such".into(), ..script(&scene, "") };
+    assert_eq!(absent.run(&instance, SOON).await.unwrap_err().kind(), ErrorKind::NotFound);
+    instance.kill().await.unwrap();
+}
+
+#[tokio::test]
+async fn one_that_does_not_end_is_killed_with_what_it_started() {
+    let scene = Scene::new("beside-late");
+    let instance = scene.run("a-1", "sleep 60").await;
+    let slow = script(&scene, "sleep 600 & echo $! $$ > pids; wait");
+    let failed = slow.run(&instance, Duration::from_millis(500)).await.unwrap_err();
+    assert_eq!(failed.kind(), ErrorKind::TimedOut);
+    let pids = std::fs::read_to_string(scene.dir.join("pids")).unwrap();
+    for pid in pids.split_whitespace().map(|pid| pid.parse().unwrap()) {
+        wait_for("the end of what was started", || !lives(pid)).await;
+    }
+    instance.kill().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_a_command_leaves_behind_ends_with_the_instance() {
+    for features in [crate::scene::features(), all_features()] {
+        let scene = Scene::of("beside-left", features);
+        let instance = scene.run("a-1", "sleep 60").await;
+        assert!(ends_with_success(&scene, &instance, "sleep 600 & echo $! > left").await);
+        let left = std::fs::read_to_string(scene.dir.join("left")).unwrap().trim().parse().unwrap();
+        assert!(lives(left));
+        instance.stop(Duration::from_millis(200)).await.unwrap();
+        assert!(!lives(left), "it outlived its instance");
+    }
+}
