@@ -9,7 +9,7 @@ use std::time::Duration;
 use formic_api::Attendant;
 use formic_core::{Endpoint, Instance, InstanceId, ServiceName};
 use formic_registry::Registrar;
-use formic_server::{Bound, Running, Serving};
+use formic_server::{Bound, ListenError, Running, Serving};
 use formic_settings::ServiceSettings;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
@@ -108,7 +108,11 @@ pub(crate) async fn run(mut service: Service, stop: impl Future<Output = ()> + S
             "the setting `advertise` is {addr}, which means every address of this machine: name one that others can call"
         )));
     }
-    let bound = Bound::bind(&listen).await.map_err(|error| Failure::config("cannot start").because(error))?;
+    let bound = Bound::bind(&listen).await.map_err(|error| match error {
+        // Not the setting's fault: whoever has the address may let go of it, so trying again can help.
+        ListenError::InUse(_) => Failure::new("cannot start").because(error),
+        _ => Failure::config("cannot start").because(error),
+    })?;
     let mut running = server.build()?;
     // Calls to one's own name stay in the process.
     service.client.add_local(&service.name, running.handle());
