@@ -1,5 +1,6 @@
 //! The command line as data.
 
+mod look;
 mod operate;
 mod server;
 
@@ -8,7 +9,10 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
-pub(crate) use operate::{Apply, Events, Plan, Restart, Rollback, Scale, Traffic, Wait, Why};
+pub(crate) use look::{Exec, Metrics, Sort, Top};
+pub(crate) use operate::{
+    Apply, Down, Events, Pause, Plan, Restart, Rm, Rollback, Scale, Start, Stop, Traffic, Wait, Why,
+};
 pub(crate) use server::{Detached, Install, Release, Server, ServerVerb, Upgrade};
 
 /// Microservices: write them, run them, call them.
@@ -43,8 +47,14 @@ pub(crate) enum Verb {
     Call(Call),
     /// Show what services write to standard output and error
     Logs(Logs),
-    /// Stop the running application
+    /// Stop services until they are started again, or the whole running application
     Stop(Stop),
+    /// Start services that were stopped, with as many instances as they had
+    Start(Start),
+    /// Take services out of what is wanted; logs and data stay
+    Rm(Rm),
+    /// Stop all workloads of the running application
+    Down(Down),
     /// Show what an apply of the manifest would change and do
     Plan(Plan),
     /// Make the running application what the manifest says now
@@ -53,6 +63,10 @@ pub(crate) enum Verb {
     Scale(Scale),
     /// Replace the instances of services by new ones
     Restart(Restart),
+    /// Let the update of a service stand still
+    Pause(Pause),
+    /// Let the update of a service go on
+    Resume(Pause),
     /// Bring an earlier desired state back
     Rollback(Rollback),
     /// List the desired states that were
@@ -61,6 +75,12 @@ pub(crate) enum Verb {
     Events(Events),
     /// Say why a service is as it is
     Why(Why),
+    /// Watch what instances use and how they answer
+    Top(Top),
+    /// Print the metrics of the engine and its instances, as Prometheus reads them
+    Metrics(Metrics),
+    /// Run a command where an instance runs: its environment, directory and cgroup
+    Exec(Exec),
     /// Give up an instance that is quarantined, so that its place is filled again
     Release(Release),
     /// Show how calls to a service are spread, as its callers see it
@@ -108,6 +128,9 @@ pub(crate) struct Up {
     /// Build and roll a service when its sources are saved
     #[arg(long, conflicts_with = "no_build")]
     pub(crate) watch: bool,
+    /// Answer Prometheus at this address too, such as 127.0.0.1:9090; `formic metrics` needs none
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) metrics: Option<std::net::SocketAddr>,
     /// Do not stream the logs of the services
     #[arg(long)]
     pub(crate) quiet: bool,
@@ -168,15 +191,6 @@ pub(crate) struct Logs {
     /// Lines from the end
     #[arg(short = 'n', long, default_value_t = 100)]
     pub(crate) tail: u32,
-    #[command(flatten)]
-    pub(crate) listing: Listing,
-}
-
-#[derive(Args, Debug)]
-pub(crate) struct Stop {
-    /// Kill instead of drain
-    #[arg(long)]
-    pub(crate) now: bool,
     #[command(flatten)]
     pub(crate) listing: Listing,
 }

@@ -56,6 +56,16 @@ pub(crate) fn width() -> usize {
     size.ok().map(|size| usize::from(size.ws_col)).filter(|width| *width >= 20).unwrap_or(80)
 }
 
+/// How wide a table would be.
+pub(crate) fn width_of(header: &[&str], rows: &[Vec<String>]) -> usize {
+    let widest = |at: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(at)).map(|cell| cell.chars().count());
+        cells.chain([header[at].chars().count()]).max().unwrap_or(0)
+    };
+    let columns: usize = (0..header.len()).map(|at| widest(at) + 2).sum();
+    columns.saturating_sub(2)
+}
+
 /// A table: columns as wide as their content, cut at the terminal's edge when there is a terminal.
 pub(crate) fn table(header: &[&str], rows: &[Vec<String>], limit: Option<usize>) -> String {
     let mut widths: Vec<usize> = header.iter().map(|cell| cell.chars().count()).collect();
@@ -124,6 +134,7 @@ mod tests {
     fn tables_line_up_and_are_cut_at_the_edge() {
         let rows = vec![vec!["a".into(), "long value".into()], vec!["bbb".into(), "x".into()]];
         assert_eq!(table(&["N", "VALUE"], &rows, None), "N    VALUE\na    long value\nbbb  x");
+        assert_eq!(width_of(&["N", "VALUE"], &rows), 15);
         assert_eq!(table(&["N", "VALUE"], &rows, Some(8)), "N    VA…\na    lo…\nbbb  x");
     }
 }

@@ -30,6 +30,8 @@ pub(crate) struct MethodInfo {
 pub(crate) struct Field {
     pub(crate) number: i32,
     pub(crate) name: String,
+    /// What it is called in JSON.
+    pub(crate) json: String,
     pub(crate) kind: String,
 }
 
@@ -155,6 +157,10 @@ impl Schema {
             };
             Field {
                 number: field.number.unwrap_or_default(),
+                json: field
+                    .json_name
+                    .clone()
+                    .unwrap_or_else(|| camel(field.name.as_deref().unwrap_or_default())),
                 name: field.name.clone().unwrap_or_default(),
                 kind,
             }
@@ -187,6 +193,18 @@ impl Schema {
         }
         order
     }
+}
+
+/// `orderId` of `order_id`, as protobuf has it where nothing else is said.
+fn camel(name: &str) -> String {
+    let mut words = name.split('_');
+    let mut out = words.next().unwrap_or_default().to_owned();
+    for word in words {
+        let mut letters = word.chars();
+        out.extend(letters.next().map(|first| first.to_ascii_uppercase()));
+        out.push_str(letters.as_str());
+    }
+    out
 }
 
 fn join(scope: &str, name: Option<&str>) -> String {

@@ -6,9 +6,12 @@ mod check;
 mod completions;
 mod describe;
 mod events;
+mod exec;
 mod gateway;
 mod history;
+mod intent;
 mod logs;
+mod metrics;
 mod new;
 mod plan;
 mod release;
@@ -20,6 +23,7 @@ mod services;
 mod status;
 mod stop;
 mod traffic;
+mod top;
 mod up;
 mod why;
 mod wire;
@@ -38,6 +42,14 @@ pub(crate) async fn run(cli: Cli) -> Outcome {
         Verb::Call(args) => Box::pin(call::run(args)).await,
         Verb::Logs(args) => logs::run(args).await,
         Verb::Stop(args) => stop::run(args).await,
+        Verb::Start(args) => intent::start(args).await,
+        Verb::Rm(args) => intent::rm(args).await,
+        Verb::Down(args) => stop::down(args).await,
+        Verb::Pause(args) => intent::pause(args, false).await,
+        Verb::Resume(args) => intent::pause(args, true).await,
+        Verb::Top(args) => Box::pin(top::run(args)).await,
+        Verb::Metrics(args) => metrics::run(args).await,
+        Verb::Exec(args) => exec::run(args).await,
         Verb::Plan(args) => Box::pin(plan::run(args)).await,
         Verb::Apply(args) => Box::pin(apply::run(args)).await,
         Verb::Scale(args) => scale::run(args).await,

@@ -23,6 +23,9 @@ use crate::{Happening, Overload, traffic};
 const BUCKETS: [f64; 15] =
     [1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
 
+/// The end of a text of metrics.
+const EOF: &str = "# EOF";
+
 /// Which half of a call is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Side {
@@ -105,7 +108,12 @@ struct Inner {
     arrived: [(&'static str, Arrivals); 2],
     /// Only processes that serve have it.
     overload: OnceLock<Arc<Overload>>,
+    /// Who else has something to say, asked each time.
+    sources: RwLock<Vec<Source>>,
 }
+
+/// Metrics as text, made when they are asked for.
+type Source = Box<dyn Fn() -> String + Send + Sync>;
 
 impl fmt::Debug for Metrics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -146,6 +154,7 @@ impl Metrics {
             traffic,
             arrived,
             overload,
+            sources: RwLock::default(),
         }))
     }
 
@@ -207,12 +216,25 @@ impl Metrics {
         with(&mut self.0.registry.write().unwrap_or_else(PoisonError::into_inner));
     }
 
+    /// Adds metrics that somebody else makes at each scrape: whole families in the OpenMetrics format, without
+    /// its last line.
+    pub fn add_source(&self, source: impl Fn() -> String + Send + Sync + 'static) {
+        self.0.sources.write().unwrap_or_else(PoisonError::into_inner).push(Box::new(source));
+    }
+
     /// The text that `/metrics` answers, in the OpenMetrics format that Prometheus reads.
     #[must_use]
     pub fn render(&self) -> String {
         let mut out = String::new();
         // Writing to a string cannot fail.
         let _ = encode(&mut out, &self.0.registry.read().unwrap_or_else(PoisonError::into_inner));
+        // The last line says that it is the last.
+        out.truncate(out.trim_end().strip_suffix(EOF).map_or(out.len(), str::len));
+        for source in self.0.sources.read().unwrap_or_else(PoisonError::into_inner).iter() {
+            out.push_str(&source());
+        }
+        out.push_str(EOF);
+        out.push('\n');
         out
     }
 }
@@ -346,6 +368,16 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line} is not in {text}");
         }
+    }
+
+    #[test]
+    fn what_others_say_comes_before_the_end() {
+        let metrics = Metrics::new();
+        let bare = metrics.render();
+        metrics.add_source(|| "# TYPE other gauge\nother 1\n".into());
+        let text = metrics.render();
+        assert!(bare.ends_with("\n# EOF\n") && bare.matches("# EOF").count() == 1, "{bare}");
+        assert_eq!(text, bare.replace("# EOF", "# TYPE other gauge\nother 1\n# EOF"));
     }
 
     #[test]

@@ -64,6 +64,67 @@ pub(crate) struct Restart {
 }
 
 #[derive(Args, Debug)]
+pub(crate) struct Stop {
+    /// Services [default: all, and the application with them]
+    pub(crate) services: Vec<String>,
+    /// Kill instead of drain
+    #[arg(long, conflicts_with = "services")]
+    pub(crate) now: bool,
+    /// Only if this is the index of the present state
+    #[arg(long, requires = "services")]
+    pub(crate) index: Option<u64>,
+    #[command(flatten)]
+    pub(crate) wait: Wait,
+    #[command(flatten)]
+    pub(crate) listing: Listing,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Start {
+    /// Services
+    #[arg(required = true, value_name = "SERVICE")]
+    pub(crate) services: Vec<String>,
+    /// Only if this is the index of the present state
+    #[arg(long)]
+    pub(crate) index: Option<u64>,
+    #[command(flatten)]
+    pub(crate) wait: Wait,
+    #[command(flatten)]
+    pub(crate) listing: Listing,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Rm {
+    /// Services
+    #[arg(required = true, value_name = "SERVICE")]
+    pub(crate) services: Vec<String>,
+    /// Only if this is the index of the present state
+    #[arg(long)]
+    pub(crate) index: Option<u64>,
+    #[command(flatten)]
+    pub(crate) wait: Wait,
+    #[command(flatten)]
+    pub(crate) listing: Listing,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Down {
+    /// Kill instead of drain
+    #[arg(long)]
+    pub(crate) now: bool,
+    #[command(flatten)]
+    pub(crate) listing: Listing,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Pause {
+    /// A service of the application
+    pub(crate) service: String,
+    #[command(flatten)]
+    pub(crate) listing: Listing,
+}
+
+#[derive(Args, Debug)]
 pub(crate) struct Rollback {
     /// Index of the state that is to come back, as `formic history` lists it [default: the one before]
     pub(crate) to: Option<u64>,

@@ -1,5 +1,7 @@
 //! `formic call`: any method with JSON in and JSON out, streams too, found by registry or reflection.
 
+mod fields;
+
 use std::io::Read;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -53,6 +55,7 @@ async fn make(args: &cli::Call, service: &str, name: &str, requests: Vec<Bytes>)
         Some(address) => at_address(config, address, service, name).await?,
         None => in_app(config, args.target.app.as_deref(), service, name).await?,
     };
+    fields::check(&channel, service, name, &requests).await?;
     let mut call = Call::new(method.clone(), Codec::Json, body(&method, requests)?);
     call.deadline = Some(Instant::now() + args.timeout);
     for header in &args.headers {
@@ -73,6 +76,8 @@ async fn make(args: &cli::Call, service: &str, name: &str, requests: Vec<Bytes>)
         show(&error, args.json);
         match error.code() {
             formic_core::Code::Unavailable if error.is_unsent() => Failure::unreachable(""),
+            // Whether the service said so or nobody did is a matter of a millisecond.
+            formic_core::Code::DeadlineExceeded => Failure::unreachable(""),
             _ => Failure::answered(),
         }
     })

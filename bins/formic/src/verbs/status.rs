@@ -49,7 +49,17 @@ pub(crate) fn render(status: &pb::StatusResponse, limit: Option<usize>) -> Strin
             }));
         }
     }
-    let header = ["SERVICE", "VERSION", "INSTANCES", "STATE", "ADDRESS", "PID"];
+    let mut header = vec!["SERVICE", "VERSION", "INSTANCES", "STATE", "ADDRESS", "PID"];
+    // What a narrow terminal can do without, the least important first.
+    for column in ["VERSION", "PID", "ADDRESS"] {
+        if limit.is_none_or(|limit| output::width_of(&header, &rows) <= limit) {
+            break;
+        }
+        if let Some(at) = header.iter().position(|name| *name == column) {
+            header.remove(at);
+            rows.iter_mut().for_each(|row| drop(row.remove(at)));
+        }
+    }
     let mut out = output::table(&header, &rows, limit);
     for service in status.services.iter().filter(|service| !service.reason.is_empty()) {
         out.push_str(&format!("\n{}: {}", service.name, service.reason));
@@ -97,4 +107,49 @@ pub(crate) fn to_json(status: &pb::StatusResponse) -> serde_json::Value {
         "index": status.index, "server": server,
         "services": status.services.iter().map(service).collect::<Vec<_>>(), "notes": status.notes,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status() -> pb::StatusResponse {
+        let instance = |id: &str| pb::InstanceStatus {
+            id: id.into(),
+            version: "bfbc6c39c85c".into(),
+            state: "ready".into(),
+            address: "127.0.0.1:38093".into(),
+            pid: 31_451,
+            ..Default::default()
+        };
+        let service = pb::ServiceStatus {
+            name: "product".into(),
+            version: "bfbc6c39c85c".into(),
+            state: "ready".into(),
+            ready: 2,
+            wanted: 2,
+            instances: vec![instance("product-30d922c0"), instance("product-d52014bd")],
+            ..Default::default()
+        };
+        pb::StatusResponse { services: vec![service], ..Default::default() }
+    }
+
+    #[test]
+    fn a_narrow_terminal_has_fewer_columns_and_whole_ones() {
+        let wide = render(&status(), Some(100));
+        assert!(wide.contains("VERSION") && wide.contains("PID"), "{wide}");
+        let narrow = render(&status(), Some(40));
+        assert_eq!(
+            narrow,
+            "SERVICE             INSTANCES  STATE\n\
+             product             2/2        ready\n\
+             \u{20} product-30d922c0             ready\n\
+             \u{20} product-d52014bd             ready"
+        );
+        let between = render(&status(), Some(70));
+        assert!(
+            between.contains("ADDRESS") && !between.contains("PID") && !between.contains('…'),
+            "{between}"
+        );
+    }
 }

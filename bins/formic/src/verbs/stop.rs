@@ -1,10 +1,12 @@
-//! `formic stop`: drains and stops the running application.
+//! `formic stop` and `formic down`: drain and stop services, or the whole running application.
 
 use formic_api::control::v1 as pb;
 use serde_json::json;
 
-use crate::cli::Stop;
+use crate::app::App;
+use crate::cli::{Down, Stop};
 use crate::exit::Outcome;
+use crate::verbs::intent;
 use crate::{app, output};
 
 /// Longer than any grace that a manifest may give; the daemon bounds each step itself.
@@ -12,25 +14,41 @@ const PATIENCE: std::time::Duration = std::time::Duration::from_secs(900);
 
 pub(crate) async fn run(args: Stop) -> Outcome {
     let app = app::find(args.listing.target.app.as_deref()).await?;
+    if !args.services.is_empty() {
+        return intent::stop(&app, args).await;
+    }
+    whole(&app, args.now, args.listing.json).await
+}
+
+/// Stops every workload. Under `formic up` the engine is there for them alone, and ends with them.
+pub(crate) async fn down(args: Down) -> Outcome {
+    let app = app::find(args.listing.target.app.as_deref()).await?;
+    whole(&app, args.now, args.listing.json).await
+}
+
+async fn whole(app: &App, now: bool, json: bool) -> Outcome {
     let name = app.status.app.clone();
-    if !args.listing.json {
+    let workloads: usize = app.status.services.iter().map(|service| service.instances.len()).sum();
+    if !json {
         output::talk(&format!("stopping {name} in {}", app.folder.display()));
     }
-    let request = pb::StopRequest { now: args.now, ..Default::default() };
+    let request = pb::StopRequest { now, ..Default::default() };
     let response = app.control().stop(request).timeout(PATIENCE).await?;
-    if args.listing.json {
-        output::json(
-            &json!({ "app": name, "stopped": true, "killed": response.killed, "server_goes_on": response.goes_on }),
-        );
-    } else if response.killed > 0 {
-        output::talk(&format!(
-            "stopped {name}; {} instances outlived their grace and were killed",
-            response.killed
-        ));
-    } else {
-        output::talk(&format!("stopped {name}"));
+    let (killed, goes_on) = (response.killed, response.goes_on);
+    if json {
+        output::json(&json!({
+            "app": name, "stopped": true, "killed": killed, "workloads": workloads, "server_goes_on": goes_on,
+        }));
+        return Ok(());
     }
-    if response.goes_on && !args.listing.json {
+    let engine = if goes_on { "" } else { " and the engine that ran them" };
+    let what = format!("stopped {name}: its {workloads} workloads{engine}");
+    if killed > 0 {
+        output::talk(&format!("{what}; {killed} instances outlived their grace and were killed"));
+    } else {
+        output::talk(&what);
+    }
+    if goes_on {
         output::talk(
             "its server goes on, with nothing to run: `formic apply` or `formic rollback` starts it again, `formic server stop` ends the server",
         );

@@ -7,6 +7,7 @@ pub(crate) mod control;
 pub(crate) mod desired;
 mod facts;
 pub(crate) mod manifest;
+mod metrics;
 mod routes;
 mod show;
 pub(crate) mod state;
@@ -27,7 +28,7 @@ use formic_registry::{DynRegistry, Memory};
 use formic_server::{Bound, Server, Serving};
 use formic_spec::{Manifest, Source};
 use formic_supervise::{Features, Lock, LockError, LogLimits, Supervisor};
-use formic_telemetry::{LogFormat, Metrics};
+use formic_telemetry::LogFormat;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -102,6 +103,7 @@ pub(crate) async fn run(args: Up) -> Outcome {
     };
     let registry = handle.registry();
     let api = serve(&state, control.clone(), Arc::clone(&registry)).await?;
+    let scraped = metrics::listen(args.metrics, &control).await?;
 
     let mut wanted = desired::services(&manifest, &folder, &state.artifacts(), &built)?;
     if args.watch {
@@ -139,6 +141,9 @@ pub(crate) async fn run(args: Up) -> Outcome {
     // What was written last is shown too.
     let _ = tokio::time::timeout(Duration::from_secs(2), showing.join_next()).await;
     api.stop(Duration::from_secs(1)).await;
+    if let Some(scraped) = scraped {
+        scraped.stop(Duration::from_secs(1)).await;
+    }
     reaping.cancel();
     while reaper.join_next().await.is_some() {}
     let stopped = outcome?;
@@ -240,7 +245,7 @@ pub(crate) async fn serve(
     registry: DynRegistry,
 ) -> Outcome<formic_server::Running> {
     let failed = |error: formic_core::Error| Failure::bug(error.to_string());
-    let mut api = Server::new(formic_server::Config::default(), Metrics::new())
+    let mut api = Server::new(formic_server::Config::default(), metrics::of(&control))
         .serve(Arc::new(pb::ControlServiceServer::new(control.clone())))
         .map_err(failed)?
         .serve(Arc::new(pb::DeployServiceServer::new(control.clone())))

@@ -90,6 +90,14 @@ impl control::ControlService for Daemon {
         Err(Error::unimplemented("not played"))
     }
 
+    async fn measure(
+        &self,
+        _: Context,
+        _: Request<'_, control::MeasureRequest>,
+    ) -> Reply<control::MeasureResponse> {
+        Err(Error::unimplemented("not played"))
+    }
+
     async fn stop(&self, _: Context, _: Request<'_, control::StopRequest>) -> Reply<control::StopResponse> {
         Err(Error::unimplemented("not played"))
     }

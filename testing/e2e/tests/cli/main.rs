@@ -13,4 +13,5 @@ mod ports;
 mod start;
 mod stop;
 mod traffic;
+mod verbs;
 mod web;

@@ -2,6 +2,8 @@
 
 mod deploy;
 mod traffic;
+mod intent;
+mod measure;
 mod wire;
 
 use std::collections::VecDeque;
@@ -133,6 +135,10 @@ impl pb::ControlService for Control {
                 }
             }
         })))
+    }
+
+    async fn measure(&self, _: Context, _: Request<'_, pb::MeasureRequest>) -> Reply<pb::MeasureResponse> {
+        reply(self.measure().await)
     }
 
     async fn stop(&self, _: Context, request: Request<'_, pb::StopRequest>) -> Reply<pb::StopResponse> {

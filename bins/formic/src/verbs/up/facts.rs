@@ -24,6 +24,9 @@ pub(crate) struct Facts {
     /// How services are called, by their names; checked. Callers are told while they run.
     #[serde(default)]
     pub(crate) traffic: BTreeMap<String, Value>,
+    /// How many instances those services had that were stopped.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) stopped: BTreeMap<String, u32>,
     /// What the manifest asks for and this version does not do, in words, so that nobody relies on it.
     pub(crate) notes: Vec<String>,
 }
@@ -36,6 +39,7 @@ impl Facts {
             exposed: gateway.map(|gateway| gateway.expose.clone()).unwrap_or_default(),
             routes: manifest.routes.clone(),
             traffic: manifest.traffic.clone(),
+            stopped: BTreeMap::new(),
             notes: notes(manifest, |limits| features.unenforced(limits)),
         }
     }

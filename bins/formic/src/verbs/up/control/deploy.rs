@@ -14,6 +14,7 @@ use formic_rpc::{Context, Reply, Request, Streaming, reply};
 use formic_spec::{HumanDuration, MAX_REPLICAS, Manifest};
 use tokio::sync::oneshot;
 
+use super::intent::Intent;
 use super::{Control, wire};
 use crate::exit::Failure;
 use crate::verbs::up::desired::services;
@@ -24,7 +25,10 @@ use crate::verbs::up::{artifacts, manifest};
 const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Control {
-    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Error> {
+    pub(super) async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<T>) -> Command,
+    ) -> Result<T, Error> {
         let (answer, answered) = oneshot::channel();
         let busy = |error: &dyn std::error::Error| Error::unavailable(error.to_string());
         self.engine.send(command(answer)).map_err(|error| busy(&error))?;
@@ -37,7 +41,7 @@ impl Control {
     }
 
     /// The present desired state.
-    async fn present(&self) -> Result<Arc<Generation>, Error> {
+    pub(super) async fn present(&self) -> Result<Arc<Generation>, Error> {
         let last = self.history().await?.pop();
         last.ok_or_else(|| Error::failed_precondition("nothing is wanted yet"))
     }
@@ -87,7 +91,7 @@ impl Control {
     }
 }
 
-fn refused(failure: Failure) -> Error {
+pub(super) fn refused(failure: Failure) -> Error {
     Error::failed_precondition(failure.to_string())
 }
 
@@ -143,7 +147,7 @@ fn lately(entries: &[Entry], service: &str, now: i64) -> String {
     if lines.is_empty() { String::new() } else { format!(" Lately: {}.", lines.join("; ")) }
 }
 
-fn now_unix_ms() -> i64 {
+pub(super) fn now_unix_ms() -> i64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
 }
@@ -174,16 +178,19 @@ impl pb::DeployService for Control {
         let request = request.to_owned_message();
         let present = self.present().await?;
         let mut services = present.services.clone();
+        let mut facts = Facts::from_tag(&present.tag);
         let wanted: BTreeMap<String, u32> = request.replicas.into_iter().collect();
         for (name, replicas) in &wanted {
             let service = services.iter_mut().find(|service| service.name == *name);
             let service = service.ok_or_else(|| self.unknown(name))?;
             can_scale(service, *replicas)?;
             service.replicas = *replicas;
+            // Who says how many there are to be wants them to run.
+            facts.stopped.remove(name);
         }
         let asked: Vec<String> = wanted.iter().map(|(name, replicas)| format!("{name}={replicas}")).collect();
         let index = Some(request.index.unwrap_or(present.index));
-        let (tag, cause) = ((*present.tag).clone(), format!("scale {}", asked.join(" ")));
+        let (tag, cause) = (facts.tag().map_err(refused)?, format!("scale {}", asked.join(" ")));
         reply(self.change(Change { services, tag, index, cause }).await?)
     }
 
@@ -200,6 +207,38 @@ impl pb::DeployService for Control {
         let answer = self.ask(|answer| Command::Restart(names, answer)).await?;
         let instances = answer.map_err(|error| wire::refused(&error))?;
         reply(pb::RestartResponse { instances, ..Default::default() })
+    }
+
+    async fn stop_services(
+        &self,
+        _: Context,
+        request: Request<'_, pb::ServicesRequest>,
+    ) -> Reply<pb::ChangeResponse> {
+        reply(self.intend(Intent::Stop, request.to_owned_message()).await?)
+    }
+
+    async fn start_services(
+        &self,
+        _: Context,
+        request: Request<'_, pb::ServicesRequest>,
+    ) -> Reply<pb::ChangeResponse> {
+        reply(self.intend(Intent::Start, request.to_owned_message()).await?)
+    }
+
+    async fn remove_services(
+        &self,
+        _: Context,
+        request: Request<'_, pb::ServicesRequest>,
+    ) -> Reply<pb::ChangeResponse> {
+        reply(self.intend(Intent::Remove, request.to_owned_message()).await?)
+    }
+
+    async fn pause(&self, _: Context, request: Request<'_, pb::PauseRequest>) -> Reply<pb::PauseResponse> {
+        reply(self.pause(request.service, false).await?)
+    }
+
+    async fn resume(&self, _: Context, request: Request<'_, pb::PauseRequest>) -> Reply<pb::PauseResponse> {
+        reply(self.pause(request.service, true).await?)
     }
 
     async fn rollback(
