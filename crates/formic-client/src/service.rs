@@ -1,6 +1,5 @@
 //! A service by name: who serves it now, kept up to date by a watch, and the choice among them.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 

@@ -8635,6 +8635,2633 @@ pub mod formic {
                     from_json: ::formic_rpc::rt::buffa::type_registry::any_from_json::<ReleaseResponse>,
                     is_wkt: false,
                 };
+            #[derive(
+                Clone,
+                PartialEq,
+                Default,
+                ::formic_rpc::rt::serde::Serialize,
+                ::formic_rpc::rt::serde::Deserialize,
+            )]
+            #[serde(crate = "::formic_rpc::rt::serde")]
+            #[serde(default)]
+            pub struct TrafficRequest {
+                /// The service that is called.
+                ///
+                /// Field 1: `service`
+                #[serde(
+                    rename = "service",
+                    with = "::formic_rpc::rt::buffa::json_helpers::proto_string",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str"
+                )]
+                pub service: ::formic_rpc::rt::buffa::alloc::string::String,
+                /// Only what this caller sees: an instance, or all instances of a service. Empty: everybody.
+                ///
+                /// Field 2: `from`
+                #[serde(
+                    rename = "from",
+                    with = "::formic_rpc::rt::buffa::json_helpers::proto_string",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str"
+                )]
+                pub from: ::formic_rpc::rt::buffa::alloc::string::String,
+                #[serde(skip)]
+                #[doc(hidden)]
+                pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFields,
+            }
+            impl ::core::fmt::Debug for TrafficRequest {
+                fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                    f.debug_struct("TrafficRequest")
+                        .field("service", &self.service)
+                        .field("from", &self.from)
+                        .finish()
+                }
+            }
+            impl TrafficRequest {
+                /// Protobuf type URL for this message, for use with `Any::pack` and
+                /// `Any::unpack_if`.
+                ///
+                /// Format: `type.googleapis.com/<fully.qualified.TypeName>`
+                pub const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.TrafficRequest";
+            }
+            ::formic_rpc::rt::buffa::impl_default_instance!(TrafficRequest);
+            impl ::formic_rpc::rt::buffa::MessageName for TrafficRequest {
+                const PACKAGE: &'static str = "formic.control.v1";
+                const NAME: &'static str = "TrafficRequest";
+                const FULL_NAME: &'static str = "formic.control.v1.TrafficRequest";
+                const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.TrafficRequest";
+            }
+            impl ::formic_rpc::rt::buffa::Message for TrafficRequest {
+                /// Returns the total encoded size in bytes.
+                ///
+                /// Accumulates in `u64` (which cannot overflow for in-memory
+                /// data) and saturates to `u32` at return, so a message whose
+                /// encoded size exceeds the 2 GiB protobuf limit yields a value
+                /// above [`::formic_rpc::rt::buffa::MAX_MESSAGE_BYTES`] that the encode entry
+                /// points reject, never a silently wrapped size.
+                #[allow(clippy::let_and_return)]
+                fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    let mut size = 0u64;
+                    if !self.service.is_empty() {
+                        size +=
+                            1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.service) as u64;
+                    }
+                    if !self.from.is_empty() {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.from) as u64;
+                    }
+                    size += self.__buffa_unknown_fields.encoded_len() as u64;
+                    ::formic_rpc::rt::buffa::saturate_size(size)
+                }
+                fn write_to(
+                    &self,
+                    _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                    buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                ) {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    if !self.service.is_empty() {
+                        ::formic_rpc::rt::buffa::types::put_string_field(1u32, &self.service, buf);
+                    }
+                    if !self.from.is_empty() {
+                        ::formic_rpc::rt::buffa::types::put_string_field(2u32, &self.from, buf);
+                    }
+                    self.__buffa_unknown_fields.write_to(buf);
+                }
+                fn merge_field(
+                    &mut self,
+                    tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                    buf: &mut impl ::formic_rpc::rt::buffa::bytes::Buf,
+                    ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                ) -> ::core::result::Result<(), ::formic_rpc::rt::buffa::DecodeError> {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::bytes::Buf as _;
+                    match tag.field_number() {
+                        1u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::types::merge_string(&mut self.service, buf)?;
+                        }
+                        2u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::types::merge_string(&mut self.from, buf)?;
+                        }
+                        _ => {
+                            self.__buffa_unknown_fields.push(
+                                ::formic_rpc::rt::buffa::encoding::decode_unknown_field(tag, buf, ctx)?,
+                            );
+                        }
+                    }
+                    ::core::result::Result::Ok(())
+                }
+                fn clear(&mut self) {
+                    self.service.clear();
+                    self.from.clear();
+                    self.__buffa_unknown_fields.clear();
+                }
+            }
+            impl ::formic_rpc::rt::buffa::ExtensionSet for TrafficRequest {
+                const PROTO_FQN: &'static str = "formic.control.v1.TrafficRequest";
+                fn unknown_fields(&self) -> &::formic_rpc::rt::buffa::UnknownFields {
+                    &self.__buffa_unknown_fields
+                }
+                fn unknown_fields_mut(&mut self) -> &mut ::formic_rpc::rt::buffa::UnknownFields {
+                    &mut self.__buffa_unknown_fields
+                }
+            }
+            impl ::formic_rpc::rt::buffa::json_helpers::ProtoElemJson for TrafficRequest {
+                fn serialize_proto_json<S: ::formic_rpc::rt::serde::Serializer>(
+                    v: &Self,
+                    s: S,
+                ) -> ::core::result::Result<S::Ok, S::Error> {
+                    ::formic_rpc::rt::serde::Serialize::serialize(v, s)
+                }
+                fn deserialize_proto_json<'de, D: ::formic_rpc::rt::serde::Deserializer<'de>>(
+                    d: D,
+                ) -> ::core::result::Result<Self, D::Error> {
+                    <Self as ::formic_rpc::rt::serde::Deserialize>::deserialize(d)
+                }
+            }
+            #[doc(hidden)]
+            pub const __TRAFFIC_REQUEST_JSON_ANY: ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry =
+                ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry {
+                    type_url: "type.googleapis.com/formic.control.v1.TrafficRequest",
+                    to_json: ::formic_rpc::rt::buffa::type_registry::any_to_json::<TrafficRequest>,
+                    from_json: ::formic_rpc::rt::buffa::type_registry::any_from_json::<TrafficRequest>,
+                    is_wkt: false,
+                };
+            #[derive(
+                Clone,
+                PartialEq,
+                Default,
+                ::formic_rpc::rt::serde::Serialize,
+                ::formic_rpc::rt::serde::Deserialize,
+            )]
+            #[serde(crate = "::formic_rpc::rt::serde")]
+            #[serde(default)]
+            pub struct TrafficResponse {
+                /// Who has called it, by name.
+                ///
+                /// Field 1: `callers`
+                #[serde(
+                    rename = "callers",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_vec",
+                    deserialize_with = "::formic_rpc::rt::buffa::json_helpers::null_as_default"
+                )]
+                pub callers: ::formic_rpc::rt::buffa::alloc::vec::Vec<CallerTraffic>,
+                /// Callers that did not answer in time.
+                ///
+                /// Field 2: `silent`
+                #[serde(
+                    rename = "silent",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_vec",
+                    deserialize_with = "::formic_rpc::rt::buffa::json_helpers::null_as_default"
+                )]
+                pub silent: ::formic_rpc::rt::buffa::alloc::vec::Vec<Caller>,
+                /// The policy that the manifest wants, as JSON; empty where it says nothing.
+                ///
+                /// Field 3: `wanted`
+                #[serde(
+                    rename = "wanted",
+                    with = "::formic_rpc::rt::buffa::json_helpers::proto_string",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str"
+                )]
+                pub wanted: ::formic_rpc::rt::buffa::alloc::string::String,
+                #[serde(skip)]
+                #[doc(hidden)]
+                pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFields,
+            }
+            impl ::core::fmt::Debug for TrafficResponse {
+                fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                    f.debug_struct("TrafficResponse")
+                        .field("callers", &self.callers)
+                        .field("silent", &self.silent)
+                        .field("wanted", &self.wanted)
+                        .finish()
+                }
+            }
+            impl TrafficResponse {
+                /// Protobuf type URL for this message, for use with `Any::pack` and
+                /// `Any::unpack_if`.
+                ///
+                /// Format: `type.googleapis.com/<fully.qualified.TypeName>`
+                pub const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.TrafficResponse";
+            }
+            ::formic_rpc::rt::buffa::impl_default_instance!(TrafficResponse);
+            impl ::formic_rpc::rt::buffa::MessageName for TrafficResponse {
+                const PACKAGE: &'static str = "formic.control.v1";
+                const NAME: &'static str = "TrafficResponse";
+                const FULL_NAME: &'static str = "formic.control.v1.TrafficResponse";
+                const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.TrafficResponse";
+            }
+            impl ::formic_rpc::rt::buffa::Message for TrafficResponse {
+                /// Returns the total encoded size in bytes.
+                ///
+                /// Accumulates in `u64` (which cannot overflow for in-memory
+                /// data) and saturates to `u32` at return, so a message whose
+                /// encoded size exceeds the 2 GiB protobuf limit yields a value
+                /// above [`::formic_rpc::rt::buffa::MAX_MESSAGE_BYTES`] that the encode entry
+                /// points reject, never a silently wrapped size.
+                #[allow(clippy::let_and_return)]
+                fn compute_size(&self, __cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    let mut size = 0u64;
+                    for v in &self.callers {
+                        let __slot = __cache.reserve();
+                        let inner_size = v.compute_size(__cache);
+                        __cache.set(__slot, inner_size);
+                        size += 1u64
+                            + ::formic_rpc::rt::buffa::encoding::varint_len(inner_size as u64) as u64
+                            + inner_size as u64;
+                    }
+                    for v in &self.silent {
+                        let __slot = __cache.reserve();
+                        let inner_size = v.compute_size(__cache);
+                        __cache.set(__slot, inner_size);
+                        size += 1u64
+                            + ::formic_rpc::rt::buffa::encoding::varint_len(inner_size as u64) as u64
+                            + inner_size as u64;
+                    }
+                    if !self.wanted.is_empty() {
+                        size +=
+                            1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.wanted) as u64;
+                    }
+                    size += self.__buffa_unknown_fields.encoded_len() as u64;
+                    ::formic_rpc::rt::buffa::saturate_size(size)
+                }
+                fn write_to(
+                    &self,
+                    __cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                    buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                ) {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    for v in &self.callers {
+                        ::formic_rpc::rt::buffa::types::put_len_delimited_header(
+                            1u32,
+                            u64::from(__cache.consume_next()),
+                            buf,
+                        );
+                        v.write_to(__cache, buf);
+                    }
+                    for v in &self.silent {
+                        ::formic_rpc::rt::buffa::types::put_len_delimited_header(
+                            2u32,
+                            u64::from(__cache.consume_next()),
+                            buf,
+                        );
+                        v.write_to(__cache, buf);
+                    }
+                    if !self.wanted.is_empty() {
+                        ::formic_rpc::rt::buffa::types::put_string_field(3u32, &self.wanted, buf);
+                    }
+                    self.__buffa_unknown_fields.write_to(buf);
+                }
+                fn merge_field(
+                    &mut self,
+                    tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                    buf: &mut impl ::formic_rpc::rt::buffa::bytes::Buf,
+                    ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                ) -> ::core::result::Result<(), ::formic_rpc::rt::buffa::DecodeError> {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::bytes::Buf as _;
+                    match tag.field_number() {
+                        1u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            let mut elem = ::core::default::Default::default();
+                            ctx.register_element_memory(
+                                ::formic_rpc::rt::buffa::__private::element_footprint(&elem),
+                            )?;
+                            ::formic_rpc::rt::buffa::Message::merge_length_delimited(&mut elem, buf, ctx)?;
+                            self.callers.push(elem);
+                        }
+                        2u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            let mut elem = ::core::default::Default::default();
+                            ctx.register_element_memory(
+                                ::formic_rpc::rt::buffa::__private::element_footprint(&elem),
+                            )?;
+                            ::formic_rpc::rt::buffa::Message::merge_length_delimited(&mut elem, buf, ctx)?;
+                            self.silent.push(elem);
+                        }
+                        3u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::types::merge_string(&mut self.wanted, buf)?;
+                        }
+                        _ => {
+                            self.__buffa_unknown_fields.push(
+                                ::formic_rpc::rt::buffa::encoding::decode_unknown_field(tag, buf, ctx)?,
+                            );
+                        }
+                    }
+                    ::core::result::Result::Ok(())
+                }
+                fn clear(&mut self) {
+                    self.callers.clear();
+                    self.silent.clear();
+                    self.wanted.clear();
+                    self.__buffa_unknown_fields.clear();
+                }
+            }
+            impl ::formic_rpc::rt::buffa::ExtensionSet for TrafficResponse {
+                const PROTO_FQN: &'static str = "formic.control.v1.TrafficResponse";
+                fn unknown_fields(&self) -> &::formic_rpc::rt::buffa::UnknownFields {
+                    &self.__buffa_unknown_fields
+                }
+                fn unknown_fields_mut(&mut self) -> &mut ::formic_rpc::rt::buffa::UnknownFields {
+                    &mut self.__buffa_unknown_fields
+                }
+            }
+            impl ::formic_rpc::rt::buffa::json_helpers::ProtoElemJson for TrafficResponse {
+                fn serialize_proto_json<S: ::formic_rpc::rt::serde::Serializer>(
+                    v: &Self,
+                    s: S,
+                ) -> ::core::result::Result<S::Ok, S::Error> {
+                    ::formic_rpc::rt::serde::Serialize::serialize(v, s)
+                }
+                fn deserialize_proto_json<'de, D: ::formic_rpc::rt::serde::Deserializer<'de>>(
+                    d: D,
+                ) -> ::core::result::Result<Self, D::Error> {
+                    <Self as ::formic_rpc::rt::serde::Deserialize>::deserialize(d)
+                }
+            }
+            #[doc(hidden)]
+            pub const __TRAFFIC_RESPONSE_JSON_ANY: ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry =
+                ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry {
+                    type_url: "type.googleapis.com/formic.control.v1.TrafficResponse",
+                    to_json: ::formic_rpc::rt::buffa::type_registry::any_to_json::<TrafficResponse>,
+                    from_json: ::formic_rpc::rt::buffa::type_registry::any_from_json::<TrafficResponse>,
+                    is_wkt: false,
+                };
+            #[derive(
+                Clone,
+                PartialEq,
+                Default,
+                ::formic_rpc::rt::serde::Serialize,
+                ::formic_rpc::rt::serde::Deserialize,
+            )]
+            #[serde(crate = "::formic_rpc::rt::serde")]
+            #[serde(default)]
+            pub struct Caller {
+                /// Field 1: `instance`
+                #[serde(
+                    rename = "instance",
+                    with = "::formic_rpc::rt::buffa::json_helpers::proto_string",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str"
+                )]
+                pub instance: ::formic_rpc::rt::buffa::alloc::string::String,
+                /// Field 2: `service`
+                #[serde(
+                    rename = "service",
+                    with = "::formic_rpc::rt::buffa::json_helpers::proto_string",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str"
+                )]
+                pub service: ::formic_rpc::rt::buffa::alloc::string::String,
+                #[serde(skip)]
+                #[doc(hidden)]
+                pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFields,
+            }
+            impl ::core::fmt::Debug for Caller {
+                fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                    f.debug_struct("Caller")
+                        .field("instance", &self.instance)
+                        .field("service", &self.service)
+                        .finish()
+                }
+            }
+            impl Caller {
+                /// Protobuf type URL for this message, for use with `Any::pack` and
+                /// `Any::unpack_if`.
+                ///
+                /// Format: `type.googleapis.com/<fully.qualified.TypeName>`
+                pub const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.Caller";
+            }
+            ::formic_rpc::rt::buffa::impl_default_instance!(Caller);
+            impl ::formic_rpc::rt::buffa::MessageName for Caller {
+                const PACKAGE: &'static str = "formic.control.v1";
+                const NAME: &'static str = "Caller";
+                const FULL_NAME: &'static str = "formic.control.v1.Caller";
+                const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.Caller";
+            }
+            impl ::formic_rpc::rt::buffa::Message for Caller {
+                /// Returns the total encoded size in bytes.
+                ///
+                /// Accumulates in `u64` (which cannot overflow for in-memory
+                /// data) and saturates to `u32` at return, so a message whose
+                /// encoded size exceeds the 2 GiB protobuf limit yields a value
+                /// above [`::formic_rpc::rt::buffa::MAX_MESSAGE_BYTES`] that the encode entry
+                /// points reject, never a silently wrapped size.
+                #[allow(clippy::let_and_return)]
+                fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    let mut size = 0u64;
+                    if !self.instance.is_empty() {
+                        size +=
+                            1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.instance) as u64;
+                    }
+                    if !self.service.is_empty() {
+                        size +=
+                            1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.service) as u64;
+                    }
+                    size += self.__buffa_unknown_fields.encoded_len() as u64;
+                    ::formic_rpc::rt::buffa::saturate_size(size)
+                }
+                fn write_to(
+                    &self,
+                    _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                    buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                ) {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    if !self.instance.is_empty() {
+                        ::formic_rpc::rt::buffa::types::put_string_field(1u32, &self.instance, buf);
+                    }
+                    if !self.service.is_empty() {
+                        ::formic_rpc::rt::buffa::types::put_string_field(2u32, &self.service, buf);
+                    }
+                    self.__buffa_unknown_fields.write_to(buf);
+                }
+                fn merge_field(
+                    &mut self,
+                    tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                    buf: &mut impl ::formic_rpc::rt::buffa::bytes::Buf,
+                    ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                ) -> ::core::result::Result<(), ::formic_rpc::rt::buffa::DecodeError> {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::bytes::Buf as _;
+                    match tag.field_number() {
+                        1u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::types::merge_string(&mut self.instance, buf)?;
+                        }
+                        2u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::types::merge_string(&mut self.service, buf)?;
+                        }
+                        _ => {
+                            self.__buffa_unknown_fields.push(
+                                ::formic_rpc::rt::buffa::encoding::decode_unknown_field(tag, buf, ctx)?,
+                            );
+                        }
+                    }
+                    ::core::result::Result::Ok(())
+                }
+                fn clear(&mut self) {
+                    self.instance.clear();
+                    self.service.clear();
+                    self.__buffa_unknown_fields.clear();
+                }
+            }
+            impl ::formic_rpc::rt::buffa::ExtensionSet for Caller {
+                const PROTO_FQN: &'static str = "formic.control.v1.Caller";
+                fn unknown_fields(&self) -> &::formic_rpc::rt::buffa::UnknownFields {
+                    &self.__buffa_unknown_fields
+                }
+                fn unknown_fields_mut(&mut self) -> &mut ::formic_rpc::rt::buffa::UnknownFields {
+                    &mut self.__buffa_unknown_fields
+                }
+            }
+            impl ::formic_rpc::rt::buffa::json_helpers::ProtoElemJson for Caller {
+                fn serialize_proto_json<S: ::formic_rpc::rt::serde::Serializer>(
+                    v: &Self,
+                    s: S,
+                ) -> ::core::result::Result<S::Ok, S::Error> {
+                    ::formic_rpc::rt::serde::Serialize::serialize(v, s)
+                }
+                fn deserialize_proto_json<'de, D: ::formic_rpc::rt::serde::Deserializer<'de>>(
+                    d: D,
+                ) -> ::core::result::Result<Self, D::Error> {
+                    <Self as ::formic_rpc::rt::serde::Deserialize>::deserialize(d)
+                }
+            }
+            #[doc(hidden)]
+            pub const __CALLER_JSON_ANY: ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry =
+                ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry {
+                    type_url: "type.googleapis.com/formic.control.v1.Caller",
+                    to_json: ::formic_rpc::rt::buffa::type_registry::any_to_json::<Caller>,
+                    from_json: ::formic_rpc::rt::buffa::type_registry::any_from_json::<Caller>,
+                    is_wkt: false,
+                };
+            /// A service as one of its callers sees it.
+            #[derive(
+                Clone,
+                PartialEq,
+                Default,
+                ::formic_rpc::rt::serde::Serialize,
+                ::formic_rpc::rt::serde::Deserialize,
+            )]
+            #[serde(crate = "::formic_rpc::rt::serde")]
+            #[serde(default)]
+            pub struct CallerTraffic {
+                /// Field 1: `caller`
+                #[serde(
+                    rename = "caller",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_unset_message_field"
+                )]
+                pub caller:
+                    ::formic_rpc::rt::buffa::MessageField<Caller, ::formic_rpc::rt::buffa::Inline<Caller>>,
+                /// The caller serves it itself, so its instances are not called.
+                ///
+                /// Field 2: `local`
+                #[serde(
+                    rename = "local",
+                    with = "::formic_rpc::rt::buffa::json_helpers::proto_bool",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_false"
+                )]
+                pub local: bool,
+                /// The policy in force, whole, as JSON with the keys of the manifest.
+                ///
+                /// Field 3: `policy`
+                #[serde(
+                    rename = "policy",
+                    with = "::formic_rpc::rt::buffa::json_helpers::proto_string",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str"
+                )]
+                pub policy: ::formic_rpc::rt::buffa::alloc::string::String,
+                /// How many further attempts the budget still bears.
+                ///
+                /// Field 4: `retries_left`
+                #[serde(
+                    rename = "retriesLeft",
+                    alias = "retries_left",
+                    with = "::formic_rpc::rt::buffa::json_helpers::double",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_f64"
+                )]
+                pub retries_left: f64,
+                /// Field 5: `endpoints`
+                #[serde(
+                    rename = "endpoints",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_vec",
+                    deserialize_with = "::formic_rpc::rt::buffa::json_helpers::null_as_default"
+                )]
+                pub endpoints: ::formic_rpc::rt::buffa::alloc::vec::Vec<EndpointTraffic>,
+                /// What of the policy does not apply to the instances that there are.
+                ///
+                /// Field 6: `notes`
+                #[serde(
+                    rename = "notes",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_vec",
+                    deserialize_with = "::formic_rpc::rt::buffa::json_helpers::null_as_default"
+                )]
+                pub notes:
+                    ::formic_rpc::rt::buffa::alloc::vec::Vec<::formic_rpc::rt::buffa::alloc::string::String>,
+                #[serde(skip)]
+                #[doc(hidden)]
+                pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFields,
+            }
+            impl ::core::fmt::Debug for CallerTraffic {
+                fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                    f.debug_struct("CallerTraffic")
+                        .field("caller", &self.caller)
+                        .field("local", &self.local)
+                        .field("policy", &self.policy)
+                        .field("retries_left", &self.retries_left)
+                        .field("endpoints", &self.endpoints)
+                        .field("notes", &self.notes)
+                        .finish()
+                }
+            }
+            impl CallerTraffic {
+                /// Protobuf type URL for this message, for use with `Any::pack` and
+                /// `Any::unpack_if`.
+                ///
+                /// Format: `type.googleapis.com/<fully.qualified.TypeName>`
+                pub const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.CallerTraffic";
+            }
+            ::formic_rpc::rt::buffa::impl_default_instance!(CallerTraffic);
+            impl ::formic_rpc::rt::buffa::MessageName for CallerTraffic {
+                const PACKAGE: &'static str = "formic.control.v1";
+                const NAME: &'static str = "CallerTraffic";
+                const FULL_NAME: &'static str = "formic.control.v1.CallerTraffic";
+                const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.CallerTraffic";
+            }
+            impl ::formic_rpc::rt::buffa::Message for CallerTraffic {
+                /// Returns the total encoded size in bytes.
+                ///
+                /// Accumulates in `u64` (which cannot overflow for in-memory
+                /// data) and saturates to `u32` at return, so a message whose
+                /// encoded size exceeds the 2 GiB protobuf limit yields a value
+                /// above [`::formic_rpc::rt::buffa::MAX_MESSAGE_BYTES`] that the encode entry
+                /// points reject, never a silently wrapped size.
+                #[allow(clippy::let_and_return)]
+                fn compute_size(&self, __cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    let mut size = 0u64;
+                    if self.caller.is_set() {
+                        let __slot = __cache.reserve();
+                        let inner_size = self.caller.compute_size(__cache);
+                        __cache.set(__slot, inner_size);
+                        size += 1u64
+                            + ::formic_rpc::rt::buffa::encoding::varint_len(inner_size as u64) as u64
+                            + inner_size as u64;
+                    }
+                    if self.local {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::BOOL_ENCODED_LEN as u64;
+                    }
+                    if !self.policy.is_empty() {
+                        size +=
+                            1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.policy) as u64;
+                    }
+                    if self.retries_left.to_bits() != 0u64 {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::FIXED64_ENCODED_LEN as u64;
+                    }
+                    for v in &self.endpoints {
+                        let __slot = __cache.reserve();
+                        let inner_size = v.compute_size(__cache);
+                        __cache.set(__slot, inner_size);
+                        size += 1u64
+                            + ::formic_rpc::rt::buffa::encoding::varint_len(inner_size as u64) as u64
+                            + inner_size as u64;
+                    }
+                    for v in &self.notes {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(v) as u64;
+                    }
+                    size += self.__buffa_unknown_fields.encoded_len() as u64;
+                    ::formic_rpc::rt::buffa::saturate_size(size)
+                }
+                fn write_to(
+                    &self,
+                    __cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                    buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                ) {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    if self.caller.is_set() {
+                        ::formic_rpc::rt::buffa::types::put_len_delimited_header(
+                            1u32,
+                            u64::from(__cache.consume_next()),
+                            buf,
+                        );
+                        self.caller.write_to(__cache, buf);
+                    }
+                    if self.local {
+                        ::formic_rpc::rt::buffa::types::put_bool_field(2u32, self.local, buf);
+                    }
+                    if !self.policy.is_empty() {
+                        ::formic_rpc::rt::buffa::types::put_string_field(3u32, &self.policy, buf);
+                    }
+                    if self.retries_left.to_bits() != 0u64 {
+                        ::formic_rpc::rt::buffa::types::put_double_field(4u32, self.retries_left, buf);
+                    }
+                    for v in &self.endpoints {
+                        ::formic_rpc::rt::buffa::types::put_len_delimited_header(
+                            5u32,
+                            u64::from(__cache.consume_next()),
+                            buf,
+                        );
+                        v.write_to(__cache, buf);
+                    }
+                    for v in &self.notes {
+                        ::formic_rpc::rt::buffa::types::put_string_field(6u32, v, buf);
+                    }
+                    self.__buffa_unknown_fields.write_to(buf);
+                }
+                fn merge_field(
+                    &mut self,
+                    tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                    buf: &mut impl ::formic_rpc::rt::buffa::bytes::Buf,
+                    ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                ) -> ::core::result::Result<(), ::formic_rpc::rt::buffa::DecodeError> {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::bytes::Buf as _;
+                    match tag.field_number() {
+                        1u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::Message::merge_length_delimited(
+                                self.caller.get_or_insert_default(),
+                                buf,
+                                ctx,
+                            )?;
+                        }
+                        2u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                            )?;
+                            self.local = ::formic_rpc::rt::buffa::types::decode_bool(buf)?;
+                        }
+                        3u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::types::merge_string(&mut self.policy, buf)?;
+                        }
+                        4u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::Fixed64,
+                            )?;
+                            self.retries_left = ::formic_rpc::rt::buffa::types::decode_double(buf)?;
+                        }
+                        5u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            let mut elem = ::core::default::Default::default();
+                            ctx.register_element_memory(
+                                ::formic_rpc::rt::buffa::__private::element_footprint(&elem),
+                            )?;
+                            ::formic_rpc::rt::buffa::Message::merge_length_delimited(&mut elem, buf, ctx)?;
+                            self.endpoints.push(elem);
+                        }
+                        6u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            let __elem = ::formic_rpc::rt::buffa::types::decode_string(buf)?;
+                            ctx.register_element_memory(
+                                ::formic_rpc::rt::buffa::__private::element_footprint(&__elem),
+                            )?;
+                            self.notes.push(__elem);
+                        }
+                        _ => {
+                            self.__buffa_unknown_fields.push(
+                                ::formic_rpc::rt::buffa::encoding::decode_unknown_field(tag, buf, ctx)?,
+                            );
+                        }
+                    }
+                    ::core::result::Result::Ok(())
+                }
+                fn clear(&mut self) {
+                    self.caller = ::formic_rpc::rt::buffa::MessageField::none();
+                    self.local = false;
+                    self.policy.clear();
+                    self.retries_left = 0f64;
+                    self.endpoints.clear();
+                    self.notes.clear();
+                    self.__buffa_unknown_fields.clear();
+                }
+            }
+            impl ::formic_rpc::rt::buffa::ExtensionSet for CallerTraffic {
+                const PROTO_FQN: &'static str = "formic.control.v1.CallerTraffic";
+                fn unknown_fields(&self) -> &::formic_rpc::rt::buffa::UnknownFields {
+                    &self.__buffa_unknown_fields
+                }
+                fn unknown_fields_mut(&mut self) -> &mut ::formic_rpc::rt::buffa::UnknownFields {
+                    &mut self.__buffa_unknown_fields
+                }
+            }
+            impl ::formic_rpc::rt::buffa::json_helpers::ProtoElemJson for CallerTraffic {
+                fn serialize_proto_json<S: ::formic_rpc::rt::serde::Serializer>(
+                    v: &Self,
+                    s: S,
+                ) -> ::core::result::Result<S::Ok, S::Error> {
+                    ::formic_rpc::rt::serde::Serialize::serialize(v, s)
+                }
+                fn deserialize_proto_json<'de, D: ::formic_rpc::rt::serde::Deserializer<'de>>(
+                    d: D,
+                ) -> ::core::result::Result<Self, D::Error> {
+                    <Self as ::formic_rpc::rt::serde::Deserialize>::deserialize(d)
+                }
+            }
+            #[doc(hidden)]
+            pub const __CALLER_TRAFFIC_JSON_ANY: ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry =
+                ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry {
+                    type_url: "type.googleapis.com/formic.control.v1.CallerTraffic",
+                    to_json: ::formic_rpc::rt::buffa::type_registry::any_to_json::<CallerTraffic>,
+                    from_json: ::formic_rpc::rt::buffa::type_registry::any_from_json::<CallerTraffic>,
+                    is_wkt: false,
+                };
+            #[derive(
+                Clone,
+                PartialEq,
+                Default,
+                ::formic_rpc::rt::serde::Serialize,
+                ::formic_rpc::rt::serde::Deserialize,
+            )]
+            #[serde(crate = "::formic_rpc::rt::serde")]
+            #[serde(default)]
+            pub struct EndpointTraffic {
+                /// Field 1: `instance`
+                #[serde(
+                    rename = "instance",
+                    with = "::formic_rpc::rt::buffa::json_helpers::proto_string",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str"
+                )]
+                pub instance: ::formic_rpc::rt::buffa::alloc::string::String,
+                /// Field 2: `endpoint`
+                #[serde(
+                    rename = "endpoint",
+                    with = "::formic_rpc::rt::buffa::json_helpers::proto_string",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str"
+                )]
+                pub endpoint: ::formic_rpc::rt::buffa::alloc::string::String,
+                /// Field 3: `zone`
+                #[serde(
+                    rename = "zone",
+                    with = "::formic_rpc::rt::buffa::json_helpers::proto_string",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str"
+                )]
+                pub zone: ::formic_rpc::rt::buffa::alloc::string::String,
+                /// Field 4: `version`
+                #[serde(
+                    rename = "version",
+                    with = "::formic_rpc::rt::buffa::json_helpers::proto_string",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str"
+                )]
+                pub version: ::formic_rpc::rt::buffa::alloc::string::String,
+                /// Field 5: `weight`
+                #[serde(
+                    rename = "weight",
+                    with = "::formic_rpc::rt::buffa::json_helpers::float",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_f32"
+                )]
+                pub weight: f32,
+                /// Calls on their way to it.
+                ///
+                /// Field 6: `in_flight`
+                #[serde(
+                    rename = "inFlight",
+                    alias = "in_flight",
+                    with = "::formic_rpc::rt::buffa::json_helpers::uint32",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u32"
+                )]
+                pub in_flight: u32,
+                /// What an answer takes lately, in milliseconds.
+                ///
+                /// Field 7: `latency_ms`
+                #[serde(
+                    rename = "latencyMs",
+                    alias = "latency_ms",
+                    with = "::formic_rpc::rt::buffa::json_helpers::double",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_f64"
+                )]
+                pub latency_ms: f64,
+                /// Calls of the last ten seconds.
+                ///
+                /// Field 8: `calls`
+                #[serde(
+                    rename = "calls",
+                    with = "::formic_rpc::rt::buffa::json_helpers::uint64",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u64"
+                )]
+                pub calls: u64,
+                /// The share of these that succeeded; none of no calls.
+                ///
+                /// Field 9: `success_rate`
+                #[serde(
+                    rename = "successRate",
+                    alias = "success_rate",
+                    with = "::formic_rpc::rt::buffa::json_helpers::opt_double",
+                    skip_serializing_if = "::core::option::Option::is_none"
+                )]
+                pub success_rate: ::core::option::Option<f64>,
+                /// ready, warming, suspect, ejected, probing, down, draining.
+                ///
+                /// Field 10: `state`
+                #[serde(
+                    rename = "state",
+                    with = "::formic_rpc::rt::buffa::json_helpers::proto_string",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str"
+                )]
+                pub state: ::formic_rpc::rt::buffa::alloc::string::String,
+                /// Why it gets no calls, with the evidence.
+                ///
+                /// Field 11: `reason`
+                #[serde(
+                    rename = "reason",
+                    with = "::formic_rpc::rt::buffa::json_helpers::proto_string",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str"
+                )]
+                pub reason: ::formic_rpc::rt::buffa::alloc::string::String,
+                /// When it is probed next, from now, for example `850ms`; empty unless it is ejected.
+                ///
+                /// Field 12: `probe_in`
+                #[serde(
+                    rename = "probeIn",
+                    alias = "probe_in",
+                    with = "::formic_rpc::rt::buffa::json_helpers::proto_string",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str"
+                )]
+                pub probe_in: ::formic_rpc::rt::buffa::alloc::string::String,
+                /// How many times in a row it was ejected.
+                ///
+                /// Field 13: `ejections`
+                #[serde(
+                    rename = "ejections",
+                    with = "::formic_rpc::rt::buffa::json_helpers::uint32",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u32"
+                )]
+                pub ejections: u32,
+                /// What calls to it travel over: http, multiplexed.
+                ///
+                /// Field 14: `transport`
+                #[serde(
+                    rename = "transport",
+                    with = "::formic_rpc::rt::buffa::json_helpers::proto_string",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str"
+                )]
+                pub transport: ::formic_rpc::rt::buffa::alloc::string::String,
+                #[serde(skip)]
+                #[doc(hidden)]
+                pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFields,
+            }
+            impl ::core::fmt::Debug for EndpointTraffic {
+                fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                    f.debug_struct("EndpointTraffic")
+                        .field("instance", &self.instance)
+                        .field("endpoint", &self.endpoint)
+                        .field("zone", &self.zone)
+                        .field("version", &self.version)
+                        .field("weight", &self.weight)
+                        .field("in_flight", &self.in_flight)
+                        .field("latency_ms", &self.latency_ms)
+                        .field("calls", &self.calls)
+                        .field("success_rate", &self.success_rate)
+                        .field("state", &self.state)
+                        .field("reason", &self.reason)
+                        .field("probe_in", &self.probe_in)
+                        .field("ejections", &self.ejections)
+                        .field("transport", &self.transport)
+                        .finish()
+                }
+            }
+            impl EndpointTraffic {
+                /// Protobuf type URL for this message, for use with `Any::pack` and
+                /// `Any::unpack_if`.
+                ///
+                /// Format: `type.googleapis.com/<fully.qualified.TypeName>`
+                pub const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.EndpointTraffic";
+            }
+            impl EndpointTraffic {
+                #[must_use = "with_* setters return `self` by value; assign or chain the result"]
+                #[inline]
+                ///Sets [`Self::success_rate`] to `Some(value)`, consuming and returning `self`.
+                pub fn with_success_rate(mut self, value: f64) -> Self {
+                    self.success_rate = Some(value);
+                    self
+                }
+            }
+            ::formic_rpc::rt::buffa::impl_default_instance!(EndpointTraffic);
+            impl ::formic_rpc::rt::buffa::MessageName for EndpointTraffic {
+                const PACKAGE: &'static str = "formic.control.v1";
+                const NAME: &'static str = "EndpointTraffic";
+                const FULL_NAME: &'static str = "formic.control.v1.EndpointTraffic";
+                const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.EndpointTraffic";
+            }
+            impl ::formic_rpc::rt::buffa::Message for EndpointTraffic {
+                /// Returns the total encoded size in bytes.
+                ///
+                /// Accumulates in `u64` (which cannot overflow for in-memory
+                /// data) and saturates to `u32` at return, so a message whose
+                /// encoded size exceeds the 2 GiB protobuf limit yields a value
+                /// above [`::formic_rpc::rt::buffa::MAX_MESSAGE_BYTES`] that the encode entry
+                /// points reject, never a silently wrapped size.
+                #[allow(clippy::let_and_return)]
+                fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    let mut size = 0u64;
+                    if !self.instance.is_empty() {
+                        size +=
+                            1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.instance) as u64;
+                    }
+                    if !self.endpoint.is_empty() {
+                        size +=
+                            1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.endpoint) as u64;
+                    }
+                    if !self.zone.is_empty() {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.zone) as u64;
+                    }
+                    if !self.version.is_empty() {
+                        size +=
+                            1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.version) as u64;
+                    }
+                    if self.weight.to_bits() != 0u32 {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::FIXED32_ENCODED_LEN as u64;
+                    }
+                    if self.in_flight != 0u32 {
+                        size +=
+                            1u64 + ::formic_rpc::rt::buffa::types::uint32_encoded_len(self.in_flight) as u64;
+                    }
+                    if self.latency_ms.to_bits() != 0u64 {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::FIXED64_ENCODED_LEN as u64;
+                    }
+                    if self.calls != 0u64 {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::uint64_encoded_len(self.calls) as u64;
+                    }
+                    if self.success_rate.is_some() {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::FIXED64_ENCODED_LEN as u64;
+                    }
+                    if !self.state.is_empty() {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.state) as u64;
+                    }
+                    if !self.reason.is_empty() {
+                        size +=
+                            1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.reason) as u64;
+                    }
+                    if !self.probe_in.is_empty() {
+                        size +=
+                            1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.probe_in) as u64;
+                    }
+                    if self.ejections != 0u32 {
+                        size +=
+                            1u64 + ::formic_rpc::rt::buffa::types::uint32_encoded_len(self.ejections) as u64;
+                    }
+                    if !self.transport.is_empty() {
+                        size +=
+                            1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.transport) as u64;
+                    }
+                    size += self.__buffa_unknown_fields.encoded_len() as u64;
+                    ::formic_rpc::rt::buffa::saturate_size(size)
+                }
+                fn write_to(
+                    &self,
+                    _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                    buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                ) {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    if !self.instance.is_empty() {
+                        ::formic_rpc::rt::buffa::types::put_string_field(1u32, &self.instance, buf);
+                    }
+                    if !self.endpoint.is_empty() {
+                        ::formic_rpc::rt::buffa::types::put_string_field(2u32, &self.endpoint, buf);
+                    }
+                    if !self.zone.is_empty() {
+                        ::formic_rpc::rt::buffa::types::put_string_field(3u32, &self.zone, buf);
+                    }
+                    if !self.version.is_empty() {
+                        ::formic_rpc::rt::buffa::types::put_string_field(4u32, &self.version, buf);
+                    }
+                    if self.weight.to_bits() != 0u32 {
+                        ::formic_rpc::rt::buffa::types::put_float_field(5u32, self.weight, buf);
+                    }
+                    if self.in_flight != 0u32 {
+                        ::formic_rpc::rt::buffa::types::put_uint32_field(6u32, self.in_flight, buf);
+                    }
+                    if self.latency_ms.to_bits() != 0u64 {
+                        ::formic_rpc::rt::buffa::types::put_double_field(7u32, self.latency_ms, buf);
+                    }
+                    if self.calls != 0u64 {
+                        ::formic_rpc::rt::buffa::types::put_uint64_field(8u32, self.calls, buf);
+                    }
+                    if let Some(v) = self.success_rate {
+                        ::formic_rpc::rt::buffa::types::put_double_field(9u32, v, buf);
+                    }
+                    if !self.state.is_empty() {
+                        ::formic_rpc::rt::buffa::types::put_string_field(10u32, &self.state, buf);
+                    }
+                    if !self.reason.is_empty() {
+                        ::formic_rpc::rt::buffa::types::put_string_field(11u32, &self.reason, buf);
+                    }
+                    if !self.probe_in.is_empty() {
+                        ::formic_rpc::rt::buffa::types::put_string_field(12u32, &self.probe_in, buf);
+                    }
+                    if self.ejections != 0u32 {
+                        ::formic_rpc::rt::buffa::types::put_uint32_field(13u32, self.ejections, buf);
+                    }
+                    if !self.transport.is_empty() {
+                        ::formic_rpc::rt::buffa::types::put_string_field(14u32, &self.transport, buf);
+                    }
+                    self.__buffa_unknown_fields.write_to(buf);
+                }
+                fn merge_field(
+                    &mut self,
+                    tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                    buf: &mut impl ::formic_rpc::rt::buffa::bytes::Buf,
+                    ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                ) -> ::core::result::Result<(), ::formic_rpc::rt::buffa::DecodeError> {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::bytes::Buf as _;
+                    match tag.field_number() {
+                        1u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::types::merge_string(&mut self.instance, buf)?;
+                        }
+                        2u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::types::merge_string(&mut self.endpoint, buf)?;
+                        }
+                        3u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::types::merge_string(&mut self.zone, buf)?;
+                        }
+                        4u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::types::merge_string(&mut self.version, buf)?;
+                        }
+                        5u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::Fixed32,
+                            )?;
+                            self.weight = ::formic_rpc::rt::buffa::types::decode_float(buf)?;
+                        }
+                        6u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                            )?;
+                            self.in_flight = ::formic_rpc::rt::buffa::types::decode_uint32(buf)?;
+                        }
+                        7u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::Fixed64,
+                            )?;
+                            self.latency_ms = ::formic_rpc::rt::buffa::types::decode_double(buf)?;
+                        }
+                        8u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                            )?;
+                            self.calls = ::formic_rpc::rt::buffa::types::decode_uint64(buf)?;
+                        }
+                        9u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::Fixed64,
+                            )?;
+                            self.success_rate = ::core::option::Option::Some(
+                                ::formic_rpc::rt::buffa::types::decode_double(buf)?,
+                            );
+                        }
+                        10u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::types::merge_string(&mut self.state, buf)?;
+                        }
+                        11u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::types::merge_string(&mut self.reason, buf)?;
+                        }
+                        12u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::types::merge_string(&mut self.probe_in, buf)?;
+                        }
+                        13u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                            )?;
+                            self.ejections = ::formic_rpc::rt::buffa::types::decode_uint32(buf)?;
+                        }
+                        14u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::types::merge_string(&mut self.transport, buf)?;
+                        }
+                        _ => {
+                            self.__buffa_unknown_fields.push(
+                                ::formic_rpc::rt::buffa::encoding::decode_unknown_field(tag, buf, ctx)?,
+                            );
+                        }
+                    }
+                    ::core::result::Result::Ok(())
+                }
+                fn clear(&mut self) {
+                    self.instance.clear();
+                    self.endpoint.clear();
+                    self.zone.clear();
+                    self.version.clear();
+                    self.weight = 0f32;
+                    self.in_flight = 0u32;
+                    self.latency_ms = 0f64;
+                    self.calls = 0u64;
+                    self.success_rate = ::core::option::Option::None;
+                    self.state.clear();
+                    self.reason.clear();
+                    self.probe_in.clear();
+                    self.ejections = 0u32;
+                    self.transport.clear();
+                    self.__buffa_unknown_fields.clear();
+                }
+            }
+            impl ::formic_rpc::rt::buffa::ExtensionSet for EndpointTraffic {
+                const PROTO_FQN: &'static str = "formic.control.v1.EndpointTraffic";
+                fn unknown_fields(&self) -> &::formic_rpc::rt::buffa::UnknownFields {
+                    &self.__buffa_unknown_fields
+                }
+                fn unknown_fields_mut(&mut self) -> &mut ::formic_rpc::rt::buffa::UnknownFields {
+                    &mut self.__buffa_unknown_fields
+                }
+            }
+            impl ::formic_rpc::rt::buffa::json_helpers::ProtoElemJson for EndpointTraffic {
+                fn serialize_proto_json<S: ::formic_rpc::rt::serde::Serializer>(
+                    v: &Self,
+                    s: S,
+                ) -> ::core::result::Result<S::Ok, S::Error> {
+                    ::formic_rpc::rt::serde::Serialize::serialize(v, s)
+                }
+                fn deserialize_proto_json<'de, D: ::formic_rpc::rt::serde::Deserializer<'de>>(
+                    d: D,
+                ) -> ::core::result::Result<Self, D::Error> {
+                    <Self as ::formic_rpc::rt::serde::Deserialize>::deserialize(d)
+                }
+            }
+            #[doc(hidden)]
+            pub const __ENDPOINT_TRAFFIC_JSON_ANY: ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry =
+                ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry {
+                    type_url: "type.googleapis.com/formic.control.v1.EndpointTraffic",
+                    to_json: ::formic_rpc::rt::buffa::type_registry::any_to_json::<EndpointTraffic>,
+                    from_json: ::formic_rpc::rt::buffa::type_registry::any_from_json::<EndpointTraffic>,
+                    is_wkt: false,
+                };
+            #[derive(
+                Clone,
+                PartialEq,
+                Default,
+                ::formic_rpc::rt::serde::Serialize,
+                ::formic_rpc::rt::serde::Deserialize,
+            )]
+            #[serde(crate = "::formic_rpc::rt::serde")]
+            #[serde(default)]
+            pub struct ReadmitRequest {
+                /// Field 1: `service`
+                #[serde(
+                    rename = "service",
+                    with = "::formic_rpc::rt::buffa::json_helpers::proto_string",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str"
+                )]
+                pub service: ::formic_rpc::rt::buffa::alloc::string::String,
+                /// Its id, or its address.
+                ///
+                /// Field 2: `instance`
+                #[serde(
+                    rename = "instance",
+                    with = "::formic_rpc::rt::buffa::json_helpers::proto_string",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str"
+                )]
+                pub instance: ::formic_rpc::rt::buffa::alloc::string::String,
+                #[serde(skip)]
+                #[doc(hidden)]
+                pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFields,
+            }
+            impl ::core::fmt::Debug for ReadmitRequest {
+                fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                    f.debug_struct("ReadmitRequest")
+                        .field("service", &self.service)
+                        .field("instance", &self.instance)
+                        .finish()
+                }
+            }
+            impl ReadmitRequest {
+                /// Protobuf type URL for this message, for use with `Any::pack` and
+                /// `Any::unpack_if`.
+                ///
+                /// Format: `type.googleapis.com/<fully.qualified.TypeName>`
+                pub const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.ReadmitRequest";
+            }
+            ::formic_rpc::rt::buffa::impl_default_instance!(ReadmitRequest);
+            impl ::formic_rpc::rt::buffa::MessageName for ReadmitRequest {
+                const PACKAGE: &'static str = "formic.control.v1";
+                const NAME: &'static str = "ReadmitRequest";
+                const FULL_NAME: &'static str = "formic.control.v1.ReadmitRequest";
+                const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.ReadmitRequest";
+            }
+            impl ::formic_rpc::rt::buffa::Message for ReadmitRequest {
+                /// Returns the total encoded size in bytes.
+                ///
+                /// Accumulates in `u64` (which cannot overflow for in-memory
+                /// data) and saturates to `u32` at return, so a message whose
+                /// encoded size exceeds the 2 GiB protobuf limit yields a value
+                /// above [`::formic_rpc::rt::buffa::MAX_MESSAGE_BYTES`] that the encode entry
+                /// points reject, never a silently wrapped size.
+                #[allow(clippy::let_and_return)]
+                fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    let mut size = 0u64;
+                    if !self.service.is_empty() {
+                        size +=
+                            1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.service) as u64;
+                    }
+                    if !self.instance.is_empty() {
+                        size +=
+                            1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.instance) as u64;
+                    }
+                    size += self.__buffa_unknown_fields.encoded_len() as u64;
+                    ::formic_rpc::rt::buffa::saturate_size(size)
+                }
+                fn write_to(
+                    &self,
+                    _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                    buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                ) {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    if !self.service.is_empty() {
+                        ::formic_rpc::rt::buffa::types::put_string_field(1u32, &self.service, buf);
+                    }
+                    if !self.instance.is_empty() {
+                        ::formic_rpc::rt::buffa::types::put_string_field(2u32, &self.instance, buf);
+                    }
+                    self.__buffa_unknown_fields.write_to(buf);
+                }
+                fn merge_field(
+                    &mut self,
+                    tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                    buf: &mut impl ::formic_rpc::rt::buffa::bytes::Buf,
+                    ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                ) -> ::core::result::Result<(), ::formic_rpc::rt::buffa::DecodeError> {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::bytes::Buf as _;
+                    match tag.field_number() {
+                        1u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::types::merge_string(&mut self.service, buf)?;
+                        }
+                        2u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::types::merge_string(&mut self.instance, buf)?;
+                        }
+                        _ => {
+                            self.__buffa_unknown_fields.push(
+                                ::formic_rpc::rt::buffa::encoding::decode_unknown_field(tag, buf, ctx)?,
+                            );
+                        }
+                    }
+                    ::core::result::Result::Ok(())
+                }
+                fn clear(&mut self) {
+                    self.service.clear();
+                    self.instance.clear();
+                    self.__buffa_unknown_fields.clear();
+                }
+            }
+            impl ::formic_rpc::rt::buffa::ExtensionSet for ReadmitRequest {
+                const PROTO_FQN: &'static str = "formic.control.v1.ReadmitRequest";
+                fn unknown_fields(&self) -> &::formic_rpc::rt::buffa::UnknownFields {
+                    &self.__buffa_unknown_fields
+                }
+                fn unknown_fields_mut(&mut self) -> &mut ::formic_rpc::rt::buffa::UnknownFields {
+                    &mut self.__buffa_unknown_fields
+                }
+            }
+            impl ::formic_rpc::rt::buffa::json_helpers::ProtoElemJson for ReadmitRequest {
+                fn serialize_proto_json<S: ::formic_rpc::rt::serde::Serializer>(
+                    v: &Self,
+                    s: S,
+                ) -> ::core::result::Result<S::Ok, S::Error> {
+                    ::formic_rpc::rt::serde::Serialize::serialize(v, s)
+                }
+                fn deserialize_proto_json<'de, D: ::formic_rpc::rt::serde::Deserializer<'de>>(
+                    d: D,
+                ) -> ::core::result::Result<Self, D::Error> {
+                    <Self as ::formic_rpc::rt::serde::Deserialize>::deserialize(d)
+                }
+            }
+            #[doc(hidden)]
+            pub const __READMIT_REQUEST_JSON_ANY: ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry =
+                ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry {
+                    type_url: "type.googleapis.com/formic.control.v1.ReadmitRequest",
+                    to_json: ::formic_rpc::rt::buffa::type_registry::any_to_json::<ReadmitRequest>,
+                    from_json: ::formic_rpc::rt::buffa::type_registry::any_from_json::<ReadmitRequest>,
+                    is_wkt: false,
+                };
+            #[derive(
+                Clone,
+                PartialEq,
+                Default,
+                ::formic_rpc::rt::serde::Serialize,
+                ::formic_rpc::rt::serde::Deserialize,
+            )]
+            #[serde(crate = "::formic_rpc::rt::serde")]
+            #[serde(default)]
+            pub struct ReadmitResponse {
+                /// Callers that know the instance and count on it from now on.
+                ///
+                /// Field 1: `callers`
+                #[serde(
+                    rename = "callers",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_vec",
+                    deserialize_with = "::formic_rpc::rt::buffa::json_helpers::null_as_default"
+                )]
+                pub callers: ::formic_rpc::rt::buffa::alloc::vec::Vec<Caller>,
+                /// Callers that did not answer in time.
+                ///
+                /// Field 2: `silent`
+                #[serde(
+                    rename = "silent",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_vec",
+                    deserialize_with = "::formic_rpc::rt::buffa::json_helpers::null_as_default"
+                )]
+                pub silent: ::formic_rpc::rt::buffa::alloc::vec::Vec<Caller>,
+                #[serde(skip)]
+                #[doc(hidden)]
+                pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFields,
+            }
+            impl ::core::fmt::Debug for ReadmitResponse {
+                fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                    f.debug_struct("ReadmitResponse")
+                        .field("callers", &self.callers)
+                        .field("silent", &self.silent)
+                        .finish()
+                }
+            }
+            impl ReadmitResponse {
+                /// Protobuf type URL for this message, for use with `Any::pack` and
+                /// `Any::unpack_if`.
+                ///
+                /// Format: `type.googleapis.com/<fully.qualified.TypeName>`
+                pub const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.ReadmitResponse";
+            }
+            ::formic_rpc::rt::buffa::impl_default_instance!(ReadmitResponse);
+            impl ::formic_rpc::rt::buffa::MessageName for ReadmitResponse {
+                const PACKAGE: &'static str = "formic.control.v1";
+                const NAME: &'static str = "ReadmitResponse";
+                const FULL_NAME: &'static str = "formic.control.v1.ReadmitResponse";
+                const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.ReadmitResponse";
+            }
+            impl ::formic_rpc::rt::buffa::Message for ReadmitResponse {
+                /// Returns the total encoded size in bytes.
+                ///
+                /// Accumulates in `u64` (which cannot overflow for in-memory
+                /// data) and saturates to `u32` at return, so a message whose
+                /// encoded size exceeds the 2 GiB protobuf limit yields a value
+                /// above [`::formic_rpc::rt::buffa::MAX_MESSAGE_BYTES`] that the encode entry
+                /// points reject, never a silently wrapped size.
+                #[allow(clippy::let_and_return)]
+                fn compute_size(&self, __cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    let mut size = 0u64;
+                    for v in &self.callers {
+                        let __slot = __cache.reserve();
+                        let inner_size = v.compute_size(__cache);
+                        __cache.set(__slot, inner_size);
+                        size += 1u64
+                            + ::formic_rpc::rt::buffa::encoding::varint_len(inner_size as u64) as u64
+                            + inner_size as u64;
+                    }
+                    for v in &self.silent {
+                        let __slot = __cache.reserve();
+                        let inner_size = v.compute_size(__cache);
+                        __cache.set(__slot, inner_size);
+                        size += 1u64
+                            + ::formic_rpc::rt::buffa::encoding::varint_len(inner_size as u64) as u64
+                            + inner_size as u64;
+                    }
+                    size += self.__buffa_unknown_fields.encoded_len() as u64;
+                    ::formic_rpc::rt::buffa::saturate_size(size)
+                }
+                fn write_to(
+                    &self,
+                    __cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                    buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                ) {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    for v in &self.callers {
+                        ::formic_rpc::rt::buffa::types::put_len_delimited_header(
+                            1u32,
+                            u64::from(__cache.consume_next()),
+                            buf,
+                        );
+                        v.write_to(__cache, buf);
+                    }
+                    for v in &self.silent {
+                        ::formic_rpc::rt::buffa::types::put_len_delimited_header(
+                            2u32,
+                            u64::from(__cache.consume_next()),
+                            buf,
+                        );
+                        v.write_to(__cache, buf);
+                    }
+                    self.__buffa_unknown_fields.write_to(buf);
+                }
+                fn merge_field(
+                    &mut self,
+                    tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                    buf: &mut impl ::formic_rpc::rt::buffa::bytes::Buf,
+                    ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                ) -> ::core::result::Result<(), ::formic_rpc::rt::buffa::DecodeError> {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::bytes::Buf as _;
+                    match tag.field_number() {
+                        1u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            let mut elem = ::core::default::Default::default();
+                            ctx.register_element_memory(
+                                ::formic_rpc::rt::buffa::__private::element_footprint(&elem),
+                            )?;
+                            ::formic_rpc::rt::buffa::Message::merge_length_delimited(&mut elem, buf, ctx)?;
+                            self.callers.push(elem);
+                        }
+                        2u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            let mut elem = ::core::default::Default::default();
+                            ctx.register_element_memory(
+                                ::formic_rpc::rt::buffa::__private::element_footprint(&elem),
+                            )?;
+                            ::formic_rpc::rt::buffa::Message::merge_length_delimited(&mut elem, buf, ctx)?;
+                            self.silent.push(elem);
+                        }
+                        _ => {
+                            self.__buffa_unknown_fields.push(
+                                ::formic_rpc::rt::buffa::encoding::decode_unknown_field(tag, buf, ctx)?,
+                            );
+                        }
+                    }
+                    ::core::result::Result::Ok(())
+                }
+                fn clear(&mut self) {
+                    self.callers.clear();
+                    self.silent.clear();
+                    self.__buffa_unknown_fields.clear();
+                }
+            }
+            impl ::formic_rpc::rt::buffa::ExtensionSet for ReadmitResponse {
+                const PROTO_FQN: &'static str = "formic.control.v1.ReadmitResponse";
+                fn unknown_fields(&self) -> &::formic_rpc::rt::buffa::UnknownFields {
+                    &self.__buffa_unknown_fields
+                }
+                fn unknown_fields_mut(&mut self) -> &mut ::formic_rpc::rt::buffa::UnknownFields {
+                    &mut self.__buffa_unknown_fields
+                }
+            }
+            impl ::formic_rpc::rt::buffa::json_helpers::ProtoElemJson for ReadmitResponse {
+                fn serialize_proto_json<S: ::formic_rpc::rt::serde::Serializer>(
+                    v: &Self,
+                    s: S,
+                ) -> ::core::result::Result<S::Ok, S::Error> {
+                    ::formic_rpc::rt::serde::Serialize::serialize(v, s)
+                }
+                fn deserialize_proto_json<'de, D: ::formic_rpc::rt::serde::Deserializer<'de>>(
+                    d: D,
+                ) -> ::core::result::Result<Self, D::Error> {
+                    <Self as ::formic_rpc::rt::serde::Deserialize>::deserialize(d)
+                }
+            }
+            #[doc(hidden)]
+            pub const __READMIT_RESPONSE_JSON_ANY: ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry =
+                ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry {
+                    type_url: "type.googleapis.com/formic.control.v1.ReadmitResponse",
+                    to_json: ::formic_rpc::rt::buffa::type_registry::any_to_json::<ReadmitResponse>,
+                    from_json: ::formic_rpc::rt::buffa::type_registry::any_from_json::<ReadmitResponse>,
+                    is_wkt: false,
+                };
+            #[derive(
+                Clone,
+                PartialEq,
+                Default,
+                ::formic_rpc::rt::serde::Serialize,
+                ::formic_rpc::rt::serde::Deserialize,
+            )]
+            #[serde(crate = "::formic_rpc::rt::serde")]
+            #[serde(default)]
+            pub struct AttendRequest {
+                /// Field 1: `caller`
+                #[serde(
+                    rename = "caller",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_unset_message_field"
+                )]
+                pub caller:
+                    ::formic_rpc::rt::buffa::MessageField<Caller, ::formic_rpc::rt::buffa::Inline<Caller>>,
+                #[serde(skip)]
+                #[doc(hidden)]
+                pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFields,
+            }
+            impl ::core::fmt::Debug for AttendRequest {
+                fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                    f.debug_struct("AttendRequest").field("caller", &self.caller).finish()
+                }
+            }
+            impl AttendRequest {
+                /// Protobuf type URL for this message, for use with `Any::pack` and
+                /// `Any::unpack_if`.
+                ///
+                /// Format: `type.googleapis.com/<fully.qualified.TypeName>`
+                pub const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.AttendRequest";
+            }
+            ::formic_rpc::rt::buffa::impl_default_instance!(AttendRequest);
+            impl ::formic_rpc::rt::buffa::MessageName for AttendRequest {
+                const PACKAGE: &'static str = "formic.control.v1";
+                const NAME: &'static str = "AttendRequest";
+                const FULL_NAME: &'static str = "formic.control.v1.AttendRequest";
+                const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.AttendRequest";
+            }
+            impl ::formic_rpc::rt::buffa::Message for AttendRequest {
+                /// Returns the total encoded size in bytes.
+                ///
+                /// Accumulates in `u64` (which cannot overflow for in-memory
+                /// data) and saturates to `u32` at return, so a message whose
+                /// encoded size exceeds the 2 GiB protobuf limit yields a value
+                /// above [`::formic_rpc::rt::buffa::MAX_MESSAGE_BYTES`] that the encode entry
+                /// points reject, never a silently wrapped size.
+                #[allow(clippy::let_and_return)]
+                fn compute_size(&self, __cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    let mut size = 0u64;
+                    if self.caller.is_set() {
+                        let __slot = __cache.reserve();
+                        let inner_size = self.caller.compute_size(__cache);
+                        __cache.set(__slot, inner_size);
+                        size += 1u64
+                            + ::formic_rpc::rt::buffa::encoding::varint_len(inner_size as u64) as u64
+                            + inner_size as u64;
+                    }
+                    size += self.__buffa_unknown_fields.encoded_len() as u64;
+                    ::formic_rpc::rt::buffa::saturate_size(size)
+                }
+                fn write_to(
+                    &self,
+                    __cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                    buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                ) {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    if self.caller.is_set() {
+                        ::formic_rpc::rt::buffa::types::put_len_delimited_header(
+                            1u32,
+                            u64::from(__cache.consume_next()),
+                            buf,
+                        );
+                        self.caller.write_to(__cache, buf);
+                    }
+                    self.__buffa_unknown_fields.write_to(buf);
+                }
+                fn merge_field(
+                    &mut self,
+                    tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                    buf: &mut impl ::formic_rpc::rt::buffa::bytes::Buf,
+                    ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                ) -> ::core::result::Result<(), ::formic_rpc::rt::buffa::DecodeError> {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::bytes::Buf as _;
+                    match tag.field_number() {
+                        1u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::Message::merge_length_delimited(
+                                self.caller.get_or_insert_default(),
+                                buf,
+                                ctx,
+                            )?;
+                        }
+                        _ => {
+                            self.__buffa_unknown_fields.push(
+                                ::formic_rpc::rt::buffa::encoding::decode_unknown_field(tag, buf, ctx)?,
+                            );
+                        }
+                    }
+                    ::core::result::Result::Ok(())
+                }
+                fn clear(&mut self) {
+                    self.caller = ::formic_rpc::rt::buffa::MessageField::none();
+                    self.__buffa_unknown_fields.clear();
+                }
+            }
+            impl ::formic_rpc::rt::buffa::ExtensionSet for AttendRequest {
+                const PROTO_FQN: &'static str = "formic.control.v1.AttendRequest";
+                fn unknown_fields(&self) -> &::formic_rpc::rt::buffa::UnknownFields {
+                    &self.__buffa_unknown_fields
+                }
+                fn unknown_fields_mut(&mut self) -> &mut ::formic_rpc::rt::buffa::UnknownFields {
+                    &mut self.__buffa_unknown_fields
+                }
+            }
+            impl ::formic_rpc::rt::buffa::json_helpers::ProtoElemJson for AttendRequest {
+                fn serialize_proto_json<S: ::formic_rpc::rt::serde::Serializer>(
+                    v: &Self,
+                    s: S,
+                ) -> ::core::result::Result<S::Ok, S::Error> {
+                    ::formic_rpc::rt::serde::Serialize::serialize(v, s)
+                }
+                fn deserialize_proto_json<'de, D: ::formic_rpc::rt::serde::Deserializer<'de>>(
+                    d: D,
+                ) -> ::core::result::Result<Self, D::Error> {
+                    <Self as ::formic_rpc::rt::serde::Deserialize>::deserialize(d)
+                }
+            }
+            #[doc(hidden)]
+            pub const __ATTEND_REQUEST_JSON_ANY: ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry =
+                ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry {
+                    type_url: "type.googleapis.com/formic.control.v1.AttendRequest",
+                    to_json: ::formic_rpc::rt::buffa::type_registry::any_to_json::<AttendRequest>,
+                    from_json: ::formic_rpc::rt::buffa::type_registry::any_from_json::<AttendRequest>,
+                    is_wkt: false,
+                };
+            #[derive(
+                Clone,
+                PartialEq,
+                Default,
+                ::formic_rpc::rt::serde::Serialize,
+                ::formic_rpc::rt::serde::Deserialize,
+            )]
+            #[serde(crate = "::formic_rpc::rt::serde")]
+            #[serde(default)]
+            pub struct AttendResponse {
+                /// Set first, and whenever they change.
+                ///
+                /// Field 1: `policies`
+                #[serde(
+                    rename = "policies",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_unset_message_field"
+                )]
+                pub policies: ::formic_rpc::rt::buffa::MessageField<
+                    Policies,
+                    ::formic_rpc::rt::buffa::Inline<Policies>,
+                >,
+                /// Field 2: `question`
+                #[serde(
+                    rename = "question",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_unset_message_field"
+                )]
+                pub question: ::formic_rpc::rt::buffa::MessageField<
+                    Question,
+                    ::formic_rpc::rt::buffa::Inline<Question>,
+                >,
+                #[serde(skip)]
+                #[doc(hidden)]
+                pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFields,
+            }
+            impl ::core::fmt::Debug for AttendResponse {
+                fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                    f.debug_struct("AttendResponse")
+                        .field("policies", &self.policies)
+                        .field("question", &self.question)
+                        .finish()
+                }
+            }
+            impl AttendResponse {
+                /// Protobuf type URL for this message, for use with `Any::pack` and
+                /// `Any::unpack_if`.
+                ///
+                /// Format: `type.googleapis.com/<fully.qualified.TypeName>`
+                pub const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.AttendResponse";
+            }
+            ::formic_rpc::rt::buffa::impl_default_instance!(AttendResponse);
+            impl ::formic_rpc::rt::buffa::MessageName for AttendResponse {
+                const PACKAGE: &'static str = "formic.control.v1";
+                const NAME: &'static str = "AttendResponse";
+                const FULL_NAME: &'static str = "formic.control.v1.AttendResponse";
+                const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.AttendResponse";
+            }
+            impl ::formic_rpc::rt::buffa::Message for AttendResponse {
+                /// Returns the total encoded size in bytes.
+                ///
+                /// Accumulates in `u64` (which cannot overflow for in-memory
+                /// data) and saturates to `u32` at return, so a message whose
+                /// encoded size exceeds the 2 GiB protobuf limit yields a value
+                /// above [`::formic_rpc::rt::buffa::MAX_MESSAGE_BYTES`] that the encode entry
+                /// points reject, never a silently wrapped size.
+                #[allow(clippy::let_and_return)]
+                fn compute_size(&self, __cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    let mut size = 0u64;
+                    if self.policies.is_set() {
+                        let __slot = __cache.reserve();
+                        let inner_size = self.policies.compute_size(__cache);
+                        __cache.set(__slot, inner_size);
+                        size += 1u64
+                            + ::formic_rpc::rt::buffa::encoding::varint_len(inner_size as u64) as u64
+                            + inner_size as u64;
+                    }
+                    if self.question.is_set() {
+                        let __slot = __cache.reserve();
+                        let inner_size = self.question.compute_size(__cache);
+                        __cache.set(__slot, inner_size);
+                        size += 1u64
+                            + ::formic_rpc::rt::buffa::encoding::varint_len(inner_size as u64) as u64
+                            + inner_size as u64;
+                    }
+                    size += self.__buffa_unknown_fields.encoded_len() as u64;
+                    ::formic_rpc::rt::buffa::saturate_size(size)
+                }
+                fn write_to(
+                    &self,
+                    __cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                    buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                ) {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    if self.policies.is_set() {
+                        ::formic_rpc::rt::buffa::types::put_len_delimited_header(
+                            1u32,
+                            u64::from(__cache.consume_next()),
+                            buf,
+                        );
+                        self.policies.write_to(__cache, buf);
+                    }
+                    if self.question.is_set() {
+                        ::formic_rpc::rt::buffa::types::put_len_delimited_header(
+                            2u32,
+                            u64::from(__cache.consume_next()),
+                            buf,
+                        );
+                        self.question.write_to(__cache, buf);
+                    }
+                    self.__buffa_unknown_fields.write_to(buf);
+                }
+                fn merge_field(
+                    &mut self,
+                    tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                    buf: &mut impl ::formic_rpc::rt::buffa::bytes::Buf,
+                    ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                ) -> ::core::result::Result<(), ::formic_rpc::rt::buffa::DecodeError> {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::bytes::Buf as _;
+                    match tag.field_number() {
+                        1u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::Message::merge_length_delimited(
+                                self.policies.get_or_insert_default(),
+                                buf,
+                                ctx,
+                            )?;
+                        }
+                        2u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::Message::merge_length_delimited(
+                                self.question.get_or_insert_default(),
+                                buf,
+                                ctx,
+                            )?;
+                        }
+                        _ => {
+                            self.__buffa_unknown_fields.push(
+                                ::formic_rpc::rt::buffa::encoding::decode_unknown_field(tag, buf, ctx)?,
+                            );
+                        }
+                    }
+                    ::core::result::Result::Ok(())
+                }
+                fn clear(&mut self) {
+                    self.policies = ::formic_rpc::rt::buffa::MessageField::none();
+                    self.question = ::formic_rpc::rt::buffa::MessageField::none();
+                    self.__buffa_unknown_fields.clear();
+                }
+            }
+            impl ::formic_rpc::rt::buffa::ExtensionSet for AttendResponse {
+                const PROTO_FQN: &'static str = "formic.control.v1.AttendResponse";
+                fn unknown_fields(&self) -> &::formic_rpc::rt::buffa::UnknownFields {
+                    &self.__buffa_unknown_fields
+                }
+                fn unknown_fields_mut(&mut self) -> &mut ::formic_rpc::rt::buffa::UnknownFields {
+                    &mut self.__buffa_unknown_fields
+                }
+            }
+            impl ::formic_rpc::rt::buffa::json_helpers::ProtoElemJson for AttendResponse {
+                fn serialize_proto_json<S: ::formic_rpc::rt::serde::Serializer>(
+                    v: &Self,
+                    s: S,
+                ) -> ::core::result::Result<S::Ok, S::Error> {
+                    ::formic_rpc::rt::serde::Serialize::serialize(v, s)
+                }
+                fn deserialize_proto_json<'de, D: ::formic_rpc::rt::serde::Deserializer<'de>>(
+                    d: D,
+                ) -> ::core::result::Result<Self, D::Error> {
+                    <Self as ::formic_rpc::rt::serde::Deserialize>::deserialize(d)
+                }
+            }
+            #[doc(hidden)]
+            pub const __ATTEND_RESPONSE_JSON_ANY: ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry =
+                ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry {
+                    type_url: "type.googleapis.com/formic.control.v1.AttendResponse",
+                    to_json: ::formic_rpc::rt::buffa::type_registry::any_to_json::<AttendResponse>,
+                    from_json: ::formic_rpc::rt::buffa::type_registry::any_from_json::<AttendResponse>,
+                    is_wkt: false,
+                };
+            #[derive(
+                Clone,
+                PartialEq,
+                Default,
+                ::formic_rpc::rt::serde::Serialize,
+                ::formic_rpc::rt::serde::Deserialize,
+            )]
+            #[serde(crate = "::formic_rpc::rt::serde")]
+            #[serde(default)]
+            pub struct Policies {
+                /// Grows with each change.
+                ///
+                /// Field 1: `generation`
+                #[serde(
+                    rename = "generation",
+                    with = "::formic_rpc::rt::buffa::json_helpers::uint64",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u64"
+                )]
+                pub generation: u64,
+                /// JSON: a policy for each service that has one of its own.
+                ///
+                /// Field 2: `services`
+                #[serde(
+                    rename = "services",
+                    with = "::formic_rpc::rt::buffa::json_helpers::proto_string",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str"
+                )]
+                pub services: ::formic_rpc::rt::buffa::alloc::string::String,
+                #[serde(skip)]
+                #[doc(hidden)]
+                pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFields,
+            }
+            impl ::core::fmt::Debug for Policies {
+                fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                    f.debug_struct("Policies")
+                        .field("generation", &self.generation)
+                        .field("services", &self.services)
+                        .finish()
+                }
+            }
+            impl Policies {
+                /// Protobuf type URL for this message, for use with `Any::pack` and
+                /// `Any::unpack_if`.
+                ///
+                /// Format: `type.googleapis.com/<fully.qualified.TypeName>`
+                pub const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.Policies";
+            }
+            ::formic_rpc::rt::buffa::impl_default_instance!(Policies);
+            impl ::formic_rpc::rt::buffa::MessageName for Policies {
+                const PACKAGE: &'static str = "formic.control.v1";
+                const NAME: &'static str = "Policies";
+                const FULL_NAME: &'static str = "formic.control.v1.Policies";
+                const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.Policies";
+            }
+            impl ::formic_rpc::rt::buffa::Message for Policies {
+                /// Returns the total encoded size in bytes.
+                ///
+                /// Accumulates in `u64` (which cannot overflow for in-memory
+                /// data) and saturates to `u32` at return, so a message whose
+                /// encoded size exceeds the 2 GiB protobuf limit yields a value
+                /// above [`::formic_rpc::rt::buffa::MAX_MESSAGE_BYTES`] that the encode entry
+                /// points reject, never a silently wrapped size.
+                #[allow(clippy::let_and_return)]
+                fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    let mut size = 0u64;
+                    if self.generation != 0u64 {
+                        size +=
+                            1u64 + ::formic_rpc::rt::buffa::types::uint64_encoded_len(self.generation) as u64;
+                    }
+                    if !self.services.is_empty() {
+                        size +=
+                            1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.services) as u64;
+                    }
+                    size += self.__buffa_unknown_fields.encoded_len() as u64;
+                    ::formic_rpc::rt::buffa::saturate_size(size)
+                }
+                fn write_to(
+                    &self,
+                    _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                    buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                ) {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    if self.generation != 0u64 {
+                        ::formic_rpc::rt::buffa::types::put_uint64_field(1u32, self.generation, buf);
+                    }
+                    if !self.services.is_empty() {
+                        ::formic_rpc::rt::buffa::types::put_string_field(2u32, &self.services, buf);
+                    }
+                    self.__buffa_unknown_fields.write_to(buf);
+                }
+                fn merge_field(
+                    &mut self,
+                    tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                    buf: &mut impl ::formic_rpc::rt::buffa::bytes::Buf,
+                    ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                ) -> ::core::result::Result<(), ::formic_rpc::rt::buffa::DecodeError> {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::bytes::Buf as _;
+                    match tag.field_number() {
+                        1u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                            )?;
+                            self.generation = ::formic_rpc::rt::buffa::types::decode_uint64(buf)?;
+                        }
+                        2u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::types::merge_string(&mut self.services, buf)?;
+                        }
+                        _ => {
+                            self.__buffa_unknown_fields.push(
+                                ::formic_rpc::rt::buffa::encoding::decode_unknown_field(tag, buf, ctx)?,
+                            );
+                        }
+                    }
+                    ::core::result::Result::Ok(())
+                }
+                fn clear(&mut self) {
+                    self.generation = 0u64;
+                    self.services.clear();
+                    self.__buffa_unknown_fields.clear();
+                }
+            }
+            impl ::formic_rpc::rt::buffa::ExtensionSet for Policies {
+                const PROTO_FQN: &'static str = "formic.control.v1.Policies";
+                fn unknown_fields(&self) -> &::formic_rpc::rt::buffa::UnknownFields {
+                    &self.__buffa_unknown_fields
+                }
+                fn unknown_fields_mut(&mut self) -> &mut ::formic_rpc::rt::buffa::UnknownFields {
+                    &mut self.__buffa_unknown_fields
+                }
+            }
+            impl ::formic_rpc::rt::buffa::json_helpers::ProtoElemJson for Policies {
+                fn serialize_proto_json<S: ::formic_rpc::rt::serde::Serializer>(
+                    v: &Self,
+                    s: S,
+                ) -> ::core::result::Result<S::Ok, S::Error> {
+                    ::formic_rpc::rt::serde::Serialize::serialize(v, s)
+                }
+                fn deserialize_proto_json<'de, D: ::formic_rpc::rt::serde::Deserializer<'de>>(
+                    d: D,
+                ) -> ::core::result::Result<Self, D::Error> {
+                    <Self as ::formic_rpc::rt::serde::Deserialize>::deserialize(d)
+                }
+            }
+            #[doc(hidden)]
+            pub const __POLICIES_JSON_ANY: ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry =
+                ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry {
+                    type_url: "type.googleapis.com/formic.control.v1.Policies",
+                    to_json: ::formic_rpc::rt::buffa::type_registry::any_to_json::<Policies>,
+                    from_json: ::formic_rpc::rt::buffa::type_registry::any_from_json::<Policies>,
+                    is_wkt: false,
+                };
+            #[derive(
+                Clone,
+                PartialEq,
+                Default,
+                ::formic_rpc::rt::serde::Serialize,
+                ::formic_rpc::rt::serde::Deserialize,
+            )]
+            #[serde(crate = "::formic_rpc::rt::serde")]
+            #[serde(default)]
+            pub struct Question {
+                /// Field 1: `number`
+                #[serde(
+                    rename = "number",
+                    with = "::formic_rpc::rt::buffa::json_helpers::uint64",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u64"
+                )]
+                pub number: u64,
+                /// Which service it is about.
+                ///
+                /// Field 2: `service`
+                #[serde(
+                    rename = "service",
+                    with = "::formic_rpc::rt::buffa::json_helpers::proto_string",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str"
+                )]
+                pub service: ::formic_rpc::rt::buffa::alloc::string::String,
+                /// An instance, by id or address, whose ejection is to end first; may be empty.
+                ///
+                /// Field 3: `readmit`
+                #[serde(
+                    rename = "readmit",
+                    with = "::formic_rpc::rt::buffa::json_helpers::proto_string",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str"
+                )]
+                pub readmit: ::formic_rpc::rt::buffa::alloc::string::String,
+                #[serde(skip)]
+                #[doc(hidden)]
+                pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFields,
+            }
+            impl ::core::fmt::Debug for Question {
+                fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                    f.debug_struct("Question")
+                        .field("number", &self.number)
+                        .field("service", &self.service)
+                        .field("readmit", &self.readmit)
+                        .finish()
+                }
+            }
+            impl Question {
+                /// Protobuf type URL for this message, for use with `Any::pack` and
+                /// `Any::unpack_if`.
+                ///
+                /// Format: `type.googleapis.com/<fully.qualified.TypeName>`
+                pub const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.Question";
+            }
+            ::formic_rpc::rt::buffa::impl_default_instance!(Question);
+            impl ::formic_rpc::rt::buffa::MessageName for Question {
+                const PACKAGE: &'static str = "formic.control.v1";
+                const NAME: &'static str = "Question";
+                const FULL_NAME: &'static str = "formic.control.v1.Question";
+                const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.Question";
+            }
+            impl ::formic_rpc::rt::buffa::Message for Question {
+                /// Returns the total encoded size in bytes.
+                ///
+                /// Accumulates in `u64` (which cannot overflow for in-memory
+                /// data) and saturates to `u32` at return, so a message whose
+                /// encoded size exceeds the 2 GiB protobuf limit yields a value
+                /// above [`::formic_rpc::rt::buffa::MAX_MESSAGE_BYTES`] that the encode entry
+                /// points reject, never a silently wrapped size.
+                #[allow(clippy::let_and_return)]
+                fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    let mut size = 0u64;
+                    if self.number != 0u64 {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::uint64_encoded_len(self.number) as u64;
+                    }
+                    if !self.service.is_empty() {
+                        size +=
+                            1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.service) as u64;
+                    }
+                    if !self.readmit.is_empty() {
+                        size +=
+                            1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.readmit) as u64;
+                    }
+                    size += self.__buffa_unknown_fields.encoded_len() as u64;
+                    ::formic_rpc::rt::buffa::saturate_size(size)
+                }
+                fn write_to(
+                    &self,
+                    _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                    buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                ) {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    if self.number != 0u64 {
+                        ::formic_rpc::rt::buffa::types::put_uint64_field(1u32, self.number, buf);
+                    }
+                    if !self.service.is_empty() {
+                        ::formic_rpc::rt::buffa::types::put_string_field(2u32, &self.service, buf);
+                    }
+                    if !self.readmit.is_empty() {
+                        ::formic_rpc::rt::buffa::types::put_string_field(3u32, &self.readmit, buf);
+                    }
+                    self.__buffa_unknown_fields.write_to(buf);
+                }
+                fn merge_field(
+                    &mut self,
+                    tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                    buf: &mut impl ::formic_rpc::rt::buffa::bytes::Buf,
+                    ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                ) -> ::core::result::Result<(), ::formic_rpc::rt::buffa::DecodeError> {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::bytes::Buf as _;
+                    match tag.field_number() {
+                        1u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                            )?;
+                            self.number = ::formic_rpc::rt::buffa::types::decode_uint64(buf)?;
+                        }
+                        2u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::types::merge_string(&mut self.service, buf)?;
+                        }
+                        3u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::types::merge_string(&mut self.readmit, buf)?;
+                        }
+                        _ => {
+                            self.__buffa_unknown_fields.push(
+                                ::formic_rpc::rt::buffa::encoding::decode_unknown_field(tag, buf, ctx)?,
+                            );
+                        }
+                    }
+                    ::core::result::Result::Ok(())
+                }
+                fn clear(&mut self) {
+                    self.number = 0u64;
+                    self.service.clear();
+                    self.readmit.clear();
+                    self.__buffa_unknown_fields.clear();
+                }
+            }
+            impl ::formic_rpc::rt::buffa::ExtensionSet for Question {
+                const PROTO_FQN: &'static str = "formic.control.v1.Question";
+                fn unknown_fields(&self) -> &::formic_rpc::rt::buffa::UnknownFields {
+                    &self.__buffa_unknown_fields
+                }
+                fn unknown_fields_mut(&mut self) -> &mut ::formic_rpc::rt::buffa::UnknownFields {
+                    &mut self.__buffa_unknown_fields
+                }
+            }
+            impl ::formic_rpc::rt::buffa::json_helpers::ProtoElemJson for Question {
+                fn serialize_proto_json<S: ::formic_rpc::rt::serde::Serializer>(
+                    v: &Self,
+                    s: S,
+                ) -> ::core::result::Result<S::Ok, S::Error> {
+                    ::formic_rpc::rt::serde::Serialize::serialize(v, s)
+                }
+                fn deserialize_proto_json<'de, D: ::formic_rpc::rt::serde::Deserializer<'de>>(
+                    d: D,
+                ) -> ::core::result::Result<Self, D::Error> {
+                    <Self as ::formic_rpc::rt::serde::Deserialize>::deserialize(d)
+                }
+            }
+            #[doc(hidden)]
+            pub const __QUESTION_JSON_ANY: ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry =
+                ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry {
+                    type_url: "type.googleapis.com/formic.control.v1.Question",
+                    to_json: ::formic_rpc::rt::buffa::type_registry::any_to_json::<Question>,
+                    from_json: ::formic_rpc::rt::buffa::type_registry::any_from_json::<Question>,
+                    is_wkt: false,
+                };
+            #[derive(
+                Clone,
+                PartialEq,
+                Default,
+                ::formic_rpc::rt::serde::Serialize,
+                ::formic_rpc::rt::serde::Deserialize,
+            )]
+            #[serde(crate = "::formic_rpc::rt::serde")]
+            #[serde(default)]
+            pub struct ReportRequest {
+                /// Which question is answered.
+                ///
+                /// Field 1: `number`
+                #[serde(
+                    rename = "number",
+                    with = "::formic_rpc::rt::buffa::json_helpers::uint64",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u64"
+                )]
+                pub number: u64,
+                /// Missing where the caller has never called the service.
+                ///
+                /// Field 2: `traffic`
+                #[serde(
+                    rename = "traffic",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_unset_message_field"
+                )]
+                pub traffic: ::formic_rpc::rt::buffa::MessageField<
+                    CallerTraffic,
+                    ::formic_rpc::rt::buffa::Inline<CallerTraffic>,
+                >,
+                /// The instance of the question is known here, and gets calls.
+                ///
+                /// Field 3: `readmitted`
+                #[serde(
+                    rename = "readmitted",
+                    with = "::formic_rpc::rt::buffa::json_helpers::proto_bool",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_false"
+                )]
+                pub readmitted: bool,
+                #[serde(skip)]
+                #[doc(hidden)]
+                pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFields,
+            }
+            impl ::core::fmt::Debug for ReportRequest {
+                fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                    f.debug_struct("ReportRequest")
+                        .field("number", &self.number)
+                        .field("traffic", &self.traffic)
+                        .field("readmitted", &self.readmitted)
+                        .finish()
+                }
+            }
+            impl ReportRequest {
+                /// Protobuf type URL for this message, for use with `Any::pack` and
+                /// `Any::unpack_if`.
+                ///
+                /// Format: `type.googleapis.com/<fully.qualified.TypeName>`
+                pub const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.ReportRequest";
+            }
+            ::formic_rpc::rt::buffa::impl_default_instance!(ReportRequest);
+            impl ::formic_rpc::rt::buffa::MessageName for ReportRequest {
+                const PACKAGE: &'static str = "formic.control.v1";
+                const NAME: &'static str = "ReportRequest";
+                const FULL_NAME: &'static str = "formic.control.v1.ReportRequest";
+                const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.ReportRequest";
+            }
+            impl ::formic_rpc::rt::buffa::Message for ReportRequest {
+                /// Returns the total encoded size in bytes.
+                ///
+                /// Accumulates in `u64` (which cannot overflow for in-memory
+                /// data) and saturates to `u32` at return, so a message whose
+                /// encoded size exceeds the 2 GiB protobuf limit yields a value
+                /// above [`::formic_rpc::rt::buffa::MAX_MESSAGE_BYTES`] that the encode entry
+                /// points reject, never a silently wrapped size.
+                #[allow(clippy::let_and_return)]
+                fn compute_size(&self, __cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    let mut size = 0u64;
+                    if self.number != 0u64 {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::uint64_encoded_len(self.number) as u64;
+                    }
+                    if self.traffic.is_set() {
+                        let __slot = __cache.reserve();
+                        let inner_size = self.traffic.compute_size(__cache);
+                        __cache.set(__slot, inner_size);
+                        size += 1u64
+                            + ::formic_rpc::rt::buffa::encoding::varint_len(inner_size as u64) as u64
+                            + inner_size as u64;
+                    }
+                    if self.readmitted {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::BOOL_ENCODED_LEN as u64;
+                    }
+                    size += self.__buffa_unknown_fields.encoded_len() as u64;
+                    ::formic_rpc::rt::buffa::saturate_size(size)
+                }
+                fn write_to(
+                    &self,
+                    __cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                    buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                ) {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    if self.number != 0u64 {
+                        ::formic_rpc::rt::buffa::types::put_uint64_field(1u32, self.number, buf);
+                    }
+                    if self.traffic.is_set() {
+                        ::formic_rpc::rt::buffa::types::put_len_delimited_header(
+                            2u32,
+                            u64::from(__cache.consume_next()),
+                            buf,
+                        );
+                        self.traffic.write_to(__cache, buf);
+                    }
+                    if self.readmitted {
+                        ::formic_rpc::rt::buffa::types::put_bool_field(3u32, self.readmitted, buf);
+                    }
+                    self.__buffa_unknown_fields.write_to(buf);
+                }
+                fn merge_field(
+                    &mut self,
+                    tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                    buf: &mut impl ::formic_rpc::rt::buffa::bytes::Buf,
+                    ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                ) -> ::core::result::Result<(), ::formic_rpc::rt::buffa::DecodeError> {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::bytes::Buf as _;
+                    match tag.field_number() {
+                        1u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                            )?;
+                            self.number = ::formic_rpc::rt::buffa::types::decode_uint64(buf)?;
+                        }
+                        2u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::Message::merge_length_delimited(
+                                self.traffic.get_or_insert_default(),
+                                buf,
+                                ctx,
+                            )?;
+                        }
+                        3u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                            )?;
+                            self.readmitted = ::formic_rpc::rt::buffa::types::decode_bool(buf)?;
+                        }
+                        _ => {
+                            self.__buffa_unknown_fields.push(
+                                ::formic_rpc::rt::buffa::encoding::decode_unknown_field(tag, buf, ctx)?,
+                            );
+                        }
+                    }
+                    ::core::result::Result::Ok(())
+                }
+                fn clear(&mut self) {
+                    self.number = 0u64;
+                    self.traffic = ::formic_rpc::rt::buffa::MessageField::none();
+                    self.readmitted = false;
+                    self.__buffa_unknown_fields.clear();
+                }
+            }
+            impl ::formic_rpc::rt::buffa::ExtensionSet for ReportRequest {
+                const PROTO_FQN: &'static str = "formic.control.v1.ReportRequest";
+                fn unknown_fields(&self) -> &::formic_rpc::rt::buffa::UnknownFields {
+                    &self.__buffa_unknown_fields
+                }
+                fn unknown_fields_mut(&mut self) -> &mut ::formic_rpc::rt::buffa::UnknownFields {
+                    &mut self.__buffa_unknown_fields
+                }
+            }
+            impl ::formic_rpc::rt::buffa::json_helpers::ProtoElemJson for ReportRequest {
+                fn serialize_proto_json<S: ::formic_rpc::rt::serde::Serializer>(
+                    v: &Self,
+                    s: S,
+                ) -> ::core::result::Result<S::Ok, S::Error> {
+                    ::formic_rpc::rt::serde::Serialize::serialize(v, s)
+                }
+                fn deserialize_proto_json<'de, D: ::formic_rpc::rt::serde::Deserializer<'de>>(
+                    d: D,
+                ) -> ::core::result::Result<Self, D::Error> {
+                    <Self as ::formic_rpc::rt::serde::Deserialize>::deserialize(d)
+                }
+            }
+            #[doc(hidden)]
+            pub const __REPORT_REQUEST_JSON_ANY: ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry =
+                ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry {
+                    type_url: "type.googleapis.com/formic.control.v1.ReportRequest",
+                    to_json: ::formic_rpc::rt::buffa::type_registry::any_to_json::<ReportRequest>,
+                    from_json: ::formic_rpc::rt::buffa::type_registry::any_from_json::<ReportRequest>,
+                    is_wkt: false,
+                };
+            #[derive(
+                Clone,
+                PartialEq,
+                Default,
+                ::formic_rpc::rt::serde::Serialize,
+                ::formic_rpc::rt::serde::Deserialize,
+            )]
+            #[serde(crate = "::formic_rpc::rt::serde")]
+            #[serde(default)]
+            pub struct ReportResponse {
+                #[serde(skip)]
+                #[doc(hidden)]
+                pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFields,
+            }
+            impl ::core::fmt::Debug for ReportResponse {
+                fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                    f.debug_struct("ReportResponse").finish()
+                }
+            }
+            impl ReportResponse {
+                /// Protobuf type URL for this message, for use with `Any::pack` and
+                /// `Any::unpack_if`.
+                ///
+                /// Format: `type.googleapis.com/<fully.qualified.TypeName>`
+                pub const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.ReportResponse";
+            }
+            ::formic_rpc::rt::buffa::impl_default_instance!(ReportResponse);
+            impl ::formic_rpc::rt::buffa::MessageName for ReportResponse {
+                const PACKAGE: &'static str = "formic.control.v1";
+                const NAME: &'static str = "ReportResponse";
+                const FULL_NAME: &'static str = "formic.control.v1.ReportResponse";
+                const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.ReportResponse";
+            }
+            impl ::formic_rpc::rt::buffa::Message for ReportResponse {
+                /// Returns the total encoded size in bytes.
+                ///
+                /// Accumulates in `u64` (which cannot overflow for in-memory
+                /// data) and saturates to `u32` at return, so a message whose
+                /// encoded size exceeds the 2 GiB protobuf limit yields a value
+                /// above [`::formic_rpc::rt::buffa::MAX_MESSAGE_BYTES`] that the encode entry
+                /// points reject, never a silently wrapped size.
+                #[allow(clippy::let_and_return)]
+                fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    let mut size = 0u64;
+                    size += self.__buffa_unknown_fields.encoded_len() as u64;
+                    ::formic_rpc::rt::buffa::saturate_size(size)
+                }
+                fn write_to(
+                    &self,
+                    _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                    buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                ) {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    self.__buffa_unknown_fields.write_to(buf);
+                }
+                fn merge_field(
+                    &mut self,
+                    tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                    buf: &mut impl ::formic_rpc::rt::buffa::bytes::Buf,
+                    ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                ) -> ::core::result::Result<(), ::formic_rpc::rt::buffa::DecodeError> {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::bytes::Buf as _;
+                    match tag.field_number() {
+                        _ => {
+                            self.__buffa_unknown_fields.push(
+                                ::formic_rpc::rt::buffa::encoding::decode_unknown_field(tag, buf, ctx)?,
+                            );
+                        }
+                    }
+                    ::core::result::Result::Ok(())
+                }
+                fn clear(&mut self) {
+                    self.__buffa_unknown_fields.clear();
+                }
+            }
+            impl ::formic_rpc::rt::buffa::ExtensionSet for ReportResponse {
+                const PROTO_FQN: &'static str = "formic.control.v1.ReportResponse";
+                fn unknown_fields(&self) -> &::formic_rpc::rt::buffa::UnknownFields {
+                    &self.__buffa_unknown_fields
+                }
+                fn unknown_fields_mut(&mut self) -> &mut ::formic_rpc::rt::buffa::UnknownFields {
+                    &mut self.__buffa_unknown_fields
+                }
+            }
+            impl ::formic_rpc::rt::buffa::json_helpers::ProtoElemJson for ReportResponse {
+                fn serialize_proto_json<S: ::formic_rpc::rt::serde::Serializer>(
+                    v: &Self,
+                    s: S,
+                ) -> ::core::result::Result<S::Ok, S::Error> {
+                    ::formic_rpc::rt::serde::Serialize::serialize(v, s)
+                }
+                fn deserialize_proto_json<'de, D: ::formic_rpc::rt::serde::Deserializer<'de>>(
+                    d: D,
+                ) -> ::core::result::Result<Self, D::Error> {
+                    <Self as ::formic_rpc::rt::serde::Deserialize>::deserialize(d)
+                }
+            }
+            #[doc(hidden)]
+            pub const __REPORT_RESPONSE_JSON_ANY: ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry =
+                ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry {
+                    type_url: "type.googleapis.com/formic.control.v1.ReportResponse",
+                    to_json: ::formic_rpc::rt::buffa::type_registry::any_to_json::<ReportResponse>,
+                    from_json: ::formic_rpc::rt::buffa::type_registry::any_from_json::<ReportResponse>,
+                    is_wkt: false,
+                };
             #[allow(
                 non_camel_case_types,
                 dead_code,
@@ -24614,6 +27241,4883 @@ pub mod formic {
                             ::formic_rpc::rt::serde::Serialize::serialize(&self.0, __s)
                         }
                     }
+                    #[derive(Clone, Debug, Default)]
+                    pub struct TrafficRequestView<'a> {
+                        /// The service that is called.
+                        ///
+                        /// Field 1: `service`
+                        pub service: &'a str,
+                        /// Only what this caller sees: an instance, or all instances of a service. Empty: everybody.
+                        ///
+                        /// Field 2: `from`
+                        pub from: &'a str,
+                        pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFieldsView<'a>,
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageView<'a> for TrafficRequestView<'a> {
+                        type Owned = super::super::TrafficRequest;
+                        fn decode_view(
+                            buf: &'a [u8],
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let __limit =
+                                ::core::cell::Cell::new(::formic_rpc::rt::buffa::DEFAULT_UNKNOWN_FIELD_LIMIT);
+                            let __elem = ::core::cell::Cell::new(
+                                ::formic_rpc::rt::buffa::DEFAULT_ELEMENT_MEMORY_LIMIT,
+                            );
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                buf,
+                                ::formic_rpc::rt::buffa::DecodeContext::new(
+                                    ::formic_rpc::rt::buffa::RECURSION_LIMIT,
+                                    &__limit,
+                                )
+                                .with_element_memory(&__elem),
+                            )
+                        }
+                        fn decode_view_with_ctx(
+                            buf: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(buf, ctx)
+                        }
+                        #[inline]
+                        fn merge_view_field(
+                            &mut self,
+                            tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                            cur: &'a [u8],
+                            before_tag: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<&'a [u8], ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let _ = ctx;
+                            #[allow(unused_variables)]
+                            let view = self;
+                            let mut cur = cur;
+                            match tag.field_number() {
+                                1u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    view.service = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
+                                }
+                                2u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    view.from = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
+                                }
+                                _ => {
+                                    ::formic_rpc::rt::buffa::encoding::skip_field_depth(
+                                        tag,
+                                        &mut cur,
+                                        ctx.depth(),
+                                    )?;
+                                    let span_len = before_tag.len() - cur.len();
+                                    view.__buffa_unknown_fields.push_record(before_tag, span_len, ctx)?;
+                                }
+                            }
+                            ::core::result::Result::Ok(cur)
+                        }
+                        fn to_owned_message(
+                            &self,
+                        ) -> ::core::result::Result<
+                            super::super::TrafficRequest,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            self.to_owned_from_source(None)
+                        }
+                        #[allow(clippy::useless_conversion, clippy::needless_update)]
+                        fn to_owned_from_source(
+                            &self,
+                            __buffa_src: ::core::option::Option<&::formic_rpc::rt::buffa::bytes::Bytes>,
+                        ) -> ::core::result::Result<
+                            super::super::TrafficRequest,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::alloc::string::ToString as _;
+                            let _ = __buffa_src;
+                            ::core::result::Result::Ok(super::super::TrafficRequest {
+                                service: self.service.to_string(),
+                                from: self.from.to_string(),
+                                __buffa_unknown_fields: self.__buffa_unknown_fields.to_owned()?.into(),
+                                ..::core::default::Default::default()
+                            })
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::ViewEncode<'a> for TrafficRequestView<'a> {
+                        #[allow(clippy::needless_borrow, clippy::let_and_return)]
+                        fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            let mut size = 0u64;
+                            if !self.service.is_empty() {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.service)
+                                        as u64;
+                            }
+                            if !self.from.is_empty() {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.from) as u64;
+                            }
+                            size += self.__buffa_unknown_fields.encoded_len() as u64;
+                            ::formic_rpc::rt::buffa::saturate_size(size)
+                        }
+                        #[allow(clippy::needless_borrow)]
+                        fn write_to(
+                            &self,
+                            _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                            buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                        ) {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            if !self.service.is_empty() {
+                                ::formic_rpc::rt::buffa::types::put_string_field(1u32, &self.service, buf);
+                            }
+                            if !self.from.is_empty() {
+                                ::formic_rpc::rt::buffa::types::put_string_field(2u32, &self.from, buf);
+                            }
+                            self.__buffa_unknown_fields.write_to(buf);
+                        }
+                    }
+                    /// Serializes this view as protobuf JSON.
+                    ///
+                    /// Implicit-presence fields with default values are omitted, `required`
+                    /// fields are always emitted, explicit-presence (`optional`) fields are
+                    /// emitted only when set, bytes fields are base64-encoded, and enum
+                    /// values are their proto name strings.
+                    ///
+                    /// This impl uses `serialize_map(None)` because the number of emitted
+                    /// fields depends on default-omission rules; serializers that require
+                    /// known map lengths (e.g. `bincode`) will return a runtime error.
+                    /// Use the owned message type for those formats.
+                    impl<'__a> ::formic_rpc::rt::serde::Serialize for TrafficRequestView<'__a> {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            use ::formic_rpc::rt::serde::ser::SerializeMap as _;
+                            let mut __map = __s.serialize_map(::core::option::Option::None)?;
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str(self.service) {
+                                __map.serialize_entry("service", self.service)?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str(self.from) {
+                                __map.serialize_entry("from", self.from)?;
+                            }
+                            __map.end()
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageName for TrafficRequestView<'a> {
+                        const PACKAGE: &'static str = "formic.control.v1";
+                        const NAME: &'static str = "TrafficRequest";
+                        const FULL_NAME: &'static str = "formic.control.v1.TrafficRequest";
+                        const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.TrafficRequest";
+                    }
+                    ::formic_rpc::rt::buffa::impl_default_view_instance!(TrafficRequestView);
+                    ::formic_rpc::rt::buffa::impl_view_reborrow!(TrafficRequestView);
+                    /** Self-contained, `'static` owned view of a `TrafficRequest` message.
+
+                    Wraps [`::formic_rpc::rt::buffa::OwnedView`]`<`[`TrafficRequestView`]`<'static>>`: the decoded view and the [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer it borrows from travel together, so the handle is `'static` and `Send + Sync` — suitable for async handlers, spawned tasks, and anywhere a `'static` bound is required.
+
+                    Field accessors return borrows tied to `&self`. Use [`Self::view`] to get the full [`TrafficRequestView`] when you need struct patterns, iteration helpers, or to pass the view to lifetime-parameterised code.*/
+                    #[derive(Clone, Debug)]
+                    pub struct TrafficRequestOwnedView(
+                        ::formic_rpc::rt::buffa::OwnedView<TrafficRequestView<'static>>,
+                    );
+                    impl TrafficRequestOwnedView {
+                        /// Decode an owned view from a [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer.
+                        ///
+                        /// The view borrows directly from the buffer's data; the buffer is
+                        /// retained inside the returned handle.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer contains invalid
+                        /// protobuf data.
+                        pub fn decode(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(TrafficRequestOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode(bytes)?,
+                            ))
+                        }
+                        /// Decode with custom [`::formic_rpc::rt::buffa::DecodeOptions`] (recursion limit,
+                        /// max message size).
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer is invalid or
+                        /// exceeds the configured limits.
+                        pub fn decode_with_options(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                            opts: &::formic_rpc::rt::buffa::DecodeOptions,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(TrafficRequestOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode_with_options(bytes, opts)?,
+                            ))
+                        }
+                        /// Build from an owned message via an encode → decode round-trip.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError::MessageTooLarge`] if the
+                        /// message's encoded size exceeds the 2 GiB protobuf limit, or
+                        /// another [`::formic_rpc::rt::buffa::DecodeError`] if the re-encoded bytes are
+                        /// somehow invalid (should not happen for well-formed messages).
+                        pub fn from_owned(
+                            msg: &super::super::TrafficRequest,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(TrafficRequestOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::from_owned(msg)?,
+                            ))
+                        }
+                        /// Borrow the full [`TrafficRequestView`] with its lifetime tied to `&self`.
+                        #[must_use]
+                        pub fn view(&self) -> &TrafficRequestView<'_> {
+                            self.0.reborrow()
+                        }
+                        /// Convert to the owned message type.
+                        ///
+                        /// Infallible: this type's constructors wire-decode their
+                        /// buffer, and a view produced by wire decoding always
+                        /// converts. Delegates to [`::formic_rpc::rt::buffa::OwnedView::to_owned_message`],
+                        /// whose contract also governs handles converted from a raw
+                        /// [`::formic_rpc::rt::buffa::OwnedView`].
+                        #[must_use]
+                        pub fn to_owned_message(&self) -> super::super::TrafficRequest {
+                            self.0.to_owned_message()
+                        }
+                        /// The underlying bytes buffer.
+                        #[must_use]
+                        pub fn bytes(&self) -> &::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.bytes()
+                        }
+                        /// Consume the handle, returning the underlying bytes buffer.
+                        #[must_use]
+                        pub fn into_bytes(self) -> ::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.into_bytes()
+                        }
+                        /// The service that is called.
+                        ///
+                        /// Field 1: `service`
+                        #[must_use]
+                        pub fn service(&self) -> &'_ str {
+                            self.0.reborrow().service
+                        }
+                        /// Only what this caller sees: an instance, or all instances of a service. Empty: everybody.
+                        ///
+                        /// Field 2: `from`
+                        #[must_use]
+                        pub fn from(&self) -> &'_ str {
+                            self.0.reborrow().from
+                        }
+                    }
+                    impl
+                        ::core::convert::From<::formic_rpc::rt::buffa::OwnedView<TrafficRequestView<'static>>>
+                        for TrafficRequestOwnedView
+                    {
+                        fn from(
+                            inner: ::formic_rpc::rt::buffa::OwnedView<TrafficRequestView<'static>>,
+                        ) -> Self {
+                            TrafficRequestOwnedView(inner)
+                        }
+                    }
+                    impl ::core::convert::From<TrafficRequestOwnedView>
+                        for ::formic_rpc::rt::buffa::OwnedView<TrafficRequestView<'static>>
+                    {
+                        fn from(wrapper: TrafficRequestOwnedView) -> Self {
+                            wrapper.0
+                        }
+                    }
+                    impl
+                        ::core::convert::AsRef<
+                            ::formic_rpc::rt::buffa::OwnedView<TrafficRequestView<'static>>,
+                        > for TrafficRequestOwnedView
+                    {
+                        fn as_ref(&self) -> &::formic_rpc::rt::buffa::OwnedView<TrafficRequestView<'static>> {
+                            &self.0
+                        }
+                    }
+                    impl ::formic_rpc::rt::buffa::HasMessageView for super::super::TrafficRequest {
+                        type View<'a> = TrafficRequestView<'a>;
+                        type ViewHandle = TrafficRequestOwnedView;
+                    }
+                    impl ::formic_rpc::rt::serde::Serialize for TrafficRequestOwnedView {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            ::formic_rpc::rt::serde::Serialize::serialize(&self.0, __s)
+                        }
+                    }
+                    #[derive(Clone, Debug, Default)]
+                    pub struct TrafficResponseView<'a> {
+                        /// Who has called it, by name.
+                        ///
+                        /// Field 1: `callers`
+                        pub callers: ::formic_rpc::rt::buffa::RepeatedView<
+                            'a,
+                            super::super::__buffa::view::CallerTrafficView<'a>,
+                        >,
+                        /// Callers that did not answer in time.
+                        ///
+                        /// Field 2: `silent`
+                        pub silent: ::formic_rpc::rt::buffa::RepeatedView<
+                            'a,
+                            super::super::__buffa::view::CallerView<'a>,
+                        >,
+                        /// The policy that the manifest wants, as JSON; empty where it says nothing.
+                        ///
+                        /// Field 3: `wanted`
+                        pub wanted: &'a str,
+                        pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFieldsView<'a>,
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageView<'a> for TrafficResponseView<'a> {
+                        type Owned = super::super::TrafficResponse;
+                        fn decode_view(
+                            buf: &'a [u8],
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let __limit =
+                                ::core::cell::Cell::new(::formic_rpc::rt::buffa::DEFAULT_UNKNOWN_FIELD_LIMIT);
+                            let __elem = ::core::cell::Cell::new(
+                                ::formic_rpc::rt::buffa::DEFAULT_ELEMENT_MEMORY_LIMIT,
+                            );
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                buf,
+                                ::formic_rpc::rt::buffa::DecodeContext::new(
+                                    ::formic_rpc::rt::buffa::RECURSION_LIMIT,
+                                    &__limit,
+                                )
+                                .with_element_memory(&__elem),
+                            )
+                        }
+                        fn decode_view_with_ctx(
+                            buf: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(buf, ctx)
+                        }
+                        #[inline]
+                        fn merge_view_field(
+                            &mut self,
+                            tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                            cur: &'a [u8],
+                            before_tag: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<&'a [u8], ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let _ = ctx;
+                            #[allow(unused_variables)]
+                            let view = self;
+                            let mut cur = cur;
+                            match tag.field_number() {
+                                3u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    view.wanted = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
+                                }
+                                1u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    let __sub_ctx = ctx.descend()?;
+                                    let sub = ::formic_rpc::rt::buffa::types::borrow_bytes(&mut cur)?;
+                                    ctx.register_element_memory(::core::mem::size_of::<
+                                        super::super::__buffa::view::CallerTrafficView,
+                                    >())?;
+                                    view.callers
+                            .push(
+                                <super::super::__buffa::view::CallerTrafficView as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                    sub,
+                                    __sub_ctx,
+                                )?,
+                            );
+                                }
+                                2u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    let __sub_ctx = ctx.descend()?;
+                                    let sub = ::formic_rpc::rt::buffa::types::borrow_bytes(&mut cur)?;
+                                    ctx.register_element_memory(::core::mem::size_of::<
+                                        super::super::__buffa::view::CallerView,
+                                    >())?;
+                                    view.silent
+                            .push(
+                                <super::super::__buffa::view::CallerView as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                    sub,
+                                    __sub_ctx,
+                                )?,
+                            );
+                                }
+                                _ => {
+                                    ::formic_rpc::rt::buffa::encoding::skip_field_depth(
+                                        tag,
+                                        &mut cur,
+                                        ctx.depth(),
+                                    )?;
+                                    let span_len = before_tag.len() - cur.len();
+                                    view.__buffa_unknown_fields.push_record(before_tag, span_len, ctx)?;
+                                }
+                            }
+                            ::core::result::Result::Ok(cur)
+                        }
+                        fn to_owned_message(
+                            &self,
+                        ) -> ::core::result::Result<
+                            super::super::TrafficResponse,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            self.to_owned_from_source(None)
+                        }
+                        #[allow(clippy::useless_conversion, clippy::needless_update)]
+                        fn to_owned_from_source(
+                            &self,
+                            __buffa_src: ::core::option::Option<&::formic_rpc::rt::buffa::bytes::Bytes>,
+                        ) -> ::core::result::Result<
+                            super::super::TrafficResponse,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::alloc::string::ToString as _;
+                            let _ = __buffa_src;
+                            ::core::result::Result::Ok(super::super::TrafficResponse {
+                    callers: self
+                        .callers
+                        .iter()
+                        .map(|v| v.to_owned_from_source(__buffa_src))
+                        .collect::<::core::result::Result<_, ::formic_rpc::rt::buffa::DecodeError>>()?,
+                    silent: self
+                        .silent
+                        .iter()
+                        .map(|v| v.to_owned_from_source(__buffa_src))
+                        .collect::<::core::result::Result<_, ::formic_rpc::rt::buffa::DecodeError>>()?,
+                    wanted: self.wanted.to_string(),
+                    __buffa_unknown_fields: self
+                        .__buffa_unknown_fields
+                        .to_owned()?
+                        .into(),
+                    ..::core::default::Default::default()
+                })
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::ViewEncode<'a> for TrafficResponseView<'a> {
+                        #[allow(clippy::needless_borrow, clippy::let_and_return)]
+                        fn compute_size(&self, __cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            let mut size = 0u64;
+                            for v in &self.callers {
+                                let __slot = __cache.reserve();
+                                let inner_size = v.compute_size(__cache);
+                                __cache.set(__slot, inner_size);
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::encoding::varint_len(inner_size as u64) as u64
+                                    + inner_size as u64;
+                            }
+                            for v in &self.silent {
+                                let __slot = __cache.reserve();
+                                let inner_size = v.compute_size(__cache);
+                                __cache.set(__slot, inner_size);
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::encoding::varint_len(inner_size as u64) as u64
+                                    + inner_size as u64;
+                            }
+                            if !self.wanted.is_empty() {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.wanted) as u64;
+                            }
+                            size += self.__buffa_unknown_fields.encoded_len() as u64;
+                            ::formic_rpc::rt::buffa::saturate_size(size)
+                        }
+                        #[allow(clippy::needless_borrow)]
+                        fn write_to(
+                            &self,
+                            __cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                            buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                        ) {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            for v in &self.callers {
+                                ::formic_rpc::rt::buffa::types::put_len_delimited_header(
+                                    1u32,
+                                    u64::from(__cache.consume_next()),
+                                    buf,
+                                );
+                                v.write_to(__cache, buf);
+                            }
+                            for v in &self.silent {
+                                ::formic_rpc::rt::buffa::types::put_len_delimited_header(
+                                    2u32,
+                                    u64::from(__cache.consume_next()),
+                                    buf,
+                                );
+                                v.write_to(__cache, buf);
+                            }
+                            if !self.wanted.is_empty() {
+                                ::formic_rpc::rt::buffa::types::put_string_field(3u32, &self.wanted, buf);
+                            }
+                            self.__buffa_unknown_fields.write_to(buf);
+                        }
+                    }
+                    /// Serializes this view as protobuf JSON.
+                    ///
+                    /// Implicit-presence fields with default values are omitted, `required`
+                    /// fields are always emitted, explicit-presence (`optional`) fields are
+                    /// emitted only when set, bytes fields are base64-encoded, and enum
+                    /// values are their proto name strings.
+                    ///
+                    /// This impl uses `serialize_map(None)` because the number of emitted
+                    /// fields depends on default-omission rules; serializers that require
+                    /// known map lengths (e.g. `bincode`) will return a runtime error.
+                    /// Use the owned message type for those formats.
+                    impl<'__a> ::formic_rpc::rt::serde::Serialize for TrafficResponseView<'__a> {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            use ::formic_rpc::rt::serde::ser::SerializeMap as _;
+                            let mut __map = __s.serialize_map(::core::option::Option::None)?;
+                            if !self.callers.is_empty() {
+                                __map.serialize_entry("callers", &*self.callers)?;
+                            }
+                            if !self.silent.is_empty() {
+                                __map.serialize_entry("silent", &*self.silent)?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str(self.wanted) {
+                                __map.serialize_entry("wanted", self.wanted)?;
+                            }
+                            __map.end()
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageName for TrafficResponseView<'a> {
+                        const PACKAGE: &'static str = "formic.control.v1";
+                        const NAME: &'static str = "TrafficResponse";
+                        const FULL_NAME: &'static str = "formic.control.v1.TrafficResponse";
+                        const TYPE_URL: &'static str =
+                            "type.googleapis.com/formic.control.v1.TrafficResponse";
+                    }
+                    ::formic_rpc::rt::buffa::impl_default_view_instance!(TrafficResponseView);
+                    ::formic_rpc::rt::buffa::impl_view_reborrow!(TrafficResponseView);
+                    /** Self-contained, `'static` owned view of a `TrafficResponse` message.
+
+                    Wraps [`::formic_rpc::rt::buffa::OwnedView`]`<`[`TrafficResponseView`]`<'static>>`: the decoded view and the [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer it borrows from travel together, so the handle is `'static` and `Send + Sync` — suitable for async handlers, spawned tasks, and anywhere a `'static` bound is required.
+
+                    Field accessors return borrows tied to `&self`. Use [`Self::view`] to get the full [`TrafficResponseView`] when you need struct patterns, iteration helpers, or to pass the view to lifetime-parameterised code.*/
+                    #[derive(Clone, Debug)]
+                    pub struct TrafficResponseOwnedView(
+                        ::formic_rpc::rt::buffa::OwnedView<TrafficResponseView<'static>>,
+                    );
+                    impl TrafficResponseOwnedView {
+                        /// Decode an owned view from a [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer.
+                        ///
+                        /// The view borrows directly from the buffer's data; the buffer is
+                        /// retained inside the returned handle.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer contains invalid
+                        /// protobuf data.
+                        pub fn decode(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(TrafficResponseOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode(bytes)?,
+                            ))
+                        }
+                        /// Decode with custom [`::formic_rpc::rt::buffa::DecodeOptions`] (recursion limit,
+                        /// max message size).
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer is invalid or
+                        /// exceeds the configured limits.
+                        pub fn decode_with_options(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                            opts: &::formic_rpc::rt::buffa::DecodeOptions,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(TrafficResponseOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode_with_options(bytes, opts)?,
+                            ))
+                        }
+                        /// Build from an owned message via an encode → decode round-trip.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError::MessageTooLarge`] if the
+                        /// message's encoded size exceeds the 2 GiB protobuf limit, or
+                        /// another [`::formic_rpc::rt::buffa::DecodeError`] if the re-encoded bytes are
+                        /// somehow invalid (should not happen for well-formed messages).
+                        pub fn from_owned(
+                            msg: &super::super::TrafficResponse,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(TrafficResponseOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::from_owned(msg)?,
+                            ))
+                        }
+                        /// Borrow the full [`TrafficResponseView`] with its lifetime tied to `&self`.
+                        #[must_use]
+                        pub fn view(&self) -> &TrafficResponseView<'_> {
+                            self.0.reborrow()
+                        }
+                        /// Convert to the owned message type.
+                        ///
+                        /// Infallible: this type's constructors wire-decode their
+                        /// buffer, and a view produced by wire decoding always
+                        /// converts. Delegates to [`::formic_rpc::rt::buffa::OwnedView::to_owned_message`],
+                        /// whose contract also governs handles converted from a raw
+                        /// [`::formic_rpc::rt::buffa::OwnedView`].
+                        #[must_use]
+                        pub fn to_owned_message(&self) -> super::super::TrafficResponse {
+                            self.0.to_owned_message()
+                        }
+                        /// The underlying bytes buffer.
+                        #[must_use]
+                        pub fn bytes(&self) -> &::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.bytes()
+                        }
+                        /// Consume the handle, returning the underlying bytes buffer.
+                        #[must_use]
+                        pub fn into_bytes(self) -> ::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.into_bytes()
+                        }
+                        /// Who has called it, by name.
+                        ///
+                        /// Field 1: `callers`
+                        #[must_use]
+                        pub fn callers(
+                            &self,
+                        ) -> &::formic_rpc::rt::buffa::RepeatedView<
+                            '_,
+                            super::super::__buffa::view::CallerTrafficView<'_>,
+                        > {
+                            &self.0.reborrow().callers
+                        }
+                        /// Callers that did not answer in time.
+                        ///
+                        /// Field 2: `silent`
+                        #[must_use]
+                        pub fn silent(
+                            &self,
+                        ) -> &::formic_rpc::rt::buffa::RepeatedView<
+                            '_,
+                            super::super::__buffa::view::CallerView<'_>,
+                        > {
+                            &self.0.reborrow().silent
+                        }
+                        /// The policy that the manifest wants, as JSON; empty where it says nothing.
+                        ///
+                        /// Field 3: `wanted`
+                        #[must_use]
+                        pub fn wanted(&self) -> &'_ str {
+                            self.0.reborrow().wanted
+                        }
+                    }
+                    impl
+                        ::core::convert::From<
+                            ::formic_rpc::rt::buffa::OwnedView<TrafficResponseView<'static>>,
+                        > for TrafficResponseOwnedView
+                    {
+                        fn from(
+                            inner: ::formic_rpc::rt::buffa::OwnedView<TrafficResponseView<'static>>,
+                        ) -> Self {
+                            TrafficResponseOwnedView(inner)
+                        }
+                    }
+                    impl ::core::convert::From<TrafficResponseOwnedView>
+                        for ::formic_rpc::rt::buffa::OwnedView<TrafficResponseView<'static>>
+                    {
+                        fn from(wrapper: TrafficResponseOwnedView) -> Self {
+                            wrapper.0
+                        }
+                    }
+                    impl
+                        ::core::convert::AsRef<
+                            ::formic_rpc::rt::buffa::OwnedView<TrafficResponseView<'static>>,
+                        > for TrafficResponseOwnedView
+                    {
+                        fn as_ref(
+                            &self,
+                        ) -> &::formic_rpc::rt::buffa::OwnedView<TrafficResponseView<'static>>
+                        {
+                            &self.0
+                        }
+                    }
+                    impl ::formic_rpc::rt::buffa::HasMessageView for super::super::TrafficResponse {
+                        type View<'a> = TrafficResponseView<'a>;
+                        type ViewHandle = TrafficResponseOwnedView;
+                    }
+                    impl ::formic_rpc::rt::serde::Serialize for TrafficResponseOwnedView {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            ::formic_rpc::rt::serde::Serialize::serialize(&self.0, __s)
+                        }
+                    }
+                    #[derive(Clone, Debug, Default)]
+                    pub struct CallerView<'a> {
+                        /// Field 1: `instance`
+                        pub instance: &'a str,
+                        /// Field 2: `service`
+                        pub service: &'a str,
+                        pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFieldsView<'a>,
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageView<'a> for CallerView<'a> {
+                        type Owned = super::super::Caller;
+                        fn decode_view(
+                            buf: &'a [u8],
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let __limit =
+                                ::core::cell::Cell::new(::formic_rpc::rt::buffa::DEFAULT_UNKNOWN_FIELD_LIMIT);
+                            let __elem = ::core::cell::Cell::new(
+                                ::formic_rpc::rt::buffa::DEFAULT_ELEMENT_MEMORY_LIMIT,
+                            );
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                buf,
+                                ::formic_rpc::rt::buffa::DecodeContext::new(
+                                    ::formic_rpc::rt::buffa::RECURSION_LIMIT,
+                                    &__limit,
+                                )
+                                .with_element_memory(&__elem),
+                            )
+                        }
+                        fn decode_view_with_ctx(
+                            buf: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(buf, ctx)
+                        }
+                        #[inline]
+                        fn merge_view_field(
+                            &mut self,
+                            tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                            cur: &'a [u8],
+                            before_tag: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<&'a [u8], ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let _ = ctx;
+                            #[allow(unused_variables)]
+                            let view = self;
+                            let mut cur = cur;
+                            match tag.field_number() {
+                                1u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    view.instance = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
+                                }
+                                2u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    view.service = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
+                                }
+                                _ => {
+                                    ::formic_rpc::rt::buffa::encoding::skip_field_depth(
+                                        tag,
+                                        &mut cur,
+                                        ctx.depth(),
+                                    )?;
+                                    let span_len = before_tag.len() - cur.len();
+                                    view.__buffa_unknown_fields.push_record(before_tag, span_len, ctx)?;
+                                }
+                            }
+                            ::core::result::Result::Ok(cur)
+                        }
+                        fn to_owned_message(
+                            &self,
+                        ) -> ::core::result::Result<super::super::Caller, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            self.to_owned_from_source(None)
+                        }
+                        #[allow(clippy::useless_conversion, clippy::needless_update)]
+                        fn to_owned_from_source(
+                            &self,
+                            __buffa_src: ::core::option::Option<&::formic_rpc::rt::buffa::bytes::Bytes>,
+                        ) -> ::core::result::Result<super::super::Caller, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::alloc::string::ToString as _;
+                            let _ = __buffa_src;
+                            ::core::result::Result::Ok(super::super::Caller {
+                                instance: self.instance.to_string(),
+                                service: self.service.to_string(),
+                                __buffa_unknown_fields: self.__buffa_unknown_fields.to_owned()?.into(),
+                                ..::core::default::Default::default()
+                            })
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::ViewEncode<'a> for CallerView<'a> {
+                        #[allow(clippy::needless_borrow, clippy::let_and_return)]
+                        fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            let mut size = 0u64;
+                            if !self.instance.is_empty() {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.instance)
+                                        as u64;
+                            }
+                            if !self.service.is_empty() {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.service)
+                                        as u64;
+                            }
+                            size += self.__buffa_unknown_fields.encoded_len() as u64;
+                            ::formic_rpc::rt::buffa::saturate_size(size)
+                        }
+                        #[allow(clippy::needless_borrow)]
+                        fn write_to(
+                            &self,
+                            _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                            buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                        ) {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            if !self.instance.is_empty() {
+                                ::formic_rpc::rt::buffa::types::put_string_field(1u32, &self.instance, buf);
+                            }
+                            if !self.service.is_empty() {
+                                ::formic_rpc::rt::buffa::types::put_string_field(2u32, &self.service, buf);
+                            }
+                            self.__buffa_unknown_fields.write_to(buf);
+                        }
+                    }
+                    /// Serializes this view as protobuf JSON.
+                    ///
+                    /// Implicit-presence fields with default values are omitted, `required`
+                    /// fields are always emitted, explicit-presence (`optional`) fields are
+                    /// emitted only when set, bytes fields are base64-encoded, and enum
+                    /// values are their proto name strings.
+                    ///
+                    /// This impl uses `serialize_map(None)` because the number of emitted
+                    /// fields depends on default-omission rules; serializers that require
+                    /// known map lengths (e.g. `bincode`) will return a runtime error.
+                    /// Use the owned message type for those formats.
+                    impl<'__a> ::formic_rpc::rt::serde::Serialize for CallerView<'__a> {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            use ::formic_rpc::rt::serde::ser::SerializeMap as _;
+                            let mut __map = __s.serialize_map(::core::option::Option::None)?;
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str(self.instance) {
+                                __map.serialize_entry("instance", self.instance)?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str(self.service) {
+                                __map.serialize_entry("service", self.service)?;
+                            }
+                            __map.end()
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageName for CallerView<'a> {
+                        const PACKAGE: &'static str = "formic.control.v1";
+                        const NAME: &'static str = "Caller";
+                        const FULL_NAME: &'static str = "formic.control.v1.Caller";
+                        const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.Caller";
+                    }
+                    ::formic_rpc::rt::buffa::impl_default_view_instance!(CallerView);
+                    ::formic_rpc::rt::buffa::impl_view_reborrow!(CallerView);
+                    /** Self-contained, `'static` owned view of a `Caller` message.
+
+                    Wraps [`::formic_rpc::rt::buffa::OwnedView`]`<`[`CallerView`]`<'static>>`: the decoded view and the [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer it borrows from travel together, so the handle is `'static` and `Send + Sync` — suitable for async handlers, spawned tasks, and anywhere a `'static` bound is required.
+
+                    Field accessors return borrows tied to `&self`. Use [`Self::view`] to get the full [`CallerView`] when you need struct patterns, iteration helpers, or to pass the view to lifetime-parameterised code.*/
+                    #[derive(Clone, Debug)]
+                    pub struct CallerOwnedView(::formic_rpc::rt::buffa::OwnedView<CallerView<'static>>);
+                    impl CallerOwnedView {
+                        /// Decode an owned view from a [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer.
+                        ///
+                        /// The view borrows directly from the buffer's data; the buffer is
+                        /// retained inside the returned handle.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer contains invalid
+                        /// protobuf data.
+                        pub fn decode(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(CallerOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode(bytes)?,
+                            ))
+                        }
+                        /// Decode with custom [`::formic_rpc::rt::buffa::DecodeOptions`] (recursion limit,
+                        /// max message size).
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer is invalid or
+                        /// exceeds the configured limits.
+                        pub fn decode_with_options(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                            opts: &::formic_rpc::rt::buffa::DecodeOptions,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(CallerOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode_with_options(bytes, opts)?,
+                            ))
+                        }
+                        /// Build from an owned message via an encode → decode round-trip.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError::MessageTooLarge`] if the
+                        /// message's encoded size exceeds the 2 GiB protobuf limit, or
+                        /// another [`::formic_rpc::rt::buffa::DecodeError`] if the re-encoded bytes are
+                        /// somehow invalid (should not happen for well-formed messages).
+                        pub fn from_owned(
+                            msg: &super::super::Caller,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(CallerOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::from_owned(msg)?,
+                            ))
+                        }
+                        /// Borrow the full [`CallerView`] with its lifetime tied to `&self`.
+                        #[must_use]
+                        pub fn view(&self) -> &CallerView<'_> {
+                            self.0.reborrow()
+                        }
+                        /// Convert to the owned message type.
+                        ///
+                        /// Infallible: this type's constructors wire-decode their
+                        /// buffer, and a view produced by wire decoding always
+                        /// converts. Delegates to [`::formic_rpc::rt::buffa::OwnedView::to_owned_message`],
+                        /// whose contract also governs handles converted from a raw
+                        /// [`::formic_rpc::rt::buffa::OwnedView`].
+                        #[must_use]
+                        pub fn to_owned_message(&self) -> super::super::Caller {
+                            self.0.to_owned_message()
+                        }
+                        /// The underlying bytes buffer.
+                        #[must_use]
+                        pub fn bytes(&self) -> &::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.bytes()
+                        }
+                        /// Consume the handle, returning the underlying bytes buffer.
+                        #[must_use]
+                        pub fn into_bytes(self) -> ::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.into_bytes()
+                        }
+                        /// Field 1: `instance`
+                        #[must_use]
+                        pub fn instance(&self) -> &'_ str {
+                            self.0.reborrow().instance
+                        }
+                        /// Field 2: `service`
+                        #[must_use]
+                        pub fn service(&self) -> &'_ str {
+                            self.0.reborrow().service
+                        }
+                    }
+                    impl ::core::convert::From<::formic_rpc::rt::buffa::OwnedView<CallerView<'static>>> for CallerOwnedView {
+                        fn from(inner: ::formic_rpc::rt::buffa::OwnedView<CallerView<'static>>) -> Self {
+                            CallerOwnedView(inner)
+                        }
+                    }
+                    impl ::core::convert::From<CallerOwnedView> for ::formic_rpc::rt::buffa::OwnedView<CallerView<'static>> {
+                        fn from(wrapper: CallerOwnedView) -> Self {
+                            wrapper.0
+                        }
+                    }
+                    impl ::core::convert::AsRef<::formic_rpc::rt::buffa::OwnedView<CallerView<'static>>> for CallerOwnedView {
+                        fn as_ref(&self) -> &::formic_rpc::rt::buffa::OwnedView<CallerView<'static>> {
+                            &self.0
+                        }
+                    }
+                    impl ::formic_rpc::rt::buffa::HasMessageView for super::super::Caller {
+                        type View<'a> = CallerView<'a>;
+                        type ViewHandle = CallerOwnedView;
+                    }
+                    impl ::formic_rpc::rt::serde::Serialize for CallerOwnedView {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            ::formic_rpc::rt::serde::Serialize::serialize(&self.0, __s)
+                        }
+                    }
+                    /// A service as one of its callers sees it.
+                    #[derive(Clone, Debug, Default)]
+                    pub struct CallerTrafficView<'a> {
+                        /// Field 1: `caller`
+                        pub caller: ::formic_rpc::rt::buffa::MessageFieldView<
+                            super::super::__buffa::view::CallerView<'a>,
+                        >,
+                        /// The caller serves it itself, so its instances are not called.
+                        ///
+                        /// Field 2: `local`
+                        pub local: bool,
+                        /// The policy in force, whole, as JSON with the keys of the manifest.
+                        ///
+                        /// Field 3: `policy`
+                        pub policy: &'a str,
+                        /// How many further attempts the budget still bears.
+                        ///
+                        /// Field 4: `retries_left`
+                        pub retries_left: f64,
+                        /// Field 5: `endpoints`
+                        pub endpoints: ::formic_rpc::rt::buffa::RepeatedView<
+                            'a,
+                            super::super::__buffa::view::EndpointTrafficView<'a>,
+                        >,
+                        /// What of the policy does not apply to the instances that there are.
+                        ///
+                        /// Field 6: `notes`
+                        pub notes: ::formic_rpc::rt::buffa::RepeatedView<'a, &'a str>,
+                        pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFieldsView<'a>,
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageView<'a> for CallerTrafficView<'a> {
+                        type Owned = super::super::CallerTraffic;
+                        fn decode_view(
+                            buf: &'a [u8],
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let __limit =
+                                ::core::cell::Cell::new(::formic_rpc::rt::buffa::DEFAULT_UNKNOWN_FIELD_LIMIT);
+                            let __elem = ::core::cell::Cell::new(
+                                ::formic_rpc::rt::buffa::DEFAULT_ELEMENT_MEMORY_LIMIT,
+                            );
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                buf,
+                                ::formic_rpc::rt::buffa::DecodeContext::new(
+                                    ::formic_rpc::rt::buffa::RECURSION_LIMIT,
+                                    &__limit,
+                                )
+                                .with_element_memory(&__elem),
+                            )
+                        }
+                        fn decode_view_with_ctx(
+                            buf: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(buf, ctx)
+                        }
+                        #[inline]
+                        fn merge_view_field(
+                            &mut self,
+                            tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                            cur: &'a [u8],
+                            before_tag: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<&'a [u8], ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let _ = ctx;
+                            #[allow(unused_variables)]
+                            let view = self;
+                            let mut cur = cur;
+                            match tag.field_number() {
+                                1u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    let __sub_ctx = ctx.descend()?;
+                                    let sub = ::formic_rpc::rt::buffa::types::borrow_bytes(&mut cur)?;
+                                    match view.caller.as_mut() {
+                                        Some(existing) => {
+                                            ::formic_rpc::rt::buffa::MessageView::merge_into_view(
+                                                existing, sub, __sub_ctx,
+                                            )?
+                                        }
+                                        None => {
+                                            view.caller = ::formic_rpc::rt::buffa::MessageFieldView::set(
+                                    <super::super::__buffa::view::CallerView as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                        sub,
+                                        __sub_ctx,
+                                    )?,
+                                );
+                                        }
+                                    }
+                                }
+                                2u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                                    )?;
+                                    view.local = ::formic_rpc::rt::buffa::types::decode_bool(&mut cur)?;
+                                }
+                                3u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    view.policy = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
+                                }
+                                4u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::Fixed64,
+                                    )?;
+                                    view.retries_left =
+                                        ::formic_rpc::rt::buffa::types::decode_double(&mut cur)?;
+                                }
+                                5u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    let __sub_ctx = ctx.descend()?;
+                                    let sub = ::formic_rpc::rt::buffa::types::borrow_bytes(&mut cur)?;
+                                    ctx.register_element_memory(::core::mem::size_of::<
+                                        super::super::__buffa::view::EndpointTrafficView,
+                                    >())?;
+                                    view.endpoints
+                            .push(
+                                <super::super::__buffa::view::EndpointTrafficView as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                    sub,
+                                    __sub_ctx,
+                                )?,
+                            );
+                                }
+                                6u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    let __elem = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
+                                    ctx.register_element_memory(
+                                        ::formic_rpc::rt::buffa::__private::element_footprint(&__elem),
+                                    )?;
+                                    view.notes.push(__elem);
+                                }
+                                _ => {
+                                    ::formic_rpc::rt::buffa::encoding::skip_field_depth(
+                                        tag,
+                                        &mut cur,
+                                        ctx.depth(),
+                                    )?;
+                                    let span_len = before_tag.len() - cur.len();
+                                    view.__buffa_unknown_fields.push_record(before_tag, span_len, ctx)?;
+                                }
+                            }
+                            ::core::result::Result::Ok(cur)
+                        }
+                        fn to_owned_message(
+                            &self,
+                        ) -> ::core::result::Result<
+                            super::super::CallerTraffic,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            self.to_owned_from_source(None)
+                        }
+                        #[allow(clippy::useless_conversion, clippy::needless_update)]
+                        fn to_owned_from_source(
+                            &self,
+                            __buffa_src: ::core::option::Option<&::formic_rpc::rt::buffa::bytes::Bytes>,
+                        ) -> ::core::result::Result<
+                            super::super::CallerTraffic,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::alloc::string::ToString as _;
+                            let _ = __buffa_src;
+                            ::core::result::Result::Ok(super::super::CallerTraffic {
+                    caller: match self.caller.as_option() {
+                        Some(v) => {
+                            ::formic_rpc::rt::buffa::MessageField::<
+                                super::super::Caller,
+                                ::formic_rpc::rt::buffa::Inline<super::super::Caller>,
+                            >::some(v.to_owned_from_source(__buffa_src)?)
+                        }
+                        None => ::formic_rpc::rt::buffa::MessageField::none(),
+                    },
+                    local: self.local,
+                    policy: self.policy.to_string(),
+                    retries_left: self.retries_left,
+                    endpoints: self
+                        .endpoints
+                        .iter()
+                        .map(|v| v.to_owned_from_source(__buffa_src))
+                        .collect::<::core::result::Result<_, ::formic_rpc::rt::buffa::DecodeError>>()?,
+                    notes: self.notes.iter().map(|s| s.to_string()).collect(),
+                    __buffa_unknown_fields: self
+                        .__buffa_unknown_fields
+                        .to_owned()?
+                        .into(),
+                    ..::core::default::Default::default()
+                })
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::ViewEncode<'a> for CallerTrafficView<'a> {
+                        #[allow(clippy::needless_borrow, clippy::let_and_return)]
+                        fn compute_size(&self, __cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            let mut size = 0u64;
+                            if self.caller.is_set() {
+                                let __slot = __cache.reserve();
+                                let inner_size = self.caller.compute_size(__cache);
+                                __cache.set(__slot, inner_size);
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::encoding::varint_len(inner_size as u64) as u64
+                                    + inner_size as u64;
+                            }
+                            if self.local {
+                                size += 1u64 + ::formic_rpc::rt::buffa::types::BOOL_ENCODED_LEN as u64;
+                            }
+                            if !self.policy.is_empty() {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.policy) as u64;
+                            }
+                            if self.retries_left.to_bits() != 0u64 {
+                                size += 1u64 + ::formic_rpc::rt::buffa::types::FIXED64_ENCODED_LEN as u64;
+                            }
+                            for v in &self.endpoints {
+                                let __slot = __cache.reserve();
+                                let inner_size = v.compute_size(__cache);
+                                __cache.set(__slot, inner_size);
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::encoding::varint_len(inner_size as u64) as u64
+                                    + inner_size as u64;
+                            }
+                            for v in &self.notes {
+                                size += 1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(v) as u64;
+                            }
+                            size += self.__buffa_unknown_fields.encoded_len() as u64;
+                            ::formic_rpc::rt::buffa::saturate_size(size)
+                        }
+                        #[allow(clippy::needless_borrow)]
+                        fn write_to(
+                            &self,
+                            __cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                            buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                        ) {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            if self.caller.is_set() {
+                                ::formic_rpc::rt::buffa::types::put_len_delimited_header(
+                                    1u32,
+                                    u64::from(__cache.consume_next()),
+                                    buf,
+                                );
+                                self.caller.write_to(__cache, buf);
+                            }
+                            if self.local {
+                                ::formic_rpc::rt::buffa::types::put_bool_field(2u32, self.local, buf);
+                            }
+                            if !self.policy.is_empty() {
+                                ::formic_rpc::rt::buffa::types::put_string_field(3u32, &self.policy, buf);
+                            }
+                            if self.retries_left.to_bits() != 0u64 {
+                                ::formic_rpc::rt::buffa::types::put_double_field(
+                                    4u32,
+                                    self.retries_left,
+                                    buf,
+                                );
+                            }
+                            for v in &self.endpoints {
+                                ::formic_rpc::rt::buffa::types::put_len_delimited_header(
+                                    5u32,
+                                    u64::from(__cache.consume_next()),
+                                    buf,
+                                );
+                                v.write_to(__cache, buf);
+                            }
+                            for v in &self.notes {
+                                ::formic_rpc::rt::buffa::types::put_string_field(6u32, v, buf);
+                            }
+                            self.__buffa_unknown_fields.write_to(buf);
+                        }
+                    }
+                    /// Serializes this view as protobuf JSON.
+                    ///
+                    /// Implicit-presence fields with default values are omitted, `required`
+                    /// fields are always emitted, explicit-presence (`optional`) fields are
+                    /// emitted only when set, bytes fields are base64-encoded, and enum
+                    /// values are their proto name strings.
+                    ///
+                    /// This impl uses `serialize_map(None)` because the number of emitted
+                    /// fields depends on default-omission rules; serializers that require
+                    /// known map lengths (e.g. `bincode`) will return a runtime error.
+                    /// Use the owned message type for those formats.
+                    impl<'__a> ::formic_rpc::rt::serde::Serialize for CallerTrafficView<'__a> {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            use ::formic_rpc::rt::serde::ser::SerializeMap as _;
+                            let mut __map = __s.serialize_map(::core::option::Option::None)?;
+                            {
+                                if let ::core::option::Option::Some(__v) = self.caller.as_option() {
+                                    __map.serialize_entry("caller", __v)?;
+                                }
+                            }
+                            if self.local {
+                                __map.serialize_entry("local", &self.local)?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str(self.policy) {
+                                __map.serialize_entry("policy", self.policy)?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_f64(
+                                &self.retries_left,
+                            ) {
+                                __map.serialize_entry(
+                                    "retriesLeft",
+                                    &::formic_rpc::rt::buffa::json_helpers::ProtoJson(&self.retries_left),
+                                )?;
+                            }
+                            if !self.endpoints.is_empty() {
+                                __map.serialize_entry("endpoints", &*self.endpoints)?;
+                            }
+                            if !self.notes.is_empty() {
+                                __map.serialize_entry("notes", &*self.notes)?;
+                            }
+                            __map.end()
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageName for CallerTrafficView<'a> {
+                        const PACKAGE: &'static str = "formic.control.v1";
+                        const NAME: &'static str = "CallerTraffic";
+                        const FULL_NAME: &'static str = "formic.control.v1.CallerTraffic";
+                        const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.CallerTraffic";
+                    }
+                    ::formic_rpc::rt::buffa::impl_default_view_instance!(CallerTrafficView);
+                    ::formic_rpc::rt::buffa::impl_view_reborrow!(CallerTrafficView);
+                    /** Self-contained, `'static` owned view of a `CallerTraffic` message.
+
+                    Wraps [`::formic_rpc::rt::buffa::OwnedView`]`<`[`CallerTrafficView`]`<'static>>`: the decoded view and the [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer it borrows from travel together, so the handle is `'static` and `Send + Sync` — suitable for async handlers, spawned tasks, and anywhere a `'static` bound is required.
+
+                    Field accessors return borrows tied to `&self`. Use [`Self::view`] to get the full [`CallerTrafficView`] when you need struct patterns, iteration helpers, or to pass the view to lifetime-parameterised code.*/
+                    #[derive(Clone, Debug)]
+                    pub struct CallerTrafficOwnedView(
+                        ::formic_rpc::rt::buffa::OwnedView<CallerTrafficView<'static>>,
+                    );
+                    impl CallerTrafficOwnedView {
+                        /// Decode an owned view from a [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer.
+                        ///
+                        /// The view borrows directly from the buffer's data; the buffer is
+                        /// retained inside the returned handle.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer contains invalid
+                        /// protobuf data.
+                        pub fn decode(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(CallerTrafficOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode(bytes)?,
+                            ))
+                        }
+                        /// Decode with custom [`::formic_rpc::rt::buffa::DecodeOptions`] (recursion limit,
+                        /// max message size).
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer is invalid or
+                        /// exceeds the configured limits.
+                        pub fn decode_with_options(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                            opts: &::formic_rpc::rt::buffa::DecodeOptions,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(CallerTrafficOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode_with_options(bytes, opts)?,
+                            ))
+                        }
+                        /// Build from an owned message via an encode → decode round-trip.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError::MessageTooLarge`] if the
+                        /// message's encoded size exceeds the 2 GiB protobuf limit, or
+                        /// another [`::formic_rpc::rt::buffa::DecodeError`] if the re-encoded bytes are
+                        /// somehow invalid (should not happen for well-formed messages).
+                        pub fn from_owned(
+                            msg: &super::super::CallerTraffic,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(CallerTrafficOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::from_owned(msg)?,
+                            ))
+                        }
+                        /// Borrow the full [`CallerTrafficView`] with its lifetime tied to `&self`.
+                        #[must_use]
+                        pub fn view(&self) -> &CallerTrafficView<'_> {
+                            self.0.reborrow()
+                        }
+                        /// Convert to the owned message type.
+                        ///
+                        /// Infallible: this type's constructors wire-decode their
+                        /// buffer, and a view produced by wire decoding always
+                        /// converts. Delegates to [`::formic_rpc::rt::buffa::OwnedView::to_owned_message`],
+                        /// whose contract also governs handles converted from a raw
+                        /// [`::formic_rpc::rt::buffa::OwnedView`].
+                        #[must_use]
+                        pub fn to_owned_message(&self) -> super::super::CallerTraffic {
+                            self.0.to_owned_message()
+                        }
+                        /// The underlying bytes buffer.
+                        #[must_use]
+                        pub fn bytes(&self) -> &::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.bytes()
+                        }
+                        /// Consume the handle, returning the underlying bytes buffer.
+                        #[must_use]
+                        pub fn into_bytes(self) -> ::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.into_bytes()
+                        }
+                        /// Field 1: `caller`
+                        #[must_use]
+                        pub fn caller(
+                            &self,
+                        ) -> &::formic_rpc::rt::buffa::MessageFieldView<
+                            super::super::__buffa::view::CallerView<'_>,
+                        > {
+                            &self.0.reborrow().caller
+                        }
+                        /// The caller serves it itself, so its instances are not called.
+                        ///
+                        /// Field 2: `local`
+                        #[must_use]
+                        pub fn local(&self) -> bool {
+                            self.0.reborrow().local
+                        }
+                        /// The policy in force, whole, as JSON with the keys of the manifest.
+                        ///
+                        /// Field 3: `policy`
+                        #[must_use]
+                        pub fn policy(&self) -> &'_ str {
+                            self.0.reborrow().policy
+                        }
+                        /// How many further attempts the budget still bears.
+                        ///
+                        /// Field 4: `retries_left`
+                        #[must_use]
+                        pub fn retries_left(&self) -> f64 {
+                            self.0.reborrow().retries_left
+                        }
+                        /// Field 5: `endpoints`
+                        #[must_use]
+                        pub fn endpoints(
+                            &self,
+                        ) -> &::formic_rpc::rt::buffa::RepeatedView<
+                            '_,
+                            super::super::__buffa::view::EndpointTrafficView<'_>,
+                        > {
+                            &self.0.reborrow().endpoints
+                        }
+                        /// What of the policy does not apply to the instances that there are.
+                        ///
+                        /// Field 6: `notes`
+                        #[must_use]
+                        pub fn notes(&self) -> &::formic_rpc::rt::buffa::RepeatedView<'_, &'_ str> {
+                            &self.0.reborrow().notes
+                        }
+                    }
+                    impl ::core::convert::From<::formic_rpc::rt::buffa::OwnedView<CallerTrafficView<'static>>>
+                        for CallerTrafficOwnedView
+                    {
+                        fn from(
+                            inner: ::formic_rpc::rt::buffa::OwnedView<CallerTrafficView<'static>>,
+                        ) -> Self {
+                            CallerTrafficOwnedView(inner)
+                        }
+                    }
+                    impl ::core::convert::From<CallerTrafficOwnedView>
+                        for ::formic_rpc::rt::buffa::OwnedView<CallerTrafficView<'static>>
+                    {
+                        fn from(wrapper: CallerTrafficOwnedView) -> Self {
+                            wrapper.0
+                        }
+                    }
+                    impl
+                        ::core::convert::AsRef<::formic_rpc::rt::buffa::OwnedView<CallerTrafficView<'static>>>
+                        for CallerTrafficOwnedView
+                    {
+                        fn as_ref(&self) -> &::formic_rpc::rt::buffa::OwnedView<CallerTrafficView<'static>> {
+                            &self.0
+                        }
+                    }
+                    impl ::formic_rpc::rt::buffa::HasMessageView for super::super::CallerTraffic {
+                        type View<'a> = CallerTrafficView<'a>;
+                        type ViewHandle = CallerTrafficOwnedView;
+                    }
+                    impl ::formic_rpc::rt::serde::Serialize for CallerTrafficOwnedView {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            ::formic_rpc::rt::serde::Serialize::serialize(&self.0, __s)
+                        }
+                    }
+                    #[derive(Clone, Debug, Default)]
+                    pub struct EndpointTrafficView<'a> {
+                        /// Field 1: `instance`
+                        pub instance: &'a str,
+                        /// Field 2: `endpoint`
+                        pub endpoint: &'a str,
+                        /// Field 3: `zone`
+                        pub zone: &'a str,
+                        /// Field 4: `version`
+                        pub version: &'a str,
+                        /// Field 5: `weight`
+                        pub weight: f32,
+                        /// Calls on their way to it.
+                        ///
+                        /// Field 6: `in_flight`
+                        pub in_flight: u32,
+                        /// What an answer takes lately, in milliseconds.
+                        ///
+                        /// Field 7: `latency_ms`
+                        pub latency_ms: f64,
+                        /// Calls of the last ten seconds.
+                        ///
+                        /// Field 8: `calls`
+                        pub calls: u64,
+                        /// The share of these that succeeded; none of no calls.
+                        ///
+                        /// Field 9: `success_rate`
+                        pub success_rate: ::core::option::Option<f64>,
+                        /// ready, warming, suspect, ejected, probing, down, draining.
+                        ///
+                        /// Field 10: `state`
+                        pub state: &'a str,
+                        /// Why it gets no calls, with the evidence.
+                        ///
+                        /// Field 11: `reason`
+                        pub reason: &'a str,
+                        /// When it is probed next, from now, for example `850ms`; empty unless it is ejected.
+                        ///
+                        /// Field 12: `probe_in`
+                        pub probe_in: &'a str,
+                        /// How many times in a row it was ejected.
+                        ///
+                        /// Field 13: `ejections`
+                        pub ejections: u32,
+                        /// What calls to it travel over: http, multiplexed.
+                        ///
+                        /// Field 14: `transport`
+                        pub transport: &'a str,
+                        pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFieldsView<'a>,
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageView<'a> for EndpointTrafficView<'a> {
+                        type Owned = super::super::EndpointTraffic;
+                        fn decode_view(
+                            buf: &'a [u8],
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let __limit =
+                                ::core::cell::Cell::new(::formic_rpc::rt::buffa::DEFAULT_UNKNOWN_FIELD_LIMIT);
+                            let __elem = ::core::cell::Cell::new(
+                                ::formic_rpc::rt::buffa::DEFAULT_ELEMENT_MEMORY_LIMIT,
+                            );
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                buf,
+                                ::formic_rpc::rt::buffa::DecodeContext::new(
+                                    ::formic_rpc::rt::buffa::RECURSION_LIMIT,
+                                    &__limit,
+                                )
+                                .with_element_memory(&__elem),
+                            )
+                        }
+                        fn decode_view_with_ctx(
+                            buf: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(buf, ctx)
+                        }
+                        #[inline]
+                        fn merge_view_field(
+                            &mut self,
+                            tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                            cur: &'a [u8],
+                            before_tag: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<&'a [u8], ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let _ = ctx;
+                            #[allow(unused_variables)]
+                            let view = self;
+                            let mut cur = cur;
+                            match tag.field_number() {
+                                1u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    view.instance = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
+                                }
+                                2u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    view.endpoint = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
+                                }
+                                3u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    view.zone = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
+                                }
+                                4u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    view.version = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
+                                }
+                                5u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::Fixed32,
+                                    )?;
+                                    view.weight = ::formic_rpc::rt::buffa::types::decode_float(&mut cur)?;
+                                }
+                                6u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                                    )?;
+                                    view.in_flight = ::formic_rpc::rt::buffa::types::decode_uint32(&mut cur)?;
+                                }
+                                7u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::Fixed64,
+                                    )?;
+                                    view.latency_ms =
+                                        ::formic_rpc::rt::buffa::types::decode_double(&mut cur)?;
+                                }
+                                8u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                                    )?;
+                                    view.calls = ::formic_rpc::rt::buffa::types::decode_uint64(&mut cur)?;
+                                }
+                                9u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::Fixed64,
+                                    )?;
+                                    view.success_rate =
+                                        Some(::formic_rpc::rt::buffa::types::decode_double(&mut cur)?);
+                                }
+                                10u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    view.state = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
+                                }
+                                11u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    view.reason = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
+                                }
+                                12u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    view.probe_in = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
+                                }
+                                13u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                                    )?;
+                                    view.ejections = ::formic_rpc::rt::buffa::types::decode_uint32(&mut cur)?;
+                                }
+                                14u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    view.transport = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
+                                }
+                                _ => {
+                                    ::formic_rpc::rt::buffa::encoding::skip_field_depth(
+                                        tag,
+                                        &mut cur,
+                                        ctx.depth(),
+                                    )?;
+                                    let span_len = before_tag.len() - cur.len();
+                                    view.__buffa_unknown_fields.push_record(before_tag, span_len, ctx)?;
+                                }
+                            }
+                            ::core::result::Result::Ok(cur)
+                        }
+                        fn to_owned_message(
+                            &self,
+                        ) -> ::core::result::Result<
+                            super::super::EndpointTraffic,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            self.to_owned_from_source(None)
+                        }
+                        #[allow(clippy::useless_conversion, clippy::needless_update)]
+                        fn to_owned_from_source(
+                            &self,
+                            __buffa_src: ::core::option::Option<&::formic_rpc::rt::buffa::bytes::Bytes>,
+                        ) -> ::core::result::Result<
+                            super::super::EndpointTraffic,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::alloc::string::ToString as _;
+                            let _ = __buffa_src;
+                            ::core::result::Result::Ok(super::super::EndpointTraffic {
+                                instance: self.instance.to_string(),
+                                endpoint: self.endpoint.to_string(),
+                                zone: self.zone.to_string(),
+                                version: self.version.to_string(),
+                                weight: self.weight,
+                                in_flight: self.in_flight,
+                                latency_ms: self.latency_ms,
+                                calls: self.calls,
+                                success_rate: self.success_rate,
+                                state: self.state.to_string(),
+                                reason: self.reason.to_string(),
+                                probe_in: self.probe_in.to_string(),
+                                ejections: self.ejections,
+                                transport: self.transport.to_string(),
+                                __buffa_unknown_fields: self.__buffa_unknown_fields.to_owned()?.into(),
+                                ..::core::default::Default::default()
+                            })
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::ViewEncode<'a> for EndpointTrafficView<'a> {
+                        #[allow(clippy::needless_borrow, clippy::let_and_return)]
+                        fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            let mut size = 0u64;
+                            if !self.instance.is_empty() {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.instance)
+                                        as u64;
+                            }
+                            if !self.endpoint.is_empty() {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.endpoint)
+                                        as u64;
+                            }
+                            if !self.zone.is_empty() {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.zone) as u64;
+                            }
+                            if !self.version.is_empty() {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.version)
+                                        as u64;
+                            }
+                            if self.weight.to_bits() != 0u32 {
+                                size += 1u64 + ::formic_rpc::rt::buffa::types::FIXED32_ENCODED_LEN as u64;
+                            }
+                            if self.in_flight != 0u32 {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::uint32_encoded_len(self.in_flight)
+                                        as u64;
+                            }
+                            if self.latency_ms.to_bits() != 0u64 {
+                                size += 1u64 + ::formic_rpc::rt::buffa::types::FIXED64_ENCODED_LEN as u64;
+                            }
+                            if self.calls != 0u64 {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::uint64_encoded_len(self.calls) as u64;
+                            }
+                            if self.success_rate.is_some() {
+                                size += 1u64 + ::formic_rpc::rt::buffa::types::FIXED64_ENCODED_LEN as u64;
+                            }
+                            if !self.state.is_empty() {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.state) as u64;
+                            }
+                            if !self.reason.is_empty() {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.reason) as u64;
+                            }
+                            if !self.probe_in.is_empty() {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.probe_in)
+                                        as u64;
+                            }
+                            if self.ejections != 0u32 {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::uint32_encoded_len(self.ejections)
+                                        as u64;
+                            }
+                            if !self.transport.is_empty() {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.transport)
+                                        as u64;
+                            }
+                            size += self.__buffa_unknown_fields.encoded_len() as u64;
+                            ::formic_rpc::rt::buffa::saturate_size(size)
+                        }
+                        #[allow(clippy::needless_borrow)]
+                        fn write_to(
+                            &self,
+                            _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                            buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                        ) {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            if !self.instance.is_empty() {
+                                ::formic_rpc::rt::buffa::types::put_string_field(1u32, &self.instance, buf);
+                            }
+                            if !self.endpoint.is_empty() {
+                                ::formic_rpc::rt::buffa::types::put_string_field(2u32, &self.endpoint, buf);
+                            }
+                            if !self.zone.is_empty() {
+                                ::formic_rpc::rt::buffa::types::put_string_field(3u32, &self.zone, buf);
+                            }
+                            if !self.version.is_empty() {
+                                ::formic_rpc::rt::buffa::types::put_string_field(4u32, &self.version, buf);
+                            }
+                            if self.weight.to_bits() != 0u32 {
+                                ::formic_rpc::rt::buffa::types::put_float_field(5u32, self.weight, buf);
+                            }
+                            if self.in_flight != 0u32 {
+                                ::formic_rpc::rt::buffa::types::put_uint32_field(6u32, self.in_flight, buf);
+                            }
+                            if self.latency_ms.to_bits() != 0u64 {
+                                ::formic_rpc::rt::buffa::types::put_double_field(7u32, self.latency_ms, buf);
+                            }
+                            if self.calls != 0u64 {
+                                ::formic_rpc::rt::buffa::types::put_uint64_field(8u32, self.calls, buf);
+                            }
+                            if let Some(v) = self.success_rate {
+                                ::formic_rpc::rt::buffa::types::put_double_field(9u32, v, buf);
+                            }
+                            if !self.state.is_empty() {
+                                ::formic_rpc::rt::buffa::types::put_string_field(10u32, &self.state, buf);
+                            }
+                            if !self.reason.is_empty() {
+                                ::formic_rpc::rt::buffa::types::put_string_field(11u32, &self.reason, buf);
+                            }
+                            if !self.probe_in.is_empty() {
+                                ::formic_rpc::rt::buffa::types::put_string_field(12u32, &self.probe_in, buf);
+                            }
+                            if self.ejections != 0u32 {
+                                ::formic_rpc::rt::buffa::types::put_uint32_field(13u32, self.ejections, buf);
+                            }
+                            if !self.transport.is_empty() {
+                                ::formic_rpc::rt::buffa::types::put_string_field(14u32, &self.transport, buf);
+                            }
+                            self.__buffa_unknown_fields.write_to(buf);
+                        }
+                    }
+                    /// Serializes this view as protobuf JSON.
+                    ///
+                    /// Implicit-presence fields with default values are omitted, `required`
+                    /// fields are always emitted, explicit-presence (`optional`) fields are
+                    /// emitted only when set, bytes fields are base64-encoded, and enum
+                    /// values are their proto name strings.
+                    ///
+                    /// This impl uses `serialize_map(None)` because the number of emitted
+                    /// fields depends on default-omission rules; serializers that require
+                    /// known map lengths (e.g. `bincode`) will return a runtime error.
+                    /// Use the owned message type for those formats.
+                    impl<'__a> ::formic_rpc::rt::serde::Serialize for EndpointTrafficView<'__a> {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            use ::formic_rpc::rt::serde::ser::SerializeMap as _;
+                            let mut __map = __s.serialize_map(::core::option::Option::None)?;
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str(self.instance) {
+                                __map.serialize_entry("instance", self.instance)?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str(self.endpoint) {
+                                __map.serialize_entry("endpoint", self.endpoint)?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str(self.zone) {
+                                __map.serialize_entry("zone", self.zone)?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str(self.version) {
+                                __map.serialize_entry("version", self.version)?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_f32(&self.weight) {
+                                __map.serialize_entry(
+                                    "weight",
+                                    &::formic_rpc::rt::buffa::json_helpers::ProtoJson(&self.weight),
+                                )?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u32(&self.in_flight) {
+                                __map.serialize_entry(
+                                    "inFlight",
+                                    &::formic_rpc::rt::buffa::json_helpers::ProtoJson(&self.in_flight),
+                                )?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_f64(&self.latency_ms)
+                            {
+                                __map.serialize_entry(
+                                    "latencyMs",
+                                    &::formic_rpc::rt::buffa::json_helpers::ProtoJson(&self.latency_ms),
+                                )?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u64(&self.calls) {
+                                __map.serialize_entry(
+                                    "calls",
+                                    &::formic_rpc::rt::buffa::json_helpers::ProtoJson(&self.calls),
+                                )?;
+                            }
+                            if let ::core::option::Option::Some(__v) = self.success_rate {
+                                __map.serialize_entry(
+                                    "successRate",
+                                    &::formic_rpc::rt::buffa::json_helpers::ProtoJson(&__v),
+                                )?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str(self.state) {
+                                __map.serialize_entry("state", self.state)?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str(self.reason) {
+                                __map.serialize_entry("reason", self.reason)?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str(self.probe_in) {
+                                __map.serialize_entry("probeIn", self.probe_in)?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u32(&self.ejections) {
+                                __map.serialize_entry(
+                                    "ejections",
+                                    &::formic_rpc::rt::buffa::json_helpers::ProtoJson(&self.ejections),
+                                )?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str(self.transport) {
+                                __map.serialize_entry("transport", self.transport)?;
+                            }
+                            __map.end()
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageName for EndpointTrafficView<'a> {
+                        const PACKAGE: &'static str = "formic.control.v1";
+                        const NAME: &'static str = "EndpointTraffic";
+                        const FULL_NAME: &'static str = "formic.control.v1.EndpointTraffic";
+                        const TYPE_URL: &'static str =
+                            "type.googleapis.com/formic.control.v1.EndpointTraffic";
+                    }
+                    ::formic_rpc::rt::buffa::impl_default_view_instance!(EndpointTrafficView);
+                    ::formic_rpc::rt::buffa::impl_view_reborrow!(EndpointTrafficView);
+                    /** Self-contained, `'static` owned view of a `EndpointTraffic` message.
+
+                    Wraps [`::formic_rpc::rt::buffa::OwnedView`]`<`[`EndpointTrafficView`]`<'static>>`: the decoded view and the [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer it borrows from travel together, so the handle is `'static` and `Send + Sync` — suitable for async handlers, spawned tasks, and anywhere a `'static` bound is required.
+
+                    Field accessors return borrows tied to `&self`. Use [`Self::view`] to get the full [`EndpointTrafficView`] when you need struct patterns, iteration helpers, or to pass the view to lifetime-parameterised code.*/
+                    #[derive(Clone, Debug)]
+                    pub struct EndpointTrafficOwnedView(
+                        ::formic_rpc::rt::buffa::OwnedView<EndpointTrafficView<'static>>,
+                    );
+                    impl EndpointTrafficOwnedView {
+                        /// Decode an owned view from a [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer.
+                        ///
+                        /// The view borrows directly from the buffer's data; the buffer is
+                        /// retained inside the returned handle.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer contains invalid
+                        /// protobuf data.
+                        pub fn decode(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(EndpointTrafficOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode(bytes)?,
+                            ))
+                        }
+                        /// Decode with custom [`::formic_rpc::rt::buffa::DecodeOptions`] (recursion limit,
+                        /// max message size).
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer is invalid or
+                        /// exceeds the configured limits.
+                        pub fn decode_with_options(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                            opts: &::formic_rpc::rt::buffa::DecodeOptions,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(EndpointTrafficOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode_with_options(bytes, opts)?,
+                            ))
+                        }
+                        /// Build from an owned message via an encode → decode round-trip.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError::MessageTooLarge`] if the
+                        /// message's encoded size exceeds the 2 GiB protobuf limit, or
+                        /// another [`::formic_rpc::rt::buffa::DecodeError`] if the re-encoded bytes are
+                        /// somehow invalid (should not happen for well-formed messages).
+                        pub fn from_owned(
+                            msg: &super::super::EndpointTraffic,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(EndpointTrafficOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::from_owned(msg)?,
+                            ))
+                        }
+                        /// Borrow the full [`EndpointTrafficView`] with its lifetime tied to `&self`.
+                        #[must_use]
+                        pub fn view(&self) -> &EndpointTrafficView<'_> {
+                            self.0.reborrow()
+                        }
+                        /// Convert to the owned message type.
+                        ///
+                        /// Infallible: this type's constructors wire-decode their
+                        /// buffer, and a view produced by wire decoding always
+                        /// converts. Delegates to [`::formic_rpc::rt::buffa::OwnedView::to_owned_message`],
+                        /// whose contract also governs handles converted from a raw
+                        /// [`::formic_rpc::rt::buffa::OwnedView`].
+                        #[must_use]
+                        pub fn to_owned_message(&self) -> super::super::EndpointTraffic {
+                            self.0.to_owned_message()
+                        }
+                        /// The underlying bytes buffer.
+                        #[must_use]
+                        pub fn bytes(&self) -> &::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.bytes()
+                        }
+                        /// Consume the handle, returning the underlying bytes buffer.
+                        #[must_use]
+                        pub fn into_bytes(self) -> ::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.into_bytes()
+                        }
+                        /// Field 1: `instance`
+                        #[must_use]
+                        pub fn instance(&self) -> &'_ str {
+                            self.0.reborrow().instance
+                        }
+                        /// Field 2: `endpoint`
+                        #[must_use]
+                        pub fn endpoint(&self) -> &'_ str {
+                            self.0.reborrow().endpoint
+                        }
+                        /// Field 3: `zone`
+                        #[must_use]
+                        pub fn zone(&self) -> &'_ str {
+                            self.0.reborrow().zone
+                        }
+                        /// Field 4: `version`
+                        #[must_use]
+                        pub fn version(&self) -> &'_ str {
+                            self.0.reborrow().version
+                        }
+                        /// Field 5: `weight`
+                        #[must_use]
+                        pub fn weight(&self) -> f32 {
+                            self.0.reborrow().weight
+                        }
+                        /// Calls on their way to it.
+                        ///
+                        /// Field 6: `in_flight`
+                        #[must_use]
+                        pub fn in_flight(&self) -> u32 {
+                            self.0.reborrow().in_flight
+                        }
+                        /// What an answer takes lately, in milliseconds.
+                        ///
+                        /// Field 7: `latency_ms`
+                        #[must_use]
+                        pub fn latency_ms(&self) -> f64 {
+                            self.0.reborrow().latency_ms
+                        }
+                        /// Calls of the last ten seconds.
+                        ///
+                        /// Field 8: `calls`
+                        #[must_use]
+                        pub fn calls(&self) -> u64 {
+                            self.0.reborrow().calls
+                        }
+                        /// The share of these that succeeded; none of no calls.
+                        ///
+                        /// Field 9: `success_rate`
+                        #[must_use]
+                        pub fn success_rate(&self) -> ::core::option::Option<f64> {
+                            self.0.reborrow().success_rate
+                        }
+                        /// ready, warming, suspect, ejected, probing, down, draining.
+                        ///
+                        /// Field 10: `state`
+                        #[must_use]
+                        pub fn state(&self) -> &'_ str {
+                            self.0.reborrow().state
+                        }
+                        /// Why it gets no calls, with the evidence.
+                        ///
+                        /// Field 11: `reason`
+                        #[must_use]
+                        pub fn reason(&self) -> &'_ str {
+                            self.0.reborrow().reason
+                        }
+                        /// When it is probed next, from now, for example `850ms`; empty unless it is ejected.
+                        ///
+                        /// Field 12: `probe_in`
+                        #[must_use]
+                        pub fn probe_in(&self) -> &'_ str {
+                            self.0.reborrow().probe_in
+                        }
+                        /// How many times in a row it was ejected.
+                        ///
+                        /// Field 13: `ejections`
+                        #[must_use]
+                        pub fn ejections(&self) -> u32 {
+                            self.0.reborrow().ejections
+                        }
+                        /// What calls to it travel over: http, multiplexed.
+                        ///
+                        /// Field 14: `transport`
+                        #[must_use]
+                        pub fn transport(&self) -> &'_ str {
+                            self.0.reborrow().transport
+                        }
+                    }
+                    impl
+                        ::core::convert::From<
+                            ::formic_rpc::rt::buffa::OwnedView<EndpointTrafficView<'static>>,
+                        > for EndpointTrafficOwnedView
+                    {
+                        fn from(
+                            inner: ::formic_rpc::rt::buffa::OwnedView<EndpointTrafficView<'static>>,
+                        ) -> Self {
+                            EndpointTrafficOwnedView(inner)
+                        }
+                    }
+                    impl ::core::convert::From<EndpointTrafficOwnedView>
+                        for ::formic_rpc::rt::buffa::OwnedView<EndpointTrafficView<'static>>
+                    {
+                        fn from(wrapper: EndpointTrafficOwnedView) -> Self {
+                            wrapper.0
+                        }
+                    }
+                    impl
+                        ::core::convert::AsRef<
+                            ::formic_rpc::rt::buffa::OwnedView<EndpointTrafficView<'static>>,
+                        > for EndpointTrafficOwnedView
+                    {
+                        fn as_ref(
+                            &self,
+                        ) -> &::formic_rpc::rt::buffa::OwnedView<EndpointTrafficView<'static>>
+                        {
+                            &self.0
+                        }
+                    }
+                    impl ::formic_rpc::rt::buffa::HasMessageView for super::super::EndpointTraffic {
+                        type View<'a> = EndpointTrafficView<'a>;
+                        type ViewHandle = EndpointTrafficOwnedView;
+                    }
+                    impl ::formic_rpc::rt::serde::Serialize for EndpointTrafficOwnedView {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            ::formic_rpc::rt::serde::Serialize::serialize(&self.0, __s)
+                        }
+                    }
+                    #[derive(Clone, Debug, Default)]
+                    pub struct ReadmitRequestView<'a> {
+                        /// Field 1: `service`
+                        pub service: &'a str,
+                        /// Its id, or its address.
+                        ///
+                        /// Field 2: `instance`
+                        pub instance: &'a str,
+                        pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFieldsView<'a>,
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageView<'a> for ReadmitRequestView<'a> {
+                        type Owned = super::super::ReadmitRequest;
+                        fn decode_view(
+                            buf: &'a [u8],
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let __limit =
+                                ::core::cell::Cell::new(::formic_rpc::rt::buffa::DEFAULT_UNKNOWN_FIELD_LIMIT);
+                            let __elem = ::core::cell::Cell::new(
+                                ::formic_rpc::rt::buffa::DEFAULT_ELEMENT_MEMORY_LIMIT,
+                            );
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                buf,
+                                ::formic_rpc::rt::buffa::DecodeContext::new(
+                                    ::formic_rpc::rt::buffa::RECURSION_LIMIT,
+                                    &__limit,
+                                )
+                                .with_element_memory(&__elem),
+                            )
+                        }
+                        fn decode_view_with_ctx(
+                            buf: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(buf, ctx)
+                        }
+                        #[inline]
+                        fn merge_view_field(
+                            &mut self,
+                            tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                            cur: &'a [u8],
+                            before_tag: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<&'a [u8], ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let _ = ctx;
+                            #[allow(unused_variables)]
+                            let view = self;
+                            let mut cur = cur;
+                            match tag.field_number() {
+                                1u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    view.service = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
+                                }
+                                2u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    view.instance = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
+                                }
+                                _ => {
+                                    ::formic_rpc::rt::buffa::encoding::skip_field_depth(
+                                        tag,
+                                        &mut cur,
+                                        ctx.depth(),
+                                    )?;
+                                    let span_len = before_tag.len() - cur.len();
+                                    view.__buffa_unknown_fields.push_record(before_tag, span_len, ctx)?;
+                                }
+                            }
+                            ::core::result::Result::Ok(cur)
+                        }
+                        fn to_owned_message(
+                            &self,
+                        ) -> ::core::result::Result<
+                            super::super::ReadmitRequest,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            self.to_owned_from_source(None)
+                        }
+                        #[allow(clippy::useless_conversion, clippy::needless_update)]
+                        fn to_owned_from_source(
+                            &self,
+                            __buffa_src: ::core::option::Option<&::formic_rpc::rt::buffa::bytes::Bytes>,
+                        ) -> ::core::result::Result<
+                            super::super::ReadmitRequest,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::alloc::string::ToString as _;
+                            let _ = __buffa_src;
+                            ::core::result::Result::Ok(super::super::ReadmitRequest {
+                                service: self.service.to_string(),
+                                instance: self.instance.to_string(),
+                                __buffa_unknown_fields: self.__buffa_unknown_fields.to_owned()?.into(),
+                                ..::core::default::Default::default()
+                            })
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::ViewEncode<'a> for ReadmitRequestView<'a> {
+                        #[allow(clippy::needless_borrow, clippy::let_and_return)]
+                        fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            let mut size = 0u64;
+                            if !self.service.is_empty() {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.service)
+                                        as u64;
+                            }
+                            if !self.instance.is_empty() {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.instance)
+                                        as u64;
+                            }
+                            size += self.__buffa_unknown_fields.encoded_len() as u64;
+                            ::formic_rpc::rt::buffa::saturate_size(size)
+                        }
+                        #[allow(clippy::needless_borrow)]
+                        fn write_to(
+                            &self,
+                            _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                            buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                        ) {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            if !self.service.is_empty() {
+                                ::formic_rpc::rt::buffa::types::put_string_field(1u32, &self.service, buf);
+                            }
+                            if !self.instance.is_empty() {
+                                ::formic_rpc::rt::buffa::types::put_string_field(2u32, &self.instance, buf);
+                            }
+                            self.__buffa_unknown_fields.write_to(buf);
+                        }
+                    }
+                    /// Serializes this view as protobuf JSON.
+                    ///
+                    /// Implicit-presence fields with default values are omitted, `required`
+                    /// fields are always emitted, explicit-presence (`optional`) fields are
+                    /// emitted only when set, bytes fields are base64-encoded, and enum
+                    /// values are their proto name strings.
+                    ///
+                    /// This impl uses `serialize_map(None)` because the number of emitted
+                    /// fields depends on default-omission rules; serializers that require
+                    /// known map lengths (e.g. `bincode`) will return a runtime error.
+                    /// Use the owned message type for those formats.
+                    impl<'__a> ::formic_rpc::rt::serde::Serialize for ReadmitRequestView<'__a> {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            use ::formic_rpc::rt::serde::ser::SerializeMap as _;
+                            let mut __map = __s.serialize_map(::core::option::Option::None)?;
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str(self.service) {
+                                __map.serialize_entry("service", self.service)?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str(self.instance) {
+                                __map.serialize_entry("instance", self.instance)?;
+                            }
+                            __map.end()
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageName for ReadmitRequestView<'a> {
+                        const PACKAGE: &'static str = "formic.control.v1";
+                        const NAME: &'static str = "ReadmitRequest";
+                        const FULL_NAME: &'static str = "formic.control.v1.ReadmitRequest";
+                        const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.ReadmitRequest";
+                    }
+                    ::formic_rpc::rt::buffa::impl_default_view_instance!(ReadmitRequestView);
+                    ::formic_rpc::rt::buffa::impl_view_reborrow!(ReadmitRequestView);
+                    /** Self-contained, `'static` owned view of a `ReadmitRequest` message.
+
+                    Wraps [`::formic_rpc::rt::buffa::OwnedView`]`<`[`ReadmitRequestView`]`<'static>>`: the decoded view and the [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer it borrows from travel together, so the handle is `'static` and `Send + Sync` — suitable for async handlers, spawned tasks, and anywhere a `'static` bound is required.
+
+                    Field accessors return borrows tied to `&self`. Use [`Self::view`] to get the full [`ReadmitRequestView`] when you need struct patterns, iteration helpers, or to pass the view to lifetime-parameterised code.*/
+                    #[derive(Clone, Debug)]
+                    pub struct ReadmitRequestOwnedView(
+                        ::formic_rpc::rt::buffa::OwnedView<ReadmitRequestView<'static>>,
+                    );
+                    impl ReadmitRequestOwnedView {
+                        /// Decode an owned view from a [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer.
+                        ///
+                        /// The view borrows directly from the buffer's data; the buffer is
+                        /// retained inside the returned handle.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer contains invalid
+                        /// protobuf data.
+                        pub fn decode(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(ReadmitRequestOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode(bytes)?,
+                            ))
+                        }
+                        /// Decode with custom [`::formic_rpc::rt::buffa::DecodeOptions`] (recursion limit,
+                        /// max message size).
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer is invalid or
+                        /// exceeds the configured limits.
+                        pub fn decode_with_options(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                            opts: &::formic_rpc::rt::buffa::DecodeOptions,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(ReadmitRequestOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode_with_options(bytes, opts)?,
+                            ))
+                        }
+                        /// Build from an owned message via an encode → decode round-trip.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError::MessageTooLarge`] if the
+                        /// message's encoded size exceeds the 2 GiB protobuf limit, or
+                        /// another [`::formic_rpc::rt::buffa::DecodeError`] if the re-encoded bytes are
+                        /// somehow invalid (should not happen for well-formed messages).
+                        pub fn from_owned(
+                            msg: &super::super::ReadmitRequest,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(ReadmitRequestOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::from_owned(msg)?,
+                            ))
+                        }
+                        /// Borrow the full [`ReadmitRequestView`] with its lifetime tied to `&self`.
+                        #[must_use]
+                        pub fn view(&self) -> &ReadmitRequestView<'_> {
+                            self.0.reborrow()
+                        }
+                        /// Convert to the owned message type.
+                        ///
+                        /// Infallible: this type's constructors wire-decode their
+                        /// buffer, and a view produced by wire decoding always
+                        /// converts. Delegates to [`::formic_rpc::rt::buffa::OwnedView::to_owned_message`],
+                        /// whose contract also governs handles converted from a raw
+                        /// [`::formic_rpc::rt::buffa::OwnedView`].
+                        #[must_use]
+                        pub fn to_owned_message(&self) -> super::super::ReadmitRequest {
+                            self.0.to_owned_message()
+                        }
+                        /// The underlying bytes buffer.
+                        #[must_use]
+                        pub fn bytes(&self) -> &::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.bytes()
+                        }
+                        /// Consume the handle, returning the underlying bytes buffer.
+                        #[must_use]
+                        pub fn into_bytes(self) -> ::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.into_bytes()
+                        }
+                        /// Field 1: `service`
+                        #[must_use]
+                        pub fn service(&self) -> &'_ str {
+                            self.0.reborrow().service
+                        }
+                        /// Its id, or its address.
+                        ///
+                        /// Field 2: `instance`
+                        #[must_use]
+                        pub fn instance(&self) -> &'_ str {
+                            self.0.reborrow().instance
+                        }
+                    }
+                    impl
+                        ::core::convert::From<::formic_rpc::rt::buffa::OwnedView<ReadmitRequestView<'static>>>
+                        for ReadmitRequestOwnedView
+                    {
+                        fn from(
+                            inner: ::formic_rpc::rt::buffa::OwnedView<ReadmitRequestView<'static>>,
+                        ) -> Self {
+                            ReadmitRequestOwnedView(inner)
+                        }
+                    }
+                    impl ::core::convert::From<ReadmitRequestOwnedView>
+                        for ::formic_rpc::rt::buffa::OwnedView<ReadmitRequestView<'static>>
+                    {
+                        fn from(wrapper: ReadmitRequestOwnedView) -> Self {
+                            wrapper.0
+                        }
+                    }
+                    impl
+                        ::core::convert::AsRef<
+                            ::formic_rpc::rt::buffa::OwnedView<ReadmitRequestView<'static>>,
+                        > for ReadmitRequestOwnedView
+                    {
+                        fn as_ref(&self) -> &::formic_rpc::rt::buffa::OwnedView<ReadmitRequestView<'static>> {
+                            &self.0
+                        }
+                    }
+                    impl ::formic_rpc::rt::buffa::HasMessageView for super::super::ReadmitRequest {
+                        type View<'a> = ReadmitRequestView<'a>;
+                        type ViewHandle = ReadmitRequestOwnedView;
+                    }
+                    impl ::formic_rpc::rt::serde::Serialize for ReadmitRequestOwnedView {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            ::formic_rpc::rt::serde::Serialize::serialize(&self.0, __s)
+                        }
+                    }
+                    #[derive(Clone, Debug, Default)]
+                    pub struct ReadmitResponseView<'a> {
+                        /// Callers that know the instance and count on it from now on.
+                        ///
+                        /// Field 1: `callers`
+                        pub callers: ::formic_rpc::rt::buffa::RepeatedView<
+                            'a,
+                            super::super::__buffa::view::CallerView<'a>,
+                        >,
+                        /// Callers that did not answer in time.
+                        ///
+                        /// Field 2: `silent`
+                        pub silent: ::formic_rpc::rt::buffa::RepeatedView<
+                            'a,
+                            super::super::__buffa::view::CallerView<'a>,
+                        >,
+                        pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFieldsView<'a>,
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageView<'a> for ReadmitResponseView<'a> {
+                        type Owned = super::super::ReadmitResponse;
+                        fn decode_view(
+                            buf: &'a [u8],
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let __limit =
+                                ::core::cell::Cell::new(::formic_rpc::rt::buffa::DEFAULT_UNKNOWN_FIELD_LIMIT);
+                            let __elem = ::core::cell::Cell::new(
+                                ::formic_rpc::rt::buffa::DEFAULT_ELEMENT_MEMORY_LIMIT,
+                            );
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                buf,
+                                ::formic_rpc::rt::buffa::DecodeContext::new(
+                                    ::formic_rpc::rt::buffa::RECURSION_LIMIT,
+                                    &__limit,
+                                )
+                                .with_element_memory(&__elem),
+                            )
+                        }
+                        fn decode_view_with_ctx(
+                            buf: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(buf, ctx)
+                        }
+                        #[inline]
+                        fn merge_view_field(
+                            &mut self,
+                            tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                            cur: &'a [u8],
+                            before_tag: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<&'a [u8], ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let _ = ctx;
+                            #[allow(unused_variables)]
+                            let view = self;
+                            let mut cur = cur;
+                            match tag.field_number() {
+                                1u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    let __sub_ctx = ctx.descend()?;
+                                    let sub = ::formic_rpc::rt::buffa::types::borrow_bytes(&mut cur)?;
+                                    ctx.register_element_memory(::core::mem::size_of::<
+                                        super::super::__buffa::view::CallerView,
+                                    >())?;
+                                    view.callers
+                            .push(
+                                <super::super::__buffa::view::CallerView as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                    sub,
+                                    __sub_ctx,
+                                )?,
+                            );
+                                }
+                                2u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    let __sub_ctx = ctx.descend()?;
+                                    let sub = ::formic_rpc::rt::buffa::types::borrow_bytes(&mut cur)?;
+                                    ctx.register_element_memory(::core::mem::size_of::<
+                                        super::super::__buffa::view::CallerView,
+                                    >())?;
+                                    view.silent
+                            .push(
+                                <super::super::__buffa::view::CallerView as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                    sub,
+                                    __sub_ctx,
+                                )?,
+                            );
+                                }
+                                _ => {
+                                    ::formic_rpc::rt::buffa::encoding::skip_field_depth(
+                                        tag,
+                                        &mut cur,
+                                        ctx.depth(),
+                                    )?;
+                                    let span_len = before_tag.len() - cur.len();
+                                    view.__buffa_unknown_fields.push_record(before_tag, span_len, ctx)?;
+                                }
+                            }
+                            ::core::result::Result::Ok(cur)
+                        }
+                        fn to_owned_message(
+                            &self,
+                        ) -> ::core::result::Result<
+                            super::super::ReadmitResponse,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            self.to_owned_from_source(None)
+                        }
+                        #[allow(clippy::useless_conversion, clippy::needless_update)]
+                        fn to_owned_from_source(
+                            &self,
+                            __buffa_src: ::core::option::Option<&::formic_rpc::rt::buffa::bytes::Bytes>,
+                        ) -> ::core::result::Result<
+                            super::super::ReadmitResponse,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::alloc::string::ToString as _;
+                            let _ = __buffa_src;
+                            ::core::result::Result::Ok(super::super::ReadmitResponse {
+                    callers: self
+                        .callers
+                        .iter()
+                        .map(|v| v.to_owned_from_source(__buffa_src))
+                        .collect::<::core::result::Result<_, ::formic_rpc::rt::buffa::DecodeError>>()?,
+                    silent: self
+                        .silent
+                        .iter()
+                        .map(|v| v.to_owned_from_source(__buffa_src))
+                        .collect::<::core::result::Result<_, ::formic_rpc::rt::buffa::DecodeError>>()?,
+                    __buffa_unknown_fields: self
+                        .__buffa_unknown_fields
+                        .to_owned()?
+                        .into(),
+                    ..::core::default::Default::default()
+                })
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::ViewEncode<'a> for ReadmitResponseView<'a> {
+                        #[allow(clippy::needless_borrow, clippy::let_and_return)]
+                        fn compute_size(&self, __cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            let mut size = 0u64;
+                            for v in &self.callers {
+                                let __slot = __cache.reserve();
+                                let inner_size = v.compute_size(__cache);
+                                __cache.set(__slot, inner_size);
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::encoding::varint_len(inner_size as u64) as u64
+                                    + inner_size as u64;
+                            }
+                            for v in &self.silent {
+                                let __slot = __cache.reserve();
+                                let inner_size = v.compute_size(__cache);
+                                __cache.set(__slot, inner_size);
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::encoding::varint_len(inner_size as u64) as u64
+                                    + inner_size as u64;
+                            }
+                            size += self.__buffa_unknown_fields.encoded_len() as u64;
+                            ::formic_rpc::rt::buffa::saturate_size(size)
+                        }
+                        #[allow(clippy::needless_borrow)]
+                        fn write_to(
+                            &self,
+                            __cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                            buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                        ) {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            for v in &self.callers {
+                                ::formic_rpc::rt::buffa::types::put_len_delimited_header(
+                                    1u32,
+                                    u64::from(__cache.consume_next()),
+                                    buf,
+                                );
+                                v.write_to(__cache, buf);
+                            }
+                            for v in &self.silent {
+                                ::formic_rpc::rt::buffa::types::put_len_delimited_header(
+                                    2u32,
+                                    u64::from(__cache.consume_next()),
+                                    buf,
+                                );
+                                v.write_to(__cache, buf);
+                            }
+                            self.__buffa_unknown_fields.write_to(buf);
+                        }
+                    }
+                    /// Serializes this view as protobuf JSON.
+                    ///
+                    /// Implicit-presence fields with default values are omitted, `required`
+                    /// fields are always emitted, explicit-presence (`optional`) fields are
+                    /// emitted only when set, bytes fields are base64-encoded, and enum
+                    /// values are their proto name strings.
+                    ///
+                    /// This impl uses `serialize_map(None)` because the number of emitted
+                    /// fields depends on default-omission rules; serializers that require
+                    /// known map lengths (e.g. `bincode`) will return a runtime error.
+                    /// Use the owned message type for those formats.
+                    impl<'__a> ::formic_rpc::rt::serde::Serialize for ReadmitResponseView<'__a> {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            use ::formic_rpc::rt::serde::ser::SerializeMap as _;
+                            let mut __map = __s.serialize_map(::core::option::Option::None)?;
+                            if !self.callers.is_empty() {
+                                __map.serialize_entry("callers", &*self.callers)?;
+                            }
+                            if !self.silent.is_empty() {
+                                __map.serialize_entry("silent", &*self.silent)?;
+                            }
+                            __map.end()
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageName for ReadmitResponseView<'a> {
+                        const PACKAGE: &'static str = "formic.control.v1";
+                        const NAME: &'static str = "ReadmitResponse";
+                        const FULL_NAME: &'static str = "formic.control.v1.ReadmitResponse";
+                        const TYPE_URL: &'static str =
+                            "type.googleapis.com/formic.control.v1.ReadmitResponse";
+                    }
+                    ::formic_rpc::rt::buffa::impl_default_view_instance!(ReadmitResponseView);
+                    ::formic_rpc::rt::buffa::impl_view_reborrow!(ReadmitResponseView);
+                    /** Self-contained, `'static` owned view of a `ReadmitResponse` message.
+
+                    Wraps [`::formic_rpc::rt::buffa::OwnedView`]`<`[`ReadmitResponseView`]`<'static>>`: the decoded view and the [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer it borrows from travel together, so the handle is `'static` and `Send + Sync` — suitable for async handlers, spawned tasks, and anywhere a `'static` bound is required.
+
+                    Field accessors return borrows tied to `&self`. Use [`Self::view`] to get the full [`ReadmitResponseView`] when you need struct patterns, iteration helpers, or to pass the view to lifetime-parameterised code.*/
+                    #[derive(Clone, Debug)]
+                    pub struct ReadmitResponseOwnedView(
+                        ::formic_rpc::rt::buffa::OwnedView<ReadmitResponseView<'static>>,
+                    );
+                    impl ReadmitResponseOwnedView {
+                        /// Decode an owned view from a [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer.
+                        ///
+                        /// The view borrows directly from the buffer's data; the buffer is
+                        /// retained inside the returned handle.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer contains invalid
+                        /// protobuf data.
+                        pub fn decode(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(ReadmitResponseOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode(bytes)?,
+                            ))
+                        }
+                        /// Decode with custom [`::formic_rpc::rt::buffa::DecodeOptions`] (recursion limit,
+                        /// max message size).
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer is invalid or
+                        /// exceeds the configured limits.
+                        pub fn decode_with_options(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                            opts: &::formic_rpc::rt::buffa::DecodeOptions,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(ReadmitResponseOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode_with_options(bytes, opts)?,
+                            ))
+                        }
+                        /// Build from an owned message via an encode → decode round-trip.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError::MessageTooLarge`] if the
+                        /// message's encoded size exceeds the 2 GiB protobuf limit, or
+                        /// another [`::formic_rpc::rt::buffa::DecodeError`] if the re-encoded bytes are
+                        /// somehow invalid (should not happen for well-formed messages).
+                        pub fn from_owned(
+                            msg: &super::super::ReadmitResponse,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(ReadmitResponseOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::from_owned(msg)?,
+                            ))
+                        }
+                        /// Borrow the full [`ReadmitResponseView`] with its lifetime tied to `&self`.
+                        #[must_use]
+                        pub fn view(&self) -> &ReadmitResponseView<'_> {
+                            self.0.reborrow()
+                        }
+                        /// Convert to the owned message type.
+                        ///
+                        /// Infallible: this type's constructors wire-decode their
+                        /// buffer, and a view produced by wire decoding always
+                        /// converts. Delegates to [`::formic_rpc::rt::buffa::OwnedView::to_owned_message`],
+                        /// whose contract also governs handles converted from a raw
+                        /// [`::formic_rpc::rt::buffa::OwnedView`].
+                        #[must_use]
+                        pub fn to_owned_message(&self) -> super::super::ReadmitResponse {
+                            self.0.to_owned_message()
+                        }
+                        /// The underlying bytes buffer.
+                        #[must_use]
+                        pub fn bytes(&self) -> &::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.bytes()
+                        }
+                        /// Consume the handle, returning the underlying bytes buffer.
+                        #[must_use]
+                        pub fn into_bytes(self) -> ::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.into_bytes()
+                        }
+                        /// Callers that know the instance and count on it from now on.
+                        ///
+                        /// Field 1: `callers`
+                        #[must_use]
+                        pub fn callers(
+                            &self,
+                        ) -> &::formic_rpc::rt::buffa::RepeatedView<
+                            '_,
+                            super::super::__buffa::view::CallerView<'_>,
+                        > {
+                            &self.0.reborrow().callers
+                        }
+                        /// Callers that did not answer in time.
+                        ///
+                        /// Field 2: `silent`
+                        #[must_use]
+                        pub fn silent(
+                            &self,
+                        ) -> &::formic_rpc::rt::buffa::RepeatedView<
+                            '_,
+                            super::super::__buffa::view::CallerView<'_>,
+                        > {
+                            &self.0.reborrow().silent
+                        }
+                    }
+                    impl
+                        ::core::convert::From<
+                            ::formic_rpc::rt::buffa::OwnedView<ReadmitResponseView<'static>>,
+                        > for ReadmitResponseOwnedView
+                    {
+                        fn from(
+                            inner: ::formic_rpc::rt::buffa::OwnedView<ReadmitResponseView<'static>>,
+                        ) -> Self {
+                            ReadmitResponseOwnedView(inner)
+                        }
+                    }
+                    impl ::core::convert::From<ReadmitResponseOwnedView>
+                        for ::formic_rpc::rt::buffa::OwnedView<ReadmitResponseView<'static>>
+                    {
+                        fn from(wrapper: ReadmitResponseOwnedView) -> Self {
+                            wrapper.0
+                        }
+                    }
+                    impl
+                        ::core::convert::AsRef<
+                            ::formic_rpc::rt::buffa::OwnedView<ReadmitResponseView<'static>>,
+                        > for ReadmitResponseOwnedView
+                    {
+                        fn as_ref(
+                            &self,
+                        ) -> &::formic_rpc::rt::buffa::OwnedView<ReadmitResponseView<'static>>
+                        {
+                            &self.0
+                        }
+                    }
+                    impl ::formic_rpc::rt::buffa::HasMessageView for super::super::ReadmitResponse {
+                        type View<'a> = ReadmitResponseView<'a>;
+                        type ViewHandle = ReadmitResponseOwnedView;
+                    }
+                    impl ::formic_rpc::rt::serde::Serialize for ReadmitResponseOwnedView {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            ::formic_rpc::rt::serde::Serialize::serialize(&self.0, __s)
+                        }
+                    }
+                    #[derive(Clone, Debug, Default)]
+                    pub struct AttendRequestView<'a> {
+                        /// Field 1: `caller`
+                        pub caller: ::formic_rpc::rt::buffa::MessageFieldView<
+                            super::super::__buffa::view::CallerView<'a>,
+                        >,
+                        pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFieldsView<'a>,
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageView<'a> for AttendRequestView<'a> {
+                        type Owned = super::super::AttendRequest;
+                        fn decode_view(
+                            buf: &'a [u8],
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let __limit =
+                                ::core::cell::Cell::new(::formic_rpc::rt::buffa::DEFAULT_UNKNOWN_FIELD_LIMIT);
+                            let __elem = ::core::cell::Cell::new(
+                                ::formic_rpc::rt::buffa::DEFAULT_ELEMENT_MEMORY_LIMIT,
+                            );
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                buf,
+                                ::formic_rpc::rt::buffa::DecodeContext::new(
+                                    ::formic_rpc::rt::buffa::RECURSION_LIMIT,
+                                    &__limit,
+                                )
+                                .with_element_memory(&__elem),
+                            )
+                        }
+                        fn decode_view_with_ctx(
+                            buf: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(buf, ctx)
+                        }
+                        #[inline]
+                        fn merge_view_field(
+                            &mut self,
+                            tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                            cur: &'a [u8],
+                            before_tag: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<&'a [u8], ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let _ = ctx;
+                            #[allow(unused_variables)]
+                            let view = self;
+                            let mut cur = cur;
+                            match tag.field_number() {
+                                1u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    let __sub_ctx = ctx.descend()?;
+                                    let sub = ::formic_rpc::rt::buffa::types::borrow_bytes(&mut cur)?;
+                                    match view.caller.as_mut() {
+                                        Some(existing) => {
+                                            ::formic_rpc::rt::buffa::MessageView::merge_into_view(
+                                                existing, sub, __sub_ctx,
+                                            )?
+                                        }
+                                        None => {
+                                            view.caller = ::formic_rpc::rt::buffa::MessageFieldView::set(
+                                    <super::super::__buffa::view::CallerView as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                        sub,
+                                        __sub_ctx,
+                                    )?,
+                                );
+                                        }
+                                    }
+                                }
+                                _ => {
+                                    ::formic_rpc::rt::buffa::encoding::skip_field_depth(
+                                        tag,
+                                        &mut cur,
+                                        ctx.depth(),
+                                    )?;
+                                    let span_len = before_tag.len() - cur.len();
+                                    view.__buffa_unknown_fields.push_record(before_tag, span_len, ctx)?;
+                                }
+                            }
+                            ::core::result::Result::Ok(cur)
+                        }
+                        fn to_owned_message(
+                            &self,
+                        ) -> ::core::result::Result<
+                            super::super::AttendRequest,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            self.to_owned_from_source(None)
+                        }
+                        #[allow(clippy::useless_conversion, clippy::needless_update)]
+                        fn to_owned_from_source(
+                            &self,
+                            __buffa_src: ::core::option::Option<&::formic_rpc::rt::buffa::bytes::Bytes>,
+                        ) -> ::core::result::Result<
+                            super::super::AttendRequest,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::alloc::string::ToString as _;
+                            let _ = __buffa_src;
+                            ::core::result::Result::Ok(super::super::AttendRequest {
+                                caller: match self.caller.as_option() {
+                                    Some(v) => ::formic_rpc::rt::buffa::MessageField::<
+                                        super::super::Caller,
+                                        ::formic_rpc::rt::buffa::Inline<super::super::Caller>,
+                                    >::some(
+                                        v.to_owned_from_source(__buffa_src)?
+                                    ),
+                                    None => ::formic_rpc::rt::buffa::MessageField::none(),
+                                },
+                                __buffa_unknown_fields: self.__buffa_unknown_fields.to_owned()?.into(),
+                                ..::core::default::Default::default()
+                            })
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::ViewEncode<'a> for AttendRequestView<'a> {
+                        #[allow(clippy::needless_borrow, clippy::let_and_return)]
+                        fn compute_size(&self, __cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            let mut size = 0u64;
+                            if self.caller.is_set() {
+                                let __slot = __cache.reserve();
+                                let inner_size = self.caller.compute_size(__cache);
+                                __cache.set(__slot, inner_size);
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::encoding::varint_len(inner_size as u64) as u64
+                                    + inner_size as u64;
+                            }
+                            size += self.__buffa_unknown_fields.encoded_len() as u64;
+                            ::formic_rpc::rt::buffa::saturate_size(size)
+                        }
+                        #[allow(clippy::needless_borrow)]
+                        fn write_to(
+                            &self,
+                            __cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                            buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                        ) {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            if self.caller.is_set() {
+                                ::formic_rpc::rt::buffa::types::put_len_delimited_header(
+                                    1u32,
+                                    u64::from(__cache.consume_next()),
+                                    buf,
+                                );
+                                self.caller.write_to(__cache, buf);
+                            }
+                            self.__buffa_unknown_fields.write_to(buf);
+                        }
+                    }
+                    /// Serializes this view as protobuf JSON.
+                    ///
+                    /// Implicit-presence fields with default values are omitted, `required`
+                    /// fields are always emitted, explicit-presence (`optional`) fields are
+                    /// emitted only when set, bytes fields are base64-encoded, and enum
+                    /// values are their proto name strings.
+                    ///
+                    /// This impl uses `serialize_map(None)` because the number of emitted
+                    /// fields depends on default-omission rules; serializers that require
+                    /// known map lengths (e.g. `bincode`) will return a runtime error.
+                    /// Use the owned message type for those formats.
+                    impl<'__a> ::formic_rpc::rt::serde::Serialize for AttendRequestView<'__a> {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            use ::formic_rpc::rt::serde::ser::SerializeMap as _;
+                            let mut __map = __s.serialize_map(::core::option::Option::None)?;
+                            {
+                                if let ::core::option::Option::Some(__v) = self.caller.as_option() {
+                                    __map.serialize_entry("caller", __v)?;
+                                }
+                            }
+                            __map.end()
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageName for AttendRequestView<'a> {
+                        const PACKAGE: &'static str = "formic.control.v1";
+                        const NAME: &'static str = "AttendRequest";
+                        const FULL_NAME: &'static str = "formic.control.v1.AttendRequest";
+                        const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.AttendRequest";
+                    }
+                    ::formic_rpc::rt::buffa::impl_default_view_instance!(AttendRequestView);
+                    ::formic_rpc::rt::buffa::impl_view_reborrow!(AttendRequestView);
+                    /** Self-contained, `'static` owned view of a `AttendRequest` message.
+
+                    Wraps [`::formic_rpc::rt::buffa::OwnedView`]`<`[`AttendRequestView`]`<'static>>`: the decoded view and the [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer it borrows from travel together, so the handle is `'static` and `Send + Sync` — suitable for async handlers, spawned tasks, and anywhere a `'static` bound is required.
+
+                    Field accessors return borrows tied to `&self`. Use [`Self::view`] to get the full [`AttendRequestView`] when you need struct patterns, iteration helpers, or to pass the view to lifetime-parameterised code.*/
+                    #[derive(Clone, Debug)]
+                    pub struct AttendRequestOwnedView(
+                        ::formic_rpc::rt::buffa::OwnedView<AttendRequestView<'static>>,
+                    );
+                    impl AttendRequestOwnedView {
+                        /// Decode an owned view from a [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer.
+                        ///
+                        /// The view borrows directly from the buffer's data; the buffer is
+                        /// retained inside the returned handle.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer contains invalid
+                        /// protobuf data.
+                        pub fn decode(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(AttendRequestOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode(bytes)?,
+                            ))
+                        }
+                        /// Decode with custom [`::formic_rpc::rt::buffa::DecodeOptions`] (recursion limit,
+                        /// max message size).
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer is invalid or
+                        /// exceeds the configured limits.
+                        pub fn decode_with_options(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                            opts: &::formic_rpc::rt::buffa::DecodeOptions,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(AttendRequestOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode_with_options(bytes, opts)?,
+                            ))
+                        }
+                        /// Build from an owned message via an encode → decode round-trip.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError::MessageTooLarge`] if the
+                        /// message's encoded size exceeds the 2 GiB protobuf limit, or
+                        /// another [`::formic_rpc::rt::buffa::DecodeError`] if the re-encoded bytes are
+                        /// somehow invalid (should not happen for well-formed messages).
+                        pub fn from_owned(
+                            msg: &super::super::AttendRequest,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(AttendRequestOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::from_owned(msg)?,
+                            ))
+                        }
+                        /// Borrow the full [`AttendRequestView`] with its lifetime tied to `&self`.
+                        #[must_use]
+                        pub fn view(&self) -> &AttendRequestView<'_> {
+                            self.0.reborrow()
+                        }
+                        /// Convert to the owned message type.
+                        ///
+                        /// Infallible: this type's constructors wire-decode their
+                        /// buffer, and a view produced by wire decoding always
+                        /// converts. Delegates to [`::formic_rpc::rt::buffa::OwnedView::to_owned_message`],
+                        /// whose contract also governs handles converted from a raw
+                        /// [`::formic_rpc::rt::buffa::OwnedView`].
+                        #[must_use]
+                        pub fn to_owned_message(&self) -> super::super::AttendRequest {
+                            self.0.to_owned_message()
+                        }
+                        /// The underlying bytes buffer.
+                        #[must_use]
+                        pub fn bytes(&self) -> &::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.bytes()
+                        }
+                        /// Consume the handle, returning the underlying bytes buffer.
+                        #[must_use]
+                        pub fn into_bytes(self) -> ::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.into_bytes()
+                        }
+                        /// Field 1: `caller`
+                        #[must_use]
+                        pub fn caller(
+                            &self,
+                        ) -> &::formic_rpc::rt::buffa::MessageFieldView<
+                            super::super::__buffa::view::CallerView<'_>,
+                        > {
+                            &self.0.reborrow().caller
+                        }
+                    }
+                    impl ::core::convert::From<::formic_rpc::rt::buffa::OwnedView<AttendRequestView<'static>>>
+                        for AttendRequestOwnedView
+                    {
+                        fn from(
+                            inner: ::formic_rpc::rt::buffa::OwnedView<AttendRequestView<'static>>,
+                        ) -> Self {
+                            AttendRequestOwnedView(inner)
+                        }
+                    }
+                    impl ::core::convert::From<AttendRequestOwnedView>
+                        for ::formic_rpc::rt::buffa::OwnedView<AttendRequestView<'static>>
+                    {
+                        fn from(wrapper: AttendRequestOwnedView) -> Self {
+                            wrapper.0
+                        }
+                    }
+                    impl
+                        ::core::convert::AsRef<::formic_rpc::rt::buffa::OwnedView<AttendRequestView<'static>>>
+                        for AttendRequestOwnedView
+                    {
+                        fn as_ref(&self) -> &::formic_rpc::rt::buffa::OwnedView<AttendRequestView<'static>> {
+                            &self.0
+                        }
+                    }
+                    impl ::formic_rpc::rt::buffa::HasMessageView for super::super::AttendRequest {
+                        type View<'a> = AttendRequestView<'a>;
+                        type ViewHandle = AttendRequestOwnedView;
+                    }
+                    impl ::formic_rpc::rt::serde::Serialize for AttendRequestOwnedView {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            ::formic_rpc::rt::serde::Serialize::serialize(&self.0, __s)
+                        }
+                    }
+                    #[derive(Clone, Debug, Default)]
+                    pub struct AttendResponseView<'a> {
+                        /// Set first, and whenever they change.
+                        ///
+                        /// Field 1: `policies`
+                        pub policies: ::formic_rpc::rt::buffa::MessageFieldView<
+                            super::super::__buffa::view::PoliciesView<'a>,
+                        >,
+                        /// Field 2: `question`
+                        pub question: ::formic_rpc::rt::buffa::MessageFieldView<
+                            super::super::__buffa::view::QuestionView<'a>,
+                        >,
+                        pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFieldsView<'a>,
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageView<'a> for AttendResponseView<'a> {
+                        type Owned = super::super::AttendResponse;
+                        fn decode_view(
+                            buf: &'a [u8],
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let __limit =
+                                ::core::cell::Cell::new(::formic_rpc::rt::buffa::DEFAULT_UNKNOWN_FIELD_LIMIT);
+                            let __elem = ::core::cell::Cell::new(
+                                ::formic_rpc::rt::buffa::DEFAULT_ELEMENT_MEMORY_LIMIT,
+                            );
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                buf,
+                                ::formic_rpc::rt::buffa::DecodeContext::new(
+                                    ::formic_rpc::rt::buffa::RECURSION_LIMIT,
+                                    &__limit,
+                                )
+                                .with_element_memory(&__elem),
+                            )
+                        }
+                        fn decode_view_with_ctx(
+                            buf: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(buf, ctx)
+                        }
+                        #[inline]
+                        fn merge_view_field(
+                            &mut self,
+                            tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                            cur: &'a [u8],
+                            before_tag: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<&'a [u8], ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let _ = ctx;
+                            #[allow(unused_variables)]
+                            let view = self;
+                            let mut cur = cur;
+                            match tag.field_number() {
+                                1u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    let __sub_ctx = ctx.descend()?;
+                                    let sub = ::formic_rpc::rt::buffa::types::borrow_bytes(&mut cur)?;
+                                    match view.policies.as_mut() {
+                                        Some(existing) => {
+                                            ::formic_rpc::rt::buffa::MessageView::merge_into_view(
+                                                existing, sub, __sub_ctx,
+                                            )?
+                                        }
+                                        None => {
+                                            view.policies = ::formic_rpc::rt::buffa::MessageFieldView::set(
+                                    <super::super::__buffa::view::PoliciesView as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                        sub,
+                                        __sub_ctx,
+                                    )?,
+                                );
+                                        }
+                                    }
+                                }
+                                2u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    let __sub_ctx = ctx.descend()?;
+                                    let sub = ::formic_rpc::rt::buffa::types::borrow_bytes(&mut cur)?;
+                                    match view.question.as_mut() {
+                                        Some(existing) => {
+                                            ::formic_rpc::rt::buffa::MessageView::merge_into_view(
+                                                existing, sub, __sub_ctx,
+                                            )?
+                                        }
+                                        None => {
+                                            view.question = ::formic_rpc::rt::buffa::MessageFieldView::set(
+                                    <super::super::__buffa::view::QuestionView as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                        sub,
+                                        __sub_ctx,
+                                    )?,
+                                );
+                                        }
+                                    }
+                                }
+                                _ => {
+                                    ::formic_rpc::rt::buffa::encoding::skip_field_depth(
+                                        tag,
+                                        &mut cur,
+                                        ctx.depth(),
+                                    )?;
+                                    let span_len = before_tag.len() - cur.len();
+                                    view.__buffa_unknown_fields.push_record(before_tag, span_len, ctx)?;
+                                }
+                            }
+                            ::core::result::Result::Ok(cur)
+                        }
+                        fn to_owned_message(
+                            &self,
+                        ) -> ::core::result::Result<
+                            super::super::AttendResponse,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            self.to_owned_from_source(None)
+                        }
+                        #[allow(clippy::useless_conversion, clippy::needless_update)]
+                        fn to_owned_from_source(
+                            &self,
+                            __buffa_src: ::core::option::Option<&::formic_rpc::rt::buffa::bytes::Bytes>,
+                        ) -> ::core::result::Result<
+                            super::super::AttendResponse,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::alloc::string::ToString as _;
+                            let _ = __buffa_src;
+                            ::core::result::Result::Ok(super::super::AttendResponse {
+                                policies: match self.policies.as_option() {
+                                    Some(v) => ::formic_rpc::rt::buffa::MessageField::<
+                                        super::super::Policies,
+                                        ::formic_rpc::rt::buffa::Inline<super::super::Policies>,
+                                    >::some(
+                                        v.to_owned_from_source(__buffa_src)?
+                                    ),
+                                    None => ::formic_rpc::rt::buffa::MessageField::none(),
+                                },
+                                question: match self.question.as_option() {
+                                    Some(v) => ::formic_rpc::rt::buffa::MessageField::<
+                                        super::super::Question,
+                                        ::formic_rpc::rt::buffa::Inline<super::super::Question>,
+                                    >::some(
+                                        v.to_owned_from_source(__buffa_src)?
+                                    ),
+                                    None => ::formic_rpc::rt::buffa::MessageField::none(),
+                                },
+                                __buffa_unknown_fields: self.__buffa_unknown_fields.to_owned()?.into(),
+                                ..::core::default::Default::default()
+                            })
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::ViewEncode<'a> for AttendResponseView<'a> {
+                        #[allow(clippy::needless_borrow, clippy::let_and_return)]
+                        fn compute_size(&self, __cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            let mut size = 0u64;
+                            if self.policies.is_set() {
+                                let __slot = __cache.reserve();
+                                let inner_size = self.policies.compute_size(__cache);
+                                __cache.set(__slot, inner_size);
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::encoding::varint_len(inner_size as u64) as u64
+                                    + inner_size as u64;
+                            }
+                            if self.question.is_set() {
+                                let __slot = __cache.reserve();
+                                let inner_size = self.question.compute_size(__cache);
+                                __cache.set(__slot, inner_size);
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::encoding::varint_len(inner_size as u64) as u64
+                                    + inner_size as u64;
+                            }
+                            size += self.__buffa_unknown_fields.encoded_len() as u64;
+                            ::formic_rpc::rt::buffa::saturate_size(size)
+                        }
+                        #[allow(clippy::needless_borrow)]
+                        fn write_to(
+                            &self,
+                            __cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                            buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                        ) {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            if self.policies.is_set() {
+                                ::formic_rpc::rt::buffa::types::put_len_delimited_header(
+                                    1u32,
+                                    u64::from(__cache.consume_next()),
+                                    buf,
+                                );
+                                self.policies.write_to(__cache, buf);
+                            }
+                            if self.question.is_set() {
+                                ::formic_rpc::rt::buffa::types::put_len_delimited_header(
+                                    2u32,
+                                    u64::from(__cache.consume_next()),
+                                    buf,
+                                );
+                                self.question.write_to(__cache, buf);
+                            }
+                            self.__buffa_unknown_fields.write_to(buf);
+                        }
+                    }
+                    /// Serializes this view as protobuf JSON.
+                    ///
+                    /// Implicit-presence fields with default values are omitted, `required`
+                    /// fields are always emitted, explicit-presence (`optional`) fields are
+                    /// emitted only when set, bytes fields are base64-encoded, and enum
+                    /// values are their proto name strings.
+                    ///
+                    /// This impl uses `serialize_map(None)` because the number of emitted
+                    /// fields depends on default-omission rules; serializers that require
+                    /// known map lengths (e.g. `bincode`) will return a runtime error.
+                    /// Use the owned message type for those formats.
+                    impl<'__a> ::formic_rpc::rt::serde::Serialize for AttendResponseView<'__a> {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            use ::formic_rpc::rt::serde::ser::SerializeMap as _;
+                            let mut __map = __s.serialize_map(::core::option::Option::None)?;
+                            {
+                                if let ::core::option::Option::Some(__v) = self.policies.as_option() {
+                                    __map.serialize_entry("policies", __v)?;
+                                }
+                            }
+                            {
+                                if let ::core::option::Option::Some(__v) = self.question.as_option() {
+                                    __map.serialize_entry("question", __v)?;
+                                }
+                            }
+                            __map.end()
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageName for AttendResponseView<'a> {
+                        const PACKAGE: &'static str = "formic.control.v1";
+                        const NAME: &'static str = "AttendResponse";
+                        const FULL_NAME: &'static str = "formic.control.v1.AttendResponse";
+                        const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.AttendResponse";
+                    }
+                    ::formic_rpc::rt::buffa::impl_default_view_instance!(AttendResponseView);
+                    ::formic_rpc::rt::buffa::impl_view_reborrow!(AttendResponseView);
+                    /** Self-contained, `'static` owned view of a `AttendResponse` message.
+
+                    Wraps [`::formic_rpc::rt::buffa::OwnedView`]`<`[`AttendResponseView`]`<'static>>`: the decoded view and the [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer it borrows from travel together, so the handle is `'static` and `Send + Sync` — suitable for async handlers, spawned tasks, and anywhere a `'static` bound is required.
+
+                    Field accessors return borrows tied to `&self`. Use [`Self::view`] to get the full [`AttendResponseView`] when you need struct patterns, iteration helpers, or to pass the view to lifetime-parameterised code.*/
+                    #[derive(Clone, Debug)]
+                    pub struct AttendResponseOwnedView(
+                        ::formic_rpc::rt::buffa::OwnedView<AttendResponseView<'static>>,
+                    );
+                    impl AttendResponseOwnedView {
+                        /// Decode an owned view from a [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer.
+                        ///
+                        /// The view borrows directly from the buffer's data; the buffer is
+                        /// retained inside the returned handle.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer contains invalid
+                        /// protobuf data.
+                        pub fn decode(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(AttendResponseOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode(bytes)?,
+                            ))
+                        }
+                        /// Decode with custom [`::formic_rpc::rt::buffa::DecodeOptions`] (recursion limit,
+                        /// max message size).
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer is invalid or
+                        /// exceeds the configured limits.
+                        pub fn decode_with_options(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                            opts: &::formic_rpc::rt::buffa::DecodeOptions,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(AttendResponseOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode_with_options(bytes, opts)?,
+                            ))
+                        }
+                        /// Build from an owned message via an encode → decode round-trip.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError::MessageTooLarge`] if the
+                        /// message's encoded size exceeds the 2 GiB protobuf limit, or
+                        /// another [`::formic_rpc::rt::buffa::DecodeError`] if the re-encoded bytes are
+                        /// somehow invalid (should not happen for well-formed messages).
+                        pub fn from_owned(
+                            msg: &super::super::AttendResponse,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(AttendResponseOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::from_owned(msg)?,
+                            ))
+                        }
+                        /// Borrow the full [`AttendResponseView`] with its lifetime tied to `&self`.
+                        #[must_use]
+                        pub fn view(&self) -> &AttendResponseView<'_> {
+                            self.0.reborrow()
+                        }
+                        /// Convert to the owned message type.
+                        ///
+                        /// Infallible: this type's constructors wire-decode their
+                        /// buffer, and a view produced by wire decoding always
+                        /// converts. Delegates to [`::formic_rpc::rt::buffa::OwnedView::to_owned_message`],
+                        /// whose contract also governs handles converted from a raw
+                        /// [`::formic_rpc::rt::buffa::OwnedView`].
+                        #[must_use]
+                        pub fn to_owned_message(&self) -> super::super::AttendResponse {
+                            self.0.to_owned_message()
+                        }
+                        /// The underlying bytes buffer.
+                        #[must_use]
+                        pub fn bytes(&self) -> &::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.bytes()
+                        }
+                        /// Consume the handle, returning the underlying bytes buffer.
+                        #[must_use]
+                        pub fn into_bytes(self) -> ::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.into_bytes()
+                        }
+                        /// Set first, and whenever they change.
+                        ///
+                        /// Field 1: `policies`
+                        #[must_use]
+                        pub fn policies(
+                            &self,
+                        ) -> &::formic_rpc::rt::buffa::MessageFieldView<
+                            super::super::__buffa::view::PoliciesView<'_>,
+                        > {
+                            &self.0.reborrow().policies
+                        }
+                        /// Field 2: `question`
+                        #[must_use]
+                        pub fn question(
+                            &self,
+                        ) -> &::formic_rpc::rt::buffa::MessageFieldView<
+                            super::super::__buffa::view::QuestionView<'_>,
+                        > {
+                            &self.0.reborrow().question
+                        }
+                    }
+                    impl
+                        ::core::convert::From<::formic_rpc::rt::buffa::OwnedView<AttendResponseView<'static>>>
+                        for AttendResponseOwnedView
+                    {
+                        fn from(
+                            inner: ::formic_rpc::rt::buffa::OwnedView<AttendResponseView<'static>>,
+                        ) -> Self {
+                            AttendResponseOwnedView(inner)
+                        }
+                    }
+                    impl ::core::convert::From<AttendResponseOwnedView>
+                        for ::formic_rpc::rt::buffa::OwnedView<AttendResponseView<'static>>
+                    {
+                        fn from(wrapper: AttendResponseOwnedView) -> Self {
+                            wrapper.0
+                        }
+                    }
+                    impl
+                        ::core::convert::AsRef<
+                            ::formic_rpc::rt::buffa::OwnedView<AttendResponseView<'static>>,
+                        > for AttendResponseOwnedView
+                    {
+                        fn as_ref(&self) -> &::formic_rpc::rt::buffa::OwnedView<AttendResponseView<'static>> {
+                            &self.0
+                        }
+                    }
+                    impl ::formic_rpc::rt::buffa::HasMessageView for super::super::AttendResponse {
+                        type View<'a> = AttendResponseView<'a>;
+                        type ViewHandle = AttendResponseOwnedView;
+                    }
+                    impl ::formic_rpc::rt::serde::Serialize for AttendResponseOwnedView {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            ::formic_rpc::rt::serde::Serialize::serialize(&self.0, __s)
+                        }
+                    }
+                    #[derive(Clone, Debug, Default)]
+                    pub struct PoliciesView<'a> {
+                        /// Grows with each change.
+                        ///
+                        /// Field 1: `generation`
+                        pub generation: u64,
+                        /// JSON: a policy for each service that has one of its own.
+                        ///
+                        /// Field 2: `services`
+                        pub services: &'a str,
+                        pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFieldsView<'a>,
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageView<'a> for PoliciesView<'a> {
+                        type Owned = super::super::Policies;
+                        fn decode_view(
+                            buf: &'a [u8],
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let __limit =
+                                ::core::cell::Cell::new(::formic_rpc::rt::buffa::DEFAULT_UNKNOWN_FIELD_LIMIT);
+                            let __elem = ::core::cell::Cell::new(
+                                ::formic_rpc::rt::buffa::DEFAULT_ELEMENT_MEMORY_LIMIT,
+                            );
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                buf,
+                                ::formic_rpc::rt::buffa::DecodeContext::new(
+                                    ::formic_rpc::rt::buffa::RECURSION_LIMIT,
+                                    &__limit,
+                                )
+                                .with_element_memory(&__elem),
+                            )
+                        }
+                        fn decode_view_with_ctx(
+                            buf: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(buf, ctx)
+                        }
+                        #[inline]
+                        fn merge_view_field(
+                            &mut self,
+                            tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                            cur: &'a [u8],
+                            before_tag: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<&'a [u8], ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let _ = ctx;
+                            #[allow(unused_variables)]
+                            let view = self;
+                            let mut cur = cur;
+                            match tag.field_number() {
+                                1u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                                    )?;
+                                    view.generation =
+                                        ::formic_rpc::rt::buffa::types::decode_uint64(&mut cur)?;
+                                }
+                                2u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    view.services = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
+                                }
+                                _ => {
+                                    ::formic_rpc::rt::buffa::encoding::skip_field_depth(
+                                        tag,
+                                        &mut cur,
+                                        ctx.depth(),
+                                    )?;
+                                    let span_len = before_tag.len() - cur.len();
+                                    view.__buffa_unknown_fields.push_record(before_tag, span_len, ctx)?;
+                                }
+                            }
+                            ::core::result::Result::Ok(cur)
+                        }
+                        fn to_owned_message(
+                            &self,
+                        ) -> ::core::result::Result<
+                            super::super::Policies,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            self.to_owned_from_source(None)
+                        }
+                        #[allow(clippy::useless_conversion, clippy::needless_update)]
+                        fn to_owned_from_source(
+                            &self,
+                            __buffa_src: ::core::option::Option<&::formic_rpc::rt::buffa::bytes::Bytes>,
+                        ) -> ::core::result::Result<
+                            super::super::Policies,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::alloc::string::ToString as _;
+                            let _ = __buffa_src;
+                            ::core::result::Result::Ok(super::super::Policies {
+                                generation: self.generation,
+                                services: self.services.to_string(),
+                                __buffa_unknown_fields: self.__buffa_unknown_fields.to_owned()?.into(),
+                                ..::core::default::Default::default()
+                            })
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::ViewEncode<'a> for PoliciesView<'a> {
+                        #[allow(clippy::needless_borrow, clippy::let_and_return)]
+                        fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            let mut size = 0u64;
+                            if self.generation != 0u64 {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::uint64_encoded_len(self.generation)
+                                        as u64;
+                            }
+                            if !self.services.is_empty() {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.services)
+                                        as u64;
+                            }
+                            size += self.__buffa_unknown_fields.encoded_len() as u64;
+                            ::formic_rpc::rt::buffa::saturate_size(size)
+                        }
+                        #[allow(clippy::needless_borrow)]
+                        fn write_to(
+                            &self,
+                            _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                            buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                        ) {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            if self.generation != 0u64 {
+                                ::formic_rpc::rt::buffa::types::put_uint64_field(1u32, self.generation, buf);
+                            }
+                            if !self.services.is_empty() {
+                                ::formic_rpc::rt::buffa::types::put_string_field(2u32, &self.services, buf);
+                            }
+                            self.__buffa_unknown_fields.write_to(buf);
+                        }
+                    }
+                    /// Serializes this view as protobuf JSON.
+                    ///
+                    /// Implicit-presence fields with default values are omitted, `required`
+                    /// fields are always emitted, explicit-presence (`optional`) fields are
+                    /// emitted only when set, bytes fields are base64-encoded, and enum
+                    /// values are their proto name strings.
+                    ///
+                    /// This impl uses `serialize_map(None)` because the number of emitted
+                    /// fields depends on default-omission rules; serializers that require
+                    /// known map lengths (e.g. `bincode`) will return a runtime error.
+                    /// Use the owned message type for those formats.
+                    impl<'__a> ::formic_rpc::rt::serde::Serialize for PoliciesView<'__a> {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            use ::formic_rpc::rt::serde::ser::SerializeMap as _;
+                            let mut __map = __s.serialize_map(::core::option::Option::None)?;
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u64(&self.generation)
+                            {
+                                __map.serialize_entry(
+                                    "generation",
+                                    &::formic_rpc::rt::buffa::json_helpers::ProtoJson(&self.generation),
+                                )?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str(self.services) {
+                                __map.serialize_entry("services", self.services)?;
+                            }
+                            __map.end()
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageName for PoliciesView<'a> {
+                        const PACKAGE: &'static str = "formic.control.v1";
+                        const NAME: &'static str = "Policies";
+                        const FULL_NAME: &'static str = "formic.control.v1.Policies";
+                        const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.Policies";
+                    }
+                    ::formic_rpc::rt::buffa::impl_default_view_instance!(PoliciesView);
+                    ::formic_rpc::rt::buffa::impl_view_reborrow!(PoliciesView);
+                    /** Self-contained, `'static` owned view of a `Policies` message.
+
+                    Wraps [`::formic_rpc::rt::buffa::OwnedView`]`<`[`PoliciesView`]`<'static>>`: the decoded view and the [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer it borrows from travel together, so the handle is `'static` and `Send + Sync` — suitable for async handlers, spawned tasks, and anywhere a `'static` bound is required.
+
+                    Field accessors return borrows tied to `&self`. Use [`Self::view`] to get the full [`PoliciesView`] when you need struct patterns, iteration helpers, or to pass the view to lifetime-parameterised code.*/
+                    #[derive(Clone, Debug)]
+                    pub struct PoliciesOwnedView(::formic_rpc::rt::buffa::OwnedView<PoliciesView<'static>>);
+                    impl PoliciesOwnedView {
+                        /// Decode an owned view from a [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer.
+                        ///
+                        /// The view borrows directly from the buffer's data; the buffer is
+                        /// retained inside the returned handle.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer contains invalid
+                        /// protobuf data.
+                        pub fn decode(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(PoliciesOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode(bytes)?,
+                            ))
+                        }
+                        /// Decode with custom [`::formic_rpc::rt::buffa::DecodeOptions`] (recursion limit,
+                        /// max message size).
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer is invalid or
+                        /// exceeds the configured limits.
+                        pub fn decode_with_options(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                            opts: &::formic_rpc::rt::buffa::DecodeOptions,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(PoliciesOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode_with_options(bytes, opts)?,
+                            ))
+                        }
+                        /// Build from an owned message via an encode → decode round-trip.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError::MessageTooLarge`] if the
+                        /// message's encoded size exceeds the 2 GiB protobuf limit, or
+                        /// another [`::formic_rpc::rt::buffa::DecodeError`] if the re-encoded bytes are
+                        /// somehow invalid (should not happen for well-formed messages).
+                        pub fn from_owned(
+                            msg: &super::super::Policies,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(PoliciesOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::from_owned(msg)?,
+                            ))
+                        }
+                        /// Borrow the full [`PoliciesView`] with its lifetime tied to `&self`.
+                        #[must_use]
+                        pub fn view(&self) -> &PoliciesView<'_> {
+                            self.0.reborrow()
+                        }
+                        /// Convert to the owned message type.
+                        ///
+                        /// Infallible: this type's constructors wire-decode their
+                        /// buffer, and a view produced by wire decoding always
+                        /// converts. Delegates to [`::formic_rpc::rt::buffa::OwnedView::to_owned_message`],
+                        /// whose contract also governs handles converted from a raw
+                        /// [`::formic_rpc::rt::buffa::OwnedView`].
+                        #[must_use]
+                        pub fn to_owned_message(&self) -> super::super::Policies {
+                            self.0.to_owned_message()
+                        }
+                        /// The underlying bytes buffer.
+                        #[must_use]
+                        pub fn bytes(&self) -> &::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.bytes()
+                        }
+                        /// Consume the handle, returning the underlying bytes buffer.
+                        #[must_use]
+                        pub fn into_bytes(self) -> ::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.into_bytes()
+                        }
+                        /// Grows with each change.
+                        ///
+                        /// Field 1: `generation`
+                        #[must_use]
+                        pub fn generation(&self) -> u64 {
+                            self.0.reborrow().generation
+                        }
+                        /// JSON: a policy for each service that has one of its own.
+                        ///
+                        /// Field 2: `services`
+                        #[must_use]
+                        pub fn services(&self) -> &'_ str {
+                            self.0.reborrow().services
+                        }
+                    }
+                    impl ::core::convert::From<::formic_rpc::rt::buffa::OwnedView<PoliciesView<'static>>> for PoliciesOwnedView {
+                        fn from(inner: ::formic_rpc::rt::buffa::OwnedView<PoliciesView<'static>>) -> Self {
+                            PoliciesOwnedView(inner)
+                        }
+                    }
+                    impl ::core::convert::From<PoliciesOwnedView> for ::formic_rpc::rt::buffa::OwnedView<PoliciesView<'static>> {
+                        fn from(wrapper: PoliciesOwnedView) -> Self {
+                            wrapper.0
+                        }
+                    }
+                    impl ::core::convert::AsRef<::formic_rpc::rt::buffa::OwnedView<PoliciesView<'static>>> for PoliciesOwnedView {
+                        fn as_ref(&self) -> &::formic_rpc::rt::buffa::OwnedView<PoliciesView<'static>> {
+                            &self.0
+                        }
+                    }
+                    impl ::formic_rpc::rt::buffa::HasMessageView for super::super::Policies {
+                        type View<'a> = PoliciesView<'a>;
+                        type ViewHandle = PoliciesOwnedView;
+                    }
+                    impl ::formic_rpc::rt::serde::Serialize for PoliciesOwnedView {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            ::formic_rpc::rt::serde::Serialize::serialize(&self.0, __s)
+                        }
+                    }
+                    #[derive(Clone, Debug, Default)]
+                    pub struct QuestionView<'a> {
+                        /// Field 1: `number`
+                        pub number: u64,
+                        /// Which service it is about.
+                        ///
+                        /// Field 2: `service`
+                        pub service: &'a str,
+                        /// An instance, by id or address, whose ejection is to end first; may be empty.
+                        ///
+                        /// Field 3: `readmit`
+                        pub readmit: &'a str,
+                        pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFieldsView<'a>,
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageView<'a> for QuestionView<'a> {
+                        type Owned = super::super::Question;
+                        fn decode_view(
+                            buf: &'a [u8],
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let __limit =
+                                ::core::cell::Cell::new(::formic_rpc::rt::buffa::DEFAULT_UNKNOWN_FIELD_LIMIT);
+                            let __elem = ::core::cell::Cell::new(
+                                ::formic_rpc::rt::buffa::DEFAULT_ELEMENT_MEMORY_LIMIT,
+                            );
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                buf,
+                                ::formic_rpc::rt::buffa::DecodeContext::new(
+                                    ::formic_rpc::rt::buffa::RECURSION_LIMIT,
+                                    &__limit,
+                                )
+                                .with_element_memory(&__elem),
+                            )
+                        }
+                        fn decode_view_with_ctx(
+                            buf: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(buf, ctx)
+                        }
+                        #[inline]
+                        fn merge_view_field(
+                            &mut self,
+                            tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                            cur: &'a [u8],
+                            before_tag: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<&'a [u8], ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let _ = ctx;
+                            #[allow(unused_variables)]
+                            let view = self;
+                            let mut cur = cur;
+                            match tag.field_number() {
+                                1u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                                    )?;
+                                    view.number = ::formic_rpc::rt::buffa::types::decode_uint64(&mut cur)?;
+                                }
+                                2u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    view.service = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
+                                }
+                                3u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    view.readmit = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
+                                }
+                                _ => {
+                                    ::formic_rpc::rt::buffa::encoding::skip_field_depth(
+                                        tag,
+                                        &mut cur,
+                                        ctx.depth(),
+                                    )?;
+                                    let span_len = before_tag.len() - cur.len();
+                                    view.__buffa_unknown_fields.push_record(before_tag, span_len, ctx)?;
+                                }
+                            }
+                            ::core::result::Result::Ok(cur)
+                        }
+                        fn to_owned_message(
+                            &self,
+                        ) -> ::core::result::Result<
+                            super::super::Question,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            self.to_owned_from_source(None)
+                        }
+                        #[allow(clippy::useless_conversion, clippy::needless_update)]
+                        fn to_owned_from_source(
+                            &self,
+                            __buffa_src: ::core::option::Option<&::formic_rpc::rt::buffa::bytes::Bytes>,
+                        ) -> ::core::result::Result<
+                            super::super::Question,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::alloc::string::ToString as _;
+                            let _ = __buffa_src;
+                            ::core::result::Result::Ok(super::super::Question {
+                                number: self.number,
+                                service: self.service.to_string(),
+                                readmit: self.readmit.to_string(),
+                                __buffa_unknown_fields: self.__buffa_unknown_fields.to_owned()?.into(),
+                                ..::core::default::Default::default()
+                            })
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::ViewEncode<'a> for QuestionView<'a> {
+                        #[allow(clippy::needless_borrow, clippy::let_and_return)]
+                        fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            let mut size = 0u64;
+                            if self.number != 0u64 {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::uint64_encoded_len(self.number) as u64;
+                            }
+                            if !self.service.is_empty() {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.service)
+                                        as u64;
+                            }
+                            if !self.readmit.is_empty() {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.readmit)
+                                        as u64;
+                            }
+                            size += self.__buffa_unknown_fields.encoded_len() as u64;
+                            ::formic_rpc::rt::buffa::saturate_size(size)
+                        }
+                        #[allow(clippy::needless_borrow)]
+                        fn write_to(
+                            &self,
+                            _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                            buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                        ) {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            if self.number != 0u64 {
+                                ::formic_rpc::rt::buffa::types::put_uint64_field(1u32, self.number, buf);
+                            }
+                            if !self.service.is_empty() {
+                                ::formic_rpc::rt::buffa::types::put_string_field(2u32, &self.service, buf);
+                            }
+                            if !self.readmit.is_empty() {
+                                ::formic_rpc::rt::buffa::types::put_string_field(3u32, &self.readmit, buf);
+                            }
+                            self.__buffa_unknown_fields.write_to(buf);
+                        }
+                    }
+                    /// Serializes this view as protobuf JSON.
+                    ///
+                    /// Implicit-presence fields with default values are omitted, `required`
+                    /// fields are always emitted, explicit-presence (`optional`) fields are
+                    /// emitted only when set, bytes fields are base64-encoded, and enum
+                    /// values are their proto name strings.
+                    ///
+                    /// This impl uses `serialize_map(None)` because the number of emitted
+                    /// fields depends on default-omission rules; serializers that require
+                    /// known map lengths (e.g. `bincode`) will return a runtime error.
+                    /// Use the owned message type for those formats.
+                    impl<'__a> ::formic_rpc::rt::serde::Serialize for QuestionView<'__a> {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            use ::formic_rpc::rt::serde::ser::SerializeMap as _;
+                            let mut __map = __s.serialize_map(::core::option::Option::None)?;
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u64(&self.number) {
+                                __map.serialize_entry(
+                                    "number",
+                                    &::formic_rpc::rt::buffa::json_helpers::ProtoJson(&self.number),
+                                )?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str(self.service) {
+                                __map.serialize_entry("service", self.service)?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str(self.readmit) {
+                                __map.serialize_entry("readmit", self.readmit)?;
+                            }
+                            __map.end()
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageName for QuestionView<'a> {
+                        const PACKAGE: &'static str = "formic.control.v1";
+                        const NAME: &'static str = "Question";
+                        const FULL_NAME: &'static str = "formic.control.v1.Question";
+                        const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.Question";
+                    }
+                    ::formic_rpc::rt::buffa::impl_default_view_instance!(QuestionView);
+                    ::formic_rpc::rt::buffa::impl_view_reborrow!(QuestionView);
+                    /** Self-contained, `'static` owned view of a `Question` message.
+
+                    Wraps [`::formic_rpc::rt::buffa::OwnedView`]`<`[`QuestionView`]`<'static>>`: the decoded view and the [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer it borrows from travel together, so the handle is `'static` and `Send + Sync` — suitable for async handlers, spawned tasks, and anywhere a `'static` bound is required.
+
+                    Field accessors return borrows tied to `&self`. Use [`Self::view`] to get the full [`QuestionView`] when you need struct patterns, iteration helpers, or to pass the view to lifetime-parameterised code.*/
+                    #[derive(Clone, Debug)]
+                    pub struct QuestionOwnedView(::formic_rpc::rt::buffa::OwnedView<QuestionView<'static>>);
+                    impl QuestionOwnedView {
+                        /// Decode an owned view from a [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer.
+                        ///
+                        /// The view borrows directly from the buffer's data; the buffer is
+                        /// retained inside the returned handle.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer contains invalid
+                        /// protobuf data.
+                        pub fn decode(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(QuestionOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode(bytes)?,
+                            ))
+                        }
+                        /// Decode with custom [`::formic_rpc::rt::buffa::DecodeOptions`] (recursion limit,
+                        /// max message size).
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer is invalid or
+                        /// exceeds the configured limits.
+                        pub fn decode_with_options(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                            opts: &::formic_rpc::rt::buffa::DecodeOptions,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(QuestionOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode_with_options(bytes, opts)?,
+                            ))
+                        }
+                        /// Build from an owned message via an encode → decode round-trip.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError::MessageTooLarge`] if the
+                        /// message's encoded size exceeds the 2 GiB protobuf limit, or
+                        /// another [`::formic_rpc::rt::buffa::DecodeError`] if the re-encoded bytes are
+                        /// somehow invalid (should not happen for well-formed messages).
+                        pub fn from_owned(
+                            msg: &super::super::Question,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(QuestionOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::from_owned(msg)?,
+                            ))
+                        }
+                        /// Borrow the full [`QuestionView`] with its lifetime tied to `&self`.
+                        #[must_use]
+                        pub fn view(&self) -> &QuestionView<'_> {
+                            self.0.reborrow()
+                        }
+                        /// Convert to the owned message type.
+                        ///
+                        /// Infallible: this type's constructors wire-decode their
+                        /// buffer, and a view produced by wire decoding always
+                        /// converts. Delegates to [`::formic_rpc::rt::buffa::OwnedView::to_owned_message`],
+                        /// whose contract also governs handles converted from a raw
+                        /// [`::formic_rpc::rt::buffa::OwnedView`].
+                        #[must_use]
+                        pub fn to_owned_message(&self) -> super::super::Question {
+                            self.0.to_owned_message()
+                        }
+                        /// The underlying bytes buffer.
+                        #[must_use]
+                        pub fn bytes(&self) -> &::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.bytes()
+                        }
+                        /// Consume the handle, returning the underlying bytes buffer.
+                        #[must_use]
+                        pub fn into_bytes(self) -> ::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.into_bytes()
+                        }
+                        /// Field 1: `number`
+                        #[must_use]
+                        pub fn number(&self) -> u64 {
+                            self.0.reborrow().number
+                        }
+                        /// Which service it is about.
+                        ///
+                        /// Field 2: `service`
+                        #[must_use]
+                        pub fn service(&self) -> &'_ str {
+                            self.0.reborrow().service
+                        }
+                        /// An instance, by id or address, whose ejection is to end first; may be empty.
+                        ///
+                        /// Field 3: `readmit`
+                        #[must_use]
+                        pub fn readmit(&self) -> &'_ str {
+                            self.0.reborrow().readmit
+                        }
+                    }
+                    impl ::core::convert::From<::formic_rpc::rt::buffa::OwnedView<QuestionView<'static>>> for QuestionOwnedView {
+                        fn from(inner: ::formic_rpc::rt::buffa::OwnedView<QuestionView<'static>>) -> Self {
+                            QuestionOwnedView(inner)
+                        }
+                    }
+                    impl ::core::convert::From<QuestionOwnedView> for ::formic_rpc::rt::buffa::OwnedView<QuestionView<'static>> {
+                        fn from(wrapper: QuestionOwnedView) -> Self {
+                            wrapper.0
+                        }
+                    }
+                    impl ::core::convert::AsRef<::formic_rpc::rt::buffa::OwnedView<QuestionView<'static>>> for QuestionOwnedView {
+                        fn as_ref(&self) -> &::formic_rpc::rt::buffa::OwnedView<QuestionView<'static>> {
+                            &self.0
+                        }
+                    }
+                    impl ::formic_rpc::rt::buffa::HasMessageView for super::super::Question {
+                        type View<'a> = QuestionView<'a>;
+                        type ViewHandle = QuestionOwnedView;
+                    }
+                    impl ::formic_rpc::rt::serde::Serialize for QuestionOwnedView {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            ::formic_rpc::rt::serde::Serialize::serialize(&self.0, __s)
+                        }
+                    }
+                    #[derive(Clone, Debug, Default)]
+                    pub struct ReportRequestView<'a> {
+                        /// Which question is answered.
+                        ///
+                        /// Field 1: `number`
+                        pub number: u64,
+                        /// Missing where the caller has never called the service.
+                        ///
+                        /// Field 2: `traffic`
+                        pub traffic: ::formic_rpc::rt::buffa::MessageFieldView<
+                            super::super::__buffa::view::CallerTrafficView<'a>,
+                        >,
+                        /// The instance of the question is known here, and gets calls.
+                        ///
+                        /// Field 3: `readmitted`
+                        pub readmitted: bool,
+                        pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFieldsView<'a>,
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageView<'a> for ReportRequestView<'a> {
+                        type Owned = super::super::ReportRequest;
+                        fn decode_view(
+                            buf: &'a [u8],
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let __limit =
+                                ::core::cell::Cell::new(::formic_rpc::rt::buffa::DEFAULT_UNKNOWN_FIELD_LIMIT);
+                            let __elem = ::core::cell::Cell::new(
+                                ::formic_rpc::rt::buffa::DEFAULT_ELEMENT_MEMORY_LIMIT,
+                            );
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                buf,
+                                ::formic_rpc::rt::buffa::DecodeContext::new(
+                                    ::formic_rpc::rt::buffa::RECURSION_LIMIT,
+                                    &__limit,
+                                )
+                                .with_element_memory(&__elem),
+                            )
+                        }
+                        fn decode_view_with_ctx(
+                            buf: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(buf, ctx)
+                        }
+                        #[inline]
+                        fn merge_view_field(
+                            &mut self,
+                            tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                            cur: &'a [u8],
+                            before_tag: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<&'a [u8], ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let _ = ctx;
+                            #[allow(unused_variables)]
+                            let view = self;
+                            let mut cur = cur;
+                            match tag.field_number() {
+                                1u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                                    )?;
+                                    view.number = ::formic_rpc::rt::buffa::types::decode_uint64(&mut cur)?;
+                                }
+                                2u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    let __sub_ctx = ctx.descend()?;
+                                    let sub = ::formic_rpc::rt::buffa::types::borrow_bytes(&mut cur)?;
+                                    match view.traffic.as_mut() {
+                                        Some(existing) => {
+                                            ::formic_rpc::rt::buffa::MessageView::merge_into_view(
+                                                existing, sub, __sub_ctx,
+                                            )?
+                                        }
+                                        None => {
+                                            view.traffic = ::formic_rpc::rt::buffa::MessageFieldView::set(
+                                    <super::super::__buffa::view::CallerTrafficView as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                        sub,
+                                        __sub_ctx,
+                                    )?,
+                                );
+                                        }
+                                    }
+                                }
+                                3u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                                    )?;
+                                    view.readmitted = ::formic_rpc::rt::buffa::types::decode_bool(&mut cur)?;
+                                }
+                                _ => {
+                                    ::formic_rpc::rt::buffa::encoding::skip_field_depth(
+                                        tag,
+                                        &mut cur,
+                                        ctx.depth(),
+                                    )?;
+                                    let span_len = before_tag.len() - cur.len();
+                                    view.__buffa_unknown_fields.push_record(before_tag, span_len, ctx)?;
+                                }
+                            }
+                            ::core::result::Result::Ok(cur)
+                        }
+                        fn to_owned_message(
+                            &self,
+                        ) -> ::core::result::Result<
+                            super::super::ReportRequest,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            self.to_owned_from_source(None)
+                        }
+                        #[allow(clippy::useless_conversion, clippy::needless_update)]
+                        fn to_owned_from_source(
+                            &self,
+                            __buffa_src: ::core::option::Option<&::formic_rpc::rt::buffa::bytes::Bytes>,
+                        ) -> ::core::result::Result<
+                            super::super::ReportRequest,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::alloc::string::ToString as _;
+                            let _ = __buffa_src;
+                            ::core::result::Result::Ok(super::super::ReportRequest {
+                                number: self.number,
+                                traffic: match self.traffic.as_option() {
+                                    Some(v) => ::formic_rpc::rt::buffa::MessageField::<
+                                        super::super::CallerTraffic,
+                                        ::formic_rpc::rt::buffa::Inline<super::super::CallerTraffic>,
+                                    >::some(
+                                        v.to_owned_from_source(__buffa_src)?
+                                    ),
+                                    None => ::formic_rpc::rt::buffa::MessageField::none(),
+                                },
+                                readmitted: self.readmitted,
+                                __buffa_unknown_fields: self.__buffa_unknown_fields.to_owned()?.into(),
+                                ..::core::default::Default::default()
+                            })
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::ViewEncode<'a> for ReportRequestView<'a> {
+                        #[allow(clippy::needless_borrow, clippy::let_and_return)]
+                        fn compute_size(&self, __cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            let mut size = 0u64;
+                            if self.number != 0u64 {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::uint64_encoded_len(self.number) as u64;
+                            }
+                            if self.traffic.is_set() {
+                                let __slot = __cache.reserve();
+                                let inner_size = self.traffic.compute_size(__cache);
+                                __cache.set(__slot, inner_size);
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::encoding::varint_len(inner_size as u64) as u64
+                                    + inner_size as u64;
+                            }
+                            if self.readmitted {
+                                size += 1u64 + ::formic_rpc::rt::buffa::types::BOOL_ENCODED_LEN as u64;
+                            }
+                            size += self.__buffa_unknown_fields.encoded_len() as u64;
+                            ::formic_rpc::rt::buffa::saturate_size(size)
+                        }
+                        #[allow(clippy::needless_borrow)]
+                        fn write_to(
+                            &self,
+                            __cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                            buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                        ) {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            if self.number != 0u64 {
+                                ::formic_rpc::rt::buffa::types::put_uint64_field(1u32, self.number, buf);
+                            }
+                            if self.traffic.is_set() {
+                                ::formic_rpc::rt::buffa::types::put_len_delimited_header(
+                                    2u32,
+                                    u64::from(__cache.consume_next()),
+                                    buf,
+                                );
+                                self.traffic.write_to(__cache, buf);
+                            }
+                            if self.readmitted {
+                                ::formic_rpc::rt::buffa::types::put_bool_field(3u32, self.readmitted, buf);
+                            }
+                            self.__buffa_unknown_fields.write_to(buf);
+                        }
+                    }
+                    /// Serializes this view as protobuf JSON.
+                    ///
+                    /// Implicit-presence fields with default values are omitted, `required`
+                    /// fields are always emitted, explicit-presence (`optional`) fields are
+                    /// emitted only when set, bytes fields are base64-encoded, and enum
+                    /// values are their proto name strings.
+                    ///
+                    /// This impl uses `serialize_map(None)` because the number of emitted
+                    /// fields depends on default-omission rules; serializers that require
+                    /// known map lengths (e.g. `bincode`) will return a runtime error.
+                    /// Use the owned message type for those formats.
+                    impl<'__a> ::formic_rpc::rt::serde::Serialize for ReportRequestView<'__a> {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            use ::formic_rpc::rt::serde::ser::SerializeMap as _;
+                            let mut __map = __s.serialize_map(::core::option::Option::None)?;
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u64(&self.number) {
+                                __map.serialize_entry(
+                                    "number",
+                                    &::formic_rpc::rt::buffa::json_helpers::ProtoJson(&self.number),
+                                )?;
+                            }
+                            {
+                                if let ::core::option::Option::Some(__v) = self.traffic.as_option() {
+                                    __map.serialize_entry("traffic", __v)?;
+                                }
+                            }
+                            if self.readmitted {
+                                __map.serialize_entry("readmitted", &self.readmitted)?;
+                            }
+                            __map.end()
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageName for ReportRequestView<'a> {
+                        const PACKAGE: &'static str = "formic.control.v1";
+                        const NAME: &'static str = "ReportRequest";
+                        const FULL_NAME: &'static str = "formic.control.v1.ReportRequest";
+                        const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.ReportRequest";
+                    }
+                    ::formic_rpc::rt::buffa::impl_default_view_instance!(ReportRequestView);
+                    ::formic_rpc::rt::buffa::impl_view_reborrow!(ReportRequestView);
+                    /** Self-contained, `'static` owned view of a `ReportRequest` message.
+
+                    Wraps [`::formic_rpc::rt::buffa::OwnedView`]`<`[`ReportRequestView`]`<'static>>`: the decoded view and the [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer it borrows from travel together, so the handle is `'static` and `Send + Sync` — suitable for async handlers, spawned tasks, and anywhere a `'static` bound is required.
+
+                    Field accessors return borrows tied to `&self`. Use [`Self::view`] to get the full [`ReportRequestView`] when you need struct patterns, iteration helpers, or to pass the view to lifetime-parameterised code.*/
+                    #[derive(Clone, Debug)]
+                    pub struct ReportRequestOwnedView(
+                        ::formic_rpc::rt::buffa::OwnedView<ReportRequestView<'static>>,
+                    );
+                    impl ReportRequestOwnedView {
+                        /// Decode an owned view from a [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer.
+                        ///
+                        /// The view borrows directly from the buffer's data; the buffer is
+                        /// retained inside the returned handle.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer contains invalid
+                        /// protobuf data.
+                        pub fn decode(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(ReportRequestOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode(bytes)?,
+                            ))
+                        }
+                        /// Decode with custom [`::formic_rpc::rt::buffa::DecodeOptions`] (recursion limit,
+                        /// max message size).
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer is invalid or
+                        /// exceeds the configured limits.
+                        pub fn decode_with_options(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                            opts: &::formic_rpc::rt::buffa::DecodeOptions,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(ReportRequestOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode_with_options(bytes, opts)?,
+                            ))
+                        }
+                        /// Build from an owned message via an encode → decode round-trip.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError::MessageTooLarge`] if the
+                        /// message's encoded size exceeds the 2 GiB protobuf limit, or
+                        /// another [`::formic_rpc::rt::buffa::DecodeError`] if the re-encoded bytes are
+                        /// somehow invalid (should not happen for well-formed messages).
+                        pub fn from_owned(
+                            msg: &super::super::ReportRequest,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(ReportRequestOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::from_owned(msg)?,
+                            ))
+                        }
+                        /// Borrow the full [`ReportRequestView`] with its lifetime tied to `&self`.
+                        #[must_use]
+                        pub fn view(&self) -> &ReportRequestView<'_> {
+                            self.0.reborrow()
+                        }
+                        /// Convert to the owned message type.
+                        ///
+                        /// Infallible: this type's constructors wire-decode their
+                        /// buffer, and a view produced by wire decoding always
+                        /// converts. Delegates to [`::formic_rpc::rt::buffa::OwnedView::to_owned_message`],
+                        /// whose contract also governs handles converted from a raw
+                        /// [`::formic_rpc::rt::buffa::OwnedView`].
+                        #[must_use]
+                        pub fn to_owned_message(&self) -> super::super::ReportRequest {
+                            self.0.to_owned_message()
+                        }
+                        /// The underlying bytes buffer.
+                        #[must_use]
+                        pub fn bytes(&self) -> &::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.bytes()
+                        }
+                        /// Consume the handle, returning the underlying bytes buffer.
+                        #[must_use]
+                        pub fn into_bytes(self) -> ::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.into_bytes()
+                        }
+                        /// Which question is answered.
+                        ///
+                        /// Field 1: `number`
+                        #[must_use]
+                        pub fn number(&self) -> u64 {
+                            self.0.reborrow().number
+                        }
+                        /// Missing where the caller has never called the service.
+                        ///
+                        /// Field 2: `traffic`
+                        #[must_use]
+                        pub fn traffic(
+                            &self,
+                        ) -> &::formic_rpc::rt::buffa::MessageFieldView<
+                            super::super::__buffa::view::CallerTrafficView<'_>,
+                        > {
+                            &self.0.reborrow().traffic
+                        }
+                        /// The instance of the question is known here, and gets calls.
+                        ///
+                        /// Field 3: `readmitted`
+                        #[must_use]
+                        pub fn readmitted(&self) -> bool {
+                            self.0.reborrow().readmitted
+                        }
+                    }
+                    impl ::core::convert::From<::formic_rpc::rt::buffa::OwnedView<ReportRequestView<'static>>>
+                        for ReportRequestOwnedView
+                    {
+                        fn from(
+                            inner: ::formic_rpc::rt::buffa::OwnedView<ReportRequestView<'static>>,
+                        ) -> Self {
+                            ReportRequestOwnedView(inner)
+                        }
+                    }
+                    impl ::core::convert::From<ReportRequestOwnedView>
+                        for ::formic_rpc::rt::buffa::OwnedView<ReportRequestView<'static>>
+                    {
+                        fn from(wrapper: ReportRequestOwnedView) -> Self {
+                            wrapper.0
+                        }
+                    }
+                    impl
+                        ::core::convert::AsRef<::formic_rpc::rt::buffa::OwnedView<ReportRequestView<'static>>>
+                        for ReportRequestOwnedView
+                    {
+                        fn as_ref(&self) -> &::formic_rpc::rt::buffa::OwnedView<ReportRequestView<'static>> {
+                            &self.0
+                        }
+                    }
+                    impl ::formic_rpc::rt::buffa::HasMessageView for super::super::ReportRequest {
+                        type View<'a> = ReportRequestView<'a>;
+                        type ViewHandle = ReportRequestOwnedView;
+                    }
+                    impl ::formic_rpc::rt::serde::Serialize for ReportRequestOwnedView {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            ::formic_rpc::rt::serde::Serialize::serialize(&self.0, __s)
+                        }
+                    }
+                    #[derive(Clone, Debug, Default)]
+                    pub struct ReportResponseView<'a> {
+                        pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFieldsView<'a>,
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageView<'a> for ReportResponseView<'a> {
+                        type Owned = super::super::ReportResponse;
+                        fn decode_view(
+                            buf: &'a [u8],
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let __limit =
+                                ::core::cell::Cell::new(::formic_rpc::rt::buffa::DEFAULT_UNKNOWN_FIELD_LIMIT);
+                            let __elem = ::core::cell::Cell::new(
+                                ::formic_rpc::rt::buffa::DEFAULT_ELEMENT_MEMORY_LIMIT,
+                            );
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                buf,
+                                ::formic_rpc::rt::buffa::DecodeContext::new(
+                                    ::formic_rpc::rt::buffa::RECURSION_LIMIT,
+                                    &__limit,
+                                )
+                                .with_element_memory(&__elem),
+                            )
+                        }
+                        fn decode_view_with_ctx(
+                            buf: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(buf, ctx)
+                        }
+                        #[inline]
+                        fn merge_view_field(
+                            &mut self,
+                            tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                            cur: &'a [u8],
+                            before_tag: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<&'a [u8], ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let _ = ctx;
+                            #[allow(unused_variables)]
+                            let view = self;
+                            let mut cur = cur;
+                            match tag.field_number() {
+                                _ => {
+                                    ::formic_rpc::rt::buffa::encoding::skip_field_depth(
+                                        tag,
+                                        &mut cur,
+                                        ctx.depth(),
+                                    )?;
+                                    let span_len = before_tag.len() - cur.len();
+                                    view.__buffa_unknown_fields.push_record(before_tag, span_len, ctx)?;
+                                }
+                            }
+                            ::core::result::Result::Ok(cur)
+                        }
+                        fn to_owned_message(
+                            &self,
+                        ) -> ::core::result::Result<
+                            super::super::ReportResponse,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            self.to_owned_from_source(None)
+                        }
+                        #[allow(clippy::useless_conversion, clippy::needless_update)]
+                        fn to_owned_from_source(
+                            &self,
+                            __buffa_src: ::core::option::Option<&::formic_rpc::rt::buffa::bytes::Bytes>,
+                        ) -> ::core::result::Result<
+                            super::super::ReportResponse,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::alloc::string::ToString as _;
+                            let _ = __buffa_src;
+                            ::core::result::Result::Ok(super::super::ReportResponse {
+                                __buffa_unknown_fields: self.__buffa_unknown_fields.to_owned()?.into(),
+                                ..::core::default::Default::default()
+                            })
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::ViewEncode<'a> for ReportResponseView<'a> {
+                        #[allow(clippy::needless_borrow, clippy::let_and_return)]
+                        fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            let mut size = 0u64;
+                            size += self.__buffa_unknown_fields.encoded_len() as u64;
+                            ::formic_rpc::rt::buffa::saturate_size(size)
+                        }
+                        #[allow(clippy::needless_borrow)]
+                        fn write_to(
+                            &self,
+                            _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                            buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                        ) {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            self.__buffa_unknown_fields.write_to(buf);
+                        }
+                    }
+                    /// Serializes this view as protobuf JSON.
+                    ///
+                    /// Implicit-presence fields with default values are omitted, `required`
+                    /// fields are always emitted, explicit-presence (`optional`) fields are
+                    /// emitted only when set, bytes fields are base64-encoded, and enum
+                    /// values are their proto name strings.
+                    ///
+                    /// This impl uses `serialize_map(None)` because the number of emitted
+                    /// fields depends on default-omission rules; serializers that require
+                    /// known map lengths (e.g. `bincode`) will return a runtime error.
+                    /// Use the owned message type for those formats.
+                    impl<'__a> ::formic_rpc::rt::serde::Serialize for ReportResponseView<'__a> {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            use ::formic_rpc::rt::serde::ser::SerializeMap as _;
+                            let mut __map = __s.serialize_map(::core::option::Option::None)?;
+                            __map.end()
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageName for ReportResponseView<'a> {
+                        const PACKAGE: &'static str = "formic.control.v1";
+                        const NAME: &'static str = "ReportResponse";
+                        const FULL_NAME: &'static str = "formic.control.v1.ReportResponse";
+                        const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.ReportResponse";
+                    }
+                    ::formic_rpc::rt::buffa::impl_default_view_instance!(ReportResponseView);
+                    ::formic_rpc::rt::buffa::impl_view_reborrow!(ReportResponseView);
+                    /** Self-contained, `'static` owned view of a `ReportResponse` message.
+
+                    Wraps [`::formic_rpc::rt::buffa::OwnedView`]`<`[`ReportResponseView`]`<'static>>`: the decoded view and the [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer it borrows from travel together, so the handle is `'static` and `Send + Sync` — suitable for async handlers, spawned tasks, and anywhere a `'static` bound is required.
+
+                    Field accessors return borrows tied to `&self`. Use [`Self::view`] to get the full [`ReportResponseView`] when you need struct patterns, iteration helpers, or to pass the view to lifetime-parameterised code.*/
+                    #[derive(Clone, Debug)]
+                    pub struct ReportResponseOwnedView(
+                        ::formic_rpc::rt::buffa::OwnedView<ReportResponseView<'static>>,
+                    );
+                    impl ReportResponseOwnedView {
+                        /// Decode an owned view from a [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer.
+                        ///
+                        /// The view borrows directly from the buffer's data; the buffer is
+                        /// retained inside the returned handle.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer contains invalid
+                        /// protobuf data.
+                        pub fn decode(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(ReportResponseOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode(bytes)?,
+                            ))
+                        }
+                        /// Decode with custom [`::formic_rpc::rt::buffa::DecodeOptions`] (recursion limit,
+                        /// max message size).
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer is invalid or
+                        /// exceeds the configured limits.
+                        pub fn decode_with_options(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                            opts: &::formic_rpc::rt::buffa::DecodeOptions,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(ReportResponseOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode_with_options(bytes, opts)?,
+                            ))
+                        }
+                        /// Build from an owned message via an encode → decode round-trip.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError::MessageTooLarge`] if the
+                        /// message's encoded size exceeds the 2 GiB protobuf limit, or
+                        /// another [`::formic_rpc::rt::buffa::DecodeError`] if the re-encoded bytes are
+                        /// somehow invalid (should not happen for well-formed messages).
+                        pub fn from_owned(
+                            msg: &super::super::ReportResponse,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(ReportResponseOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::from_owned(msg)?,
+                            ))
+                        }
+                        /// Borrow the full [`ReportResponseView`] with its lifetime tied to `&self`.
+                        #[must_use]
+                        pub fn view(&self) -> &ReportResponseView<'_> {
+                            self.0.reborrow()
+                        }
+                        /// Convert to the owned message type.
+                        ///
+                        /// Infallible: this type's constructors wire-decode their
+                        /// buffer, and a view produced by wire decoding always
+                        /// converts. Delegates to [`::formic_rpc::rt::buffa::OwnedView::to_owned_message`],
+                        /// whose contract also governs handles converted from a raw
+                        /// [`::formic_rpc::rt::buffa::OwnedView`].
+                        #[must_use]
+                        pub fn to_owned_message(&self) -> super::super::ReportResponse {
+                            self.0.to_owned_message()
+                        }
+                        /// The underlying bytes buffer.
+                        #[must_use]
+                        pub fn bytes(&self) -> &::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.bytes()
+                        }
+                        /// Consume the handle, returning the underlying bytes buffer.
+                        #[must_use]
+                        pub fn into_bytes(self) -> ::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.into_bytes()
+                        }
+                    }
+                    impl
+                        ::core::convert::From<::formic_rpc::rt::buffa::OwnedView<ReportResponseView<'static>>>
+                        for ReportResponseOwnedView
+                    {
+                        fn from(
+                            inner: ::formic_rpc::rt::buffa::OwnedView<ReportResponseView<'static>>,
+                        ) -> Self {
+                            ReportResponseOwnedView(inner)
+                        }
+                    }
+                    impl ::core::convert::From<ReportResponseOwnedView>
+                        for ::formic_rpc::rt::buffa::OwnedView<ReportResponseView<'static>>
+                    {
+                        fn from(wrapper: ReportResponseOwnedView) -> Self {
+                            wrapper.0
+                        }
+                    }
+                    impl
+                        ::core::convert::AsRef<
+                            ::formic_rpc::rt::buffa::OwnedView<ReportResponseView<'static>>,
+                        > for ReportResponseOwnedView
+                    {
+                        fn as_ref(&self) -> &::formic_rpc::rt::buffa::OwnedView<ReportResponseView<'static>> {
+                            &self.0
+                        }
+                    }
+                    impl ::formic_rpc::rt::buffa::HasMessageView for super::super::ReportResponse {
+                        type View<'a> = ReportResponseView<'a>;
+                        type ViewHandle = ReportResponseOwnedView;
+                    }
+                    impl ::formic_rpc::rt::serde::Serialize for ReportResponseOwnedView {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            ::formic_rpc::rt::serde::Serialize::serialize(&self.0, __s)
+                        }
+                    }
                 }
                 /// Register this package's `Any` type entries and extension entries.
                 pub fn register_types(reg: &mut ::formic_rpc::rt::buffa::type_registry::TypeRegistry) {
@@ -24661,6 +32165,19 @@ pub mod formic {
                     reg.register_json_any(super::__REPLACE_RESPONSE_JSON_ANY);
                     reg.register_json_any(super::__RELEASE_REQUEST_JSON_ANY);
                     reg.register_json_any(super::__RELEASE_RESPONSE_JSON_ANY);
+                    reg.register_json_any(super::__TRAFFIC_REQUEST_JSON_ANY);
+                    reg.register_json_any(super::__TRAFFIC_RESPONSE_JSON_ANY);
+                    reg.register_json_any(super::__CALLER_JSON_ANY);
+                    reg.register_json_any(super::__CALLER_TRAFFIC_JSON_ANY);
+                    reg.register_json_any(super::__ENDPOINT_TRAFFIC_JSON_ANY);
+                    reg.register_json_any(super::__READMIT_REQUEST_JSON_ANY);
+                    reg.register_json_any(super::__READMIT_RESPONSE_JSON_ANY);
+                    reg.register_json_any(super::__ATTEND_REQUEST_JSON_ANY);
+                    reg.register_json_any(super::__ATTEND_RESPONSE_JSON_ANY);
+                    reg.register_json_any(super::__POLICIES_JSON_ANY);
+                    reg.register_json_any(super::__QUESTION_JSON_ANY);
+                    reg.register_json_any(super::__REPORT_REQUEST_JSON_ANY);
+                    reg.register_json_any(super::__REPORT_RESPONSE_JSON_ANY);
                 }
             }
             #[doc(inline)]
@@ -24669,6 +32186,22 @@ pub mod formic {
             pub use self::__buffa::view::ApplyRequestOwnedView;
             #[doc(inline)]
             pub use self::__buffa::view::ApplyRequestView;
+            #[doc(inline)]
+            pub use self::__buffa::view::AttendRequestOwnedView;
+            #[doc(inline)]
+            pub use self::__buffa::view::AttendRequestView;
+            #[doc(inline)]
+            pub use self::__buffa::view::AttendResponseOwnedView;
+            #[doc(inline)]
+            pub use self::__buffa::view::AttendResponseView;
+            #[doc(inline)]
+            pub use self::__buffa::view::CallerOwnedView;
+            #[doc(inline)]
+            pub use self::__buffa::view::CallerTrafficOwnedView;
+            #[doc(inline)]
+            pub use self::__buffa::view::CallerTrafficView;
+            #[doc(inline)]
+            pub use self::__buffa::view::CallerView;
             #[doc(inline)]
             pub use self::__buffa::view::ChangeResponseOwnedView;
             #[doc(inline)]
@@ -24681,6 +32214,10 @@ pub mod formic {
             pub use self::__buffa::view::DetachResponseOwnedView;
             #[doc(inline)]
             pub use self::__buffa::view::DetachResponseView;
+            #[doc(inline)]
+            pub use self::__buffa::view::EndpointTrafficOwnedView;
+            #[doc(inline)]
+            pub use self::__buffa::view::EndpointTrafficView;
             #[doc(inline)]
             pub use self::__buffa::view::EngineMeasuresOwnedView;
             #[doc(inline)]
@@ -24762,6 +32299,22 @@ pub mod formic {
             #[doc(inline)]
             pub use self::__buffa::view::PlannedActionView;
             #[doc(inline)]
+            pub use self::__buffa::view::PoliciesOwnedView;
+            #[doc(inline)]
+            pub use self::__buffa::view::PoliciesView;
+            #[doc(inline)]
+            pub use self::__buffa::view::QuestionOwnedView;
+            #[doc(inline)]
+            pub use self::__buffa::view::QuestionView;
+            #[doc(inline)]
+            pub use self::__buffa::view::ReadmitRequestOwnedView;
+            #[doc(inline)]
+            pub use self::__buffa::view::ReadmitRequestView;
+            #[doc(inline)]
+            pub use self::__buffa::view::ReadmitResponseOwnedView;
+            #[doc(inline)]
+            pub use self::__buffa::view::ReadmitResponseView;
+            #[doc(inline)]
             pub use self::__buffa::view::ReleaseRequestOwnedView;
             #[doc(inline)]
             pub use self::__buffa::view::ReleaseRequestView;
@@ -24777,6 +32330,14 @@ pub mod formic {
             pub use self::__buffa::view::ReplaceResponseOwnedView;
             #[doc(inline)]
             pub use self::__buffa::view::ReplaceResponseView;
+            #[doc(inline)]
+            pub use self::__buffa::view::ReportRequestOwnedView;
+            #[doc(inline)]
+            pub use self::__buffa::view::ReportRequestView;
+            #[doc(inline)]
+            pub use self::__buffa::view::ReportResponseOwnedView;
+            #[doc(inline)]
+            pub use self::__buffa::view::ReportResponseView;
             #[doc(inline)]
             pub use self::__buffa::view::RestartRequestOwnedView;
             #[doc(inline)]
@@ -24825,6 +32386,14 @@ pub mod formic {
             pub use self::__buffa::view::StopResponseOwnedView;
             #[doc(inline)]
             pub use self::__buffa::view::StopResponseView;
+            #[doc(inline)]
+            pub use self::__buffa::view::TrafficRequestOwnedView;
+            #[doc(inline)]
+            pub use self::__buffa::view::TrafficRequestView;
+            #[doc(inline)]
+            pub use self::__buffa::view::TrafficResponseOwnedView;
+            #[doc(inline)]
+            pub use self::__buffa::view::TrafficResponseView;
             #[doc(inline)]
             pub use self::__buffa::view::WatchRoutesRequestOwnedView;
             #[doc(inline)]
@@ -25864,6 +33433,233 @@ pub mod formic {
                     request: ReleaseRequest,
                 ) -> ::formic_rpc::rt::UnaryCall<ReleaseResponse> {
                     self.channel.unary(server_service_methods::RELEASE, &request)
+                }
+            }
+
+            /// The full name of the service.
+            pub const TRAFFIC_SERVICE_NAME: &str = "formic.control.v1.TrafficService";
+
+            /// The methods of `formic.control.v1.TrafficService`.
+            pub mod traffic_service_methods {
+                /// `/formic.control.v1.TrafficService/Traffic`
+                pub const TRAFFIC: ::formic_rpc::rt::Method = ::formic_rpc::rt::Method::new(
+                    "/formic.control.v1.TrafficService/Traffic",
+                    ::formic_rpc::rt::Kind::Unary,
+                )
+                .safe();
+                /// `/formic.control.v1.TrafficService/Readmit`
+                pub const READMIT: ::formic_rpc::rt::Method = ::formic_rpc::rt::Method::new(
+                    "/formic.control.v1.TrafficService/Readmit",
+                    ::formic_rpc::rt::Kind::Unary,
+                )
+                .idempotent(true);
+                /// `/formic.control.v1.TrafficService/Attend`
+                pub const ATTEND: ::formic_rpc::rt::Method = ::formic_rpc::rt::Method::new(
+                    "/formic.control.v1.TrafficService/Attend",
+                    ::formic_rpc::rt::Kind::ServerStream,
+                );
+                /// `/formic.control.v1.TrafficService/Report`
+                pub const REPORT: ::formic_rpc::rt::Method = ::formic_rpc::rt::Method::new(
+                    "/formic.control.v1.TrafficService/Report",
+                    ::formic_rpc::rt::Kind::Unary,
+                )
+                .idempotent(true);
+            }
+
+            /// How calls are spread over instances. The balancers live in the callers; here their policies come from, and
+            /// here they are asked what they see.
+            pub trait TrafficService: ::core::marker::Send + ::core::marker::Sync + 'static {
+                /// What every caller of a service sees of it, now.
+                fn traffic(
+                    &self,
+                    ctx: ::formic_rpc::rt::Context,
+                    request: ::formic_rpc::rt::Request<'_, TrafficRequest>,
+                ) -> impl ::core::future::Future<Output = ::formic_rpc::rt::Reply<TrafficResponse>>
+                + ::core::marker::Send;
+                /// Ends the ejection of an instance by hand, with every caller.
+                fn readmit(
+                    &self,
+                    ctx: ::formic_rpc::rt::Context,
+                    request: ::formic_rpc::rt::Request<'_, ReadmitRequest>,
+                ) -> impl ::core::future::Future<Output = ::formic_rpc::rt::Reply<ReadmitResponse>>
+                + ::core::marker::Send;
+                /// For callers: the policies, now and after every change, and questions, each to be answered by `Report`.
+                fn attend(
+                    &self,
+                    ctx: ::formic_rpc::rt::Context,
+                    request: ::formic_rpc::rt::Request<'_, AttendRequest>,
+                ) -> impl ::core::future::Future<
+                    Output = ::formic_rpc::rt::Reply<::formic_rpc::rt::Streaming<AttendResponse>>,
+                > + ::core::marker::Send;
+                /// For callers: the answer to a question.
+                fn report(
+                    &self,
+                    ctx: ::formic_rpc::rt::Context,
+                    request: ::formic_rpc::rt::Request<'_, ReportRequest>,
+                ) -> impl ::core::future::Future<Output = ::formic_rpc::rt::Reply<ReportResponse>>
+                + ::core::marker::Send;
+            }
+
+            /// Serves an implementation of [`TrafficService`].
+            pub struct TrafficServiceServer<T>(::std::sync::Arc<T>);
+
+            impl<T: TrafficService> TrafficServiceServer<T> {
+                /// Takes the implementation.
+                pub fn new(service: T) -> Self {
+                    Self(::std::sync::Arc::new(service))
+                }
+
+                /// Takes an implementation that is shared.
+                pub fn from_arc(service: ::std::sync::Arc<T>) -> Self {
+                    Self(service)
+                }
+            }
+
+            impl<T> ::core::clone::Clone for TrafficServiceServer<T> {
+                fn clone(&self) -> Self {
+                    Self(::std::sync::Arc::clone(&self.0))
+                }
+            }
+
+            impl<T> ::core::fmt::Debug for TrafficServiceServer<T> {
+                fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                    f.write_str("TrafficServiceServer")
+                }
+            }
+
+            impl<T: TrafficService> ::formic_rpc::rt::Handle for TrafficServiceServer<T> {
+                fn method(&self, path: &str) -> ::core::option::Option<::formic_rpc::rt::Method> {
+                    match path {
+                        "/formic.control.v1.TrafficService/Traffic" => {
+                            ::core::option::Option::Some(traffic_service_methods::TRAFFIC)
+                        }
+                        "/formic.control.v1.TrafficService/Readmit" => {
+                            ::core::option::Option::Some(traffic_service_methods::READMIT)
+                        }
+                        "/formic.control.v1.TrafficService/Attend" => {
+                            ::core::option::Option::Some(traffic_service_methods::ATTEND)
+                        }
+                        "/formic.control.v1.TrafficService/Report" => {
+                            ::core::option::Option::Some(traffic_service_methods::REPORT)
+                        }
+                        _ => ::core::option::Option::None,
+                    }
+                }
+
+                fn call(&self, call: ::formic_rpc::rt::Call) -> ::formic_rpc::rt::Answering {
+                    let service = ::std::sync::Arc::clone(&self.0);
+                    match call.method.path() {
+                        "/formic.control.v1.TrafficService/Traffic" => ::std::boxed::Box::pin(async move {
+                            let (ctx, codec, body) = ::formic_rpc::rt::unary::<TrafficRequest>(call)?;
+                            let view = ::formic_rpc::rt::view::<TrafficRequest>(&body)?;
+                            let response = <T as TrafficService>::traffic(
+                                &service,
+                                ctx,
+                                ::formic_rpc::rt::Request::new(&view, &body),
+                            )
+                            .await?;
+                            ::formic_rpc::rt::answer(response, codec)
+                        }),
+                        "/formic.control.v1.TrafficService/Readmit" => ::std::boxed::Box::pin(async move {
+                            let (ctx, codec, body) = ::formic_rpc::rt::unary::<ReadmitRequest>(call)?;
+                            let view = ::formic_rpc::rt::view::<ReadmitRequest>(&body)?;
+                            let response = <T as TrafficService>::readmit(
+                                &service,
+                                ctx,
+                                ::formic_rpc::rt::Request::new(&view, &body),
+                            )
+                            .await?;
+                            ::formic_rpc::rt::answer(response, codec)
+                        }),
+                        "/formic.control.v1.TrafficService/Attend" => ::std::boxed::Box::pin(async move {
+                            let (ctx, codec, body) = ::formic_rpc::rt::unary::<AttendRequest>(call)?;
+                            let view = ::formic_rpc::rt::view::<AttendRequest>(&body)?;
+                            let response = <T as TrafficService>::attend(
+                                &service,
+                                ctx,
+                                ::formic_rpc::rt::Request::new(&view, &body),
+                            )
+                            .await?;
+                            ::formic_rpc::rt::stream_answer(response, codec)
+                        }),
+                        "/formic.control.v1.TrafficService/Report" => ::std::boxed::Box::pin(async move {
+                            let (ctx, codec, body) = ::formic_rpc::rt::unary::<ReportRequest>(call)?;
+                            let view = ::formic_rpc::rt::view::<ReportRequest>(&body)?;
+                            let response = <T as TrafficService>::report(
+                                &service,
+                                ctx,
+                                ::formic_rpc::rt::Request::new(&view, &body),
+                            )
+                            .await?;
+                            ::formic_rpc::rt::answer(response, codec)
+                        }),
+                        _ => ::formic_rpc::rt::unimplemented(&call.method),
+                    }
+                }
+
+                fn services(&self) -> ::std::vec::Vec<::formic_rpc::rt::RpcService> {
+                    ::std::vec![::formic_rpc::rt::describe(
+                        TRAFFIC_SERVICE_NAME,
+                        &[
+                            traffic_service_methods::TRAFFIC,
+                            traffic_service_methods::READMIT,
+                            traffic_service_methods::ATTEND,
+                            traffic_service_methods::REPORT
+                        ]
+                    )]
+                }
+
+                fn descriptors(&self) -> ::std::vec::Vec<&'static [u8]> {
+                    ::std::vec![super::super::super::FILE_DESCRIPTOR_SET]
+                }
+            }
+
+            /// Says that an implementation is of [`TrafficService`], where several services are possible.
+            #[derive(Clone, Copy, Debug)]
+            pub struct TrafficServiceMarker;
+
+            impl<T: TrafficService> ::formic_rpc::rt::IntoHandle<TrafficServiceMarker> for ::std::sync::Arc<T> {
+                fn into_handle(self) -> ::std::sync::Arc<dyn ::formic_rpc::rt::Handle> {
+                    ::std::sync::Arc::new(TrafficServiceServer(self))
+                }
+            }
+
+            /// Calls `formic.control.v1.TrafficService`.
+            #[derive(Clone, Debug)]
+            pub struct TrafficServiceClient {
+                channel: ::formic_rpc::rt::Channel,
+            }
+
+            impl TrafficServiceClient {
+                /// Calls over this channel.
+                pub fn new(channel: ::formic_rpc::rt::Channel) -> Self {
+                    Self { channel }
+                }
+
+                /// What every caller of a service sees of it, now.
+                pub fn traffic(
+                    &self,
+                    request: TrafficRequest,
+                ) -> ::formic_rpc::rt::UnaryCall<TrafficResponse> {
+                    self.channel.unary(traffic_service_methods::TRAFFIC, &request)
+                }
+
+                /// Ends the ejection of an instance by hand, with every caller.
+                pub fn readmit(
+                    &self,
+                    request: ReadmitRequest,
+                ) -> ::formic_rpc::rt::UnaryCall<ReadmitResponse> {
+                    self.channel.unary(traffic_service_methods::READMIT, &request)
+                }
+
+                /// For callers: the policies, now and after every change, and questions, each to be answered by `Report`.
+                pub fn attend(&self, request: AttendRequest) -> ::formic_rpc::rt::StreamCall<AttendResponse> {
+                    self.channel.server_stream(traffic_service_methods::ATTEND, &request)
+                }
+
+                /// For callers: the answer to a question.
+                pub fn report(&self, request: ReportRequest) -> ::formic_rpc::rt::UnaryCall<ReportResponse> {
+                    self.channel.unary(traffic_service_methods::REPORT, &request)
                 }
             }
         }

@@ -1,9 +1,9 @@
 //! The control service of a running application, over the engine's handle.
 
 mod deploy;
-mod traffic;
 mod intent;
 mod measure;
+mod traffic;
 mod wire;
 
 use std::collections::VecDeque;

@@ -216,6 +216,7 @@ mod tests {
             reason: String::new(),
             rollout: "",
             rollout_failure: String::new(),
+            restarts: 0,
         };
         let times = Times::default();
         times.add(Duration::from_millis(2));
