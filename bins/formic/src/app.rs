@@ -49,6 +49,11 @@ impl App {
         pb::ServerServiceClient::new(self.daemon.clone())
     }
 
+    /// The service of its cron jobs.
+    pub(crate) fn cron(&self) -> pb::CronServiceClient {
+        pb::CronServiceClient::new(self.daemon.clone())
+    }
+
     /// Whether it has a service of this name; a mistake says what was meant.
     pub(crate) fn knows(&self, name: &str) -> Outcome {
         let known: Vec<&str> = self.status.services.iter().map(|service| service.name.as_str()).collect();

@@ -11,7 +11,8 @@ use clap::{Args, Parser, Subcommand};
 
 pub(crate) use look::{Exec, Metrics, Sort, Top};
 pub(crate) use operate::{
-    Apply, Down, Events, Pause, Plan, Restart, Rm, Rollback, Scale, Start, Stop, Traffic, Wait, Why,
+    Apply, Down, Events, Pause, Plan, Restart, Rm, Rollback, Run, Runs, Scale, Start, Stop, Traffic, Wait,
+    Why,
 };
 pub(crate) use server::{Detached, Install, Release, Server, ServerVerb, Upgrade};
 
@@ -67,6 +68,10 @@ pub(crate) enum Verb {
     Pause(Pause),
     /// Let the update of a service go on
     Resume(Pause),
+    /// Run a cron job now, beside its schedule
+    Run(Run),
+    /// List the runs of cron jobs, and what came of them
+    Runs(Runs),
     /// Bring an earlier desired state back
     Rollback(Rollback),
     /// List the desired states that were

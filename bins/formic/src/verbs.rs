@@ -17,6 +17,7 @@ mod plan;
 mod release;
 mod restart;
 mod rollback;
+mod run;
 mod scale;
 mod server;
 mod services;
@@ -54,6 +55,8 @@ pub(crate) async fn run(cli: Cli) -> Outcome {
         Verb::Apply(args) => Box::pin(apply::run(args)).await,
         Verb::Scale(args) => scale::run(args).await,
         Verb::Restart(args) => restart::run(args).await,
+        Verb::Run(args) => run::run(args).await,
+        Verb::Runs(args) => run::list(args).await,
         Verb::Rollback(args) => rollback::run(args).await,
         Verb::History(args) => history::run(args).await,
         Verb::Events(args) => events::run(args).await,

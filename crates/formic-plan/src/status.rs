@@ -54,6 +54,10 @@ pub enum ServiceState {
     Stopping,
     /// Not running, as wanted or for good.
     Stopped,
+    /// A cron job, of which nothing runs now.
+    Scheduled,
+    /// A cron job, of which a run goes on.
+    Running,
 }
 
 /// The status of each service, wanted ones first and in their order.
@@ -130,6 +134,13 @@ fn row(
     } else {
         ServiceState::Pending
     };
+    let state = match state {
+        ServiceState::Ready if service.is_some_and(|service| service.cron.is_some()) => ServiceState::Running,
+        ServiceState::Stopped if service.is_some_and(|service| service.cron.is_some()) => {
+            ServiceState::Scheduled
+        }
+        other => other,
+    };
 
     let detail = detail(state, service, instances, ready_services, now);
     let last = instances.iter().max_by_key(|i| i.recency()).map(|i| i.revision.clone());
@@ -158,7 +169,7 @@ fn detail(
     now: Time,
 ) -> Option<String> {
     let service = service.filter(|service| service.replicas > 0)?;
-    if state == ServiceState::Ready {
+    if matches!(state, ServiceState::Ready | ServiceState::Running) {
         return None;
     }
     if let Some((instance, reason)) = instances.iter().find_map(|i| match &i.state {
@@ -201,6 +212,8 @@ impl fmt::Display for ServiceState {
             Self::Quarantined => "quarantined",
             Self::Stopping => "stopping",
             Self::Stopped => "stopped",
+            Self::Scheduled => "scheduled",
+            Self::Running => "running",
         })
     }
 }

@@ -12,8 +12,9 @@
 //! - A clock that is set back makes nothing due twice.
 //! - A run keeps what it was started with: a change of the job is for the next one.
 
+mod tell;
+
 use std::collections::BTreeSet;
-use std::fmt;
 
 use formic_spec::Concurrency;
 use serde::{Deserialize, Serialize};
@@ -55,6 +56,15 @@ pub struct Run {
     pub due_unix_ms: u64,
     /// What came of it.
     pub state: RunState,
+    /// Somebody asked for it; its schedule did not.
+    #[serde(default)]
+    pub by_hand: bool,
+    /// When it began, in milliseconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub began_unix_ms: Option<u64>,
+    /// When it came to its end or failed, in milliseconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_unix_ms: Option<u64>,
     /// What it was started with, while it runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<Service>,
@@ -141,15 +151,14 @@ impl Timetable {
         for entry in &mut self.entries {
             let own: Vec<&Instance> =
                 observed.instances.iter().filter(|i| i.service == entry.service.name).collect();
-            let mut happened = entry.settle(&own);
+            let mut happened = entry.settle(&own, unix_ms);
             happened.extend(entry.fall_due(unix_ms));
-            happened.extend(entry.begin(&own, now));
+            happened.extend(entry.begin(&own, now, unix_ms));
             entry.forget();
             tick.happened
                 .extend(happened.into_iter().map(|run| Due { service: entry.service.name.clone(), run }));
             tick.services.push(entry.wanted());
-            let next = entry.service.cron.as_ref().and_then(|cron| cron.schedule.next(unix_ms));
-            tick.wake_unix_ms = tick.wake_unix_ms.into_iter().chain(next).min();
+            tick.wake_unix_ms = tick.wake_unix_ms.into_iter().chain(entry.next(unix_ms)).min();
         }
         tick
     }
@@ -164,28 +173,45 @@ impl Timetable {
     /// no such job.
     pub fn run_now(&mut self, service: &str, unix_ms: u64) -> Vec<Due> {
         let entry = self.entries.iter_mut().find(|entry| entry.service.name == service);
-        let changed = entry.map(|entry| entry.add(unix_ms)).unwrap_or_default();
+        let changed = entry.map(|entry| entry.add(unix_ms, true)).unwrap_or_default();
         changed.into_iter().map(|run| Due { service: service.to_owned(), run }).collect()
+    }
+
+    /// To be called when the machine was started anew since it was written down: the clock that measures is
+    /// another.
+    pub fn restart_clock(&mut self, now: Time) {
+        for run in self.entries.iter_mut().flat_map(|entry| &mut entry.runs) {
+            if let RunState::Running { since, .. } = &mut run.state {
+                *since = now;
+            }
+        }
     }
 }
 
 // === impl Entry ===
 
 impl Entry {
+    /// When it is due next.
+    #[must_use]
+    pub fn next(&self, unix_ms: u64) -> Option<u64> {
+        self.service.cron.as_ref()?.schedule.next(unix_ms)
+    }
+
     /// What came to an end.
-    fn settle(&mut self, own: &[&Instance]) -> Vec<Run> {
+    fn settle(&mut self, own: &[&Instance], unix_ms: u64) -> Vec<Run> {
         let mut ended = Vec::new();
         for run in &mut self.runs {
-            if !matches!(run.state, RunState::Running { .. }) {
-                continue;
-            }
-            let Some(last) = own.iter().find(|i| i.rollout == run.number && !i.is_live()) else { continue };
+            let RunState::Running { slot, since } = run.state else { continue };
+            // What died in its slot before it began is no part of it, whatever number it has.
+            let its = |i: &&&Instance| i.slot == slot && i.rollout == run.number && i.started >= since;
+            let Some(last) = own.iter().find(its) else { continue };
             run.state = match &last.state {
                 State::Exited { exit, end: End::Completed } => RunState::Succeeded { exit: exit.clone() },
-                State::Exited { exit, .. } => RunState::Failed { exit: exit.clone() },
+                State::Exited { exit, end: End::Failed } => RunState::Failed { exit: exit.clone() },
+                // One that was cut off, by a start of the machine say, is run again in its slot.
                 _ => continue,
             };
-            run.service = None;
+            (run.service, run.ended_unix_ms) = (None, Some(unix_ms));
             ended.push(run.clone());
         }
         ended
@@ -200,13 +226,13 @@ impl Entry {
         };
         self.decided_unix_ms = due;
         if u128::from(unix_ms.saturating_sub(due)) > cron.catch_up.as_millis() {
-            return vec![self.note(due, RunState::Missed)];
+            return vec![self.note(due, RunState::Missed, false)];
         }
-        self.add(due)
+        self.add(due, false)
     }
 
     /// One more run, or the reason why not.
-    fn add(&mut self, due_unix_ms: u64) -> Vec<Run> {
+    fn add(&mut self, due_unix_ms: u64, by_hand: bool) -> Vec<Run> {
         let busy = self.runs.iter().filter(|run| run.is_open()).count();
         let mut changed = Vec::new();
         let state = match self.concurrency() {
@@ -221,7 +247,7 @@ impl Entry {
             }
             Concurrency::Forbid | Concurrency::Allow => RunState::Waiting,
         };
-        changed.push(self.note(due_unix_ms, state));
+        changed.push(self.note(due_unix_ms, state, by_hand));
         changed
     }
 
@@ -229,16 +255,18 @@ impl Entry {
         self.service.cron.as_ref().map(|cron| cron.concurrency).unwrap_or_default()
     }
 
-    fn note(&mut self, due_unix_ms: u64, state: RunState) -> Run {
+    fn note(&mut self, due_unix_ms: u64, state: RunState, by_hand: bool) -> Run {
         self.last += 1;
         let service = (state == RunState::Waiting).then(|| self.service.clone());
-        let run = Run { number: self.last, due_unix_ms, state, service };
+        let number = self.last;
+        let (began_unix_ms, ended_unix_ms) = (None, None);
+        let run = Run { number, due_unix_ms, state, by_hand, began_unix_ms, ended_unix_ms, service };
         self.runs.push(run.clone());
         run
     }
 
     /// What waits begins, each in a slot that is free.
-    fn begin(&mut self, own: &[&Instance], now: Time) -> Vec<Run> {
+    fn begin(&mut self, own: &[&Instance], now: Time, unix_ms: u64) -> Vec<Run> {
         let mut taken: BTreeSet<u32> = own.iter().filter(|i| i.is_live()).map(|i| i.slot).collect();
         taken.extend(self.runs.iter().filter_map(|run| match run.state {
             RunState::Running { slot, .. } => Some(slot),
@@ -253,6 +281,7 @@ impl Entry {
             let Some(slot) = (0..).find(|slot| !taken.contains(slot)) else { break };
             taken.insert(slot);
             run.state = RunState::Running { slot, since: now };
+            run.began_unix_ms = Some(unix_ms);
             begun.push(run.clone());
         }
         begun
@@ -291,25 +320,5 @@ impl Run {
     #[must_use]
     pub const fn is_open(&self) -> bool {
         matches!(self.state, RunState::Running { .. } | RunState::Waiting)
-    }
-}
-
-impl fmt::Display for RunState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Waiting => f.write_str("is due"),
-            Self::Running { .. } => f.write_str("begins"),
-            Self::Succeeded { .. } => f.write_str("succeeded"),
-            Self::Failed { exit } => write!(f, "failed: it {exit}"),
-            Self::Replaced => f.write_str("is stopped: the next one is due"),
-            Self::Overlapped => f.write_str("is left out: another one runs"),
-            Self::Missed => f.write_str("is left out: it was due too long ago"),
-        }
-    }
-}
-
-impl fmt::Display for Due {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} run {} {}", self.service, self.run.number, self.run.state)
     }
 }

@@ -48,9 +48,11 @@ pub enum Kind {
     Wait,
     /// An engine took over what the one before it had left running.
     Adopted,
+    /// A run of a cron job is due, begins, or came to its end.
+    Run,
 }
 
-const KINDS: [Kind; 16] = [
+const KINDS: [Kind; 17] = [
     Kind::Applied,
     Kind::Refused,
     Kind::Restart,
@@ -67,6 +69,7 @@ const KINDS: [Kind; 16] = [
     Kind::Backoff,
     Kind::Wait,
     Kind::Adopted,
+    Kind::Run,
 ];
 
 /// Something that was decided or that happened.
@@ -129,6 +132,7 @@ impl Kind {
             Self::Backoff => "backoff",
             Self::Wait => "wait",
             Self::Adopted => "adopted",
+            Self::Run => "run",
         }
     }
 

@@ -34,4 +34,4 @@ pub use journal::{Entry, Journal, Kind};
 pub use logs::{Line, LogFile, Logs, tail};
 pub use measures::{Instance as InstanceMeasures, Measured, Probed};
 pub use start::Start;
-pub use view::{InstanceView, ServiceView, View};
+pub use view::{CronView, InstanceView, ServiceView, View};

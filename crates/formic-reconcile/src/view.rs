@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use formic_plan::{Desired, Observed, ServiceState, Time};
+use formic_plan::{Desired, Observed, Run, ServiceState, Time};
 use serde::Serialize;
 
 /// The whole application at one moment.
@@ -42,6 +42,22 @@ pub struct ServiceView {
     pub rollout_failure: String,
     /// How often instances were restarted after ends of their own, in places that are not wanted now too.
     pub restarts: u32,
+    /// When it is due, if it is a cron job.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cron: Option<CronView>,
+}
+
+/// A cron job.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct CronView {
+    /// When, as the manifest says it.
+    pub schedule: String,
+    /// In which time zone.
+    pub zone: String,
+    /// When next, in milliseconds since 1970.
+    pub next_unix_ms: Option<u64>,
+    /// The last run that is over.
+    pub last: Option<Run>,
 }
 
 /// An instance.
@@ -87,14 +103,16 @@ impl View {
             rollout: "",
             rollout_failure: String::new(),
             restarts: status.restarts,
+            cron: None,
             name: status.service,
         };
         formic_plan::status(desired, observed, now).into_iter().map(row).collect()
     }
 
-    /// Whether every service has what is wanted.
+    /// Whether every service has what is wanted; a cron job has, whatever its runs do.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        !self.services.is_empty() && self.services.iter().all(|service| service.state == ServiceState::Ready)
+        let ready = |service: &ServiceView| service.state == ServiceState::Ready || service.cron.is_some();
+        !self.services.is_empty() && self.services.iter().all(ready)
     }
 }

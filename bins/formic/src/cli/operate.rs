@@ -125,6 +125,25 @@ pub(crate) struct Pause {
 }
 
 #[derive(Args, Debug)]
+pub(crate) struct Run {
+    /// A service with a `cron`
+    pub(crate) service: String,
+    #[command(flatten)]
+    pub(crate) wait: Wait,
+    #[command(flatten)]
+    pub(crate) listing: Listing,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Runs {
+    /// Cron jobs [default: all]
+    #[arg(value_name = "SERVICE")]
+    pub(crate) services: Vec<String>,
+    #[command(flatten)]
+    pub(crate) listing: Listing,
+}
+
+#[derive(Args, Debug)]
 pub(crate) struct Rollback {
     /// Index of the state that is to come back, as `formic history` lists it [default: the one before]
     pub(crate) to: Option<u64>,

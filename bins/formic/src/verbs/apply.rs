@@ -88,6 +88,10 @@ fn row(service: &pb::ServiceStatus) -> String {
 
 /// As many ready instances as are wanted, nothing on its way out, and no rollout that is under way.
 fn is_done(service: &pb::ServiceStatus) -> bool {
+    // A cron job is what it is to be as soon as it is known.
+    if service.cron.is_set() {
+        return true;
+    }
     let over = matches!(service.rollout.as_str(), "succeeded" | "reverted" | "failed");
     let leaving = service.instances.iter().any(|instance| instance.state == "stopping");
     service.ready >= service.wanted && !leaving && (over || service.wanted == 0)
@@ -102,7 +106,10 @@ fn verdict(status: &pb::StatusResponse, changed: &[&str]) -> Option<Result<(), S
             let back = if service.rollout == "failed" { "" } else { "; it goes back to what worked" };
             return Some(Err(format!("{} failed: {}{back}", service.name, service.rollout_failure)));
         }
-        if service.wanted > 0 && matches!(service.state.as_str(), "crash-looping" | "stopped") {
+        if service.wanted > 0
+            && !service.cron.is_set()
+            && matches!(service.state.as_str(), "crash-looping" | "stopped")
+        {
             return Some(Err(row(service)));
         }
     }

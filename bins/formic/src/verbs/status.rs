@@ -5,6 +5,7 @@ use serde_json::json;
 
 use crate::cli::Listing;
 use crate::exit::Outcome;
+use crate::verbs::run::{tell, to_json as run_json};
 use crate::{app, output};
 
 pub(crate) async fn run(args: Listing) -> Outcome {
@@ -70,6 +71,18 @@ pub(crate) fn render(status: &pb::StatusResponse, limit: Option<usize>) -> Strin
             service.name, service.rollout, service.rollout_failure
         ));
     }
+    for service in &status.services {
+        if let Some(cron) = service.cron.as_option() {
+            let next = cron
+                .next_unix_ms
+                .map_or_else(|| "never".to_owned(), |at| format!("{} UTC", output::time(at)));
+            let last = cron.last.as_option().map_or_else(String::new, |last| format!("; {}", tell(last)));
+            out.push_str(&format!(
+                "\n{}: due next {next} ({} {}){last}",
+                service.name, cron.schedule, cron.zone
+            ));
+        }
+    }
     for note in &status.notes {
         out.push_str(&format!("\nnote: {note}"));
     }
@@ -88,11 +101,18 @@ pub(crate) fn to_json(status: &pb::StatusResponse) -> serde_json::Value {
             "pid": i.pid, "restarts": i.restarts, "started_unix_ms": i.started_unix_ms, "last_exit": i.last_exit,
         })
     };
+    let cron = |c: &pb::CronStatus| {
+        json!({
+            "schedule": c.schedule, "zone": c.zone, "next_unix_ms": c.next_unix_ms,
+            "last": c.last.as_option().map(run_json),
+        })
+    };
     let service = |s: &pb::ServiceStatus| {
         json!({
             "name": s.name, "version": s.version, "state": s.state, "ready": s.ready, "wanted": s.wanted,
             "system": s.system, "reason": s.reason, "rollout": s.rollout, "rollout_failure": s.rollout_failure,
             "restarts": s.restarts,
+            "cron": s.cron.as_option().map(cron),
             "instances": s.instances.iter().map(instance).collect::<Vec<_>>(),
         })
     };

@@ -248,6 +248,8 @@ pub(crate) async fn serve(
     let mut api = Server::new(formic_server::Config::default(), metrics::of(&control))
         .serve(Arc::new(pb::ControlServiceServer::new(control.clone())))
         .map_err(failed)?
+        .serve(Arc::new(pb::CronServiceServer::new(control.clone())))
+        .map_err(failed)?
         .serve(Arc::new(pb::DeployServiceServer::new(control.clone())))
         .map_err(failed)?
         .serve(Arc::new(pb::ServerServiceServer::new(control.clone())))

@@ -124,6 +124,1188 @@ pub mod formic {
             )]
             #[serde(crate = "::formic_rpc::rt::serde")]
             #[serde(default)]
+            pub struct RunRequest {
+                /// Field 1: `service`
+                #[serde(
+                    rename = "service",
+                    with = "::formic_rpc::rt::buffa::json_helpers::proto_string",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str"
+                )]
+                pub service: ::formic_rpc::rt::buffa::alloc::string::String,
+                #[serde(skip)]
+                #[doc(hidden)]
+                pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFields,
+            }
+            impl ::core::fmt::Debug for RunRequest {
+                fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                    f.debug_struct("RunRequest").field("service", &self.service).finish()
+                }
+            }
+            impl RunRequest {
+                /// Protobuf type URL for this message, for use with `Any::pack` and
+                /// `Any::unpack_if`.
+                ///
+                /// Format: `type.googleapis.com/<fully.qualified.TypeName>`
+                pub const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.RunRequest";
+            }
+            ::formic_rpc::rt::buffa::impl_default_instance!(RunRequest);
+            impl ::formic_rpc::rt::buffa::MessageName for RunRequest {
+                const PACKAGE: &'static str = "formic.control.v1";
+                const NAME: &'static str = "RunRequest";
+                const FULL_NAME: &'static str = "formic.control.v1.RunRequest";
+                const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.RunRequest";
+            }
+            impl ::formic_rpc::rt::buffa::Message for RunRequest {
+                /// Returns the total encoded size in bytes.
+                ///
+                /// Accumulates in `u64` (which cannot overflow for in-memory
+                /// data) and saturates to `u32` at return, so a message whose
+                /// encoded size exceeds the 2 GiB protobuf limit yields a value
+                /// above [`::formic_rpc::rt::buffa::MAX_MESSAGE_BYTES`] that the encode entry
+                /// points reject, never a silently wrapped size.
+                #[allow(clippy::let_and_return)]
+                fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    let mut size = 0u64;
+                    if !self.service.is_empty() {
+                        size +=
+                            1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.service) as u64;
+                    }
+                    size += self.__buffa_unknown_fields.encoded_len() as u64;
+                    ::formic_rpc::rt::buffa::saturate_size(size)
+                }
+                fn write_to(
+                    &self,
+                    _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                    buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                ) {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    if !self.service.is_empty() {
+                        ::formic_rpc::rt::buffa::types::put_string_field(1u32, &self.service, buf);
+                    }
+                    self.__buffa_unknown_fields.write_to(buf);
+                }
+                fn merge_field(
+                    &mut self,
+                    tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                    buf: &mut impl ::formic_rpc::rt::buffa::bytes::Buf,
+                    ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                ) -> ::core::result::Result<(), ::formic_rpc::rt::buffa::DecodeError> {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::bytes::Buf as _;
+                    match tag.field_number() {
+                        1u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::types::merge_string(&mut self.service, buf)?;
+                        }
+                        _ => {
+                            self.__buffa_unknown_fields.push(
+                                ::formic_rpc::rt::buffa::encoding::decode_unknown_field(tag, buf, ctx)?,
+                            );
+                        }
+                    }
+                    ::core::result::Result::Ok(())
+                }
+                fn clear(&mut self) {
+                    self.service.clear();
+                    self.__buffa_unknown_fields.clear();
+                }
+            }
+            impl ::formic_rpc::rt::buffa::ExtensionSet for RunRequest {
+                const PROTO_FQN: &'static str = "formic.control.v1.RunRequest";
+                fn unknown_fields(&self) -> &::formic_rpc::rt::buffa::UnknownFields {
+                    &self.__buffa_unknown_fields
+                }
+                fn unknown_fields_mut(&mut self) -> &mut ::formic_rpc::rt::buffa::UnknownFields {
+                    &mut self.__buffa_unknown_fields
+                }
+            }
+            impl ::formic_rpc::rt::buffa::json_helpers::ProtoElemJson for RunRequest {
+                fn serialize_proto_json<S: ::formic_rpc::rt::serde::Serializer>(
+                    v: &Self,
+                    s: S,
+                ) -> ::core::result::Result<S::Ok, S::Error> {
+                    ::formic_rpc::rt::serde::Serialize::serialize(v, s)
+                }
+                fn deserialize_proto_json<'de, D: ::formic_rpc::rt::serde::Deserializer<'de>>(
+                    d: D,
+                ) -> ::core::result::Result<Self, D::Error> {
+                    <Self as ::formic_rpc::rt::serde::Deserialize>::deserialize(d)
+                }
+            }
+            #[doc(hidden)]
+            pub const __RUN_REQUEST_JSON_ANY: ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry =
+                ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry {
+                    type_url: "type.googleapis.com/formic.control.v1.RunRequest",
+                    to_json: ::formic_rpc::rt::buffa::type_registry::any_to_json::<RunRequest>,
+                    from_json: ::formic_rpc::rt::buffa::type_registry::any_from_json::<RunRequest>,
+                    is_wkt: false,
+                };
+            #[derive(
+                Clone,
+                PartialEq,
+                Default,
+                ::formic_rpc::rt::serde::Serialize,
+                ::formic_rpc::rt::serde::Deserialize,
+            )]
+            #[serde(crate = "::formic_rpc::rt::serde")]
+            #[serde(default)]
+            pub struct RunResponse {
+                /// Field 1: `run`
+                #[serde(
+                    rename = "run",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_unset_message_field"
+                )]
+                pub run:
+                    ::formic_rpc::rt::buffa::MessageField<CronRun, ::formic_rpc::rt::buffa::Inline<CronRun>>,
+                #[serde(skip)]
+                #[doc(hidden)]
+                pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFields,
+            }
+            impl ::core::fmt::Debug for RunResponse {
+                fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                    f.debug_struct("RunResponse").field("run", &self.run).finish()
+                }
+            }
+            impl RunResponse {
+                /// Protobuf type URL for this message, for use with `Any::pack` and
+                /// `Any::unpack_if`.
+                ///
+                /// Format: `type.googleapis.com/<fully.qualified.TypeName>`
+                pub const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.RunResponse";
+            }
+            ::formic_rpc::rt::buffa::impl_default_instance!(RunResponse);
+            impl ::formic_rpc::rt::buffa::MessageName for RunResponse {
+                const PACKAGE: &'static str = "formic.control.v1";
+                const NAME: &'static str = "RunResponse";
+                const FULL_NAME: &'static str = "formic.control.v1.RunResponse";
+                const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.RunResponse";
+            }
+            impl ::formic_rpc::rt::buffa::Message for RunResponse {
+                /// Returns the total encoded size in bytes.
+                ///
+                /// Accumulates in `u64` (which cannot overflow for in-memory
+                /// data) and saturates to `u32` at return, so a message whose
+                /// encoded size exceeds the 2 GiB protobuf limit yields a value
+                /// above [`::formic_rpc::rt::buffa::MAX_MESSAGE_BYTES`] that the encode entry
+                /// points reject, never a silently wrapped size.
+                #[allow(clippy::let_and_return)]
+                fn compute_size(&self, __cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    let mut size = 0u64;
+                    if self.run.is_set() {
+                        let __slot = __cache.reserve();
+                        let inner_size = self.run.compute_size(__cache);
+                        __cache.set(__slot, inner_size);
+                        size += 1u64
+                            + ::formic_rpc::rt::buffa::encoding::varint_len(inner_size as u64) as u64
+                            + inner_size as u64;
+                    }
+                    size += self.__buffa_unknown_fields.encoded_len() as u64;
+                    ::formic_rpc::rt::buffa::saturate_size(size)
+                }
+                fn write_to(
+                    &self,
+                    __cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                    buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                ) {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    if self.run.is_set() {
+                        ::formic_rpc::rt::buffa::types::put_len_delimited_header(
+                            1u32,
+                            u64::from(__cache.consume_next()),
+                            buf,
+                        );
+                        self.run.write_to(__cache, buf);
+                    }
+                    self.__buffa_unknown_fields.write_to(buf);
+                }
+                fn merge_field(
+                    &mut self,
+                    tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                    buf: &mut impl ::formic_rpc::rt::buffa::bytes::Buf,
+                    ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                ) -> ::core::result::Result<(), ::formic_rpc::rt::buffa::DecodeError> {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::bytes::Buf as _;
+                    match tag.field_number() {
+                        1u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::Message::merge_length_delimited(
+                                self.run.get_or_insert_default(),
+                                buf,
+                                ctx,
+                            )?;
+                        }
+                        _ => {
+                            self.__buffa_unknown_fields.push(
+                                ::formic_rpc::rt::buffa::encoding::decode_unknown_field(tag, buf, ctx)?,
+                            );
+                        }
+                    }
+                    ::core::result::Result::Ok(())
+                }
+                fn clear(&mut self) {
+                    self.run = ::formic_rpc::rt::buffa::MessageField::none();
+                    self.__buffa_unknown_fields.clear();
+                }
+            }
+            impl ::formic_rpc::rt::buffa::ExtensionSet for RunResponse {
+                const PROTO_FQN: &'static str = "formic.control.v1.RunResponse";
+                fn unknown_fields(&self) -> &::formic_rpc::rt::buffa::UnknownFields {
+                    &self.__buffa_unknown_fields
+                }
+                fn unknown_fields_mut(&mut self) -> &mut ::formic_rpc::rt::buffa::UnknownFields {
+                    &mut self.__buffa_unknown_fields
+                }
+            }
+            impl ::formic_rpc::rt::buffa::json_helpers::ProtoElemJson for RunResponse {
+                fn serialize_proto_json<S: ::formic_rpc::rt::serde::Serializer>(
+                    v: &Self,
+                    s: S,
+                ) -> ::core::result::Result<S::Ok, S::Error> {
+                    ::formic_rpc::rt::serde::Serialize::serialize(v, s)
+                }
+                fn deserialize_proto_json<'de, D: ::formic_rpc::rt::serde::Deserializer<'de>>(
+                    d: D,
+                ) -> ::core::result::Result<Self, D::Error> {
+                    <Self as ::formic_rpc::rt::serde::Deserialize>::deserialize(d)
+                }
+            }
+            #[doc(hidden)]
+            pub const __RUN_RESPONSE_JSON_ANY: ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry =
+                ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry {
+                    type_url: "type.googleapis.com/formic.control.v1.RunResponse",
+                    to_json: ::formic_rpc::rt::buffa::type_registry::any_to_json::<RunResponse>,
+                    from_json: ::formic_rpc::rt::buffa::type_registry::any_from_json::<RunResponse>,
+                    is_wkt: false,
+                };
+            #[derive(
+                Clone,
+                PartialEq,
+                Default,
+                ::formic_rpc::rt::serde::Serialize,
+                ::formic_rpc::rt::serde::Deserialize,
+            )]
+            #[serde(crate = "::formic_rpc::rt::serde")]
+            #[serde(default)]
+            pub struct RunsRequest {
+                /// Empty: of all.
+                ///
+                /// Field 1: `services`
+                #[serde(
+                    rename = "services",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_vec",
+                    deserialize_with = "::formic_rpc::rt::buffa::json_helpers::null_as_default"
+                )]
+                pub services:
+                    ::formic_rpc::rt::buffa::alloc::vec::Vec<::formic_rpc::rt::buffa::alloc::string::String>,
+                #[serde(skip)]
+                #[doc(hidden)]
+                pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFields,
+            }
+            impl ::core::fmt::Debug for RunsRequest {
+                fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                    f.debug_struct("RunsRequest").field("services", &self.services).finish()
+                }
+            }
+            impl RunsRequest {
+                /// Protobuf type URL for this message, for use with `Any::pack` and
+                /// `Any::unpack_if`.
+                ///
+                /// Format: `type.googleapis.com/<fully.qualified.TypeName>`
+                pub const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.RunsRequest";
+            }
+            ::formic_rpc::rt::buffa::impl_default_instance!(RunsRequest);
+            impl ::formic_rpc::rt::buffa::MessageName for RunsRequest {
+                const PACKAGE: &'static str = "formic.control.v1";
+                const NAME: &'static str = "RunsRequest";
+                const FULL_NAME: &'static str = "formic.control.v1.RunsRequest";
+                const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.RunsRequest";
+            }
+            impl ::formic_rpc::rt::buffa::Message for RunsRequest {
+                /// Returns the total encoded size in bytes.
+                ///
+                /// Accumulates in `u64` (which cannot overflow for in-memory
+                /// data) and saturates to `u32` at return, so a message whose
+                /// encoded size exceeds the 2 GiB protobuf limit yields a value
+                /// above [`::formic_rpc::rt::buffa::MAX_MESSAGE_BYTES`] that the encode entry
+                /// points reject, never a silently wrapped size.
+                #[allow(clippy::let_and_return)]
+                fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    let mut size = 0u64;
+                    for v in &self.services {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(v) as u64;
+                    }
+                    size += self.__buffa_unknown_fields.encoded_len() as u64;
+                    ::formic_rpc::rt::buffa::saturate_size(size)
+                }
+                fn write_to(
+                    &self,
+                    _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                    buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                ) {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    for v in &self.services {
+                        ::formic_rpc::rt::buffa::types::put_string_field(1u32, v, buf);
+                    }
+                    self.__buffa_unknown_fields.write_to(buf);
+                }
+                fn merge_field(
+                    &mut self,
+                    tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                    buf: &mut impl ::formic_rpc::rt::buffa::bytes::Buf,
+                    ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                ) -> ::core::result::Result<(), ::formic_rpc::rt::buffa::DecodeError> {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::bytes::Buf as _;
+                    match tag.field_number() {
+                        1u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            let __elem = ::formic_rpc::rt::buffa::types::decode_string(buf)?;
+                            ctx.register_element_memory(
+                                ::formic_rpc::rt::buffa::__private::element_footprint(&__elem),
+                            )?;
+                            self.services.push(__elem);
+                        }
+                        _ => {
+                            self.__buffa_unknown_fields.push(
+                                ::formic_rpc::rt::buffa::encoding::decode_unknown_field(tag, buf, ctx)?,
+                            );
+                        }
+                    }
+                    ::core::result::Result::Ok(())
+                }
+                fn clear(&mut self) {
+                    self.services.clear();
+                    self.__buffa_unknown_fields.clear();
+                }
+            }
+            impl ::formic_rpc::rt::buffa::ExtensionSet for RunsRequest {
+                const PROTO_FQN: &'static str = "formic.control.v1.RunsRequest";
+                fn unknown_fields(&self) -> &::formic_rpc::rt::buffa::UnknownFields {
+                    &self.__buffa_unknown_fields
+                }
+                fn unknown_fields_mut(&mut self) -> &mut ::formic_rpc::rt::buffa::UnknownFields {
+                    &mut self.__buffa_unknown_fields
+                }
+            }
+            impl ::formic_rpc::rt::buffa::json_helpers::ProtoElemJson for RunsRequest {
+                fn serialize_proto_json<S: ::formic_rpc::rt::serde::Serializer>(
+                    v: &Self,
+                    s: S,
+                ) -> ::core::result::Result<S::Ok, S::Error> {
+                    ::formic_rpc::rt::serde::Serialize::serialize(v, s)
+                }
+                fn deserialize_proto_json<'de, D: ::formic_rpc::rt::serde::Deserializer<'de>>(
+                    d: D,
+                ) -> ::core::result::Result<Self, D::Error> {
+                    <Self as ::formic_rpc::rt::serde::Deserialize>::deserialize(d)
+                }
+            }
+            #[doc(hidden)]
+            pub const __RUNS_REQUEST_JSON_ANY: ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry =
+                ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry {
+                    type_url: "type.googleapis.com/formic.control.v1.RunsRequest",
+                    to_json: ::formic_rpc::rt::buffa::type_registry::any_to_json::<RunsRequest>,
+                    from_json: ::formic_rpc::rt::buffa::type_registry::any_from_json::<RunsRequest>,
+                    is_wkt: false,
+                };
+            #[derive(
+                Clone,
+                PartialEq,
+                Default,
+                ::formic_rpc::rt::serde::Serialize,
+                ::formic_rpc::rt::serde::Deserialize,
+            )]
+            #[serde(crate = "::formic_rpc::rt::serde")]
+            #[serde(default)]
+            pub struct RunsResponse {
+                /// Field 1: `runs`
+                #[serde(
+                    rename = "runs",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_vec",
+                    deserialize_with = "::formic_rpc::rt::buffa::json_helpers::null_as_default"
+                )]
+                pub runs: ::formic_rpc::rt::buffa::alloc::vec::Vec<CronRun>,
+                #[serde(skip)]
+                #[doc(hidden)]
+                pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFields,
+            }
+            impl ::core::fmt::Debug for RunsResponse {
+                fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                    f.debug_struct("RunsResponse").field("runs", &self.runs).finish()
+                }
+            }
+            impl RunsResponse {
+                /// Protobuf type URL for this message, for use with `Any::pack` and
+                /// `Any::unpack_if`.
+                ///
+                /// Format: `type.googleapis.com/<fully.qualified.TypeName>`
+                pub const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.RunsResponse";
+            }
+            ::formic_rpc::rt::buffa::impl_default_instance!(RunsResponse);
+            impl ::formic_rpc::rt::buffa::MessageName for RunsResponse {
+                const PACKAGE: &'static str = "formic.control.v1";
+                const NAME: &'static str = "RunsResponse";
+                const FULL_NAME: &'static str = "formic.control.v1.RunsResponse";
+                const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.RunsResponse";
+            }
+            impl ::formic_rpc::rt::buffa::Message for RunsResponse {
+                /// Returns the total encoded size in bytes.
+                ///
+                /// Accumulates in `u64` (which cannot overflow for in-memory
+                /// data) and saturates to `u32` at return, so a message whose
+                /// encoded size exceeds the 2 GiB protobuf limit yields a value
+                /// above [`::formic_rpc::rt::buffa::MAX_MESSAGE_BYTES`] that the encode entry
+                /// points reject, never a silently wrapped size.
+                #[allow(clippy::let_and_return)]
+                fn compute_size(&self, __cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    let mut size = 0u64;
+                    for v in &self.runs {
+                        let __slot = __cache.reserve();
+                        let inner_size = v.compute_size(__cache);
+                        __cache.set(__slot, inner_size);
+                        size += 1u64
+                            + ::formic_rpc::rt::buffa::encoding::varint_len(inner_size as u64) as u64
+                            + inner_size as u64;
+                    }
+                    size += self.__buffa_unknown_fields.encoded_len() as u64;
+                    ::formic_rpc::rt::buffa::saturate_size(size)
+                }
+                fn write_to(
+                    &self,
+                    __cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                    buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                ) {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    for v in &self.runs {
+                        ::formic_rpc::rt::buffa::types::put_len_delimited_header(
+                            1u32,
+                            u64::from(__cache.consume_next()),
+                            buf,
+                        );
+                        v.write_to(__cache, buf);
+                    }
+                    self.__buffa_unknown_fields.write_to(buf);
+                }
+                fn merge_field(
+                    &mut self,
+                    tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                    buf: &mut impl ::formic_rpc::rt::buffa::bytes::Buf,
+                    ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                ) -> ::core::result::Result<(), ::formic_rpc::rt::buffa::DecodeError> {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::bytes::Buf as _;
+                    match tag.field_number() {
+                        1u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            let mut elem = ::core::default::Default::default();
+                            ctx.register_element_memory(
+                                ::formic_rpc::rt::buffa::__private::element_footprint(&elem),
+                            )?;
+                            ::formic_rpc::rt::buffa::Message::merge_length_delimited(&mut elem, buf, ctx)?;
+                            self.runs.push(elem);
+                        }
+                        _ => {
+                            self.__buffa_unknown_fields.push(
+                                ::formic_rpc::rt::buffa::encoding::decode_unknown_field(tag, buf, ctx)?,
+                            );
+                        }
+                    }
+                    ::core::result::Result::Ok(())
+                }
+                fn clear(&mut self) {
+                    self.runs.clear();
+                    self.__buffa_unknown_fields.clear();
+                }
+            }
+            impl ::formic_rpc::rt::buffa::ExtensionSet for RunsResponse {
+                const PROTO_FQN: &'static str = "formic.control.v1.RunsResponse";
+                fn unknown_fields(&self) -> &::formic_rpc::rt::buffa::UnknownFields {
+                    &self.__buffa_unknown_fields
+                }
+                fn unknown_fields_mut(&mut self) -> &mut ::formic_rpc::rt::buffa::UnknownFields {
+                    &mut self.__buffa_unknown_fields
+                }
+            }
+            impl ::formic_rpc::rt::buffa::json_helpers::ProtoElemJson for RunsResponse {
+                fn serialize_proto_json<S: ::formic_rpc::rt::serde::Serializer>(
+                    v: &Self,
+                    s: S,
+                ) -> ::core::result::Result<S::Ok, S::Error> {
+                    ::formic_rpc::rt::serde::Serialize::serialize(v, s)
+                }
+                fn deserialize_proto_json<'de, D: ::formic_rpc::rt::serde::Deserializer<'de>>(
+                    d: D,
+                ) -> ::core::result::Result<Self, D::Error> {
+                    <Self as ::formic_rpc::rt::serde::Deserialize>::deserialize(d)
+                }
+            }
+            #[doc(hidden)]
+            pub const __RUNS_RESPONSE_JSON_ANY: ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry =
+                ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry {
+                    type_url: "type.googleapis.com/formic.control.v1.RunsResponse",
+                    to_json: ::formic_rpc::rt::buffa::type_registry::any_to_json::<RunsResponse>,
+                    from_json: ::formic_rpc::rt::buffa::type_registry::any_from_json::<RunsResponse>,
+                    is_wkt: false,
+                };
+            /// One run.
+            #[derive(
+                Clone,
+                PartialEq,
+                Default,
+                ::formic_rpc::rt::serde::Serialize,
+                ::formic_rpc::rt::serde::Deserialize,
+            )]
+            #[serde(crate = "::formic_rpc::rt::serde")]
+            #[serde(default)]
+            pub struct CronRun {
+                /// Field 1: `service`
+                #[serde(
+                    rename = "service",
+                    with = "::formic_rpc::rt::buffa::json_helpers::proto_string",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str"
+                )]
+                pub service: ::formic_rpc::rt::buffa::alloc::string::String,
+                /// From 1, per job.
+                ///
+                /// Field 2: `number`
+                #[serde(
+                    rename = "number",
+                    with = "::formic_rpc::rt::buffa::json_helpers::uint64",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u64"
+                )]
+                pub number: u64,
+                /// Field 3: `due_unix_ms`
+                #[serde(
+                    rename = "dueUnixMs",
+                    alias = "due_unix_ms",
+                    with = "::formic_rpc::rt::buffa::json_helpers::int64",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_i64"
+                )]
+                pub due_unix_ms: i64,
+                /// waiting, running; succeeded, failed; replaced by the next one; overlapped: left out, another one ran; missed:
+                /// left out, the engine was away for too long.
+                ///
+                /// Field 4: `state`
+                #[serde(
+                    rename = "state",
+                    with = "::formic_rpc::rt::buffa::json_helpers::proto_string",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str"
+                )]
+                pub state: ::formic_rpc::rt::buffa::alloc::string::String,
+                /// Somebody asked for it; its schedule did not.
+                ///
+                /// Field 5: `by_hand`
+                #[serde(
+                    rename = "byHand",
+                    alias = "by_hand",
+                    with = "::formic_rpc::rt::buffa::json_helpers::proto_bool",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_false"
+                )]
+                pub by_hand: bool,
+                /// Field 6: `began_unix_ms`
+                #[serde(
+                    rename = "beganUnixMs",
+                    alias = "began_unix_ms",
+                    with = "::formic_rpc::rt::buffa::json_helpers::opt_int64",
+                    skip_serializing_if = "::core::option::Option::is_none"
+                )]
+                pub began_unix_ms: ::core::option::Option<i64>,
+                /// Field 7: `ended_unix_ms`
+                #[serde(
+                    rename = "endedUnixMs",
+                    alias = "ended_unix_ms",
+                    with = "::formic_rpc::rt::buffa::json_helpers::opt_int64",
+                    skip_serializing_if = "::core::option::Option::is_none"
+                )]
+                pub ended_unix_ms: ::core::option::Option<i64>,
+                /// How its last try ended, where it ended by itself.
+                ///
+                /// Field 8: `exit_code`
+                #[serde(
+                    rename = "exitCode",
+                    alias = "exit_code",
+                    with = "::formic_rpc::rt::buffa::json_helpers::opt_int32",
+                    skip_serializing_if = "::core::option::Option::is_none"
+                )]
+                pub exit_code: ::core::option::Option<i32>,
+                /// The same in words, for example `exited with code 1`; empty while it goes on.
+                ///
+                /// Field 9: `end`
+                #[serde(
+                    rename = "end",
+                    with = "::formic_rpc::rt::buffa::json_helpers::proto_string",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str"
+                )]
+                pub end: ::formic_rpc::rt::buffa::alloc::string::String,
+                /// What it runs in, while it goes on and that is known.
+                ///
+                /// Field 10: `instance`
+                #[serde(
+                    rename = "instance",
+                    with = "::formic_rpc::rt::buffa::json_helpers::proto_string",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str"
+                )]
+                pub instance: ::formic_rpc::rt::buffa::alloc::string::String,
+                #[serde(skip)]
+                #[doc(hidden)]
+                pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFields,
+            }
+            impl ::core::fmt::Debug for CronRun {
+                fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                    f.debug_struct("CronRun")
+                        .field("service", &self.service)
+                        .field("number", &self.number)
+                        .field("due_unix_ms", &self.due_unix_ms)
+                        .field("state", &self.state)
+                        .field("by_hand", &self.by_hand)
+                        .field("began_unix_ms", &self.began_unix_ms)
+                        .field("ended_unix_ms", &self.ended_unix_ms)
+                        .field("exit_code", &self.exit_code)
+                        .field("end", &self.end)
+                        .field("instance", &self.instance)
+                        .finish()
+                }
+            }
+            impl CronRun {
+                /// Protobuf type URL for this message, for use with `Any::pack` and
+                /// `Any::unpack_if`.
+                ///
+                /// Format: `type.googleapis.com/<fully.qualified.TypeName>`
+                pub const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.CronRun";
+            }
+            impl CronRun {
+                #[must_use = "with_* setters return `self` by value; assign or chain the result"]
+                #[inline]
+                ///Sets [`Self::began_unix_ms`] to `Some(value)`, consuming and returning `self`.
+                pub fn with_began_unix_ms(mut self, value: i64) -> Self {
+                    self.began_unix_ms = Some(value);
+                    self
+                }
+                #[must_use = "with_* setters return `self` by value; assign or chain the result"]
+                #[inline]
+                ///Sets [`Self::ended_unix_ms`] to `Some(value)`, consuming and returning `self`.
+                pub fn with_ended_unix_ms(mut self, value: i64) -> Self {
+                    self.ended_unix_ms = Some(value);
+                    self
+                }
+                #[must_use = "with_* setters return `self` by value; assign or chain the result"]
+                #[inline]
+                ///Sets [`Self::exit_code`] to `Some(value)`, consuming and returning `self`.
+                pub fn with_exit_code(mut self, value: i32) -> Self {
+                    self.exit_code = Some(value);
+                    self
+                }
+            }
+            ::formic_rpc::rt::buffa::impl_default_instance!(CronRun);
+            impl ::formic_rpc::rt::buffa::MessageName for CronRun {
+                const PACKAGE: &'static str = "formic.control.v1";
+                const NAME: &'static str = "CronRun";
+                const FULL_NAME: &'static str = "formic.control.v1.CronRun";
+                const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.CronRun";
+            }
+            impl ::formic_rpc::rt::buffa::Message for CronRun {
+                /// Returns the total encoded size in bytes.
+                ///
+                /// Accumulates in `u64` (which cannot overflow for in-memory
+                /// data) and saturates to `u32` at return, so a message whose
+                /// encoded size exceeds the 2 GiB protobuf limit yields a value
+                /// above [`::formic_rpc::rt::buffa::MAX_MESSAGE_BYTES`] that the encode entry
+                /// points reject, never a silently wrapped size.
+                #[allow(clippy::let_and_return)]
+                fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    let mut size = 0u64;
+                    if !self.service.is_empty() {
+                        size +=
+                            1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.service) as u64;
+                    }
+                    if self.number != 0u64 {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::uint64_encoded_len(self.number) as u64;
+                    }
+                    if self.due_unix_ms != 0i64 {
+                        size +=
+                            1u64 + ::formic_rpc::rt::buffa::types::int64_encoded_len(self.due_unix_ms) as u64;
+                    }
+                    if !self.state.is_empty() {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.state) as u64;
+                    }
+                    if self.by_hand {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::BOOL_ENCODED_LEN as u64;
+                    }
+                    if let Some(v) = self.began_unix_ms {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::int64_encoded_len(v) as u64;
+                    }
+                    if let Some(v) = self.ended_unix_ms {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::int64_encoded_len(v) as u64;
+                    }
+                    if let Some(v) = self.exit_code {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::int32_encoded_len(v) as u64;
+                    }
+                    if !self.end.is_empty() {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.end) as u64;
+                    }
+                    if !self.instance.is_empty() {
+                        size +=
+                            1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.instance) as u64;
+                    }
+                    size += self.__buffa_unknown_fields.encoded_len() as u64;
+                    ::formic_rpc::rt::buffa::saturate_size(size)
+                }
+                fn write_to(
+                    &self,
+                    _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                    buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                ) {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    if !self.service.is_empty() {
+                        ::formic_rpc::rt::buffa::types::put_string_field(1u32, &self.service, buf);
+                    }
+                    if self.number != 0u64 {
+                        ::formic_rpc::rt::buffa::types::put_uint64_field(2u32, self.number, buf);
+                    }
+                    if self.due_unix_ms != 0i64 {
+                        ::formic_rpc::rt::buffa::types::put_int64_field(3u32, self.due_unix_ms, buf);
+                    }
+                    if !self.state.is_empty() {
+                        ::formic_rpc::rt::buffa::types::put_string_field(4u32, &self.state, buf);
+                    }
+                    if self.by_hand {
+                        ::formic_rpc::rt::buffa::types::put_bool_field(5u32, self.by_hand, buf);
+                    }
+                    if let Some(v) = self.began_unix_ms {
+                        ::formic_rpc::rt::buffa::types::put_int64_field(6u32, v, buf);
+                    }
+                    if let Some(v) = self.ended_unix_ms {
+                        ::formic_rpc::rt::buffa::types::put_int64_field(7u32, v, buf);
+                    }
+                    if let Some(v) = self.exit_code {
+                        ::formic_rpc::rt::buffa::types::put_int32_field(8u32, v, buf);
+                    }
+                    if !self.end.is_empty() {
+                        ::formic_rpc::rt::buffa::types::put_string_field(9u32, &self.end, buf);
+                    }
+                    if !self.instance.is_empty() {
+                        ::formic_rpc::rt::buffa::types::put_string_field(10u32, &self.instance, buf);
+                    }
+                    self.__buffa_unknown_fields.write_to(buf);
+                }
+                fn merge_field(
+                    &mut self,
+                    tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                    buf: &mut impl ::formic_rpc::rt::buffa::bytes::Buf,
+                    ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                ) -> ::core::result::Result<(), ::formic_rpc::rt::buffa::DecodeError> {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::bytes::Buf as _;
+                    match tag.field_number() {
+                        1u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::types::merge_string(&mut self.service, buf)?;
+                        }
+                        2u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                            )?;
+                            self.number = ::formic_rpc::rt::buffa::types::decode_uint64(buf)?;
+                        }
+                        3u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                            )?;
+                            self.due_unix_ms = ::formic_rpc::rt::buffa::types::decode_int64(buf)?;
+                        }
+                        4u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::types::merge_string(&mut self.state, buf)?;
+                        }
+                        5u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                            )?;
+                            self.by_hand = ::formic_rpc::rt::buffa::types::decode_bool(buf)?;
+                        }
+                        6u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                            )?;
+                            self.began_unix_ms = ::core::option::Option::Some(
+                                ::formic_rpc::rt::buffa::types::decode_int64(buf)?,
+                            );
+                        }
+                        7u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                            )?;
+                            self.ended_unix_ms = ::core::option::Option::Some(
+                                ::formic_rpc::rt::buffa::types::decode_int64(buf)?,
+                            );
+                        }
+                        8u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                            )?;
+                            self.exit_code = ::core::option::Option::Some(
+                                ::formic_rpc::rt::buffa::types::decode_int32(buf)?,
+                            );
+                        }
+                        9u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::types::merge_string(&mut self.end, buf)?;
+                        }
+                        10u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::types::merge_string(&mut self.instance, buf)?;
+                        }
+                        _ => {
+                            self.__buffa_unknown_fields.push(
+                                ::formic_rpc::rt::buffa::encoding::decode_unknown_field(tag, buf, ctx)?,
+                            );
+                        }
+                    }
+                    ::core::result::Result::Ok(())
+                }
+                fn clear(&mut self) {
+                    self.service.clear();
+                    self.number = 0u64;
+                    self.due_unix_ms = 0i64;
+                    self.state.clear();
+                    self.by_hand = false;
+                    self.began_unix_ms = ::core::option::Option::None;
+                    self.ended_unix_ms = ::core::option::Option::None;
+                    self.exit_code = ::core::option::Option::None;
+                    self.end.clear();
+                    self.instance.clear();
+                    self.__buffa_unknown_fields.clear();
+                }
+            }
+            impl ::formic_rpc::rt::buffa::ExtensionSet for CronRun {
+                const PROTO_FQN: &'static str = "formic.control.v1.CronRun";
+                fn unknown_fields(&self) -> &::formic_rpc::rt::buffa::UnknownFields {
+                    &self.__buffa_unknown_fields
+                }
+                fn unknown_fields_mut(&mut self) -> &mut ::formic_rpc::rt::buffa::UnknownFields {
+                    &mut self.__buffa_unknown_fields
+                }
+            }
+            impl ::formic_rpc::rt::buffa::json_helpers::ProtoElemJson for CronRun {
+                fn serialize_proto_json<S: ::formic_rpc::rt::serde::Serializer>(
+                    v: &Self,
+                    s: S,
+                ) -> ::core::result::Result<S::Ok, S::Error> {
+                    ::formic_rpc::rt::serde::Serialize::serialize(v, s)
+                }
+                fn deserialize_proto_json<'de, D: ::formic_rpc::rt::serde::Deserializer<'de>>(
+                    d: D,
+                ) -> ::core::result::Result<Self, D::Error> {
+                    <Self as ::formic_rpc::rt::serde::Deserialize>::deserialize(d)
+                }
+            }
+            #[doc(hidden)]
+            pub const __CRON_RUN_JSON_ANY: ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry =
+                ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry {
+                    type_url: "type.googleapis.com/formic.control.v1.CronRun",
+                    to_json: ::formic_rpc::rt::buffa::type_registry::any_to_json::<CronRun>,
+                    from_json: ::formic_rpc::rt::buffa::type_registry::any_from_json::<CronRun>,
+                    is_wkt: false,
+                };
+            /// When a service is run, of those that are.
+            #[derive(
+                Clone,
+                PartialEq,
+                Default,
+                ::formic_rpc::rt::serde::Serialize,
+                ::formic_rpc::rt::serde::Deserialize,
+            )]
+            #[serde(crate = "::formic_rpc::rt::serde")]
+            #[serde(default)]
+            pub struct CronStatus {
+                /// As the manifest says it.
+                ///
+                /// Field 1: `schedule`
+                #[serde(
+                    rename = "schedule",
+                    with = "::formic_rpc::rt::buffa::json_helpers::proto_string",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str"
+                )]
+                pub schedule: ::formic_rpc::rt::buffa::alloc::string::String,
+                /// Name of its time zone.
+                ///
+                /// Field 2: `zone`
+                #[serde(
+                    rename = "zone",
+                    with = "::formic_rpc::rt::buffa::json_helpers::proto_string",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str"
+                )]
+                pub zone: ::formic_rpc::rt::buffa::alloc::string::String,
+                /// Field 3: `next_unix_ms`
+                #[serde(
+                    rename = "nextUnixMs",
+                    alias = "next_unix_ms",
+                    with = "::formic_rpc::rt::buffa::json_helpers::opt_int64",
+                    skip_serializing_if = "::core::option::Option::is_none"
+                )]
+                pub next_unix_ms: ::core::option::Option<i64>,
+                /// The last run that is over.
+                ///
+                /// Field 4: `last`
+                #[serde(
+                    rename = "last",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_unset_message_field"
+                )]
+                pub last:
+                    ::formic_rpc::rt::buffa::MessageField<CronRun, ::formic_rpc::rt::buffa::Inline<CronRun>>,
+                #[serde(skip)]
+                #[doc(hidden)]
+                pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFields,
+            }
+            impl ::core::fmt::Debug for CronStatus {
+                fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                    f.debug_struct("CronStatus")
+                        .field("schedule", &self.schedule)
+                        .field("zone", &self.zone)
+                        .field("next_unix_ms", &self.next_unix_ms)
+                        .field("last", &self.last)
+                        .finish()
+                }
+            }
+            impl CronStatus {
+                /// Protobuf type URL for this message, for use with `Any::pack` and
+                /// `Any::unpack_if`.
+                ///
+                /// Format: `type.googleapis.com/<fully.qualified.TypeName>`
+                pub const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.CronStatus";
+            }
+            impl CronStatus {
+                #[must_use = "with_* setters return `self` by value; assign or chain the result"]
+                #[inline]
+                ///Sets [`Self::next_unix_ms`] to `Some(value)`, consuming and returning `self`.
+                pub fn with_next_unix_ms(mut self, value: i64) -> Self {
+                    self.next_unix_ms = Some(value);
+                    self
+                }
+            }
+            ::formic_rpc::rt::buffa::impl_default_instance!(CronStatus);
+            impl ::formic_rpc::rt::buffa::MessageName for CronStatus {
+                const PACKAGE: &'static str = "formic.control.v1";
+                const NAME: &'static str = "CronStatus";
+                const FULL_NAME: &'static str = "formic.control.v1.CronStatus";
+                const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.CronStatus";
+            }
+            impl ::formic_rpc::rt::buffa::Message for CronStatus {
+                /// Returns the total encoded size in bytes.
+                ///
+                /// Accumulates in `u64` (which cannot overflow for in-memory
+                /// data) and saturates to `u32` at return, so a message whose
+                /// encoded size exceeds the 2 GiB protobuf limit yields a value
+                /// above [`::formic_rpc::rt::buffa::MAX_MESSAGE_BYTES`] that the encode entry
+                /// points reject, never a silently wrapped size.
+                #[allow(clippy::let_and_return)]
+                fn compute_size(&self, __cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    let mut size = 0u64;
+                    if !self.schedule.is_empty() {
+                        size +=
+                            1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.schedule) as u64;
+                    }
+                    if !self.zone.is_empty() {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.zone) as u64;
+                    }
+                    if let Some(v) = self.next_unix_ms {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::int64_encoded_len(v) as u64;
+                    }
+                    if self.last.is_set() {
+                        let __slot = __cache.reserve();
+                        let inner_size = self.last.compute_size(__cache);
+                        __cache.set(__slot, inner_size);
+                        size += 1u64
+                            + ::formic_rpc::rt::buffa::encoding::varint_len(inner_size as u64) as u64
+                            + inner_size as u64;
+                    }
+                    size += self.__buffa_unknown_fields.encoded_len() as u64;
+                    ::formic_rpc::rt::buffa::saturate_size(size)
+                }
+                fn write_to(
+                    &self,
+                    __cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                    buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                ) {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    if !self.schedule.is_empty() {
+                        ::formic_rpc::rt::buffa::types::put_string_field(1u32, &self.schedule, buf);
+                    }
+                    if !self.zone.is_empty() {
+                        ::formic_rpc::rt::buffa::types::put_string_field(2u32, &self.zone, buf);
+                    }
+                    if let Some(v) = self.next_unix_ms {
+                        ::formic_rpc::rt::buffa::types::put_int64_field(3u32, v, buf);
+                    }
+                    if self.last.is_set() {
+                        ::formic_rpc::rt::buffa::types::put_len_delimited_header(
+                            4u32,
+                            u64::from(__cache.consume_next()),
+                            buf,
+                        );
+                        self.last.write_to(__cache, buf);
+                    }
+                    self.__buffa_unknown_fields.write_to(buf);
+                }
+                fn merge_field(
+                    &mut self,
+                    tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                    buf: &mut impl ::formic_rpc::rt::buffa::bytes::Buf,
+                    ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                ) -> ::core::result::Result<(), ::formic_rpc::rt::buffa::DecodeError> {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::bytes::Buf as _;
+                    match tag.field_number() {
+                        1u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::types::merge_string(&mut self.schedule, buf)?;
+                        }
+                        2u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::types::merge_string(&mut self.zone, buf)?;
+                        }
+                        3u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                            )?;
+                            self.next_unix_ms = ::core::option::Option::Some(
+                                ::formic_rpc::rt::buffa::types::decode_int64(buf)?,
+                            );
+                        }
+                        4u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::Message::merge_length_delimited(
+                                self.last.get_or_insert_default(),
+                                buf,
+                                ctx,
+                            )?;
+                        }
+                        _ => {
+                            self.__buffa_unknown_fields.push(
+                                ::formic_rpc::rt::buffa::encoding::decode_unknown_field(tag, buf, ctx)?,
+                            );
+                        }
+                    }
+                    ::core::result::Result::Ok(())
+                }
+                fn clear(&mut self) {
+                    self.schedule.clear();
+                    self.zone.clear();
+                    self.next_unix_ms = ::core::option::Option::None;
+                    self.last = ::formic_rpc::rt::buffa::MessageField::none();
+                    self.__buffa_unknown_fields.clear();
+                }
+            }
+            impl ::formic_rpc::rt::buffa::ExtensionSet for CronStatus {
+                const PROTO_FQN: &'static str = "formic.control.v1.CronStatus";
+                fn unknown_fields(&self) -> &::formic_rpc::rt::buffa::UnknownFields {
+                    &self.__buffa_unknown_fields
+                }
+                fn unknown_fields_mut(&mut self) -> &mut ::formic_rpc::rt::buffa::UnknownFields {
+                    &mut self.__buffa_unknown_fields
+                }
+            }
+            impl ::formic_rpc::rt::buffa::json_helpers::ProtoElemJson for CronStatus {
+                fn serialize_proto_json<S: ::formic_rpc::rt::serde::Serializer>(
+                    v: &Self,
+                    s: S,
+                ) -> ::core::result::Result<S::Ok, S::Error> {
+                    ::formic_rpc::rt::serde::Serialize::serialize(v, s)
+                }
+                fn deserialize_proto_json<'de, D: ::formic_rpc::rt::serde::Deserializer<'de>>(
+                    d: D,
+                ) -> ::core::result::Result<Self, D::Error> {
+                    <Self as ::formic_rpc::rt::serde::Deserialize>::deserialize(d)
+                }
+            }
+            #[doc(hidden)]
+            pub const __CRON_STATUS_JSON_ANY: ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry =
+                ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry {
+                    type_url: "type.googleapis.com/formic.control.v1.CronStatus",
+                    to_json: ::formic_rpc::rt::buffa::type_registry::any_to_json::<CronStatus>,
+                    from_json: ::formic_rpc::rt::buffa::type_registry::any_from_json::<CronStatus>,
+                    is_wkt: false,
+                };
+            #[derive(
+                Clone,
+                PartialEq,
+                Default,
+                ::formic_rpc::rt::serde::Serialize,
+                ::formic_rpc::rt::serde::Deserialize,
+            )]
+            #[serde(crate = "::formic_rpc::rt::serde")]
+            #[serde(default)]
             pub struct StatusRequest {
                 #[serde(skip)]
                 #[doc(hidden)]
@@ -854,7 +2036,7 @@ pub mod formic {
                     skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str"
                 )]
                 pub version: ::formic_rpc::rt::buffa::alloc::string::String,
-                /// pending, starting, ready, degraded, backoff, crash-looping, stopping, stopped.
+                /// pending, starting, ready, degraded, backoff, crash-looping, stopping, stopped; of a cron job scheduled or running.
                 ///
                 /// Field 3: `state`
                 #[serde(
@@ -931,6 +2113,17 @@ pub mod formic {
                     skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u32"
                 )]
                 pub restarts: u32,
+                /// Not set for what is no cron job.
+                ///
+                /// Field 11: `cron`
+                #[serde(
+                    rename = "cron",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_unset_message_field"
+                )]
+                pub cron: ::formic_rpc::rt::buffa::MessageField<
+                    CronStatus,
+                    ::formic_rpc::rt::buffa::Inline<CronStatus>,
+                >,
                 #[serde(skip)]
                 #[doc(hidden)]
                 pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFields,
@@ -949,6 +2142,7 @@ pub mod formic {
                         .field("rollout", &self.rollout)
                         .field("rollout_failure", &self.rollout_failure)
                         .field("restarts", &self.restarts)
+                        .field("cron", &self.cron)
                         .finish()
                 }
             }
@@ -1019,6 +2213,14 @@ pub mod formic {
                             + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.rollout_failure)
                                 as u64;
                     }
+                    if self.cron.is_set() {
+                        let __slot = __cache.reserve();
+                        let inner_size = self.cron.compute_size(__cache);
+                        __cache.set(__slot, inner_size);
+                        size += 1u64
+                            + ::formic_rpc::rt::buffa::encoding::varint_len(inner_size as u64) as u64
+                            + inner_size as u64;
+                    }
                     if self.restarts != 0u32 {
                         size +=
                             2u64 + ::formic_rpc::rt::buffa::types::uint32_encoded_len(self.restarts) as u64;
@@ -1067,6 +2269,14 @@ pub mod formic {
                     }
                     if !self.rollout_failure.is_empty() {
                         ::formic_rpc::rt::buffa::types::put_string_field(10u32, &self.rollout_failure, buf);
+                    }
+                    if self.cron.is_set() {
+                        ::formic_rpc::rt::buffa::types::put_len_delimited_header(
+                            11u32,
+                            u64::from(__cache.consume_next()),
+                            buf,
+                        );
+                        self.cron.write_to(__cache, buf);
                     }
                     if self.restarts != 0u32 {
                         ::formic_rpc::rt::buffa::types::put_uint32_field(20u32, self.restarts, buf);
@@ -1159,6 +2369,17 @@ pub mod formic {
                             )?;
                             ::formic_rpc::rt::buffa::types::merge_string(&mut self.rollout_failure, buf)?;
                         }
+                        11u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::Message::merge_length_delimited(
+                                self.cron.get_or_insert_default(),
+                                buf,
+                                ctx,
+                            )?;
+                        }
                         20u32 => {
                             ::formic_rpc::rt::buffa::encoding::check_wire_type(
                                 tag,
@@ -1185,6 +2406,7 @@ pub mod formic {
                     self.reason.clear();
                     self.rollout.clear();
                     self.rollout_failure.clear();
+                    self.cron = ::formic_rpc::rt::buffa::MessageField::none();
                     self.restarts = 0u32;
                     self.__buffa_unknown_fields.clear();
                 }
@@ -7377,7 +8599,7 @@ pub mod formic {
                     skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_i64"
                 )]
                 pub unix_ms: i64,
-                /// applied, refused, rollout, start, ready, unready, stop, kill, exit, failed, backoff, wait, restart.
+                /// applied, refused, rollout, start, ready, unready, stop, kill, exit, failed, backoff, wait, restart, adopted, run.
                 ///
                 /// Field 3: `kind`
                 #[serde(
@@ -11280,6 +12502,2134 @@ pub mod formic {
                     #[allow(unused_imports)]
                     use super::*;
                     #[derive(Clone, Debug, Default)]
+                    pub struct RunRequestView<'a> {
+                        /// Field 1: `service`
+                        pub service: &'a str,
+                        pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFieldsView<'a>,
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageView<'a> for RunRequestView<'a> {
+                        type Owned = super::super::RunRequest;
+                        fn decode_view(
+                            buf: &'a [u8],
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let __limit =
+                                ::core::cell::Cell::new(::formic_rpc::rt::buffa::DEFAULT_UNKNOWN_FIELD_LIMIT);
+                            let __elem = ::core::cell::Cell::new(
+                                ::formic_rpc::rt::buffa::DEFAULT_ELEMENT_MEMORY_LIMIT,
+                            );
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                buf,
+                                ::formic_rpc::rt::buffa::DecodeContext::new(
+                                    ::formic_rpc::rt::buffa::RECURSION_LIMIT,
+                                    &__limit,
+                                )
+                                .with_element_memory(&__elem),
+                            )
+                        }
+                        fn decode_view_with_ctx(
+                            buf: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(buf, ctx)
+                        }
+                        #[inline]
+                        fn merge_view_field(
+                            &mut self,
+                            tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                            cur: &'a [u8],
+                            before_tag: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<&'a [u8], ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let _ = ctx;
+                            #[allow(unused_variables)]
+                            let view = self;
+                            let mut cur = cur;
+                            match tag.field_number() {
+                                1u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    view.service = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
+                                }
+                                _ => {
+                                    ::formic_rpc::rt::buffa::encoding::skip_field_depth(
+                                        tag,
+                                        &mut cur,
+                                        ctx.depth(),
+                                    )?;
+                                    let span_len = before_tag.len() - cur.len();
+                                    view.__buffa_unknown_fields.push_record(before_tag, span_len, ctx)?;
+                                }
+                            }
+                            ::core::result::Result::Ok(cur)
+                        }
+                        fn to_owned_message(
+                            &self,
+                        ) -> ::core::result::Result<
+                            super::super::RunRequest,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            self.to_owned_from_source(None)
+                        }
+                        #[allow(clippy::useless_conversion, clippy::needless_update)]
+                        fn to_owned_from_source(
+                            &self,
+                            __buffa_src: ::core::option::Option<&::formic_rpc::rt::buffa::bytes::Bytes>,
+                        ) -> ::core::result::Result<
+                            super::super::RunRequest,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::alloc::string::ToString as _;
+                            let _ = __buffa_src;
+                            ::core::result::Result::Ok(super::super::RunRequest {
+                                service: self.service.to_string(),
+                                __buffa_unknown_fields: self.__buffa_unknown_fields.to_owned()?.into(),
+                                ..::core::default::Default::default()
+                            })
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::ViewEncode<'a> for RunRequestView<'a> {
+                        #[allow(clippy::needless_borrow, clippy::let_and_return)]
+                        fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            let mut size = 0u64;
+                            if !self.service.is_empty() {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.service)
+                                        as u64;
+                            }
+                            size += self.__buffa_unknown_fields.encoded_len() as u64;
+                            ::formic_rpc::rt::buffa::saturate_size(size)
+                        }
+                        #[allow(clippy::needless_borrow)]
+                        fn write_to(
+                            &self,
+                            _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                            buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                        ) {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            if !self.service.is_empty() {
+                                ::formic_rpc::rt::buffa::types::put_string_field(1u32, &self.service, buf);
+                            }
+                            self.__buffa_unknown_fields.write_to(buf);
+                        }
+                    }
+                    /// Serializes this view as protobuf JSON.
+                    ///
+                    /// Implicit-presence fields with default values are omitted, `required`
+                    /// fields are always emitted, explicit-presence (`optional`) fields are
+                    /// emitted only when set, bytes fields are base64-encoded, and enum
+                    /// values are their proto name strings.
+                    ///
+                    /// This impl uses `serialize_map(None)` because the number of emitted
+                    /// fields depends on default-omission rules; serializers that require
+                    /// known map lengths (e.g. `bincode`) will return a runtime error.
+                    /// Use the owned message type for those formats.
+                    impl<'__a> ::formic_rpc::rt::serde::Serialize for RunRequestView<'__a> {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            use ::formic_rpc::rt::serde::ser::SerializeMap as _;
+                            let mut __map = __s.serialize_map(::core::option::Option::None)?;
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str(self.service) {
+                                __map.serialize_entry("service", self.service)?;
+                            }
+                            __map.end()
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageName for RunRequestView<'a> {
+                        const PACKAGE: &'static str = "formic.control.v1";
+                        const NAME: &'static str = "RunRequest";
+                        const FULL_NAME: &'static str = "formic.control.v1.RunRequest";
+                        const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.RunRequest";
+                    }
+                    ::formic_rpc::rt::buffa::impl_default_view_instance!(RunRequestView);
+                    ::formic_rpc::rt::buffa::impl_view_reborrow!(RunRequestView);
+                    /** Self-contained, `'static` owned view of a `RunRequest` message.
+
+                    Wraps [`::formic_rpc::rt::buffa::OwnedView`]`<`[`RunRequestView`]`<'static>>`: the decoded view and the [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer it borrows from travel together, so the handle is `'static` and `Send + Sync` — suitable for async handlers, spawned tasks, and anywhere a `'static` bound is required.
+
+                    Field accessors return borrows tied to `&self`. Use [`Self::view`] to get the full [`RunRequestView`] when you need struct patterns, iteration helpers, or to pass the view to lifetime-parameterised code.*/
+                    #[derive(Clone, Debug)]
+                    pub struct RunRequestOwnedView(
+                        ::formic_rpc::rt::buffa::OwnedView<RunRequestView<'static>>,
+                    );
+                    impl RunRequestOwnedView {
+                        /// Decode an owned view from a [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer.
+                        ///
+                        /// The view borrows directly from the buffer's data; the buffer is
+                        /// retained inside the returned handle.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer contains invalid
+                        /// protobuf data.
+                        pub fn decode(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(RunRequestOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode(bytes)?,
+                            ))
+                        }
+                        /// Decode with custom [`::formic_rpc::rt::buffa::DecodeOptions`] (recursion limit,
+                        /// max message size).
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer is invalid or
+                        /// exceeds the configured limits.
+                        pub fn decode_with_options(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                            opts: &::formic_rpc::rt::buffa::DecodeOptions,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(RunRequestOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode_with_options(bytes, opts)?,
+                            ))
+                        }
+                        /// Build from an owned message via an encode → decode round-trip.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError::MessageTooLarge`] if the
+                        /// message's encoded size exceeds the 2 GiB protobuf limit, or
+                        /// another [`::formic_rpc::rt::buffa::DecodeError`] if the re-encoded bytes are
+                        /// somehow invalid (should not happen for well-formed messages).
+                        pub fn from_owned(
+                            msg: &super::super::RunRequest,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(RunRequestOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::from_owned(msg)?,
+                            ))
+                        }
+                        /// Borrow the full [`RunRequestView`] with its lifetime tied to `&self`.
+                        #[must_use]
+                        pub fn view(&self) -> &RunRequestView<'_> {
+                            self.0.reborrow()
+                        }
+                        /// Convert to the owned message type.
+                        ///
+                        /// Infallible: this type's constructors wire-decode their
+                        /// buffer, and a view produced by wire decoding always
+                        /// converts. Delegates to [`::formic_rpc::rt::buffa::OwnedView::to_owned_message`],
+                        /// whose contract also governs handles converted from a raw
+                        /// [`::formic_rpc::rt::buffa::OwnedView`].
+                        #[must_use]
+                        pub fn to_owned_message(&self) -> super::super::RunRequest {
+                            self.0.to_owned_message()
+                        }
+                        /// The underlying bytes buffer.
+                        #[must_use]
+                        pub fn bytes(&self) -> &::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.bytes()
+                        }
+                        /// Consume the handle, returning the underlying bytes buffer.
+                        #[must_use]
+                        pub fn into_bytes(self) -> ::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.into_bytes()
+                        }
+                        /// Field 1: `service`
+                        #[must_use]
+                        pub fn service(&self) -> &'_ str {
+                            self.0.reborrow().service
+                        }
+                    }
+                    impl ::core::convert::From<::formic_rpc::rt::buffa::OwnedView<RunRequestView<'static>>>
+                        for RunRequestOwnedView
+                    {
+                        fn from(inner: ::formic_rpc::rt::buffa::OwnedView<RunRequestView<'static>>) -> Self {
+                            RunRequestOwnedView(inner)
+                        }
+                    }
+                    impl ::core::convert::From<RunRequestOwnedView>
+                        for ::formic_rpc::rt::buffa::OwnedView<RunRequestView<'static>>
+                    {
+                        fn from(wrapper: RunRequestOwnedView) -> Self {
+                            wrapper.0
+                        }
+                    }
+                    impl ::core::convert::AsRef<::formic_rpc::rt::buffa::OwnedView<RunRequestView<'static>>>
+                        for RunRequestOwnedView
+                    {
+                        fn as_ref(&self) -> &::formic_rpc::rt::buffa::OwnedView<RunRequestView<'static>> {
+                            &self.0
+                        }
+                    }
+                    impl ::formic_rpc::rt::buffa::HasMessageView for super::super::RunRequest {
+                        type View<'a> = RunRequestView<'a>;
+                        type ViewHandle = RunRequestOwnedView;
+                    }
+                    impl ::formic_rpc::rt::serde::Serialize for RunRequestOwnedView {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            ::formic_rpc::rt::serde::Serialize::serialize(&self.0, __s)
+                        }
+                    }
+                    #[derive(Clone, Debug, Default)]
+                    pub struct RunResponseView<'a> {
+                        /// Field 1: `run`
+                        pub run: ::formic_rpc::rt::buffa::MessageFieldView<
+                            super::super::__buffa::view::CronRunView<'a>,
+                        >,
+                        pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFieldsView<'a>,
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageView<'a> for RunResponseView<'a> {
+                        type Owned = super::super::RunResponse;
+                        fn decode_view(
+                            buf: &'a [u8],
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let __limit =
+                                ::core::cell::Cell::new(::formic_rpc::rt::buffa::DEFAULT_UNKNOWN_FIELD_LIMIT);
+                            let __elem = ::core::cell::Cell::new(
+                                ::formic_rpc::rt::buffa::DEFAULT_ELEMENT_MEMORY_LIMIT,
+                            );
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                buf,
+                                ::formic_rpc::rt::buffa::DecodeContext::new(
+                                    ::formic_rpc::rt::buffa::RECURSION_LIMIT,
+                                    &__limit,
+                                )
+                                .with_element_memory(&__elem),
+                            )
+                        }
+                        fn decode_view_with_ctx(
+                            buf: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(buf, ctx)
+                        }
+                        #[inline]
+                        fn merge_view_field(
+                            &mut self,
+                            tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                            cur: &'a [u8],
+                            before_tag: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<&'a [u8], ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let _ = ctx;
+                            #[allow(unused_variables)]
+                            let view = self;
+                            let mut cur = cur;
+                            match tag.field_number() {
+                                1u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    let __sub_ctx = ctx.descend()?;
+                                    let sub = ::formic_rpc::rt::buffa::types::borrow_bytes(&mut cur)?;
+                                    match view.run.as_mut() {
+                                        Some(existing) => {
+                                            ::formic_rpc::rt::buffa::MessageView::merge_into_view(
+                                                existing, sub, __sub_ctx,
+                                            )?
+                                        }
+                                        None => {
+                                            view.run = ::formic_rpc::rt::buffa::MessageFieldView::set(
+                                    <super::super::__buffa::view::CronRunView as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                        sub,
+                                        __sub_ctx,
+                                    )?,
+                                );
+                                        }
+                                    }
+                                }
+                                _ => {
+                                    ::formic_rpc::rt::buffa::encoding::skip_field_depth(
+                                        tag,
+                                        &mut cur,
+                                        ctx.depth(),
+                                    )?;
+                                    let span_len = before_tag.len() - cur.len();
+                                    view.__buffa_unknown_fields.push_record(before_tag, span_len, ctx)?;
+                                }
+                            }
+                            ::core::result::Result::Ok(cur)
+                        }
+                        fn to_owned_message(
+                            &self,
+                        ) -> ::core::result::Result<
+                            super::super::RunResponse,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            self.to_owned_from_source(None)
+                        }
+                        #[allow(clippy::useless_conversion, clippy::needless_update)]
+                        fn to_owned_from_source(
+                            &self,
+                            __buffa_src: ::core::option::Option<&::formic_rpc::rt::buffa::bytes::Bytes>,
+                        ) -> ::core::result::Result<
+                            super::super::RunResponse,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::alloc::string::ToString as _;
+                            let _ = __buffa_src;
+                            ::core::result::Result::Ok(super::super::RunResponse {
+                                run: match self.run.as_option() {
+                                    Some(v) => ::formic_rpc::rt::buffa::MessageField::<
+                                        super::super::CronRun,
+                                        ::formic_rpc::rt::buffa::Inline<super::super::CronRun>,
+                                    >::some(
+                                        v.to_owned_from_source(__buffa_src)?
+                                    ),
+                                    None => ::formic_rpc::rt::buffa::MessageField::none(),
+                                },
+                                __buffa_unknown_fields: self.__buffa_unknown_fields.to_owned()?.into(),
+                                ..::core::default::Default::default()
+                            })
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::ViewEncode<'a> for RunResponseView<'a> {
+                        #[allow(clippy::needless_borrow, clippy::let_and_return)]
+                        fn compute_size(&self, __cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            let mut size = 0u64;
+                            if self.run.is_set() {
+                                let __slot = __cache.reserve();
+                                let inner_size = self.run.compute_size(__cache);
+                                __cache.set(__slot, inner_size);
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::encoding::varint_len(inner_size as u64) as u64
+                                    + inner_size as u64;
+                            }
+                            size += self.__buffa_unknown_fields.encoded_len() as u64;
+                            ::formic_rpc::rt::buffa::saturate_size(size)
+                        }
+                        #[allow(clippy::needless_borrow)]
+                        fn write_to(
+                            &self,
+                            __cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                            buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                        ) {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            if self.run.is_set() {
+                                ::formic_rpc::rt::buffa::types::put_len_delimited_header(
+                                    1u32,
+                                    u64::from(__cache.consume_next()),
+                                    buf,
+                                );
+                                self.run.write_to(__cache, buf);
+                            }
+                            self.__buffa_unknown_fields.write_to(buf);
+                        }
+                    }
+                    /// Serializes this view as protobuf JSON.
+                    ///
+                    /// Implicit-presence fields with default values are omitted, `required`
+                    /// fields are always emitted, explicit-presence (`optional`) fields are
+                    /// emitted only when set, bytes fields are base64-encoded, and enum
+                    /// values are their proto name strings.
+                    ///
+                    /// This impl uses `serialize_map(None)` because the number of emitted
+                    /// fields depends on default-omission rules; serializers that require
+                    /// known map lengths (e.g. `bincode`) will return a runtime error.
+                    /// Use the owned message type for those formats.
+                    impl<'__a> ::formic_rpc::rt::serde::Serialize for RunResponseView<'__a> {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            use ::formic_rpc::rt::serde::ser::SerializeMap as _;
+                            let mut __map = __s.serialize_map(::core::option::Option::None)?;
+                            {
+                                if let ::core::option::Option::Some(__v) = self.run.as_option() {
+                                    __map.serialize_entry("run", __v)?;
+                                }
+                            }
+                            __map.end()
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageName for RunResponseView<'a> {
+                        const PACKAGE: &'static str = "formic.control.v1";
+                        const NAME: &'static str = "RunResponse";
+                        const FULL_NAME: &'static str = "formic.control.v1.RunResponse";
+                        const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.RunResponse";
+                    }
+                    ::formic_rpc::rt::buffa::impl_default_view_instance!(RunResponseView);
+                    ::formic_rpc::rt::buffa::impl_view_reborrow!(RunResponseView);
+                    /** Self-contained, `'static` owned view of a `RunResponse` message.
+
+                    Wraps [`::formic_rpc::rt::buffa::OwnedView`]`<`[`RunResponseView`]`<'static>>`: the decoded view and the [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer it borrows from travel together, so the handle is `'static` and `Send + Sync` — suitable for async handlers, spawned tasks, and anywhere a `'static` bound is required.
+
+                    Field accessors return borrows tied to `&self`. Use [`Self::view`] to get the full [`RunResponseView`] when you need struct patterns, iteration helpers, or to pass the view to lifetime-parameterised code.*/
+                    #[derive(Clone, Debug)]
+                    pub struct RunResponseOwnedView(
+                        ::formic_rpc::rt::buffa::OwnedView<RunResponseView<'static>>,
+                    );
+                    impl RunResponseOwnedView {
+                        /// Decode an owned view from a [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer.
+                        ///
+                        /// The view borrows directly from the buffer's data; the buffer is
+                        /// retained inside the returned handle.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer contains invalid
+                        /// protobuf data.
+                        pub fn decode(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(RunResponseOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode(bytes)?,
+                            ))
+                        }
+                        /// Decode with custom [`::formic_rpc::rt::buffa::DecodeOptions`] (recursion limit,
+                        /// max message size).
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer is invalid or
+                        /// exceeds the configured limits.
+                        pub fn decode_with_options(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                            opts: &::formic_rpc::rt::buffa::DecodeOptions,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(RunResponseOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode_with_options(bytes, opts)?,
+                            ))
+                        }
+                        /// Build from an owned message via an encode → decode round-trip.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError::MessageTooLarge`] if the
+                        /// message's encoded size exceeds the 2 GiB protobuf limit, or
+                        /// another [`::formic_rpc::rt::buffa::DecodeError`] if the re-encoded bytes are
+                        /// somehow invalid (should not happen for well-formed messages).
+                        pub fn from_owned(
+                            msg: &super::super::RunResponse,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(RunResponseOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::from_owned(msg)?,
+                            ))
+                        }
+                        /// Borrow the full [`RunResponseView`] with its lifetime tied to `&self`.
+                        #[must_use]
+                        pub fn view(&self) -> &RunResponseView<'_> {
+                            self.0.reborrow()
+                        }
+                        /// Convert to the owned message type.
+                        ///
+                        /// Infallible: this type's constructors wire-decode their
+                        /// buffer, and a view produced by wire decoding always
+                        /// converts. Delegates to [`::formic_rpc::rt::buffa::OwnedView::to_owned_message`],
+                        /// whose contract also governs handles converted from a raw
+                        /// [`::formic_rpc::rt::buffa::OwnedView`].
+                        #[must_use]
+                        pub fn to_owned_message(&self) -> super::super::RunResponse {
+                            self.0.to_owned_message()
+                        }
+                        /// The underlying bytes buffer.
+                        #[must_use]
+                        pub fn bytes(&self) -> &::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.bytes()
+                        }
+                        /// Consume the handle, returning the underlying bytes buffer.
+                        #[must_use]
+                        pub fn into_bytes(self) -> ::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.into_bytes()
+                        }
+                        /// Field 1: `run`
+                        #[must_use]
+                        pub fn run(
+                            &self,
+                        ) -> &::formic_rpc::rt::buffa::MessageFieldView<
+                            super::super::__buffa::view::CronRunView<'_>,
+                        > {
+                            &self.0.reborrow().run
+                        }
+                    }
+                    impl ::core::convert::From<::formic_rpc::rt::buffa::OwnedView<RunResponseView<'static>>>
+                        for RunResponseOwnedView
+                    {
+                        fn from(inner: ::formic_rpc::rt::buffa::OwnedView<RunResponseView<'static>>) -> Self {
+                            RunResponseOwnedView(inner)
+                        }
+                    }
+                    impl ::core::convert::From<RunResponseOwnedView>
+                        for ::formic_rpc::rt::buffa::OwnedView<RunResponseView<'static>>
+                    {
+                        fn from(wrapper: RunResponseOwnedView) -> Self {
+                            wrapper.0
+                        }
+                    }
+                    impl ::core::convert::AsRef<::formic_rpc::rt::buffa::OwnedView<RunResponseView<'static>>>
+                        for RunResponseOwnedView
+                    {
+                        fn as_ref(&self) -> &::formic_rpc::rt::buffa::OwnedView<RunResponseView<'static>> {
+                            &self.0
+                        }
+                    }
+                    impl ::formic_rpc::rt::buffa::HasMessageView for super::super::RunResponse {
+                        type View<'a> = RunResponseView<'a>;
+                        type ViewHandle = RunResponseOwnedView;
+                    }
+                    impl ::formic_rpc::rt::serde::Serialize for RunResponseOwnedView {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            ::formic_rpc::rt::serde::Serialize::serialize(&self.0, __s)
+                        }
+                    }
+                    #[derive(Clone, Debug, Default)]
+                    pub struct RunsRequestView<'a> {
+                        /// Empty: of all.
+                        ///
+                        /// Field 1: `services`
+                        pub services: ::formic_rpc::rt::buffa::RepeatedView<'a, &'a str>,
+                        pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFieldsView<'a>,
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageView<'a> for RunsRequestView<'a> {
+                        type Owned = super::super::RunsRequest;
+                        fn decode_view(
+                            buf: &'a [u8],
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let __limit =
+                                ::core::cell::Cell::new(::formic_rpc::rt::buffa::DEFAULT_UNKNOWN_FIELD_LIMIT);
+                            let __elem = ::core::cell::Cell::new(
+                                ::formic_rpc::rt::buffa::DEFAULT_ELEMENT_MEMORY_LIMIT,
+                            );
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                buf,
+                                ::formic_rpc::rt::buffa::DecodeContext::new(
+                                    ::formic_rpc::rt::buffa::RECURSION_LIMIT,
+                                    &__limit,
+                                )
+                                .with_element_memory(&__elem),
+                            )
+                        }
+                        fn decode_view_with_ctx(
+                            buf: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(buf, ctx)
+                        }
+                        #[inline]
+                        fn merge_view_field(
+                            &mut self,
+                            tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                            cur: &'a [u8],
+                            before_tag: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<&'a [u8], ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let _ = ctx;
+                            #[allow(unused_variables)]
+                            let view = self;
+                            let mut cur = cur;
+                            match tag.field_number() {
+                                1u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    let __elem = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
+                                    ctx.register_element_memory(
+                                        ::formic_rpc::rt::buffa::__private::element_footprint(&__elem),
+                                    )?;
+                                    view.services.push(__elem);
+                                }
+                                _ => {
+                                    ::formic_rpc::rt::buffa::encoding::skip_field_depth(
+                                        tag,
+                                        &mut cur,
+                                        ctx.depth(),
+                                    )?;
+                                    let span_len = before_tag.len() - cur.len();
+                                    view.__buffa_unknown_fields.push_record(before_tag, span_len, ctx)?;
+                                }
+                            }
+                            ::core::result::Result::Ok(cur)
+                        }
+                        fn to_owned_message(
+                            &self,
+                        ) -> ::core::result::Result<
+                            super::super::RunsRequest,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            self.to_owned_from_source(None)
+                        }
+                        #[allow(clippy::useless_conversion, clippy::needless_update)]
+                        fn to_owned_from_source(
+                            &self,
+                            __buffa_src: ::core::option::Option<&::formic_rpc::rt::buffa::bytes::Bytes>,
+                        ) -> ::core::result::Result<
+                            super::super::RunsRequest,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::alloc::string::ToString as _;
+                            let _ = __buffa_src;
+                            ::core::result::Result::Ok(super::super::RunsRequest {
+                                services: self.services.iter().map(|s| s.to_string()).collect(),
+                                __buffa_unknown_fields: self.__buffa_unknown_fields.to_owned()?.into(),
+                                ..::core::default::Default::default()
+                            })
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::ViewEncode<'a> for RunsRequestView<'a> {
+                        #[allow(clippy::needless_borrow, clippy::let_and_return)]
+                        fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            let mut size = 0u64;
+                            for v in &self.services {
+                                size += 1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(v) as u64;
+                            }
+                            size += self.__buffa_unknown_fields.encoded_len() as u64;
+                            ::formic_rpc::rt::buffa::saturate_size(size)
+                        }
+                        #[allow(clippy::needless_borrow)]
+                        fn write_to(
+                            &self,
+                            _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                            buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                        ) {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            for v in &self.services {
+                                ::formic_rpc::rt::buffa::types::put_string_field(1u32, v, buf);
+                            }
+                            self.__buffa_unknown_fields.write_to(buf);
+                        }
+                    }
+                    /// Serializes this view as protobuf JSON.
+                    ///
+                    /// Implicit-presence fields with default values are omitted, `required`
+                    /// fields are always emitted, explicit-presence (`optional`) fields are
+                    /// emitted only when set, bytes fields are base64-encoded, and enum
+                    /// values are their proto name strings.
+                    ///
+                    /// This impl uses `serialize_map(None)` because the number of emitted
+                    /// fields depends on default-omission rules; serializers that require
+                    /// known map lengths (e.g. `bincode`) will return a runtime error.
+                    /// Use the owned message type for those formats.
+                    impl<'__a> ::formic_rpc::rt::serde::Serialize for RunsRequestView<'__a> {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            use ::formic_rpc::rt::serde::ser::SerializeMap as _;
+                            let mut __map = __s.serialize_map(::core::option::Option::None)?;
+                            if !self.services.is_empty() {
+                                __map.serialize_entry("services", &*self.services)?;
+                            }
+                            __map.end()
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageName for RunsRequestView<'a> {
+                        const PACKAGE: &'static str = "formic.control.v1";
+                        const NAME: &'static str = "RunsRequest";
+                        const FULL_NAME: &'static str = "formic.control.v1.RunsRequest";
+                        const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.RunsRequest";
+                    }
+                    ::formic_rpc::rt::buffa::impl_default_view_instance!(RunsRequestView);
+                    ::formic_rpc::rt::buffa::impl_view_reborrow!(RunsRequestView);
+                    /** Self-contained, `'static` owned view of a `RunsRequest` message.
+
+                    Wraps [`::formic_rpc::rt::buffa::OwnedView`]`<`[`RunsRequestView`]`<'static>>`: the decoded view and the [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer it borrows from travel together, so the handle is `'static` and `Send + Sync` — suitable for async handlers, spawned tasks, and anywhere a `'static` bound is required.
+
+                    Field accessors return borrows tied to `&self`. Use [`Self::view`] to get the full [`RunsRequestView`] when you need struct patterns, iteration helpers, or to pass the view to lifetime-parameterised code.*/
+                    #[derive(Clone, Debug)]
+                    pub struct RunsRequestOwnedView(
+                        ::formic_rpc::rt::buffa::OwnedView<RunsRequestView<'static>>,
+                    );
+                    impl RunsRequestOwnedView {
+                        /// Decode an owned view from a [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer.
+                        ///
+                        /// The view borrows directly from the buffer's data; the buffer is
+                        /// retained inside the returned handle.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer contains invalid
+                        /// protobuf data.
+                        pub fn decode(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(RunsRequestOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode(bytes)?,
+                            ))
+                        }
+                        /// Decode with custom [`::formic_rpc::rt::buffa::DecodeOptions`] (recursion limit,
+                        /// max message size).
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer is invalid or
+                        /// exceeds the configured limits.
+                        pub fn decode_with_options(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                            opts: &::formic_rpc::rt::buffa::DecodeOptions,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(RunsRequestOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode_with_options(bytes, opts)?,
+                            ))
+                        }
+                        /// Build from an owned message via an encode → decode round-trip.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError::MessageTooLarge`] if the
+                        /// message's encoded size exceeds the 2 GiB protobuf limit, or
+                        /// another [`::formic_rpc::rt::buffa::DecodeError`] if the re-encoded bytes are
+                        /// somehow invalid (should not happen for well-formed messages).
+                        pub fn from_owned(
+                            msg: &super::super::RunsRequest,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(RunsRequestOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::from_owned(msg)?,
+                            ))
+                        }
+                        /// Borrow the full [`RunsRequestView`] with its lifetime tied to `&self`.
+                        #[must_use]
+                        pub fn view(&self) -> &RunsRequestView<'_> {
+                            self.0.reborrow()
+                        }
+                        /// Convert to the owned message type.
+                        ///
+                        /// Infallible: this type's constructors wire-decode their
+                        /// buffer, and a view produced by wire decoding always
+                        /// converts. Delegates to [`::formic_rpc::rt::buffa::OwnedView::to_owned_message`],
+                        /// whose contract also governs handles converted from a raw
+                        /// [`::formic_rpc::rt::buffa::OwnedView`].
+                        #[must_use]
+                        pub fn to_owned_message(&self) -> super::super::RunsRequest {
+                            self.0.to_owned_message()
+                        }
+                        /// The underlying bytes buffer.
+                        #[must_use]
+                        pub fn bytes(&self) -> &::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.bytes()
+                        }
+                        /// Consume the handle, returning the underlying bytes buffer.
+                        #[must_use]
+                        pub fn into_bytes(self) -> ::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.into_bytes()
+                        }
+                        /// Empty: of all.
+                        ///
+                        /// Field 1: `services`
+                        #[must_use]
+                        pub fn services(&self) -> &::formic_rpc::rt::buffa::RepeatedView<'_, &'_ str> {
+                            &self.0.reborrow().services
+                        }
+                    }
+                    impl ::core::convert::From<::formic_rpc::rt::buffa::OwnedView<RunsRequestView<'static>>>
+                        for RunsRequestOwnedView
+                    {
+                        fn from(inner: ::formic_rpc::rt::buffa::OwnedView<RunsRequestView<'static>>) -> Self {
+                            RunsRequestOwnedView(inner)
+                        }
+                    }
+                    impl ::core::convert::From<RunsRequestOwnedView>
+                        for ::formic_rpc::rt::buffa::OwnedView<RunsRequestView<'static>>
+                    {
+                        fn from(wrapper: RunsRequestOwnedView) -> Self {
+                            wrapper.0
+                        }
+                    }
+                    impl ::core::convert::AsRef<::formic_rpc::rt::buffa::OwnedView<RunsRequestView<'static>>>
+                        for RunsRequestOwnedView
+                    {
+                        fn as_ref(&self) -> &::formic_rpc::rt::buffa::OwnedView<RunsRequestView<'static>> {
+                            &self.0
+                        }
+                    }
+                    impl ::formic_rpc::rt::buffa::HasMessageView for super::super::RunsRequest {
+                        type View<'a> = RunsRequestView<'a>;
+                        type ViewHandle = RunsRequestOwnedView;
+                    }
+                    impl ::formic_rpc::rt::serde::Serialize for RunsRequestOwnedView {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            ::formic_rpc::rt::serde::Serialize::serialize(&self.0, __s)
+                        }
+                    }
+                    #[derive(Clone, Debug, Default)]
+                    pub struct RunsResponseView<'a> {
+                        /// Field 1: `runs`
+                        pub runs: ::formic_rpc::rt::buffa::RepeatedView<
+                            'a,
+                            super::super::__buffa::view::CronRunView<'a>,
+                        >,
+                        pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFieldsView<'a>,
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageView<'a> for RunsResponseView<'a> {
+                        type Owned = super::super::RunsResponse;
+                        fn decode_view(
+                            buf: &'a [u8],
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let __limit =
+                                ::core::cell::Cell::new(::formic_rpc::rt::buffa::DEFAULT_UNKNOWN_FIELD_LIMIT);
+                            let __elem = ::core::cell::Cell::new(
+                                ::formic_rpc::rt::buffa::DEFAULT_ELEMENT_MEMORY_LIMIT,
+                            );
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                buf,
+                                ::formic_rpc::rt::buffa::DecodeContext::new(
+                                    ::formic_rpc::rt::buffa::RECURSION_LIMIT,
+                                    &__limit,
+                                )
+                                .with_element_memory(&__elem),
+                            )
+                        }
+                        fn decode_view_with_ctx(
+                            buf: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(buf, ctx)
+                        }
+                        #[inline]
+                        fn merge_view_field(
+                            &mut self,
+                            tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                            cur: &'a [u8],
+                            before_tag: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<&'a [u8], ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let _ = ctx;
+                            #[allow(unused_variables)]
+                            let view = self;
+                            let mut cur = cur;
+                            match tag.field_number() {
+                                1u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    let __sub_ctx = ctx.descend()?;
+                                    let sub = ::formic_rpc::rt::buffa::types::borrow_bytes(&mut cur)?;
+                                    ctx.register_element_memory(::core::mem::size_of::<
+                                        super::super::__buffa::view::CronRunView,
+                                    >())?;
+                                    view.runs
+                            .push(
+                                <super::super::__buffa::view::CronRunView as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                    sub,
+                                    __sub_ctx,
+                                )?,
+                            );
+                                }
+                                _ => {
+                                    ::formic_rpc::rt::buffa::encoding::skip_field_depth(
+                                        tag,
+                                        &mut cur,
+                                        ctx.depth(),
+                                    )?;
+                                    let span_len = before_tag.len() - cur.len();
+                                    view.__buffa_unknown_fields.push_record(before_tag, span_len, ctx)?;
+                                }
+                            }
+                            ::core::result::Result::Ok(cur)
+                        }
+                        fn to_owned_message(
+                            &self,
+                        ) -> ::core::result::Result<
+                            super::super::RunsResponse,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            self.to_owned_from_source(None)
+                        }
+                        #[allow(clippy::useless_conversion, clippy::needless_update)]
+                        fn to_owned_from_source(
+                            &self,
+                            __buffa_src: ::core::option::Option<&::formic_rpc::rt::buffa::bytes::Bytes>,
+                        ) -> ::core::result::Result<
+                            super::super::RunsResponse,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::alloc::string::ToString as _;
+                            let _ = __buffa_src;
+                            ::core::result::Result::Ok(super::super::RunsResponse {
+                    runs: self
+                        .runs
+                        .iter()
+                        .map(|v| v.to_owned_from_source(__buffa_src))
+                        .collect::<::core::result::Result<_, ::formic_rpc::rt::buffa::DecodeError>>()?,
+                    __buffa_unknown_fields: self
+                        .__buffa_unknown_fields
+                        .to_owned()?
+                        .into(),
+                    ..::core::default::Default::default()
+                })
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::ViewEncode<'a> for RunsResponseView<'a> {
+                        #[allow(clippy::needless_borrow, clippy::let_and_return)]
+                        fn compute_size(&self, __cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            let mut size = 0u64;
+                            for v in &self.runs {
+                                let __slot = __cache.reserve();
+                                let inner_size = v.compute_size(__cache);
+                                __cache.set(__slot, inner_size);
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::encoding::varint_len(inner_size as u64) as u64
+                                    + inner_size as u64;
+                            }
+                            size += self.__buffa_unknown_fields.encoded_len() as u64;
+                            ::formic_rpc::rt::buffa::saturate_size(size)
+                        }
+                        #[allow(clippy::needless_borrow)]
+                        fn write_to(
+                            &self,
+                            __cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                            buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                        ) {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            for v in &self.runs {
+                                ::formic_rpc::rt::buffa::types::put_len_delimited_header(
+                                    1u32,
+                                    u64::from(__cache.consume_next()),
+                                    buf,
+                                );
+                                v.write_to(__cache, buf);
+                            }
+                            self.__buffa_unknown_fields.write_to(buf);
+                        }
+                    }
+                    /// Serializes this view as protobuf JSON.
+                    ///
+                    /// Implicit-presence fields with default values are omitted, `required`
+                    /// fields are always emitted, explicit-presence (`optional`) fields are
+                    /// emitted only when set, bytes fields are base64-encoded, and enum
+                    /// values are their proto name strings.
+                    ///
+                    /// This impl uses `serialize_map(None)` because the number of emitted
+                    /// fields depends on default-omission rules; serializers that require
+                    /// known map lengths (e.g. `bincode`) will return a runtime error.
+                    /// Use the owned message type for those formats.
+                    impl<'__a> ::formic_rpc::rt::serde::Serialize for RunsResponseView<'__a> {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            use ::formic_rpc::rt::serde::ser::SerializeMap as _;
+                            let mut __map = __s.serialize_map(::core::option::Option::None)?;
+                            if !self.runs.is_empty() {
+                                __map.serialize_entry("runs", &*self.runs)?;
+                            }
+                            __map.end()
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageName for RunsResponseView<'a> {
+                        const PACKAGE: &'static str = "formic.control.v1";
+                        const NAME: &'static str = "RunsResponse";
+                        const FULL_NAME: &'static str = "formic.control.v1.RunsResponse";
+                        const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.RunsResponse";
+                    }
+                    ::formic_rpc::rt::buffa::impl_default_view_instance!(RunsResponseView);
+                    ::formic_rpc::rt::buffa::impl_view_reborrow!(RunsResponseView);
+                    /** Self-contained, `'static` owned view of a `RunsResponse` message.
+
+                    Wraps [`::formic_rpc::rt::buffa::OwnedView`]`<`[`RunsResponseView`]`<'static>>`: the decoded view and the [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer it borrows from travel together, so the handle is `'static` and `Send + Sync` — suitable for async handlers, spawned tasks, and anywhere a `'static` bound is required.
+
+                    Field accessors return borrows tied to `&self`. Use [`Self::view`] to get the full [`RunsResponseView`] when you need struct patterns, iteration helpers, or to pass the view to lifetime-parameterised code.*/
+                    #[derive(Clone, Debug)]
+                    pub struct RunsResponseOwnedView(
+                        ::formic_rpc::rt::buffa::OwnedView<RunsResponseView<'static>>,
+                    );
+                    impl RunsResponseOwnedView {
+                        /// Decode an owned view from a [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer.
+                        ///
+                        /// The view borrows directly from the buffer's data; the buffer is
+                        /// retained inside the returned handle.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer contains invalid
+                        /// protobuf data.
+                        pub fn decode(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(RunsResponseOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode(bytes)?,
+                            ))
+                        }
+                        /// Decode with custom [`::formic_rpc::rt::buffa::DecodeOptions`] (recursion limit,
+                        /// max message size).
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer is invalid or
+                        /// exceeds the configured limits.
+                        pub fn decode_with_options(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                            opts: &::formic_rpc::rt::buffa::DecodeOptions,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(RunsResponseOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode_with_options(bytes, opts)?,
+                            ))
+                        }
+                        /// Build from an owned message via an encode → decode round-trip.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError::MessageTooLarge`] if the
+                        /// message's encoded size exceeds the 2 GiB protobuf limit, or
+                        /// another [`::formic_rpc::rt::buffa::DecodeError`] if the re-encoded bytes are
+                        /// somehow invalid (should not happen for well-formed messages).
+                        pub fn from_owned(
+                            msg: &super::super::RunsResponse,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(RunsResponseOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::from_owned(msg)?,
+                            ))
+                        }
+                        /// Borrow the full [`RunsResponseView`] with its lifetime tied to `&self`.
+                        #[must_use]
+                        pub fn view(&self) -> &RunsResponseView<'_> {
+                            self.0.reborrow()
+                        }
+                        /// Convert to the owned message type.
+                        ///
+                        /// Infallible: this type's constructors wire-decode their
+                        /// buffer, and a view produced by wire decoding always
+                        /// converts. Delegates to [`::formic_rpc::rt::buffa::OwnedView::to_owned_message`],
+                        /// whose contract also governs handles converted from a raw
+                        /// [`::formic_rpc::rt::buffa::OwnedView`].
+                        #[must_use]
+                        pub fn to_owned_message(&self) -> super::super::RunsResponse {
+                            self.0.to_owned_message()
+                        }
+                        /// The underlying bytes buffer.
+                        #[must_use]
+                        pub fn bytes(&self) -> &::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.bytes()
+                        }
+                        /// Consume the handle, returning the underlying bytes buffer.
+                        #[must_use]
+                        pub fn into_bytes(self) -> ::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.into_bytes()
+                        }
+                        /// Field 1: `runs`
+                        #[must_use]
+                        pub fn runs(
+                            &self,
+                        ) -> &::formic_rpc::rt::buffa::RepeatedView<
+                            '_,
+                            super::super::__buffa::view::CronRunView<'_>,
+                        > {
+                            &self.0.reborrow().runs
+                        }
+                    }
+                    impl ::core::convert::From<::formic_rpc::rt::buffa::OwnedView<RunsResponseView<'static>>>
+                        for RunsResponseOwnedView
+                    {
+                        fn from(
+                            inner: ::formic_rpc::rt::buffa::OwnedView<RunsResponseView<'static>>,
+                        ) -> Self {
+                            RunsResponseOwnedView(inner)
+                        }
+                    }
+                    impl ::core::convert::From<RunsResponseOwnedView>
+                        for ::formic_rpc::rt::buffa::OwnedView<RunsResponseView<'static>>
+                    {
+                        fn from(wrapper: RunsResponseOwnedView) -> Self {
+                            wrapper.0
+                        }
+                    }
+                    impl ::core::convert::AsRef<::formic_rpc::rt::buffa::OwnedView<RunsResponseView<'static>>>
+                        for RunsResponseOwnedView
+                    {
+                        fn as_ref(&self) -> &::formic_rpc::rt::buffa::OwnedView<RunsResponseView<'static>> {
+                            &self.0
+                        }
+                    }
+                    impl ::formic_rpc::rt::buffa::HasMessageView for super::super::RunsResponse {
+                        type View<'a> = RunsResponseView<'a>;
+                        type ViewHandle = RunsResponseOwnedView;
+                    }
+                    impl ::formic_rpc::rt::serde::Serialize for RunsResponseOwnedView {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            ::formic_rpc::rt::serde::Serialize::serialize(&self.0, __s)
+                        }
+                    }
+                    /// One run.
+                    #[derive(Clone, Debug, Default)]
+                    pub struct CronRunView<'a> {
+                        /// Field 1: `service`
+                        pub service: &'a str,
+                        /// From 1, per job.
+                        ///
+                        /// Field 2: `number`
+                        pub number: u64,
+                        /// Field 3: `due_unix_ms`
+                        pub due_unix_ms: i64,
+                        /// waiting, running; succeeded, failed; replaced by the next one; overlapped: left out, another one ran; missed:
+                        /// left out, the engine was away for too long.
+                        ///
+                        /// Field 4: `state`
+                        pub state: &'a str,
+                        /// Somebody asked for it; its schedule did not.
+                        ///
+                        /// Field 5: `by_hand`
+                        pub by_hand: bool,
+                        /// Field 6: `began_unix_ms`
+                        pub began_unix_ms: ::core::option::Option<i64>,
+                        /// Field 7: `ended_unix_ms`
+                        pub ended_unix_ms: ::core::option::Option<i64>,
+                        /// How its last try ended, where it ended by itself.
+                        ///
+                        /// Field 8: `exit_code`
+                        pub exit_code: ::core::option::Option<i32>,
+                        /// The same in words, for example `exited with code 1`; empty while it goes on.
+                        ///
+                        /// Field 9: `end`
+                        pub end: &'a str,
+                        /// What it runs in, while it goes on and that is known.
+                        ///
+                        /// Field 10: `instance`
+                        pub instance: &'a str,
+                        pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFieldsView<'a>,
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageView<'a> for CronRunView<'a> {
+                        type Owned = super::super::CronRun;
+                        fn decode_view(
+                            buf: &'a [u8],
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let __limit =
+                                ::core::cell::Cell::new(::formic_rpc::rt::buffa::DEFAULT_UNKNOWN_FIELD_LIMIT);
+                            let __elem = ::core::cell::Cell::new(
+                                ::formic_rpc::rt::buffa::DEFAULT_ELEMENT_MEMORY_LIMIT,
+                            );
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                buf,
+                                ::formic_rpc::rt::buffa::DecodeContext::new(
+                                    ::formic_rpc::rt::buffa::RECURSION_LIMIT,
+                                    &__limit,
+                                )
+                                .with_element_memory(&__elem),
+                            )
+                        }
+                        fn decode_view_with_ctx(
+                            buf: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(buf, ctx)
+                        }
+                        #[inline]
+                        fn merge_view_field(
+                            &mut self,
+                            tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                            cur: &'a [u8],
+                            before_tag: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<&'a [u8], ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let _ = ctx;
+                            #[allow(unused_variables)]
+                            let view = self;
+                            let mut cur = cur;
+                            match tag.field_number() {
+                                1u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    view.service = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
+                                }
+                                2u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                                    )?;
+                                    view.number = ::formic_rpc::rt::buffa::types::decode_uint64(&mut cur)?;
+                                }
+                                3u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                                    )?;
+                                    view.due_unix_ms =
+                                        ::formic_rpc::rt::buffa::types::decode_int64(&mut cur)?;
+                                }
+                                4u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    view.state = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
+                                }
+                                5u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                                    )?;
+                                    view.by_hand = ::formic_rpc::rt::buffa::types::decode_bool(&mut cur)?;
+                                }
+                                6u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                                    )?;
+                                    view.began_unix_ms =
+                                        Some(::formic_rpc::rt::buffa::types::decode_int64(&mut cur)?);
+                                }
+                                7u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                                    )?;
+                                    view.ended_unix_ms =
+                                        Some(::formic_rpc::rt::buffa::types::decode_int64(&mut cur)?);
+                                }
+                                8u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                                    )?;
+                                    view.exit_code =
+                                        Some(::formic_rpc::rt::buffa::types::decode_int32(&mut cur)?);
+                                }
+                                9u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    view.end = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
+                                }
+                                10u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    view.instance = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
+                                }
+                                _ => {
+                                    ::formic_rpc::rt::buffa::encoding::skip_field_depth(
+                                        tag,
+                                        &mut cur,
+                                        ctx.depth(),
+                                    )?;
+                                    let span_len = before_tag.len() - cur.len();
+                                    view.__buffa_unknown_fields.push_record(before_tag, span_len, ctx)?;
+                                }
+                            }
+                            ::core::result::Result::Ok(cur)
+                        }
+                        fn to_owned_message(
+                            &self,
+                        ) -> ::core::result::Result<super::super::CronRun, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            self.to_owned_from_source(None)
+                        }
+                        #[allow(clippy::useless_conversion, clippy::needless_update)]
+                        fn to_owned_from_source(
+                            &self,
+                            __buffa_src: ::core::option::Option<&::formic_rpc::rt::buffa::bytes::Bytes>,
+                        ) -> ::core::result::Result<super::super::CronRun, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::alloc::string::ToString as _;
+                            let _ = __buffa_src;
+                            ::core::result::Result::Ok(super::super::CronRun {
+                                service: self.service.to_string(),
+                                number: self.number,
+                                due_unix_ms: self.due_unix_ms,
+                                state: self.state.to_string(),
+                                by_hand: self.by_hand,
+                                began_unix_ms: self.began_unix_ms,
+                                ended_unix_ms: self.ended_unix_ms,
+                                exit_code: self.exit_code,
+                                end: self.end.to_string(),
+                                instance: self.instance.to_string(),
+                                __buffa_unknown_fields: self.__buffa_unknown_fields.to_owned()?.into(),
+                                ..::core::default::Default::default()
+                            })
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::ViewEncode<'a> for CronRunView<'a> {
+                        #[allow(clippy::needless_borrow, clippy::let_and_return)]
+                        fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            let mut size = 0u64;
+                            if !self.service.is_empty() {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.service)
+                                        as u64;
+                            }
+                            if self.number != 0u64 {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::uint64_encoded_len(self.number) as u64;
+                            }
+                            if self.due_unix_ms != 0i64 {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::int64_encoded_len(self.due_unix_ms)
+                                        as u64;
+                            }
+                            if !self.state.is_empty() {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.state) as u64;
+                            }
+                            if self.by_hand {
+                                size += 1u64 + ::formic_rpc::rt::buffa::types::BOOL_ENCODED_LEN as u64;
+                            }
+                            if let Some(v) = self.began_unix_ms {
+                                size += 1u64 + ::formic_rpc::rt::buffa::types::int64_encoded_len(v) as u64;
+                            }
+                            if let Some(v) = self.ended_unix_ms {
+                                size += 1u64 + ::formic_rpc::rt::buffa::types::int64_encoded_len(v) as u64;
+                            }
+                            if let Some(v) = self.exit_code {
+                                size += 1u64 + ::formic_rpc::rt::buffa::types::int32_encoded_len(v) as u64;
+                            }
+                            if !self.end.is_empty() {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.end) as u64;
+                            }
+                            if !self.instance.is_empty() {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.instance)
+                                        as u64;
+                            }
+                            size += self.__buffa_unknown_fields.encoded_len() as u64;
+                            ::formic_rpc::rt::buffa::saturate_size(size)
+                        }
+                        #[allow(clippy::needless_borrow)]
+                        fn write_to(
+                            &self,
+                            _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                            buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                        ) {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            if !self.service.is_empty() {
+                                ::formic_rpc::rt::buffa::types::put_string_field(1u32, &self.service, buf);
+                            }
+                            if self.number != 0u64 {
+                                ::formic_rpc::rt::buffa::types::put_uint64_field(2u32, self.number, buf);
+                            }
+                            if self.due_unix_ms != 0i64 {
+                                ::formic_rpc::rt::buffa::types::put_int64_field(3u32, self.due_unix_ms, buf);
+                            }
+                            if !self.state.is_empty() {
+                                ::formic_rpc::rt::buffa::types::put_string_field(4u32, &self.state, buf);
+                            }
+                            if self.by_hand {
+                                ::formic_rpc::rt::buffa::types::put_bool_field(5u32, self.by_hand, buf);
+                            }
+                            if let Some(v) = self.began_unix_ms {
+                                ::formic_rpc::rt::buffa::types::put_int64_field(6u32, v, buf);
+                            }
+                            if let Some(v) = self.ended_unix_ms {
+                                ::formic_rpc::rt::buffa::types::put_int64_field(7u32, v, buf);
+                            }
+                            if let Some(v) = self.exit_code {
+                                ::formic_rpc::rt::buffa::types::put_int32_field(8u32, v, buf);
+                            }
+                            if !self.end.is_empty() {
+                                ::formic_rpc::rt::buffa::types::put_string_field(9u32, &self.end, buf);
+                            }
+                            if !self.instance.is_empty() {
+                                ::formic_rpc::rt::buffa::types::put_string_field(10u32, &self.instance, buf);
+                            }
+                            self.__buffa_unknown_fields.write_to(buf);
+                        }
+                    }
+                    /// Serializes this view as protobuf JSON.
+                    ///
+                    /// Implicit-presence fields with default values are omitted, `required`
+                    /// fields are always emitted, explicit-presence (`optional`) fields are
+                    /// emitted only when set, bytes fields are base64-encoded, and enum
+                    /// values are their proto name strings.
+                    ///
+                    /// This impl uses `serialize_map(None)` because the number of emitted
+                    /// fields depends on default-omission rules; serializers that require
+                    /// known map lengths (e.g. `bincode`) will return a runtime error.
+                    /// Use the owned message type for those formats.
+                    impl<'__a> ::formic_rpc::rt::serde::Serialize for CronRunView<'__a> {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            use ::formic_rpc::rt::serde::ser::SerializeMap as _;
+                            let mut __map = __s.serialize_map(::core::option::Option::None)?;
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str(self.service) {
+                                __map.serialize_entry("service", self.service)?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u64(&self.number) {
+                                __map.serialize_entry(
+                                    "number",
+                                    &::formic_rpc::rt::buffa::json_helpers::ProtoJson(&self.number),
+                                )?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_i64(&self.due_unix_ms)
+                            {
+                                __map.serialize_entry(
+                                    "dueUnixMs",
+                                    &::formic_rpc::rt::buffa::json_helpers::ProtoJson(&self.due_unix_ms),
+                                )?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str(self.state) {
+                                __map.serialize_entry("state", self.state)?;
+                            }
+                            if self.by_hand {
+                                __map.serialize_entry("byHand", &self.by_hand)?;
+                            }
+                            if let ::core::option::Option::Some(__v) = self.began_unix_ms {
+                                __map.serialize_entry(
+                                    "beganUnixMs",
+                                    &::formic_rpc::rt::buffa::json_helpers::ProtoJson(&__v),
+                                )?;
+                            }
+                            if let ::core::option::Option::Some(__v) = self.ended_unix_ms {
+                                __map.serialize_entry(
+                                    "endedUnixMs",
+                                    &::formic_rpc::rt::buffa::json_helpers::ProtoJson(&__v),
+                                )?;
+                            }
+                            if let ::core::option::Option::Some(__v) = self.exit_code {
+                                __map.serialize_entry(
+                                    "exitCode",
+                                    &::formic_rpc::rt::buffa::json_helpers::ProtoJson(&__v),
+                                )?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str(self.end) {
+                                __map.serialize_entry("end", self.end)?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str(self.instance) {
+                                __map.serialize_entry("instance", self.instance)?;
+                            }
+                            __map.end()
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageName for CronRunView<'a> {
+                        const PACKAGE: &'static str = "formic.control.v1";
+                        const NAME: &'static str = "CronRun";
+                        const FULL_NAME: &'static str = "formic.control.v1.CronRun";
+                        const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.CronRun";
+                    }
+                    ::formic_rpc::rt::buffa::impl_default_view_instance!(CronRunView);
+                    ::formic_rpc::rt::buffa::impl_view_reborrow!(CronRunView);
+                    /** Self-contained, `'static` owned view of a `CronRun` message.
+
+                    Wraps [`::formic_rpc::rt::buffa::OwnedView`]`<`[`CronRunView`]`<'static>>`: the decoded view and the [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer it borrows from travel together, so the handle is `'static` and `Send + Sync` — suitable for async handlers, spawned tasks, and anywhere a `'static` bound is required.
+
+                    Field accessors return borrows tied to `&self`. Use [`Self::view`] to get the full [`CronRunView`] when you need struct patterns, iteration helpers, or to pass the view to lifetime-parameterised code.*/
+                    #[derive(Clone, Debug)]
+                    pub struct CronRunOwnedView(::formic_rpc::rt::buffa::OwnedView<CronRunView<'static>>);
+                    impl CronRunOwnedView {
+                        /// Decode an owned view from a [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer.
+                        ///
+                        /// The view borrows directly from the buffer's data; the buffer is
+                        /// retained inside the returned handle.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer contains invalid
+                        /// protobuf data.
+                        pub fn decode(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(CronRunOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode(bytes)?,
+                            ))
+                        }
+                        /// Decode with custom [`::formic_rpc::rt::buffa::DecodeOptions`] (recursion limit,
+                        /// max message size).
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer is invalid or
+                        /// exceeds the configured limits.
+                        pub fn decode_with_options(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                            opts: &::formic_rpc::rt::buffa::DecodeOptions,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(CronRunOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode_with_options(bytes, opts)?,
+                            ))
+                        }
+                        /// Build from an owned message via an encode → decode round-trip.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError::MessageTooLarge`] if the
+                        /// message's encoded size exceeds the 2 GiB protobuf limit, or
+                        /// another [`::formic_rpc::rt::buffa::DecodeError`] if the re-encoded bytes are
+                        /// somehow invalid (should not happen for well-formed messages).
+                        pub fn from_owned(
+                            msg: &super::super::CronRun,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(CronRunOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::from_owned(msg)?,
+                            ))
+                        }
+                        /// Borrow the full [`CronRunView`] with its lifetime tied to `&self`.
+                        #[must_use]
+                        pub fn view(&self) -> &CronRunView<'_> {
+                            self.0.reborrow()
+                        }
+                        /// Convert to the owned message type.
+                        ///
+                        /// Infallible: this type's constructors wire-decode their
+                        /// buffer, and a view produced by wire decoding always
+                        /// converts. Delegates to [`::formic_rpc::rt::buffa::OwnedView::to_owned_message`],
+                        /// whose contract also governs handles converted from a raw
+                        /// [`::formic_rpc::rt::buffa::OwnedView`].
+                        #[must_use]
+                        pub fn to_owned_message(&self) -> super::super::CronRun {
+                            self.0.to_owned_message()
+                        }
+                        /// The underlying bytes buffer.
+                        #[must_use]
+                        pub fn bytes(&self) -> &::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.bytes()
+                        }
+                        /// Consume the handle, returning the underlying bytes buffer.
+                        #[must_use]
+                        pub fn into_bytes(self) -> ::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.into_bytes()
+                        }
+                        /// Field 1: `service`
+                        #[must_use]
+                        pub fn service(&self) -> &'_ str {
+                            self.0.reborrow().service
+                        }
+                        /// From 1, per job.
+                        ///
+                        /// Field 2: `number`
+                        #[must_use]
+                        pub fn number(&self) -> u64 {
+                            self.0.reborrow().number
+                        }
+                        /// Field 3: `due_unix_ms`
+                        #[must_use]
+                        pub fn due_unix_ms(&self) -> i64 {
+                            self.0.reborrow().due_unix_ms
+                        }
+                        /// waiting, running; succeeded, failed; replaced by the next one; overlapped: left out, another one ran; missed:
+                        /// left out, the engine was away for too long.
+                        ///
+                        /// Field 4: `state`
+                        #[must_use]
+                        pub fn state(&self) -> &'_ str {
+                            self.0.reborrow().state
+                        }
+                        /// Somebody asked for it; its schedule did not.
+                        ///
+                        /// Field 5: `by_hand`
+                        #[must_use]
+                        pub fn by_hand(&self) -> bool {
+                            self.0.reborrow().by_hand
+                        }
+                        /// Field 6: `began_unix_ms`
+                        #[must_use]
+                        pub fn began_unix_ms(&self) -> ::core::option::Option<i64> {
+                            self.0.reborrow().began_unix_ms
+                        }
+                        /// Field 7: `ended_unix_ms`
+                        #[must_use]
+                        pub fn ended_unix_ms(&self) -> ::core::option::Option<i64> {
+                            self.0.reborrow().ended_unix_ms
+                        }
+                        /// How its last try ended, where it ended by itself.
+                        ///
+                        /// Field 8: `exit_code`
+                        #[must_use]
+                        pub fn exit_code(&self) -> ::core::option::Option<i32> {
+                            self.0.reborrow().exit_code
+                        }
+                        /// The same in words, for example `exited with code 1`; empty while it goes on.
+                        ///
+                        /// Field 9: `end`
+                        #[must_use]
+                        pub fn end(&self) -> &'_ str {
+                            self.0.reborrow().end
+                        }
+                        /// What it runs in, while it goes on and that is known.
+                        ///
+                        /// Field 10: `instance`
+                        #[must_use]
+                        pub fn instance(&self) -> &'_ str {
+                            self.0.reborrow().instance
+                        }
+                    }
+                    impl ::core::convert::From<::formic_rpc::rt::buffa::OwnedView<CronRunView<'static>>> for CronRunOwnedView {
+                        fn from(inner: ::formic_rpc::rt::buffa::OwnedView<CronRunView<'static>>) -> Self {
+                            CronRunOwnedView(inner)
+                        }
+                    }
+                    impl ::core::convert::From<CronRunOwnedView> for ::formic_rpc::rt::buffa::OwnedView<CronRunView<'static>> {
+                        fn from(wrapper: CronRunOwnedView) -> Self {
+                            wrapper.0
+                        }
+                    }
+                    impl ::core::convert::AsRef<::formic_rpc::rt::buffa::OwnedView<CronRunView<'static>>> for CronRunOwnedView {
+                        fn as_ref(&self) -> &::formic_rpc::rt::buffa::OwnedView<CronRunView<'static>> {
+                            &self.0
+                        }
+                    }
+                    impl ::formic_rpc::rt::buffa::HasMessageView for super::super::CronRun {
+                        type View<'a> = CronRunView<'a>;
+                        type ViewHandle = CronRunOwnedView;
+                    }
+                    impl ::formic_rpc::rt::serde::Serialize for CronRunOwnedView {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            ::formic_rpc::rt::serde::Serialize::serialize(&self.0, __s)
+                        }
+                    }
+                    /// When a service is run, of those that are.
+                    #[derive(Clone, Debug, Default)]
+                    pub struct CronStatusView<'a> {
+                        /// As the manifest says it.
+                        ///
+                        /// Field 1: `schedule`
+                        pub schedule: &'a str,
+                        /// Name of its time zone.
+                        ///
+                        /// Field 2: `zone`
+                        pub zone: &'a str,
+                        /// Field 3: `next_unix_ms`
+                        pub next_unix_ms: ::core::option::Option<i64>,
+                        /// The last run that is over.
+                        ///
+                        /// Field 4: `last`
+                        pub last: ::formic_rpc::rt::buffa::MessageFieldView<
+                            super::super::__buffa::view::CronRunView<'a>,
+                        >,
+                        pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFieldsView<'a>,
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageView<'a> for CronStatusView<'a> {
+                        type Owned = super::super::CronStatus;
+                        fn decode_view(
+                            buf: &'a [u8],
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let __limit =
+                                ::core::cell::Cell::new(::formic_rpc::rt::buffa::DEFAULT_UNKNOWN_FIELD_LIMIT);
+                            let __elem = ::core::cell::Cell::new(
+                                ::formic_rpc::rt::buffa::DEFAULT_ELEMENT_MEMORY_LIMIT,
+                            );
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                buf,
+                                ::formic_rpc::rt::buffa::DecodeContext::new(
+                                    ::formic_rpc::rt::buffa::RECURSION_LIMIT,
+                                    &__limit,
+                                )
+                                .with_element_memory(&__elem),
+                            )
+                        }
+                        fn decode_view_with_ctx(
+                            buf: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(buf, ctx)
+                        }
+                        #[inline]
+                        fn merge_view_field(
+                            &mut self,
+                            tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                            cur: &'a [u8],
+                            before_tag: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<&'a [u8], ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let _ = ctx;
+                            #[allow(unused_variables)]
+                            let view = self;
+                            let mut cur = cur;
+                            match tag.field_number() {
+                                1u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    view.schedule = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
+                                }
+                                2u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    view.zone = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
+                                }
+                                3u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                                    )?;
+                                    view.next_unix_ms =
+                                        Some(::formic_rpc::rt::buffa::types::decode_int64(&mut cur)?);
+                                }
+                                4u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    let __sub_ctx = ctx.descend()?;
+                                    let sub = ::formic_rpc::rt::buffa::types::borrow_bytes(&mut cur)?;
+                                    match view.last.as_mut() {
+                                        Some(existing) => {
+                                            ::formic_rpc::rt::buffa::MessageView::merge_into_view(
+                                                existing, sub, __sub_ctx,
+                                            )?
+                                        }
+                                        None => {
+                                            view.last = ::formic_rpc::rt::buffa::MessageFieldView::set(
+                                    <super::super::__buffa::view::CronRunView as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                        sub,
+                                        __sub_ctx,
+                                    )?,
+                                );
+                                        }
+                                    }
+                                }
+                                _ => {
+                                    ::formic_rpc::rt::buffa::encoding::skip_field_depth(
+                                        tag,
+                                        &mut cur,
+                                        ctx.depth(),
+                                    )?;
+                                    let span_len = before_tag.len() - cur.len();
+                                    view.__buffa_unknown_fields.push_record(before_tag, span_len, ctx)?;
+                                }
+                            }
+                            ::core::result::Result::Ok(cur)
+                        }
+                        fn to_owned_message(
+                            &self,
+                        ) -> ::core::result::Result<
+                            super::super::CronStatus,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            self.to_owned_from_source(None)
+                        }
+                        #[allow(clippy::useless_conversion, clippy::needless_update)]
+                        fn to_owned_from_source(
+                            &self,
+                            __buffa_src: ::core::option::Option<&::formic_rpc::rt::buffa::bytes::Bytes>,
+                        ) -> ::core::result::Result<
+                            super::super::CronStatus,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::alloc::string::ToString as _;
+                            let _ = __buffa_src;
+                            ::core::result::Result::Ok(super::super::CronStatus {
+                                schedule: self.schedule.to_string(),
+                                zone: self.zone.to_string(),
+                                next_unix_ms: self.next_unix_ms,
+                                last: match self.last.as_option() {
+                                    Some(v) => ::formic_rpc::rt::buffa::MessageField::<
+                                        super::super::CronRun,
+                                        ::formic_rpc::rt::buffa::Inline<super::super::CronRun>,
+                                    >::some(
+                                        v.to_owned_from_source(__buffa_src)?
+                                    ),
+                                    None => ::formic_rpc::rt::buffa::MessageField::none(),
+                                },
+                                __buffa_unknown_fields: self.__buffa_unknown_fields.to_owned()?.into(),
+                                ..::core::default::Default::default()
+                            })
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::ViewEncode<'a> for CronStatusView<'a> {
+                        #[allow(clippy::needless_borrow, clippy::let_and_return)]
+                        fn compute_size(&self, __cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            let mut size = 0u64;
+                            if !self.schedule.is_empty() {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.schedule)
+                                        as u64;
+                            }
+                            if !self.zone.is_empty() {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.zone) as u64;
+                            }
+                            if let Some(v) = self.next_unix_ms {
+                                size += 1u64 + ::formic_rpc::rt::buffa::types::int64_encoded_len(v) as u64;
+                            }
+                            if self.last.is_set() {
+                                let __slot = __cache.reserve();
+                                let inner_size = self.last.compute_size(__cache);
+                                __cache.set(__slot, inner_size);
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::encoding::varint_len(inner_size as u64) as u64
+                                    + inner_size as u64;
+                            }
+                            size += self.__buffa_unknown_fields.encoded_len() as u64;
+                            ::formic_rpc::rt::buffa::saturate_size(size)
+                        }
+                        #[allow(clippy::needless_borrow)]
+                        fn write_to(
+                            &self,
+                            __cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                            buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                        ) {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            if !self.schedule.is_empty() {
+                                ::formic_rpc::rt::buffa::types::put_string_field(1u32, &self.schedule, buf);
+                            }
+                            if !self.zone.is_empty() {
+                                ::formic_rpc::rt::buffa::types::put_string_field(2u32, &self.zone, buf);
+                            }
+                            if let Some(v) = self.next_unix_ms {
+                                ::formic_rpc::rt::buffa::types::put_int64_field(3u32, v, buf);
+                            }
+                            if self.last.is_set() {
+                                ::formic_rpc::rt::buffa::types::put_len_delimited_header(
+                                    4u32,
+                                    u64::from(__cache.consume_next()),
+                                    buf,
+                                );
+                                self.last.write_to(__cache, buf);
+                            }
+                            self.__buffa_unknown_fields.write_to(buf);
+                        }
+                    }
+                    /// Serializes this view as protobuf JSON.
+                    ///
+                    /// Implicit-presence fields with default values are omitted, `required`
+                    /// fields are always emitted, explicit-presence (`optional`) fields are
+                    /// emitted only when set, bytes fields are base64-encoded, and enum
+                    /// values are their proto name strings.
+                    ///
+                    /// This impl uses `serialize_map(None)` because the number of emitted
+                    /// fields depends on default-omission rules; serializers that require
+                    /// known map lengths (e.g. `bincode`) will return a runtime error.
+                    /// Use the owned message type for those formats.
+                    impl<'__a> ::formic_rpc::rt::serde::Serialize for CronStatusView<'__a> {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            use ::formic_rpc::rt::serde::ser::SerializeMap as _;
+                            let mut __map = __s.serialize_map(::core::option::Option::None)?;
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str(self.schedule) {
+                                __map.serialize_entry("schedule", self.schedule)?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str(self.zone) {
+                                __map.serialize_entry("zone", self.zone)?;
+                            }
+                            if let ::core::option::Option::Some(__v) = self.next_unix_ms {
+                                __map.serialize_entry(
+                                    "nextUnixMs",
+                                    &::formic_rpc::rt::buffa::json_helpers::ProtoJson(&__v),
+                                )?;
+                            }
+                            {
+                                if let ::core::option::Option::Some(__v) = self.last.as_option() {
+                                    __map.serialize_entry("last", __v)?;
+                                }
+                            }
+                            __map.end()
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageName for CronStatusView<'a> {
+                        const PACKAGE: &'static str = "formic.control.v1";
+                        const NAME: &'static str = "CronStatus";
+                        const FULL_NAME: &'static str = "formic.control.v1.CronStatus";
+                        const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.CronStatus";
+                    }
+                    ::formic_rpc::rt::buffa::impl_default_view_instance!(CronStatusView);
+                    ::formic_rpc::rt::buffa::impl_view_reborrow!(CronStatusView);
+                    /** Self-contained, `'static` owned view of a `CronStatus` message.
+
+                    Wraps [`::formic_rpc::rt::buffa::OwnedView`]`<`[`CronStatusView`]`<'static>>`: the decoded view and the [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer it borrows from travel together, so the handle is `'static` and `Send + Sync` — suitable for async handlers, spawned tasks, and anywhere a `'static` bound is required.
+
+                    Field accessors return borrows tied to `&self`. Use [`Self::view`] to get the full [`CronStatusView`] when you need struct patterns, iteration helpers, or to pass the view to lifetime-parameterised code.*/
+                    #[derive(Clone, Debug)]
+                    pub struct CronStatusOwnedView(
+                        ::formic_rpc::rt::buffa::OwnedView<CronStatusView<'static>>,
+                    );
+                    impl CronStatusOwnedView {
+                        /// Decode an owned view from a [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer.
+                        ///
+                        /// The view borrows directly from the buffer's data; the buffer is
+                        /// retained inside the returned handle.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer contains invalid
+                        /// protobuf data.
+                        pub fn decode(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(CronStatusOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode(bytes)?,
+                            ))
+                        }
+                        /// Decode with custom [`::formic_rpc::rt::buffa::DecodeOptions`] (recursion limit,
+                        /// max message size).
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer is invalid or
+                        /// exceeds the configured limits.
+                        pub fn decode_with_options(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                            opts: &::formic_rpc::rt::buffa::DecodeOptions,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(CronStatusOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode_with_options(bytes, opts)?,
+                            ))
+                        }
+                        /// Build from an owned message via an encode → decode round-trip.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError::MessageTooLarge`] if the
+                        /// message's encoded size exceeds the 2 GiB protobuf limit, or
+                        /// another [`::formic_rpc::rt::buffa::DecodeError`] if the re-encoded bytes are
+                        /// somehow invalid (should not happen for well-formed messages).
+                        pub fn from_owned(
+                            msg: &super::super::CronStatus,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(CronStatusOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::from_owned(msg)?,
+                            ))
+                        }
+                        /// Borrow the full [`CronStatusView`] with its lifetime tied to `&self`.
+                        #[must_use]
+                        pub fn view(&self) -> &CronStatusView<'_> {
+                            self.0.reborrow()
+                        }
+                        /// Convert to the owned message type.
+                        ///
+                        /// Infallible: this type's constructors wire-decode their
+                        /// buffer, and a view produced by wire decoding always
+                        /// converts. Delegates to [`::formic_rpc::rt::buffa::OwnedView::to_owned_message`],
+                        /// whose contract also governs handles converted from a raw
+                        /// [`::formic_rpc::rt::buffa::OwnedView`].
+                        #[must_use]
+                        pub fn to_owned_message(&self) -> super::super::CronStatus {
+                            self.0.to_owned_message()
+                        }
+                        /// The underlying bytes buffer.
+                        #[must_use]
+                        pub fn bytes(&self) -> &::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.bytes()
+                        }
+                        /// Consume the handle, returning the underlying bytes buffer.
+                        #[must_use]
+                        pub fn into_bytes(self) -> ::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.into_bytes()
+                        }
+                        /// As the manifest says it.
+                        ///
+                        /// Field 1: `schedule`
+                        #[must_use]
+                        pub fn schedule(&self) -> &'_ str {
+                            self.0.reborrow().schedule
+                        }
+                        /// Name of its time zone.
+                        ///
+                        /// Field 2: `zone`
+                        #[must_use]
+                        pub fn zone(&self) -> &'_ str {
+                            self.0.reborrow().zone
+                        }
+                        /// Field 3: `next_unix_ms`
+                        #[must_use]
+                        pub fn next_unix_ms(&self) -> ::core::option::Option<i64> {
+                            self.0.reborrow().next_unix_ms
+                        }
+                        /// The last run that is over.
+                        ///
+                        /// Field 4: `last`
+                        #[must_use]
+                        pub fn last(
+                            &self,
+                        ) -> &::formic_rpc::rt::buffa::MessageFieldView<
+                            super::super::__buffa::view::CronRunView<'_>,
+                        > {
+                            &self.0.reborrow().last
+                        }
+                    }
+                    impl ::core::convert::From<::formic_rpc::rt::buffa::OwnedView<CronStatusView<'static>>>
+                        for CronStatusOwnedView
+                    {
+                        fn from(inner: ::formic_rpc::rt::buffa::OwnedView<CronStatusView<'static>>) -> Self {
+                            CronStatusOwnedView(inner)
+                        }
+                    }
+                    impl ::core::convert::From<CronStatusOwnedView>
+                        for ::formic_rpc::rt::buffa::OwnedView<CronStatusView<'static>>
+                    {
+                        fn from(wrapper: CronStatusOwnedView) -> Self {
+                            wrapper.0
+                        }
+                    }
+                    impl ::core::convert::AsRef<::formic_rpc::rt::buffa::OwnedView<CronStatusView<'static>>>
+                        for CronStatusOwnedView
+                    {
+                        fn as_ref(&self) -> &::formic_rpc::rt::buffa::OwnedView<CronStatusView<'static>> {
+                            &self.0
+                        }
+                    }
+                    impl ::formic_rpc::rt::buffa::HasMessageView for super::super::CronStatus {
+                        type View<'a> = CronStatusView<'a>;
+                        type ViewHandle = CronStatusOwnedView;
+                    }
+                    impl ::formic_rpc::rt::serde::Serialize for CronStatusOwnedView {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            ::formic_rpc::rt::serde::Serialize::serialize(&self.0, __s)
+                        }
+                    }
+                    #[derive(Clone, Debug, Default)]
                     pub struct StatusRequestView<'a> {
                         pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFieldsView<'a>,
                     }
@@ -12551,7 +15901,7 @@ pub mod formic {
                         ///
                         /// Field 2: `version`
                         pub version: &'a str,
-                        /// pending, starting, ready, degraded, backoff, crash-looping, stopping, stopped.
+                        /// pending, starting, ready, degraded, backoff, crash-looping, stopping, stopped; of a cron job scheduled or running.
                         ///
                         /// Field 3: `state`
                         pub state: &'a str,
@@ -12585,6 +15935,12 @@ pub mod formic {
                         ///
                         /// Field 20: `restarts`
                         pub restarts: u32,
+                        /// Not set for what is no cron job.
+                        ///
+                        /// Field 11: `cron`
+                        pub cron: ::formic_rpc::rt::buffa::MessageFieldView<
+                            super::super::__buffa::view::CronStatusView<'a>,
+                        >,
                         pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFieldsView<'a>,
                     }
                     impl<'a> ::formic_rpc::rt::buffa::MessageView<'a> for ServiceStatusView<'a> {
@@ -12699,6 +16055,29 @@ pub mod formic {
                                     )?;
                                     view.restarts = ::formic_rpc::rt::buffa::types::decode_uint32(&mut cur)?;
                                 }
+                                11u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    let __sub_ctx = ctx.descend()?;
+                                    let sub = ::formic_rpc::rt::buffa::types::borrow_bytes(&mut cur)?;
+                                    match view.cron.as_mut() {
+                                        Some(existing) => {
+                                            ::formic_rpc::rt::buffa::MessageView::merge_into_view(
+                                                existing, sub, __sub_ctx,
+                                            )?
+                                        }
+                                        None => {
+                                            view.cron = ::formic_rpc::rt::buffa::MessageFieldView::set(
+                                    <super::super::__buffa::view::CronStatusView as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                        sub,
+                                        __sub_ctx,
+                                    )?,
+                                );
+                                        }
+                                    }
+                                }
                                 6u32 => {
                                     ::formic_rpc::rt::buffa::encoding::check_wire_type(
                                         tag,
@@ -12764,6 +16143,15 @@ pub mod formic {
                     rollout: self.rollout.to_string(),
                     rollout_failure: self.rollout_failure.to_string(),
                     restarts: self.restarts,
+                    cron: match self.cron.as_option() {
+                        Some(v) => {
+                            ::formic_rpc::rt::buffa::MessageField::<
+                                super::super::CronStatus,
+                                ::formic_rpc::rt::buffa::Inline<super::super::CronStatus>,
+                            >::some(v.to_owned_from_source(__buffa_src)?)
+                        }
+                        None => ::formic_rpc::rt::buffa::MessageField::none(),
+                    },
                     __buffa_unknown_fields: self
                         .__buffa_unknown_fields
                         .to_owned()?
@@ -12825,6 +16213,14 @@ pub mod formic {
                                         &self.rollout_failure,
                                     ) as u64;
                             }
+                            if self.cron.is_set() {
+                                let __slot = __cache.reserve();
+                                let inner_size = self.cron.compute_size(__cache);
+                                __cache.set(__slot, inner_size);
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::encoding::varint_len(inner_size as u64) as u64
+                                    + inner_size as u64;
+                            }
                             if self.restarts != 0u32 {
                                 size += 2u64
                                     + ::formic_rpc::rt::buffa::types::uint32_encoded_len(self.restarts)
@@ -12879,6 +16275,14 @@ pub mod formic {
                                     &self.rollout_failure,
                                     buf,
                                 );
+                            }
+                            if self.cron.is_set() {
+                                ::formic_rpc::rt::buffa::types::put_len_delimited_header(
+                                    11u32,
+                                    u64::from(__cache.consume_next()),
+                                    buf,
+                                );
+                                self.cron.write_to(__cache, buf);
                             }
                             if self.restarts != 0u32 {
                                 ::formic_rpc::rt::buffa::types::put_uint32_field(20u32, self.restarts, buf);
@@ -12947,6 +16351,11 @@ pub mod formic {
                                     "restarts",
                                     &::formic_rpc::rt::buffa::json_helpers::ProtoJson(&self.restarts),
                                 )?;
+                            }
+                            {
+                                if let ::core::option::Option::Some(__v) = self.cron.as_option() {
+                                    __map.serialize_entry("cron", __v)?;
+                                }
                             }
                             __map.end()
                         }
@@ -13056,7 +16465,7 @@ pub mod formic {
                         pub fn version(&self) -> &'_ str {
                             self.0.reborrow().version
                         }
-                        /// pending, starting, ready, degraded, backoff, crash-looping, stopping, stopped.
+                        /// pending, starting, ready, degraded, backoff, crash-looping, stopping, stopped; of a cron job scheduled or running.
                         ///
                         /// Field 3: `state`
                         #[must_use]
@@ -13118,6 +16527,17 @@ pub mod formic {
                         #[must_use]
                         pub fn restarts(&self) -> u32 {
                             self.0.reborrow().restarts
+                        }
+                        /// Not set for what is no cron job.
+                        ///
+                        /// Field 11: `cron`
+                        #[must_use]
+                        pub fn cron(
+                            &self,
+                        ) -> &::formic_rpc::rt::buffa::MessageFieldView<
+                            super::super::__buffa::view::CronStatusView<'_>,
+                        > {
+                            &self.0.reborrow().cron
                         }
                     }
                     impl ::core::convert::From<::formic_rpc::rt::buffa::OwnedView<ServiceStatusView<'static>>>
@@ -24626,7 +28046,7 @@ pub mod formic {
                         pub sequence: u64,
                         /// Field 2: `unix_ms`
                         pub unix_ms: i64,
-                        /// applied, refused, rollout, start, ready, unready, stop, kill, exit, failed, backoff, wait, restart.
+                        /// applied, refused, rollout, start, ready, unready, stop, kill, exit, failed, backoff, wait, restart, adopted, run.
                         ///
                         /// Field 3: `kind`
                         pub kind: &'a str,
@@ -24977,7 +28397,7 @@ pub mod formic {
                         pub fn unix_ms(&self) -> i64 {
                             self.0.reborrow().unix_ms
                         }
-                        /// applied, refused, rollout, start, ready, unready, stop, kill, exit, failed, backoff, wait, restart.
+                        /// applied, refused, rollout, start, ready, unready, stop, kill, exit, failed, backoff, wait, restart, adopted, run.
                         ///
                         /// Field 3: `kind`
                         #[must_use]
@@ -32121,6 +35541,12 @@ pub mod formic {
                 }
                 /// Register this package's `Any` type entries and extension entries.
                 pub fn register_types(reg: &mut ::formic_rpc::rt::buffa::type_registry::TypeRegistry) {
+                    reg.register_json_any(super::__RUN_REQUEST_JSON_ANY);
+                    reg.register_json_any(super::__RUN_RESPONSE_JSON_ANY);
+                    reg.register_json_any(super::__RUNS_REQUEST_JSON_ANY);
+                    reg.register_json_any(super::__RUNS_RESPONSE_JSON_ANY);
+                    reg.register_json_any(super::__CRON_RUN_JSON_ANY);
+                    reg.register_json_any(super::__CRON_STATUS_JSON_ANY);
                     reg.register_json_any(super::__STATUS_REQUEST_JSON_ANY);
                     reg.register_json_any(super::__STATUS_RESPONSE_JSON_ANY);
                     reg.register_json_any(super::__SERVER_STATUS_JSON_ANY);
@@ -32206,6 +35632,14 @@ pub mod formic {
             pub use self::__buffa::view::ChangeResponseOwnedView;
             #[doc(inline)]
             pub use self::__buffa::view::ChangeResponseView;
+            #[doc(inline)]
+            pub use self::__buffa::view::CronRunOwnedView;
+            #[doc(inline)]
+            pub use self::__buffa::view::CronRunView;
+            #[doc(inline)]
+            pub use self::__buffa::view::CronStatusOwnedView;
+            #[doc(inline)]
+            pub use self::__buffa::view::CronStatusView;
             #[doc(inline)]
             pub use self::__buffa::view::DetachRequestOwnedView;
             #[doc(inline)]
@@ -32351,6 +35785,22 @@ pub mod formic {
             #[doc(inline)]
             pub use self::__buffa::view::RollbackRequestView;
             #[doc(inline)]
+            pub use self::__buffa::view::RunRequestOwnedView;
+            #[doc(inline)]
+            pub use self::__buffa::view::RunRequestView;
+            #[doc(inline)]
+            pub use self::__buffa::view::RunResponseOwnedView;
+            #[doc(inline)]
+            pub use self::__buffa::view::RunResponseView;
+            #[doc(inline)]
+            pub use self::__buffa::view::RunsRequestOwnedView;
+            #[doc(inline)]
+            pub use self::__buffa::view::RunsRequestView;
+            #[doc(inline)]
+            pub use self::__buffa::view::RunsResponseOwnedView;
+            #[doc(inline)]
+            pub use self::__buffa::view::RunsResponseView;
+            #[doc(inline)]
             pub use self::__buffa::view::ScaleRequestOwnedView;
             #[doc(inline)]
             pub use self::__buffa::view::ScaleRequestView;
@@ -32410,6 +35860,156 @@ pub mod formic {
             pub use self::__buffa::view::WhyResponseOwnedView;
             #[doc(inline)]
             pub use self::__buffa::view::WhyResponseView;
+
+            /// The full name of the service.
+            pub const CRON_SERVICE_NAME: &str = "formic.control.v1.CronService";
+
+            /// The methods of `formic.control.v1.CronService`.
+            pub mod cron_service_methods {
+                /// `/formic.control.v1.CronService/Run`
+                pub const RUN: ::formic_rpc::rt::Method = ::formic_rpc::rt::Method::new(
+                    "/formic.control.v1.CronService/Run",
+                    ::formic_rpc::rt::Kind::Unary,
+                );
+                /// `/formic.control.v1.CronService/Runs`
+                pub const RUNS: ::formic_rpc::rt::Method = ::formic_rpc::rt::Method::new(
+                    "/formic.control.v1.CronService/Runs",
+                    ::formic_rpc::rt::Kind::Unary,
+                )
+                .safe();
+            }
+
+            /// The cron jobs of a running application: services that are run again and again, each run one instance.
+            pub trait CronService: ::core::marker::Send + ::core::marker::Sync + 'static {
+                /// Runs a job now, whatever its schedule says. A run that may not be beside another one is left out.
+                fn run(
+                    &self,
+                    ctx: ::formic_rpc::rt::Context,
+                    request: ::formic_rpc::rt::Request<'_, RunRequest>,
+                ) -> impl ::core::future::Future<Output = ::formic_rpc::rt::Reply<RunResponse>>
+                + ::core::marker::Send;
+                /// Runs that go on, and the last ones that are over; newest first.
+                fn runs(
+                    &self,
+                    ctx: ::formic_rpc::rt::Context,
+                    request: ::formic_rpc::rt::Request<'_, RunsRequest>,
+                ) -> impl ::core::future::Future<Output = ::formic_rpc::rt::Reply<RunsResponse>>
+                + ::core::marker::Send;
+            }
+
+            /// Serves an implementation of [`CronService`].
+            pub struct CronServiceServer<T>(::std::sync::Arc<T>);
+
+            impl<T: CronService> CronServiceServer<T> {
+                /// Takes the implementation.
+                pub fn new(service: T) -> Self {
+                    Self(::std::sync::Arc::new(service))
+                }
+
+                /// Takes an implementation that is shared.
+                pub fn from_arc(service: ::std::sync::Arc<T>) -> Self {
+                    Self(service)
+                }
+            }
+
+            impl<T> ::core::clone::Clone for CronServiceServer<T> {
+                fn clone(&self) -> Self {
+                    Self(::std::sync::Arc::clone(&self.0))
+                }
+            }
+
+            impl<T> ::core::fmt::Debug for CronServiceServer<T> {
+                fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                    f.write_str("CronServiceServer")
+                }
+            }
+
+            impl<T: CronService> ::formic_rpc::rt::Handle for CronServiceServer<T> {
+                fn method(&self, path: &str) -> ::core::option::Option<::formic_rpc::rt::Method> {
+                    match path {
+                        "/formic.control.v1.CronService/Run" => {
+                            ::core::option::Option::Some(cron_service_methods::RUN)
+                        }
+                        "/formic.control.v1.CronService/Runs" => {
+                            ::core::option::Option::Some(cron_service_methods::RUNS)
+                        }
+                        _ => ::core::option::Option::None,
+                    }
+                }
+
+                fn call(&self, call: ::formic_rpc::rt::Call) -> ::formic_rpc::rt::Answering {
+                    let service = ::std::sync::Arc::clone(&self.0);
+                    match call.method.path() {
+                        "/formic.control.v1.CronService/Run" => ::std::boxed::Box::pin(async move {
+                            let (ctx, codec, body) = ::formic_rpc::rt::unary::<RunRequest>(call)?;
+                            let view = ::formic_rpc::rt::view::<RunRequest>(&body)?;
+                            let response = <T as CronService>::run(
+                                &service,
+                                ctx,
+                                ::formic_rpc::rt::Request::new(&view, &body),
+                            )
+                            .await?;
+                            ::formic_rpc::rt::answer(response, codec)
+                        }),
+                        "/formic.control.v1.CronService/Runs" => ::std::boxed::Box::pin(async move {
+                            let (ctx, codec, body) = ::formic_rpc::rt::unary::<RunsRequest>(call)?;
+                            let view = ::formic_rpc::rt::view::<RunsRequest>(&body)?;
+                            let response = <T as CronService>::runs(
+                                &service,
+                                ctx,
+                                ::formic_rpc::rt::Request::new(&view, &body),
+                            )
+                            .await?;
+                            ::formic_rpc::rt::answer(response, codec)
+                        }),
+                        _ => ::formic_rpc::rt::unimplemented(&call.method),
+                    }
+                }
+
+                fn services(&self) -> ::std::vec::Vec<::formic_rpc::rt::RpcService> {
+                    ::std::vec![::formic_rpc::rt::describe(
+                        CRON_SERVICE_NAME,
+                        &[cron_service_methods::RUN, cron_service_methods::RUNS]
+                    )]
+                }
+
+                fn descriptors(&self) -> ::std::vec::Vec<&'static [u8]> {
+                    ::std::vec![super::super::super::FILE_DESCRIPTOR_SET]
+                }
+            }
+
+            /// Says that an implementation is of [`CronService`], where several services are possible.
+            #[derive(Clone, Copy, Debug)]
+            pub struct CronServiceMarker;
+
+            impl<T: CronService> ::formic_rpc::rt::IntoHandle<CronServiceMarker> for ::std::sync::Arc<T> {
+                fn into_handle(self) -> ::std::sync::Arc<dyn ::formic_rpc::rt::Handle> {
+                    ::std::sync::Arc::new(CronServiceServer(self))
+                }
+            }
+
+            /// Calls `formic.control.v1.CronService`.
+            #[derive(Clone, Debug)]
+            pub struct CronServiceClient {
+                channel: ::formic_rpc::rt::Channel,
+            }
+
+            impl CronServiceClient {
+                /// Calls over this channel.
+                pub fn new(channel: ::formic_rpc::rt::Channel) -> Self {
+                    Self { channel }
+                }
+
+                /// Runs a job now, whatever its schedule says. A run that may not be beside another one is left out.
+                pub fn run(&self, request: RunRequest) -> ::formic_rpc::rt::UnaryCall<RunResponse> {
+                    self.channel.unary(cron_service_methods::RUN, &request)
+                }
+
+                /// Runs that go on, and the last ones that are over; newest first.
+                pub fn runs(&self, request: RunsRequest) -> ::formic_rpc::rt::UnaryCall<RunsResponse> {
+                    self.channel.unary(cron_service_methods::RUNS, &request)
+                }
+            }
 
             /// The full name of the service.
             pub const CONTROL_SERVICE_NAME: &str = "formic.control.v1.ControlService";

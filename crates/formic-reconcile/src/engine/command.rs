@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use formic_plan::{Change as Step, InstanceId, Plan, Service};
+use formic_plan::{Change as Step, InstanceId, Plan, Run, Service, Timetable};
 use serde_json::Value;
 use tokio::sync::oneshot;
 
@@ -29,6 +29,10 @@ pub enum Command {
     History(oneshot::Sender<Vec<Arc<Generation>>>),
     /// Say why a service is as it is; nothing if there is none of the name.
     Why(String, oneshot::Sender<Option<String>>),
+    /// Run a cron job now, beside its schedule; tells the run, which may have been left out.
+    RunNow(String, oneshot::Sender<Result<Run, Refused>>),
+    /// The cron jobs with their runs.
+    Runs(oneshot::Sender<Timetable>),
     /// Want nothing any more, and go on: everything stops, dependants first. Answered when all of it is gone.
     Down {
         /// Kill instead of drain.
@@ -87,6 +91,12 @@ pub enum Refused {
     /// It is in force, and a crash of the engine would forget it.
     #[error("it is in force and could not be written down, so that a crash would forget it: {0}")]
     Unsaved(String),
+    /// It runs by its schedule.
+    #[error("{0} is a cron job: it runs when it is due, and by `formic run {0}`")]
+    CronJob(String),
+    /// It runs always, and not by a schedule.
+    #[error("{0} is no cron job: only what has a `cron` can be run by hand")]
+    NoCronJob(String),
     /// There is no such service.
     #[error("there is no service {0:?}")]
     Unknown(String),

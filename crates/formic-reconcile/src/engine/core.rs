@@ -7,6 +7,7 @@
 //! with its cause.
 
 mod adopt;
+mod cron;
 mod process;
 mod save;
 mod wish;
@@ -18,7 +19,7 @@ use std::time::Duration;
 
 use formic_plan::{
     Action, Decision, Desired, Facts, Fleet, Instance, InstanceId, Observed, Plan, Role, StopCause, Time,
-    WaitCause, What, plan, why,
+    Timetable, WaitCause, What, plan, why,
 };
 use formic_supervise::ExitStatus;
 use serde_json::Value;
@@ -41,6 +42,13 @@ pub(crate) struct Now {
     pub(crate) time: Time,
     /// Milliseconds since 1970.
     pub(crate) unix_ms: i64,
+}
+
+impl Now {
+    /// Milliseconds since 1970, of a clock that was not set before that.
+    pub(crate) fn wall(self) -> u64 {
+        u64::try_from(self.unix_ms).unwrap_or_default()
+    }
 }
 
 /// Something that happened.
@@ -95,6 +103,8 @@ pub(crate) struct Core {
     now: Now,
     /// What is wanted of each service, and how far it is.
     pub(super) fleet: Fleet,
+    /// The cron jobs, and their runs.
+    pub(super) timetable: Timetable,
     /// What is wanted of each slot now, as the fleet says, or nothing during a stop.
     pub(super) desired: Desired,
     /// The plan of the last turn.
@@ -139,6 +149,7 @@ impl Core {
             random,
             now: Now::default(),
             fleet: Fleet::default(),
+            timetable: Timetable::default(),
             desired: Desired::nothing(0),
             plan: plan(&Desired::nothing(0), &Observed::default(), Time::default()),
             tag: Arc::default(),
@@ -232,7 +243,7 @@ impl Core {
         (settled, wake_at)
     }
 
-    /// Goes on with the rollouts; says whether one of them changed, and when to look again.
+    /// Goes on with the rollouts and with the cron jobs; says whether one of them changed, and when to look again.
     fn advance(&mut self) -> (bool, Option<Time>) {
         if self.is_stopping() {
             return (false, None);
@@ -249,7 +260,8 @@ impl Core {
             self.desired.generation = self.fleet.generation;
             self.remember(format!("the way back of {}", reverted.join(", ")));
         }
-        (advance.changed, advance.wake_at)
+        let (ticked, due_at) = self.tick();
+        (advance.changed || ticked, advance.wake_at.into_iter().chain(due_at).min())
     }
 
     fn record_decisions(&mut self, decisions: &[Decision]) {
@@ -280,7 +292,12 @@ impl Core {
     /// Why a service is as it is.
     fn why(&self, service: &str) -> Option<String> {
         let facts = Facts { desired: &self.desired, observed: &self.observed, plan: &self.plan };
-        why(service, self.fleet.deployment(service), facts, self.now.time)
+        let mut text = why(service, self.fleet.deployment(service), facts, self.now.time)?;
+        if let Some(entry) = self.timetable.entry(service) {
+            text.push(' ');
+            text.push_str(&entry.tell(self.now.wall()));
+        }
+        Some(text)
     }
 
     pub(super) fn is_stopping(&self) -> bool {

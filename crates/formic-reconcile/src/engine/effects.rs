@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use formic_client::Client;
 use formic_core::ServiceName;
-use formic_plan::InstanceId;
+use formic_plan::{InstanceId, Run, Timetable};
 use formic_registry::DynRegistry;
 use formic_spec::{Health, Port};
 use formic_supervise::{Beside, FileError, Launch, Limits, SpawnError, Supervisor};
@@ -107,6 +107,8 @@ pub(crate) enum Answer {
     Previewed(oneshot::Sender<Preview>, Box<Preview>),
     History(oneshot::Sender<Vec<Arc<Generation>>>, Vec<Arc<Generation>>),
     Why(oneshot::Sender<Option<String>>, Option<String>),
+    Ran(oneshot::Sender<Result<Run, Refused>>, Box<Result<Run, Refused>>),
+    Runs(oneshot::Sender<Timetable>, Box<Timetable>),
     Released(oneshot::Sender<bool>, bool),
     Stopped(oneshot::Sender<Stopped>, Stopped),
 }
@@ -163,6 +165,8 @@ impl Answer {
             Self::Previewed(to, preview) => drop(to.send(*preview)),
             Self::History(to, generations) => drop(to.send(generations)),
             Self::Why(to, text) => drop(to.send(text)),
+            Self::Ran(to, result) => drop(to.send(*result)),
+            Self::Runs(to, timetable) => drop(to.send(*timetable)),
             Self::Released(to, released) => drop(to.send(released)),
             Self::Stopped(to, stopped) => drop(to.send(stopped)),
         }
@@ -257,6 +261,9 @@ impl Executor {
             }
             Effect::Answer(Answer::Changed(to, Ok(Applied { changed: true, .. }))) => {
                 drop(to.send(Err(Refused::Unsaved(why.to_owned()))));
+            }
+            Effect::Answer(Answer::Ran(to, result)) if result.is_ok() => {
+                drop(to.send(Err(Refused::Unsaved(why.to_owned()))))
             }
             other => self.carry_out(other),
         }

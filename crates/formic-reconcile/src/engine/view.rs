@@ -26,6 +26,7 @@ impl Core {
             own.sort_by_key(|instance| instance.slot);
             let cell = |i: &Instance| self.cells.get(&i.id);
             service.instances = own.into_iter().map(|i| row(i, cell(i), role(i))).collect();
+            service.cron = self.cron(&service.name);
             if let Some(deployment) = self.fleet.deployment(&service.name) {
                 service.rollout = phase(&deployment.rollout.phase);
                 service.rollout_failure =

@@ -4,6 +4,7 @@
 
 mod call;
 mod crash;
+mod cron;
 mod gateway;
 mod life;
 mod listings;

@@ -1,5 +1,6 @@
 //! The control service of a running application, over the engine's handle.
 
+mod cron;
 mod deploy;
 mod intent;
 mod measure;

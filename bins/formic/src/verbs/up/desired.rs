@@ -48,13 +48,6 @@ pub(crate) fn services(
                     .help("images need the Docker or the Kubernetes driver, which this version has not; use `cargo` or `command`"));
             }
         };
-        if service.cron.is_some() {
-            return Err(Failure::user(format!(
-                "{} is a cron job, which this version does not run yet",
-                service.name
-            ))
-            .help("take `cron` out; a `job` runs once, at the start"));
-        }
         if let Some(used) = service.secrets.values().next() {
             let text = format!(
                 "{} is given the secret {}, and `formic up` has no secrets",

@@ -107,7 +107,9 @@ impl Show {
     /// Prints the table when a service's state or restarts changed, once there is something to see.
     async fn changed(&self, view: &View, known: &mut Vec<(String, ServiceState, u32)>, greeted: &mut bool) {
         let restarts = |s: &ServiceView| s.instances.iter().map(|i| i.restarts).sum::<u32>();
-        let states: Vec<_> = view.services.iter().map(|s| (s.name.clone(), s.state, restarts(s))).collect();
+        // The runs of a cron job come and go; that one failed is told by a notice.
+        let state = |s: &ServiceView| if s.cron.is_some() { ServiceState::Scheduled } else { s.state };
+        let states: Vec<_> = view.services.iter().map(|s| (s.name.clone(), state(s), restarts(s))).collect();
         if states == *known {
             return;
         }
@@ -119,7 +121,7 @@ impl Show {
             self.say(&status::to_json(&status).to_string());
             return;
         }
-        if view.services.iter().all(|s| s.wanted == 0) {
+        if view.services.iter().all(|s| s.wanted == 0 && s.cron.is_none()) {
             // On the way out the order is what matters, not the table.
             for gone in
                 states.iter().filter(|state| state.1 == ServiceState::Stopped && !known.contains(state))
@@ -129,13 +131,15 @@ impl Show {
             *known = states;
             return;
         }
-        let count =
-            |of: &[(String, ServiceState, u32)]| of.iter().filter(|s| s.1 == ServiceState::Ready).count();
+        let count = |of: &[(String, ServiceState, u32)]| {
+            let ready = |state| matches!(state, ServiceState::Ready | ServiceState::Scheduled);
+            of.iter().filter(|s| ready(s.1)).count()
+        };
         let (ready, before) = (count(&states), count(known));
         let failed: Vec<_> = view
             .services
             .iter()
-            .filter(|s| !known.contains(&(s.name.clone(), s.state, restarts(s))) && is_failure(s.state))
+            .filter(|s| !known.contains(&(s.name.clone(), state(s), restarts(s))) && is_failure(state(s)))
             .collect();
         *known = states;
         if view.is_ready() && !*greeted {

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use formic_plan::{Fleet, InstanceId};
+use formic_plan::{Fleet, InstanceId, Timetable};
 use formic_state::{Error, Event, Held, State};
 use formic_supervise::failpoint;
 use serde_json::Value;
@@ -22,6 +22,7 @@ use crate::journal::Kind;
 #[derive(Debug, Default)]
 pub(crate) struct Save {
     fleet: Option<Fleet>,
+    timetable: Option<Timetable>,
     generations: Vec<formic_state::Generation>,
     instances: Vec<Held>,
     gone: Vec<InstanceId>,
@@ -32,6 +33,7 @@ pub(crate) struct Save {
 #[derive(Debug, Default)]
 pub(crate) struct Kept {
     fleet: Fleet,
+    timetable: Timetable,
     /// The last desired state.
     index: u64,
     stale: BTreeSet<InstanceId>,
@@ -76,6 +78,9 @@ impl Save {
         if let Some(fleet) = &self.fleet {
             write.fleet(fleet, boot)?;
         }
+        if let Some(timetable) = &self.timetable {
+            write.timetable(timetable)?;
+        }
         for generation in &self.generations {
             write.generation(generation)?;
         }
@@ -92,8 +97,9 @@ impl Save {
     }
 
     fn is_empty(&self) -> bool {
-        let Self { fleet, generations, instances, gone, events } = self;
+        let Self { fleet, timetable, generations, instances, gone, events } = self;
         fleet.is_none()
+            && timetable.is_none()
             && generations.is_empty()
             && instances.is_empty()
             && gone.is_empty()
@@ -114,10 +120,13 @@ impl Core {
             rebooted = of != boot;
             self.fleet = fleet;
         }
+        self.timetable = state.timetable()?;
         if rebooted {
             self.fleet.restart_clock(now.time);
+            self.timetable.restart_clock(now.time);
         } else {
             kept.fleet = self.fleet.clone();
+            kept.timetable = self.timetable.clone();
         }
         for stored in state.generations()? {
             kept.index = stored.index;
@@ -156,6 +165,10 @@ impl Core {
             kept.fleet.clone_from(&self.fleet);
             save.fleet = Some(self.fleet.clone());
         }
+        if kept.timetable != self.timetable {
+            kept.timetable.clone_from(&self.timetable);
+            save.timetable = Some(self.timetable.clone());
+        }
         for generation in self.history.iter().filter(|generation| generation.index > kept.index) {
             save.generations.push(stored(generation));
         }
@@ -177,6 +190,9 @@ impl Core {
         let Some(kept) = &mut self.kept else { return };
         if save.fleet.is_some() {
             kept.fleet = Fleet::default();
+        }
+        if save.timetable.is_some() {
+            kept.timetable = Timetable::default();
         }
         if let Some(first) = save.generations.first() {
             kept.index = kept.index.min(first.index.saturating_sub(1));

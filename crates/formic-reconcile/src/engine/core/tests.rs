@@ -246,6 +246,7 @@ fn registered(id: &InstanceId, address: &str) -> formic_core::Instance {
 }
 
 mod adopted;
+mod cron;
 mod programs;
 
 #[test]

@@ -9,6 +9,7 @@ use formic_plan::{
 };
 
 use super::Core;
+use super::cron::in_order;
 use crate::diff::{ServiceChange, diff};
 use crate::engine::cell::StopKind;
 use crate::engine::effects::{Answer, Effect};
@@ -44,6 +45,14 @@ impl Core {
             Command::Why(service, answer) => {
                 let text = self.why(&service);
                 self.effects.push(Effect::Answer(Answer::Why(answer, text)));
+            }
+            Command::RunNow(service, answer) => {
+                let result = Box::new(self.run_now(&service));
+                self.effects.push(Effect::Answer(Answer::Ran(answer, result)));
+            }
+            Command::Runs(answer) => {
+                let timetable = Box::new(self.timetable.clone());
+                self.effects.push(Effect::Answer(Answer::Runs(answer, timetable)));
             }
             Command::Down { now, done } => self.down(now, done),
             Command::Release(id, answer) => {
@@ -120,11 +129,14 @@ impl Core {
             self.effects.push(news);
             return Err(refused);
         }
+        let change = Change { services: in_order(change.services), ..change };
         let before = self.wanted();
         if !self.history.is_empty() && change.services == before && change.tag == *self.tag {
             return Ok(Applied { index: present, changed: false });
         }
         let (_, decisions) = propose(&mut self.fleet, &change.services, self.now.time);
+        let desired = Desired { generation: self.fleet.generation, services: change.services.clone() };
+        self.timetable.apply(&desired, self.now.wall());
         self.tag = Arc::new(change.tag);
         let changes = diff(&before, &change.services);
         let index = self.fleet.generation;
@@ -138,7 +150,9 @@ impl Core {
 
     /// All services as they are wanted, without what is under way.
     pub(super) fn wanted(&self) -> Vec<Service> {
-        self.fleet.deployments.iter().map(|deployment| deployment.wanted.service.clone()).collect()
+        let cron = self.timetable.entries.iter().map(|entry| &entry.service);
+        let others = self.fleet.deployments.iter().map(|deployment| &deployment.wanted.service);
+        others.chain(cron).cloned().collect()
     }
 
     /// Keeps what is wanted now as a state to go back to.
@@ -159,7 +173,11 @@ impl Core {
     fn preview(&self, services: Vec<Service>) -> Preview {
         let mut fleet = self.fleet.clone();
         let (steps, _) = propose(&mut fleet, &services, self.now.time);
-        let desired = fleet.advance(&self.observed, self.now.time).desired;
+        let mut desired = fleet.advance(&self.observed, self.now.time).desired;
+        let mut timetable = self.timetable.clone();
+        timetable.apply(&Desired { generation: fleet.generation, services }, self.now.wall());
+        let tick = timetable.tick(&self.observed, self.now.time, self.now.wall());
+        desired.services.extend(tick.services);
         let slot = |instance: &Instance| Slot {
             service: instance.service.clone(),
             slot: instance.slot,
@@ -192,6 +210,9 @@ impl Core {
     fn restart(&mut self, services: &[String]) -> Result<u32, Refused> {
         if self.is_stopping() {
             return Err(Refused::Stopping);
+        }
+        if let Some(cron) = services.iter().find(|name| self.timetable.entry(name).is_some()) {
+            return Err(Refused::CronJob(cron.clone()));
         }
         if let Some(unknown) = services.iter().find(|name| self.fleet.deployment(name).is_none()) {
             return Err(Refused::Unknown(unknown.clone()));

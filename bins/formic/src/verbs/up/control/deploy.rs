@@ -101,6 +101,11 @@ fn can_scale(service: &Service, replicas: u32) -> Result<(), Error> {
     if start.get("system").and_then(serde_json::Value::as_bool) == Some(true) {
         return Err(Error::failed_precondition(format!("{name} is part of Formic and runs once")));
     }
+    if service.cron.is_some() {
+        return Err(Error::failed_precondition(format!(
+            "{name} is a cron job: each run is one instance, and `concurrency` says whether runs overlap"
+        )));
+    }
     if replicas > MAX_REPLICAS {
         return Err(Error::invalid_argument(format!(
             "{replicas} instances of {name} are more than {MAX_REPLICAS}"
@@ -137,7 +142,7 @@ fn lately(entries: &[Entry], service: &str, now: i64) -> String {
     let line = |entry: &Entry| {
         let who = if entry.instance.is_empty() { "it" } else { &entry.instance };
         // A rollout has a name of its own, and a wait says whose it is.
-        let who = if matches!(entry.kind, Kind::Rollout | Kind::Wait) { "" } else { who };
+        let who = if matches!(entry.kind, Kind::Rollout | Kind::Wait | Kind::Run) { "" } else { who };
         format!("{} ago {who} {}", ago(entry), entry.text).replace("  ", " ")
     };
     let mut last: Vec<&Entry> =

@@ -7,6 +7,8 @@ use formic_reconcile::{
     ChangeKind, Entry, Generation, InstanceView, Line, Preview, Refused, ServiceChange, ServiceView,
 };
 
+use super::cron;
+
 pub(super) fn service(s: &ServiceView) -> pb::ServiceStatus {
     pb::ServiceStatus {
         name: s.name.clone(),
@@ -20,6 +22,7 @@ pub(super) fn service(s: &ServiceView) -> pb::ServiceStatus {
         rollout: s.rollout.into(),
         rollout_failure: s.rollout_failure.clone(),
         restarts: s.restarts,
+        cron: s.cron.as_ref().map(|cron| cron::status(&s.name, cron)).map(Into::into).unwrap_or_default(),
         ..Default::default()
     }
 }

@@ -25,7 +25,7 @@ impl World {
     }
 
     /// The engine dies, and another one finds this.
-    fn successor(&mut self, found: &[(&str, Fate)]) -> Vec<String> {
+    pub(super) fn successor(&mut self, found: &[(&str, Fate)]) -> Vec<String> {
         self.core = Core::new(config(), BTreeMap::new(), fastrand::Rng::with_seed(self.millis + 11));
         let state = self.state.take().unwrap();
         self.core.restore(&state, &self.boot, self.now()).unwrap();
