@@ -54,6 +54,11 @@ impl App {
         pb::CronServiceClient::new(self.daemon.clone())
     }
 
+    /// The service of its secrets.
+    pub(crate) fn secret(&self) -> pb::SecretServiceClient {
+        pb::SecretServiceClient::new(self.daemon.clone())
+    }
+
     /// Whether it has a service of this name; a mistake says what was meant.
     pub(crate) fn knows(&self, name: &str) -> Outcome {
         let known: Vec<&str> = self.status.services.iter().map(|service| service.name.as_str()).collect();

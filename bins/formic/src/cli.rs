@@ -2,6 +2,7 @@
 
 mod look;
 mod operate;
+mod secret;
 mod server;
 
 use std::path::PathBuf;
@@ -14,6 +15,7 @@ pub(crate) use operate::{
     Apply, Down, Events, Pause, Plan, Restart, Rm, Rollback, Run, Runs, Scale, Start, Stop, Traffic, Wait,
     Why,
 };
+pub(crate) use secret::Secret;
 pub(crate) use server::{Detached, Install, Release, Server, ServerVerb, Upgrade};
 
 /// Microservices: write them, run them, call them.
@@ -92,6 +94,9 @@ pub(crate) enum Verb {
     Traffic(Traffic),
     /// Make a new service that compiles, passes its test and runs
     New(New),
+    /// Set, list and remove the secrets of an application
+    #[command(subcommand)]
+    Secret(Secret),
     /// Check a manifest and show what would run
     Check(Check),
     /// Print completions for a shell

@@ -19,6 +19,7 @@ mod restart;
 mod rollback;
 mod run;
 mod scale;
+mod secret;
 mod server;
 mod services;
 mod status;
@@ -61,6 +62,7 @@ pub(crate) async fn run(cli: Cli) -> Outcome {
         Verb::History(args) => history::run(args).await,
         Verb::Events(args) => events::run(args).await,
         Verb::Why(args) => why::run(args).await,
+        Verb::Secret(args) => secret::run(args).await,
         Verb::Release(args) => release::run(args).await,
         Verb::Traffic(args) => traffic::run(args).await,
         Verb::New(args) => new::run(&args),

@@ -23,12 +23,13 @@ use formic_supervise::Supervisor;
 use tokio::sync::{broadcast, mpsc, watch};
 
 pub use self::command::{Applied, Busy, Change, Command, Generation, Preview, Refused, Slot, Stopped};
-use self::core::{Core, Event, Fate, Now, Turn};
+use self::core::{Core, Event, Fate, Found, Now, Turn};
 pub(crate) use self::effects::Probing;
 use self::effects::{Executor, Listeners};
 use crate::gated::Gated;
 use crate::journal::{self, Journal};
 use crate::measures::{Measured, Measures};
+use crate::secrets::Secrets;
 use crate::start;
 use crate::view::View;
 
@@ -205,6 +206,13 @@ impl Engine {
         (Self { core, executor, commands, events, view, journal, registry, state: None, measures }, handle)
     }
 
+    /// Hands secrets to instances; without them, none that needs one starts.
+    #[must_use]
+    pub fn with_secrets(mut self, secrets: Secrets) -> Self {
+        self.executor.secrets = Some(secrets);
+        self
+    }
+
     /// Goes on where the engine before this one ended, and takes over what it has left running: to be called
     /// before the registry is served, so that nobody sees one that is half full. Everything is written to
     /// `state` from now on, before it is acted upon.
@@ -217,6 +225,11 @@ impl Engine {
         self.journal.restore(state.last_events(journal::KEPT)?);
         self.state = Some((state, boot));
         let found = self.executor.adopt().await?;
+        if let Some(secrets) = &self.executor.secrets {
+            let there = |found: &&Found| !matches!(found.fate, Fate::Gone | Fate::NeverRan);
+            let live = found.iter().filter(there).map(|found| found.id.as_str().to_owned());
+            secrets.sweep(&live.collect());
+        }
         let mut takeover = Takeover::default();
         for found in &found {
             match found.fate {

@@ -22,6 +22,7 @@ mod logs;
 mod measures;
 mod ports;
 mod probe;
+mod secrets;
 mod start;
 mod view;
 
@@ -33,5 +34,6 @@ pub use engine::{
 pub use journal::{Entry, Journal, Kind};
 pub use logs::{Line, LogFile, Logs, tail};
 pub use measures::{Instance as InstanceMeasures, Measured, Probed};
+pub use secrets::{Given, Secrets};
 pub use start::Start;
 pub use view::{CronView, InstanceView, ServiceView, View};

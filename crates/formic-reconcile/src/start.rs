@@ -7,6 +7,8 @@ use formic_spec::{Health, Port, Restart};
 use formic_supervise::Limits;
 use serde::{Deserialize, Serialize};
 
+use crate::secrets::Given;
+
 /// How a service's instances are started and probed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Start {
@@ -24,6 +26,9 @@ pub struct Start {
     pub health: Health,
     /// When it is started again.
     pub restart: Restart,
+    /// The secrets that it is given, by the names of their files.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub secrets: BTreeMap<String, Given>,
     /// Part of Formic, and not of the manifest.
     pub system: bool,
     /// What an instance may use, as far as this machine can see to it.

@@ -89,7 +89,7 @@ pub(crate) async fn list(args: Runs) -> Outcome {
 /// A run in a sentence.
 pub(crate) fn tell(run: &pb::CronRun) -> String {
     let end = match run.state.as_str() {
-        "waiting" => "begins when the one before it is gone".to_owned(),
+        "waiting" => "is due".to_owned(),
         "running" => "runs".to_owned(),
         "succeeded" => "succeeded".to_owned(),
         "failed" => format!("failed: it {}", run.end),

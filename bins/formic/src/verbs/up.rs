@@ -11,9 +11,10 @@ mod metrics;
 mod routes;
 mod show;
 pub(crate) mod state;
+pub(crate) mod vault;
 mod watch;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
@@ -40,6 +41,7 @@ use crate::verbs::server;
 use control::{About, Control};
 use facts::Facts;
 use state::State;
+use vault::Vault;
 
 /// What is left of an earlier run gets this long to end by itself.
 const LEFTOVER_GRACE: Duration = Duration::from_secs(5);
@@ -63,6 +65,12 @@ pub(crate) async fn run(args: Up) -> Outcome {
     port_is_free(&manifest)?;
 
     let release = if args.debug { false } else { args.release || !cfg!(debug_assertions) };
+    let vault = Vault::of(&state, Arc::new(vault::open(&state.database())?))?;
+    // Of an earlier run: nothing of that is there any more.
+    vault.secrets.sweep(&BTreeSet::new());
+    // What is missing is better told before the build than after.
+    vault::complete(&manifest, &vault.versions()?)?;
+
     let built = interruptible(&mut ends, build(&folder, &manifest, release, args.no_build)).await??;
     let started = Instant::now();
 
@@ -89,6 +97,7 @@ pub(crate) async fn run(args: Up) -> Outcome {
         daemon: format!("unix:{}", state.socket().display()),
     };
     let (engine, handle) = Engine::new(config, supervisor, Arc::clone(&registry), client);
+    let engine = engine.with_secrets(vault.secrets.clone());
     let profile = if release { "release" } else { "dev" };
     let about = About { app: manifest.app.name.clone(), manifest: file.clone(), profile };
     let control = Control {
@@ -97,6 +106,7 @@ pub(crate) async fn run(args: Up) -> Outcome {
         folder: folder.clone(),
         logs: state.logs(),
         artifacts: state.artifacts(),
+        vault: vault.clone(),
         features: features.clone(),
         managed: None,
         callers: callers::Callers::default(),
@@ -105,7 +115,7 @@ pub(crate) async fn run(args: Up) -> Outcome {
     let api = serve(&state, control.clone(), Arc::clone(&registry)).await?;
     let scraped = metrics::listen(args.metrics, &control).await?;
 
-    let mut wanted = desired::services(&manifest, &folder, &state.artifacts(), &built)?;
+    let mut wanted = desired::services(&manifest, &folder, &state.artifacts(), &built, &vault.versions()?)?;
     if args.watch {
         watch::at_once(&mut wanted);
     }
@@ -114,7 +124,7 @@ pub(crate) async fn run(args: Up) -> Outcome {
     let mut running = JoinSet::new();
     running.spawn(engine.run());
     let (answer, _applied) = tokio::sync::oneshot::channel();
-    let tag = Facts::of(&manifest, &features).tag()?;
+    let tag = Facts::of(&manifest, &features, &vault).tag()?;
     let change = Change { services: wanted, tag, index: Some(0), cause: "formic up".into() };
     handle.send(Command::Change(change, answer)).map_err(|error| Failure::bug(error.to_string()))?;
 
@@ -146,6 +156,7 @@ pub(crate) async fn run(args: Up) -> Outcome {
     }
     reaping.cancel();
     while reaper.join_next().await.is_some() {}
+    vault.secrets.close();
     let stopped = outcome?;
     if stopped.killed > 0 {
         talk(&format!("stopped; {} instances outlived their grace and were killed", stopped.killed));
@@ -249,6 +260,8 @@ pub(crate) async fn serve(
         .serve(Arc::new(pb::ControlServiceServer::new(control.clone())))
         .map_err(failed)?
         .serve(Arc::new(pb::CronServiceServer::new(control.clone())))
+        .map_err(failed)?
+        .serve(Arc::new(pb::SecretServiceServer::new(control.clone())))
         .map_err(failed)?
         .serve(Arc::new(pb::DeployServiceServer::new(control.clone())))
         .map_err(failed)?

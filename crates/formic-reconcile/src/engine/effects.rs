@@ -4,7 +4,7 @@
 //! task of the executor's own set that reports back as an event; the loop outlives its tasks, so a
 //! report that cannot be sent means that nobody is left to care.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -27,6 +27,7 @@ use crate::logs;
 use crate::measures::Measures;
 use crate::ports::{Ports, is_taken};
 use crate::probe::{Target, Way};
+use crate::secrets::{self, Given, Secrets};
 
 /// Logs are kept for so many instances of a service.
 const KEEP_LOGS: usize = 10;
@@ -54,6 +55,8 @@ pub(crate) enum Effect {
     Follow { id: InstanceId },
     /// Give up the record of an instance.
     Release { id: InstanceId },
+    /// Remove the files of the secrets that an instance was given.
+    TakeBack { id: InstanceId },
     /// Stop asking.
     StopProbing { id: InstanceId },
     /// Take an instance out of the registry.
@@ -78,6 +81,8 @@ pub(crate) struct Spawn {
     pub(crate) port: Option<Port>,
     /// The folder of its data, made if it is not there.
     pub(crate) data: PathBuf,
+    /// The secrets that it is given.
+    pub(crate) secrets: BTreeMap<String, Given>,
     /// What the next engine is to read beside its record.
     pub(crate) note: serde_json::Value,
 }
@@ -133,6 +138,8 @@ struct Probed {
 
 /// Carries effects out.
 pub(crate) struct Executor {
+    /// What instances are given theirs by.
+    pub(crate) secrets: Option<Secrets>,
     supervisor: Supervisor,
     registry: DynRegistry,
     client: Client,
@@ -186,6 +193,7 @@ impl Executor {
         let Listeners { events, notices, journal, hidden, measures } = listeners;
         let (tasks, probes, ports) = (JoinSet::new(), HashMap::new(), Ports::new());
         Self {
+            secrets: None,
             supervisor,
             registry,
             client,
@@ -218,6 +226,11 @@ impl Executor {
                         tracing::warn!(instance = %id, error = in_full(&error), "its record stays");
                     }
                 });
+            }
+            Effect::TakeBack { id } => {
+                if let Some(secrets) = &self.secrets {
+                    secrets.take_back(id.as_str());
+                }
             }
             Effect::StopProbing { id } => {
                 self.measures.forget(&formic_core::InstanceId::new(id.as_str()));
@@ -291,7 +304,9 @@ impl Executor {
     }
 
     /// Starts a process, tells of it, and tells of its end.
-    fn spawn(&mut self, Spawn { id, mut launch, limits, port, data, note }: Spawn) {
+    fn spawn(&mut self, spawn: Spawn) {
+        let Spawn { id, mut launch, limits, port, data, secrets: given, note } = spawn;
+        let secrets = self.secrets.clone();
         let (supervisor, events, logs) = (self.supervisor.clone(), self.events.clone(), self.logs.clone());
         let ports = self.ports.clone();
         self.tasks.spawn(async move {
@@ -309,6 +324,16 @@ impl Executor {
                 }
             };
             launch.env.extend(chosen.map(|port| ("PORT".into(), port.to_string().into())));
+            if !given.is_empty() {
+                let delivered = secrets.ok_or(secrets::Error::None);
+                match delivered.and_then(|secrets| secrets.deliver(id.as_str(), &given)) {
+                    Ok(env) => launch.env.extend(env),
+                    Err(error) => {
+                        let _ = events.send(Event::NotStarted { id, why: in_full(&error) });
+                        return;
+                    }
+                }
+            }
             let spawned = match made {
                 Ok(()) => {
                     let start = launch.with_limits(limits).with_note(note).with_port(chosen);

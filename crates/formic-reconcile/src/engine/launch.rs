@@ -106,6 +106,7 @@ mod tests {
                 deadline: HumanDuration::from_millis(1000),
             },
             restart: Restart::default(),
+            secrets: BTreeMap::new(),
             system: false,
             limits: Default::default(),
             artifact: String::new(),

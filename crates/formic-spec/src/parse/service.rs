@@ -25,6 +25,7 @@ const RESERVED_ENV: &[&str] = &[
     "FORMIC_CONFIG",
     "FORMIC_CLIENT",
     "FORMIC_DATA_DIR",
+    "FORMIC_SECRETS_DIR",
 ];
 
 /// Names of parts of the engine itself, which have folders and rows in tables like any service.

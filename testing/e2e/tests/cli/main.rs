@@ -11,6 +11,7 @@ mod listings;
 mod manifest;
 mod operate;
 mod ports;
+mod secrets;
 mod start;
 mod stop;
 mod traffic;

@@ -25,6 +25,7 @@ use crate::verbs::up::callers;
 use crate::verbs::up::control::{About, Control};
 use crate::verbs::up::serve;
 use crate::verbs::up::state::State;
+use crate::verbs::up::vault::Vault;
 
 /// Answers under way get so long when the brain ends.
 const FAREWELL: Duration = Duration::from_millis(500);
@@ -75,6 +76,9 @@ pub(crate) async fn run(folder: &Path) -> Outcome {
         daemon: format!("unix:{}", state.socket().display()),
     };
     let (mut engine, handle) = Engine::new(config, supervisor.clone(), registry, client);
+    let vault = Vault::of(&state, Arc::clone(&database))?;
+    // Before it goes on: what it starts at once may need them.
+    engine = engine.with_secrets(vault.secrets.clone());
     let takeover = engine
         .resume(Arc::clone(&database))
         .await
@@ -90,6 +94,7 @@ pub(crate) async fn run(folder: &Path) -> Outcome {
         logs: state.logs(),
         artifacts: state.artifacts(),
         features,
+        vault: vault.clone(),
         managed: Some(managed),
         callers: callers::Callers::default(),
     };
@@ -130,6 +135,8 @@ pub(crate) async fn run(folder: &Path) -> Outcome {
     services.shutdown().await;
     tending.cancel();
     while tender.join_next().await.is_some() {}
+    // Stays for as long as an instance has files in it.
+    vault.secrets.close();
     ended
 }
 

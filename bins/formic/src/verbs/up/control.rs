@@ -4,6 +4,7 @@ mod cron;
 mod deploy;
 mod intent;
 mod measure;
+pub(crate) mod secrets;
 mod traffic;
 mod wire;
 
@@ -21,6 +22,7 @@ use tokio::sync::{oneshot, watch};
 use super::callers::Callers;
 use super::facts::Facts;
 use super::routes;
+use super::vault::Vault;
 use crate::verbs::server::brain::Managed;
 
 /// What does not change while the application runs.
@@ -42,6 +44,8 @@ pub(crate) struct Control {
     pub(crate) logs: PathBuf,
     /// Where executables are kept.
     pub(crate) artifacts: PathBuf,
+    /// The secrets, and how instances get them.
+    pub(crate) vault: Vault,
     /// What this machine enforces of limits.
     pub(crate) features: Features,
     /// The server that this is the brain of, if it is one.

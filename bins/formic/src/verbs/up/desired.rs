@@ -16,18 +16,20 @@ use formic_supervise::Limits;
 use super::artifacts::{keep, mark};
 use super::build::Artifacts;
 use super::routes::behind_gateway;
+use super::vault;
 use crate::exit::{Failure, Outcome};
 
 /// The name of the gateway among the services.
 pub(crate) const GATEWAY: &str = "gateway";
 
 /// The manifest's services as they are wanted, and the gateway in front of them. `kept` is the folder where
-/// the executables of Cargo packages are kept.
+/// the executables of Cargo packages are kept, `versions` has the present ones of the secrets.
 pub(crate) fn services(
     manifest: &Manifest,
     folder: &Path,
     kept: &Path,
     artifacts: &Artifacts,
+    versions: &BTreeMap<String, u64>,
 ) -> Outcome<Vec<Service>> {
     let mut services = Vec::new();
     for service in &manifest.services {
@@ -48,14 +50,7 @@ pub(crate) fn services(
                     .help("images need the Docker or the Kubernetes driver, which this version has not; use `cargo` or `command`"));
             }
         };
-        if let Some(used) = service.secrets.values().next() {
-            let text = format!(
-                "{} is given the secret {}, and `formic up` has no secrets",
-                service.name, used.secret
-            );
-            return Err(Failure::user(text)
-                .help("take `secrets` out for a run on this machine, and set a variable in `env`"));
-        }
+        let secrets = vault::present(service, versions)?;
         args.extend(service.args.iter().cloned());
         let config =
             serde_json::to_string(&service.config).map_err(|error| Failure::bug("config").because(error))?;
@@ -65,7 +60,7 @@ pub(crate) fn services(
         env.entry("FORMIC_CONFIG".into()).or_insert(config);
         let artifact = mark(&program);
         let revision = manifest
-            .revision(&service.name, &artifact)
+            .revision_with(&service.name, &artifact, versions)
             .ok_or_else(|| Failure::bug(format!("{} has no revision", service.name)))?;
         let start = Start {
             program,
@@ -75,11 +70,12 @@ pub(crate) fn services(
             port: service.port,
             health: service.health.clone(),
             restart: service.restart.clone(),
+            secrets,
             system: false,
             limits: limits(&service.resources),
             artifact,
         };
-        let process = manifest.process(&service.name, &start.artifact);
+        let process = manifest.process_with(&service.name, &start.artifact, versions);
         let mut wanted = Service::of(service, revision, json(&start)?);
         wanted.process = process;
         if has_fixed_address(&start) {
@@ -164,6 +160,7 @@ fn gateway(manifest: &Manifest, folder: &Path) -> Outcome<Option<Service>> {
             deadline: HumanDuration::from_millis(30_000),
         },
         restart: Restart::default(),
+        secrets: BTreeMap::new(),
         system: true,
         limits: Limits::default(),
         artifact,

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::desired::limits;
+use super::vault::Vault;
 use crate::exit::{Failure, Outcome};
 
 /// The gateway's side of a desired state, and what cannot be enforced of it.
@@ -32,7 +33,13 @@ pub(crate) struct Facts {
 }
 
 impl Facts {
-    pub(crate) fn of(manifest: &Manifest, features: &Features) -> Self {
+    pub(crate) fn of(manifest: &Manifest, features: &Features, vault: &Vault) -> Self {
+        let mut facts = Self::bare(manifest, features);
+        facts.notes.extend(vault.note(manifest));
+        facts
+    }
+
+    fn bare(manifest: &Manifest, features: &Features) -> Self {
         let gateway = manifest.gateway.as_ref();
         Self {
             gateway: gateway.map(|gateway| format!("http://{}", gateway.listen)).unwrap_or_default(),
@@ -79,7 +86,7 @@ mod tests {
                     [route.'/x']\nservice = 'a'\n[service.a]\ncargo = 'a'\nresources = { memory = '1MiB' }\n\
                     [service.a.traffic]\npolicy = 'random'\n";
         let bare = Features::detect().expect("the machine's").masked(["cgroup"]);
-        let facts = Facts::of(&Manifest::parse(text, "formic.toml").expect("a manifest"), &bare);
+        let facts = Facts::bare(&Manifest::parse(text, "formic.toml").expect("a manifest"), &bare);
         assert_eq!((facts.gateway.as_str(), facts.exposed.len()), ("http://127.0.0.1:1", 1));
         assert_eq!(facts.routes[0].service, "a");
         assert_eq!(facts.traffic["a"]["policy"], "random");

@@ -66,7 +66,7 @@ impl State {
         &self.0
     }
 
-    /// Where a server keeps what is wanted.
+    /// The engine's state: the secrets, and what a server wants.
     pub(crate) fn database(&self) -> PathBuf {
         self.0.join("state")
     }
@@ -89,6 +89,11 @@ impl State {
 
     pub(crate) fn artifacts(&self) -> PathBuf {
         self.0.join("artifacts")
+    }
+
+    /// Where instances find secrets on a machine without a folder in memory.
+    pub(crate) fn secrets(&self) -> PathBuf {
+        self.0.join("secrets")
     }
 
     pub(crate) fn run(&self) -> PathBuf {

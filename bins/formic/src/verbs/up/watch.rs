@@ -107,10 +107,11 @@ impl Watch {
 
     /// Makes what is built now, and what the manifest says now, what is wanted.
     async fn change(&self, affected: &Affected) -> Outcome {
-        let mut services =
-            desired::services(&self.manifest, self.folder(), &self.control.artifacts, &self.built)?;
+        let versions = self.control.vault.versions()?;
+        let kept = &self.control.artifacts;
+        let mut services = desired::services(&self.manifest, self.folder(), kept, &self.built, &versions)?;
         at_once(&mut services);
-        let tag = Facts::of(&self.manifest, &self.control.features).tag()?;
+        let tag = Facts::of(&self.manifest, &self.control.features, &self.control.vault).tag()?;
         let names = affected.packages.iter().map(String::as_str);
         let what: Vec<&str> = names.chain(affected.manifest.then_some("the manifest")).collect();
         if what.is_empty() {

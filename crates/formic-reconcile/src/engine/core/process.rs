@@ -49,9 +49,10 @@ impl Core {
             let place = Place { seat, port: spec.port.and_then(Port::fixed) };
             let launch = launch(&self.config, &self.inherited, &instance, place, name, &spec);
             let data = data_dir(&self.config.data, service, seat);
-            let (limits, port) = (spec.limits, spec.port);
+            let (limits, port, secrets) = (spec.limits, spec.port, spec.secrets);
             let note = self.noted(&id);
-            self.effects.push(Effect::Spawn(Box::new(Spawn { id, launch, limits, port, data, note })));
+            let spawn = Spawn { id, launch, limits, port, data, secrets, note };
+            self.effects.push(Effect::Spawn(Box::new(spawn)));
         } else {
             let why = "the desired state does not say how to start it";
             self.record(Kind::Failed, &id, why.into());
@@ -256,6 +257,9 @@ impl Core {
         cell.address.clear();
         cell.registered = None;
         let rule = cell.rule.clone();
+        if cell.start.as_ref().is_some_and(|start| !start.secrets.is_empty()) {
+            self.effects.push(Effect::TakeBack { id: id.clone() });
+        }
         let Some(instance) = self.instance(id) else { return };
         instance.exited(outcome, &rule, random, now);
         let backoff = match &instance.state {

@@ -4,10 +4,10 @@
 //! A turn's part is written before its effects are carried out. So a crash between the two repeats a decision,
 //! and takes none back.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use formic_plan::{Fleet, InstanceId, Timetable};
+use formic_plan::{Fleet, InstanceId, Service, Timetable};
 use formic_state::{Error, Event, Held, State};
 use formic_supervise::failpoint;
 use serde_json::Value;
@@ -17,6 +17,7 @@ use crate::engine::Generation;
 use crate::engine::cell::Cell;
 use crate::engine::effects::Effect;
 use crate::journal::Kind;
+use crate::start::Start;
 
 /// What has changed and is to be written.
 #[derive(Debug, Default)]
@@ -219,8 +220,20 @@ fn stored(generation: &Generation) -> formic_state::Generation {
         cause: generation.cause.clone(),
         services: generation.services.clone(),
         tag: (*generation.tag).clone(),
-        secrets: Default::default(),
+        secrets: secrets(&generation.services),
     }
+}
+
+/// The versions that these services are given: they are kept for as long as there is a way back to them.
+fn secrets(services: &[Service]) -> BTreeMap<String, BTreeSet<u64>> {
+    let mut versions: BTreeMap<String, BTreeSet<u64>> = BTreeMap::new();
+    for service in services {
+        let start: Result<Start, _> = serde_json::from_value(service.start.clone());
+        for given in start.map(|start| start.secrets).unwrap_or_default().into_values() {
+            versions.entry(given.secret).or_default().insert(given.version);
+        }
+    }
+    versions
 }
 
 fn event(effect: &Effect) -> Option<Event> {

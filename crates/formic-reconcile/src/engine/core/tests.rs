@@ -30,6 +30,7 @@ fn service(name: &str, replicas: u32, depends_on: &[&str]) -> Service {
             deadline: HumanDuration::from_secs(60),
         },
         restart: Restart::default(),
+        secrets: Default::default(),
         system: false,
         limits: Default::default(),
         artifact: String::new(),
@@ -142,6 +143,7 @@ impl World {
             Effect::Probe(probing) => format!("probe {}", self.slot(&probing.id)),
             Effect::Follow { id } => format!("follow {}", self.slot(&id)),
             Effect::Release { id } => format!("release {}", self.slot(&id)),
+            Effect::TakeBack { id } => format!("take back {}", self.slot(&id)),
             Effect::StopProbing { id } => format!("leave {}", self.slot(&id)),
             Effect::Deregister { id } => format!("deregister {}", self.slot(&id)),
             Effect::Tell { service, text, output } => {
@@ -248,6 +250,7 @@ fn registered(id: &InstanceId, address: &str) -> formic_core::Instance {
 mod adopted;
 mod cron;
 mod programs;
+mod secrets;
 
 #[test]
 fn dependants_start_when_what_they_need_is_ready() {

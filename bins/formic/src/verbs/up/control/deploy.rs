@@ -36,7 +36,7 @@ impl Control {
         answered.map_err(|_| Error::unavailable("the application has stopped"))
     }
 
-    async fn history(&self) -> Result<Vec<Arc<Generation>>, Error> {
+    pub(super) async fn history(&self) -> Result<Vec<Arc<Generation>>, Error> {
         self.ask(Command::History).await
     }
 
@@ -65,8 +65,10 @@ impl Control {
             }
             programs.insert(package.clone(), path);
         }
-        let services = services(&manifest, &self.folder, &self.artifacts, &programs).map_err(refused)?;
-        Ok((services, Facts::of(&manifest, &self.features)))
+        let versions = self.vault.versions().map_err(refused)?;
+        let services =
+            services(&manifest, &self.folder, &self.artifacts, &programs, &versions).map_err(refused)?;
+        Ok((services, Facts::of(&manifest, &self.features, &self.vault)))
     }
 
     /// Makes a change, and says what it changed.
@@ -276,6 +278,14 @@ impl pb::DeployService for Control {
                 "the program of {} at index {} is gone: a later build took its place",
                 lost.join(", "),
                 target.index
+            )));
+        }
+        let lost = self.vault.lost(&target.services);
+        if !lost.is_empty() {
+            return Err(Error::failed_precondition(format!(
+                "index {} has versions of secrets that are not kept any more: {}",
+                target.index,
+                lost.join(", ")
             )));
         }
         let change = Change {
