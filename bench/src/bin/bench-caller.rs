@@ -94,9 +94,9 @@ async fn idle(config: &Config, connections: usize) -> Result<Vec<Channel>, Strin
     let transport = formic_client::Transport::Multiplexed;
     // So many at a time are more than a busy machine greets at once.
     let (connect_timeout, timeout) = (Duration::from_secs(20), Duration::from_secs(30));
-    let config =
+    let settings =
         formic_client::Config { transport, connect_timeout, timeout, ..formic_client::Config::default() };
-    let client = Client::without_registry(config);
+    let client = Client::without_registry(settings);
     let mut open = Vec::new();
     while open.len() < connections {
         let batch = (connections - open.len()).min(config.callers);

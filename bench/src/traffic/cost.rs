@@ -161,6 +161,7 @@ async fn calls(setting: &Setting<'_>) -> Result<Vec<(String, Vec<f64>)>> {
         warm_up: Duration::from_millis(500),
         starts: 0,
         quick: false,
+        calls: 0,
     };
     let rows = rpc::measure_some(&programs, &discovery, &folder, &arguments, &CLIENTS).await?;
     let mut levels: Vec<usize> = rows.iter().map(|row| row.callers).collect();

@@ -2771,6 +2771,1073 @@ pub mod formic {
             )]
             #[serde(crate = "::formic_rpc::rt::serde")]
             #[serde(default)]
+            pub struct MeasureRequest {
+                #[serde(skip)]
+                #[doc(hidden)]
+                pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFields,
+            }
+            impl ::core::fmt::Debug for MeasureRequest {
+                fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                    f.debug_struct("MeasureRequest").finish()
+                }
+            }
+            impl MeasureRequest {
+                /// Protobuf type URL for this message, for use with `Any::pack` and
+                /// `Any::unpack_if`.
+                ///
+                /// Format: `type.googleapis.com/<fully.qualified.TypeName>`
+                pub const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.MeasureRequest";
+            }
+            ::formic_rpc::rt::buffa::impl_default_instance!(MeasureRequest);
+            impl ::formic_rpc::rt::buffa::MessageName for MeasureRequest {
+                const PACKAGE: &'static str = "formic.control.v1";
+                const NAME: &'static str = "MeasureRequest";
+                const FULL_NAME: &'static str = "formic.control.v1.MeasureRequest";
+                const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.MeasureRequest";
+            }
+            impl ::formic_rpc::rt::buffa::Message for MeasureRequest {
+                /// Returns the total encoded size in bytes.
+                ///
+                /// Accumulates in `u64` (which cannot overflow for in-memory
+                /// data) and saturates to `u32` at return, so a message whose
+                /// encoded size exceeds the 2 GiB protobuf limit yields a value
+                /// above [`::formic_rpc::rt::buffa::MAX_MESSAGE_BYTES`] that the encode entry
+                /// points reject, never a silently wrapped size.
+                #[allow(clippy::let_and_return)]
+                fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    let mut size = 0u64;
+                    size += self.__buffa_unknown_fields.encoded_len() as u64;
+                    ::formic_rpc::rt::buffa::saturate_size(size)
+                }
+                fn write_to(
+                    &self,
+                    _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                    buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                ) {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    self.__buffa_unknown_fields.write_to(buf);
+                }
+                fn merge_field(
+                    &mut self,
+                    tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                    buf: &mut impl ::formic_rpc::rt::buffa::bytes::Buf,
+                    ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                ) -> ::core::result::Result<(), ::formic_rpc::rt::buffa::DecodeError> {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::bytes::Buf as _;
+                    match tag.field_number() {
+                        _ => {
+                            self.__buffa_unknown_fields.push(
+                                ::formic_rpc::rt::buffa::encoding::decode_unknown_field(tag, buf, ctx)?,
+                            );
+                        }
+                    }
+                    ::core::result::Result::Ok(())
+                }
+                fn clear(&mut self) {
+                    self.__buffa_unknown_fields.clear();
+                }
+            }
+            impl ::formic_rpc::rt::buffa::ExtensionSet for MeasureRequest {
+                const PROTO_FQN: &'static str = "formic.control.v1.MeasureRequest";
+                fn unknown_fields(&self) -> &::formic_rpc::rt::buffa::UnknownFields {
+                    &self.__buffa_unknown_fields
+                }
+                fn unknown_fields_mut(&mut self) -> &mut ::formic_rpc::rt::buffa::UnknownFields {
+                    &mut self.__buffa_unknown_fields
+                }
+            }
+            impl ::formic_rpc::rt::buffa::json_helpers::ProtoElemJson for MeasureRequest {
+                fn serialize_proto_json<S: ::formic_rpc::rt::serde::Serializer>(
+                    v: &Self,
+                    s: S,
+                ) -> ::core::result::Result<S::Ok, S::Error> {
+                    ::formic_rpc::rt::serde::Serialize::serialize(v, s)
+                }
+                fn deserialize_proto_json<'de, D: ::formic_rpc::rt::serde::Deserializer<'de>>(
+                    d: D,
+                ) -> ::core::result::Result<Self, D::Error> {
+                    <Self as ::formic_rpc::rt::serde::Deserialize>::deserialize(d)
+                }
+            }
+            #[doc(hidden)]
+            pub const __MEASURE_REQUEST_JSON_ANY: ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry =
+                ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry {
+                    type_url: "type.googleapis.com/formic.control.v1.MeasureRequest",
+                    to_json: ::formic_rpc::rt::buffa::type_registry::any_to_json::<MeasureRequest>,
+                    from_json: ::formic_rpc::rt::buffa::type_registry::any_from_json::<MeasureRequest>,
+                    is_wkt: false,
+                };
+            #[derive(
+                Clone,
+                PartialEq,
+                Default,
+                ::formic_rpc::rt::serde::Serialize,
+                ::formic_rpc::rt::serde::Deserialize,
+            )]
+            #[serde(crate = "::formic_rpc::rt::serde")]
+            #[serde(default)]
+            pub struct MeasureResponse {
+                /// When, in milliseconds since 1970.
+                ///
+                /// Field 1: `unix_ms`
+                #[serde(
+                    rename = "unixMs",
+                    alias = "unix_ms",
+                    with = "::formic_rpc::rt::buffa::json_helpers::int64",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_i64"
+                )]
+                pub unix_ms: i64,
+                /// Field 2: `instances`
+                #[serde(
+                    rename = "instances",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_vec",
+                    deserialize_with = "::formic_rpc::rt::buffa::json_helpers::null_as_default"
+                )]
+                pub instances: ::formic_rpc::rt::buffa::alloc::vec::Vec<InstanceMeasures>,
+                /// Field 3: `engine`
+                #[serde(
+                    rename = "engine",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_unset_message_field"
+                )]
+                pub engine: ::formic_rpc::rt::buffa::MessageField<
+                    EngineMeasures,
+                    ::formic_rpc::rt::buffa::Inline<EngineMeasures>,
+                >,
+                #[serde(skip)]
+                #[doc(hidden)]
+                pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFields,
+            }
+            impl ::core::fmt::Debug for MeasureResponse {
+                fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                    f.debug_struct("MeasureResponse")
+                        .field("unix_ms", &self.unix_ms)
+                        .field("instances", &self.instances)
+                        .field("engine", &self.engine)
+                        .finish()
+                }
+            }
+            impl MeasureResponse {
+                /// Protobuf type URL for this message, for use with `Any::pack` and
+                /// `Any::unpack_if`.
+                ///
+                /// Format: `type.googleapis.com/<fully.qualified.TypeName>`
+                pub const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.MeasureResponse";
+            }
+            ::formic_rpc::rt::buffa::impl_default_instance!(MeasureResponse);
+            impl ::formic_rpc::rt::buffa::MessageName for MeasureResponse {
+                const PACKAGE: &'static str = "formic.control.v1";
+                const NAME: &'static str = "MeasureResponse";
+                const FULL_NAME: &'static str = "formic.control.v1.MeasureResponse";
+                const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.MeasureResponse";
+            }
+            impl ::formic_rpc::rt::buffa::Message for MeasureResponse {
+                /// Returns the total encoded size in bytes.
+                ///
+                /// Accumulates in `u64` (which cannot overflow for in-memory
+                /// data) and saturates to `u32` at return, so a message whose
+                /// encoded size exceeds the 2 GiB protobuf limit yields a value
+                /// above [`::formic_rpc::rt::buffa::MAX_MESSAGE_BYTES`] that the encode entry
+                /// points reject, never a silently wrapped size.
+                #[allow(clippy::let_and_return)]
+                fn compute_size(&self, __cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    let mut size = 0u64;
+                    if self.unix_ms != 0i64 {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::int64_encoded_len(self.unix_ms) as u64;
+                    }
+                    for v in &self.instances {
+                        let __slot = __cache.reserve();
+                        let inner_size = v.compute_size(__cache);
+                        __cache.set(__slot, inner_size);
+                        size += 1u64
+                            + ::formic_rpc::rt::buffa::encoding::varint_len(inner_size as u64) as u64
+                            + inner_size as u64;
+                    }
+                    if self.engine.is_set() {
+                        let __slot = __cache.reserve();
+                        let inner_size = self.engine.compute_size(__cache);
+                        __cache.set(__slot, inner_size);
+                        size += 1u64
+                            + ::formic_rpc::rt::buffa::encoding::varint_len(inner_size as u64) as u64
+                            + inner_size as u64;
+                    }
+                    size += self.__buffa_unknown_fields.encoded_len() as u64;
+                    ::formic_rpc::rt::buffa::saturate_size(size)
+                }
+                fn write_to(
+                    &self,
+                    __cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                    buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                ) {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    if self.unix_ms != 0i64 {
+                        ::formic_rpc::rt::buffa::types::put_int64_field(1u32, self.unix_ms, buf);
+                    }
+                    for v in &self.instances {
+                        ::formic_rpc::rt::buffa::types::put_len_delimited_header(
+                            2u32,
+                            u64::from(__cache.consume_next()),
+                            buf,
+                        );
+                        v.write_to(__cache, buf);
+                    }
+                    if self.engine.is_set() {
+                        ::formic_rpc::rt::buffa::types::put_len_delimited_header(
+                            3u32,
+                            u64::from(__cache.consume_next()),
+                            buf,
+                        );
+                        self.engine.write_to(__cache, buf);
+                    }
+                    self.__buffa_unknown_fields.write_to(buf);
+                }
+                fn merge_field(
+                    &mut self,
+                    tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                    buf: &mut impl ::formic_rpc::rt::buffa::bytes::Buf,
+                    ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                ) -> ::core::result::Result<(), ::formic_rpc::rt::buffa::DecodeError> {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::bytes::Buf as _;
+                    match tag.field_number() {
+                        1u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                            )?;
+                            self.unix_ms = ::formic_rpc::rt::buffa::types::decode_int64(buf)?;
+                        }
+                        2u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            let mut elem = ::core::default::Default::default();
+                            ctx.register_element_memory(
+                                ::formic_rpc::rt::buffa::__private::element_footprint(&elem),
+                            )?;
+                            ::formic_rpc::rt::buffa::Message::merge_length_delimited(&mut elem, buf, ctx)?;
+                            self.instances.push(elem);
+                        }
+                        3u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::Message::merge_length_delimited(
+                                self.engine.get_or_insert_default(),
+                                buf,
+                                ctx,
+                            )?;
+                        }
+                        _ => {
+                            self.__buffa_unknown_fields.push(
+                                ::formic_rpc::rt::buffa::encoding::decode_unknown_field(tag, buf, ctx)?,
+                            );
+                        }
+                    }
+                    ::core::result::Result::Ok(())
+                }
+                fn clear(&mut self) {
+                    self.unix_ms = 0i64;
+                    self.instances.clear();
+                    self.engine = ::formic_rpc::rt::buffa::MessageField::none();
+                    self.__buffa_unknown_fields.clear();
+                }
+            }
+            impl ::formic_rpc::rt::buffa::ExtensionSet for MeasureResponse {
+                const PROTO_FQN: &'static str = "formic.control.v1.MeasureResponse";
+                fn unknown_fields(&self) -> &::formic_rpc::rt::buffa::UnknownFields {
+                    &self.__buffa_unknown_fields
+                }
+                fn unknown_fields_mut(&mut self) -> &mut ::formic_rpc::rt::buffa::UnknownFields {
+                    &mut self.__buffa_unknown_fields
+                }
+            }
+            impl ::formic_rpc::rt::buffa::json_helpers::ProtoElemJson for MeasureResponse {
+                fn serialize_proto_json<S: ::formic_rpc::rt::serde::Serializer>(
+                    v: &Self,
+                    s: S,
+                ) -> ::core::result::Result<S::Ok, S::Error> {
+                    ::formic_rpc::rt::serde::Serialize::serialize(v, s)
+                }
+                fn deserialize_proto_json<'de, D: ::formic_rpc::rt::serde::Deserializer<'de>>(
+                    d: D,
+                ) -> ::core::result::Result<Self, D::Error> {
+                    <Self as ::formic_rpc::rt::serde::Deserialize>::deserialize(d)
+                }
+            }
+            #[doc(hidden)]
+            pub const __MEASURE_RESPONSE_JSON_ANY: ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry =
+                ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry {
+                    type_url: "type.googleapis.com/formic.control.v1.MeasureResponse",
+                    to_json: ::formic_rpc::rt::buffa::type_registry::any_to_json::<MeasureResponse>,
+                    from_json: ::formic_rpc::rt::buffa::type_registry::any_from_json::<MeasureResponse>,
+                    is_wkt: false,
+                };
+            /// What nobody counts on this machine is not set.
+            #[derive(
+                Clone,
+                PartialEq,
+                Default,
+                ::formic_rpc::rt::serde::Serialize,
+                ::formic_rpc::rt::serde::Deserialize,
+            )]
+            #[serde(crate = "::formic_rpc::rt::serde")]
+            #[serde(default)]
+            pub struct InstanceMeasures {
+                /// Field 1: `service`
+                #[serde(
+                    rename = "service",
+                    with = "::formic_rpc::rt::buffa::json_helpers::proto_string",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str"
+                )]
+                pub service: ::formic_rpc::rt::buffa::alloc::string::String,
+                /// Field 2: `id`
+                #[serde(
+                    rename = "id",
+                    with = "::formic_rpc::rt::buffa::json_helpers::proto_string",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str"
+                )]
+                pub id: ::formic_rpc::rt::buffa::alloc::string::String,
+                /// Field 3: `slot`
+                #[serde(
+                    rename = "slot",
+                    with = "::formic_rpc::rt::buffa::json_helpers::uint32",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u32"
+                )]
+                pub slot: u32,
+                /// Field 4: `state`
+                #[serde(
+                    rename = "state",
+                    with = "::formic_rpc::rt::buffa::json_helpers::proto_string",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str"
+                )]
+                pub state: ::formic_rpc::rt::buffa::alloc::string::String,
+                /// Field 5: `restarts`
+                #[serde(
+                    rename = "restarts",
+                    with = "::formic_rpc::rt::buffa::json_helpers::uint32",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u32"
+                )]
+                pub restarts: u32,
+                /// Processor time, of all its processes where there is a cgroup, else of the main one.
+                ///
+                /// Field 6: `cpu_nanos`
+                #[serde(
+                    rename = "cpuNanos",
+                    alias = "cpu_nanos",
+                    with = "::formic_rpc::rt::buffa::json_helpers::opt_uint64",
+                    skip_serializing_if = "::core::option::Option::is_none"
+                )]
+                pub cpu_nanos: ::core::option::Option<u64>,
+                /// Field 7: `memory_bytes`
+                #[serde(
+                    rename = "memoryBytes",
+                    alias = "memory_bytes",
+                    with = "::formic_rpc::rt::buffa::json_helpers::opt_uint64",
+                    skip_serializing_if = "::core::option::Option::is_none"
+                )]
+                pub memory_bytes: ::core::option::Option<u64>,
+                /// Processes and threads.
+                ///
+                /// Field 8: `pids`
+                #[serde(
+                    rename = "pids",
+                    with = "::formic_rpc::rt::buffa::json_helpers::opt_uint64",
+                    skip_serializing_if = "::core::option::Option::is_none"
+                )]
+                pub pids: ::core::option::Option<u64>,
+                /// Field 9: `open_files`
+                #[serde(
+                    rename = "openFiles",
+                    alias = "open_files",
+                    with = "::formic_rpc::rt::buffa::json_helpers::opt_uint64",
+                    skip_serializing_if = "::core::option::Option::is_none"
+                )]
+                pub open_files: ::core::option::Option<u64>,
+                /// Field 10: `oom_kills`
+                #[serde(
+                    rename = "oomKills",
+                    alias = "oom_kills",
+                    with = "::formic_rpc::rt::buffa::json_helpers::uint64",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u64"
+                )]
+                pub oom_kills: u64,
+                /// How long the last answer to the probe took.
+                ///
+                /// Field 11: `probe_nanos`
+                #[serde(
+                    rename = "probeNanos",
+                    alias = "probe_nanos",
+                    with = "::formic_rpc::rt::buffa::json_helpers::opt_uint64",
+                    skip_serializing_if = "::core::option::Option::is_none"
+                )]
+                pub probe_nanos: ::core::option::Option<u64>,
+                /// Field 12: `probe_failures`
+                #[serde(
+                    rename = "probeFailures",
+                    alias = "probe_failures",
+                    with = "::formic_rpc::rt::buffa::json_helpers::uint64",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u64"
+                )]
+                pub probe_failures: u64,
+                /// When it was started, in milliseconds since 1970.
+                ///
+                /// Field 13: `started_unix_ms`
+                #[serde(
+                    rename = "startedUnixMs",
+                    alias = "started_unix_ms",
+                    with = "::formic_rpc::rt::buffa::json_helpers::int64",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_i64"
+                )]
+                pub started_unix_ms: i64,
+                #[serde(skip)]
+                #[doc(hidden)]
+                pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFields,
+            }
+            impl ::core::fmt::Debug for InstanceMeasures {
+                fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                    f.debug_struct("InstanceMeasures")
+                        .field("service", &self.service)
+                        .field("id", &self.id)
+                        .field("slot", &self.slot)
+                        .field("state", &self.state)
+                        .field("restarts", &self.restarts)
+                        .field("cpu_nanos", &self.cpu_nanos)
+                        .field("memory_bytes", &self.memory_bytes)
+                        .field("pids", &self.pids)
+                        .field("open_files", &self.open_files)
+                        .field("oom_kills", &self.oom_kills)
+                        .field("probe_nanos", &self.probe_nanos)
+                        .field("probe_failures", &self.probe_failures)
+                        .field("started_unix_ms", &self.started_unix_ms)
+                        .finish()
+                }
+            }
+            impl InstanceMeasures {
+                /// Protobuf type URL for this message, for use with `Any::pack` and
+                /// `Any::unpack_if`.
+                ///
+                /// Format: `type.googleapis.com/<fully.qualified.TypeName>`
+                pub const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.InstanceMeasures";
+            }
+            impl InstanceMeasures {
+                #[must_use = "with_* setters return `self` by value; assign or chain the result"]
+                #[inline]
+                ///Sets [`Self::cpu_nanos`] to `Some(value)`, consuming and returning `self`.
+                pub fn with_cpu_nanos(mut self, value: u64) -> Self {
+                    self.cpu_nanos = Some(value);
+                    self
+                }
+                #[must_use = "with_* setters return `self` by value; assign or chain the result"]
+                #[inline]
+                ///Sets [`Self::memory_bytes`] to `Some(value)`, consuming and returning `self`.
+                pub fn with_memory_bytes(mut self, value: u64) -> Self {
+                    self.memory_bytes = Some(value);
+                    self
+                }
+                #[must_use = "with_* setters return `self` by value; assign or chain the result"]
+                #[inline]
+                ///Sets [`Self::pids`] to `Some(value)`, consuming and returning `self`.
+                pub fn with_pids(mut self, value: u64) -> Self {
+                    self.pids = Some(value);
+                    self
+                }
+                #[must_use = "with_* setters return `self` by value; assign or chain the result"]
+                #[inline]
+                ///Sets [`Self::open_files`] to `Some(value)`, consuming and returning `self`.
+                pub fn with_open_files(mut self, value: u64) -> Self {
+                    self.open_files = Some(value);
+                    self
+                }
+                #[must_use = "with_* setters return `self` by value; assign or chain the result"]
+                #[inline]
+                ///Sets [`Self::probe_nanos`] to `Some(value)`, consuming and returning `self`.
+                pub fn with_probe_nanos(mut self, value: u64) -> Self {
+                    self.probe_nanos = Some(value);
+                    self
+                }
+            }
+            ::formic_rpc::rt::buffa::impl_default_instance!(InstanceMeasures);
+            impl ::formic_rpc::rt::buffa::MessageName for InstanceMeasures {
+                const PACKAGE: &'static str = "formic.control.v1";
+                const NAME: &'static str = "InstanceMeasures";
+                const FULL_NAME: &'static str = "formic.control.v1.InstanceMeasures";
+                const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.InstanceMeasures";
+            }
+            impl ::formic_rpc::rt::buffa::Message for InstanceMeasures {
+                /// Returns the total encoded size in bytes.
+                ///
+                /// Accumulates in `u64` (which cannot overflow for in-memory
+                /// data) and saturates to `u32` at return, so a message whose
+                /// encoded size exceeds the 2 GiB protobuf limit yields a value
+                /// above [`::formic_rpc::rt::buffa::MAX_MESSAGE_BYTES`] that the encode entry
+                /// points reject, never a silently wrapped size.
+                #[allow(clippy::let_and_return)]
+                fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    let mut size = 0u64;
+                    if !self.service.is_empty() {
+                        size +=
+                            1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.service) as u64;
+                    }
+                    if !self.id.is_empty() {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.id) as u64;
+                    }
+                    if self.slot != 0u32 {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::uint32_encoded_len(self.slot) as u64;
+                    }
+                    if !self.state.is_empty() {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.state) as u64;
+                    }
+                    if self.restarts != 0u32 {
+                        size +=
+                            1u64 + ::formic_rpc::rt::buffa::types::uint32_encoded_len(self.restarts) as u64;
+                    }
+                    if let Some(v) = self.cpu_nanos {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::uint64_encoded_len(v) as u64;
+                    }
+                    if let Some(v) = self.memory_bytes {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::uint64_encoded_len(v) as u64;
+                    }
+                    if let Some(v) = self.pids {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::uint64_encoded_len(v) as u64;
+                    }
+                    if let Some(v) = self.open_files {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::uint64_encoded_len(v) as u64;
+                    }
+                    if self.oom_kills != 0u64 {
+                        size +=
+                            1u64 + ::formic_rpc::rt::buffa::types::uint64_encoded_len(self.oom_kills) as u64;
+                    }
+                    if let Some(v) = self.probe_nanos {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::uint64_encoded_len(v) as u64;
+                    }
+                    if self.probe_failures != 0u64 {
+                        size += 1u64
+                            + ::formic_rpc::rt::buffa::types::uint64_encoded_len(self.probe_failures) as u64;
+                    }
+                    if self.started_unix_ms != 0i64 {
+                        size += 1u64
+                            + ::formic_rpc::rt::buffa::types::int64_encoded_len(self.started_unix_ms) as u64;
+                    }
+                    size += self.__buffa_unknown_fields.encoded_len() as u64;
+                    ::formic_rpc::rt::buffa::saturate_size(size)
+                }
+                fn write_to(
+                    &self,
+                    _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                    buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                ) {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    if !self.service.is_empty() {
+                        ::formic_rpc::rt::buffa::types::put_string_field(1u32, &self.service, buf);
+                    }
+                    if !self.id.is_empty() {
+                        ::formic_rpc::rt::buffa::types::put_string_field(2u32, &self.id, buf);
+                    }
+                    if self.slot != 0u32 {
+                        ::formic_rpc::rt::buffa::types::put_uint32_field(3u32, self.slot, buf);
+                    }
+                    if !self.state.is_empty() {
+                        ::formic_rpc::rt::buffa::types::put_string_field(4u32, &self.state, buf);
+                    }
+                    if self.restarts != 0u32 {
+                        ::formic_rpc::rt::buffa::types::put_uint32_field(5u32, self.restarts, buf);
+                    }
+                    if let Some(v) = self.cpu_nanos {
+                        ::formic_rpc::rt::buffa::types::put_uint64_field(6u32, v, buf);
+                    }
+                    if let Some(v) = self.memory_bytes {
+                        ::formic_rpc::rt::buffa::types::put_uint64_field(7u32, v, buf);
+                    }
+                    if let Some(v) = self.pids {
+                        ::formic_rpc::rt::buffa::types::put_uint64_field(8u32, v, buf);
+                    }
+                    if let Some(v) = self.open_files {
+                        ::formic_rpc::rt::buffa::types::put_uint64_field(9u32, v, buf);
+                    }
+                    if self.oom_kills != 0u64 {
+                        ::formic_rpc::rt::buffa::types::put_uint64_field(10u32, self.oom_kills, buf);
+                    }
+                    if let Some(v) = self.probe_nanos {
+                        ::formic_rpc::rt::buffa::types::put_uint64_field(11u32, v, buf);
+                    }
+                    if self.probe_failures != 0u64 {
+                        ::formic_rpc::rt::buffa::types::put_uint64_field(12u32, self.probe_failures, buf);
+                    }
+                    if self.started_unix_ms != 0i64 {
+                        ::formic_rpc::rt::buffa::types::put_int64_field(13u32, self.started_unix_ms, buf);
+                    }
+                    self.__buffa_unknown_fields.write_to(buf);
+                }
+                fn merge_field(
+                    &mut self,
+                    tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                    buf: &mut impl ::formic_rpc::rt::buffa::bytes::Buf,
+                    ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                ) -> ::core::result::Result<(), ::formic_rpc::rt::buffa::DecodeError> {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::bytes::Buf as _;
+                    match tag.field_number() {
+                        1u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::types::merge_string(&mut self.service, buf)?;
+                        }
+                        2u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::types::merge_string(&mut self.id, buf)?;
+                        }
+                        3u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                            )?;
+                            self.slot = ::formic_rpc::rt::buffa::types::decode_uint32(buf)?;
+                        }
+                        4u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::types::merge_string(&mut self.state, buf)?;
+                        }
+                        5u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                            )?;
+                            self.restarts = ::formic_rpc::rt::buffa::types::decode_uint32(buf)?;
+                        }
+                        6u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                            )?;
+                            self.cpu_nanos = ::core::option::Option::Some(
+                                ::formic_rpc::rt::buffa::types::decode_uint64(buf)?,
+                            );
+                        }
+                        7u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                            )?;
+                            self.memory_bytes = ::core::option::Option::Some(
+                                ::formic_rpc::rt::buffa::types::decode_uint64(buf)?,
+                            );
+                        }
+                        8u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                            )?;
+                            self.pids = ::core::option::Option::Some(
+                                ::formic_rpc::rt::buffa::types::decode_uint64(buf)?,
+                            );
+                        }
+                        9u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                            )?;
+                            self.open_files = ::core::option::Option::Some(
+                                ::formic_rpc::rt::buffa::types::decode_uint64(buf)?,
+                            );
+                        }
+                        10u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                            )?;
+                            self.oom_kills = ::formic_rpc::rt::buffa::types::decode_uint64(buf)?;
+                        }
+                        11u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                            )?;
+                            self.probe_nanos = ::core::option::Option::Some(
+                                ::formic_rpc::rt::buffa::types::decode_uint64(buf)?,
+                            );
+                        }
+                        12u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                            )?;
+                            self.probe_failures = ::formic_rpc::rt::buffa::types::decode_uint64(buf)?;
+                        }
+                        13u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                            )?;
+                            self.started_unix_ms = ::formic_rpc::rt::buffa::types::decode_int64(buf)?;
+                        }
+                        _ => {
+                            self.__buffa_unknown_fields.push(
+                                ::formic_rpc::rt::buffa::encoding::decode_unknown_field(tag, buf, ctx)?,
+                            );
+                        }
+                    }
+                    ::core::result::Result::Ok(())
+                }
+                fn clear(&mut self) {
+                    self.service.clear();
+                    self.id.clear();
+                    self.slot = 0u32;
+                    self.state.clear();
+                    self.restarts = 0u32;
+                    self.cpu_nanos = ::core::option::Option::None;
+                    self.memory_bytes = ::core::option::Option::None;
+                    self.pids = ::core::option::Option::None;
+                    self.open_files = ::core::option::Option::None;
+                    self.oom_kills = 0u64;
+                    self.probe_nanos = ::core::option::Option::None;
+                    self.probe_failures = 0u64;
+                    self.started_unix_ms = 0i64;
+                    self.__buffa_unknown_fields.clear();
+                }
+            }
+            impl ::formic_rpc::rt::buffa::ExtensionSet for InstanceMeasures {
+                const PROTO_FQN: &'static str = "formic.control.v1.InstanceMeasures";
+                fn unknown_fields(&self) -> &::formic_rpc::rt::buffa::UnknownFields {
+                    &self.__buffa_unknown_fields
+                }
+                fn unknown_fields_mut(&mut self) -> &mut ::formic_rpc::rt::buffa::UnknownFields {
+                    &mut self.__buffa_unknown_fields
+                }
+            }
+            impl ::formic_rpc::rt::buffa::json_helpers::ProtoElemJson for InstanceMeasures {
+                fn serialize_proto_json<S: ::formic_rpc::rt::serde::Serializer>(
+                    v: &Self,
+                    s: S,
+                ) -> ::core::result::Result<S::Ok, S::Error> {
+                    ::formic_rpc::rt::serde::Serialize::serialize(v, s)
+                }
+                fn deserialize_proto_json<'de, D: ::formic_rpc::rt::serde::Deserializer<'de>>(
+                    d: D,
+                ) -> ::core::result::Result<Self, D::Error> {
+                    <Self as ::formic_rpc::rt::serde::Deserialize>::deserialize(d)
+                }
+            }
+            #[doc(hidden)]
+            pub const __INSTANCE_MEASURES_JSON_ANY: ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry =
+                ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry {
+                    type_url: "type.googleapis.com/formic.control.v1.InstanceMeasures",
+                    to_json: ::formic_rpc::rt::buffa::type_registry::any_to_json::<InstanceMeasures>,
+                    from_json: ::formic_rpc::rt::buffa::type_registry::any_from_json::<InstanceMeasures>,
+                    is_wkt: false,
+                };
+            #[derive(
+                Clone,
+                PartialEq,
+                Default,
+                ::formic_rpc::rt::serde::Serialize,
+                ::formic_rpc::rt::serde::Deserialize,
+            )]
+            #[serde(crate = "::formic_rpc::rt::serde")]
+            #[serde(default)]
+            pub struct EngineMeasures {
+                /// Field 1: `pid`
+                #[serde(
+                    rename = "pid",
+                    with = "::formic_rpc::rt::buffa::json_helpers::uint32",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u32"
+                )]
+                pub pid: u32,
+                /// Events that were taken note of.
+                ///
+                /// Field 2: `events`
+                #[serde(
+                    rename = "events",
+                    with = "::formic_rpc::rt::buffa::json_helpers::uint64",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u64"
+                )]
+                pub events: u64,
+                /// What waits to be taken note of.
+                ///
+                /// Field 3: `queue`
+                #[serde(
+                    rename = "queue",
+                    with = "::formic_rpc::rt::buffa::json_helpers::uint64",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u64"
+                )]
+                pub queue: u64,
+                /// Decisions, and the time that they took together.
+                ///
+                /// Field 4: `turns`
+                #[serde(
+                    rename = "turns",
+                    with = "::formic_rpc::rt::buffa::json_helpers::uint64",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u64"
+                )]
+                pub turns: u64,
+                /// Field 5: `turns_nanos`
+                #[serde(
+                    rename = "turnsNanos",
+                    alias = "turns_nanos",
+                    with = "::formic_rpc::rt::buffa::json_helpers::uint64",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u64"
+                )]
+                pub turns_nanos: u64,
+                /// Records written and synced to the disk, and the time that it took.
+                ///
+                /// Field 6: `writes`
+                #[serde(
+                    rename = "writes",
+                    with = "::formic_rpc::rt::buffa::json_helpers::uint64",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u64"
+                )]
+                pub writes: u64,
+                /// Field 7: `writes_nanos`
+                #[serde(
+                    rename = "writesNanos",
+                    alias = "writes_nanos",
+                    with = "::formic_rpc::rt::buffa::json_helpers::uint64",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u64"
+                )]
+                pub writes_nanos: u64,
+                #[serde(skip)]
+                #[doc(hidden)]
+                pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFields,
+            }
+            impl ::core::fmt::Debug for EngineMeasures {
+                fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                    f.debug_struct("EngineMeasures")
+                        .field("pid", &self.pid)
+                        .field("events", &self.events)
+                        .field("queue", &self.queue)
+                        .field("turns", &self.turns)
+                        .field("turns_nanos", &self.turns_nanos)
+                        .field("writes", &self.writes)
+                        .field("writes_nanos", &self.writes_nanos)
+                        .finish()
+                }
+            }
+            impl EngineMeasures {
+                /// Protobuf type URL for this message, for use with `Any::pack` and
+                /// `Any::unpack_if`.
+                ///
+                /// Format: `type.googleapis.com/<fully.qualified.TypeName>`
+                pub const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.EngineMeasures";
+            }
+            ::formic_rpc::rt::buffa::impl_default_instance!(EngineMeasures);
+            impl ::formic_rpc::rt::buffa::MessageName for EngineMeasures {
+                const PACKAGE: &'static str = "formic.control.v1";
+                const NAME: &'static str = "EngineMeasures";
+                const FULL_NAME: &'static str = "formic.control.v1.EngineMeasures";
+                const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.EngineMeasures";
+            }
+            impl ::formic_rpc::rt::buffa::Message for EngineMeasures {
+                /// Returns the total encoded size in bytes.
+                ///
+                /// Accumulates in `u64` (which cannot overflow for in-memory
+                /// data) and saturates to `u32` at return, so a message whose
+                /// encoded size exceeds the 2 GiB protobuf limit yields a value
+                /// above [`::formic_rpc::rt::buffa::MAX_MESSAGE_BYTES`] that the encode entry
+                /// points reject, never a silently wrapped size.
+                #[allow(clippy::let_and_return)]
+                fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    let mut size = 0u64;
+                    if self.pid != 0u32 {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::uint32_encoded_len(self.pid) as u64;
+                    }
+                    if self.events != 0u64 {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::uint64_encoded_len(self.events) as u64;
+                    }
+                    if self.queue != 0u64 {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::uint64_encoded_len(self.queue) as u64;
+                    }
+                    if self.turns != 0u64 {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::uint64_encoded_len(self.turns) as u64;
+                    }
+                    if self.turns_nanos != 0u64 {
+                        size += 1u64
+                            + ::formic_rpc::rt::buffa::types::uint64_encoded_len(self.turns_nanos) as u64;
+                    }
+                    if self.writes != 0u64 {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::uint64_encoded_len(self.writes) as u64;
+                    }
+                    if self.writes_nanos != 0u64 {
+                        size += 1u64
+                            + ::formic_rpc::rt::buffa::types::uint64_encoded_len(self.writes_nanos) as u64;
+                    }
+                    size += self.__buffa_unknown_fields.encoded_len() as u64;
+                    ::formic_rpc::rt::buffa::saturate_size(size)
+                }
+                fn write_to(
+                    &self,
+                    _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                    buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                ) {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    if self.pid != 0u32 {
+                        ::formic_rpc::rt::buffa::types::put_uint32_field(1u32, self.pid, buf);
+                    }
+                    if self.events != 0u64 {
+                        ::formic_rpc::rt::buffa::types::put_uint64_field(2u32, self.events, buf);
+                    }
+                    if self.queue != 0u64 {
+                        ::formic_rpc::rt::buffa::types::put_uint64_field(3u32, self.queue, buf);
+                    }
+                    if self.turns != 0u64 {
+                        ::formic_rpc::rt::buffa::types::put_uint64_field(4u32, self.turns, buf);
+                    }
+                    if self.turns_nanos != 0u64 {
+                        ::formic_rpc::rt::buffa::types::put_uint64_field(5u32, self.turns_nanos, buf);
+                    }
+                    if self.writes != 0u64 {
+                        ::formic_rpc::rt::buffa::types::put_uint64_field(6u32, self.writes, buf);
+                    }
+                    if self.writes_nanos != 0u64 {
+                        ::formic_rpc::rt::buffa::types::put_uint64_field(7u32, self.writes_nanos, buf);
+                    }
+                    self.__buffa_unknown_fields.write_to(buf);
+                }
+                fn merge_field(
+                    &mut self,
+                    tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                    buf: &mut impl ::formic_rpc::rt::buffa::bytes::Buf,
+                    ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                ) -> ::core::result::Result<(), ::formic_rpc::rt::buffa::DecodeError> {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::bytes::Buf as _;
+                    match tag.field_number() {
+                        1u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                            )?;
+                            self.pid = ::formic_rpc::rt::buffa::types::decode_uint32(buf)?;
+                        }
+                        2u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                            )?;
+                            self.events = ::formic_rpc::rt::buffa::types::decode_uint64(buf)?;
+                        }
+                        3u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                            )?;
+                            self.queue = ::formic_rpc::rt::buffa::types::decode_uint64(buf)?;
+                        }
+                        4u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                            )?;
+                            self.turns = ::formic_rpc::rt::buffa::types::decode_uint64(buf)?;
+                        }
+                        5u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                            )?;
+                            self.turns_nanos = ::formic_rpc::rt::buffa::types::decode_uint64(buf)?;
+                        }
+                        6u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                            )?;
+                            self.writes = ::formic_rpc::rt::buffa::types::decode_uint64(buf)?;
+                        }
+                        7u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                            )?;
+                            self.writes_nanos = ::formic_rpc::rt::buffa::types::decode_uint64(buf)?;
+                        }
+                        _ => {
+                            self.__buffa_unknown_fields.push(
+                                ::formic_rpc::rt::buffa::encoding::decode_unknown_field(tag, buf, ctx)?,
+                            );
+                        }
+                    }
+                    ::core::result::Result::Ok(())
+                }
+                fn clear(&mut self) {
+                    self.pid = 0u32;
+                    self.events = 0u64;
+                    self.queue = 0u64;
+                    self.turns = 0u64;
+                    self.turns_nanos = 0u64;
+                    self.writes = 0u64;
+                    self.writes_nanos = 0u64;
+                    self.__buffa_unknown_fields.clear();
+                }
+            }
+            impl ::formic_rpc::rt::buffa::ExtensionSet for EngineMeasures {
+                const PROTO_FQN: &'static str = "formic.control.v1.EngineMeasures";
+                fn unknown_fields(&self) -> &::formic_rpc::rt::buffa::UnknownFields {
+                    &self.__buffa_unknown_fields
+                }
+                fn unknown_fields_mut(&mut self) -> &mut ::formic_rpc::rt::buffa::UnknownFields {
+                    &mut self.__buffa_unknown_fields
+                }
+            }
+            impl ::formic_rpc::rt::buffa::json_helpers::ProtoElemJson for EngineMeasures {
+                fn serialize_proto_json<S: ::formic_rpc::rt::serde::Serializer>(
+                    v: &Self,
+                    s: S,
+                ) -> ::core::result::Result<S::Ok, S::Error> {
+                    ::formic_rpc::rt::serde::Serialize::serialize(v, s)
+                }
+                fn deserialize_proto_json<'de, D: ::formic_rpc::rt::serde::Deserializer<'de>>(
+                    d: D,
+                ) -> ::core::result::Result<Self, D::Error> {
+                    <Self as ::formic_rpc::rt::serde::Deserialize>::deserialize(d)
+                }
+            }
+            #[doc(hidden)]
+            pub const __ENGINE_MEASURES_JSON_ANY: ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry =
+                ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry {
+                    type_url: "type.googleapis.com/formic.control.v1.EngineMeasures",
+                    to_json: ::formic_rpc::rt::buffa::type_registry::any_to_json::<EngineMeasures>,
+                    from_json: ::formic_rpc::rt::buffa::type_registry::any_from_json::<EngineMeasures>,
+                    is_wkt: false,
+                };
+            #[derive(
+                Clone,
+                PartialEq,
+                Default,
+                ::formic_rpc::rt::serde::Serialize,
+                ::formic_rpc::rt::serde::Deserialize,
+            )]
+            #[serde(crate = "::formic_rpc::rt::serde")]
+            #[serde(default)]
             pub struct LogsRequest {
                 /// Empty: all.
                 ///
@@ -6219,6 +7286,445 @@ pub mod formic {
                     type_url: "type.googleapis.com/formic.control.v1.RestartResponse",
                     to_json: ::formic_rpc::rt::buffa::type_registry::any_to_json::<RestartResponse>,
                     from_json: ::formic_rpc::rt::buffa::type_registry::any_from_json::<RestartResponse>,
+                    is_wkt: false,
+                };
+            #[derive(
+                Clone,
+                PartialEq,
+                Default,
+                ::formic_rpc::rt::serde::Serialize,
+                ::formic_rpc::rt::serde::Deserialize,
+            )]
+            #[serde(crate = "::formic_rpc::rt::serde")]
+            #[serde(default)]
+            pub struct ServicesRequest {
+                /// Field 1: `services`
+                #[serde(
+                    rename = "services",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_vec",
+                    deserialize_with = "::formic_rpc::rt::buffa::json_helpers::null_as_default"
+                )]
+                pub services:
+                    ::formic_rpc::rt::buffa::alloc::vec::Vec<::formic_rpc::rt::buffa::alloc::string::String>,
+                /// Field 2: `index`
+                #[serde(
+                    rename = "index",
+                    with = "::formic_rpc::rt::buffa::json_helpers::opt_uint64",
+                    skip_serializing_if = "::core::option::Option::is_none"
+                )]
+                pub index: ::core::option::Option<u64>,
+                #[serde(skip)]
+                #[doc(hidden)]
+                pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFields,
+            }
+            impl ::core::fmt::Debug for ServicesRequest {
+                fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                    f.debug_struct("ServicesRequest")
+                        .field("services", &self.services)
+                        .field("index", &self.index)
+                        .finish()
+                }
+            }
+            impl ServicesRequest {
+                /// Protobuf type URL for this message, for use with `Any::pack` and
+                /// `Any::unpack_if`.
+                ///
+                /// Format: `type.googleapis.com/<fully.qualified.TypeName>`
+                pub const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.ServicesRequest";
+            }
+            impl ServicesRequest {
+                #[must_use = "with_* setters return `self` by value; assign or chain the result"]
+                #[inline]
+                ///Sets [`Self::index`] to `Some(value)`, consuming and returning `self`.
+                pub fn with_index(mut self, value: u64) -> Self {
+                    self.index = Some(value);
+                    self
+                }
+            }
+            ::formic_rpc::rt::buffa::impl_default_instance!(ServicesRequest);
+            impl ::formic_rpc::rt::buffa::MessageName for ServicesRequest {
+                const PACKAGE: &'static str = "formic.control.v1";
+                const NAME: &'static str = "ServicesRequest";
+                const FULL_NAME: &'static str = "formic.control.v1.ServicesRequest";
+                const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.ServicesRequest";
+            }
+            impl ::formic_rpc::rt::buffa::Message for ServicesRequest {
+                /// Returns the total encoded size in bytes.
+                ///
+                /// Accumulates in `u64` (which cannot overflow for in-memory
+                /// data) and saturates to `u32` at return, so a message whose
+                /// encoded size exceeds the 2 GiB protobuf limit yields a value
+                /// above [`::formic_rpc::rt::buffa::MAX_MESSAGE_BYTES`] that the encode entry
+                /// points reject, never a silently wrapped size.
+                #[allow(clippy::let_and_return)]
+                fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    let mut size = 0u64;
+                    for v in &self.services {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(v) as u64;
+                    }
+                    if let Some(v) = self.index {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::uint64_encoded_len(v) as u64;
+                    }
+                    size += self.__buffa_unknown_fields.encoded_len() as u64;
+                    ::formic_rpc::rt::buffa::saturate_size(size)
+                }
+                fn write_to(
+                    &self,
+                    _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                    buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                ) {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    for v in &self.services {
+                        ::formic_rpc::rt::buffa::types::put_string_field(1u32, v, buf);
+                    }
+                    if let Some(v) = self.index {
+                        ::formic_rpc::rt::buffa::types::put_uint64_field(2u32, v, buf);
+                    }
+                    self.__buffa_unknown_fields.write_to(buf);
+                }
+                fn merge_field(
+                    &mut self,
+                    tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                    buf: &mut impl ::formic_rpc::rt::buffa::bytes::Buf,
+                    ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                ) -> ::core::result::Result<(), ::formic_rpc::rt::buffa::DecodeError> {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::bytes::Buf as _;
+                    match tag.field_number() {
+                        1u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            let __elem = ::formic_rpc::rt::buffa::types::decode_string(buf)?;
+                            ctx.register_element_memory(
+                                ::formic_rpc::rt::buffa::__private::element_footprint(&__elem),
+                            )?;
+                            self.services.push(__elem);
+                        }
+                        2u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                            )?;
+                            self.index = ::core::option::Option::Some(
+                                ::formic_rpc::rt::buffa::types::decode_uint64(buf)?,
+                            );
+                        }
+                        _ => {
+                            self.__buffa_unknown_fields.push(
+                                ::formic_rpc::rt::buffa::encoding::decode_unknown_field(tag, buf, ctx)?,
+                            );
+                        }
+                    }
+                    ::core::result::Result::Ok(())
+                }
+                fn clear(&mut self) {
+                    self.services.clear();
+                    self.index = ::core::option::Option::None;
+                    self.__buffa_unknown_fields.clear();
+                }
+            }
+            impl ::formic_rpc::rt::buffa::ExtensionSet for ServicesRequest {
+                const PROTO_FQN: &'static str = "formic.control.v1.ServicesRequest";
+                fn unknown_fields(&self) -> &::formic_rpc::rt::buffa::UnknownFields {
+                    &self.__buffa_unknown_fields
+                }
+                fn unknown_fields_mut(&mut self) -> &mut ::formic_rpc::rt::buffa::UnknownFields {
+                    &mut self.__buffa_unknown_fields
+                }
+            }
+            impl ::formic_rpc::rt::buffa::json_helpers::ProtoElemJson for ServicesRequest {
+                fn serialize_proto_json<S: ::formic_rpc::rt::serde::Serializer>(
+                    v: &Self,
+                    s: S,
+                ) -> ::core::result::Result<S::Ok, S::Error> {
+                    ::formic_rpc::rt::serde::Serialize::serialize(v, s)
+                }
+                fn deserialize_proto_json<'de, D: ::formic_rpc::rt::serde::Deserializer<'de>>(
+                    d: D,
+                ) -> ::core::result::Result<Self, D::Error> {
+                    <Self as ::formic_rpc::rt::serde::Deserialize>::deserialize(d)
+                }
+            }
+            #[doc(hidden)]
+            pub const __SERVICES_REQUEST_JSON_ANY: ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry =
+                ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry {
+                    type_url: "type.googleapis.com/formic.control.v1.ServicesRequest",
+                    to_json: ::formic_rpc::rt::buffa::type_registry::any_to_json::<ServicesRequest>,
+                    from_json: ::formic_rpc::rt::buffa::type_registry::any_from_json::<ServicesRequest>,
+                    is_wkt: false,
+                };
+            #[derive(
+                Clone,
+                PartialEq,
+                Default,
+                ::formic_rpc::rt::serde::Serialize,
+                ::formic_rpc::rt::serde::Deserialize,
+            )]
+            #[serde(crate = "::formic_rpc::rt::serde")]
+            #[serde(default)]
+            pub struct PauseRequest {
+                /// Field 1: `service`
+                #[serde(
+                    rename = "service",
+                    with = "::formic_rpc::rt::buffa::json_helpers::proto_string",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str"
+                )]
+                pub service: ::formic_rpc::rt::buffa::alloc::string::String,
+                #[serde(skip)]
+                #[doc(hidden)]
+                pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFields,
+            }
+            impl ::core::fmt::Debug for PauseRequest {
+                fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                    f.debug_struct("PauseRequest").field("service", &self.service).finish()
+                }
+            }
+            impl PauseRequest {
+                /// Protobuf type URL for this message, for use with `Any::pack` and
+                /// `Any::unpack_if`.
+                ///
+                /// Format: `type.googleapis.com/<fully.qualified.TypeName>`
+                pub const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.PauseRequest";
+            }
+            ::formic_rpc::rt::buffa::impl_default_instance!(PauseRequest);
+            impl ::formic_rpc::rt::buffa::MessageName for PauseRequest {
+                const PACKAGE: &'static str = "formic.control.v1";
+                const NAME: &'static str = "PauseRequest";
+                const FULL_NAME: &'static str = "formic.control.v1.PauseRequest";
+                const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.PauseRequest";
+            }
+            impl ::formic_rpc::rt::buffa::Message for PauseRequest {
+                /// Returns the total encoded size in bytes.
+                ///
+                /// Accumulates in `u64` (which cannot overflow for in-memory
+                /// data) and saturates to `u32` at return, so a message whose
+                /// encoded size exceeds the 2 GiB protobuf limit yields a value
+                /// above [`::formic_rpc::rt::buffa::MAX_MESSAGE_BYTES`] that the encode entry
+                /// points reject, never a silently wrapped size.
+                #[allow(clippy::let_and_return)]
+                fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    let mut size = 0u64;
+                    if !self.service.is_empty() {
+                        size +=
+                            1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.service) as u64;
+                    }
+                    size += self.__buffa_unknown_fields.encoded_len() as u64;
+                    ::formic_rpc::rt::buffa::saturate_size(size)
+                }
+                fn write_to(
+                    &self,
+                    _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                    buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                ) {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    if !self.service.is_empty() {
+                        ::formic_rpc::rt::buffa::types::put_string_field(1u32, &self.service, buf);
+                    }
+                    self.__buffa_unknown_fields.write_to(buf);
+                }
+                fn merge_field(
+                    &mut self,
+                    tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                    buf: &mut impl ::formic_rpc::rt::buffa::bytes::Buf,
+                    ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                ) -> ::core::result::Result<(), ::formic_rpc::rt::buffa::DecodeError> {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::bytes::Buf as _;
+                    match tag.field_number() {
+                        1u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::types::merge_string(&mut self.service, buf)?;
+                        }
+                        _ => {
+                            self.__buffa_unknown_fields.push(
+                                ::formic_rpc::rt::buffa::encoding::decode_unknown_field(tag, buf, ctx)?,
+                            );
+                        }
+                    }
+                    ::core::result::Result::Ok(())
+                }
+                fn clear(&mut self) {
+                    self.service.clear();
+                    self.__buffa_unknown_fields.clear();
+                }
+            }
+            impl ::formic_rpc::rt::buffa::ExtensionSet for PauseRequest {
+                const PROTO_FQN: &'static str = "formic.control.v1.PauseRequest";
+                fn unknown_fields(&self) -> &::formic_rpc::rt::buffa::UnknownFields {
+                    &self.__buffa_unknown_fields
+                }
+                fn unknown_fields_mut(&mut self) -> &mut ::formic_rpc::rt::buffa::UnknownFields {
+                    &mut self.__buffa_unknown_fields
+                }
+            }
+            impl ::formic_rpc::rt::buffa::json_helpers::ProtoElemJson for PauseRequest {
+                fn serialize_proto_json<S: ::formic_rpc::rt::serde::Serializer>(
+                    v: &Self,
+                    s: S,
+                ) -> ::core::result::Result<S::Ok, S::Error> {
+                    ::formic_rpc::rt::serde::Serialize::serialize(v, s)
+                }
+                fn deserialize_proto_json<'de, D: ::formic_rpc::rt::serde::Deserializer<'de>>(
+                    d: D,
+                ) -> ::core::result::Result<Self, D::Error> {
+                    <Self as ::formic_rpc::rt::serde::Deserialize>::deserialize(d)
+                }
+            }
+            #[doc(hidden)]
+            pub const __PAUSE_REQUEST_JSON_ANY: ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry =
+                ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry {
+                    type_url: "type.googleapis.com/formic.control.v1.PauseRequest",
+                    to_json: ::formic_rpc::rt::buffa::type_registry::any_to_json::<PauseRequest>,
+                    from_json: ::formic_rpc::rt::buffa::type_registry::any_from_json::<PauseRequest>,
+                    is_wkt: false,
+                };
+            #[derive(
+                Clone,
+                PartialEq,
+                Default,
+                ::formic_rpc::rt::serde::Serialize,
+                ::formic_rpc::rt::serde::Deserialize,
+            )]
+            #[serde(crate = "::formic_rpc::rt::serde")]
+            #[serde(default)]
+            pub struct PauseResponse {
+                /// False if it was so already, or there was no update under way.
+                ///
+                /// Field 1: `changed`
+                #[serde(
+                    rename = "changed",
+                    with = "::formic_rpc::rt::buffa::json_helpers::proto_bool",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_false"
+                )]
+                pub changed: bool,
+                #[serde(skip)]
+                #[doc(hidden)]
+                pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFields,
+            }
+            impl ::core::fmt::Debug for PauseResponse {
+                fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                    f.debug_struct("PauseResponse").field("changed", &self.changed).finish()
+                }
+            }
+            impl PauseResponse {
+                /// Protobuf type URL for this message, for use with `Any::pack` and
+                /// `Any::unpack_if`.
+                ///
+                /// Format: `type.googleapis.com/<fully.qualified.TypeName>`
+                pub const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.PauseResponse";
+            }
+            ::formic_rpc::rt::buffa::impl_default_instance!(PauseResponse);
+            impl ::formic_rpc::rt::buffa::MessageName for PauseResponse {
+                const PACKAGE: &'static str = "formic.control.v1";
+                const NAME: &'static str = "PauseResponse";
+                const FULL_NAME: &'static str = "formic.control.v1.PauseResponse";
+                const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.PauseResponse";
+            }
+            impl ::formic_rpc::rt::buffa::Message for PauseResponse {
+                /// Returns the total encoded size in bytes.
+                ///
+                /// Accumulates in `u64` (which cannot overflow for in-memory
+                /// data) and saturates to `u32` at return, so a message whose
+                /// encoded size exceeds the 2 GiB protobuf limit yields a value
+                /// above [`::formic_rpc::rt::buffa::MAX_MESSAGE_BYTES`] that the encode entry
+                /// points reject, never a silently wrapped size.
+                #[allow(clippy::let_and_return)]
+                fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    let mut size = 0u64;
+                    if self.changed {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::BOOL_ENCODED_LEN as u64;
+                    }
+                    size += self.__buffa_unknown_fields.encoded_len() as u64;
+                    ::formic_rpc::rt::buffa::saturate_size(size)
+                }
+                fn write_to(
+                    &self,
+                    _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                    buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                ) {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    if self.changed {
+                        ::formic_rpc::rt::buffa::types::put_bool_field(1u32, self.changed, buf);
+                    }
+                    self.__buffa_unknown_fields.write_to(buf);
+                }
+                fn merge_field(
+                    &mut self,
+                    tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                    buf: &mut impl ::formic_rpc::rt::buffa::bytes::Buf,
+                    ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                ) -> ::core::result::Result<(), ::formic_rpc::rt::buffa::DecodeError> {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::bytes::Buf as _;
+                    match tag.field_number() {
+                        1u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                            )?;
+                            self.changed = ::formic_rpc::rt::buffa::types::decode_bool(buf)?;
+                        }
+                        _ => {
+                            self.__buffa_unknown_fields.push(
+                                ::formic_rpc::rt::buffa::encoding::decode_unknown_field(tag, buf, ctx)?,
+                            );
+                        }
+                    }
+                    ::core::result::Result::Ok(())
+                }
+                fn clear(&mut self) {
+                    self.changed = false;
+                    self.__buffa_unknown_fields.clear();
+                }
+            }
+            impl ::formic_rpc::rt::buffa::ExtensionSet for PauseResponse {
+                const PROTO_FQN: &'static str = "formic.control.v1.PauseResponse";
+                fn unknown_fields(&self) -> &::formic_rpc::rt::buffa::UnknownFields {
+                    &self.__buffa_unknown_fields
+                }
+                fn unknown_fields_mut(&mut self) -> &mut ::formic_rpc::rt::buffa::UnknownFields {
+                    &mut self.__buffa_unknown_fields
+                }
+            }
+            impl ::formic_rpc::rt::buffa::json_helpers::ProtoElemJson for PauseResponse {
+                fn serialize_proto_json<S: ::formic_rpc::rt::serde::Serializer>(
+                    v: &Self,
+                    s: S,
+                ) -> ::core::result::Result<S::Ok, S::Error> {
+                    ::formic_rpc::rt::serde::Serialize::serialize(v, s)
+                }
+                fn deserialize_proto_json<'de, D: ::formic_rpc::rt::serde::Deserializer<'de>>(
+                    d: D,
+                ) -> ::core::result::Result<Self, D::Error> {
+                    <Self as ::formic_rpc::rt::serde::Deserialize>::deserialize(d)
+                }
+            }
+            #[doc(hidden)]
+            pub const __PAUSE_RESPONSE_JSON_ANY: ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry =
+                ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry {
+                    type_url: "type.googleapis.com/formic.control.v1.PauseResponse",
+                    to_json: ::formic_rpc::rt::buffa::type_registry::any_to_json::<PauseResponse>,
+                    from_json: ::formic_rpc::rt::buffa::type_registry::any_from_json::<PauseResponse>,
                     is_wkt: false,
                 };
             #[derive(
@@ -16674,6 +18180,1808 @@ pub mod formic {
                         }
                     }
                     #[derive(Clone, Debug, Default)]
+                    pub struct MeasureRequestView<'a> {
+                        pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFieldsView<'a>,
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageView<'a> for MeasureRequestView<'a> {
+                        type Owned = super::super::MeasureRequest;
+                        fn decode_view(
+                            buf: &'a [u8],
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let __limit =
+                                ::core::cell::Cell::new(::formic_rpc::rt::buffa::DEFAULT_UNKNOWN_FIELD_LIMIT);
+                            let __elem = ::core::cell::Cell::new(
+                                ::formic_rpc::rt::buffa::DEFAULT_ELEMENT_MEMORY_LIMIT,
+                            );
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                buf,
+                                ::formic_rpc::rt::buffa::DecodeContext::new(
+                                    ::formic_rpc::rt::buffa::RECURSION_LIMIT,
+                                    &__limit,
+                                )
+                                .with_element_memory(&__elem),
+                            )
+                        }
+                        fn decode_view_with_ctx(
+                            buf: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(buf, ctx)
+                        }
+                        #[inline]
+                        fn merge_view_field(
+                            &mut self,
+                            tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                            cur: &'a [u8],
+                            before_tag: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<&'a [u8], ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let _ = ctx;
+                            #[allow(unused_variables)]
+                            let view = self;
+                            let mut cur = cur;
+                            match tag.field_number() {
+                                _ => {
+                                    ::formic_rpc::rt::buffa::encoding::skip_field_depth(
+                                        tag,
+                                        &mut cur,
+                                        ctx.depth(),
+                                    )?;
+                                    let span_len = before_tag.len() - cur.len();
+                                    view.__buffa_unknown_fields.push_record(before_tag, span_len, ctx)?;
+                                }
+                            }
+                            ::core::result::Result::Ok(cur)
+                        }
+                        fn to_owned_message(
+                            &self,
+                        ) -> ::core::result::Result<
+                            super::super::MeasureRequest,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            self.to_owned_from_source(None)
+                        }
+                        #[allow(clippy::useless_conversion, clippy::needless_update)]
+                        fn to_owned_from_source(
+                            &self,
+                            __buffa_src: ::core::option::Option<&::formic_rpc::rt::buffa::bytes::Bytes>,
+                        ) -> ::core::result::Result<
+                            super::super::MeasureRequest,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::alloc::string::ToString as _;
+                            let _ = __buffa_src;
+                            ::core::result::Result::Ok(super::super::MeasureRequest {
+                                __buffa_unknown_fields: self.__buffa_unknown_fields.to_owned()?.into(),
+                                ..::core::default::Default::default()
+                            })
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::ViewEncode<'a> for MeasureRequestView<'a> {
+                        #[allow(clippy::needless_borrow, clippy::let_and_return)]
+                        fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            let mut size = 0u64;
+                            size += self.__buffa_unknown_fields.encoded_len() as u64;
+                            ::formic_rpc::rt::buffa::saturate_size(size)
+                        }
+                        #[allow(clippy::needless_borrow)]
+                        fn write_to(
+                            &self,
+                            _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                            buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                        ) {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            self.__buffa_unknown_fields.write_to(buf);
+                        }
+                    }
+                    /// Serializes this view as protobuf JSON.
+                    ///
+                    /// Implicit-presence fields with default values are omitted, `required`
+                    /// fields are always emitted, explicit-presence (`optional`) fields are
+                    /// emitted only when set, bytes fields are base64-encoded, and enum
+                    /// values are their proto name strings.
+                    ///
+                    /// This impl uses `serialize_map(None)` because the number of emitted
+                    /// fields depends on default-omission rules; serializers that require
+                    /// known map lengths (e.g. `bincode`) will return a runtime error.
+                    /// Use the owned message type for those formats.
+                    impl<'__a> ::formic_rpc::rt::serde::Serialize for MeasureRequestView<'__a> {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            use ::formic_rpc::rt::serde::ser::SerializeMap as _;
+                            let mut __map = __s.serialize_map(::core::option::Option::None)?;
+                            __map.end()
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageName for MeasureRequestView<'a> {
+                        const PACKAGE: &'static str = "formic.control.v1";
+                        const NAME: &'static str = "MeasureRequest";
+                        const FULL_NAME: &'static str = "formic.control.v1.MeasureRequest";
+                        const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.MeasureRequest";
+                    }
+                    ::formic_rpc::rt::buffa::impl_default_view_instance!(MeasureRequestView);
+                    ::formic_rpc::rt::buffa::impl_view_reborrow!(MeasureRequestView);
+                    /** Self-contained, `'static` owned view of a `MeasureRequest` message.
+
+                    Wraps [`::formic_rpc::rt::buffa::OwnedView`]`<`[`MeasureRequestView`]`<'static>>`: the decoded view and the [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer it borrows from travel together, so the handle is `'static` and `Send + Sync` — suitable for async handlers, spawned tasks, and anywhere a `'static` bound is required.
+
+                    Field accessors return borrows tied to `&self`. Use [`Self::view`] to get the full [`MeasureRequestView`] when you need struct patterns, iteration helpers, or to pass the view to lifetime-parameterised code.*/
+                    #[derive(Clone, Debug)]
+                    pub struct MeasureRequestOwnedView(
+                        ::formic_rpc::rt::buffa::OwnedView<MeasureRequestView<'static>>,
+                    );
+                    impl MeasureRequestOwnedView {
+                        /// Decode an owned view from a [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer.
+                        ///
+                        /// The view borrows directly from the buffer's data; the buffer is
+                        /// retained inside the returned handle.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer contains invalid
+                        /// protobuf data.
+                        pub fn decode(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(MeasureRequestOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode(bytes)?,
+                            ))
+                        }
+                        /// Decode with custom [`::formic_rpc::rt::buffa::DecodeOptions`] (recursion limit,
+                        /// max message size).
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer is invalid or
+                        /// exceeds the configured limits.
+                        pub fn decode_with_options(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                            opts: &::formic_rpc::rt::buffa::DecodeOptions,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(MeasureRequestOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode_with_options(bytes, opts)?,
+                            ))
+                        }
+                        /// Build from an owned message via an encode → decode round-trip.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError::MessageTooLarge`] if the
+                        /// message's encoded size exceeds the 2 GiB protobuf limit, or
+                        /// another [`::formic_rpc::rt::buffa::DecodeError`] if the re-encoded bytes are
+                        /// somehow invalid (should not happen for well-formed messages).
+                        pub fn from_owned(
+                            msg: &super::super::MeasureRequest,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(MeasureRequestOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::from_owned(msg)?,
+                            ))
+                        }
+                        /// Borrow the full [`MeasureRequestView`] with its lifetime tied to `&self`.
+                        #[must_use]
+                        pub fn view(&self) -> &MeasureRequestView<'_> {
+                            self.0.reborrow()
+                        }
+                        /// Convert to the owned message type.
+                        ///
+                        /// Infallible: this type's constructors wire-decode their
+                        /// buffer, and a view produced by wire decoding always
+                        /// converts. Delegates to [`::formic_rpc::rt::buffa::OwnedView::to_owned_message`],
+                        /// whose contract also governs handles converted from a raw
+                        /// [`::formic_rpc::rt::buffa::OwnedView`].
+                        #[must_use]
+                        pub fn to_owned_message(&self) -> super::super::MeasureRequest {
+                            self.0.to_owned_message()
+                        }
+                        /// The underlying bytes buffer.
+                        #[must_use]
+                        pub fn bytes(&self) -> &::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.bytes()
+                        }
+                        /// Consume the handle, returning the underlying bytes buffer.
+                        #[must_use]
+                        pub fn into_bytes(self) -> ::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.into_bytes()
+                        }
+                    }
+                    impl
+                        ::core::convert::From<::formic_rpc::rt::buffa::OwnedView<MeasureRequestView<'static>>>
+                        for MeasureRequestOwnedView
+                    {
+                        fn from(
+                            inner: ::formic_rpc::rt::buffa::OwnedView<MeasureRequestView<'static>>,
+                        ) -> Self {
+                            MeasureRequestOwnedView(inner)
+                        }
+                    }
+                    impl ::core::convert::From<MeasureRequestOwnedView>
+                        for ::formic_rpc::rt::buffa::OwnedView<MeasureRequestView<'static>>
+                    {
+                        fn from(wrapper: MeasureRequestOwnedView) -> Self {
+                            wrapper.0
+                        }
+                    }
+                    impl
+                        ::core::convert::AsRef<
+                            ::formic_rpc::rt::buffa::OwnedView<MeasureRequestView<'static>>,
+                        > for MeasureRequestOwnedView
+                    {
+                        fn as_ref(&self) -> &::formic_rpc::rt::buffa::OwnedView<MeasureRequestView<'static>> {
+                            &self.0
+                        }
+                    }
+                    impl ::formic_rpc::rt::buffa::HasMessageView for super::super::MeasureRequest {
+                        type View<'a> = MeasureRequestView<'a>;
+                        type ViewHandle = MeasureRequestOwnedView;
+                    }
+                    impl ::formic_rpc::rt::serde::Serialize for MeasureRequestOwnedView {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            ::formic_rpc::rt::serde::Serialize::serialize(&self.0, __s)
+                        }
+                    }
+                    #[derive(Clone, Debug, Default)]
+                    pub struct MeasureResponseView<'a> {
+                        /// When, in milliseconds since 1970.
+                        ///
+                        /// Field 1: `unix_ms`
+                        pub unix_ms: i64,
+                        /// Field 2: `instances`
+                        pub instances: ::formic_rpc::rt::buffa::RepeatedView<
+                            'a,
+                            super::super::__buffa::view::InstanceMeasuresView<'a>,
+                        >,
+                        /// Field 3: `engine`
+                        pub engine: ::formic_rpc::rt::buffa::MessageFieldView<
+                            super::super::__buffa::view::EngineMeasuresView<'a>,
+                        >,
+                        pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFieldsView<'a>,
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageView<'a> for MeasureResponseView<'a> {
+                        type Owned = super::super::MeasureResponse;
+                        fn decode_view(
+                            buf: &'a [u8],
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let __limit =
+                                ::core::cell::Cell::new(::formic_rpc::rt::buffa::DEFAULT_UNKNOWN_FIELD_LIMIT);
+                            let __elem = ::core::cell::Cell::new(
+                                ::formic_rpc::rt::buffa::DEFAULT_ELEMENT_MEMORY_LIMIT,
+                            );
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                buf,
+                                ::formic_rpc::rt::buffa::DecodeContext::new(
+                                    ::formic_rpc::rt::buffa::RECURSION_LIMIT,
+                                    &__limit,
+                                )
+                                .with_element_memory(&__elem),
+                            )
+                        }
+                        fn decode_view_with_ctx(
+                            buf: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(buf, ctx)
+                        }
+                        #[inline]
+                        fn merge_view_field(
+                            &mut self,
+                            tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                            cur: &'a [u8],
+                            before_tag: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<&'a [u8], ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let _ = ctx;
+                            #[allow(unused_variables)]
+                            let view = self;
+                            let mut cur = cur;
+                            match tag.field_number() {
+                                1u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                                    )?;
+                                    view.unix_ms = ::formic_rpc::rt::buffa::types::decode_int64(&mut cur)?;
+                                }
+                                3u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    let __sub_ctx = ctx.descend()?;
+                                    let sub = ::formic_rpc::rt::buffa::types::borrow_bytes(&mut cur)?;
+                                    match view.engine.as_mut() {
+                                        Some(existing) => {
+                                            ::formic_rpc::rt::buffa::MessageView::merge_into_view(
+                                                existing, sub, __sub_ctx,
+                                            )?
+                                        }
+                                        None => {
+                                            view.engine = ::formic_rpc::rt::buffa::MessageFieldView::set(
+                                    <super::super::__buffa::view::EngineMeasuresView as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                        sub,
+                                        __sub_ctx,
+                                    )?,
+                                );
+                                        }
+                                    }
+                                }
+                                2u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    let __sub_ctx = ctx.descend()?;
+                                    let sub = ::formic_rpc::rt::buffa::types::borrow_bytes(&mut cur)?;
+                                    ctx.register_element_memory(::core::mem::size_of::<
+                                        super::super::__buffa::view::InstanceMeasuresView,
+                                    >())?;
+                                    view.instances
+                            .push(
+                                <super::super::__buffa::view::InstanceMeasuresView as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                    sub,
+                                    __sub_ctx,
+                                )?,
+                            );
+                                }
+                                _ => {
+                                    ::formic_rpc::rt::buffa::encoding::skip_field_depth(
+                                        tag,
+                                        &mut cur,
+                                        ctx.depth(),
+                                    )?;
+                                    let span_len = before_tag.len() - cur.len();
+                                    view.__buffa_unknown_fields.push_record(before_tag, span_len, ctx)?;
+                                }
+                            }
+                            ::core::result::Result::Ok(cur)
+                        }
+                        fn to_owned_message(
+                            &self,
+                        ) -> ::core::result::Result<
+                            super::super::MeasureResponse,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            self.to_owned_from_source(None)
+                        }
+                        #[allow(clippy::useless_conversion, clippy::needless_update)]
+                        fn to_owned_from_source(
+                            &self,
+                            __buffa_src: ::core::option::Option<&::formic_rpc::rt::buffa::bytes::Bytes>,
+                        ) -> ::core::result::Result<
+                            super::super::MeasureResponse,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::alloc::string::ToString as _;
+                            let _ = __buffa_src;
+                            ::core::result::Result::Ok(super::super::MeasureResponse {
+                    unix_ms: self.unix_ms,
+                    instances: self
+                        .instances
+                        .iter()
+                        .map(|v| v.to_owned_from_source(__buffa_src))
+                        .collect::<::core::result::Result<_, ::formic_rpc::rt::buffa::DecodeError>>()?,
+                    engine: match self.engine.as_option() {
+                        Some(v) => {
+                            ::formic_rpc::rt::buffa::MessageField::<
+                                super::super::EngineMeasures,
+                                ::formic_rpc::rt::buffa::Inline<super::super::EngineMeasures>,
+                            >::some(v.to_owned_from_source(__buffa_src)?)
+                        }
+                        None => ::formic_rpc::rt::buffa::MessageField::none(),
+                    },
+                    __buffa_unknown_fields: self
+                        .__buffa_unknown_fields
+                        .to_owned()?
+                        .into(),
+                    ..::core::default::Default::default()
+                })
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::ViewEncode<'a> for MeasureResponseView<'a> {
+                        #[allow(clippy::needless_borrow, clippy::let_and_return)]
+                        fn compute_size(&self, __cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            let mut size = 0u64;
+                            if self.unix_ms != 0i64 {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::int64_encoded_len(self.unix_ms) as u64;
+                            }
+                            for v in &self.instances {
+                                let __slot = __cache.reserve();
+                                let inner_size = v.compute_size(__cache);
+                                __cache.set(__slot, inner_size);
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::encoding::varint_len(inner_size as u64) as u64
+                                    + inner_size as u64;
+                            }
+                            if self.engine.is_set() {
+                                let __slot = __cache.reserve();
+                                let inner_size = self.engine.compute_size(__cache);
+                                __cache.set(__slot, inner_size);
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::encoding::varint_len(inner_size as u64) as u64
+                                    + inner_size as u64;
+                            }
+                            size += self.__buffa_unknown_fields.encoded_len() as u64;
+                            ::formic_rpc::rt::buffa::saturate_size(size)
+                        }
+                        #[allow(clippy::needless_borrow)]
+                        fn write_to(
+                            &self,
+                            __cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                            buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                        ) {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            if self.unix_ms != 0i64 {
+                                ::formic_rpc::rt::buffa::types::put_int64_field(1u32, self.unix_ms, buf);
+                            }
+                            for v in &self.instances {
+                                ::formic_rpc::rt::buffa::types::put_len_delimited_header(
+                                    2u32,
+                                    u64::from(__cache.consume_next()),
+                                    buf,
+                                );
+                                v.write_to(__cache, buf);
+                            }
+                            if self.engine.is_set() {
+                                ::formic_rpc::rt::buffa::types::put_len_delimited_header(
+                                    3u32,
+                                    u64::from(__cache.consume_next()),
+                                    buf,
+                                );
+                                self.engine.write_to(__cache, buf);
+                            }
+                            self.__buffa_unknown_fields.write_to(buf);
+                        }
+                    }
+                    /// Serializes this view as protobuf JSON.
+                    ///
+                    /// Implicit-presence fields with default values are omitted, `required`
+                    /// fields are always emitted, explicit-presence (`optional`) fields are
+                    /// emitted only when set, bytes fields are base64-encoded, and enum
+                    /// values are their proto name strings.
+                    ///
+                    /// This impl uses `serialize_map(None)` because the number of emitted
+                    /// fields depends on default-omission rules; serializers that require
+                    /// known map lengths (e.g. `bincode`) will return a runtime error.
+                    /// Use the owned message type for those formats.
+                    impl<'__a> ::formic_rpc::rt::serde::Serialize for MeasureResponseView<'__a> {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            use ::formic_rpc::rt::serde::ser::SerializeMap as _;
+                            let mut __map = __s.serialize_map(::core::option::Option::None)?;
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_i64(&self.unix_ms) {
+                                __map.serialize_entry(
+                                    "unixMs",
+                                    &::formic_rpc::rt::buffa::json_helpers::ProtoJson(&self.unix_ms),
+                                )?;
+                            }
+                            if !self.instances.is_empty() {
+                                __map.serialize_entry("instances", &*self.instances)?;
+                            }
+                            {
+                                if let ::core::option::Option::Some(__v) = self.engine.as_option() {
+                                    __map.serialize_entry("engine", __v)?;
+                                }
+                            }
+                            __map.end()
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageName for MeasureResponseView<'a> {
+                        const PACKAGE: &'static str = "formic.control.v1";
+                        const NAME: &'static str = "MeasureResponse";
+                        const FULL_NAME: &'static str = "formic.control.v1.MeasureResponse";
+                        const TYPE_URL: &'static str =
+                            "type.googleapis.com/formic.control.v1.MeasureResponse";
+                    }
+                    ::formic_rpc::rt::buffa::impl_default_view_instance!(MeasureResponseView);
+                    ::formic_rpc::rt::buffa::impl_view_reborrow!(MeasureResponseView);
+                    /** Self-contained, `'static` owned view of a `MeasureResponse` message.
+
+                    Wraps [`::formic_rpc::rt::buffa::OwnedView`]`<`[`MeasureResponseView`]`<'static>>`: the decoded view and the [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer it borrows from travel together, so the handle is `'static` and `Send + Sync` — suitable for async handlers, spawned tasks, and anywhere a `'static` bound is required.
+
+                    Field accessors return borrows tied to `&self`. Use [`Self::view`] to get the full [`MeasureResponseView`] when you need struct patterns, iteration helpers, or to pass the view to lifetime-parameterised code.*/
+                    #[derive(Clone, Debug)]
+                    pub struct MeasureResponseOwnedView(
+                        ::formic_rpc::rt::buffa::OwnedView<MeasureResponseView<'static>>,
+                    );
+                    impl MeasureResponseOwnedView {
+                        /// Decode an owned view from a [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer.
+                        ///
+                        /// The view borrows directly from the buffer's data; the buffer is
+                        /// retained inside the returned handle.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer contains invalid
+                        /// protobuf data.
+                        pub fn decode(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(MeasureResponseOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode(bytes)?,
+                            ))
+                        }
+                        /// Decode with custom [`::formic_rpc::rt::buffa::DecodeOptions`] (recursion limit,
+                        /// max message size).
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer is invalid or
+                        /// exceeds the configured limits.
+                        pub fn decode_with_options(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                            opts: &::formic_rpc::rt::buffa::DecodeOptions,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(MeasureResponseOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode_with_options(bytes, opts)?,
+                            ))
+                        }
+                        /// Build from an owned message via an encode → decode round-trip.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError::MessageTooLarge`] if the
+                        /// message's encoded size exceeds the 2 GiB protobuf limit, or
+                        /// another [`::formic_rpc::rt::buffa::DecodeError`] if the re-encoded bytes are
+                        /// somehow invalid (should not happen for well-formed messages).
+                        pub fn from_owned(
+                            msg: &super::super::MeasureResponse,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(MeasureResponseOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::from_owned(msg)?,
+                            ))
+                        }
+                        /// Borrow the full [`MeasureResponseView`] with its lifetime tied to `&self`.
+                        #[must_use]
+                        pub fn view(&self) -> &MeasureResponseView<'_> {
+                            self.0.reborrow()
+                        }
+                        /// Convert to the owned message type.
+                        ///
+                        /// Infallible: this type's constructors wire-decode their
+                        /// buffer, and a view produced by wire decoding always
+                        /// converts. Delegates to [`::formic_rpc::rt::buffa::OwnedView::to_owned_message`],
+                        /// whose contract also governs handles converted from a raw
+                        /// [`::formic_rpc::rt::buffa::OwnedView`].
+                        #[must_use]
+                        pub fn to_owned_message(&self) -> super::super::MeasureResponse {
+                            self.0.to_owned_message()
+                        }
+                        /// The underlying bytes buffer.
+                        #[must_use]
+                        pub fn bytes(&self) -> &::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.bytes()
+                        }
+                        /// Consume the handle, returning the underlying bytes buffer.
+                        #[must_use]
+                        pub fn into_bytes(self) -> ::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.into_bytes()
+                        }
+                        /// When, in milliseconds since 1970.
+                        ///
+                        /// Field 1: `unix_ms`
+                        #[must_use]
+                        pub fn unix_ms(&self) -> i64 {
+                            self.0.reborrow().unix_ms
+                        }
+                        /// Field 2: `instances`
+                        #[must_use]
+                        pub fn instances(
+                            &self,
+                        ) -> &::formic_rpc::rt::buffa::RepeatedView<
+                            '_,
+                            super::super::__buffa::view::InstanceMeasuresView<'_>,
+                        > {
+                            &self.0.reborrow().instances
+                        }
+                        /// Field 3: `engine`
+                        #[must_use]
+                        pub fn engine(
+                            &self,
+                        ) -> &::formic_rpc::rt::buffa::MessageFieldView<
+                            super::super::__buffa::view::EngineMeasuresView<'_>,
+                        > {
+                            &self.0.reborrow().engine
+                        }
+                    }
+                    impl
+                        ::core::convert::From<
+                            ::formic_rpc::rt::buffa::OwnedView<MeasureResponseView<'static>>,
+                        > for MeasureResponseOwnedView
+                    {
+                        fn from(
+                            inner: ::formic_rpc::rt::buffa::OwnedView<MeasureResponseView<'static>>,
+                        ) -> Self {
+                            MeasureResponseOwnedView(inner)
+                        }
+                    }
+                    impl ::core::convert::From<MeasureResponseOwnedView>
+                        for ::formic_rpc::rt::buffa::OwnedView<MeasureResponseView<'static>>
+                    {
+                        fn from(wrapper: MeasureResponseOwnedView) -> Self {
+                            wrapper.0
+                        }
+                    }
+                    impl
+                        ::core::convert::AsRef<
+                            ::formic_rpc::rt::buffa::OwnedView<MeasureResponseView<'static>>,
+                        > for MeasureResponseOwnedView
+                    {
+                        fn as_ref(
+                            &self,
+                        ) -> &::formic_rpc::rt::buffa::OwnedView<MeasureResponseView<'static>>
+                        {
+                            &self.0
+                        }
+                    }
+                    impl ::formic_rpc::rt::buffa::HasMessageView for super::super::MeasureResponse {
+                        type View<'a> = MeasureResponseView<'a>;
+                        type ViewHandle = MeasureResponseOwnedView;
+                    }
+                    impl ::formic_rpc::rt::serde::Serialize for MeasureResponseOwnedView {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            ::formic_rpc::rt::serde::Serialize::serialize(&self.0, __s)
+                        }
+                    }
+                    /// What nobody counts on this machine is not set.
+                    #[derive(Clone, Debug, Default)]
+                    pub struct InstanceMeasuresView<'a> {
+                        /// Field 1: `service`
+                        pub service: &'a str,
+                        /// Field 2: `id`
+                        pub id: &'a str,
+                        /// Field 3: `slot`
+                        pub slot: u32,
+                        /// Field 4: `state`
+                        pub state: &'a str,
+                        /// Field 5: `restarts`
+                        pub restarts: u32,
+                        /// Processor time, of all its processes where there is a cgroup, else of the main one.
+                        ///
+                        /// Field 6: `cpu_nanos`
+                        pub cpu_nanos: ::core::option::Option<u64>,
+                        /// Field 7: `memory_bytes`
+                        pub memory_bytes: ::core::option::Option<u64>,
+                        /// Processes and threads.
+                        ///
+                        /// Field 8: `pids`
+                        pub pids: ::core::option::Option<u64>,
+                        /// Field 9: `open_files`
+                        pub open_files: ::core::option::Option<u64>,
+                        /// Field 10: `oom_kills`
+                        pub oom_kills: u64,
+                        /// How long the last answer to the probe took.
+                        ///
+                        /// Field 11: `probe_nanos`
+                        pub probe_nanos: ::core::option::Option<u64>,
+                        /// Field 12: `probe_failures`
+                        pub probe_failures: u64,
+                        /// When it was started, in milliseconds since 1970.
+                        ///
+                        /// Field 13: `started_unix_ms`
+                        pub started_unix_ms: i64,
+                        pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFieldsView<'a>,
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageView<'a> for InstanceMeasuresView<'a> {
+                        type Owned = super::super::InstanceMeasures;
+                        fn decode_view(
+                            buf: &'a [u8],
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let __limit =
+                                ::core::cell::Cell::new(::formic_rpc::rt::buffa::DEFAULT_UNKNOWN_FIELD_LIMIT);
+                            let __elem = ::core::cell::Cell::new(
+                                ::formic_rpc::rt::buffa::DEFAULT_ELEMENT_MEMORY_LIMIT,
+                            );
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                buf,
+                                ::formic_rpc::rt::buffa::DecodeContext::new(
+                                    ::formic_rpc::rt::buffa::RECURSION_LIMIT,
+                                    &__limit,
+                                )
+                                .with_element_memory(&__elem),
+                            )
+                        }
+                        fn decode_view_with_ctx(
+                            buf: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(buf, ctx)
+                        }
+                        #[inline]
+                        fn merge_view_field(
+                            &mut self,
+                            tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                            cur: &'a [u8],
+                            before_tag: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<&'a [u8], ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let _ = ctx;
+                            #[allow(unused_variables)]
+                            let view = self;
+                            let mut cur = cur;
+                            match tag.field_number() {
+                                1u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    view.service = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
+                                }
+                                2u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    view.id = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
+                                }
+                                3u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                                    )?;
+                                    view.slot = ::formic_rpc::rt::buffa::types::decode_uint32(&mut cur)?;
+                                }
+                                4u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    view.state = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
+                                }
+                                5u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                                    )?;
+                                    view.restarts = ::formic_rpc::rt::buffa::types::decode_uint32(&mut cur)?;
+                                }
+                                6u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                                    )?;
+                                    view.cpu_nanos =
+                                        Some(::formic_rpc::rt::buffa::types::decode_uint64(&mut cur)?);
+                                }
+                                7u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                                    )?;
+                                    view.memory_bytes =
+                                        Some(::formic_rpc::rt::buffa::types::decode_uint64(&mut cur)?);
+                                }
+                                8u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                                    )?;
+                                    view.pids =
+                                        Some(::formic_rpc::rt::buffa::types::decode_uint64(&mut cur)?);
+                                }
+                                9u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                                    )?;
+                                    view.open_files =
+                                        Some(::formic_rpc::rt::buffa::types::decode_uint64(&mut cur)?);
+                                }
+                                10u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                                    )?;
+                                    view.oom_kills = ::formic_rpc::rt::buffa::types::decode_uint64(&mut cur)?;
+                                }
+                                11u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                                    )?;
+                                    view.probe_nanos =
+                                        Some(::formic_rpc::rt::buffa::types::decode_uint64(&mut cur)?);
+                                }
+                                12u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                                    )?;
+                                    view.probe_failures =
+                                        ::formic_rpc::rt::buffa::types::decode_uint64(&mut cur)?;
+                                }
+                                13u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                                    )?;
+                                    view.started_unix_ms =
+                                        ::formic_rpc::rt::buffa::types::decode_int64(&mut cur)?;
+                                }
+                                _ => {
+                                    ::formic_rpc::rt::buffa::encoding::skip_field_depth(
+                                        tag,
+                                        &mut cur,
+                                        ctx.depth(),
+                                    )?;
+                                    let span_len = before_tag.len() - cur.len();
+                                    view.__buffa_unknown_fields.push_record(before_tag, span_len, ctx)?;
+                                }
+                            }
+                            ::core::result::Result::Ok(cur)
+                        }
+                        fn to_owned_message(
+                            &self,
+                        ) -> ::core::result::Result<
+                            super::super::InstanceMeasures,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            self.to_owned_from_source(None)
+                        }
+                        #[allow(clippy::useless_conversion, clippy::needless_update)]
+                        fn to_owned_from_source(
+                            &self,
+                            __buffa_src: ::core::option::Option<&::formic_rpc::rt::buffa::bytes::Bytes>,
+                        ) -> ::core::result::Result<
+                            super::super::InstanceMeasures,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::alloc::string::ToString as _;
+                            let _ = __buffa_src;
+                            ::core::result::Result::Ok(super::super::InstanceMeasures {
+                                service: self.service.to_string(),
+                                id: self.id.to_string(),
+                                slot: self.slot,
+                                state: self.state.to_string(),
+                                restarts: self.restarts,
+                                cpu_nanos: self.cpu_nanos,
+                                memory_bytes: self.memory_bytes,
+                                pids: self.pids,
+                                open_files: self.open_files,
+                                oom_kills: self.oom_kills,
+                                probe_nanos: self.probe_nanos,
+                                probe_failures: self.probe_failures,
+                                started_unix_ms: self.started_unix_ms,
+                                __buffa_unknown_fields: self.__buffa_unknown_fields.to_owned()?.into(),
+                                ..::core::default::Default::default()
+                            })
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::ViewEncode<'a> for InstanceMeasuresView<'a> {
+                        #[allow(clippy::needless_borrow, clippy::let_and_return)]
+                        fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            let mut size = 0u64;
+                            if !self.service.is_empty() {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.service)
+                                        as u64;
+                            }
+                            if !self.id.is_empty() {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.id) as u64;
+                            }
+                            if self.slot != 0u32 {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::uint32_encoded_len(self.slot) as u64;
+                            }
+                            if !self.state.is_empty() {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.state) as u64;
+                            }
+                            if self.restarts != 0u32 {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::uint32_encoded_len(self.restarts)
+                                        as u64;
+                            }
+                            if let Some(v) = self.cpu_nanos {
+                                size += 1u64 + ::formic_rpc::rt::buffa::types::uint64_encoded_len(v) as u64;
+                            }
+                            if let Some(v) = self.memory_bytes {
+                                size += 1u64 + ::formic_rpc::rt::buffa::types::uint64_encoded_len(v) as u64;
+                            }
+                            if let Some(v) = self.pids {
+                                size += 1u64 + ::formic_rpc::rt::buffa::types::uint64_encoded_len(v) as u64;
+                            }
+                            if let Some(v) = self.open_files {
+                                size += 1u64 + ::formic_rpc::rt::buffa::types::uint64_encoded_len(v) as u64;
+                            }
+                            if self.oom_kills != 0u64 {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::uint64_encoded_len(self.oom_kills)
+                                        as u64;
+                            }
+                            if let Some(v) = self.probe_nanos {
+                                size += 1u64 + ::formic_rpc::rt::buffa::types::uint64_encoded_len(v) as u64;
+                            }
+                            if self.probe_failures != 0u64 {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::uint64_encoded_len(self.probe_failures)
+                                        as u64;
+                            }
+                            if self.started_unix_ms != 0i64 {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::int64_encoded_len(self.started_unix_ms)
+                                        as u64;
+                            }
+                            size += self.__buffa_unknown_fields.encoded_len() as u64;
+                            ::formic_rpc::rt::buffa::saturate_size(size)
+                        }
+                        #[allow(clippy::needless_borrow)]
+                        fn write_to(
+                            &self,
+                            _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                            buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                        ) {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            if !self.service.is_empty() {
+                                ::formic_rpc::rt::buffa::types::put_string_field(1u32, &self.service, buf);
+                            }
+                            if !self.id.is_empty() {
+                                ::formic_rpc::rt::buffa::types::put_string_field(2u32, &self.id, buf);
+                            }
+                            if self.slot != 0u32 {
+                                ::formic_rpc::rt::buffa::types::put_uint32_field(3u32, self.slot, buf);
+                            }
+                            if !self.state.is_empty() {
+                                ::formic_rpc::rt::buffa::types::put_string_field(4u32, &self.state, buf);
+                            }
+                            if self.restarts != 0u32 {
+                                ::formic_rpc::rt::buffa::types::put_uint32_field(5u32, self.restarts, buf);
+                            }
+                            if let Some(v) = self.cpu_nanos {
+                                ::formic_rpc::rt::buffa::types::put_uint64_field(6u32, v, buf);
+                            }
+                            if let Some(v) = self.memory_bytes {
+                                ::formic_rpc::rt::buffa::types::put_uint64_field(7u32, v, buf);
+                            }
+                            if let Some(v) = self.pids {
+                                ::formic_rpc::rt::buffa::types::put_uint64_field(8u32, v, buf);
+                            }
+                            if let Some(v) = self.open_files {
+                                ::formic_rpc::rt::buffa::types::put_uint64_field(9u32, v, buf);
+                            }
+                            if self.oom_kills != 0u64 {
+                                ::formic_rpc::rt::buffa::types::put_uint64_field(10u32, self.oom_kills, buf);
+                            }
+                            if let Some(v) = self.probe_nanos {
+                                ::formic_rpc::rt::buffa::types::put_uint64_field(11u32, v, buf);
+                            }
+                            if self.probe_failures != 0u64 {
+                                ::formic_rpc::rt::buffa::types::put_uint64_field(
+                                    12u32,
+                                    self.probe_failures,
+                                    buf,
+                                );
+                            }
+                            if self.started_unix_ms != 0i64 {
+                                ::formic_rpc::rt::buffa::types::put_int64_field(
+                                    13u32,
+                                    self.started_unix_ms,
+                                    buf,
+                                );
+                            }
+                            self.__buffa_unknown_fields.write_to(buf);
+                        }
+                    }
+                    /// Serializes this view as protobuf JSON.
+                    ///
+                    /// Implicit-presence fields with default values are omitted, `required`
+                    /// fields are always emitted, explicit-presence (`optional`) fields are
+                    /// emitted only when set, bytes fields are base64-encoded, and enum
+                    /// values are their proto name strings.
+                    ///
+                    /// This impl uses `serialize_map(None)` because the number of emitted
+                    /// fields depends on default-omission rules; serializers that require
+                    /// known map lengths (e.g. `bincode`) will return a runtime error.
+                    /// Use the owned message type for those formats.
+                    impl<'__a> ::formic_rpc::rt::serde::Serialize for InstanceMeasuresView<'__a> {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            use ::formic_rpc::rt::serde::ser::SerializeMap as _;
+                            let mut __map = __s.serialize_map(::core::option::Option::None)?;
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str(self.service) {
+                                __map.serialize_entry("service", self.service)?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str(self.id) {
+                                __map.serialize_entry("id", self.id)?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u32(&self.slot) {
+                                __map.serialize_entry(
+                                    "slot",
+                                    &::formic_rpc::rt::buffa::json_helpers::ProtoJson(&self.slot),
+                                )?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str(self.state) {
+                                __map.serialize_entry("state", self.state)?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u32(&self.restarts) {
+                                __map.serialize_entry(
+                                    "restarts",
+                                    &::formic_rpc::rt::buffa::json_helpers::ProtoJson(&self.restarts),
+                                )?;
+                            }
+                            if let ::core::option::Option::Some(__v) = self.cpu_nanos {
+                                __map.serialize_entry(
+                                    "cpuNanos",
+                                    &::formic_rpc::rt::buffa::json_helpers::ProtoJson(&__v),
+                                )?;
+                            }
+                            if let ::core::option::Option::Some(__v) = self.memory_bytes {
+                                __map.serialize_entry(
+                                    "memoryBytes",
+                                    &::formic_rpc::rt::buffa::json_helpers::ProtoJson(&__v),
+                                )?;
+                            }
+                            if let ::core::option::Option::Some(__v) = self.pids {
+                                __map.serialize_entry(
+                                    "pids",
+                                    &::formic_rpc::rt::buffa::json_helpers::ProtoJson(&__v),
+                                )?;
+                            }
+                            if let ::core::option::Option::Some(__v) = self.open_files {
+                                __map.serialize_entry(
+                                    "openFiles",
+                                    &::formic_rpc::rt::buffa::json_helpers::ProtoJson(&__v),
+                                )?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u64(&self.oom_kills) {
+                                __map.serialize_entry(
+                                    "oomKills",
+                                    &::formic_rpc::rt::buffa::json_helpers::ProtoJson(&self.oom_kills),
+                                )?;
+                            }
+                            if let ::core::option::Option::Some(__v) = self.probe_nanos {
+                                __map.serialize_entry(
+                                    "probeNanos",
+                                    &::formic_rpc::rt::buffa::json_helpers::ProtoJson(&__v),
+                                )?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u64(
+                                &self.probe_failures,
+                            ) {
+                                __map.serialize_entry(
+                                    "probeFailures",
+                                    &::formic_rpc::rt::buffa::json_helpers::ProtoJson(&self.probe_failures),
+                                )?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_i64(
+                                &self.started_unix_ms,
+                            ) {
+                                __map.serialize_entry(
+                                    "startedUnixMs",
+                                    &::formic_rpc::rt::buffa::json_helpers::ProtoJson(&self.started_unix_ms),
+                                )?;
+                            }
+                            __map.end()
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageName for InstanceMeasuresView<'a> {
+                        const PACKAGE: &'static str = "formic.control.v1";
+                        const NAME: &'static str = "InstanceMeasures";
+                        const FULL_NAME: &'static str = "formic.control.v1.InstanceMeasures";
+                        const TYPE_URL: &'static str =
+                            "type.googleapis.com/formic.control.v1.InstanceMeasures";
+                    }
+                    ::formic_rpc::rt::buffa::impl_default_view_instance!(InstanceMeasuresView);
+                    ::formic_rpc::rt::buffa::impl_view_reborrow!(InstanceMeasuresView);
+                    /** Self-contained, `'static` owned view of a `InstanceMeasures` message.
+
+                    Wraps [`::formic_rpc::rt::buffa::OwnedView`]`<`[`InstanceMeasuresView`]`<'static>>`: the decoded view and the [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer it borrows from travel together, so the handle is `'static` and `Send + Sync` — suitable for async handlers, spawned tasks, and anywhere a `'static` bound is required.
+
+                    Field accessors return borrows tied to `&self`. Use [`Self::view`] to get the full [`InstanceMeasuresView`] when you need struct patterns, iteration helpers, or to pass the view to lifetime-parameterised code.*/
+                    #[derive(Clone, Debug)]
+                    pub struct InstanceMeasuresOwnedView(
+                        ::formic_rpc::rt::buffa::OwnedView<InstanceMeasuresView<'static>>,
+                    );
+                    impl InstanceMeasuresOwnedView {
+                        /// Decode an owned view from a [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer.
+                        ///
+                        /// The view borrows directly from the buffer's data; the buffer is
+                        /// retained inside the returned handle.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer contains invalid
+                        /// protobuf data.
+                        pub fn decode(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(InstanceMeasuresOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode(bytes)?,
+                            ))
+                        }
+                        /// Decode with custom [`::formic_rpc::rt::buffa::DecodeOptions`] (recursion limit,
+                        /// max message size).
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer is invalid or
+                        /// exceeds the configured limits.
+                        pub fn decode_with_options(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                            opts: &::formic_rpc::rt::buffa::DecodeOptions,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(InstanceMeasuresOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode_with_options(bytes, opts)?,
+                            ))
+                        }
+                        /// Build from an owned message via an encode → decode round-trip.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError::MessageTooLarge`] if the
+                        /// message's encoded size exceeds the 2 GiB protobuf limit, or
+                        /// another [`::formic_rpc::rt::buffa::DecodeError`] if the re-encoded bytes are
+                        /// somehow invalid (should not happen for well-formed messages).
+                        pub fn from_owned(
+                            msg: &super::super::InstanceMeasures,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(InstanceMeasuresOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::from_owned(msg)?,
+                            ))
+                        }
+                        /// Borrow the full [`InstanceMeasuresView`] with its lifetime tied to `&self`.
+                        #[must_use]
+                        pub fn view(&self) -> &InstanceMeasuresView<'_> {
+                            self.0.reborrow()
+                        }
+                        /// Convert to the owned message type.
+                        ///
+                        /// Infallible: this type's constructors wire-decode their
+                        /// buffer, and a view produced by wire decoding always
+                        /// converts. Delegates to [`::formic_rpc::rt::buffa::OwnedView::to_owned_message`],
+                        /// whose contract also governs handles converted from a raw
+                        /// [`::formic_rpc::rt::buffa::OwnedView`].
+                        #[must_use]
+                        pub fn to_owned_message(&self) -> super::super::InstanceMeasures {
+                            self.0.to_owned_message()
+                        }
+                        /// The underlying bytes buffer.
+                        #[must_use]
+                        pub fn bytes(&self) -> &::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.bytes()
+                        }
+                        /// Consume the handle, returning the underlying bytes buffer.
+                        #[must_use]
+                        pub fn into_bytes(self) -> ::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.into_bytes()
+                        }
+                        /// Field 1: `service`
+                        #[must_use]
+                        pub fn service(&self) -> &'_ str {
+                            self.0.reborrow().service
+                        }
+                        /// Field 2: `id`
+                        #[must_use]
+                        pub fn id(&self) -> &'_ str {
+                            self.0.reborrow().id
+                        }
+                        /// Field 3: `slot`
+                        #[must_use]
+                        pub fn slot(&self) -> u32 {
+                            self.0.reborrow().slot
+                        }
+                        /// Field 4: `state`
+                        #[must_use]
+                        pub fn state(&self) -> &'_ str {
+                            self.0.reborrow().state
+                        }
+                        /// Field 5: `restarts`
+                        #[must_use]
+                        pub fn restarts(&self) -> u32 {
+                            self.0.reborrow().restarts
+                        }
+                        /// Processor time, of all its processes where there is a cgroup, else of the main one.
+                        ///
+                        /// Field 6: `cpu_nanos`
+                        #[must_use]
+                        pub fn cpu_nanos(&self) -> ::core::option::Option<u64> {
+                            self.0.reborrow().cpu_nanos
+                        }
+                        /// Field 7: `memory_bytes`
+                        #[must_use]
+                        pub fn memory_bytes(&self) -> ::core::option::Option<u64> {
+                            self.0.reborrow().memory_bytes
+                        }
+                        /// Processes and threads.
+                        ///
+                        /// Field 8: `pids`
+                        #[must_use]
+                        pub fn pids(&self) -> ::core::option::Option<u64> {
+                            self.0.reborrow().pids
+                        }
+                        /// Field 9: `open_files`
+                        #[must_use]
+                        pub fn open_files(&self) -> ::core::option::Option<u64> {
+                            self.0.reborrow().open_files
+                        }
+                        /// Field 10: `oom_kills`
+                        #[must_use]
+                        pub fn oom_kills(&self) -> u64 {
+                            self.0.reborrow().oom_kills
+                        }
+                        /// How long the last answer to the probe took.
+                        ///
+                        /// Field 11: `probe_nanos`
+                        #[must_use]
+                        pub fn probe_nanos(&self) -> ::core::option::Option<u64> {
+                            self.0.reborrow().probe_nanos
+                        }
+                        /// Field 12: `probe_failures`
+                        #[must_use]
+                        pub fn probe_failures(&self) -> u64 {
+                            self.0.reborrow().probe_failures
+                        }
+                        /// When it was started, in milliseconds since 1970.
+                        ///
+                        /// Field 13: `started_unix_ms`
+                        #[must_use]
+                        pub fn started_unix_ms(&self) -> i64 {
+                            self.0.reborrow().started_unix_ms
+                        }
+                    }
+                    impl
+                        ::core::convert::From<
+                            ::formic_rpc::rt::buffa::OwnedView<InstanceMeasuresView<'static>>,
+                        > for InstanceMeasuresOwnedView
+                    {
+                        fn from(
+                            inner: ::formic_rpc::rt::buffa::OwnedView<InstanceMeasuresView<'static>>,
+                        ) -> Self {
+                            InstanceMeasuresOwnedView(inner)
+                        }
+                    }
+                    impl ::core::convert::From<InstanceMeasuresOwnedView>
+                        for ::formic_rpc::rt::buffa::OwnedView<InstanceMeasuresView<'static>>
+                    {
+                        fn from(wrapper: InstanceMeasuresOwnedView) -> Self {
+                            wrapper.0
+                        }
+                    }
+                    impl
+                        ::core::convert::AsRef<
+                            ::formic_rpc::rt::buffa::OwnedView<InstanceMeasuresView<'static>>,
+                        > for InstanceMeasuresOwnedView
+                    {
+                        fn as_ref(
+                            &self,
+                        ) -> &::formic_rpc::rt::buffa::OwnedView<InstanceMeasuresView<'static>>
+                        {
+                            &self.0
+                        }
+                    }
+                    impl ::formic_rpc::rt::buffa::HasMessageView for super::super::InstanceMeasures {
+                        type View<'a> = InstanceMeasuresView<'a>;
+                        type ViewHandle = InstanceMeasuresOwnedView;
+                    }
+                    impl ::formic_rpc::rt::serde::Serialize for InstanceMeasuresOwnedView {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            ::formic_rpc::rt::serde::Serialize::serialize(&self.0, __s)
+                        }
+                    }
+                    #[derive(Clone, Debug, Default)]
+                    pub struct EngineMeasuresView<'a> {
+                        /// Field 1: `pid`
+                        pub pid: u32,
+                        /// Events that were taken note of.
+                        ///
+                        /// Field 2: `events`
+                        pub events: u64,
+                        /// What waits to be taken note of.
+                        ///
+                        /// Field 3: `queue`
+                        pub queue: u64,
+                        /// Decisions, and the time that they took together.
+                        ///
+                        /// Field 4: `turns`
+                        pub turns: u64,
+                        /// Field 5: `turns_nanos`
+                        pub turns_nanos: u64,
+                        /// Records written and synced to the disk, and the time that it took.
+                        ///
+                        /// Field 6: `writes`
+                        pub writes: u64,
+                        /// Field 7: `writes_nanos`
+                        pub writes_nanos: u64,
+                        pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFieldsView<'a>,
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageView<'a> for EngineMeasuresView<'a> {
+                        type Owned = super::super::EngineMeasures;
+                        fn decode_view(
+                            buf: &'a [u8],
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let __limit =
+                                ::core::cell::Cell::new(::formic_rpc::rt::buffa::DEFAULT_UNKNOWN_FIELD_LIMIT);
+                            let __elem = ::core::cell::Cell::new(
+                                ::formic_rpc::rt::buffa::DEFAULT_ELEMENT_MEMORY_LIMIT,
+                            );
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                buf,
+                                ::formic_rpc::rt::buffa::DecodeContext::new(
+                                    ::formic_rpc::rt::buffa::RECURSION_LIMIT,
+                                    &__limit,
+                                )
+                                .with_element_memory(&__elem),
+                            )
+                        }
+                        fn decode_view_with_ctx(
+                            buf: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(buf, ctx)
+                        }
+                        #[inline]
+                        fn merge_view_field(
+                            &mut self,
+                            tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                            cur: &'a [u8],
+                            before_tag: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<&'a [u8], ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let _ = ctx;
+                            #[allow(unused_variables)]
+                            let view = self;
+                            let mut cur = cur;
+                            match tag.field_number() {
+                                1u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                                    )?;
+                                    view.pid = ::formic_rpc::rt::buffa::types::decode_uint32(&mut cur)?;
+                                }
+                                2u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                                    )?;
+                                    view.events = ::formic_rpc::rt::buffa::types::decode_uint64(&mut cur)?;
+                                }
+                                3u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                                    )?;
+                                    view.queue = ::formic_rpc::rt::buffa::types::decode_uint64(&mut cur)?;
+                                }
+                                4u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                                    )?;
+                                    view.turns = ::formic_rpc::rt::buffa::types::decode_uint64(&mut cur)?;
+                                }
+                                5u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                                    )?;
+                                    view.turns_nanos =
+                                        ::formic_rpc::rt::buffa::types::decode_uint64(&mut cur)?;
+                                }
+                                6u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                                    )?;
+                                    view.writes = ::formic_rpc::rt::buffa::types::decode_uint64(&mut cur)?;
+                                }
+                                7u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                                    )?;
+                                    view.writes_nanos =
+                                        ::formic_rpc::rt::buffa::types::decode_uint64(&mut cur)?;
+                                }
+                                _ => {
+                                    ::formic_rpc::rt::buffa::encoding::skip_field_depth(
+                                        tag,
+                                        &mut cur,
+                                        ctx.depth(),
+                                    )?;
+                                    let span_len = before_tag.len() - cur.len();
+                                    view.__buffa_unknown_fields.push_record(before_tag, span_len, ctx)?;
+                                }
+                            }
+                            ::core::result::Result::Ok(cur)
+                        }
+                        fn to_owned_message(
+                            &self,
+                        ) -> ::core::result::Result<
+                            super::super::EngineMeasures,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            self.to_owned_from_source(None)
+                        }
+                        #[allow(clippy::useless_conversion, clippy::needless_update)]
+                        fn to_owned_from_source(
+                            &self,
+                            __buffa_src: ::core::option::Option<&::formic_rpc::rt::buffa::bytes::Bytes>,
+                        ) -> ::core::result::Result<
+                            super::super::EngineMeasures,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::alloc::string::ToString as _;
+                            let _ = __buffa_src;
+                            ::core::result::Result::Ok(super::super::EngineMeasures {
+                                pid: self.pid,
+                                events: self.events,
+                                queue: self.queue,
+                                turns: self.turns,
+                                turns_nanos: self.turns_nanos,
+                                writes: self.writes,
+                                writes_nanos: self.writes_nanos,
+                                __buffa_unknown_fields: self.__buffa_unknown_fields.to_owned()?.into(),
+                                ..::core::default::Default::default()
+                            })
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::ViewEncode<'a> for EngineMeasuresView<'a> {
+                        #[allow(clippy::needless_borrow, clippy::let_and_return)]
+                        fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            let mut size = 0u64;
+                            if self.pid != 0u32 {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::uint32_encoded_len(self.pid) as u64;
+                            }
+                            if self.events != 0u64 {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::uint64_encoded_len(self.events) as u64;
+                            }
+                            if self.queue != 0u64 {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::uint64_encoded_len(self.queue) as u64;
+                            }
+                            if self.turns != 0u64 {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::uint64_encoded_len(self.turns) as u64;
+                            }
+                            if self.turns_nanos != 0u64 {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::uint64_encoded_len(self.turns_nanos)
+                                        as u64;
+                            }
+                            if self.writes != 0u64 {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::uint64_encoded_len(self.writes) as u64;
+                            }
+                            if self.writes_nanos != 0u64 {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::uint64_encoded_len(self.writes_nanos)
+                                        as u64;
+                            }
+                            size += self.__buffa_unknown_fields.encoded_len() as u64;
+                            ::formic_rpc::rt::buffa::saturate_size(size)
+                        }
+                        #[allow(clippy::needless_borrow)]
+                        fn write_to(
+                            &self,
+                            _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                            buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                        ) {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            if self.pid != 0u32 {
+                                ::formic_rpc::rt::buffa::types::put_uint32_field(1u32, self.pid, buf);
+                            }
+                            if self.events != 0u64 {
+                                ::formic_rpc::rt::buffa::types::put_uint64_field(2u32, self.events, buf);
+                            }
+                            if self.queue != 0u64 {
+                                ::formic_rpc::rt::buffa::types::put_uint64_field(3u32, self.queue, buf);
+                            }
+                            if self.turns != 0u64 {
+                                ::formic_rpc::rt::buffa::types::put_uint64_field(4u32, self.turns, buf);
+                            }
+                            if self.turns_nanos != 0u64 {
+                                ::formic_rpc::rt::buffa::types::put_uint64_field(5u32, self.turns_nanos, buf);
+                            }
+                            if self.writes != 0u64 {
+                                ::formic_rpc::rt::buffa::types::put_uint64_field(6u32, self.writes, buf);
+                            }
+                            if self.writes_nanos != 0u64 {
+                                ::formic_rpc::rt::buffa::types::put_uint64_field(
+                                    7u32,
+                                    self.writes_nanos,
+                                    buf,
+                                );
+                            }
+                            self.__buffa_unknown_fields.write_to(buf);
+                        }
+                    }
+                    /// Serializes this view as protobuf JSON.
+                    ///
+                    /// Implicit-presence fields with default values are omitted, `required`
+                    /// fields are always emitted, explicit-presence (`optional`) fields are
+                    /// emitted only when set, bytes fields are base64-encoded, and enum
+                    /// values are their proto name strings.
+                    ///
+                    /// This impl uses `serialize_map(None)` because the number of emitted
+                    /// fields depends on default-omission rules; serializers that require
+                    /// known map lengths (e.g. `bincode`) will return a runtime error.
+                    /// Use the owned message type for those formats.
+                    impl<'__a> ::formic_rpc::rt::serde::Serialize for EngineMeasuresView<'__a> {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            use ::formic_rpc::rt::serde::ser::SerializeMap as _;
+                            let mut __map = __s.serialize_map(::core::option::Option::None)?;
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u32(&self.pid) {
+                                __map.serialize_entry(
+                                    "pid",
+                                    &::formic_rpc::rt::buffa::json_helpers::ProtoJson(&self.pid),
+                                )?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u64(&self.events) {
+                                __map.serialize_entry(
+                                    "events",
+                                    &::formic_rpc::rt::buffa::json_helpers::ProtoJson(&self.events),
+                                )?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u64(&self.queue) {
+                                __map.serialize_entry(
+                                    "queue",
+                                    &::formic_rpc::rt::buffa::json_helpers::ProtoJson(&self.queue),
+                                )?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u64(&self.turns) {
+                                __map.serialize_entry(
+                                    "turns",
+                                    &::formic_rpc::rt::buffa::json_helpers::ProtoJson(&self.turns),
+                                )?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u64(&self.turns_nanos)
+                            {
+                                __map.serialize_entry(
+                                    "turnsNanos",
+                                    &::formic_rpc::rt::buffa::json_helpers::ProtoJson(&self.turns_nanos),
+                                )?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u64(&self.writes) {
+                                __map.serialize_entry(
+                                    "writes",
+                                    &::formic_rpc::rt::buffa::json_helpers::ProtoJson(&self.writes),
+                                )?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u64(
+                                &self.writes_nanos,
+                            ) {
+                                __map.serialize_entry(
+                                    "writesNanos",
+                                    &::formic_rpc::rt::buffa::json_helpers::ProtoJson(&self.writes_nanos),
+                                )?;
+                            }
+                            __map.end()
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageName for EngineMeasuresView<'a> {
+                        const PACKAGE: &'static str = "formic.control.v1";
+                        const NAME: &'static str = "EngineMeasures";
+                        const FULL_NAME: &'static str = "formic.control.v1.EngineMeasures";
+                        const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.EngineMeasures";
+                    }
+                    ::formic_rpc::rt::buffa::impl_default_view_instance!(EngineMeasuresView);
+                    ::formic_rpc::rt::buffa::impl_view_reborrow!(EngineMeasuresView);
+                    /** Self-contained, `'static` owned view of a `EngineMeasures` message.
+
+                    Wraps [`::formic_rpc::rt::buffa::OwnedView`]`<`[`EngineMeasuresView`]`<'static>>`: the decoded view and the [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer it borrows from travel together, so the handle is `'static` and `Send + Sync` — suitable for async handlers, spawned tasks, and anywhere a `'static` bound is required.
+
+                    Field accessors return borrows tied to `&self`. Use [`Self::view`] to get the full [`EngineMeasuresView`] when you need struct patterns, iteration helpers, or to pass the view to lifetime-parameterised code.*/
+                    #[derive(Clone, Debug)]
+                    pub struct EngineMeasuresOwnedView(
+                        ::formic_rpc::rt::buffa::OwnedView<EngineMeasuresView<'static>>,
+                    );
+                    impl EngineMeasuresOwnedView {
+                        /// Decode an owned view from a [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer.
+                        ///
+                        /// The view borrows directly from the buffer's data; the buffer is
+                        /// retained inside the returned handle.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer contains invalid
+                        /// protobuf data.
+                        pub fn decode(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(EngineMeasuresOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode(bytes)?,
+                            ))
+                        }
+                        /// Decode with custom [`::formic_rpc::rt::buffa::DecodeOptions`] (recursion limit,
+                        /// max message size).
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer is invalid or
+                        /// exceeds the configured limits.
+                        pub fn decode_with_options(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                            opts: &::formic_rpc::rt::buffa::DecodeOptions,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(EngineMeasuresOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode_with_options(bytes, opts)?,
+                            ))
+                        }
+                        /// Build from an owned message via an encode → decode round-trip.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError::MessageTooLarge`] if the
+                        /// message's encoded size exceeds the 2 GiB protobuf limit, or
+                        /// another [`::formic_rpc::rt::buffa::DecodeError`] if the re-encoded bytes are
+                        /// somehow invalid (should not happen for well-formed messages).
+                        pub fn from_owned(
+                            msg: &super::super::EngineMeasures,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(EngineMeasuresOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::from_owned(msg)?,
+                            ))
+                        }
+                        /// Borrow the full [`EngineMeasuresView`] with its lifetime tied to `&self`.
+                        #[must_use]
+                        pub fn view(&self) -> &EngineMeasuresView<'_> {
+                            self.0.reborrow()
+                        }
+                        /// Convert to the owned message type.
+                        ///
+                        /// Infallible: this type's constructors wire-decode their
+                        /// buffer, and a view produced by wire decoding always
+                        /// converts. Delegates to [`::formic_rpc::rt::buffa::OwnedView::to_owned_message`],
+                        /// whose contract also governs handles converted from a raw
+                        /// [`::formic_rpc::rt::buffa::OwnedView`].
+                        #[must_use]
+                        pub fn to_owned_message(&self) -> super::super::EngineMeasures {
+                            self.0.to_owned_message()
+                        }
+                        /// The underlying bytes buffer.
+                        #[must_use]
+                        pub fn bytes(&self) -> &::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.bytes()
+                        }
+                        /// Consume the handle, returning the underlying bytes buffer.
+                        #[must_use]
+                        pub fn into_bytes(self) -> ::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.into_bytes()
+                        }
+                        /// Field 1: `pid`
+                        #[must_use]
+                        pub fn pid(&self) -> u32 {
+                            self.0.reborrow().pid
+                        }
+                        /// Events that were taken note of.
+                        ///
+                        /// Field 2: `events`
+                        #[must_use]
+                        pub fn events(&self) -> u64 {
+                            self.0.reborrow().events
+                        }
+                        /// What waits to be taken note of.
+                        ///
+                        /// Field 3: `queue`
+                        #[must_use]
+                        pub fn queue(&self) -> u64 {
+                            self.0.reborrow().queue
+                        }
+                        /// Decisions, and the time that they took together.
+                        ///
+                        /// Field 4: `turns`
+                        #[must_use]
+                        pub fn turns(&self) -> u64 {
+                            self.0.reborrow().turns
+                        }
+                        /// Field 5: `turns_nanos`
+                        #[must_use]
+                        pub fn turns_nanos(&self) -> u64 {
+                            self.0.reborrow().turns_nanos
+                        }
+                        /// Records written and synced to the disk, and the time that it took.
+                        ///
+                        /// Field 6: `writes`
+                        #[must_use]
+                        pub fn writes(&self) -> u64 {
+                            self.0.reborrow().writes
+                        }
+                        /// Field 7: `writes_nanos`
+                        #[must_use]
+                        pub fn writes_nanos(&self) -> u64 {
+                            self.0.reborrow().writes_nanos
+                        }
+                    }
+                    impl
+                        ::core::convert::From<::formic_rpc::rt::buffa::OwnedView<EngineMeasuresView<'static>>>
+                        for EngineMeasuresOwnedView
+                    {
+                        fn from(
+                            inner: ::formic_rpc::rt::buffa::OwnedView<EngineMeasuresView<'static>>,
+                        ) -> Self {
+                            EngineMeasuresOwnedView(inner)
+                        }
+                    }
+                    impl ::core::convert::From<EngineMeasuresOwnedView>
+                        for ::formic_rpc::rt::buffa::OwnedView<EngineMeasuresView<'static>>
+                    {
+                        fn from(wrapper: EngineMeasuresOwnedView) -> Self {
+                            wrapper.0
+                        }
+                    }
+                    impl
+                        ::core::convert::AsRef<
+                            ::formic_rpc::rt::buffa::OwnedView<EngineMeasuresView<'static>>,
+                        > for EngineMeasuresOwnedView
+                    {
+                        fn as_ref(&self) -> &::formic_rpc::rt::buffa::OwnedView<EngineMeasuresView<'static>> {
+                            &self.0
+                        }
+                    }
+                    impl ::formic_rpc::rt::buffa::HasMessageView for super::super::EngineMeasures {
+                        type View<'a> = EngineMeasuresView<'a>;
+                        type ViewHandle = EngineMeasuresOwnedView;
+                    }
+                    impl ::formic_rpc::rt::serde::Serialize for EngineMeasuresOwnedView {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            ::formic_rpc::rt::serde::Serialize::serialize(&self.0, __s)
+                        }
+                    }
+                    #[derive(Clone, Debug, Default)]
                     pub struct LogsRequestView<'a> {
                         /// Empty: all.
                         ///
@@ -23284,6 +26592,881 @@ pub mod formic {
                         type ViewHandle = RestartResponseOwnedView;
                     }
                     impl ::formic_rpc::rt::serde::Serialize for RestartResponseOwnedView {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            ::formic_rpc::rt::serde::Serialize::serialize(&self.0, __s)
+                        }
+                    }
+                    #[derive(Clone, Debug, Default)]
+                    pub struct ServicesRequestView<'a> {
+                        /// Field 1: `services`
+                        pub services: ::formic_rpc::rt::buffa::RepeatedView<'a, &'a str>,
+                        /// Field 2: `index`
+                        pub index: ::core::option::Option<u64>,
+                        pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFieldsView<'a>,
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageView<'a> for ServicesRequestView<'a> {
+                        type Owned = super::super::ServicesRequest;
+                        fn decode_view(
+                            buf: &'a [u8],
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let __limit =
+                                ::core::cell::Cell::new(::formic_rpc::rt::buffa::DEFAULT_UNKNOWN_FIELD_LIMIT);
+                            let __elem = ::core::cell::Cell::new(
+                                ::formic_rpc::rt::buffa::DEFAULT_ELEMENT_MEMORY_LIMIT,
+                            );
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                buf,
+                                ::formic_rpc::rt::buffa::DecodeContext::new(
+                                    ::formic_rpc::rt::buffa::RECURSION_LIMIT,
+                                    &__limit,
+                                )
+                                .with_element_memory(&__elem),
+                            )
+                        }
+                        fn decode_view_with_ctx(
+                            buf: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(buf, ctx)
+                        }
+                        #[inline]
+                        fn merge_view_field(
+                            &mut self,
+                            tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                            cur: &'a [u8],
+                            before_tag: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<&'a [u8], ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let _ = ctx;
+                            #[allow(unused_variables)]
+                            let view = self;
+                            let mut cur = cur;
+                            match tag.field_number() {
+                                2u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                                    )?;
+                                    view.index =
+                                        Some(::formic_rpc::rt::buffa::types::decode_uint64(&mut cur)?);
+                                }
+                                1u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    let __elem = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
+                                    ctx.register_element_memory(
+                                        ::formic_rpc::rt::buffa::__private::element_footprint(&__elem),
+                                    )?;
+                                    view.services.push(__elem);
+                                }
+                                _ => {
+                                    ::formic_rpc::rt::buffa::encoding::skip_field_depth(
+                                        tag,
+                                        &mut cur,
+                                        ctx.depth(),
+                                    )?;
+                                    let span_len = before_tag.len() - cur.len();
+                                    view.__buffa_unknown_fields.push_record(before_tag, span_len, ctx)?;
+                                }
+                            }
+                            ::core::result::Result::Ok(cur)
+                        }
+                        fn to_owned_message(
+                            &self,
+                        ) -> ::core::result::Result<
+                            super::super::ServicesRequest,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            self.to_owned_from_source(None)
+                        }
+                        #[allow(clippy::useless_conversion, clippy::needless_update)]
+                        fn to_owned_from_source(
+                            &self,
+                            __buffa_src: ::core::option::Option<&::formic_rpc::rt::buffa::bytes::Bytes>,
+                        ) -> ::core::result::Result<
+                            super::super::ServicesRequest,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::alloc::string::ToString as _;
+                            let _ = __buffa_src;
+                            ::core::result::Result::Ok(super::super::ServicesRequest {
+                                services: self.services.iter().map(|s| s.to_string()).collect(),
+                                index: self.index,
+                                __buffa_unknown_fields: self.__buffa_unknown_fields.to_owned()?.into(),
+                                ..::core::default::Default::default()
+                            })
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::ViewEncode<'a> for ServicesRequestView<'a> {
+                        #[allow(clippy::needless_borrow, clippy::let_and_return)]
+                        fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            let mut size = 0u64;
+                            for v in &self.services {
+                                size += 1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(v) as u64;
+                            }
+                            if let Some(v) = self.index {
+                                size += 1u64 + ::formic_rpc::rt::buffa::types::uint64_encoded_len(v) as u64;
+                            }
+                            size += self.__buffa_unknown_fields.encoded_len() as u64;
+                            ::formic_rpc::rt::buffa::saturate_size(size)
+                        }
+                        #[allow(clippy::needless_borrow)]
+                        fn write_to(
+                            &self,
+                            _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                            buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                        ) {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            for v in &self.services {
+                                ::formic_rpc::rt::buffa::types::put_string_field(1u32, v, buf);
+                            }
+                            if let Some(v) = self.index {
+                                ::formic_rpc::rt::buffa::types::put_uint64_field(2u32, v, buf);
+                            }
+                            self.__buffa_unknown_fields.write_to(buf);
+                        }
+                    }
+                    /// Serializes this view as protobuf JSON.
+                    ///
+                    /// Implicit-presence fields with default values are omitted, `required`
+                    /// fields are always emitted, explicit-presence (`optional`) fields are
+                    /// emitted only when set, bytes fields are base64-encoded, and enum
+                    /// values are their proto name strings.
+                    ///
+                    /// This impl uses `serialize_map(None)` because the number of emitted
+                    /// fields depends on default-omission rules; serializers that require
+                    /// known map lengths (e.g. `bincode`) will return a runtime error.
+                    /// Use the owned message type for those formats.
+                    impl<'__a> ::formic_rpc::rt::serde::Serialize for ServicesRequestView<'__a> {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            use ::formic_rpc::rt::serde::ser::SerializeMap as _;
+                            let mut __map = __s.serialize_map(::core::option::Option::None)?;
+                            if !self.services.is_empty() {
+                                __map.serialize_entry("services", &*self.services)?;
+                            }
+                            if let ::core::option::Option::Some(__v) = self.index {
+                                __map.serialize_entry(
+                                    "index",
+                                    &::formic_rpc::rt::buffa::json_helpers::ProtoJson(&__v),
+                                )?;
+                            }
+                            __map.end()
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageName for ServicesRequestView<'a> {
+                        const PACKAGE: &'static str = "formic.control.v1";
+                        const NAME: &'static str = "ServicesRequest";
+                        const FULL_NAME: &'static str = "formic.control.v1.ServicesRequest";
+                        const TYPE_URL: &'static str =
+                            "type.googleapis.com/formic.control.v1.ServicesRequest";
+                    }
+                    ::formic_rpc::rt::buffa::impl_default_view_instance!(ServicesRequestView);
+                    ::formic_rpc::rt::buffa::impl_view_reborrow!(ServicesRequestView);
+                    /** Self-contained, `'static` owned view of a `ServicesRequest` message.
+
+                    Wraps [`::formic_rpc::rt::buffa::OwnedView`]`<`[`ServicesRequestView`]`<'static>>`: the decoded view and the [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer it borrows from travel together, so the handle is `'static` and `Send + Sync` — suitable for async handlers, spawned tasks, and anywhere a `'static` bound is required.
+
+                    Field accessors return borrows tied to `&self`. Use [`Self::view`] to get the full [`ServicesRequestView`] when you need struct patterns, iteration helpers, or to pass the view to lifetime-parameterised code.*/
+                    #[derive(Clone, Debug)]
+                    pub struct ServicesRequestOwnedView(
+                        ::formic_rpc::rt::buffa::OwnedView<ServicesRequestView<'static>>,
+                    );
+                    impl ServicesRequestOwnedView {
+                        /// Decode an owned view from a [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer.
+                        ///
+                        /// The view borrows directly from the buffer's data; the buffer is
+                        /// retained inside the returned handle.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer contains invalid
+                        /// protobuf data.
+                        pub fn decode(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(ServicesRequestOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode(bytes)?,
+                            ))
+                        }
+                        /// Decode with custom [`::formic_rpc::rt::buffa::DecodeOptions`] (recursion limit,
+                        /// max message size).
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer is invalid or
+                        /// exceeds the configured limits.
+                        pub fn decode_with_options(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                            opts: &::formic_rpc::rt::buffa::DecodeOptions,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(ServicesRequestOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode_with_options(bytes, opts)?,
+                            ))
+                        }
+                        /// Build from an owned message via an encode → decode round-trip.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError::MessageTooLarge`] if the
+                        /// message's encoded size exceeds the 2 GiB protobuf limit, or
+                        /// another [`::formic_rpc::rt::buffa::DecodeError`] if the re-encoded bytes are
+                        /// somehow invalid (should not happen for well-formed messages).
+                        pub fn from_owned(
+                            msg: &super::super::ServicesRequest,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(ServicesRequestOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::from_owned(msg)?,
+                            ))
+                        }
+                        /// Borrow the full [`ServicesRequestView`] with its lifetime tied to `&self`.
+                        #[must_use]
+                        pub fn view(&self) -> &ServicesRequestView<'_> {
+                            self.0.reborrow()
+                        }
+                        /// Convert to the owned message type.
+                        ///
+                        /// Infallible: this type's constructors wire-decode their
+                        /// buffer, and a view produced by wire decoding always
+                        /// converts. Delegates to [`::formic_rpc::rt::buffa::OwnedView::to_owned_message`],
+                        /// whose contract also governs handles converted from a raw
+                        /// [`::formic_rpc::rt::buffa::OwnedView`].
+                        #[must_use]
+                        pub fn to_owned_message(&self) -> super::super::ServicesRequest {
+                            self.0.to_owned_message()
+                        }
+                        /// The underlying bytes buffer.
+                        #[must_use]
+                        pub fn bytes(&self) -> &::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.bytes()
+                        }
+                        /// Consume the handle, returning the underlying bytes buffer.
+                        #[must_use]
+                        pub fn into_bytes(self) -> ::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.into_bytes()
+                        }
+                        /// Field 1: `services`
+                        #[must_use]
+                        pub fn services(&self) -> &::formic_rpc::rt::buffa::RepeatedView<'_, &'_ str> {
+                            &self.0.reborrow().services
+                        }
+                        /// Field 2: `index`
+                        #[must_use]
+                        pub fn index(&self) -> ::core::option::Option<u64> {
+                            self.0.reborrow().index
+                        }
+                    }
+                    impl
+                        ::core::convert::From<
+                            ::formic_rpc::rt::buffa::OwnedView<ServicesRequestView<'static>>,
+                        > for ServicesRequestOwnedView
+                    {
+                        fn from(
+                            inner: ::formic_rpc::rt::buffa::OwnedView<ServicesRequestView<'static>>,
+                        ) -> Self {
+                            ServicesRequestOwnedView(inner)
+                        }
+                    }
+                    impl ::core::convert::From<ServicesRequestOwnedView>
+                        for ::formic_rpc::rt::buffa::OwnedView<ServicesRequestView<'static>>
+                    {
+                        fn from(wrapper: ServicesRequestOwnedView) -> Self {
+                            wrapper.0
+                        }
+                    }
+                    impl
+                        ::core::convert::AsRef<
+                            ::formic_rpc::rt::buffa::OwnedView<ServicesRequestView<'static>>,
+                        > for ServicesRequestOwnedView
+                    {
+                        fn as_ref(
+                            &self,
+                        ) -> &::formic_rpc::rt::buffa::OwnedView<ServicesRequestView<'static>>
+                        {
+                            &self.0
+                        }
+                    }
+                    impl ::formic_rpc::rt::buffa::HasMessageView for super::super::ServicesRequest {
+                        type View<'a> = ServicesRequestView<'a>;
+                        type ViewHandle = ServicesRequestOwnedView;
+                    }
+                    impl ::formic_rpc::rt::serde::Serialize for ServicesRequestOwnedView {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            ::formic_rpc::rt::serde::Serialize::serialize(&self.0, __s)
+                        }
+                    }
+                    #[derive(Clone, Debug, Default)]
+                    pub struct PauseRequestView<'a> {
+                        /// Field 1: `service`
+                        pub service: &'a str,
+                        pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFieldsView<'a>,
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageView<'a> for PauseRequestView<'a> {
+                        type Owned = super::super::PauseRequest;
+                        fn decode_view(
+                            buf: &'a [u8],
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let __limit =
+                                ::core::cell::Cell::new(::formic_rpc::rt::buffa::DEFAULT_UNKNOWN_FIELD_LIMIT);
+                            let __elem = ::core::cell::Cell::new(
+                                ::formic_rpc::rt::buffa::DEFAULT_ELEMENT_MEMORY_LIMIT,
+                            );
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                buf,
+                                ::formic_rpc::rt::buffa::DecodeContext::new(
+                                    ::formic_rpc::rt::buffa::RECURSION_LIMIT,
+                                    &__limit,
+                                )
+                                .with_element_memory(&__elem),
+                            )
+                        }
+                        fn decode_view_with_ctx(
+                            buf: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(buf, ctx)
+                        }
+                        #[inline]
+                        fn merge_view_field(
+                            &mut self,
+                            tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                            cur: &'a [u8],
+                            before_tag: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<&'a [u8], ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let _ = ctx;
+                            #[allow(unused_variables)]
+                            let view = self;
+                            let mut cur = cur;
+                            match tag.field_number() {
+                                1u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    view.service = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
+                                }
+                                _ => {
+                                    ::formic_rpc::rt::buffa::encoding::skip_field_depth(
+                                        tag,
+                                        &mut cur,
+                                        ctx.depth(),
+                                    )?;
+                                    let span_len = before_tag.len() - cur.len();
+                                    view.__buffa_unknown_fields.push_record(before_tag, span_len, ctx)?;
+                                }
+                            }
+                            ::core::result::Result::Ok(cur)
+                        }
+                        fn to_owned_message(
+                            &self,
+                        ) -> ::core::result::Result<
+                            super::super::PauseRequest,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            self.to_owned_from_source(None)
+                        }
+                        #[allow(clippy::useless_conversion, clippy::needless_update)]
+                        fn to_owned_from_source(
+                            &self,
+                            __buffa_src: ::core::option::Option<&::formic_rpc::rt::buffa::bytes::Bytes>,
+                        ) -> ::core::result::Result<
+                            super::super::PauseRequest,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::alloc::string::ToString as _;
+                            let _ = __buffa_src;
+                            ::core::result::Result::Ok(super::super::PauseRequest {
+                                service: self.service.to_string(),
+                                __buffa_unknown_fields: self.__buffa_unknown_fields.to_owned()?.into(),
+                                ..::core::default::Default::default()
+                            })
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::ViewEncode<'a> for PauseRequestView<'a> {
+                        #[allow(clippy::needless_borrow, clippy::let_and_return)]
+                        fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            let mut size = 0u64;
+                            if !self.service.is_empty() {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.service)
+                                        as u64;
+                            }
+                            size += self.__buffa_unknown_fields.encoded_len() as u64;
+                            ::formic_rpc::rt::buffa::saturate_size(size)
+                        }
+                        #[allow(clippy::needless_borrow)]
+                        fn write_to(
+                            &self,
+                            _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                            buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                        ) {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            if !self.service.is_empty() {
+                                ::formic_rpc::rt::buffa::types::put_string_field(1u32, &self.service, buf);
+                            }
+                            self.__buffa_unknown_fields.write_to(buf);
+                        }
+                    }
+                    /// Serializes this view as protobuf JSON.
+                    ///
+                    /// Implicit-presence fields with default values are omitted, `required`
+                    /// fields are always emitted, explicit-presence (`optional`) fields are
+                    /// emitted only when set, bytes fields are base64-encoded, and enum
+                    /// values are their proto name strings.
+                    ///
+                    /// This impl uses `serialize_map(None)` because the number of emitted
+                    /// fields depends on default-omission rules; serializers that require
+                    /// known map lengths (e.g. `bincode`) will return a runtime error.
+                    /// Use the owned message type for those formats.
+                    impl<'__a> ::formic_rpc::rt::serde::Serialize for PauseRequestView<'__a> {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            use ::formic_rpc::rt::serde::ser::SerializeMap as _;
+                            let mut __map = __s.serialize_map(::core::option::Option::None)?;
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str(self.service) {
+                                __map.serialize_entry("service", self.service)?;
+                            }
+                            __map.end()
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageName for PauseRequestView<'a> {
+                        const PACKAGE: &'static str = "formic.control.v1";
+                        const NAME: &'static str = "PauseRequest";
+                        const FULL_NAME: &'static str = "formic.control.v1.PauseRequest";
+                        const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.PauseRequest";
+                    }
+                    ::formic_rpc::rt::buffa::impl_default_view_instance!(PauseRequestView);
+                    ::formic_rpc::rt::buffa::impl_view_reborrow!(PauseRequestView);
+                    /** Self-contained, `'static` owned view of a `PauseRequest` message.
+
+                    Wraps [`::formic_rpc::rt::buffa::OwnedView`]`<`[`PauseRequestView`]`<'static>>`: the decoded view and the [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer it borrows from travel together, so the handle is `'static` and `Send + Sync` — suitable for async handlers, spawned tasks, and anywhere a `'static` bound is required.
+
+                    Field accessors return borrows tied to `&self`. Use [`Self::view`] to get the full [`PauseRequestView`] when you need struct patterns, iteration helpers, or to pass the view to lifetime-parameterised code.*/
+                    #[derive(Clone, Debug)]
+                    pub struct PauseRequestOwnedView(
+                        ::formic_rpc::rt::buffa::OwnedView<PauseRequestView<'static>>,
+                    );
+                    impl PauseRequestOwnedView {
+                        /// Decode an owned view from a [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer.
+                        ///
+                        /// The view borrows directly from the buffer's data; the buffer is
+                        /// retained inside the returned handle.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer contains invalid
+                        /// protobuf data.
+                        pub fn decode(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(PauseRequestOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode(bytes)?,
+                            ))
+                        }
+                        /// Decode with custom [`::formic_rpc::rt::buffa::DecodeOptions`] (recursion limit,
+                        /// max message size).
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer is invalid or
+                        /// exceeds the configured limits.
+                        pub fn decode_with_options(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                            opts: &::formic_rpc::rt::buffa::DecodeOptions,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(PauseRequestOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode_with_options(bytes, opts)?,
+                            ))
+                        }
+                        /// Build from an owned message via an encode → decode round-trip.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError::MessageTooLarge`] if the
+                        /// message's encoded size exceeds the 2 GiB protobuf limit, or
+                        /// another [`::formic_rpc::rt::buffa::DecodeError`] if the re-encoded bytes are
+                        /// somehow invalid (should not happen for well-formed messages).
+                        pub fn from_owned(
+                            msg: &super::super::PauseRequest,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(PauseRequestOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::from_owned(msg)?,
+                            ))
+                        }
+                        /// Borrow the full [`PauseRequestView`] with its lifetime tied to `&self`.
+                        #[must_use]
+                        pub fn view(&self) -> &PauseRequestView<'_> {
+                            self.0.reborrow()
+                        }
+                        /// Convert to the owned message type.
+                        ///
+                        /// Infallible: this type's constructors wire-decode their
+                        /// buffer, and a view produced by wire decoding always
+                        /// converts. Delegates to [`::formic_rpc::rt::buffa::OwnedView::to_owned_message`],
+                        /// whose contract also governs handles converted from a raw
+                        /// [`::formic_rpc::rt::buffa::OwnedView`].
+                        #[must_use]
+                        pub fn to_owned_message(&self) -> super::super::PauseRequest {
+                            self.0.to_owned_message()
+                        }
+                        /// The underlying bytes buffer.
+                        #[must_use]
+                        pub fn bytes(&self) -> &::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.bytes()
+                        }
+                        /// Consume the handle, returning the underlying bytes buffer.
+                        #[must_use]
+                        pub fn into_bytes(self) -> ::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.into_bytes()
+                        }
+                        /// Field 1: `service`
+                        #[must_use]
+                        pub fn service(&self) -> &'_ str {
+                            self.0.reborrow().service
+                        }
+                    }
+                    impl ::core::convert::From<::formic_rpc::rt::buffa::OwnedView<PauseRequestView<'static>>>
+                        for PauseRequestOwnedView
+                    {
+                        fn from(
+                            inner: ::formic_rpc::rt::buffa::OwnedView<PauseRequestView<'static>>,
+                        ) -> Self {
+                            PauseRequestOwnedView(inner)
+                        }
+                    }
+                    impl ::core::convert::From<PauseRequestOwnedView>
+                        for ::formic_rpc::rt::buffa::OwnedView<PauseRequestView<'static>>
+                    {
+                        fn from(wrapper: PauseRequestOwnedView) -> Self {
+                            wrapper.0
+                        }
+                    }
+                    impl ::core::convert::AsRef<::formic_rpc::rt::buffa::OwnedView<PauseRequestView<'static>>>
+                        for PauseRequestOwnedView
+                    {
+                        fn as_ref(&self) -> &::formic_rpc::rt::buffa::OwnedView<PauseRequestView<'static>> {
+                            &self.0
+                        }
+                    }
+                    impl ::formic_rpc::rt::buffa::HasMessageView for super::super::PauseRequest {
+                        type View<'a> = PauseRequestView<'a>;
+                        type ViewHandle = PauseRequestOwnedView;
+                    }
+                    impl ::formic_rpc::rt::serde::Serialize for PauseRequestOwnedView {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            ::formic_rpc::rt::serde::Serialize::serialize(&self.0, __s)
+                        }
+                    }
+                    #[derive(Clone, Debug, Default)]
+                    pub struct PauseResponseView<'a> {
+                        /// False if it was so already, or there was no update under way.
+                        ///
+                        /// Field 1: `changed`
+                        pub changed: bool,
+                        pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFieldsView<'a>,
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageView<'a> for PauseResponseView<'a> {
+                        type Owned = super::super::PauseResponse;
+                        fn decode_view(
+                            buf: &'a [u8],
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let __limit =
+                                ::core::cell::Cell::new(::formic_rpc::rt::buffa::DEFAULT_UNKNOWN_FIELD_LIMIT);
+                            let __elem = ::core::cell::Cell::new(
+                                ::formic_rpc::rt::buffa::DEFAULT_ELEMENT_MEMORY_LIMIT,
+                            );
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                buf,
+                                ::formic_rpc::rt::buffa::DecodeContext::new(
+                                    ::formic_rpc::rt::buffa::RECURSION_LIMIT,
+                                    &__limit,
+                                )
+                                .with_element_memory(&__elem),
+                            )
+                        }
+                        fn decode_view_with_ctx(
+                            buf: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(buf, ctx)
+                        }
+                        #[inline]
+                        fn merge_view_field(
+                            &mut self,
+                            tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                            cur: &'a [u8],
+                            before_tag: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<&'a [u8], ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let _ = ctx;
+                            #[allow(unused_variables)]
+                            let view = self;
+                            let mut cur = cur;
+                            match tag.field_number() {
+                                1u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                                    )?;
+                                    view.changed = ::formic_rpc::rt::buffa::types::decode_bool(&mut cur)?;
+                                }
+                                _ => {
+                                    ::formic_rpc::rt::buffa::encoding::skip_field_depth(
+                                        tag,
+                                        &mut cur,
+                                        ctx.depth(),
+                                    )?;
+                                    let span_len = before_tag.len() - cur.len();
+                                    view.__buffa_unknown_fields.push_record(before_tag, span_len, ctx)?;
+                                }
+                            }
+                            ::core::result::Result::Ok(cur)
+                        }
+                        fn to_owned_message(
+                            &self,
+                        ) -> ::core::result::Result<
+                            super::super::PauseResponse,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            self.to_owned_from_source(None)
+                        }
+                        #[allow(clippy::useless_conversion, clippy::needless_update)]
+                        fn to_owned_from_source(
+                            &self,
+                            __buffa_src: ::core::option::Option<&::formic_rpc::rt::buffa::bytes::Bytes>,
+                        ) -> ::core::result::Result<
+                            super::super::PauseResponse,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::alloc::string::ToString as _;
+                            let _ = __buffa_src;
+                            ::core::result::Result::Ok(super::super::PauseResponse {
+                                changed: self.changed,
+                                __buffa_unknown_fields: self.__buffa_unknown_fields.to_owned()?.into(),
+                                ..::core::default::Default::default()
+                            })
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::ViewEncode<'a> for PauseResponseView<'a> {
+                        #[allow(clippy::needless_borrow, clippy::let_and_return)]
+                        fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            let mut size = 0u64;
+                            if self.changed {
+                                size += 1u64 + ::formic_rpc::rt::buffa::types::BOOL_ENCODED_LEN as u64;
+                            }
+                            size += self.__buffa_unknown_fields.encoded_len() as u64;
+                            ::formic_rpc::rt::buffa::saturate_size(size)
+                        }
+                        #[allow(clippy::needless_borrow)]
+                        fn write_to(
+                            &self,
+                            _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                            buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                        ) {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            if self.changed {
+                                ::formic_rpc::rt::buffa::types::put_bool_field(1u32, self.changed, buf);
+                            }
+                            self.__buffa_unknown_fields.write_to(buf);
+                        }
+                    }
+                    /// Serializes this view as protobuf JSON.
+                    ///
+                    /// Implicit-presence fields with default values are omitted, `required`
+                    /// fields are always emitted, explicit-presence (`optional`) fields are
+                    /// emitted only when set, bytes fields are base64-encoded, and enum
+                    /// values are their proto name strings.
+                    ///
+                    /// This impl uses `serialize_map(None)` because the number of emitted
+                    /// fields depends on default-omission rules; serializers that require
+                    /// known map lengths (e.g. `bincode`) will return a runtime error.
+                    /// Use the owned message type for those formats.
+                    impl<'__a> ::formic_rpc::rt::serde::Serialize for PauseResponseView<'__a> {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            use ::formic_rpc::rt::serde::ser::SerializeMap as _;
+                            let mut __map = __s.serialize_map(::core::option::Option::None)?;
+                            if self.changed {
+                                __map.serialize_entry("changed", &self.changed)?;
+                            }
+                            __map.end()
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageName for PauseResponseView<'a> {
+                        const PACKAGE: &'static str = "formic.control.v1";
+                        const NAME: &'static str = "PauseResponse";
+                        const FULL_NAME: &'static str = "formic.control.v1.PauseResponse";
+                        const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.PauseResponse";
+                    }
+                    ::formic_rpc::rt::buffa::impl_default_view_instance!(PauseResponseView);
+                    ::formic_rpc::rt::buffa::impl_view_reborrow!(PauseResponseView);
+                    /** Self-contained, `'static` owned view of a `PauseResponse` message.
+
+                    Wraps [`::formic_rpc::rt::buffa::OwnedView`]`<`[`PauseResponseView`]`<'static>>`: the decoded view and the [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer it borrows from travel together, so the handle is `'static` and `Send + Sync` — suitable for async handlers, spawned tasks, and anywhere a `'static` bound is required.
+
+                    Field accessors return borrows tied to `&self`. Use [`Self::view`] to get the full [`PauseResponseView`] when you need struct patterns, iteration helpers, or to pass the view to lifetime-parameterised code.*/
+                    #[derive(Clone, Debug)]
+                    pub struct PauseResponseOwnedView(
+                        ::formic_rpc::rt::buffa::OwnedView<PauseResponseView<'static>>,
+                    );
+                    impl PauseResponseOwnedView {
+                        /// Decode an owned view from a [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer.
+                        ///
+                        /// The view borrows directly from the buffer's data; the buffer is
+                        /// retained inside the returned handle.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer contains invalid
+                        /// protobuf data.
+                        pub fn decode(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(PauseResponseOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode(bytes)?,
+                            ))
+                        }
+                        /// Decode with custom [`::formic_rpc::rt::buffa::DecodeOptions`] (recursion limit,
+                        /// max message size).
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer is invalid or
+                        /// exceeds the configured limits.
+                        pub fn decode_with_options(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                            opts: &::formic_rpc::rt::buffa::DecodeOptions,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(PauseResponseOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode_with_options(bytes, opts)?,
+                            ))
+                        }
+                        /// Build from an owned message via an encode → decode round-trip.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError::MessageTooLarge`] if the
+                        /// message's encoded size exceeds the 2 GiB protobuf limit, or
+                        /// another [`::formic_rpc::rt::buffa::DecodeError`] if the re-encoded bytes are
+                        /// somehow invalid (should not happen for well-formed messages).
+                        pub fn from_owned(
+                            msg: &super::super::PauseResponse,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(PauseResponseOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::from_owned(msg)?,
+                            ))
+                        }
+                        /// Borrow the full [`PauseResponseView`] with its lifetime tied to `&self`.
+                        #[must_use]
+                        pub fn view(&self) -> &PauseResponseView<'_> {
+                            self.0.reborrow()
+                        }
+                        /// Convert to the owned message type.
+                        ///
+                        /// Infallible: this type's constructors wire-decode their
+                        /// buffer, and a view produced by wire decoding always
+                        /// converts. Delegates to [`::formic_rpc::rt::buffa::OwnedView::to_owned_message`],
+                        /// whose contract also governs handles converted from a raw
+                        /// [`::formic_rpc::rt::buffa::OwnedView`].
+                        #[must_use]
+                        pub fn to_owned_message(&self) -> super::super::PauseResponse {
+                            self.0.to_owned_message()
+                        }
+                        /// The underlying bytes buffer.
+                        #[must_use]
+                        pub fn bytes(&self) -> &::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.bytes()
+                        }
+                        /// Consume the handle, returning the underlying bytes buffer.
+                        #[must_use]
+                        pub fn into_bytes(self) -> ::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.into_bytes()
+                        }
+                        /// False if it was so already, or there was no update under way.
+                        ///
+                        /// Field 1: `changed`
+                        #[must_use]
+                        pub fn changed(&self) -> bool {
+                            self.0.reborrow().changed
+                        }
+                    }
+                    impl ::core::convert::From<::formic_rpc::rt::buffa::OwnedView<PauseResponseView<'static>>>
+                        for PauseResponseOwnedView
+                    {
+                        fn from(
+                            inner: ::formic_rpc::rt::buffa::OwnedView<PauseResponseView<'static>>,
+                        ) -> Self {
+                            PauseResponseOwnedView(inner)
+                        }
+                    }
+                    impl ::core::convert::From<PauseResponseOwnedView>
+                        for ::formic_rpc::rt::buffa::OwnedView<PauseResponseView<'static>>
+                    {
+                        fn from(wrapper: PauseResponseOwnedView) -> Self {
+                            wrapper.0
+                        }
+                    }
+                    impl
+                        ::core::convert::AsRef<::formic_rpc::rt::buffa::OwnedView<PauseResponseView<'static>>>
+                        for PauseResponseOwnedView
+                    {
+                        fn as_ref(&self) -> &::formic_rpc::rt::buffa::OwnedView<PauseResponseView<'static>> {
+                            &self.0
+                        }
+                    }
+                    impl ::formic_rpc::rt::buffa::HasMessageView for super::super::PauseResponse {
+                        type View<'a> = PauseResponseView<'a>;
+                        type ViewHandle = PauseResponseOwnedView;
+                    }
+                    impl ::formic_rpc::rt::serde::Serialize for PauseResponseOwnedView {
                         fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
                             &self,
                             __s: __S,
@@ -34627,6 +38810,10 @@ pub mod formic {
                     reg.register_json_any(super::__SERVER_STATUS_JSON_ANY);
                     reg.register_json_any(super::__SERVICE_STATUS_JSON_ANY);
                     reg.register_json_any(super::__INSTANCE_STATUS_JSON_ANY);
+                    reg.register_json_any(super::__MEASURE_REQUEST_JSON_ANY);
+                    reg.register_json_any(super::__MEASURE_RESPONSE_JSON_ANY);
+                    reg.register_json_any(super::__INSTANCE_MEASURES_JSON_ANY);
+                    reg.register_json_any(super::__ENGINE_MEASURES_JSON_ANY);
                     reg.register_json_any(super::__LOGS_REQUEST_JSON_ANY);
                     reg.register_json_any(super::__LOG_LINE_JSON_ANY);
                     reg.register_json_any(super::__STOP_REQUEST_JSON_ANY);
@@ -34645,6 +38832,9 @@ pub mod formic {
                     reg.register_json_any(super::__CHANGE_RESPONSE_JSON_ANY);
                     reg.register_json_any(super::__RESTART_REQUEST_JSON_ANY);
                     reg.register_json_any(super::__RESTART_RESPONSE_JSON_ANY);
+                    reg.register_json_any(super::__SERVICES_REQUEST_JSON_ANY);
+                    reg.register_json_any(super::__PAUSE_REQUEST_JSON_ANY);
+                    reg.register_json_any(super::__PAUSE_RESPONSE_JSON_ANY);
                     reg.register_json_any(super::__HISTORY_REQUEST_JSON_ANY);
                     reg.register_json_any(super::__HISTORY_RESPONSE_JSON_ANY);
                     reg.register_json_any(super::__GENERATION_JSON_ANY);
@@ -34728,6 +38918,10 @@ pub mod formic {
             #[doc(inline)]
             pub use self::__buffa::view::EndpointTrafficView;
             #[doc(inline)]
+            pub use self::__buffa::view::EngineMeasuresOwnedView;
+            #[doc(inline)]
+            pub use self::__buffa::view::EngineMeasuresView;
+            #[doc(inline)]
             pub use self::__buffa::view::EventOwnedView;
             #[doc(inline)]
             pub use self::__buffa::view::EventView;
@@ -34760,6 +38954,10 @@ pub mod formic {
             #[doc(inline)]
             pub use self::__buffa::view::HttpRouteView;
             #[doc(inline)]
+            pub use self::__buffa::view::InstanceMeasuresOwnedView;
+            #[doc(inline)]
+            pub use self::__buffa::view::InstanceMeasuresView;
+            #[doc(inline)]
             pub use self::__buffa::view::InstanceStatusOwnedView;
             #[doc(inline)]
             pub use self::__buffa::view::InstanceStatusView;
@@ -34779,6 +38977,22 @@ pub mod formic {
             pub use self::__buffa::view::LogsRequestOwnedView;
             #[doc(inline)]
             pub use self::__buffa::view::LogsRequestView;
+            #[doc(inline)]
+            pub use self::__buffa::view::MeasureRequestOwnedView;
+            #[doc(inline)]
+            pub use self::__buffa::view::MeasureRequestView;
+            #[doc(inline)]
+            pub use self::__buffa::view::MeasureResponseOwnedView;
+            #[doc(inline)]
+            pub use self::__buffa::view::MeasureResponseView;
+            #[doc(inline)]
+            pub use self::__buffa::view::PauseRequestOwnedView;
+            #[doc(inline)]
+            pub use self::__buffa::view::PauseRequestView;
+            #[doc(inline)]
+            pub use self::__buffa::view::PauseResponseOwnedView;
+            #[doc(inline)]
+            pub use self::__buffa::view::PauseResponseView;
             #[doc(inline)]
             pub use self::__buffa::view::PlanRequestOwnedView;
             #[doc(inline)]
@@ -34887,6 +39101,10 @@ pub mod formic {
             pub use self::__buffa::view::ServiceStatusOwnedView;
             #[doc(inline)]
             pub use self::__buffa::view::ServiceStatusView;
+            #[doc(inline)]
+            pub use self::__buffa::view::ServicesRequestOwnedView;
+            #[doc(inline)]
+            pub use self::__buffa::view::ServicesRequestView;
             #[doc(inline)]
             pub use self::__buffa::view::SetSecretRequestOwnedView;
             #[doc(inline)]
@@ -35107,6 +39325,12 @@ pub mod formic {
                     "/formic.control.v1.ControlService/Logs",
                     ::formic_rpc::rt::Kind::ServerStream,
                 );
+                /// `/formic.control.v1.ControlService/Measure`
+                pub const MEASURE: ::formic_rpc::rt::Method = ::formic_rpc::rt::Method::new(
+                    "/formic.control.v1.ControlService/Measure",
+                    ::formic_rpc::rt::Kind::Unary,
+                )
+                .safe();
                 /// `/formic.control.v1.ControlService/Stop`
                 pub const STOP: ::formic_rpc::rt::Method = ::formic_rpc::rt::Method::new(
                     "/formic.control.v1.ControlService/Stop",
@@ -35145,6 +39369,13 @@ pub mod formic {
                 ) -> impl ::core::future::Future<
                     Output = ::formic_rpc::rt::Reply<::formic_rpc::rt::Streaming<LogLine>>,
                 > + ::core::marker::Send;
+                /// What instances use and how they answer, and how quick the engine is; counters are since the start.
+                fn measure(
+                    &self,
+                    ctx: ::formic_rpc::rt::Context,
+                    request: ::formic_rpc::rt::Request<'_, MeasureRequest>,
+                ) -> impl ::core::future::Future<Output = ::formic_rpc::rt::Reply<MeasureResponse>>
+                + ::core::marker::Send;
                 /// Drains and stops everything, dependants first; answers when all of it is gone. `formic up` ends then; a server goes on.
                 fn stop(
                     &self,
@@ -35201,6 +39432,9 @@ pub mod formic {
                         "/formic.control.v1.ControlService/Logs" => {
                             ::core::option::Option::Some(control_service_methods::LOGS)
                         }
+                        "/formic.control.v1.ControlService/Measure" => {
+                            ::core::option::Option::Some(control_service_methods::MEASURE)
+                        }
                         "/formic.control.v1.ControlService/Stop" => {
                             ::core::option::Option::Some(control_service_methods::STOP)
                         }
@@ -35249,6 +39483,17 @@ pub mod formic {
                             .await?;
                             ::formic_rpc::rt::stream_answer(response, codec)
                         }),
+                        "/formic.control.v1.ControlService/Measure" => ::std::boxed::Box::pin(async move {
+                            let (ctx, codec, body) = ::formic_rpc::rt::unary::<MeasureRequest>(call)?;
+                            let view = ::formic_rpc::rt::view::<MeasureRequest>(&body)?;
+                            let response = <T as ControlService>::measure(
+                                &service,
+                                ctx,
+                                ::formic_rpc::rt::Request::new(&view, &body),
+                            )
+                            .await?;
+                            ::formic_rpc::rt::answer(response, codec)
+                        }),
                         "/formic.control.v1.ControlService/Stop" => ::std::boxed::Box::pin(async move {
                             let (ctx, codec, body) = ::formic_rpc::rt::unary::<StopRequest>(call)?;
                             let view = ::formic_rpc::rt::view::<StopRequest>(&body)?;
@@ -35284,6 +39529,7 @@ pub mod formic {
                             control_service_methods::STATUS,
                             control_service_methods::WATCH_STATUS,
                             control_service_methods::LOGS,
+                            control_service_methods::MEASURE,
                             control_service_methods::STOP,
                             control_service_methods::WATCH_ROUTES
                         ]
@@ -35335,6 +39581,14 @@ pub mod formic {
                     self.channel.server_stream(control_service_methods::LOGS, &request)
                 }
 
+                /// What instances use and how they answer, and how quick the engine is; counters are since the start.
+                pub fn measure(
+                    &self,
+                    request: MeasureRequest,
+                ) -> ::formic_rpc::rt::UnaryCall<MeasureResponse> {
+                    self.channel.unary(control_service_methods::MEASURE, &request)
+                }
+
                 /// Drains and stops everything, dependants first; answers when all of it is gone. `formic up` ends then; a server goes on.
                 pub fn stop(&self, request: StopRequest) -> ::formic_rpc::rt::UnaryCall<StopResponse> {
                     self.channel.unary(control_service_methods::STOP, &request)
@@ -35375,6 +39629,33 @@ pub mod formic {
                     "/formic.control.v1.DeployService/Restart",
                     ::formic_rpc::rt::Kind::Unary,
                 );
+                /// `/formic.control.v1.DeployService/StopServices`
+                pub const STOP_SERVICES: ::formic_rpc::rt::Method = ::formic_rpc::rt::Method::new(
+                    "/formic.control.v1.DeployService/StopServices",
+                    ::formic_rpc::rt::Kind::Unary,
+                );
+                /// `/formic.control.v1.DeployService/StartServices`
+                pub const START_SERVICES: ::formic_rpc::rt::Method = ::formic_rpc::rt::Method::new(
+                    "/formic.control.v1.DeployService/StartServices",
+                    ::formic_rpc::rt::Kind::Unary,
+                );
+                /// `/formic.control.v1.DeployService/RemoveServices`
+                pub const REMOVE_SERVICES: ::formic_rpc::rt::Method = ::formic_rpc::rt::Method::new(
+                    "/formic.control.v1.DeployService/RemoveServices",
+                    ::formic_rpc::rt::Kind::Unary,
+                );
+                /// `/formic.control.v1.DeployService/Pause`
+                pub const PAUSE: ::formic_rpc::rt::Method = ::formic_rpc::rt::Method::new(
+                    "/formic.control.v1.DeployService/Pause",
+                    ::formic_rpc::rt::Kind::Unary,
+                )
+                .idempotent(true);
+                /// `/formic.control.v1.DeployService/Resume`
+                pub const RESUME: ::formic_rpc::rt::Method = ::formic_rpc::rt::Method::new(
+                    "/formic.control.v1.DeployService/Resume",
+                    ::formic_rpc::rt::Kind::Unary,
+                )
+                .idempotent(true);
                 /// `/formic.control.v1.DeployService/Rollback`
                 pub const ROLLBACK: ::formic_rpc::rt::Method = ::formic_rpc::rt::Method::new(
                     "/formic.control.v1.DeployService/Rollback",
@@ -35429,6 +39710,41 @@ pub mod formic {
                     ctx: ::formic_rpc::rt::Context,
                     request: ::formic_rpc::rt::Request<'_, RestartRequest>,
                 ) -> impl ::core::future::Future<Output = ::formic_rpc::rt::Reply<RestartResponse>>
+                + ::core::marker::Send;
+                /// Stops services; how many instances each had is remembered for `StartServices`. An apply starts them too.
+                fn stop_services(
+                    &self,
+                    ctx: ::formic_rpc::rt::Context,
+                    request: ::formic_rpc::rt::Request<'_, ServicesRequest>,
+                ) -> impl ::core::future::Future<Output = ::formic_rpc::rt::Reply<ChangeResponse>>
+                + ::core::marker::Send;
+                /// Starts services that were stopped, with as many instances as they had.
+                fn start_services(
+                    &self,
+                    ctx: ::formic_rpc::rt::Context,
+                    request: ::formic_rpc::rt::Request<'_, ServicesRequest>,
+                ) -> impl ::core::future::Future<Output = ::formic_rpc::rt::Reply<ChangeResponse>>
+                + ::core::marker::Send;
+                /// Takes services out of the desired state, and out of what the gateway lets in. Logs and data stay.
+                fn remove_services(
+                    &self,
+                    ctx: ::formic_rpc::rt::Context,
+                    request: ::formic_rpc::rt::Request<'_, ServicesRequest>,
+                ) -> impl ::core::future::Future<Output = ::formic_rpc::rt::Reply<ChangeResponse>>
+                + ::core::marker::Send;
+                /// The update of a service stands still, with what runs as it is.
+                fn pause(
+                    &self,
+                    ctx: ::formic_rpc::rt::Context,
+                    request: ::formic_rpc::rt::Request<'_, PauseRequest>,
+                ) -> impl ::core::future::Future<Output = ::formic_rpc::rt::Reply<PauseResponse>>
+                + ::core::marker::Send;
+                /// It goes on.
+                fn resume(
+                    &self,
+                    ctx: ::formic_rpc::rt::Context,
+                    request: ::formic_rpc::rt::Request<'_, PauseRequest>,
+                ) -> impl ::core::future::Future<Output = ::formic_rpc::rt::Reply<PauseResponse>>
                 + ::core::marker::Send;
                 /// Makes an earlier desired state the present one.
                 fn rollback(
@@ -35503,6 +39819,21 @@ pub mod formic {
                         "/formic.control.v1.DeployService/Restart" => {
                             ::core::option::Option::Some(deploy_service_methods::RESTART)
                         }
+                        "/formic.control.v1.DeployService/StopServices" => {
+                            ::core::option::Option::Some(deploy_service_methods::STOP_SERVICES)
+                        }
+                        "/formic.control.v1.DeployService/StartServices" => {
+                            ::core::option::Option::Some(deploy_service_methods::START_SERVICES)
+                        }
+                        "/formic.control.v1.DeployService/RemoveServices" => {
+                            ::core::option::Option::Some(deploy_service_methods::REMOVE_SERVICES)
+                        }
+                        "/formic.control.v1.DeployService/Pause" => {
+                            ::core::option::Option::Some(deploy_service_methods::PAUSE)
+                        }
+                        "/formic.control.v1.DeployService/Resume" => {
+                            ::core::option::Option::Some(deploy_service_methods::RESUME)
+                        }
                         "/formic.control.v1.DeployService/Rollback" => {
                             ::core::option::Option::Some(deploy_service_methods::ROLLBACK)
                         }
@@ -35566,6 +39897,67 @@ pub mod formic {
                             .await?;
                             ::formic_rpc::rt::answer(response, codec)
                         }),
+                        "/formic.control.v1.DeployService/StopServices" => {
+                            ::std::boxed::Box::pin(async move {
+                                let (ctx, codec, body) = ::formic_rpc::rt::unary::<ServicesRequest>(call)?;
+                                let view = ::formic_rpc::rt::view::<ServicesRequest>(&body)?;
+                                let response = <T as DeployService>::stop_services(
+                                    &service,
+                                    ctx,
+                                    ::formic_rpc::rt::Request::new(&view, &body),
+                                )
+                                .await?;
+                                ::formic_rpc::rt::answer(response, codec)
+                            })
+                        }
+                        "/formic.control.v1.DeployService/StartServices" => {
+                            ::std::boxed::Box::pin(async move {
+                                let (ctx, codec, body) = ::formic_rpc::rt::unary::<ServicesRequest>(call)?;
+                                let view = ::formic_rpc::rt::view::<ServicesRequest>(&body)?;
+                                let response = <T as DeployService>::start_services(
+                                    &service,
+                                    ctx,
+                                    ::formic_rpc::rt::Request::new(&view, &body),
+                                )
+                                .await?;
+                                ::formic_rpc::rt::answer(response, codec)
+                            })
+                        }
+                        "/formic.control.v1.DeployService/RemoveServices" => {
+                            ::std::boxed::Box::pin(async move {
+                                let (ctx, codec, body) = ::formic_rpc::rt::unary::<ServicesRequest>(call)?;
+                                let view = ::formic_rpc::rt::view::<ServicesRequest>(&body)?;
+                                let response = <T as DeployService>::remove_services(
+                                    &service,
+                                    ctx,
+                                    ::formic_rpc::rt::Request::new(&view, &body),
+                                )
+                                .await?;
+                                ::formic_rpc::rt::answer(response, codec)
+                            })
+                        }
+                        "/formic.control.v1.DeployService/Pause" => ::std::boxed::Box::pin(async move {
+                            let (ctx, codec, body) = ::formic_rpc::rt::unary::<PauseRequest>(call)?;
+                            let view = ::formic_rpc::rt::view::<PauseRequest>(&body)?;
+                            let response = <T as DeployService>::pause(
+                                &service,
+                                ctx,
+                                ::formic_rpc::rt::Request::new(&view, &body),
+                            )
+                            .await?;
+                            ::formic_rpc::rt::answer(response, codec)
+                        }),
+                        "/formic.control.v1.DeployService/Resume" => ::std::boxed::Box::pin(async move {
+                            let (ctx, codec, body) = ::formic_rpc::rt::unary::<PauseRequest>(call)?;
+                            let view = ::formic_rpc::rt::view::<PauseRequest>(&body)?;
+                            let response = <T as DeployService>::resume(
+                                &service,
+                                ctx,
+                                ::formic_rpc::rt::Request::new(&view, &body),
+                            )
+                            .await?;
+                            ::formic_rpc::rt::answer(response, codec)
+                        }),
                         "/formic.control.v1.DeployService/Rollback" => ::std::boxed::Box::pin(async move {
                             let (ctx, codec, body) = ::formic_rpc::rt::unary::<RollbackRequest>(call)?;
                             let view = ::formic_rpc::rt::view::<RollbackRequest>(&body)?;
@@ -35622,6 +40014,11 @@ pub mod formic {
                             deploy_service_methods::APPLY,
                             deploy_service_methods::SCALE,
                             deploy_service_methods::RESTART,
+                            deploy_service_methods::STOP_SERVICES,
+                            deploy_service_methods::START_SERVICES,
+                            deploy_service_methods::REMOVE_SERVICES,
+                            deploy_service_methods::PAUSE,
+                            deploy_service_methods::RESUME,
                             deploy_service_methods::ROLLBACK,
                             deploy_service_methods::HISTORY,
                             deploy_service_methods::EVENTS,
@@ -35678,6 +40075,40 @@ pub mod formic {
                     request: RestartRequest,
                 ) -> ::formic_rpc::rt::UnaryCall<RestartResponse> {
                     self.channel.unary(deploy_service_methods::RESTART, &request)
+                }
+
+                /// Stops services; how many instances each had is remembered for `StartServices`. An apply starts them too.
+                pub fn stop_services(
+                    &self,
+                    request: ServicesRequest,
+                ) -> ::formic_rpc::rt::UnaryCall<ChangeResponse> {
+                    self.channel.unary(deploy_service_methods::STOP_SERVICES, &request)
+                }
+
+                /// Starts services that were stopped, with as many instances as they had.
+                pub fn start_services(
+                    &self,
+                    request: ServicesRequest,
+                ) -> ::formic_rpc::rt::UnaryCall<ChangeResponse> {
+                    self.channel.unary(deploy_service_methods::START_SERVICES, &request)
+                }
+
+                /// Takes services out of the desired state, and out of what the gateway lets in. Logs and data stay.
+                pub fn remove_services(
+                    &self,
+                    request: ServicesRequest,
+                ) -> ::formic_rpc::rt::UnaryCall<ChangeResponse> {
+                    self.channel.unary(deploy_service_methods::REMOVE_SERVICES, &request)
+                }
+
+                /// The update of a service stands still, with what runs as it is.
+                pub fn pause(&self, request: PauseRequest) -> ::formic_rpc::rt::UnaryCall<PauseResponse> {
+                    self.channel.unary(deploy_service_methods::PAUSE, &request)
+                }
+
+                /// It goes on.
+                pub fn resume(&self, request: PauseRequest) -> ::formic_rpc::rt::UnaryCall<PauseResponse> {
+                    self.channel.unary(deploy_service_methods::RESUME, &request)
                 }
 
                 /// Makes an earlier desired state the present one.

@@ -46,7 +46,7 @@ async fn who_announces_it_is_called_over_it_on_one_connection() {
     assert_eq!(server.accepted.load(Ordering::SeqCst), 1);
     assert_eq!(travelled.take(), vec!["multiplexed"; 200]);
     let view = client.traffic(&ServiceName::new("echo").unwrap());
-    assert_eq!(view.endpoints[0].transport.as_deref(), Some("multiplexed"));
+    assert_eq!(view.endpoints[0].transport, "multiplexed");
 }
 
 #[tokio::test]
@@ -74,7 +74,7 @@ async fn who_announces_nothing_is_called_over_http_unless_told_otherwise() {
     auto.of("echo").call(call_of(SAY, "hi")).await.unwrap();
     assert_eq!((travelled.take(), server.accepted.load(Ordering::SeqCst)), (vec!["http"], 1));
     let view = auto.traffic(&ServiceName::new("echo").unwrap());
-    assert_eq!(view.endpoints[0].transport.as_deref(), Some("http"));
+    assert_eq!(view.endpoints[0].transport, "http");
 
     let multiplexed = Server::start_mux(&Echo::new()).await;
     let (told, travelled) = client(&registry, Transport::Multiplexed);

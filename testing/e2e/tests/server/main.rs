@@ -1,6 +1,6 @@
 //! `formic server`: what runs does not notice who manages it.
 
-#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests, one of which says what it did")]
 
 mod chaos;
 mod life;

@@ -299,6 +299,6 @@ mod tests {
         assert_eq!(times, ["900µs", "1.5ms", "250ms", "2.5s"]);
         let ages = [5, 65, 3_700, 90_000].map(|seconds| age(Duration::from_secs(seconds)));
         assert_eq!(ages, ["5s", "1m05s", "1h01m", "1d01h"]);
-        assert_eq!((percent(3.14159), percent(250.0)), ("3.1".into(), "250".into()));
+        assert_eq!((percent(3.12), percent(250.0)), ("3.1".into(), "250".into()));
     }
 }

@@ -217,6 +217,7 @@ mod tests {
             rollout: "",
             rollout_failure: String::new(),
             restarts: 0,
+            cron: Default::default(),
         };
         let times = Times::default();
         times.add(Duration::from_millis(2));
