@@ -144,20 +144,28 @@ const SCAN_BUFFER: usize = 64;
 
 /// Shows every process that this one can see to `each`, in the order of their numbers. `false` if it
 /// took too long.
+pub(crate) fn scan(mut each: impl FnMut(Stat)) -> io::Result<bool> {
+    numbers(|pid| {
+        if let Some(stat) = Stat::read(pid) {
+            each(stat);
+        }
+    })
+}
+
+/// The same with nothing but their numbers.
 ///
 /// The directory is read in the smallest steps there are, and each process right after its number. A
 /// listing taken at once is old by the time its last process is read: a program that forks a successor
 /// and ends, again and again, is never in it. Here its successors, whose numbers are higher, lie ahead.
-pub(crate) fn scan(mut each: impl FnMut(Stat)) -> io::Result<bool> {
+pub(crate) fn numbers(mut each: impl FnMut(u32)) -> io::Result<bool> {
     let begun = Instant::now();
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let proc = rustix::fs::open("/proc", flags, Mode::empty())?;
     let mut buffer = [MaybeUninit::uninit(); SCAN_BUFFER];
     let mut entries = RawDir::new(proc, &mut buffer);
     while let Some(entry) = entries.next() {
-        let name = entry?.file_name().to_str().ok().and_then(|name| name.parse().ok());
-        if let Some(stat) = name.and_then(Stat::read) {
-            each(stat);
+        if let Some(number) = entry?.file_name().to_str().ok().and_then(|name| name.parse().ok()) {
+            each(number);
         }
         if begun.elapsed() > SCAN_LIMIT {
             return Ok(false);

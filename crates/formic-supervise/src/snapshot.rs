@@ -1,13 +1,14 @@
 //! All processes at about one moment, and which of them are an instance's.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use tokio::sync::Mutex;
 
+use crate::process::{Process, Table};
 use crate::procfs::{self, Extent, Mark, Stat, mark};
 
 /// One process of a [`Snapshot`].
@@ -43,18 +44,41 @@ impl Claim {
 }
 
 impl Seen {
+    /// A main process that has not ended, and so has its number still. It began its session and cannot leave it,
+    /// no other instance's process is its parent, and what it has made of its environment makes it no less the
+    /// instance's.
+    fn main(process: &Process) -> Option<Self> {
+        if process.has_ended() {
+            return None;
+        }
+        let (pid, start_time) = (process.pid(), process.identity().start_time);
+        let stat =
+            Stat { pid, state: b'S', parent: 0, session: pid, start_time, threads: 1, env: Extent::Some };
+        Some(Self { stat, mark: Mark::Instance(process.id().as_str().to_owned()) })
+    }
+
     fn may_be_claimed(&self) -> bool {
         self.stat.pid != std::process::id() && self.stat.pid != 1
     }
 }
 
 impl Snapshot {
-    fn take(run_dir: &Path, mut on_sight: impl FnMut(&Seen)) -> io::Result<Self> {
+    /// `mains` are the main processes that are held, by their numbers: of those that live, all that matters
+    /// here is known without a look at their files, so that one stop among many instances costs little more than
+    /// one among few.
+    fn take(
+        run_dir: &Path,
+        mains: &HashMap<u32, Process>,
+        mut on_sight: impl FnMut(&Seen),
+    ) -> io::Result<Self> {
         let mut processes = Vec::new();
-        let complete = procfs::scan(|stat| {
-            if stat.is_zombie() {
+        let complete = procfs::numbers(|pid| {
+            if let Some(seen) = mains.get(&pid).and_then(Seen::main) {
+                on_sight(&seen);
+                processes.push(seen);
                 return;
             }
+            let Some(stat) = Stat::read(pid).filter(|stat| !stat.is_zombie()) else { return };
             // Kernel threads have no memory, so no environment. Their session reads as 0, but so does that of
             // every process whose session began outside this pid namespace, or with the first process.
             let mark = if stat.env == Extent::None { Mark::None } else { mark(stat.pid, run_dir) };
@@ -118,12 +142,25 @@ impl Snapshot {
 #[derive(Debug)]
 pub(crate) struct Scanner {
     run_dir: Arc<PathBuf>,
+    /// Empty where nothing is held.
+    table: Weak<Table>,
     last: Mutex<Option<(Instant, Arc<Snapshot>)>>,
 }
 
 impl Scanner {
     pub(crate) fn new(run_dir: &Path) -> Self {
-        Self { run_dir: Arc::new(run_dir.to_owned()), last: Mutex::new(None) }
+        Self { run_dir: Arc::new(run_dir.to_owned()), table: Weak::new(), last: Mutex::new(None) }
+    }
+
+    /// The same for one who holds main processes.
+    pub(crate) fn with_table(self, table: &Arc<Table>) -> Self {
+        Self { table: Arc::downgrade(table), ..self }
+    }
+
+    fn mains(&self) -> HashMap<u32, Process> {
+        let Some(table) = self.table.upgrade() else { return HashMap::new() };
+        let rows = table.lock();
+        rows.processes.values().map(|process| (process.pid(), process.clone())).collect()
     }
 
     pub(crate) fn run_dir(&self) -> &Path {
@@ -140,8 +177,8 @@ impl Scanner {
             return Ok(snapshot.clone());
         }
         let begun = Instant::now();
-        let run_dir = self.run_dir.clone();
-        let snapshot = tokio::task::spawn_blocking(move || Snapshot::take(&run_dir, |_| {}))
+        let (run_dir, mains) = (self.run_dir.clone(), self.mains());
+        let snapshot = tokio::task::spawn_blocking(move || Snapshot::take(&run_dir, &mains, |_| {}))
             .await
             .map_err(io::Error::other)??;
         let snapshot = Arc::new(snapshot);
@@ -155,9 +192,9 @@ impl Scanner {
         claim: &Claim,
         on_sight: impl Fn(&Stat) + Send + 'static,
     ) -> io::Result<Snapshot> {
-        let (claim, run_dir) = (claim.clone(), self.run_dir.clone());
+        let (claim, run_dir, mains) = (claim.clone(), self.run_dir.clone(), self.mains());
         let take = move || {
-            Snapshot::take(&run_dir, |seen| {
+            Snapshot::take(&run_dir, &mains, |seen| {
                 if claim.holds(seen) {
                     on_sight(&seen.stat)
                 }

@@ -71,7 +71,8 @@ impl Supervisor {
     pub fn new(mut config: Config) -> Result<Self, FileError> {
         let store = Store::open(&config.run_dir)?;
         let boot_id = boot_id().map_err(|source| disk::explain("read", Path::new("/proc"), source))?;
-        let scanner = Scanner::new(store.dir());
+        let table = Arc::default();
+        let scanner = Scanner::new(store.dir()).with_table(&table);
         let mut ours = vec![std::process::id()];
         ours.extend(config.keeper.as_ref().map(keeper::Client::keeper_pid));
         let groups = Groups::prepare(store.dir(), &mut config.features.cgroups, &ours);
@@ -83,7 +84,7 @@ impl Supervisor {
             care: Arc::new(care),
             features: config.features,
             boot_id,
-            table: Arc::default(),
+            table,
         })))
     }
 
