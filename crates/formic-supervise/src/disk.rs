@@ -76,6 +76,13 @@ pub(crate) fn private_dir(path: &Path) -> Result<(), FileError> {
 /// # Errors
 /// If the file system refuses; then the old content stays.
 pub fn replace(path: &Path, content: &[u8]) -> Result<(), FileError> {
+    replace_for_now(path, content)?;
+    path.parent().map_or(Ok(()), sync_dir)
+}
+
+/// The same, save that a crash of the machine may bring the old content back: for what means nothing after one. It
+/// spares the wait for the directory, which is the longer one.
+pub(crate) fn replace_for_now(path: &Path, content: &[u8]) -> Result<(), FileError> {
     let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(explain("write", path, io::ErrorKind::InvalidInput.into()));
     };
@@ -88,7 +95,7 @@ pub fn replace(path: &Path, content: &[u8]) -> Result<(), FileError> {
         let _ = fs::remove_file(&temporary);
         return Err(explain("write", path, source));
     }
-    sync_dir(dir)
+    Ok(())
 }
 
 /// What the names of half-written files begin with.

@@ -169,10 +169,20 @@ impl Store {
     /// Writes a record so that it survives a crash of the machine.
     pub(crate) fn write(&self, record: &Record) -> Result<(), FileError> {
         let path = self.path(&record.id);
-        let content = serde_json::to_vec_pretty(record)
-            .map_err(|source| disk::explain("encode", &path, source.into()))?;
+        let content = encode(&path, record)?;
         let began = Instant::now();
         disk::replace(&path, &content)?;
+        self.writes.add(began.elapsed());
+        Ok(())
+    }
+
+    /// Writes the record of a process that its intent was written for, so that it survives a crash of the engine. After
+    /// one of the machine the intent may be there instead, and means the same then: nothing, as it is of another boot.
+    pub(crate) fn write_spawned(&self, record: &Record) -> Result<(), FileError> {
+        let path = self.path(&record.id);
+        let content = encode(&path, record)?;
+        let began = Instant::now();
+        disk::replace_for_now(&path, &content)?;
         self.writes.add(began.elapsed());
         Ok(())
     }
@@ -221,6 +231,10 @@ impl Store {
         entries.sort_by(|a, b| a.id.cmp(&b.id));
         Ok(entries)
     }
+}
+
+fn encode(path: &Path, record: &Record) -> Result<Vec<u8>, FileError> {
+    serde_json::to_vec_pretty(record).map_err(|source| disk::explain("encode", path, source.into()))
 }
 
 fn parse(content: &[u8]) -> Result<Record, Unreadable> {
