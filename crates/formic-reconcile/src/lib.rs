@@ -23,6 +23,7 @@ mod measures;
 mod ports;
 mod probe;
 mod secrets;
+mod shelf;
 mod start;
 mod view;
 

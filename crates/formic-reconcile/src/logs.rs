@@ -45,7 +45,7 @@ pub struct LogFile {
 }
 
 /// The log files of services (all if none is named) under `logs/<service>/`, oldest first.
-fn files(dir: &Path, services: &[String]) -> Vec<LogFile> {
+pub(crate) fn files(dir: &Path, services: &[String]) -> Vec<LogFile> {
     let mut found = Vec::new();
     let folders = std::fs::read_dir(dir).into_iter().flatten().flatten();
     for folder in folders {
@@ -246,21 +246,6 @@ impl LogFile {
     }
 }
 
-/// Removes the logs of all but the newest instances of a service.
-pub(crate) fn prune(dir: &Path, service: &str, keep: usize) {
-    let all = files(dir, &[service.to_owned()]);
-    let mut instances: Vec<&str> = Vec::new();
-    for file in all.iter().rev() {
-        if !instances.contains(&file.instance.as_str()) {
-            instances.push(&file.instance);
-        }
-    }
-    for file in all.iter().filter(|file| instances.iter().skip(keep).any(|old| *old == file.instance)) {
-        // The next start tries again.
-        let _ = std::fs::remove_file(&file.path);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -326,20 +311,5 @@ mod tests {
             assert_eq!(at(none), None, "{none}");
         }
         assert_eq!(time("plain \"time\":\"1970-01-01T00:00:00Z\""), None);
-    }
-
-    #[test]
-    fn only_the_newest_instances_are_kept() {
-        let dir = scratch("prune");
-        for at in 0..5 {
-            let path = dir.join(format!("order/order-{at}.out.log"));
-            let file = std::fs::File::create(path).expect("create");
-            file.set_modified(SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(at))
-                .expect("set the time");
-        }
-        prune(&dir, "order", 2);
-        let left: Vec<_> = files(&dir, &[]).into_iter().map(|file| file.instance).collect();
-        assert_eq!(left, ["order-3", "order-4"]);
-        std::fs::remove_dir_all(dir).expect("remove");
     }
 }

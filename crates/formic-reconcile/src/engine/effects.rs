@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use formic_client::Client;
@@ -28,9 +28,8 @@ use crate::measures::Measures;
 use crate::ports::{Ports, is_taken};
 use crate::probe::{Target, Way};
 use crate::secrets::{self, Given, Secrets};
+use crate::shelf::{self, Shelf};
 
-/// Logs are kept for so many instances of a service.
-const KEEP_LOGS: usize = 10;
 /// How many lines of a failed instance are shown.
 const SHOWN: usize = 12;
 /// The pause before the registry is watched anew.
@@ -144,6 +143,7 @@ pub(crate) struct Executor {
     registry: DynRegistry,
     client: Client,
     logs: PathBuf,
+    shelf: Arc<Mutex<Shelf>>,
     events: mpsc::UnboundedSender<Event>,
     notices: broadcast::Sender<Notice>,
     journal: Journal,
@@ -192,12 +192,14 @@ impl Executor {
     ) -> Self {
         let Listeners { events, notices, journal, hidden, measures } = listeners;
         let (tasks, probes, ports) = (JoinSet::new(), HashMap::new(), Ports::new());
+        let shelf = Arc::new(Mutex::new(Shelf::new(logs.clone(), shelf::KEEP)));
         Self {
             secrets: None,
             supervisor,
             registry,
             client,
             logs,
+            shelf,
             events,
             notices,
             journal,
@@ -309,10 +311,9 @@ impl Executor {
         let secrets = self.secrets.clone();
         let (supervisor, events, logs) = (self.supervisor.clone(), self.events.clone(), self.logs.clone());
         let ports = self.ports.clone();
+        let (service, shelf) = (launch.service.to_string(), self.shelf(&launch.service));
         self.tasks.spawn(async move {
-            let service = launch.service.to_string();
             let folders = [logs.join(&service), data];
-            logs::prune(&logs, &service, KEEP_LOGS - 1);
             let made = folders
                 .iter()
                 .try_for_each(|dir| std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir));
@@ -345,6 +346,7 @@ impl Executor {
                 Ok(process) => process,
                 Err(error) => {
                     ports.release(&id);
+                    put(&shelf, &service, &id);
                     let _ = events.send(Event::NotStarted { id, why: in_full(&error) });
                     return;
                 }
@@ -374,6 +376,7 @@ impl Executor {
             probed.task.abort();
         }
         let (events, registry) = (self.events.clone(), Arc::clone(&self.registry));
+        let shelf = self.shelf(process.service());
         self.tasks.spawn(async move {
             if announced {
                 let _ = registry.deregister(&formic_core::InstanceId::new(id.as_str())).await;
@@ -386,11 +389,21 @@ impl Executor {
                 StopKind::Kill => process.kill().await,
             };
             let event = match stopped {
-                Ok(stopped) => Event::Gone { id, status: stopped.status, killed: !stopped.killed.is_empty() },
+                Ok(stopped) => {
+                    put(&shelf, process.service().as_str(), &id);
+                    Event::Gone { id, status: stopped.status, killed: !stopped.killed.is_empty() }
+                }
                 Err(error) => Event::NotStopped { id, why: in_full(&error) },
             };
             let _ = events.send(event);
         });
+    }
+
+    /// The logs of what has ended, once it is known what a service has left.
+    fn shelf(&self, service: &ServiceName) -> Arc<Mutex<Shelf>> {
+        let alive = |id: &str| self.supervisor.get(&formic_core::InstanceId::new(id)).is_some();
+        self.shelf.lock().unwrap_or_else(PoisonError::into_inner).know(service.as_str(), alive);
+        Arc::clone(&self.shelf)
     }
 
     fn probe(&mut self, probing: Probing) {
@@ -429,6 +442,11 @@ fn give_port(port: Option<Port>, ports: &Ports, id: &InstanceId) -> Result<Optio
         }
         _ => Ok(None),
     }
+}
+
+/// The logs of an instance are those of one that has ended.
+fn put(shelf: &Mutex<Shelf>, service: &str, id: &InstanceId) {
+    shelf.lock().unwrap_or_else(PoisonError::into_inner).ended(service, id.as_str());
 }
 
 /// The last lines that an instance wrote to standard error, else to standard output.
