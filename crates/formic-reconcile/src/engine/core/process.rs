@@ -182,10 +182,15 @@ impl Core {
 
     pub(super) fn leader_exited(&mut self, id: InstanceId, status: ExitStatus) {
         let Some(cell) = self.cells.get_mut(&id).filter(|cell| cell.pid.is_some()) else { return };
-        cell.leader = Some(status);
+        let news = cell.leader.replace(status).is_none();
         // The leader's end is not the tree's: what it left behind goes now. A stop that was asked for is on
         // its way already.
         if cell.asked.is_none() {
+            // Told at once: it takes a look at all processes of the machine until its tree is known to be gone.
+            if news {
+                self.record(Kind::Exit, &id, format!("ended by itself: {status}"));
+                self.tell(&id, format!("ended by itself: {status}"));
+            }
             self.effects.push(Effect::Stop { id, kind: StopKind::Ask(LEFT_BEHIND) });
         }
     }
@@ -236,12 +241,13 @@ impl Core {
     pub(super) fn gone(&mut self, id: &InstanceId, status: ExitStatus, killed: bool) {
         // A kill after a stop is answered twice.
         let Some(cell) = self.cells.get(id).filter(|cell| cell.pid.is_some()) else { return };
+        let told = cell.leader.is_some();
         let status = cell.leader.unwrap_or(status);
         if cell.asked.is_some() {
             self.killed += u32::from(killed);
             let how = if killed { "is gone, killed" } else { "is gone" };
             self.record(Kind::Exit, id, format!("{how}: {status}"));
-        } else {
+        } else if !told {
             self.record(Kind::Exit, id, format!("ended by itself: {status}"));
             self.tell(id, format!("ended by itself: {status}"));
         }

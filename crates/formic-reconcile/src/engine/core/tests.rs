@@ -303,18 +303,20 @@ fn nothing_to_stop_ends_at_once() {
 fn a_crash_is_told_and_restarted_and_counted_when_it_starts() {
     let mut world = World::running();
     world.after(20_000);
-    // What the leader left behind goes first.
+    // It is told at once, and what the leader left behind goes first.
+    let lines = world.leader_exits("user/0", 3);
+    assert_eq!(lines, ["tell user ended by itself: exit code 3", "stop user/0 within 1s"].map(String::from));
+    assert_eq!(world.recorded, ["exit user ended by itself: exit code 3"]);
+    // Heard of twice, it is told once.
     assert_eq!(world.leader_exits("user/0", 3), ["stop user/0 within 1s"]);
+    assert_eq!(world.recorded, [""; 0]);
     assert_eq!(world.instance("user").state, "ready");
     assert_eq!(world.instance("user").restarts, 0);
     let before = world.id("user/0");
     let lines = world.gone("user/0", false);
-    assert_eq!(
-        lines[..3],
-        ["tell user ended by itself: exit code 3", "leave user/0", "deregister user/0"].map(String::from)
-    );
+    assert_eq!(lines[..2], ["leave user/0", "deregister user/0"].map(String::from));
     // It had worked, so it starts at once.
-    assert_eq!(lines[3..], ["spawn user/0".to_owned()]);
+    assert_eq!(lines[2..], ["spawn user/0".to_owned()]);
     assert_ne!(world.id("user/0"), before);
     let row = world.instance("user");
     assert_eq!((row.restarts, row.state, row.pid), (1, "starting", 0));
@@ -401,7 +403,8 @@ fn a_start_that_nobody_can_read_is_no_start() {
 #[test]
 fn a_leader_that_ends_and_leaves_children_is_gone_when_they_are() {
     let mut world = World::running();
-    assert_eq!(world.leader_exits("user/0", 0), ["stop user/0 within 1s"]);
+    let told = "tell user ended by itself: exit code 0";
+    assert_eq!(world.leader_exits("user/0", 0), [told, "stop user/0 within 1s"]);
     // A polite stop has nothing to add to that; a kill has.
     assert_eq!(world.shut_down(false), ["stop order/0 within 30s"]);
     world.gone("order/0", false);
@@ -685,10 +688,10 @@ fn every_decision_is_recorded_with_its_cause() {
     assert_eq!(world.recorded, ["ready order is ready"]);
     world.after(100);
     world.leader_exits("user/0", 3);
+    assert_eq!(world.recorded, ["exit user ended by itself: exit code 3"]);
     world.gone("user/0", false);
-    assert_eq!(world.recorded.len(), 2, "{:?}", world.recorded);
-    assert_eq!(world.recorded[0], "exit user ended by itself: exit code 3");
-    let backoff = &world.recorded[1];
+    assert_eq!(world.recorded.len(), 1, "{:?}", world.recorded);
+    let backoff = &world.recorded[0];
     assert!(backoff.starts_with("backoff user exited with code 3, starts again in "), "{backoff}");
     assert!(backoff.ends_with("ms as restart 1"), "{backoff}");
     let revision = Revision::of(&serde_json::json!("user"));

@@ -66,8 +66,9 @@ fn what_runs_goes_on_as_what_it_was() {
     let found = [Found { id: world.id("user/0"), note: Value::Null, port: None, fate: running(7) }];
     assert_eq!(world.core.remembered(&found)[0].metadata["zone"], "a");
     // And its end is seen.
-    world.leader_exits("user/0", 1);
-    assert!(world.gone("user/0", false).iter().any(|line| line.starts_with("tell user ended by itself")));
+    let lines = world.leader_exits("user/0", 1);
+    assert!(lines.iter().any(|line| line.starts_with("tell user ended by itself")), "{lines:?}");
+    world.gone("user/0", false);
 }
 
 #[test]
