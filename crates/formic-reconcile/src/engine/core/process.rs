@@ -1,7 +1,7 @@
 //! From plans to processes and back: a stop that comes before the process does, a leader that ends before
 //! its children, a kill after a stop that takes too long.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use formic_core::ServiceName;
@@ -68,15 +68,17 @@ impl Core {
             let held = i.is_live() || matches!(i.state, State::Backoff { .. });
             held && i.service == new.service && Some(&i.id) != previous.map(|previous| &previous.id)
         };
-        let holders: Vec<&Instance> = self.observed.instances.iter().filter(held).collect();
         let seat_of = |i: &Instance| self.cells.get(&i.id).map(|cell| cell.seat);
-        let seats = |of: &dyn Fn(&Instance) -> bool| -> BTreeSet<u32> {
-            holders.iter().filter(|i| of(i)).filter_map(|i| seat_of(i)).collect()
-        };
-        let all = seats(&|_| true);
-        let same = seats(&|i| i.process() == new.process() && i.rollout == new.rollout);
+        let (mut all, mut same) = (HashSet::new(), HashSet::new());
+        for holder in self.observed.instances.iter().filter(held) {
+            let Some(seat) = seat_of(holder) else { continue };
+            all.insert(seat);
+            if holder.process() == new.process() && holder.rollout == new.rollout {
+                same.insert(seat);
+            }
+        }
         let own = previous.and_then(seat_of).filter(|seat| *seat < replicas && !all.contains(seat));
-        let first = |taken: &BTreeSet<u32>| (0..replicas).find(|seat| !taken.contains(seat));
+        let first = |taken: &HashSet<u32>| (0..replicas).find(|seat| !taken.contains(seat));
         own.or_else(|| first(&all))
             .or_else(|| first(&same))
             .or_else(|| (0..).find(|s| !all.contains(s)))
