@@ -312,7 +312,7 @@ impl Engine {
     }
 
     fn publish(&self) {
-        let view = self.core.view(now().time);
+        let view = self.core.view_after(&self.view.borrow(), now().time);
         self.view.send_if_modified(|present| {
             let changed = *present != view;
             *present = view;

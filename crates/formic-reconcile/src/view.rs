@@ -30,8 +30,8 @@ pub struct ServiceView {
     pub ready: u32,
     /// Wanted instances.
     pub wanted: u32,
-    /// Its instances.
-    pub instances: Vec<InstanceView>,
+    /// Its instances. Those that are as they were are the same ones in the next view.
+    pub instances: Vec<Arc<InstanceView>>,
     /// Part of Formic, and not of the manifest.
     pub system: bool,
     /// Why it is not simply ready.
@@ -61,7 +61,7 @@ pub struct CronView {
 }
 
 /// An instance.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct InstanceView {
     /// Its id.
     pub id: String,

@@ -1,5 +1,6 @@
 //! What the core knows, as people are shown it.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -11,7 +12,16 @@ use crate::view::{InstanceView, View};
 
 impl Core {
     /// The whole application now.
+    #[cfg(test)]
     pub(crate) fn view(&self, now: Time) -> View {
+        self.view_after(&View::default(), now)
+    }
+
+    /// The same, with the rows of the view before it where they are what they were: a turn changes few of them, and
+    /// there may be a thousand.
+    pub(crate) fn view_after(&self, before: &View, now: Time) -> View {
+        let rows = before.services.iter().flat_map(|service| &service.instances);
+        let rows: HashMap<&str, &Arc<InstanceView>> = rows.map(|row| (row.id.as_str(), row)).collect();
         let mut by_service: HashMap<&str, Vec<&Instance>> = HashMap::new();
         for instance in &self.observed.instances {
             by_service.entry(&instance.service).or_default().push(instance);
@@ -25,7 +35,11 @@ impl Core {
             own.retain(|i| self.is_stopping() || i.is_live() || role(i).is_some());
             own.sort_by_key(|instance| instance.slot);
             let cell = |i: &Instance| self.cells.get(&i.id);
-            service.instances = own.into_iter().map(|i| row(i, cell(i), role(i))).collect();
+            let row = |i: &Instance| match rows.get(i.id.as_str()) {
+                Some(before) if is_row(before, i, cell(i), role(i)) => Arc::clone(before),
+                _ => Arc::new(row(i, cell(i), role(i))),
+            };
+            service.instances = own.into_iter().map(row).collect();
             service.cron = self.cron(&service.name);
             if let Some(deployment) = self.fleet.deployment(&service.name) {
                 service.rollout = phase(&deployment.rollout.phase);
@@ -38,26 +52,65 @@ impl Core {
 }
 
 fn row(instance: &Instance, cell: Option<&Cell>, role: Option<Role>) -> InstanceView {
-    let own_exit = instance.exit().map(|exit| exit.to_string());
     InstanceView {
         id: instance.id.as_str().to_owned(),
         slot: instance.slot,
         version: instance.revision.short().to_owned(),
-        state: match instance.state {
-            State::Starting { .. } => "starting",
-            State::Ready { .. } if role == Some(Role::Standby) => "standby",
-            State::Ready { .. } => "ready",
-            State::Unready { .. } => "unready",
-            State::Stopping { .. } => "stopping",
-            State::Quarantined { .. } => "quarantined",
-            State::Backoff { .. } => "backoff",
-            _ => "exited",
-        },
-        address: cell.map(|cell| cell.address.clone()).unwrap_or_default(),
+        state: word(instance, role),
+        address: address(cell).to_owned(),
         pid: cell.and_then(|cell| cell.pid).unwrap_or_default(),
         restarts: instance.history.restarts,
         started_unix_ms: cell.map_or(0, |cell| cell.started_unix_ms),
-        last_exit: own_exit.or_else(|| cell.map(|cell| cell.last_exit.clone())).unwrap_or_default(),
+        last_exit: last_exit(instance, cell).into_owned(),
+    }
+}
+
+/// Whether a row is what [`row`] would make, which is not made for it.
+fn is_row(row: &InstanceView, instance: &Instance, cell: Option<&Cell>, role: Option<Role>) -> bool {
+    let InstanceView {
+        id,
+        slot,
+        version,
+        state,
+        address: at,
+        pid,
+        restarts,
+        started_unix_ms,
+        last_exit: exit,
+    } = row;
+    id == instance.id.as_str()
+        && *slot == instance.slot
+        && version == instance.revision.short()
+        && *state == word(instance, role)
+        && at == address(cell)
+        && *pid == cell.and_then(|cell| cell.pid).unwrap_or_default()
+        && *restarts == instance.history.restarts
+        && *started_unix_ms == cell.map_or(0, |cell| cell.started_unix_ms)
+        && *exit == *last_exit(instance, cell)
+}
+
+fn word(instance: &Instance, role: Option<Role>) -> &'static str {
+    match instance.state {
+        State::Starting { .. } => "starting",
+        State::Ready { .. } if role == Some(Role::Standby) => "standby",
+        State::Ready { .. } => "ready",
+        State::Unready { .. } => "unready",
+        State::Stopping { .. } => "stopping",
+        State::Quarantined { .. } => "quarantined",
+        State::Backoff { .. } => "backoff",
+        _ => "exited",
+    }
+}
+
+fn address(cell: Option<&Cell>) -> &str {
+    cell.map(|cell| cell.address.as_str()).unwrap_or_default()
+}
+
+/// How it ended, else how the one before it did.
+fn last_exit<'a>(instance: &Instance, cell: Option<&'a Cell>) -> Cow<'a, str> {
+    match instance.exit() {
+        Some(exit) => Cow::Owned(exit.to_string()),
+        None => Cow::Borrowed(cell.map(|cell| cell.last_exit.as_str()).unwrap_or_default()),
     }
 }
 

@@ -232,7 +232,7 @@ impl World {
     }
 
     fn instance(&self, name: &str) -> InstanceView {
-        self.row(name).instances.remove(0)
+        self.row(name).instances[0].as_ref().clone()
     }
 }
 
@@ -680,6 +680,35 @@ fn what_a_process_can_take_up_is_taken_up_as_it_runs() {
     world.leader_exits("user/0", 0);
     world.gone("user/0", false);
     assert_eq!(world.row("user").state, ServiceState::Stopped);
+}
+
+#[test]
+fn a_view_after_another_is_the_whole_view_and_keeps_what_has_not_changed() {
+    let mut world = World::running();
+    let mut before = world.core.view(world.now().time);
+    world.after(20_000);
+    for step in 0..5 {
+        match step {
+            0 => drop(world.leader_exits("user/0", 3)),
+            1 => drop(world.gone("user/0", false)),
+            2 => world.up("user/0"),
+            3 => drop(world.probed("user/0", false)),
+            _ => drop(world.shut_down(false)),
+        }
+        let now = world.now().time;
+        let after = world.core.view_after(&before, now);
+        assert_eq!(after, world.core.view(now), "step {step}");
+        let row = |view: &crate::view::View, name: &str| {
+            let service = view.services.iter().find(|service| service.name == name).unwrap();
+            Arc::clone(&service.instances[0])
+        };
+        if step < 4 {
+            assert!(Arc::ptr_eq(&row(&before, "order"), &row(&after, "order")), "step {step}");
+            // A leader's end is not the instance's.
+            assert_eq!(Arc::ptr_eq(&row(&before, "user"), &row(&after, "user")), step == 0, "step {step}");
+        }
+        before = after;
+    }
 }
 
 #[test]

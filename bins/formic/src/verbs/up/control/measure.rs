@@ -211,7 +211,7 @@ mod tests {
             state: ServiceState::Ready,
             ready: 1,
             wanted: 2,
-            instances: vec![instance("order-1", "ready"), instance("order-2", "backoff")],
+            instances: vec![instance("order-1", "ready").into(), instance("order-2", "backoff").into()],
             system: false,
             reason: String::new(),
             rollout: "",

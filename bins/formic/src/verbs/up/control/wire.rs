@@ -16,7 +16,7 @@ pub(super) fn service(s: &ServiceView) -> pb::ServiceStatus {
         state: s.state.to_string(),
         ready: s.ready,
         wanted: s.wanted,
-        instances: s.instances.iter().map(instance).collect(),
+        instances: s.instances.iter().map(|i| instance(i)).collect(),
         system: s.system,
         reason: s.reason.clone(),
         rollout: s.rollout.into(),
