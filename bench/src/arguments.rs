@@ -7,6 +7,7 @@ pub(crate) const USAGE: &str = "\
 usage: formic-bench rpc [--json FILE] [--rounds N] [--seconds N] [--quick]
        formic-bench wire [--calls N] [--json FILE] [--rounds N] [--seconds N] [--quick]
        formic-bench traffic [--json FILE] [--scene N]... [--seconds N]
+       formic-bench engine [--json FILE] [--instances N,N,N]
 
 rpc: what a call costs beside the peers
 wire: answers that stream, idle connections, and calls in bad weather
@@ -22,6 +23,11 @@ traffic: what becomes of calls when instances are slow, fail, end or have too mu
   --json FILE    write the rows and the targets there too
   --scene N      only this scene, 1 to 7; may be given again; the results page stays as it is
   --seconds N    how long each part of a scene takes (8); with less than that the page stays as it is
+
+engine: what the engine costs, and how quick it is, with many instances
+
+  --json FILE          write the findings and the targets there too
+  --instances N,N,N    how many instances (10,100,1000); with others the results page stays as it is
 ";
 
 /// What is asked for.
@@ -31,6 +37,7 @@ pub(crate) enum Command {
     Rpc(Arguments),
     Wire(Arguments),
     Traffic(Traffic),
+    Engine(Engine),
 }
 
 /// How `traffic` measures.
@@ -49,6 +56,24 @@ impl Traffic {
     /// Whether it is all of it, and so worth a page.
     pub(crate) fn is_whole(&self) -> bool {
         self.scenes.len() == 7 && self.seconds >= SECONDS as f64
+    }
+}
+
+/// How `engine` measures.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Engine {
+    pub(crate) json: Option<PathBuf>,
+    /// In growing order.
+    pub(crate) instances: Vec<u32>,
+}
+
+/// The sizes that the results page shows.
+const SIZES: [u32; 3] = [10, 100, 1000];
+
+impl Engine {
+    /// Whether it is all of it, and so worth a page.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.instances == SIZES
     }
 }
 
@@ -83,14 +108,15 @@ pub(crate) fn parse(arguments: &[String]) -> Result<Command, String> {
     let wire = match arguments.next().map(String::as_str) {
         Some("rpc") => false,
         Some("wire") => true,
+        Some("engine") => return engine(arguments),
         Some("traffic") => return traffic(arguments),
         Some("--help" | "-h" | "help") => return Ok(Command::Help),
         Some(other) => {
             return Err(format!(
-                "there is nothing to measure called {other:?}; there are rpc, traffic and wire"
+                "there is nothing to measure called {other:?}; there are rpc, traffic, wire and engine"
             ));
         }
-        None => return Err("say what to measure; there are rpc, traffic and wire".into()),
+        None => return Err("say what to measure; there are rpc, traffic, wire and engine".into()),
     };
     let (mut json, mut rounds, mut seconds, mut calls, mut quick) = (None, None, None, None, false);
     while let Some(argument) = arguments.next() {
@@ -142,6 +168,25 @@ fn traffic<'a>(mut arguments: impl Iterator<Item = &'a String>) -> Result<Comman
     Ok(Command::Traffic(Traffic { json, scenes, seconds: seconds as f64 }))
 }
 
+fn engine<'a>(mut arguments: impl Iterator<Item = &'a String>) -> Result<Command, String> {
+    let (mut json, mut instances) = (None, SIZES.to_vec());
+    while let Some(argument) = arguments.next() {
+        let mut value = || arguments.next().ok_or_else(|| format!("{argument} needs a value"));
+        match argument.as_str() {
+            "--json" => json = Some(PathBuf::from(value()?)),
+            "--instances" => {
+                let sizes = value()?.split(',').map(|size| number(argument, size));
+                instances = sizes.map(|size| size.map(|size| size as u32)).collect::<Result<_, _>>()?;
+            }
+            "--help" | "-h" => return Ok(Command::Help),
+            other => return Err(format!("there is no flag {other:?}")),
+        }
+    }
+    instances.sort_unstable();
+    instances.dedup();
+    Ok(Command::Engine(Engine { json, instances }))
+}
+
 fn number(flag: &str, value: &str) -> Result<usize, String> {
     match value.parse() {
         Ok(number @ 1..=1000) => Ok(number),
@@ -190,10 +235,25 @@ mod tests {
     }
 
     #[test]
+    fn sizes_are_the_usual_or_those_that_are_given() {
+        let engine = |line| match parse(line) {
+            Ok(Command::Engine(engine)) => engine,
+            other => panic!("{other:?}"),
+        };
+        assert!(engine("engine").is_whole());
+        let some = engine("engine --instances 100,5,100 --json a.json");
+        assert_eq!((some.instances.as_slice(), some.is_whole()), ([5, 100].as_slice(), false));
+        assert_eq!(some.json, Some("a.json".into()));
+    }
+
+    #[test]
     fn faults_name_what_is_wrong() {
         for (line, word) in [
             ("", "rpc"),
             ("rcp", "\"rcp\""),
+            ("engine --instances 10,x", "\"x\""),
+            ("engine --instances", "--instances needs"),
+            ("engine --rounds 2", "\"--rounds\""),
             ("rpc --jsn x", "\"--jsn\""),
             ("traffic --scene 8", "\"8\""),
             ("traffic --rounds 8", "\"--rounds\""),

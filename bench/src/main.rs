@@ -1,5 +1,6 @@
 //! `formic-bench rpc`: what Formic costs beside its peers, measured in one run; `formic-bench traffic`: what becomes
-//! of calls when instances are unwell. `cargo xtask bench` runs it.
+//! of calls when instances are unwell; `formic-bench engine`: what the engine costs with many instances.
+//! `cargo xtask bench` runs it.
 //!
 //! Everything that is compared is built here, in the release profile, and runs in processes of its own;
 //! this one only starts, feeds and reads them, and is the registry in which the service is found.
@@ -17,6 +18,7 @@ use anyhow::{Context as _, Result};
 mod arguments;
 mod chart;
 mod discovery;
+mod engine;
 mod machine;
 mod page;
 mod process;
@@ -75,6 +77,10 @@ async fn play(command: &Command) -> Result<()> {
         Command::Traffic(arguments) => {
             let scratch = Scratch::new()?;
             traffic::run(arguments, &scratch.0).await
+        }
+        Command::Engine(arguments) => {
+            let scratch = Scratch::new()?;
+            engine::run(arguments, &scratch.0).await
         }
         Command::Help => Ok(()),
     }

@@ -215,7 +215,8 @@ impl Process {
     }
 }
 
-fn resident(status: &str) -> Option<f64> {
+/// Resident memory in MiB, of what `/proc` says of a process.
+pub(crate) fn resident(status: &str) -> Option<f64> {
     let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?.trim().strip_suffix(" kB")?;
     Some(kib.parse::<f64>().ok()? / 1024.0)
 }

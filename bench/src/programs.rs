@@ -32,6 +32,25 @@ pub(crate) struct Programs {
     pub(crate) tarpc: PathBuf,
 }
 
+/// What `engine` starts, by path.
+pub(crate) struct Managed {
+    pub(crate) formic: PathBuf,
+    pub(crate) idle: PathBuf,
+}
+
+impl Managed {
+    /// Builds only what is needed.
+    pub(crate) fn build(workspace: &Workspace) -> Result<Self> {
+        let manifest = workspace.root.join("Cargo.toml");
+        let mut formic = build(&manifest, &workspace.target, &["-p", "formic-cli", "--bins"])?;
+        let mut idle = build(&manifest, &workspace.target, &["-p", "formic-bench", "--bin", "bench-idle"])?;
+        Ok(Self {
+            formic: formic.remove("formic").context("cargo built no formic")?,
+            idle: idle.remove("bench-idle").context("cargo built no bench-idle")?,
+        })
+    }
+}
+
 impl Workspace {
     pub(crate) fn find() -> Result<Self> {
         let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");

@@ -10,7 +10,7 @@ use crate::workspace::Workspace;
 /// Everything after the verb goes to the binary as it is.
 pub(crate) fn run(workspace: &Workspace, args: &[String]) -> Result<bool> {
     if args.is_empty() {
-        bail!("bench needs to know what to measure, rpc or traffic");
+        bail!("bench needs to know what to measure, rpc, wire, traffic or engine");
     }
     let mut command = workspace.cargo(["run", "--release", "--locked", "--package", "formic-bench", "--"]);
     // A relative `--json FILE` means the folder in which the person stands.
