@@ -43,7 +43,7 @@ fn each_probe_is_read() {
     assert_eq!(health("port = 'auto'\nhealth = { ready = 'grpc' }").ready, Probe::Grpc);
     // What does not say so is stored as it was before there were these.
     let text = serde_json::to_string(&health("")).unwrap();
-    assert!(!text.contains("command") && !text.contains("line"), "{text}");
+    assert!(!text.contains("command") && !text.contains("\"line\""), "{text}");
     assert_eq!(serde_json::from_str::<Health>(&text).unwrap(), health(""));
 }
 

@@ -166,7 +166,7 @@ mod tests {
              \u{20} product-30d922c0             ready\n\
              \u{20} product-d52014bd             ready"
         );
-        let between = render(&status(), Some(70));
+        let between = render(&status(), Some(58));
         assert!(
             between.contains("ADDRESS") && !between.contains("PID") && !between.contains('…'),
             "{between}"

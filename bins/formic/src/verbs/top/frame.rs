@@ -266,9 +266,9 @@ mod tests {
         assert_eq!(lines.len(), 10);
         assert!(lines.iter().all(|line| line.chars().count() <= 40), "{lines:#?}");
         assert_eq!(lines[0], "shop  2/2 ready  24.7% cpu  24.6M mem  …");
-        assert_eq!(lines[2], "SERVICE          STATE     CPU%*    MEM");
-        assert_eq!(lines[3], "order/0          ready      12.3  12.3M");
-        assert_eq!(lines[4], "a-service-with-… ready      12.3  12.3M");
+        assert_eq!(lines[2], "SERVICE           STATE     CPU%*    MEM");
+        assert_eq!(lines[3], "order/0           ready      12.3  12.3M");
+        assert_eq!(lines[4], "a-service-with-a… ready      12.3  12.3M");
         assert_eq!(lines[9], "q quit  s sort  ↑↓ scroll");
     }
 
