@@ -13,6 +13,7 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 
 mod bench;
+mod chaos;
 mod codegen;
 mod run;
 mod simple;
@@ -33,6 +34,7 @@ usage: cargo xtask <verb>
   doc                                                    the documents of every crate, warnings are errors
   codegen [--check]                                      the generated code of formic-api, anew or compared
   bench <rpc|…> [--json FILE] [--quick]                  side-by-side benchmarks, release profile
+  chaos [--seconds N] [--seed N] [--json FILE]           kills brain and keeper of a server under load
 ";
 
 fn main() -> ExitCode {
@@ -69,6 +71,7 @@ fn dispatch(args: &[String]) -> Result<bool> {
         "doc" => simple::doc(&workspace, rest),
         "codegen" => codegen::run(&workspace, rest),
         "bench" => bench::run(&workspace, rest),
+        "chaos" => chaos::run(&workspace, rest),
         other => bail!("there is no verb `{other}`\n\n{USAGE}"),
     }
 }
