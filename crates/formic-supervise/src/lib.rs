@@ -61,6 +61,7 @@ pub use lock::{Lock, LockError};
 pub use logs::{LogLimits, Trimmed, log_begins, trim_log};
 pub use place::Place;
 pub use process::{Process, StopError, Stopped};
+pub use procfs::is_running;
 pub use record::{Record, State, boottime_ms};
 pub use spawn_error::SpawnError;
 pub use supervisor::{Config, Supervisor};

@@ -75,6 +75,12 @@ impl Stat {
     }
 }
 
+/// Whether a process of this number runs. One that has ended runs no more, though its parent has not reaped it
+/// yet, or never will.
+pub fn is_running(pid: u32) -> bool {
+    Stat::read(pid).is_some_and(|stat| !stat.is_zombie())
+}
+
 /// What one process has used and uses.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Consumed {

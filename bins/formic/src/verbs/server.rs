@@ -20,7 +20,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use formic_api::control::v1 as pb;
-use formic_supervise::{Features, Lock, LockError, keeper};
+use formic_supervise::{Features, Lock, LockError, is_running, keeper};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -232,11 +232,10 @@ async fn stop(args: &Detached) -> Outcome {
     let (name, keeper) = (app.status.app.clone(), app.status.server.keeper_pid);
     let response = app.server().detach(pb::DetachRequest::default()).await?;
     let limit = Instant::now() + END_LIMIT;
-    let alive = || Path::new(&format!("/proc/{keeper}")).exists();
-    while alive() && Instant::now() < limit {
+    while is_running(keeper) && Instant::now() < limit {
         tokio::time::sleep(LOOK).await;
     }
-    if alive() {
+    if is_running(keeper) {
         return Err(Failure::unreachable(format!("the keeper of {name}, process {keeper}, has not ended")));
     }
     if args.listing.json {

@@ -1,0 +1,127 @@
+//! What replaces what when a service changes, and what goes back by itself.
+
+use super::*;
+
+/// The same service at another revision.
+fn revised(service: &Service, revision: &str) -> Service {
+    Service { revision: Revision::of(&revision.into()), ..service.clone() }
+}
+
+/// The data folder of the spawn, if the effect is one.
+fn folder(effect: &Effect) -> Option<String> {
+    let Effect::Spawn(spawn) = effect else { return None };
+    Some(spawn.data.file_name().unwrap().to_str().unwrap().to_owned())
+}
+
+#[test]
+fn a_new_revision_comes_before_the_old_one_goes_and_takes_over_its_data() {
+    let first = service("user", 1, &[]);
+    let mut world = World::new(vec![first.clone()]);
+    world.up("user/0");
+    let change = Change {
+        services: vec![revised(&first, "two")],
+        tag: Value::Null,
+        index: None,
+        cause: "apply".into(),
+    };
+    let (answer, _answered) = oneshot::channel();
+    let turn = world.core.handle([Event::Command(Command::Change(change, answer))], world.now());
+    assert_eq!(turn.effects.iter().filter_map(folder).collect::<Vec<_>>(), ["user"]);
+    for effect in turn.effects {
+        world.line(effect);
+    }
+    assert_eq!(world.row("user").rollout, "progressing");
+    world.started("user/1");
+    assert_eq!(world.probed("user/1", true), ["stop user/0 within 30s"]);
+    world.gone("user/0", false);
+    assert_eq!(world.row("user").rollout, "succeeded");
+    assert!(world.rollouts.last().unwrap().ends_with("succeeded"), "{:?}", world.rollouts);
+}
+
+#[test]
+fn without_a_surge_the_old_one_goes_first_and_replicas_keep_their_data() {
+    let mut first = service("user", 2, &[]);
+    first.update.surge = formic_spec::Share::Count(0);
+    first.update.unavailable = formic_spec::Share::Count(1);
+    let mut world = World::new(vec![first.clone()]);
+    world.up("user/0");
+    world.up("user/1");
+    let seats = |world: &World| {
+        let mut seats: Vec<(u32, u32)> =
+            world.core.observed.instances.iter().map(|i| (i.slot, world.core.cells[&i.id].seat)).collect();
+        seats.sort_unstable();
+        seats
+    };
+    assert_eq!(seats(&world), [(0, 0), (1, 1)]);
+    assert_eq!(world.apply(vec![revised(&first, "two")], None).0, ["stop user/1 within 30s"]);
+    assert!(world.gone("user/1", false).contains(&"spawn user/1".to_owned()));
+    world.started("user/1");
+    assert_eq!(world.probed("user/1", true), ["stop user/0 within 30s"]);
+    assert!(world.gone("user/0", false).contains(&"spawn user/0".to_owned()));
+    world.up("user/0");
+    assert_eq!(seats(&world), [(0, 0), (1, 1)]);
+    assert_eq!(world.row("user").rollout, "succeeded");
+}
+
+#[test]
+fn a_revision_that_fails_goes_back_by_itself_and_that_is_another_state() {
+    let first = service("user", 1, &[]);
+    let mut world = World::new(vec![first.clone()]);
+    world.up("user/0");
+    world.apply(vec![revised(&first, "bad")], Some(1)).1.unwrap();
+    world.started("user/1");
+    world.leader_exits("user/1", 78);
+    world.gone("user/1", false);
+    let view = world.core.view(world.now().time);
+    assert_eq!(
+        (view.index, view.services[0].rollout, view.services[0].state),
+        (3, "reverted", ServiceState::Ready)
+    );
+    assert!(view.services[0].rollout_failure.contains("code 78"), "{}", view.services[0].rollout_failure);
+    let (_, history) = world.ask(Command::History);
+    assert_eq!(history.last().unwrap().cause, "the way back of user");
+    assert_eq!(history.last().unwrap().services, vec![first.clone()]);
+    // The same again is another try, and who planned before the way back is told so.
+    let stale = Err(Refused::Stale { asked: 2, present: 3 });
+    assert_eq!(world.apply(vec![revised(&first, "bad")], Some(2)).1, stale);
+    assert_eq!(world.apply(vec![revised(&first, "bad")], Some(3)).0, ["spawn user/1"]);
+    let (_, text) = world.ask(|answer| Command::Why("user".into(), answer));
+    assert!(text.unwrap().contains("is under way"));
+}
+
+#[test]
+fn what_is_kept_for_a_way_back_is_hidden_from_those_who_call() {
+    let mut first = service("user", 1, &[]);
+    first.update.keep_old = HumanDuration::from_secs(60);
+    let mut world = World::new(vec![first.clone()]);
+    world.up("user/0");
+    world.apply(vec![revised(&first, "two")], None).1.unwrap();
+    world.started("user/1");
+    assert_eq!(world.probed("user/1", true), Vec::<String>::new());
+    assert_eq!(world.hidden, ["user/0"]);
+    let states: Vec<&str> = world.row("user").instances.iter().map(|row| row.state).collect();
+    assert_eq!(states, ["standby", "ready"]);
+    assert_eq!(world.wake_at, Some(Time::from_millis(60_000)));
+    world.after(60_000);
+    assert_eq!(world.handle(Event::Timer), ["stop user/0 within 30s"]);
+    assert!(world.hidden.is_empty());
+}
+
+#[test]
+fn what_a_process_can_take_up_is_taken_up_as_it_runs() {
+    let mut first = service("user", 1, &[]);
+    first.process = Some(Revision::of(&"process".into()));
+    let mut world = World::new(vec![first.clone()]);
+    world.up("user/0");
+    let mut start: Start = serde_json::from_value(first.start.clone()).unwrap();
+    start.restart.policy = formic_spec::RestartPolicy::Never;
+    let mut second = revised(&first, "two");
+    second.start = serde_json::to_value(start).unwrap();
+    assert_eq!(world.apply(vec![second], None).0, Vec::<String>::new());
+    let revision = Revision::of(&"two".into());
+    assert_eq!(world.recorded.last(), Some(&format!("adjust user takes up {revision} as it runs")));
+    // By the new rule it is not started again.
+    world.leader_exits("user/0", 0);
+    world.gone("user/0", false);
+    assert_eq!(world.row("user").state, ServiceState::Stopped);
+}
