@@ -58,12 +58,14 @@ fn cors(origins: &[String]) -> CorsLayer {
         .max_age(std::time::Duration::from_secs(7200))
 }
 
-/// Runs a gateway until `stop`. `ready` is told where it listens once it has its routes.
+/// Runs a gateway until `stop`, on the socket that it was handed, if it was. `ready` is told where it listens once
+/// it has its routes.
 ///
 /// # Errors
 /// If it cannot listen.
 pub async fn run(
     config: Config,
+    handed: Option<std::net::TcpListener>,
     registry: DynRegistry,
     daemon: Channel,
     metrics: Metrics,
@@ -96,7 +98,11 @@ pub async fn run(
     }
     let (mut routes, following) = Routes::follow(registry, client.cache().clone(), daemon, stop.clone());
     tasks.spawn(following);
-    let bound = Bound::bind(&config.listen).await.map_err(GatewayError::Listen)?;
+    let bound = match handed {
+        Some(socket) => Bound::handed(socket).map_err(|error| ListenError::Io(config.listen.clone(), error)),
+        None => Bound::bind(&config.listen).await,
+    };
+    let bound = bound.map_err(GatewayError::Listen)?;
     let mut limits = formic_server::Config {
         max_message: config.max_body,
         default_deadline: config.timeout,

@@ -177,6 +177,13 @@ impl Service {
         }
     }
 
+    /// What the executor is handed for the slots that are wanted, once for each revision among them.
+    pub fn starts(&self) -> impl Iterator<Item = &Value> {
+        let sets = self.sets.iter().flatten().filter(|set| !set.slots.is_empty()).map(|set| &set.start);
+        let plain = (self.sets.is_none() && self.always() > 0).then_some(&self.start);
+        sets.chain(plain)
+    }
+
     /// The slots that are wanted.
     pub(crate) fn slots(&self) -> Vec<u32> {
         match &self.sets {

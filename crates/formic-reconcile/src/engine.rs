@@ -19,7 +19,7 @@ use formic_client::Client;
 use formic_plan::Time;
 use formic_registry::DynRegistry;
 use formic_state::State;
-use formic_supervise::Supervisor;
+use formic_supervise::{Supervisor, keeper};
 use tokio::sync::{broadcast, mpsc, watch};
 
 pub use self::command::{Applied, Busy, Change, Command, Generation, Preview, Refused, Slot, Stopped};
@@ -210,6 +210,13 @@ impl Engine {
     #[must_use]
     pub fn with_secrets(mut self, secrets: Secrets) -> Self {
         self.executor.secrets = Some(secrets);
+        self
+    }
+
+    /// Has a keeper hold the public sockets, so that they outlive this engine.
+    #[must_use]
+    pub fn with_keeper(mut self, keeper: keeper::Client) -> Self {
+        self.executor.kept_by(keeper);
         self
     }
 

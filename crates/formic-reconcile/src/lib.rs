@@ -24,6 +24,7 @@ mod ports;
 mod probe;
 mod secrets;
 mod shelf;
+mod sockets;
 mod start;
 mod view;
 
@@ -36,5 +37,5 @@ pub use journal::{Entry, Journal, Kind};
 pub use logs::{Line, LogFile, Logs, tail};
 pub use measures::{Instance as InstanceMeasures, Measured, Probed};
 pub use secrets::{Given, Secrets};
-pub use start::Start;
+pub use start::{Listen, Start};
 pub use view::{CronView, InstanceView, ServiceView, View};

@@ -1,6 +1,7 @@
 //! What the executor needs to start an instance of a service; the planner carries it unread.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use formic_spec::{Health, Port, Restart};
@@ -22,6 +23,9 @@ pub struct Start {
     pub cwd: PathBuf,
     /// The port of a program that knows nothing of Formic.
     pub port: Option<Port>,
+    /// The sockets that the engine listens on for it, in the order in which they are handed over.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub listen: Vec<Listen>,
     /// When it is ready.
     pub health: Health,
     /// When it is started again.
@@ -37,6 +41,16 @@ pub struct Start {
     /// What tells this build of the program from another.
     #[serde(default)]
     pub artifact: String,
+}
+
+/// A public address that is the engine's own: each generation of a service is handed the same open socket, so that
+/// one that takes the place of another misses no connection.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Listen {
+    /// Its name in `LISTEN_FDNAMES`.
+    pub name: String,
+    /// Where it listens.
+    pub address: SocketAddr,
 }
 
 /// Variables of the engine that instances get: what programs need to find programs, their user and

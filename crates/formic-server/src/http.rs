@@ -18,6 +18,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use tower::{Service, ServiceExt};
 
+use crate::farewell::{Talk, Turn};
 use crate::patience::Sender;
 use crate::{Config, Health, Serving};
 
@@ -224,16 +225,16 @@ impl Body for EdgeBody {
 pub(crate) struct PerConnection {
     pub(crate) edge: Edge,
     pub(crate) peer: Option<Peer>,
-    pub(crate) used: Arc<std::sync::atomic::AtomicBool>,
+    pub(crate) talk: Arc<Talk>,
 }
 
 impl hyper::service::Service<Request<Incoming>> for PerConnection {
-    type Response = Response<EdgeBody>;
+    type Response = Response<Telling>;
     type Error = Infallible;
     type Future = Answering;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
-        self.used.store(true, std::sync::atomic::Ordering::Relaxed);
+        let turn = self.talk.request(request.version());
         if let Some(peer) = &self.peer {
             request.extensions_mut().insert(peer.clone());
         }
@@ -241,16 +242,22 @@ impl hyper::service::Service<Request<Incoming>> for PerConnection {
         let patience = self.edge.patience(called.as_ref());
         let request = request.map(|body| Sender::new(body, patience));
         if self.edge.is_plain_call(called.as_ref()) {
-            return Answering::Call(self.edge.0.rpc.clone().call(request));
+            return Answering { way: Way::Call(self.edge.0.rpc.clone().call(request)), turn };
         }
         let edge = self.edge.clone();
-        Answering::Other(Box::pin(async move { edge.serve(request).await }))
+        Answering { way: Way::Other(Box::pin(async move { edge.serve(request).await })), turn }
     }
 }
 
-/// The way to a response. Nearly all are calls, which take connectrpc's future as it is: within one that
-/// has room for everything else too, each would pay for 3.5 KB allocated, and moved.
-pub(crate) enum Answering {
+/// The way to a response.
+pub(crate) struct Answering {
+    way: Way,
+    turn: Option<Turn>,
+}
+
+/// Nearly all are calls, which take connectrpc's future as it is: within one that has room for everything else
+/// too, each would pay for 3.5 KB allocated, and moved.
+enum Way {
     Call(BoxFuture<Result<Response<ConnectRpcBody>, Infallible>>),
     Other(BoxFuture<Response<EdgeBody>>),
 }
@@ -258,12 +265,47 @@ pub(crate) enum Answering {
 type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 impl Future for Answering {
-    type Output = Result<Response<EdgeBody>, Infallible>;
+    type Output = Result<Response<Telling>, Infallible>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.get_mut() {
-            Self::Call(call) => call.as_mut().poll(cx).map_ok(|response| response.map(EdgeBody::Rpc)),
-            Self::Other(other) => other.as_mut().poll(cx).map(Ok),
+        let this = self.get_mut();
+        let mut response = match &mut this.way {
+            Way::Call(call) => {
+                let Ok(response) = std::task::ready!(call.as_mut().poll(cx));
+                response.map(EdgeBody::Rpc)
+            }
+            Way::Other(other) => std::task::ready!(other.as_mut().poll(cx)),
+        };
+        let turn = this.turn.take();
+        if let Some(turn) = &turn {
+            turn.mark(response.headers_mut());
         }
+        Poll::Ready(Ok(response.map(|body| Telling { body, _turn: turn })))
+    }
+}
+
+/// A body whose end is its turn's.
+pub(crate) struct Telling {
+    body: EdgeBody,
+    _turn: Option<Turn>,
+}
+
+impl Body for Telling {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        Pin::new(&mut self.get_mut().body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }

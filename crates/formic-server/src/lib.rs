@@ -14,7 +14,8 @@
 //! What every call gets is in [`pipeline`] and knows no HTTP; what is HTTP's is in [`http`].
 
 pub mod config;
-pub mod health;
+pub mod farewell;
+mod health;
 pub mod http;
 mod leaving;
 pub mod listener;

@@ -25,6 +25,8 @@ pub enum ListenError {
 pub struct Bound {
     kind: Kind,
     endpoint: Endpoint,
+    /// Others listen on the same socket, or will.
+    shared: bool,
 }
 
 #[derive(Debug)]
@@ -70,7 +72,17 @@ impl Bound {
     /// If it has no local address.
     pub fn tcp(listener: TcpListener) -> io::Result<Self> {
         let endpoint = Endpoint::Tcp(listener.local_addr()?);
-        Ok(Self { kind: Kind::Tcp(listener), endpoint })
+        Ok(Self { kind: Kind::Tcp(listener), endpoint, shared: false })
+    }
+
+    /// Takes a TCP socket that was handed over open, and that others will go on with: a drain leaves the
+    /// connections that wait in its queue to them.
+    ///
+    /// # Errors
+    /// If it is no such socket.
+    pub fn handed(listener: std::net::TcpListener) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        Ok(Self { shared: true, ..Self::tcp(TcpListener::from_std(listener)?)? })
     }
 
     async fn unix(path: &Path) -> io::Result<Self> {
@@ -86,6 +98,7 @@ impl Bound {
         Ok(Self {
             kind: Kind::Unix { listener, _file: RemoveOnDrop(path.into()) },
             endpoint: Endpoint::Unix(path.into()),
+            shared: false,
         })
     }
 
@@ -93,6 +106,10 @@ impl Bound {
     #[must_use]
     pub fn endpoint(&self) -> &Endpoint {
         &self.endpoint
+    }
+
+    pub(crate) fn is_shared(&self) -> bool {
+        self.shared
     }
 
     pub(crate) async fn accept(&self) -> io::Result<Accepted> {

@@ -5,7 +5,6 @@
 //! grace → what is left is cut off.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use formic_core::{Endpoint, Error};
@@ -19,6 +18,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::farewell::Talk;
 use crate::http::{Edge, Layering, PerConnection};
 use crate::listener::{Accepted, Bound};
 use crate::mux::{self, Begun, Counted};
@@ -350,8 +350,8 @@ impl Connections {
             }
         }
         // Whom the system has connected already may have sent a request; the end of the listener would be
-        // an answer that does not say whether it was begun.
-        loop {
+        // an answer that does not say whether it was begun. Of a shared one it is no end.
+        while !bound.is_shared() {
             tokio::select! {
                 biased;
                 Ok(accepted) = bound.accept() => {
@@ -438,8 +438,8 @@ async fn http<S>(
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let used = Arc::new(AtomicBool::new(false));
-    let service = PerConnection { edge, peer, used: Arc::clone(&used) };
+    let talk = Talk::new();
+    let service = PerConnection { edge, peer, talk: Arc::clone(&talk) };
     let builder = builder(config);
     let stream = TokioIo::new(Reader::new(stream, config.write_timeout));
     let connection = builder.serve_connection_with_upgrades(stream, service);
@@ -456,21 +456,21 @@ async fn http<S>(
             }
             () = draining.cancelled(), if !drained => {
                 drained = true;
-                if used.load(Ordering::Relaxed) {
-                    connection.as_mut().graceful_shutdown();
-                } else {
-                    // Told now, hyper would hang up on whoever has asked and was not read yet.
-                    silence = Some(Box::pin(tokio::time::sleep(FIRST_WORDS)));
-                }
+                // Told now, hyper would hang up on whoever has asked and was not read yet.
+                let pause = if talk.is_used() { Duration::ZERO } else { FIRST_WORDS };
+                silence = Some(Box::pin(tokio::time::sleep(pause)));
             }
             () = async { if let Some(sleep) = &mut silence { sleep.await } }, if silence.is_some() => {
                 silence = None;
-                if !used.load(Ordering::Relaxed) {
+                if !talk.is_used() {
                     // Nothing was asked, so nothing is owed.
                     return;
                 }
                 if drained {
-                    connection.as_mut().graceful_shutdown();
+                    match talk.leave() {
+                        None => connection.as_mut().graceful_shutdown(),
+                        Some(pause) => silence = Some(Box::pin(tokio::time::sleep(pause))),
+                    }
                 }
             }
         }

@@ -9,7 +9,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
+    Pid, PidfdFlags, PidfdGetfdFlags, Signal, WaitId, WaitIdOptions, pidfd_getfd, pidfd_open,
+    pidfd_send_signal, waitid,
 };
 use tokio::io::Interest;
 use tokio::io::unix::{AsyncFd, AsyncFdRegisterError};
@@ -118,6 +119,11 @@ impl PidFd {
         }
         // Kernels before pidfs do not tell the two apart by polling.
         self.number() == Some(REAPED)
+    }
+
+    /// A descriptor of the process, under this number there, as one of our own. Asks for as much as a debugger.
+    pub(crate) fn descriptor(&self, number: RawFd) -> io::Result<OwnedFd> {
+        Ok(pidfd_getfd(&self.fd, number, PidfdGetfdFlags::empty())?)
     }
 
     /// The process number as the kernel tells it.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
@@ -14,6 +15,7 @@ use tokio::time::Instant;
 use crate::cgroup::{Group, Groups};
 use crate::exit::ExitStatus;
 use crate::failpoint;
+use crate::handed::FIRST;
 use crate::identity::Identity;
 use crate::keeper;
 use crate::pidfd::{PidFd, Waited, ended};
@@ -267,6 +269,20 @@ impl Process {
     #[must_use]
     pub fn stderr(&self) -> PathBuf {
         self.lock_record().stderr.clone()
+    }
+
+    /// The socket that it was handed as its first, second and so on, from 0: the same socket, for the next one
+    /// that is to have it. For an engine that has taken the process over, and with it no socket.
+    ///
+    /// # Errors
+    /// It has no such descriptor any more, or the system does not let this process look into that one.
+    pub fn socket(&self, at: usize) -> io::Result<OwnedFd> {
+        let number = i32::try_from(at).ok().and_then(|at| FIRST.checked_add(at));
+        let number = number.ok_or(io::ErrorKind::InvalidInput)?;
+        match self.0.leader.pidfd() {
+            Some(pidfd) => pidfd.get_ref().descriptor(number),
+            None => Err(io::ErrorKind::NotFound.into()),
+        }
     }
 
     /// How the main process ended, or `None` while it runs. Of an adopted one `None` also while nobody can

@@ -45,9 +45,14 @@ pub(crate) async fn run() -> Outcome {
     let version = std::env::var("FORMIC_VERSION").unwrap_or_default();
     let name = ServiceName::new(std::env::var("FORMIC_SERVICE").unwrap_or_else(|_| "gateway".into()))
         .map_err(|error| Failure::user("FORMIC_SERVICE").because(error))?;
+    // Opened by the engine, and the next gateway's too.
+    let handed = formic_supervise::handed_sockets()
+        .map_err(|error| Failure::user("the sockets that were handed over").because(error))?;
+    let handed = handed.into_iter().next().map(|(_, socket)| socket.into());
     let (listening, listens) = tokio::sync::oneshot::channel();
     let serving = formic_gateway::run(
         config,
+        handed,
         Arc::clone(&registry),
         daemon,
         Metrics::new(),

@@ -85,7 +85,7 @@ async fn it_is_ready_once_it_knows_its_routes() {
     let channel = Channel::new(Arc::new(server));
     let metrics = Metrics::new();
     let running =
-        formic_gateway::run(config, registry, channel, metrics, stop.clone(), |at| drop(told.send(at)));
+        formic_gateway::run(config, None, registry, channel, metrics, stop.clone(), |at| drop(told.send(at)));
     let ended = tokio::spawn(running);
     formic_testing::wait_for("the port", Duration::from_secs(5), async || {
         tokio::net::TcpStream::connect(port).await.ok()

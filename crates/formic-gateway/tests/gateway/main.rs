@@ -162,10 +162,15 @@ pub(crate) async fn front(change: impl FnOnce(&mut Config)) -> Front {
     let channel = Channel::new(Arc::new(control::ControlServiceServer::new(daemon.clone())));
     let stop = CancellationToken::new();
     let (told, ready) = tokio::sync::oneshot::channel();
-    let running =
-        formic_gateway::run(config, registry.clone(), channel, Metrics::new(), stop.clone(), |endpoint| {
-            drop(told.send(endpoint))
-        });
+    let running = formic_gateway::run(
+        config,
+        None,
+        registry.clone(),
+        channel,
+        Metrics::new(),
+        stop.clone(),
+        |endpoint| drop(told.send(endpoint)),
+    );
     let ended = tokio::spawn(async move { running.await.unwrap() });
     let Endpoint::Tcp(addr) = within("the gateway to be ready", ready).await.unwrap() else { panic!("TCP") };
     Front { addr, prober, registry, daemon, shop: Some(shop), stop, ended, _vault: vault }

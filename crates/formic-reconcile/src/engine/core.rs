@@ -14,6 +14,7 @@ mod wish;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,6 +32,7 @@ use super::cell::{Cell, StopKind};
 use super::effects::{Answer, Effect};
 use super::{Command, Config, Generation, Stopped};
 use crate::journal::{Kind, News};
+use crate::start::Listen;
 
 /// What has just been done has deadlines of its own, and may let a rollout go on; so often it is planned
 /// anew before the rest is left to the next turn.
@@ -116,6 +118,8 @@ pub(crate) struct Core {
     pub(super) cells: HashMap<InstanceId, Cell>,
     /// Instances that are hidden from those who call.
     hidden: BTreeSet<String>,
+    /// The public addresses that are kept open, once somebody has said what is wanted.
+    listening: Option<BTreeSet<SocketAddr>>,
     /// For what nothing was done at the last turn, by service and slot.
     waits: BTreeMap<(String, u32), WaitCause>,
     /// Who waits for the end, once there is to be one.
@@ -157,6 +161,7 @@ impl Core {
             observed: Observed::default(),
             cells: HashMap::new(),
             hidden: BTreeSet::new(),
+            listening: None,
             waits: BTreeMap::new(),
             stopping: None,
             killed: 0,
@@ -182,6 +187,7 @@ impl Core {
             }
         }
         self.hide();
+        self.listen();
         self.forget();
         let ended = self.end();
         self.answer_downs();
@@ -207,8 +213,7 @@ impl Core {
     /// Goes on with the rollouts, plans, and makes effects of the actions. Says whether there was nothing to
     /// do, and when to look again.
     fn act(&mut self) -> (bool, Option<Time>) {
-        // Before anybody has said what is wanted, what runs may be what is wanted.
-        if self.fleet.generation == 0 && self.history.is_empty() && !self.is_stopping() {
+        if self.wants_nothing_yet() {
             return (true, None);
         }
         let (changed, wake_at) = self.advance();
@@ -287,6 +292,30 @@ impl Core {
             self.hidden.clone_from(&hidden);
             self.effects.push(Effect::Hide(hidden));
         }
+    }
+
+    /// Keeps open what somebody is wanted to listen on.
+    fn listen(&mut self) {
+        if self.wants_nothing_yet() {
+            return;
+        }
+        let mut wanted = BTreeSet::new();
+        for start in self.desired.services.iter().flat_map(formic_plan::Service::starts) {
+            // Read only where there is something to read: this is every turn's.
+            if let Some(listen) = start.get("listen") {
+                let listen: Vec<Listen> = serde_json::from_value(listen.clone()).unwrap_or_default();
+                wanted.extend(listen.into_iter().map(|listen| listen.address));
+            }
+        }
+        if self.listening.as_ref() != Some(&wanted) {
+            self.listening = Some(wanted.clone());
+            self.effects.push(Effect::Listen(wanted));
+        }
+    }
+
+    /// Before anybody has said what is wanted, what runs may be what is wanted.
+    fn wants_nothing_yet(&self) -> bool {
+        self.fleet.generation == 0 && self.history.is_empty() && !self.is_stopping()
     }
 
     /// Why a service is as it is.

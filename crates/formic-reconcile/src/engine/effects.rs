@@ -5,6 +5,7 @@
 //! report that cannot be sent means that nobody is left to care.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,7 +16,7 @@ use formic_core::ServiceName;
 use formic_plan::{InstanceId, Run, Timetable};
 use formic_registry::DynRegistry;
 use formic_spec::{Health, Port};
-use formic_supervise::{Beside, FileError, Launch, Limits, SpawnError, Supervisor};
+use formic_supervise::{Beside, FileError, Launch, Limits, SpawnError, Supervisor, keeper};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
@@ -29,6 +30,8 @@ use crate::ports::{Ports, is_taken};
 use crate::probe::{Target, Way};
 use crate::secrets::{self, Given, Secrets};
 use crate::shelf::{self, Shelf};
+use crate::sockets::Sockets;
+use crate::start::Listen;
 
 /// How many lines of a failed instance are shown.
 const SHOWN: usize = 12;
@@ -66,6 +69,8 @@ pub(crate) enum Effect {
     Record(News),
     /// Hide these instances from those who call, and no others.
     Hide(BTreeSet<String>),
+    /// Keep the public sockets of these addresses open, and no others.
+    Listen(BTreeSet<SocketAddr>),
     /// Answer a command.
     Answer(Answer),
 }
@@ -78,6 +83,8 @@ pub(crate) struct Spawn {
     pub(crate) limits: Limits,
     /// The port that it is to have for itself.
     pub(crate) port: Option<Port>,
+    /// The sockets that it is handed.
+    pub(crate) listen: Vec<Listen>,
     /// The folder of its data, made if it is not there.
     pub(crate) data: PathBuf,
     /// The secrets that it is given.
@@ -151,6 +158,7 @@ pub(crate) struct Executor {
     tasks: JoinSet<()>,
     probes: HashMap<InstanceId, Probed>,
     ports: Ports,
+    sockets: Sockets,
     measures: Measures,
 }
 
@@ -193,6 +201,7 @@ impl Executor {
         let Listeners { events, notices, journal, hidden, measures } = listeners;
         let (tasks, probes, ports) = (JoinSet::new(), HashMap::new(), Ports::new());
         let shelf = Arc::new(Mutex::new(Shelf::new(logs.clone(), shelf::KEEP)));
+        let sockets = Sockets::new(supervisor.clone(), None);
         Self {
             secrets: None,
             supervisor,
@@ -207,8 +216,14 @@ impl Executor {
             tasks,
             probes,
             ports,
+            sockets,
             measures,
         }
+    }
+
+    /// Has a keeper hold the public sockets, so that they outlive this process.
+    pub(crate) fn kept_by(&mut self, keeper: keeper::Client) {
+        self.sockets = Sockets::new(self.supervisor.clone(), Some(keeper));
     }
 
     /// Does it, or starts a task that does.
@@ -256,6 +271,7 @@ impl Executor {
             }
             Effect::Record(news) => self.journal.record(news),
             Effect::Hide(hidden) => drop(self.hidden.send_replace(hidden)),
+            Effect::Listen(wanted) => drop(self.tasks.spawn(self.sockets.keep(wanted))),
             Effect::Answer(answer) => answer.send(),
         }
     }
@@ -307,10 +323,10 @@ impl Executor {
 
     /// Starts a process, tells of it, and tells of its end.
     fn spawn(&mut self, spawn: Spawn) {
-        let Spawn { id, mut launch, limits, port, data, secrets: given, note } = spawn;
+        let Spawn { id, mut launch, limits, port, listen, data, secrets: given, note } = spawn;
         let secrets = self.secrets.clone();
         let (supervisor, events, logs) = (self.supervisor.clone(), self.events.clone(), self.logs.clone());
-        let ports = self.ports.clone();
+        let (ports, public) = (self.ports.clone(), self.sockets.clone());
         let (service, shelf) = (launch.service.to_string(), self.shelf(&launch.service));
         self.tasks.spawn(async move {
             let folders = [logs.join(&service), data];
@@ -335,9 +351,18 @@ impl Executor {
                     }
                 }
             }
+            let sockets = match public.open(&launch.service, &listen).await {
+                Ok(sockets) => sockets,
+                Err(error) => {
+                    ports.release(&id);
+                    let _ = events.send(Event::NotStarted { id, why: in_full(&error) });
+                    return;
+                }
+            };
             let spawned = match made {
                 Ok(()) => {
                     let start = launch.with_limits(limits).with_note(note).with_port(chosen);
+                    let start = start.with_sockets(sockets);
                     supervisor.spawn(start).await
                 }
                 Err(source) => Err(SpawnError::Start { trampoline: logs, source }),

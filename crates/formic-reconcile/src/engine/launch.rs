@@ -96,6 +96,7 @@ mod tests {
             ]),
             cwd: "/srv".into(),
             port: Some(Port::Fixed(8000)),
+            listen: Vec::new(),
             health: Health {
                 ready: Probe::None,
                 path: String::new(),

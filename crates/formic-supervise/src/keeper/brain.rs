@@ -11,11 +11,12 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 
-use super::notify::{LISTEN_ENV, SOCKET_ENV};
+use super::notify::SOCKET_ENV;
 use super::protocol::Command;
 use super::{DIR_ENV, GENERATION_ENV};
 use crate::disk::{self, FileError};
 use crate::features::Features;
+use crate::handed::LISTEN_ENV;
 use crate::identity::{Identity, Proof};
 use crate::pidfd::PidFd;
 use crate::record::now_ms;

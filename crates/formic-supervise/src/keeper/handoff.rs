@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, Write as _};
-use std::os::fd::{FromRawFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -22,6 +22,7 @@ use super::notify::Notifier;
 use super::process::{Keeper, block_signals, inherit};
 use super::protocol::Command;
 use crate::features::Features;
+use crate::handed::own;
 use crate::identity::boot_id;
 use crate::lock::Lock;
 use crate::pidfd::PidFd;
@@ -205,18 +206,4 @@ pub(super) fn resume(fd: &str) -> io::Result<(Keeper, u64)> {
         notifier: Notifier::from_env(),
     };
     Ok((keeper, state.seq))
-}
-
-/// Owns a descriptor that was left open for this process: by its earlier image, or by who started it.
-#[expect(unsafe_code, reason = "descriptors outlive an exec by their number alone")]
-pub(super) fn own(number: i32) -> io::Result<OwnedFd> {
-    // SAFETY: asks about a number only.
-    if number <= 2 || unsafe { libc::fcntl(number, libc::F_GETFD) } == -1 {
-        return Err(io::ErrorKind::InvalidInput.into());
-    }
-    // SAFETY: it is open, it was given up to us, and nothing else here has taken it: this runs before
-    // anything opens descriptors, and each number is named once.
-    let fd = unsafe { OwnedFd::from_raw_fd(number) };
-    inherit(&fd, false)?;
-    Ok(fd)
 }

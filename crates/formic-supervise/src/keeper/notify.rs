@@ -9,15 +9,12 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
-use super::handoff::own;
 use super::process::say;
+use crate::handed::handed_sockets;
 use crate::passing;
 
 /// Where the service manager listens.
 pub(super) const SOCKET_ENV: &str = "NOTIFY_SOCKET";
-
-/// How it says what it hands over; meant for the keeper alone, and so never for a brain.
-pub(super) const LISTEN_ENV: [&str; 3] = ["LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID"];
 
 /// The line to the service manager, or none.
 #[derive(Debug)]
@@ -89,19 +86,12 @@ pub(super) fn is_name(name: &str) -> bool {
 
 /// Takes the sockets that the service manager has kept of a keeper before.
 pub(super) fn kept() -> io::Result<BTreeMap<String, OwnedFd>> {
-    let variable = |name: &str| std::env::var(name).unwrap_or_default();
-    let [count, names, pid] = LISTEN_ENV.map(variable);
     let mut kept = BTreeMap::new();
-    if pid != std::process::id().to_string() {
-        return Ok(kept);
-    }
-    let names: Vec<&str> = names.split(':').collect();
-    let count: i32 = count.parse().map_err(io::Error::other)?;
-    for at in 0..count {
-        let socket = own(3 + at)?;
-        match usize::try_from(at).ok().and_then(|at| names.get(at)).filter(|name| is_name(name)) {
-            Some(name) => drop(kept.insert((*name).to_owned(), socket)),
-            None => say("a socket without a name was handed over, and is closed"),
+    for (name, socket) in handed_sockets()? {
+        if is_name(&name) {
+            kept.insert(name, socket);
+        } else {
+            say("a socket without a name was handed over, and is closed");
         }
     }
     Ok(kept)

@@ -78,7 +78,7 @@ pub(crate) async fn run(folder: &Path) -> Outcome {
     let (mut engine, handle) = Engine::new(config, supervisor.clone(), registry, client);
     let vault = Vault::of(&state, Arc::clone(&database))?;
     // Before it goes on: what it starts at once may need them.
-    engine = engine.with_secrets(vault.secrets.clone());
+    engine = engine.with_secrets(vault.secrets.clone()).with_keeper(keeper.clone());
     let takeover = engine
         .resume(Arc::clone(&database))
         .await

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use formic_client::Traffic;
 use formic_plan::Service;
-use formic_reconcile::Start;
+use formic_reconcile::{Listen, Start};
 use formic_spec::{
     ByteSize, Dependents, Health, HumanDuration, Manifest, Probe, Resources, Restart, Share, Source,
     Strategy, Update,
@@ -68,6 +68,7 @@ pub(crate) fn services(
             env,
             cwd: service.cwd.as_ref().map_or_else(|| folder.to_path_buf(), |cwd| folder.join(cwd)),
             port: service.port,
+            listen: Vec::new(),
             health: service.health.clone(),
             restart: service.restart.clone(),
             secrets,
@@ -150,6 +151,7 @@ fn gateway(manifest: &Manifest, folder: &Path) -> Outcome<Option<Service>> {
         env: BTreeMap::from([("FORMIC_CONFIG".into(), text)]),
         cwd: folder.to_path_buf(),
         port: None,
+        listen: vec![Listen { name: GATEWAY.into(), address: gateway.listen }],
         health: Health {
             ready: Probe::Grpc,
             path: String::new(),
@@ -173,7 +175,12 @@ fn gateway(manifest: &Manifest, folder: &Path) -> Outcome<Option<Service>> {
         depends_on: behind_gateway(manifest),
         conditions: BTreeMap::new(),
         dependents: Dependents::None,
-        update: one_by_one(Update::default()),
+        update: Update {
+            min_ready: HumanDuration::from_millis(2000),
+            // What is kept for a way back would go on to take connections of the socket that they share.
+            keep_old: HumanDuration::from_millis(0),
+            ..Update::default()
+        },
         job: None,
         cron: None,
         sets: None,

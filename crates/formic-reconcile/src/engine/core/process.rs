@@ -49,9 +49,9 @@ impl Core {
             let place = Place { seat, port: spec.port.and_then(Port::fixed) };
             let launch = launch(&self.config, &self.inherited, &instance, place, name, &spec);
             let data = data_dir(&self.config.data, service, seat);
-            let (limits, port, secrets) = (spec.limits, spec.port, spec.secrets);
+            let Start { limits, port, listen, secrets, .. } = spec;
             let note = self.noted(&id);
-            let spawn = Spawn { id, launch, limits, port, data, secrets, note };
+            let spawn = Spawn { id, launch, limits, port, listen, data, secrets, note };
             self.effects.push(Effect::Spawn(Box::new(spawn)));
         } else {
             let why = "the desired state does not say how to start it";

@@ -20,6 +20,7 @@ fn service(name: &str, replicas: u32, depends_on: &[&str]) -> Service {
         env: BTreeMap::new(),
         cwd: "/".into(),
         port: None,
+        listen: Vec::new(),
         health: Health {
             ready: Probe::Grpc,
             path: String::new(),
@@ -164,6 +165,12 @@ impl World {
             Effect::Hide(ids) => {
                 self.hidden = ids.iter().map(|id| self.slot(&id.as_str().into())).collect();
                 return None;
+            }
+            // Nobody listens: what every order begins with.
+            Effect::Listen(wanted) if wanted.is_empty() => return None,
+            Effect::Listen(wanted) => {
+                let wanted: Vec<String> = wanted.iter().map(ToString::to_string).collect();
+                format!("listen on {}", wanted.join(" and "))
             }
             Effect::Answer(answer) => {
                 answer.send();

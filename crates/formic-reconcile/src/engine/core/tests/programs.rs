@@ -50,3 +50,28 @@ fn a_probe_that_is_a_command_runs_where_the_instance_does() {
     assert_eq!((&command.env["PORT"], &command.env["A"]), (&"20001".into(), &"b".into()));
     assert_eq!(command.env["FORMIC_DATA_DIR"], "/state/data/reports");
 }
+
+#[test]
+fn public_addresses_are_kept_for_as_long_as_somebody_is_wanted_there() {
+    let at = |port: u16| {
+        let listen = serde_json::json!([{ "name": "public", "address": format!("127.0.0.1:{port}") }]);
+        program("web", 1, serde_json::json!({ "listen": listen }))
+    };
+    let mut world = World::new(vec![at(80)]);
+    world.up("web/0");
+    // A new revision beside the old: both addresses, until the old one is not wanted any more.
+    let mut next = at(81);
+    next.revision = Revision::of(&"next".into());
+    let (lines, applied) = world.apply(vec![next], None);
+    applied.unwrap();
+    assert_eq!(lines, ["spawn web/1", "listen on 127.0.0.1:80 and 127.0.0.1:81"]);
+    assert_eq!(world.started("web/1"), ["probe web/1"]);
+    let lines = world.probed("web/1", true);
+    assert!(lines.contains(&"listen on 127.0.0.1:81".into()), "{lines:?}");
+    world.gone("web/0", false);
+    // Nobody is to wait in a queue that nobody will come to.
+    let wanted = |core: &Core| core.listening.clone().unwrap();
+    assert_eq!(wanted(&world.core).len(), 1);
+    world.shut_down(false);
+    assert!(wanted(&world.core).is_empty());
+}
