@@ -4,3 +4,5 @@
 
 mod chaos;
 mod life;
+mod load;
+mod zeros;
