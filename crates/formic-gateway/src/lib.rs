@@ -17,4 +17,4 @@ mod web;
 pub use config::Config;
 pub use proxy::Proxy;
 pub use routes::{Routes, Table};
-pub use run::{GatewayError, run};
+pub use run::{Addresses, GatewayError, run};

@@ -1,6 +1,7 @@
 //! The gateway's life: listen, learn the routes, be ready, drain.
 
 use std::collections::HashMap;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use formic_api::Attendant;
@@ -58,7 +59,16 @@ fn cors(origins: &[String]) -> CorsLayer {
         .max_age(std::time::Duration::from_secs(7200))
 }
 
-/// Runs a gateway until `stop`, on the socket that it was handed, if it was. `ready` is told where it listens once
+/// Where a gateway answers.
+#[derive(Clone, Debug)]
+pub struct Addresses {
+    /// Where the world finds it, and others like it if they share the socket.
+    pub public: Endpoint,
+    /// Where this one answers and no other.
+    pub own: Endpoint,
+}
+
+/// Runs a gateway until `stop`, on the socket that it was handed, if it was. `ready` is told where it answers once
 /// it has its routes.
 ///
 /// # Errors
@@ -70,7 +80,7 @@ pub async fn run(
     daemon: Channel,
     metrics: Metrics,
     stop: CancellationToken,
-    ready: impl FnOnce(Endpoint) + Send,
+    ready: impl FnOnce(Addresses) + Send,
 ) -> Result<(), GatewayError> {
     // A name that is none is nobody's.
     let named = |(name, traffic): (&String, &Traffic)| Some((ServiceName::new(name).ok()?, traffic.clone()));
@@ -132,11 +142,20 @@ pub async fn run(
     }
     let mut running = server.build().map_err(GatewayError::Build)?;
     let health = Arc::new(running.health().clone());
-    let endpoint = running.listen(bound);
-    // Without a table every call would be a 404, which callers take for an answer.
+    // Without a table every call would be a 404, which callers take for an answer: they wait in the queue, or
+    // are another's who listens on the same socket.
     if stop.run_until_cancelled(routes.known()).await.is_some() {
         health.set(Serving::Ready);
-        ready(endpoint);
+        let shared = bound.is_shared();
+        let public = running.listen(bound);
+        let own = if shared {
+            // Whoever asks how it is must not be answered by another.
+            let own = Endpoint::Tcp((Ipv4Addr::LOCALHOST, 0).into());
+            running.listen(Bound::bind(&own).await.map_err(GatewayError::Listen)?)
+        } else {
+            public.clone()
+        };
+        ready(Addresses { public, own });
         stop.cancelled().await;
     }
     let until = tokio::time::Instant::now() + config.grace;

@@ -6,13 +6,13 @@ mod way;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use formic_core::{Endpoint, InstanceId, ServiceName};
+use formic_core::{Endpoint, Instance, InstanceId, ServiceName};
 use formic_registry::DynRegistry;
 use formic_spec::Health;
 use tokio::time::Instant;
 
 pub(crate) use self::way::Way;
-use crate::announce::Announcer;
+use crate::announce::{Announcer, shown};
 use crate::measures::Measures;
 
 /// The pause between probes of an instance that is starting: its readiness is what people wait for.
@@ -69,7 +69,7 @@ impl Target {
                     announcer.ready().await;
                 }
                 let registered = tokio::time::timeout(self.health.timeout.get(), self.registered()).await;
-                changed(true, registered.ok().flatten().map(|endpoint| endpoint.to_string()));
+                changed(true, registered.ok().flatten().as_ref().map(shown));
             } else if ready && failures >= PATIENCE {
                 ready = false;
                 if let Some(announcer) = &mut announcer {
@@ -96,13 +96,13 @@ impl Target {
     async fn endpoint(&self) -> Option<Endpoint> {
         match self.port {
             Some(port) => Some(Endpoint::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))),
-            None => self.registered().await,
+            None => self.registered().await.map(|found| found.endpoint),
         }
     }
 
-    /// Where the instance said that it answers.
-    async fn registered(&self) -> Option<Endpoint> {
+    /// What the instance said of itself.
+    async fn registered(&self) -> Option<Instance> {
         let instances = self.registry.get(&self.service).await.ok()?;
-        instances.into_iter().find(|found| found.id == self.instance).map(|found| found.endpoint)
+        instances.into_iter().find(|found| found.id == self.instance)
     }
 }

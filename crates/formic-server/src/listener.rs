@@ -108,7 +108,9 @@ impl Bound {
         &self.endpoint
     }
 
-    pub(crate) fn is_shared(&self) -> bool {
+    /// Whether others listen on the same socket, or will.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
         self.shared
     }
 

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use formic_api::LocalRegistry;
 use formic_core::{Endpoint, Instance, InstanceId, ServiceName};
+use formic_gateway::Addresses;
+use formic_reconcile::PUBLIC;
 use formic_registry::{DynRegistry, Registrar};
 use formic_telemetry::{LogFormat, Metrics};
 use tokio_util::sync::CancellationToken;
@@ -57,24 +59,24 @@ pub(crate) async fn run() -> Outcome {
         daemon,
         Metrics::new(),
         stop.clone(),
-        move |endpoint| {
+        move |addresses| {
             // The receiver goes only when the gateway is on its way out.
-            let _ = listening.send(endpoint);
+            let _ = listening.send(addresses);
         },
     );
     let announcing = async {
-        let endpoint = tokio::select! {
+        let addresses = tokio::select! {
             () = ends.next() => None,
-            endpoint = listens => endpoint.ok(),
+            addresses = listens => addresses.ok(),
         };
-        if let Some(endpoint) = endpoint {
-            tracing::info!(address = %endpoint, "ready");
+        if let Some(Addresses { public, own }) = addresses {
+            tracing::info!(address = %public, "ready");
             let instance = Instance {
                 id: InstanceId::new(id),
                 service: name,
                 version,
-                endpoint,
-                metadata: Default::default(),
+                endpoint: own,
+                metadata: [(PUBLIC.to_owned(), public.to_string())].into(),
                 rpc: Vec::new(),
             };
             let config = formic_registry::registrar::Config::default();

@@ -94,7 +94,8 @@ async fn it_is_ready_once_it_knows_its_routes() {
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert!(ready.try_recv().is_err(), "ready without routes");
     *daemon.first.lock().unwrap() = Daemon::exposing(&["shop"]).first.lock().unwrap().clone();
-    assert_eq!(within("the gateway to be ready", ready).await.unwrap(), Endpoint::Tcp(port));
+    let addresses = within("the gateway to be ready", ready).await.unwrap();
+    assert_eq!((addresses.public, addresses.own), (Endpoint::Tcp(port), Endpoint::Tcp(port)));
     stop.cancel();
     within("the end", ended).await.unwrap().unwrap();
 }

@@ -172,7 +172,9 @@ pub(crate) async fn front(change: impl FnOnce(&mut Config)) -> Front {
         |endpoint| drop(told.send(endpoint)),
     );
     let ended = tokio::spawn(async move { running.await.unwrap() });
-    let Endpoint::Tcp(addr) = within("the gateway to be ready", ready).await.unwrap() else { panic!("TCP") };
+    let Endpoint::Tcp(addr) = within("the gateway to be ready", ready).await.unwrap().public else {
+        panic!("TCP")
+    };
     Front { addr, prober, registry, daemon, shop: Some(shop), stop, ended, _vault: vault }
 }
 

@@ -18,8 +18,10 @@ use serde_json::{Value, json};
 const SOON: Duration = Duration::from_secs(30);
 /// Long enough to come to every named moment once on a slow machine.
 const DEFAULT_SECONDS: u64 = 60;
-/// What is rolled and scaled. Not the gateway, which is what the callers talk to.
-const ROLLED: [&str; 2] = ["product", "shipping"];
+/// What is rolled: what callers ask, what that asks, and what they talk to.
+const ROLLED: [&str; 3] = ["product", "shipping", "gateway"];
+/// What of it the manifest says something about.
+const QUICK: [&str; 2] = ["product", "shipping"];
 
 /// Where a process of the server dies, and what brings it there. `formic_supervise::failpoint::ALL` is the list.
 const MOMENTS: [(&str, Trigger); 20] = [
@@ -247,7 +249,7 @@ fn nobody_notices_who_is_killed() {
     let _ = std::fs::remove_file(&armed);
     // Rolled quickly, so that many of them fit in.
     let quick = r#"{ min_ready = "200ms", keep_old = "0s" }"#;
-    let manifest = ROLLED.iter().fold(Manifest::shop(), |manifest, service| {
+    let manifest = QUICK.iter().fold(Manifest::shop(), |manifest, service| {
         manifest.set(&format!("service.{service}"), "update", quick)
     });
     let managed = Managed::running(&manifest, &[("FORMIC_FAILPOINT_FILE", armed.to_str().unwrap())]);

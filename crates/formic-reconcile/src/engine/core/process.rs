@@ -10,6 +10,7 @@ use formic_spec::{HumanDuration, Port, Probe};
 use formic_supervise::ExitStatus;
 
 use super::Core;
+use crate::announce::shown;
 use crate::engine::cell::{Cell, Output, StopKind, outcome};
 use crate::engine::effects::{Effect, Probing, Spawn};
 use crate::engine::launch::{Place, check, data_dir, launch};
@@ -172,7 +173,7 @@ impl Core {
             known.into_iter().map(|instance| (instance.id.to_string(), instance)).collect();
         for (id, cell) in self.cells.iter_mut().filter(|(_, cell)| cell.pid.is_some()) {
             let registered = known.remove(id.as_str());
-            cell.address = registered.as_ref().map(|known| known.endpoint.to_string()).unwrap_or_default();
+            cell.address = registered.as_ref().map(shown).unwrap_or_default();
             if cell.registered != registered {
                 cell.registered = registered;
                 if let Some(kept) = &mut self.kept {
