@@ -177,3 +177,35 @@ async fn a_drain_loses_no_call() {
     assert!(served >= 8 * 20, "{served}");
     assert_eq!(answered, served + stays.prober.counts().began(), "a call was answered twice or made twice");
 }
+
+/// Reads one answer without a body of unknown length.
+async fn answer(stream: &mut TcpStream) -> String {
+    let mut text = Vec::new();
+    while !text.ends_with(b"ok\n") {
+        let read = within("an answer", stream.read_buf(&mut text)).await.unwrap();
+        assert_ne!(read, 0, "hung up under a request: {}", String::from_utf8_lossy(&text));
+    }
+    String::from_utf8(text).unwrap().to_lowercase()
+}
+
+#[tokio::test]
+async fn who_calls_all_the_time_over_http_1_is_told_that_an_answer_is_the_last() {
+    const GET: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n";
+    let server = everywhere(Config::default()).await;
+    let mut busy = TcpStream::connect(server.addr).await.unwrap();
+    let mut quiet = TcpStream::connect(server.addr).await.unwrap();
+    for stream in [&mut busy, &mut quiet] {
+        stream.write_all(GET).await.unwrap();
+        assert!(!answer(stream).await.contains("connection: close"));
+    }
+    let stopping = tokio::task::spawn(server.running.stop(GRACE));
+    // Between two requests, while the server goes.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    busy.write_all(GET).await.unwrap();
+    let last = answer(&mut busy).await;
+    assert!(last.starts_with("http/1.1 200") && last.contains("connection: close"), "{last}");
+    assert_eq!(within("the end of the busy one", busy.read(&mut [0; 1])).await.unwrap(), 0);
+    // Who says nothing holds nobody up.
+    assert_eq!(within("the end of the quiet one", quiet.read(&mut [0; 1])).await.unwrap(), 0);
+    assert_eq!(within("the stop", stopping).await.unwrap(), 0);
+}
