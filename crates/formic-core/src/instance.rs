@@ -138,6 +138,12 @@ pub struct Instance {
     pub rpc: Vec<RpcService>,
 }
 
+impl Instance {
+    /// The label with the address that people know an instance by, if it is not the one where it alone answers: a
+    /// public socket is handed from one generation to the next, and shared meanwhile.
+    pub const PUBLIC: &str = "formic.public";
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,13 +7,9 @@ use std::sync::Arc;
 use formic_core::{Endpoint, Instance, InstanceId, ServiceName};
 use formic_registry::{DynRegistry, Registrar, registrar};
 
-/// The metadata with the address that people know an instance by, if it is not the one that it answers at alone: a
-/// public socket is handed from one generation to the next, and shared meanwhile.
-pub const PUBLIC: &str = "formic.public";
-
 /// Where people are told that an instance answers.
 pub(crate) fn shown(instance: &Instance) -> String {
-    instance.metadata.get(PUBLIC).cloned().unwrap_or_else(|| instance.endpoint.to_string())
+    instance.metadata.get(Instance::PUBLIC).cloned().unwrap_or_else(|| instance.endpoint.to_string())
 }
 
 /// Registers one instance while it is ready. Dropping it deregisters.

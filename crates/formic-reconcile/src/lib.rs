@@ -28,7 +28,6 @@ mod sockets;
 mod start;
 mod view;
 
-pub use announce::PUBLIC;
 pub use diff::{ChangeKind, FieldChange, ServiceChange, diff};
 pub use engine::{
     Applied, Busy, Change, Command, Config, Engine, Generation, Handle, Notice, Preview, Refused,

@@ -115,6 +115,8 @@ pub struct Service {
     pub settings: BTreeMap<String, String>,
     /// The port, for a program that knows nothing of Formic: given as `PORT`, and probed.
     pub port: Option<Port>,
+    /// Public addresses that the engine listens on for it: each instance is handed the same open sockets, by name.
+    pub sockets: BTreeMap<String, SocketAddr>,
     /// How the engine finds out that an instance is ready.
     pub health: Health,
     /// Limits per instance.

@@ -11,6 +11,7 @@ mod secrets;
 mod section;
 mod service;
 mod settings;
+mod sockets;
 mod traffic;
 mod update;
 mod value;
@@ -29,7 +30,7 @@ use self::service::Located;
 use crate::fault::{FaultKind, Faults, Raw, quote};
 use crate::graph;
 use crate::manifest::{
-    App, Cors, DEFAULT_LISTEN, FORMAT, Gateway, MAX_BYTES, MAX_SERVICES, Manifest, RestartPolicy,
+    App, Cors, DEFAULT_LISTEN, FORMAT, Gateway, MAX_BYTES, MAX_SERVICES, Manifest, RestartPolicy, Service,
 };
 use crate::port::Port;
 use crate::revision;
@@ -355,22 +356,19 @@ fn check_ports(
         taken.insert(address.port(), "the gateway".into());
     }
     for located in services {
-        let (Some(Port::Fixed(port)), Some(span)) = (located.service.port, &located.port) else {
-            continue;
-        };
-        let name = &located.service.name;
-        if let Some(other) = taken.get(&port) {
-            let message = format!("port {port} of `{name}` is already that of {other}");
-            let path = format!("service.{name}.port");
-            notes.push(
-                span,
-                FaultKind::DuplicateListen,
-                &path,
-                message,
-                Some("give each its own port".into()),
-            );
-        } else {
-            taken.insert(port, format!("`{name}`"));
+        let Service { name, port, sockets, .. } = &located.service;
+        let fixed =
+            port.and_then(Port::fixed).zip(located.port.as_ref()).map(|(port, span)| (port, "port", span));
+        let sockets = sockets.values().zip(&located.sockets).map(|(at, span)| (at.port(), "sockets", span));
+        for (port, key, span) in fixed.into_iter().chain(sockets) {
+            if let Some(other) = taken.get(&port) {
+                let message = format!("port {port} of `{name}` is already that of {other}");
+                let path = format!("service.{name}.{key}");
+                let help = Some("give each its own port".into());
+                notes.push(span, FaultKind::DuplicateListen, &path, message, help);
+            } else {
+                taken.insert(port, format!("`{name}`"));
+            }
         }
     }
 }

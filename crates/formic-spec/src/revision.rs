@@ -65,6 +65,7 @@ impl Revision {
             config,
             settings,
             port,
+            sockets,
             health,
             resources,
             stop,
@@ -89,7 +90,7 @@ impl Revision {
             "health": health,
             "stop": stop,
             "restart": restart,
-            "routing": { "port": port, "exposed": exposed },
+            "routing": { "port": port, "sockets": sockets, "exposed": exposed },
         }))
     }
 
@@ -106,6 +107,7 @@ impl Revision {
             config,
             settings,
             port,
+            sockets,
             health,
             resources,
             stop: _,
@@ -128,6 +130,7 @@ impl Revision {
             "cwd": cwd,
             "health": health,
             "port": port,
+            "sockets": sockets,
             // Given to a process before it starts.
             "limits": resources,
         }))

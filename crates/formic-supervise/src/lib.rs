@@ -56,7 +56,7 @@ pub use cgroup::{Cgroups, Controller, Limits, Unenforced};
 pub use disk::{DiskFull, FileError, disk_free, replace as write_file};
 pub use exit::ExitStatus;
 pub use features::{Containment, FEATURES_OFF_ENV, Feature, Features, Unsupported};
-pub use handed::{handed_sockets, listens_on};
+pub use handed::listens_on;
 pub use identity::{Identity, boot_id};
 pub use launch::{InvalidLaunch, Launch, Socket, Start};
 pub use lock::{Lock, LockError};

@@ -15,7 +15,6 @@ use tokio::time::Instant;
 use crate::cgroup::{Group, Groups};
 use crate::exit::ExitStatus;
 use crate::failpoint;
-use crate::handed::FIRST;
 use crate::identity::Identity;
 use crate::keeper;
 use crate::pidfd::{PidFd, Waited, ended};
@@ -277,7 +276,7 @@ impl Process {
     /// # Errors
     /// It has no such descriptor any more, or the system does not let this process look into that one.
     pub fn socket(&self, at: usize) -> io::Result<OwnedFd> {
-        let number = i32::try_from(at).ok().and_then(|at| FIRST.checked_add(at));
+        let number = i32::try_from(at).ok().and_then(|at| formic_handed::FIRST.checked_add(at));
         let number = number.ok_or(io::ErrorKind::InvalidInput)?;
         match self.0.leader.pidfd() {
             Some(pidfd) => pidfd.get_ref().descriptor(number),

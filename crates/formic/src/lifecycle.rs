@@ -113,6 +113,7 @@ pub(crate) async fn run(mut service: Service, stop: impl Future<Output = ()> + S
         ListenError::InUse(_) => Failure::new("cannot start").because(error),
         _ => Failure::config("cannot start").because(error),
     })?;
+    let public = handed()?;
     let mut running = server.build()?;
     // Calls to one's own name stay in the process.
     service.client.add_local(&service.name, running.handle());
@@ -142,7 +143,10 @@ pub(crate) async fn run(mut service: Service, stop: impl Future<Output = ()> + S
     let mut ended = match started {
         Ok(true) => {
             running.health().set(Serving::Ready);
-            let registrar = announce(&service, &running, advertise.unwrap_or_else(|| callable(&endpoint)));
+            // Not before: who comes here was not told that it is ready, and can go to another meanwhile.
+            let public: Vec<Endpoint> = public.into_iter().map(|bound| running.listen(bound)).collect();
+            let endpoint = advertise.unwrap_or_else(|| callable(&endpoint));
+            let registrar = announce(&service, &running, endpoint.clone(), public.first());
             tracing::info!(service = %service.name, address = %endpoint, "ready");
             let ended = supervise(&mut tasks, stop).await;
 
@@ -251,7 +255,19 @@ async fn supervise(tasks: &mut JoinSet<String>, mut stop: Pin<&mut impl Future<O
 
 /// Keeps the service in the registry for as long as it lives; a registry of fixed content knows it already,
 /// or never will.
-fn announce(service: &Service, running: &Running, endpoint: Endpoint) -> Option<Registrar> {
+/// The public sockets that it was handed, which others like it may have too.
+fn handed() -> Result<Vec<Bound>> {
+    let fault = |error: std::io::Error| Failure::new("the sockets that were handed over").because(error);
+    let sockets = formic_handed::take().map_err(fault)?;
+    sockets.into_iter().map(|(_, socket)| Bound::handed(socket.into()).map_err(fault)).collect()
+}
+
+fn announce(
+    service: &Service,
+    running: &Running,
+    endpoint: Endpoint,
+    public: Option<&Endpoint>,
+) -> Option<Registrar> {
     if service.registry.read_only() {
         return None;
     }
@@ -264,6 +280,7 @@ fn announce(service: &Service, running: &Running, endpoint: Endpoint) -> Option<
     if running.is_multiplexed() {
         metadata.insert(formic_mux::ANNOUNCED.into(), formic_mux::codec::VERSION.to_string());
     }
+    metadata.extend(public.map(|public| (Instance::PUBLIC.to_owned(), public.to_string())));
     let instance = Instance {
         id: InstanceId::new(id),
         service: service.name.clone(),

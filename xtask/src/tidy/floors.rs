@@ -31,6 +31,7 @@ enum Place {
 const CRATES: &[(&str, Place)] = &[
     // 0: words and calls
     ("formic-core", Place::Floor(0, &[])),
+    ("formic-handed", Place::Floor(0, &[])),
     ("formic-macros", Place::Floor(0, &[])),
     ("formic-rpc", Place::Floor(0, &["formic-core"])),
     // 1: plug points

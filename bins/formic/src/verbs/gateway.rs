@@ -5,7 +5,6 @@ use std::sync::Arc;
 use formic_api::LocalRegistry;
 use formic_core::{Endpoint, Instance, InstanceId, ServiceName};
 use formic_gateway::Addresses;
-use formic_reconcile::PUBLIC;
 use formic_registry::{DynRegistry, Registrar};
 use formic_telemetry::{LogFormat, Metrics};
 use tokio_util::sync::CancellationToken;
@@ -48,7 +47,7 @@ pub(crate) async fn run() -> Outcome {
     let name = ServiceName::new(std::env::var("FORMIC_SERVICE").unwrap_or_else(|_| "gateway".into()))
         .map_err(|error| Failure::user("FORMIC_SERVICE").because(error))?;
     // Opened by the engine, and the next gateway's too.
-    let handed = formic_supervise::handed_sockets()
+    let handed = formic_handed::take()
         .map_err(|error| Failure::user("the sockets that were handed over").because(error))?;
     let handed = handed.into_iter().next().map(|(_, socket)| socket.into());
     let (listening, listens) = tokio::sync::oneshot::channel();
@@ -76,7 +75,7 @@ pub(crate) async fn run() -> Outcome {
                 service: name,
                 version,
                 endpoint: own,
-                metadata: [(PUBLIC.to_owned(), public.to_string())].into(),
+                metadata: [(Instance::PUBLIC.to_owned(), public.to_string())].into(),
                 rpc: Vec::new(),
             };
             let config = formic_registry::registrar::Config::default();

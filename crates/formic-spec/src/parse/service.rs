@@ -8,7 +8,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::section::{Notes, Section};
-use super::{Named, health, job, secrets, settings, traffic, update, value};
+use super::{Named, health, job, secrets, settings, sockets, traffic, update, value};
 use crate::fault::{FaultKind, quote};
 use crate::manifest::{MAX_REPLICAS, Resources, Restart, RestartPolicy, Service, Source, Stop};
 use crate::port::Port;
@@ -39,6 +39,8 @@ pub(super) struct Located {
     pub(super) service: Service,
     pub(super) depends_on: Vec<Named>,
     pub(super) port: Option<Range<usize>>,
+    /// Where its sockets stand, in the order of their names.
+    pub(super) sockets: Vec<Range<usize>>,
     /// How it is called, for its callers.
     pub(super) traffic: Option<serde_json::Value>,
 }
@@ -78,6 +80,7 @@ pub(super) fn read(
     let replicas = section.integer("replicas", 0..MAX_REPLICAS + 1, notes);
     let (depends_on, conditions) = update::read_depends_on(&mut section, notes);
     let port = health::read_port(&mut section, notes);
+    let (sockets, socket_spans) = sockets::read(&mut section, notes);
     let env = read_env(&mut section, port.is_some(), notes);
     let secrets = secrets::read(&mut section, &env, RESERVED_ENV, notes);
     let config = section.section("config", notes);
@@ -127,6 +130,7 @@ pub(super) fn read(
         config,
         settings,
         port: port.as_ref().map(|(port, _)| *port),
+        sockets,
         health,
         resources,
         stop,
@@ -136,7 +140,7 @@ pub(super) fn read(
         cron,
         cwd: cwd.map(|(text, _)| text),
     };
-    Located { service, depends_on, port: port.map(|(_, span)| span), traffic }
+    Located { service, depends_on, port: port.map(|(_, span)| span), sockets: socket_spans, traffic }
 }
 
 /// Exactly one of `cargo`, `command` and `image`.

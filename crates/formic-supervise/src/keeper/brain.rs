@@ -16,7 +16,6 @@ use super::protocol::Command;
 use super::{DIR_ENV, GENERATION_ENV};
 use crate::disk::{self, FileError};
 use crate::features::Features;
-use crate::handed::LISTEN_ENV;
 use crate::identity::{Identity, Proof};
 use crate::pidfd::PidFd;
 use crate::record::now_ms;
@@ -51,7 +50,7 @@ impl Brain {
         let limit = Some(Duration::from_secs(1));
         rustix::net::sockopt::set_socket_timeout(&ours, rustix::net::sockopt::Timeout::Send, limit)?;
         let mut program = std::process::Command::new(&command.program);
-        for name in LISTEN_ENV.into_iter().chain([SOCKET_ENV]) {
+        for name in formic_handed::VARIABLES.into_iter().chain([SOCKET_ENV]) {
             // The keeper's own affair with the service manager.
             program.env_remove(name);
         }

@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use formic_handed::own;
 use serde::{Deserialize, Serialize};
 
 use super::ARGUMENT;
@@ -22,7 +23,6 @@ use super::notify::Notifier;
 use super::process::{Keeper, block_signals, inherit};
 use super::protocol::Command;
 use crate::features::Features;
-use crate::handed::own;
 use crate::identity::boot_id;
 use crate::lock::Lock;
 use crate::pidfd::PidFd;

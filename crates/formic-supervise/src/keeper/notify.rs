@@ -10,7 +10,6 @@ use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
 use super::process::say;
-use crate::handed::handed_sockets;
 use crate::passing;
 
 /// Where the service manager listens.
@@ -87,7 +86,7 @@ pub(super) fn is_name(name: &str) -> bool {
 /// Takes the sockets that the service manager has kept of a keeper before.
 pub(super) fn kept() -> io::Result<BTreeMap<String, OwnedFd>> {
     let mut kept = BTreeMap::new();
-    for (name, socket) in handed_sockets()? {
+    for (name, socket) in formic_handed::take()? {
         if is_name(&name) {
             kept.insert(name, socket);
         } else {

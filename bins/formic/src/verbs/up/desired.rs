@@ -68,7 +68,11 @@ pub(crate) fn services(
             env,
             cwd: service.cwd.as_ref().map_or_else(|| folder.to_path_buf(), |cwd| folder.join(cwd)),
             port: service.port,
-            listen: Vec::new(),
+            listen: service
+                .sockets
+                .iter()
+                .map(|(name, address)| Listen { name: name.clone(), address: *address })
+                .collect(),
             health: service.health.clone(),
             restart: service.restart.clone(),
             secrets,
