@@ -4,12 +4,15 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
-use formic::core::InstanceId;
+use anyhow::{Result, anyhow, ensure};
+use formic::core::{InstanceId, Kind, Members, Method};
+use formic::registry::{DynRegistry, Memory, Registry};
 use formic::{Instance, ServiceName};
 use formic_balance::policy::Choice;
 use formic_balance::set::Seat;
 use formic_balance::{Roster, Set, Traffic};
+use formic_client::{Client, Config};
+use formic_rpc::{Body, Call, Codec};
 
 use super::finding::{Finding, Scene};
 use super::stage::policy;
@@ -33,6 +36,9 @@ const LEAST_CALLS: f64 = 0.95;
 const PICKS: u32 = 2_000;
 const BATCHES: usize = 501;
 const UPDATES: usize = 45;
+/// So many turns of the one thread, and an update has passed every task on its way.
+const HOPS: usize = 8;
+const LEASE: Duration = Duration::from_secs(600);
 
 pub(super) async fn play(setting: &Setting<'_>) -> Result<Scene> {
     let (mut findings, mut picks, mut updates) = (Vec::new(), Vec::new(), Vec::new());
@@ -51,8 +57,15 @@ pub(super) async fn play(setting: &Setting<'_>) -> Result<Scene> {
             update,
             MOST_UPDATE,
         ));
+        let arrival = arrival(&traffic)?;
+        findings.push(Finding::at_most(
+            name,
+            &format!("from the registry to the picker, one among {MANY}, µs"),
+            arrival,
+            MOST_UPDATE,
+        ));
         picks.push((name.to_owned(), costs));
-        updates.push((name.to_owned(), vec![update]));
+        updates.push((name.to_owned(), vec![update, arrival]));
     }
     let calls = calls(setting).await?;
     for (name, ratios) in &calls {
@@ -70,12 +83,14 @@ pub(super) async fn play(setting: &Setting<'_>) -> Result<Scene> {
     let least = vec![(LEAST_CALLS, format!("limit {LEAST_CALLS}"))];
     let panels = vec![
         bars("a pick, ns", false, &["3 endpoints", "10,000 endpoints"], picks, limits.to_vec()),
-        bars("an update of one of 10,000, µs", true, &["10,000 endpoints"], updates, limit),
+        bars("an update of one of 10,000, µs", true, &["the balancer", "registry to picker"], updates, limit),
         bars("calls/s ÷ bare connectrpc", false, &CLIENTS, calls, least),
     ];
     let setup = format!(
         "A pick and an update are timed in this process: {PICKS} picks, {BATCHES} times, the median; an update is one \
-         instance of {MANY} replaced by another, {UPDATES} times, the median. The whole way of a call (policy, breaker, budget, deadline, metrics) is \
+         instance of {MANY} replaced by another, {UPDATES} times, the median; from the registry to the picker is the whole of its \
+         way within a process, from one call that deregisters and one that registers, through the registry's watch, the \
+         cache and the client, to the set that calls pick from. The whole way of a call (policy, breaker, budget, deadline, metrics) is \
          `cargo xtask bench rpc` for {} alone: an echo of 64 bytes, Formic beside what it stands on. `{DEFAULT}` is the \
          default, and the limits are everybody's.",
         CLIENTS.join(", "),
@@ -108,34 +123,80 @@ fn pick(traffic: &Traffic, count: usize) -> Result<f64> {
 
 /// Microseconds of one instance's coming and another's going.
 fn update(traffic: &Traffic) -> Result<f64> {
-    let mut list = instances(MANY)?.to_vec();
+    let mut list = instances(MANY)?;
     let mut roster = Roster::new();
-    let mut set = arrange(&mut roster, &list.clone().into(), traffic);
+    let mut set = arrange(&mut roster, &list, traffic);
     let mut samples = Vec::new();
     for number in 0..UPDATES {
-        list[number * 7] = instance(MANY + number)?;
-        let next: Arc<[Instance]> = list.clone().into();
+        let (gone, new) = (id(number * 7), instance(MANY + number)?);
         let began = Instant::now();
-        let new = arrange(&mut roster, &next, traffic);
+        list.remove(&gone);
+        list.insert(new);
+        // The set that it replaces ends with it, as it does for calls.
+        set = arrange(&mut roster, &list, traffic);
         samples.push(began.elapsed().as_nanos() as f64 / 1e3);
-        set = new;
     }
     drop(set);
     Ok(median(&samples))
 }
 
-fn arrange(roster: &mut Roster, instances: &Arc<[Instance]>, traffic: &Traffic) -> Set {
-    roster.arrange(Arc::clone(instances), traffic, &Seat::default(), Duration::from_secs(60))
+/// Microseconds from the registry's being told until calls pick from the new set, on one thread.
+fn arrival(traffic: &Traffic) -> Result<f64> {
+    let traffic = traffic.clone();
+    let measured = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(arrivals(traffic))
+    });
+    measured.join().map_err(|_| anyhow!("the thread that measures has panicked"))?
 }
 
-fn instances(count: usize) -> Result<Arc<[Instance]>> {
+async fn arrivals(traffic: Traffic) -> Result<f64> {
+    let (memory, name) = (Arc::new(Memory::new()), ServiceName::new("echo")?);
+    for number in 0..MANY {
+        memory.register(instance(number)?, LEASE).await?;
+    }
+    let registry: DynRegistry = memory.clone();
+    let client = Client::new(registry, Config { traffic, ..Config::default() });
+    // The first call begins to follow the service. Nobody answers it.
+    let method = Method::new("/echo.Echo/Echo", Kind::Unary);
+    let call = Call::new(method, Codec::Proto, Body::Message(Default::default()));
+    let _ = client.of("echo").call(call).await;
+    let is_there = |id: &InstanceId| {
+        client.traffic(&name).endpoints.iter().any(|endpoint| endpoint.instance == id.as_str())
+    };
+    let mut samples = Vec::new();
+    for number in 0..UPDATES {
+        let (gone, new) = (id(number * 7), instance(MANY + number)?);
+        let come = new.id.clone();
+        let began = Instant::now();
+        memory.deregister(&gone).await?;
+        memory.register(new, LEASE).await?;
+        for _ in 0..HOPS {
+            tokio::task::yield_now().await;
+        }
+        samples.push(began.elapsed().as_nanos() as f64 / 1e3);
+        ensure!(is_there(&come) && !is_there(&gone), "the update has not arrived after {HOPS} turns");
+    }
+    client.shutdown().await;
+    Ok(median(&samples))
+}
+
+fn arrange(roster: &mut Roster, instances: &Members, traffic: &Traffic) -> Set {
+    roster.arrange(instances, traffic, &Seat::default(), Duration::from_secs(60))
+}
+
+fn instances(count: usize) -> Result<Members> {
     (0..count).map(instance).collect()
+}
+
+fn id(number: usize) -> InstanceId {
+    InstanceId::new(format!("echo-{number:08x}"))
 }
 
 fn instance(number: usize) -> Result<Instance> {
     let address = std::net::SocketAddr::from(([127, 0, (number >> 8) as u8, number as u8], 9_000));
     Ok(Instance {
-        id: InstanceId::new(format!("echo-{number:08x}")),
+        id: id(number),
         service: ServiceName::new("echo")?,
         version: String::new(),
         endpoint: address.into(),

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use formic_core::InstanceId;
 
+use crate::board::{Board, Place};
 use crate::ejection::{Change, Ejected, Shared};
 use crate::{hash, micros};
 
@@ -61,27 +62,36 @@ pub enum Outcome {
 /// One endpoint.
 #[derive(Debug)]
 pub struct Backend {
+    hot: Hot,
     id: InstanceId,
     key: u64,
-    in_flight: AtomicU32,
-    average: Average,
+    /// Its seat, and its bits on the board.
+    place: Place,
     recent: Window,
-    /// Failures, less a quarter for each success; see [`FAILED`].
-    suspicion: AtomicU32,
-    /// The tick of the last trial.
-    tried: AtomicU32,
-    /// When its slow start began, in microseconds; [`NEVER`] if it has its whole share.
-    ramp: AtomicU64,
-    /// `f32` bits.
-    weight: AtomicU32,
-    down: AtomicBool,
-    /// One of [`IN`], [`OUT`], [`PROBING`].
-    state: AtomicU8,
     /// When it may be probed, in microseconds, while it is out.
     probe_at: AtomicU64,
     /// Touched only when it is ejected, probed or looked at by people.
     case: Mutex<Case>,
     shared: Arc<Shared>,
+}
+
+/// What picks read, in one line of a cache: among ten thousand endpoints each line is a wait for memory.
+#[derive(Debug)]
+#[repr(align(64))]
+struct Hot {
+    average: Average,
+    /// When its slow start began, in microseconds; [`NEVER`] if it has its whole share.
+    ramp: AtomicU64,
+    in_flight: AtomicU32,
+    /// `f32` bits.
+    weight: AtomicU32,
+    /// Failures, less a quarter for each success; see [`FAILED`].
+    suspicion: AtomicU32,
+    /// The tick of the last trial.
+    tried: AtomicU32,
+    down: AtomicBool,
+    /// One of [`IN`], [`OUT`], [`PROBING`].
+    state: AtomicU8,
 }
 
 pub(crate) const IN: u8 = 0;
@@ -105,23 +115,33 @@ impl Backend {
     /// An endpoint on its own, which is never ejected, for there is no other to go to.
     #[must_use]
     pub fn alone(id: InstanceId, now: Duration) -> Self {
-        Self::new(id, Duration::ZERO, now, Arc::default())
+        Self::new(id, Duration::ZERO, now, Arc::default(), Board::default().place(0))
     }
 
     /// An endpoint that is expected to take `prior`; zero says that nothing is known.
-    pub(crate) fn new(id: InstanceId, prior: Duration, now: Duration, shared: Arc<Shared>) -> Self {
-        Self {
-            key: hash(id.as_str()),
-            id,
-            in_flight: AtomicU32::new(0),
+    pub(crate) fn new(
+        id: InstanceId,
+        prior: Duration,
+        now: Duration,
+        shared: Arc<Shared>,
+        place: Place,
+    ) -> Self {
+        let hot = Hot {
             average: Average::new(prior, now),
-            recent: Window::default(),
+            ramp: AtomicU64::new(NEVER),
+            in_flight: AtomicU32::new(0),
+            weight: AtomicU32::new(1f32.to_bits()),
             suspicion: AtomicU32::new(0),
             tried: AtomicU32::new(tick(now)),
-            ramp: AtomicU64::new(NEVER),
-            weight: AtomicU32::new(1f32.to_bits()),
             down: AtomicBool::new(false),
             state: AtomicU8::new(IN),
+        };
+        Self {
+            hot,
+            key: hash(id.as_str()),
+            id,
+            place,
+            recent: Window::default(),
             probe_at: AtomicU64::new(NEVER),
             case: Mutex::default(),
             shared,
@@ -139,22 +159,27 @@ impl Backend {
         self.key
     }
 
+    /// Its number in its roster, and its index in every set.
+    pub(crate) fn seat(&self) -> u32 {
+        self.place.seat()
+    }
+
     /// A call goes out.
     pub fn begin(&self) {
-        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        self.hot.in_flight.fetch_add(1, Ordering::Relaxed);
         self.shared.begin();
     }
 
     /// It is over, however it ended. Once for each [`begin`](Self::begin).
     pub fn end(&self) {
-        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.hot.in_flight.fetch_sub(1, Ordering::Relaxed);
         self.shared.end();
     }
 
     /// Calls on their way.
     #[must_use]
     pub fn in_flight(&self) -> u32 {
-        self.in_flight.load(Ordering::Relaxed)
+        self.hot.in_flight.load(Ordering::Relaxed)
     }
 
     /// An attempt ended. `took` is missing where its duration says nothing, as for a stream that fails
@@ -169,33 +194,33 @@ impl Backend {
         match outcome {
             Outcome::Success => {
                 if let Some(took) = took {
-                    self.average.learn(now, took);
+                    self.hot.average.learn(now, took);
                 }
                 self.recent.add(now, false);
-                if self.suspicion.load(Ordering::Relaxed) > 0 {
+                if self.hot.suspicion.load(Ordering::Relaxed) > 0 {
                     let less = |suspicion: u32| suspicion.checked_sub(1);
-                    let before = self.suspicion.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+                    let before = self.hot.suspicion.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
                     if let (Ok(1), Some(took)) = (before, took) {
                         // Cleared, and so what its failures counted as is not held against it any longer.
-                        self.average.lower(took, now);
+                        self.hot.average.lower(took, now);
                     }
                 }
             }
             Outcome::Failure => {
-                self.average.learn(now, took.unwrap_or_default().max(FAILURE));
+                self.hot.average.learn(now, took.unwrap_or_default().max(FAILURE));
                 self.recent.add(now, true);
                 self.shared.note_trouble();
                 // No more than is enough: what could not be ejected need not be made up for for ever.
                 let enough = self.shared.enough();
                 let more = |suspicion: u32| Some((suspicion + FAILED).min(enough));
-                let before = self.suspicion.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+                let before = self.hot.suspicion.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
                 if !probe && before.unwrap_or_default() + FAILED >= enough {
                     return self.shared.eject_for_failures(self, now);
                 }
             }
             Outcome::Rejected { after } => {
                 let sample = after.unwrap_or_default().min(PUSH_BACK).max(took.unwrap_or_default());
-                self.average.learn(now, sample.max(FLOOR));
+                self.hot.average.learn(now, sample.max(FLOOR));
             }
             Outcome::Neutral => {}
         }
@@ -205,7 +230,7 @@ impl Backend {
     /// The caller gave up after `took`: an answer would have taken at least that.
     pub fn abandoned(&self, now: Duration, took: Duration, probe: bool) {
         if took > self.latency(now) {
-            self.average.learn(now, took);
+            self.hot.average.learn(now, took);
         }
         if probe {
             self.shared.probe_abandoned(self, now);
@@ -223,14 +248,14 @@ impl Backend {
     /// again some day.
     #[must_use]
     pub fn latency(&self, now: Duration) -> Duration {
-        Duration::from_secs_f32(self.average.seconds(now))
+        Duration::from_secs_f32(self.hot.average.seconds(now))
     }
 
     /// What one more call to it costs, in seconds: its latency times the calls that it would then have, more
     /// for one of small weight.
     #[must_use]
     pub fn cost(&self, now: Duration) -> f32 {
-        self.average.seconds(now).max(FLOOR.as_secs_f32()) * self.load()
+        self.hot.average.seconds(now).max(FLOOR.as_secs_f32()) * self.load()
     }
 
     /// The calls that it would have with one more, as its weight makes them count.
@@ -241,36 +266,36 @@ impl Backend {
     /// Its weight against others.
     #[must_use]
     pub fn weight(&self) -> f32 {
-        f32::from_bits(self.weight.load(Ordering::Relaxed))
+        f32::from_bits(self.hot.weight.load(Ordering::Relaxed))
     }
 
     pub(crate) fn set_weight(&self, weight: f32) {
-        self.weight.store(weight.to_bits(), Ordering::Relaxed);
+        self.hot.weight.store(weight.to_bits(), Ordering::Relaxed);
     }
 
     /// The share of its traffic that an endpoint gets which is starting: from a tenth to all of it.
     #[must_use]
     pub fn warmth(&self, now: Duration) -> f32 {
-        let began = self.ramp.load(Ordering::Relaxed);
+        let began = self.hot.ramp.load(Ordering::Relaxed);
         if began == NEVER {
             return 1.0;
         }
         let (elapsed, whole) = (micros(now).saturating_sub(began), self.shared.slow_start());
         if elapsed >= whole {
-            self.ramp.store(NEVER, Ordering::Relaxed);
+            self.hot.ramp.store(NEVER, Ordering::Relaxed);
             return 1.0;
         }
         (elapsed as f32 / whole as f32).max(COLD)
     }
 
     pub(crate) fn start_slowly(&self, now: Duration) {
-        self.ramp.store(micros(now), Ordering::Relaxed);
+        self.hot.ramp.store(micros(now), Ordering::Relaxed);
     }
 
     /// Whether it failed lately and has not made up for it.
     #[must_use]
     pub fn is_suspect(&self) -> bool {
-        self.suspicion.load(Ordering::Relaxed) > 0
+        self.hot.suspicion.load(Ordering::Relaxed) > 0
     }
 
     /// Whether it is time to give a suspect a call that it would not have got; then to this caller only.
@@ -278,21 +303,22 @@ impl Backend {
         if !self.is_suspect() {
             return false;
         }
-        let (tick, last) = (tick(now), self.tried.load(Ordering::Relaxed));
+        let (tick, last) = (tick(now), self.hot.tried.load(Ordering::Relaxed));
         let elapsed = tick.wrapping_sub(last);
         (TRIAL..=u32::MAX / 2).contains(&elapsed)
-            && self.tried.compare_exchange(last, tick, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+            && self.hot.tried.compare_exchange(last, tick, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
     /// Whether it cannot be reached, as whoever holds the connections says.
     #[must_use]
     pub fn is_down(&self) -> bool {
-        self.down.load(Ordering::Relaxed)
+        self.hot.down.load(Ordering::Relaxed)
     }
 
     /// Says whether it can be reached.
     pub fn set_down(&self, down: bool) {
-        if self.down.swap(down, Ordering::AcqRel) != down {
+        if self.hot.down.swap(down, Ordering::AcqRel) != down {
+            self.place.set_down(down);
             self.shared.changed();
         }
     }
@@ -327,7 +353,7 @@ impl Backend {
     }
 
     pub(crate) fn state(&self) -> u8 {
-        self.state.load(Ordering::Relaxed)
+        self.hot.state.load(Ordering::Relaxed)
     }
 
     pub(crate) fn probe_at(&self) -> u64 {
@@ -336,7 +362,8 @@ impl Backend {
 
     /// Makes an endpoint that is out the probe's; only one caller gets it.
     pub(crate) fn claim_probe(&self) -> bool {
-        let claimed = self.state.compare_exchange(OUT, PROBING, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+        let claimed =
+            self.hot.state.compare_exchange(OUT, PROBING, Ordering::AcqRel, Ordering::Relaxed).is_ok();
         if claimed {
             self.shared.changed();
         }
@@ -346,17 +373,19 @@ impl Backend {
     /// Out, until it may be probed.
     pub(crate) fn put_out(&self, probe_at: Duration) {
         self.probe_at.store(micros(probe_at), Ordering::Relaxed);
-        self.state.store(OUT, Ordering::Release);
+        self.hot.state.store(OUT, Ordering::Release);
+        self.place.set_out(true);
     }
 
     /// Back in: what it took while it was ill is forgotten, and half of what it takes to be out again is not.
     pub(crate) fn put_in(&self, prior: Duration, suspicion: u32, now: Duration) {
-        self.average.reset(prior, now);
+        self.hot.average.reset(prior, now);
         self.recent.clear();
-        self.suspicion.store(suspicion, Ordering::Relaxed);
+        self.hot.suspicion.store(suspicion, Ordering::Relaxed);
         self.start_slowly(now);
         self.probe_at.store(NEVER, Ordering::Relaxed);
-        self.state.store(IN, Ordering::Release);
+        self.hot.state.store(IN, Ordering::Release);
+        self.place.set_out(false);
     }
 
     pub(crate) fn case(&self) -> std::sync::MutexGuard<'_, Case> {
@@ -371,7 +400,7 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
 
     fn backend(prior: Duration) -> Backend {
-        Backend::new(InstanceId::new("a"), prior, Duration::ZERO, Arc::default())
+        Backend::new(InstanceId::new("a"), prior, Duration::ZERO, Arc::default(), Board::default().place(0))
     }
 
     fn near(a: Duration, b: Duration) -> bool {

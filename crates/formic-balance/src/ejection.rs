@@ -16,6 +16,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use crate::backend::{Counts, FAILED, IN, OUT, PROBING};
+use crate::board::{Board, Seats};
+use crate::table::Table;
 use crate::traffic::{Ejection, Traffic};
 use crate::{Backend, Outcome, micros, mix};
 
@@ -30,6 +32,9 @@ const CHANCE: f64 = 3.0;
 
 /// So many others are asked how they fare, before somebody is ejected for failures.
 const WITNESSES: usize = 64;
+
+/// So many are asked what they take, for the median: enough to be near it.
+const ASKED: usize = 128;
 
 /// How long an ejection that was not granted is not asked for again: the question costs a look at all.
 const RECESS: u64 = 100_000;
@@ -131,8 +136,18 @@ pub(crate) struct Shared {
 
 #[derive(Debug, Default)]
 struct Court {
-    present: Vec<Weak<Backend>>,
+    /// Owned by the roster: who is there knows what they share, and not the other way round.
+    present: Weak<Present>,
     rules: Ejection,
+}
+
+/// Who is there.
+#[derive(Debug, Default)]
+pub(crate) struct Present {
+    pub(crate) backends: Table<Arc<Backend>>,
+    pub(crate) seats: Box<[u32]>,
+    pub(crate) members: Seats,
+    pub(crate) board: Board,
 }
 
 impl Default for Shared {
@@ -153,22 +168,33 @@ impl Default for Shared {
 // === impl Shared ===
 
 impl Shared {
-    /// Takes over the policy and who is there.
-    pub(crate) fn configure(&self, traffic: &Traffic, present: &[Arc<Backend>], counting: bool) {
+    /// Takes over who is there.
+    pub(crate) fn seat(&self, present: &Arc<Present>) {
+        self.court().present = Arc::downgrade(present);
+        self.changed();
+    }
+
+    /// Takes over the policy.
+    pub(crate) fn configure(&self, traffic: &Traffic, counting: bool) {
         let rules = traffic.ejection.clone();
         let enough =
             if rules.failures == 0 { NEVER } else { rules.failures.saturating_mul(FAILED).min(NEVER) };
         self.enough.store(enough, Ordering::Relaxed);
         self.slow_start.store(micros(traffic.slow_start), Ordering::Relaxed);
         self.counting.store(counting, Ordering::Relaxed);
-        // Counted anew each time, for whatever began before counting did.
-        let sum = present.iter().map(|backend| i64::from(backend.in_flight())).sum();
-        self.in_flight.store(sum, Ordering::Relaxed);
         let mut court = self.court();
-        court.present = present.iter().map(Arc::downgrade).collect();
         court.rules = rules;
+        self.count(&court.present());
         drop(court);
         self.changed();
+    }
+
+    /// Counts the work in flight anew: for what began before counting did, and what those took along who left.
+    fn count(&self, present: &Present) {
+        if self.counting.load(Ordering::Relaxed) {
+            let sum = present.iter().map(|backend| i64::from(backend.in_flight())).sum();
+            self.in_flight.store(sum, Ordering::Relaxed);
+        }
     }
 
     pub(crate) fn version(&self) -> u64 {
@@ -237,10 +263,16 @@ impl Shared {
 
     /// Looks for outliers; cheap while nothing fails.
     pub(crate) fn sweep(&self, now: Duration) -> Vec<Arc<Backend>> {
-        if !self.troubled.swap(false, Ordering::Relaxed) {
+        let (troubled, counting) =
+            (self.troubled.swap(false, Ordering::Relaxed), self.counting.load(Ordering::Relaxed));
+        if !troubled && !counting {
             return Vec::new();
         }
         let court = self.court();
+        self.count(&court.present());
+        if !troubled {
+            return Vec::new();
+        }
         let rules = &court.rules.outliers;
         let present = court.present();
         let measured = |calls: f64| {
@@ -283,18 +315,17 @@ impl Shared {
     fn eject(
         &self,
         court: &Court,
-        present: &[Arc<Backend>],
+        present: &Present,
         backend: &Backend,
         reason: Reason,
         now: Duration,
     ) -> Option<Change> {
-        if backend.state() != IN || !present.iter().any(|one| std::ptr::eq(&**one, backend)) {
+        if backend.state() != IN || !present.has(backend) {
             return None;
         }
-        let out = present.iter().filter(|one| one.is_ejected()).count();
-        let others =
-            present.iter().any(|one| !std::ptr::eq(&**one, backend) && !one.is_ejected() && !one.is_down());
-        let share = (present.len() as f64 * court.rules.max_share) as usize;
+        let tally = present.board.tally(&present.members);
+        let (out, others) = (tally.out as usize, tally.fit > u32::from(!backend.is_down()));
+        let share = (present.seats.len() as f64 * court.rules.max_share) as usize;
         let most = if court.rules.max_share > 0.0 { share.max(1) } else { 0 };
         if !others || out >= most {
             self.recess.store(micros(now) + RECESS, Ordering::Relaxed);
@@ -330,7 +361,7 @@ impl Shared {
                     drop(case);
                     let parole =
                         if court.rules.failures == 0 { 0 } else { court.rules.failures * FAILED / 2 };
-                    backend.put_in(median(&court.present(), backend, now), parole, now);
+                    backend.put_in(court.median(backend, now), parole, now);
                     self.changed();
                     return Some(Change::Returned);
                 }
@@ -375,7 +406,7 @@ impl Shared {
         let was_out = matches!(backend.state(), OUT | PROBING);
         (case.ejected, case.times, case.passed) = (None, 0, 0);
         drop(case);
-        backend.put_in(median(&court.present(), backend, now), 0, now);
+        backend.put_in(court.median(backend, now), 0, now);
         self.changed();
         was_out.then_some(Change::Returned)
     }
@@ -384,8 +415,31 @@ impl Shared {
 // === impl Court ===
 
 impl Court {
-    fn present(&self) -> Vec<Arc<Backend>> {
-        self.present.iter().filter_map(Weak::upgrade).collect()
+    fn present(&self) -> Arc<Present> {
+        self.present.upgrade().unwrap_or_default()
+    }
+
+    /// What the others take.
+    fn median(&self, backend: &Backend, now: Duration) -> Duration {
+        let present = self.present();
+        median(&present.backends, &present.seats, Some(backend), now)
+    }
+}
+
+// === impl Present ===
+
+impl Present {
+    fn iter(&self) -> impl Iterator<Item = &Arc<Backend>> {
+        self.sample(usize::MAX)
+    }
+
+    /// About so many of them, from everywhere; all, where there are no more.
+    fn sample(&self, most: usize) -> impl Iterator<Item = &Arc<Backend>> {
+        sample(&self.backends, &self.seats, most)
+    }
+
+    fn has(&self, backend: &Backend) -> bool {
+        self.backends.get(backend.seat() as usize).is_some_and(|one| std::ptr::eq(&**one, backend))
     }
 }
 
@@ -398,25 +452,40 @@ fn wait(rules: &Ejection, times: u32, backend: &Backend, now: Duration) -> Durat
 }
 
 /// How some of the others fare together.
-fn witnesses(present: &[Arc<Backend>], backend: &Backend, now: Duration) -> Counts {
-    let step = present.len().div_ceil(WITNESSES).max(1);
+fn witnesses(present: &Present, backend: &Backend, now: Duration) -> Counts {
     let others =
-        present.iter().step_by(step).filter(|other| !std::ptr::eq(&***other, backend) && other.state() == IN);
+        present.sample(WITNESSES).filter(|other| !std::ptr::eq(&***other, backend) && other.state() == IN);
     others.map(|other| other.counts(now)).fold(Counts::default(), |sum, counts| Counts {
         calls: sum.calls + counts.calls,
         failures: sum.failures + counts.failures,
     })
 }
 
-/// What the others take, the lower one of two.
-fn median(present: &[Arc<Backend>], backend: &Backend, now: Duration) -> Duration {
-    let others = present.iter().filter(|other| !std::ptr::eq(&***other, backend) && other.state() == IN);
+fn sample<'a>(
+    backends: &'a Table<Arc<Backend>>,
+    seats: &'a [u32],
+    most: usize,
+) -> impl Iterator<Item = &'a Arc<Backend>> {
+    let step = seats.len().div_ceil(most).max(1);
+    seats.iter().step_by(step).filter_map(|&seat| backends.get(seat as usize))
+}
+
+/// What those take that are in, without one of them. Of many only some are asked; which, has nothing to do with how
+/// they fare.
+pub(crate) fn median(
+    backends: &Table<Arc<Backend>>,
+    seats: &[u32],
+    without: Option<&Backend>,
+    now: Duration,
+) -> Duration {
+    let is_other = |other: &Backend| without.is_none_or(|without| !std::ptr::eq(other, without));
+    let others = sample(backends, seats, ASKED).filter(|other| is_other(other) && other.state() == IN);
     middle(others.map(|other| other.latency(now)).collect())
 }
 
 /// The median, the lower one of two: an endpoint that is taken for too fast is soon known better, one
 /// that is taken for too slow is not asked. Zero for none.
-pub(crate) fn middle(mut all: Vec<Duration>) -> Duration {
+fn middle(mut all: Vec<Duration>) -> Duration {
     if all.is_empty() {
         return Duration::ZERO;
     }

@@ -17,10 +17,12 @@
 #![warn(missing_docs)]
 
 pub mod backend;
+mod board;
 pub mod ejection;
 pub mod policy;
 pub mod roster;
 pub mod set;
+pub mod table;
 pub mod traffic;
 
 pub use backend::{Backend, Outcome};

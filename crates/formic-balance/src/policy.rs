@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
+use crate::table::Table;
 use crate::traffic::{Algorithm, Traffic};
 use crate::{Backend, mix};
 
@@ -13,6 +14,7 @@ mod least;
 mod p2c;
 mod robin;
 
+pub(crate) use hash::Circle;
 pub use hash::Ring;
 pub use least::LeastRequest;
 pub use p2c::P2c;
@@ -70,9 +72,9 @@ pub(crate) enum Care {
 /// The endpoints of a group, by their position in it, and which of them may be picked.
 #[derive(Clone, Copy, Debug)]
 pub struct Among<'a> {
-    pub(crate) list: &'a [Arc<Backend>],
-    /// From position to index in the set; the same if there is none.
-    pub(crate) map: Option<&'a [u32]>,
+    /// From position to index in the set.
+    pub(crate) seats: &'a [u32],
+    pub(crate) table: &'a Table<Arc<Backend>>,
     pub(crate) care: Care,
     /// Even those that the choice leaves out.
     pub(crate) tried: bool,
@@ -87,18 +89,29 @@ pub struct Random;
 /// What the policies keep from one arrangement to the next.
 pub(crate) type Cursor = Arc<AtomicUsize>;
 
+/// What a policy is made of, beside who is there.
+pub(crate) struct Made {
+    pub(crate) cursor: Cursor,
+    /// The largest weight.
+    pub(crate) largest: f32,
+    /// Where the policy is a ring: its places, and the positions by seat.
+    pub(crate) circle: Option<(Circle, Box<[u32]>)>,
+}
+
 impl Algorithm {
-    pub(crate) fn build(self, traffic: &Traffic, list: &[Arc<Backend>], cursor: Cursor) -> Box<dyn Policy> {
+    pub(crate) fn build(self, traffic: &Traffic, made: Made) -> Box<dyn Policy> {
         match self {
             Self::P2c => Box::new(P2c),
-            Self::RoundRobin => Box::new(RoundRobin::new(cursor)),
-            Self::WeightedRoundRobin => Box::new(WeightedRoundRobin::new(list, cursor)),
+            Self::RoundRobin => Box::new(RoundRobin::new(made.cursor)),
+            Self::WeightedRoundRobin => Box::new(WeightedRoundRobin::new(made.largest, made.cursor)),
             Self::LeastRequest => Box::new(LeastRequest),
             Self::Random => Box::new(Random),
-            Self::Hash => match &traffic.hash {
-                Some(hash) => Box::new(Ring::new(&hash.key, hash.bound, list)),
+            Self::Hash => match (&traffic.hash, made.circle) {
+                (Some(hash), Some((circle, positions))) => {
+                    Box::new(Ring::new(&hash.key, hash.bound, circle, positions))
+                }
                 // A policy that was not validated; the best there is without a key.
-                None => Box::new(P2c),
+                _ => Box::new(P2c),
             },
         }
     }
@@ -153,25 +166,26 @@ impl Among<'_> {
     /// How many there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.list.len()
+        self.seats.len()
     }
 
     /// Whether there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.list.is_empty()
+        self.seats.is_empty()
     }
 
     /// What is known of the endpoint at a position.
     #[must_use]
     pub fn backend(&self, position: usize) -> &Backend {
-        &self.list[position]
+        let seat = self.seats[position] as usize;
+        self.table.get(seat).expect("whoever has a position has a seat")
     }
 
     /// Whether the endpoint at a position may be picked.
     #[must_use]
     pub fn usable(&self, position: usize, choice: &Choice<'_>) -> bool {
-        let backend = &*self.list[position];
+        let backend = self.backend(position);
         let fits = match self.care {
             Care::In => !backend.is_ejected() && !backend.is_down(),
             Care::Up => !backend.is_down(),
@@ -182,17 +196,17 @@ impl Among<'_> {
 
     /// All their work in flight.
     pub(crate) fn in_flight(&self) -> u64 {
-        let sum = || self.list.iter().map(|backend| u64::from(backend.in_flight())).sum();
+        let sum = || (0..self.len()).map(|position| u64::from(self.backend(position).in_flight())).sum();
         self.total.unwrap_or_else(sum)
     }
 
     pub(crate) fn index(&self, position: usize) -> usize {
-        self.map.map_or(position, |map| map[position] as usize)
+        self.seats[position] as usize
     }
 
     /// Whether an endpoint that only starts takes this call; one that has started takes every.
     pub(crate) fn is_warm(&self, position: usize, choice: &Choice<'_>, draws: &mut Draws) -> bool {
-        let warmth = self.list[position].warmth(choice.now);
+        let warmth = self.backend(position).warmth(choice.now);
         warmth >= 1.0 || draws.unit() < warmth
     }
 }

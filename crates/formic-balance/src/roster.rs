@@ -1,29 +1,58 @@
 //! Who is there, by identity: what was learnt of an endpoint stays while others come and go, and while the
 //! policy changes.
+//!
+//! One that comes or goes among ten thousand costs itself: who is there is compared with who was by what the two
+//! do not share ([`Members`]), each part of a policy is told of those that are different, and a set shares with
+//! the one before what stayed.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use formic_core::{Instance, InstanceId};
+use formic_core::{Instance, InstanceId, Members};
 
-use crate::ejection::{Shared, middle};
+use crate::board::Board;
+use crate::ejection::{Present, Shared, median};
 use crate::policy::Cursor;
 use crate::set::{self, BackendView, Seat, Set, State, view};
+use crate::table::Table;
 use crate::traffic::{Algorithm, Traffic};
 use crate::{Backend, Factory};
+
+mod part;
+mod wings;
+
+use part::Part;
+use wings::Wings;
 
 /// How long an endpoint that left is remembered: a registry that blinks is no reason to forget.
 pub const KEEP: Duration = Duration::from_secs(60);
 
 /// The endpoints of one service and what is known of them.
+#[derive(Default)]
 pub struct Roster {
     known: HashMap<InstanceId, Known>,
-    /// Who was there last, in the order of the set.
-    present: Arc<[Instance]>,
+    /// Those of `known` who left, in the order in which they did.
+    leavers: VecDeque<(Duration, InstanceId)>,
+    /// Forgotten, but somebody holds them, so their seats are not free.
+    ghosts: Vec<Arc<Backend>>,
+    /// Who was there last.
+    members: Members,
+    backends: Table<Arc<Backend>>,
+    instances: Table<Arc<Instance>>,
+    /// All who are there, as one part.
+    whole: Part,
+    present: Arc<Present>,
+    board: Board,
+    free: BTreeSet<u32>,
+    seats: u32,
     shared: Arc<Shared>,
+    policy: Option<(Traffic, Seat)>,
+    wings: Wings,
     /// Whose turn it is, by group: it goes on when endpoints change.
     cursors: HashMap<String, Cursor>,
+    /// Labels that say nothing, for people.
+    odd: BTreeMap<InstanceId, String>,
     factory: Option<Factory>,
 }
 
@@ -36,24 +65,12 @@ struct Known {
 struct Left {
     at: Duration,
     /// What it was, to be shown while calls are on their way to it.
-    instance: Option<Box<Instance>>,
+    instance: Arc<Instance>,
 }
 
 impl std::fmt::Debug for Roster {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Roster").field("known", &self.known.len()).finish_non_exhaustive()
-    }
-}
-
-impl Default for Roster {
-    fn default() -> Self {
-        Self {
-            known: HashMap::new(),
-            present: Arc::from([]),
-            shared: Arc::default(),
-            cursors: HashMap::new(),
-            factory: None,
-        }
     }
 }
 
@@ -72,30 +89,49 @@ impl Roster {
         self
     }
 
-    /// Arranges who is there now under a policy; the set's indices are those of `instances`. To be called
-    /// when either changes. A policy must have been validated.
-    pub fn arrange(
-        &mut self,
-        instances: Arc<[Instance]>,
-        traffic: &Traffic,
-        seat: &Seat,
-        now: Duration,
-    ) -> Set {
-        let backends = self.update(&instances, now);
-        self.present = Arc::clone(&instances);
-        for (instance, backend) in instances.iter().zip(&backends) {
-            backend.set_weight(set::weight(instance).unwrap_or(1.0));
+    /// Arranges who is there now under a policy. To be called when either changes. A policy must have been validated.
+    pub fn arrange(&mut self, members: &Members, traffic: &Traffic, seat: &Seat, now: Duration) -> Set {
+        let same = self.policy.as_ref().is_some_and(|(was, stood)| was == traffic && stood == seat);
+        if !same {
+            // Filled anew below, and not told of changes meanwhile.
+            self.wings = Wings::default();
         }
-        self.shared.configure(traffic, &backends, traffic.policy == Algorithm::Hash);
-        let mut plan = set::Plan {
-            instances,
-            backends,
-            traffic,
-            seat,
-            factory: self.factory.as_ref(),
-            cursors: &mut self.cursors,
-        };
-        plan.build(Arc::clone(&self.shared))
+        let changed = self.update(members, now);
+        if !changed.is_empty() {
+            self.present = Arc::new(Present {
+                backends: self.backends.clone(),
+                seats: self.whole.seats().into(),
+                members: self.whole.members().clone(),
+                board: self.board.clone(),
+            });
+            self.shared.seat(&self.present);
+        }
+        if !same {
+            let custom = self.factory.is_some();
+            self.wings = Wings::new(traffic, seat, custom, &mut self.cursors);
+            for &seat in self.whole.seats() {
+                let at = seat as usize;
+                if let (Some(backend), Some(instance)) = (self.backends.get(at), self.instances.get(at)) {
+                    self.wings.add(traffic, backend, instance, &self.backends);
+                }
+            }
+            self.shared.configure(traffic, traffic.policy == Algorithm::Hash);
+            self.policy = Some((traffic.clone(), seat.clone()));
+        }
+        let mut notes: Vec<String> = self.odd_weights();
+        let groups =
+            self.wings.groups(traffic, seat, self.factory.as_ref(), &self.backends, &self.board, &mut notes);
+        notes.dedup();
+        Set {
+            len: self.whole.seats().len(),
+            instances: self.instances.clone(),
+            backends: self.backends.clone(),
+            rules: self.wings.rules(),
+            groups,
+            shared: Arc::clone(&self.shared),
+            notes,
+            changed,
+        }
     }
 
     /// Looks for outliers among the endpoints and ejects them; to be called every second or so. Costs next to
@@ -109,60 +145,136 @@ impl Roster {
     pub fn draining(&self, now: Duration) -> Vec<BackendView> {
         let busy = |known: &&Known| known.backend.in_flight() > 0;
         let shown = |known: &Known| {
-            let instance = known.left.as_ref()?.instance.as_ref()?;
-            Some(BackendView { state: State::Draining, ..view::of(instance, &known.backend, now) })
+            let left = known.left.as_ref()?;
+            Some(BackendView { state: State::Draining, ..view::of(&left.instance, &known.backend, now) })
         };
         let mut all: Vec<_> = self.known.values().filter(busy).filter_map(shown).collect();
         all.sort_by(|one, other| one.instance.cmp(&other.instance));
         all
     }
 
-    /// Takes the new set and gives back its state in the same order. A newcomer starts at the median of
-    /// those who stay: neither shunned nor run over before anything is known of it. Those who leave have
-    /// no say, for they often leave because they are slow.
-    fn update(&mut self, instances: &[Instance], now: Duration) -> Vec<Arc<Backend>> {
-        for known in self.known.values_mut() {
-            known.left.get_or_insert(Left { at: now, instance: None });
+    /// Takes over who is there, and gives back the seats of those for whom that is a change. A newcomer starts at the
+    /// median of those who stay: neither shunned nor run over before anything is known of it. Those who leave
+    /// have no say, for they often leave because they are slow.
+    fn update(&mut self, members: &Members, now: Duration) -> Box<[u32]> {
+        let (mut gone, mut come) = (Vec::new(), Vec::new());
+        let before = std::mem::replace(&mut self.members, members.clone());
+        members.compare(&before, |(was, is)| {
+            gone.extend(was.map(|was| (Arc::clone(was), is.is_none())));
+            come.extend(is.map(Arc::clone));
+        });
+        let mut changed = Vec::with_capacity(gone.len() + come.len());
+        for (instance, for_good) in gone {
+            changed.extend(self.leave(instance, for_good, now));
         }
-        let mut newcomers = Vec::new();
-        let mut backends: Vec<Option<Arc<Backend>>> = Vec::with_capacity(instances.len());
-        for (index, instance) in instances.iter().enumerate() {
+        self.forget(now);
+        // Whoever is known first: they are those of whom a newcomer inherits.
+        let (back, new): (Vec<_>, Vec<_>) =
+            come.into_iter().partition(|instance| self.known.contains_key(&instance.id));
+        for instance in back {
             let known = self.known.get_mut(&instance.id).map(|known| {
                 known.left = None;
                 Arc::clone(&known.backend)
             });
-            if known.is_none() {
-                newcomers.push(index);
-            }
-            backends.push(known);
+            changed.extend(known.map(|backend| self.join(instance, backend)));
         }
-        if !newcomers.is_empty() {
-            let stay = self.known.values().filter(|known| known.left.is_none());
-            let latencies: Vec<_> = stay.map(|known| known.backend.latency(now)).collect();
-            let (alone, prior) = (latencies.is_empty(), middle(latencies));
-            for index in newcomers {
-                let id = &instances[index].id;
-                let known = self.known.entry(id.clone()).or_insert_with(|| {
-                    let backend = Backend::new(id.clone(), prior, now, Arc::clone(&self.shared));
-                    // Where all are new there is nobody to spare them.
-                    if !alone {
-                        backend.start_slowly(now);
-                    }
-                    Known { backend: Arc::new(backend), left: None }
+        if !new.is_empty() {
+            let alone = self.whole.is_empty();
+            let prior = median(&self.backends, self.whole.seats(), None, now);
+            for instance in new {
+                let seat = self.free.pop_first().unwrap_or_else(|| {
+                    self.seats += 1;
+                    self.seats - 1
                 });
-                backends[index] = Some(Arc::clone(&known.backend));
+                let (id, shared) = (instance.id.clone(), Arc::clone(&self.shared));
+                let backend = Arc::new(Backend::new(id.clone(), prior, now, shared, self.board.place(seat)));
+                // Where all are new there is nobody to spare them.
+                if !alone {
+                    backend.start_slowly(now);
+                }
+                self.known.insert(id, Known { backend: Arc::clone(&backend), left: None });
+                changed.push(self.join(instance, backend));
             }
         }
-        for instance in self.present.iter() {
-            if let Some(Known { left: Some(left), .. }) = self.known.get_mut(&instance.id) {
-                left.instance.get_or_insert_with(|| Box::new(instance.clone()));
-            }
+        changed.sort_unstable();
+        changed.dedup();
+        changed.into()
+    }
+
+    fn join(&mut self, instance: Arc<Instance>, backend: Arc<Backend>) -> u32 {
+        let seat = backend.seat();
+        let weight = set::weight(&instance);
+        if let (None, Some(text)) = (weight, instance.metadata.get(set::WEIGHT)) {
+            self.odd.insert(instance.id.clone(), text.clone());
         }
-        self.known
-            .retain(|_, known| known.left.as_ref().is_none_or(|left| now.saturating_sub(left.at) < KEEP));
-        backends.into_iter().flatten().collect()
+        backend.set_weight(weight.unwrap_or(1.0));
+        self.backends.set(seat as usize, Some(Arc::clone(&backend)));
+        self.instances.set(seat as usize, Some(Arc::clone(&instance)));
+        self.whole.add(&backend, &self.backends);
+        if let Some((traffic, _)) = &self.policy {
+            self.wings.add(traffic, &backend, &instance, &self.backends);
+        }
+        seat
+    }
+
+    /// For good, or only to come back as something else.
+    fn leave(&mut self, instance: Arc<Instance>, for_good: bool, now: Duration) -> Option<u32> {
+        let known = self.known.get_mut(&instance.id)?;
+        let backend = Arc::clone(&known.backend);
+        self.odd.remove(&instance.id);
+        self.whole.remove(&backend, &self.backends);
+        if let Some((traffic, _)) = &self.policy {
+            self.wings.remove(traffic, &backend, &instance, &self.backends);
+        }
+        self.backends.set(backend.seat() as usize, None);
+        self.instances.set(backend.seat() as usize, None);
+        if for_good {
+            self.leavers.push_back((now, instance.id.clone()));
+            known.left = Some(Left { at: now, instance });
+        }
+        Some(backend.seat())
+    }
+
+    /// Forgets those who left long ago. A seat is free when nobody holds the one who had it, for what is said of
+    /// that one is said at its seat.
+    fn forget(&mut self, now: Duration) {
+        while let Some((at, id)) = self.leavers.front()
+            && now.saturating_sub(*at) >= KEEP
+        {
+            // Others are back, or left again.
+            if self.known.get(id).and_then(|known| known.left.as_ref()).is_some_and(|left| left.at == *at)
+                && let Some(known) = self.known.remove(id)
+            {
+                self.ghosts.push(known.backend);
+            }
+            self.leavers.pop_front();
+        }
+        let free = &mut self.free;
+        self.ghosts.retain(|ghost| {
+            let held = Arc::strong_count(ghost) > 1;
+            if !held {
+                free.insert(ghost.seat());
+            }
+            held
+        });
+    }
+
+    fn odd_weights(&self) -> Vec<String> {
+        let odd = self.odd.iter().take(NAMED).map(|(id, text)| {
+            format!("weight: {text:?} of instance {id} is no number above 0, so it counts as 1")
+        });
+        let more = self.odd.len().saturating_sub(NAMED);
+        let rest =
+            (more > 0).then(|| format!("weight: {more} more instances have none that is a number above 0"));
+        odd.chain(rest).collect()
     }
 }
+
+/// So many instances with an odd label are named.
+const NAMED: usize = 8;
+
+#[cfg(test)]
+mod history;
 
 #[cfg(test)]
 mod tests {
@@ -172,7 +284,7 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    fn instances(names: &[&str]) -> Arc<[Instance]> {
+    fn instances(names: &[&str]) -> Members {
         let instance = |&name: &&str| Instance {
             id: InstanceId::new(name),
             service: ServiceName::new("echo").expect("valid"),
@@ -185,8 +297,12 @@ mod tests {
     }
 
     fn arrange(roster: &mut Roster, names: &[&str], now: Duration) -> Vec<Arc<Backend>> {
-        let set = roster.arrange(instances(names), &Traffic::default(), &Seat::default(), now);
-        (0..set.len()).map(|index| Arc::clone(set.backend(index))).collect()
+        let set = roster.arrange(&instances(names), &Traffic::default(), &Seat::default(), now);
+        let backend = |name: &&str| {
+            let is_it = |&index: &usize| set.instance(index).id.as_str() == *name;
+            Arc::clone(set.backend(set.indices().find(is_it).expect("there")))
+        };
+        names.iter().map(backend).collect()
     }
 
     fn succeed(backend: &Backend, now: Duration, took: Duration) {
@@ -250,5 +366,21 @@ mod tests {
         let mut roster = Roster::new();
         let both = arrange(&mut roster, &["a", "a"], MS);
         assert!(Arc::ptr_eq(&both[0], &both[1]));
+        assert_eq!(roster.whole.seats().len(), 1);
+    }
+
+    #[test]
+    fn a_seat_is_free_when_nobody_holds_who_had_it() {
+        let mut roster = Roster::new();
+        let mut first = arrange(&mut roster, &["a", "b"], MS);
+        arrange(&mut roster, &["a"], MS);
+        let (seat, later) = (first[1].seat(), 2 * KEEP);
+        arrange(&mut roster, &["a"], later);
+        let third = arrange(&mut roster, &["a", "c"], later);
+        assert_ne!(third[1].seat(), seat, "somebody has a call on its way to b");
+        first.clear();
+        arrange(&mut roster, &["a"], later);
+        let fourth = arrange(&mut roster, &["a", "d"], later);
+        assert_eq!(fourth[1].seat(), seat);
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use formic_balance::traffic::{Filter, Hash, Rule, Share, Zone};
 use formic_balance::{Algorithm, Choice, Outcome, Roster, Seat, Set, Traffic};
-use formic_core::{Instance, InstanceId, ServiceName};
+use formic_core::{Instance, InstanceId, Members, ServiceName};
 use proptest::prelude::*;
 
 const MS: Duration = Duration::from_millis(1);
@@ -47,7 +47,7 @@ fn stir(n: u64) -> u64 {
 }
 
 /// Ten instances, two of them version 2, in zones a and b by turns.
-fn ten() -> Arc<[Instance]> {
+fn ten() -> Members {
     let zone = |n| if n % 2 == 0 { "a" } else { "b" };
     (0..10).map(|n| instance(n, if n < 2 { "2" } else { "1" }, zone(n))).collect()
 }
@@ -55,7 +55,7 @@ fn ten() -> Arc<[Instance]> {
 fn arrange(traffic: &Traffic, seat: &Seat) -> (Roster, Set) {
     assert_eq!(traffic.validate(), []);
     let mut roster = Roster::new();
-    let set = roster.arrange(ten(), traffic, seat, Duration::ZERO);
+    let set = roster.arrange(&ten(), traffic, seat, Duration::ZERO);
     (roster, set)
 }
 
@@ -175,17 +175,17 @@ fn a_zone_that_nobody_has_is_no_zone_and_says_so() {
 #[test]
 fn a_subset_is_always_the_same_and_moves_little() {
     let traffic = Traffic { subset: Some(4), ..Traffic::default() };
-    let members = |instances: Arc<[Instance]>, seed| {
-        let set = Roster::new().arrange(instances, &traffic, &Seat { zone: None, seed }, Duration::ZERO);
+    let members = |instances: Members, seed| {
+        let set = Roster::new().arrange(&instances, &traffic, &Seat { zone: None, seed }, Duration::ZERO);
         let picks = (0..500).map(|n| pick(&set, MS, stir(n), &[]).unwrap());
         picks.map(|index| set.instance(index).id.to_string()).collect::<std::collections::BTreeSet<_>>()
     };
     let all = ten();
-    let mine = members(Arc::clone(&all), 1);
-    assert_eq!((mine.len(), &mine), (4, &members(Arc::clone(&all), 1)));
-    assert!((2..9).any(|seed| members(Arc::clone(&all), seed) != mine), "others have others");
+    let mine = members(all.clone(), 1);
+    assert_eq!((mine.len(), &mine), (4, &members(all.clone(), 1)));
+    assert!((2..9).any(|seed| members(all.clone(), seed) != mine), "others have others");
     let gone = mine.first().unwrap().clone();
-    let fewer: Arc<[Instance]> = all.iter().filter(|one| one.id.as_str() != gone).cloned().collect();
+    let fewer: Members = all.iter().filter(|one| one.id.as_str() != gone).cloned().collect();
     let moved = members(fewer, 1);
     assert_eq!((moved.len(), moved.intersection(&mine).count()), (4, 3));
 }
@@ -233,9 +233,9 @@ proptest! {
     /// another, probes end, work in flight adds up, and never is everybody ejected.
     #[test]
     fn any_history_leaves_somebody(policy in any_policy(), steps in prop::collection::vec(any_step(), 1..300)) {
-        let all = ten();
+        let (all, mut members) = (ten(), ten());
         let (mut traffic, mut roster, mut now) = (policy, Roster::new(), Duration::ZERO);
-        let mut set = roster.arrange(Arc::clone(&all), &traffic, &seat("a"), now);
+        let mut set = roster.arrange(&all, &traffic, &seat("a"), now);
         let mut flying = Vec::new();
         for step in steps {
             now += MS;
@@ -264,26 +264,24 @@ proptest! {
                     backend.learn(now, Some(now - since), outcome, probe);
                     backend.end();
                 },
-                Step::Down(index, down) => if index < set.len() {
-                    set.backend(index).set_down(down);
+                Step::Down(index, down) => if let Some((_, backend)) = set.get(index) {
+                    backend.set_down(down);
                 },
                 Step::Arrange(present) => {
                     let kept = all.iter().zip(present).filter(|(_, present)| *present);
-                    set = roster.arrange(kept.map(|(one, _)| one.clone()).collect(), &traffic, &seat("a"), now);
+                    members = kept.map(|(one, _)| one.clone()).collect();
+                    set = roster.arrange(&members, &traffic, &seat("a"), now);
                 }
                 Step::Policy(next) => {
                     traffic = *next;
-                    let same: Arc<[Instance]> = (0..set.len()).map(|index| set.instance(index).clone()).collect();
-                    set = roster.arrange(same, &traffic, &seat("a"), now);
+                    set = roster.arrange(&members, &traffic, &seat("a"), now);
                 }
                 Step::Wait(millis) => {
                     now += MS * millis as u32;
                     roster.sweep(now);
                 }
             }
-            let total: u32 = all.iter().enumerate().map(|(index, _)| {
-                if index < set.len() { set.backend(index).in_flight() } else { 0 }
-            }).sum();
+            let total: u32 = set.indices().map(|index| set.backend(index).in_flight()).sum();
             prop_assert!(total as usize <= flying.len());
         }
         // Well again, everybody comes back.
@@ -291,12 +289,11 @@ proptest! {
             backend.learn(now, Some(now - since), Outcome::Success, probe);
             backend.end();
         }
-        (0..set.len()).for_each(|index| set.backend(index).set_down(false));
+        set.indices().for_each(|index| set.backend(index).set_down(false));
         traffic.rules.clear();
         traffic.zone = None;
         traffic.subset = None;
-        let same: Arc<[Instance]> = (0..set.len()).map(|index| set.instance(index).clone()).collect();
-        let set = roster.arrange(same, &traffic, &seat("a"), now);
+        let set = roster.arrange(&members, &traffic, &seat("a"), now);
         for random in 0..200u64 {
             now += MS * 100;
             let metadata = |_: &str| Some("ada");
@@ -305,8 +302,8 @@ proptest! {
                 set.backend(pick.index).learn(now, Some(MS), Outcome::Success, pick.probe);
             }
         }
-        for index in 0..set.len() {
-            prop_assert!(!set.backend(index).is_ejected(), "{:?}", set.view(now)[index]);
+        for index in set.indices() {
+            prop_assert!(!set.backend(index).is_ejected(), "{:?}", set.backend(index));
         }
     }
 }

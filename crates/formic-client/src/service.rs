@@ -4,8 +4,9 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use formic_balance::table::Table;
 use formic_balance::{Change, Choice, Factory, Roster, Seat, Traffic};
-use formic_core::{Error, Instance, Kind, Method, RpcService, ServiceName};
+use formic_core::{Error, Instance, Kind, Members, Method, RpcService, ServiceName};
 use formic_registry::{Cache, Instances, View};
 use formic_rpc::Handle;
 use tokio::sync::watch;
@@ -93,7 +94,7 @@ struct State {
 struct Core {
     roster: Roster,
     traffic: Arc<Traffic>,
-    instances: Arc<[Instance]>,
+    instances: Members,
     seat: Seat,
     dialer: Arc<Dialer>,
     origin: Instant,
@@ -103,7 +104,8 @@ struct Core {
 struct Set {
     endpoints: formic_balance::Set,
     traffic: Arc<Traffic>,
-    remotes: Vec<Arc<Remote>>,
+    /// By the indices of the endpoints.
+    remotes: Table<Arc<Remote>>,
 }
 
 /// Wakes calls that wait for an endpoint.
@@ -120,11 +122,12 @@ struct News {
 impl Service {
     pub(crate) fn new(name: ServiceName, setup: Setup, source: Source) -> Self {
         let traffic = Arc::new(setup.traffic);
-        let set = Set { endpoints: Default::default(), traffic: Arc::clone(&traffic), remotes: Vec::new() };
+        let set =
+            Set { endpoints: Default::default(), traffic: Arc::clone(&traffic), remotes: Table::default() };
         let core = Core {
             roster: Roster::new().with_policy(setup.policy),
             traffic,
-            instances: Arc::from([]),
+            instances: Members::new(),
             seat: setup.seat,
             dialer: Arc::clone(&source.dialer),
             origin: source.origin,
@@ -186,11 +189,11 @@ impl Service {
     /// Ends the ejection of an instance by hand; whether there is such an instance.
     pub(crate) fn reset(&self, instance: &str) -> bool {
         let set = self.state.set.load();
-        let is_meant = |remote: &&Arc<Remote>| {
+        let is_meant = |(_, remote): &(usize, &Arc<Remote>)| {
             remote.backend().id().as_str() == instance || remote.endpoint().to_string() == instance
         };
         let found = set.remotes.iter().find(is_meant);
-        if let Some(remote) = found {
+        if let Some((_, remote)) = found {
             let change = remote.backend().reset(self.source.origin.elapsed());
             change.into_iter().for_each(|change| announce(remote, change));
         }
@@ -200,10 +203,13 @@ impl Service {
     /// Everything that is known of its endpoints.
     pub(crate) fn view(&self) -> TrafficView {
         let (set, now) = (self.state.set.load_full(), self.source.origin.elapsed());
-        let mut endpoints = set.endpoints.view(now);
-        for (view, remote) in endpoints.iter_mut().zip(&set.remotes) {
-            view.transport = remote.transport().to_owned();
-        }
+        let shown = set.endpoints.view(now).map(|(index, mut view)| {
+            let transport = set.remotes.get(index).map(|remote| remote.transport().to_owned());
+            view.transport = transport.unwrap_or_default();
+            view
+        });
+        let mut endpoints: Vec<_> = shown.collect();
+        endpoints.sort_by(|one, other| one.instance.cmp(&other.instance));
         endpoints.extend(self.state.core().roster.draining(now));
         TrafficView {
             service: self.name.to_string(),
@@ -232,7 +238,7 @@ impl Service {
     /// Whether there is an endpoint that can be reached and that a call has not tried.
     pub(crate) fn has_another(&self, course: &Course) -> bool {
         let set = self.state.set.load();
-        set.remotes.iter().any(|remote| !remote.backend().is_down() && !course.has_tried(remote))
+        set.remotes.iter().any(|(_, remote)| !remote.backend().is_down() && !course.has_tried(remote))
     }
 
     /// Another endpoint than those that were tried, if there is one, for an attempt beside another.
@@ -320,17 +326,17 @@ impl State {
             now,
             random: fastrand::u64(..),
             metadata: &|name| call.text(name),
-            usable: &|index| !course.has_tried(&set.remotes[index]),
+            usable: &|index| set.remotes.get(index).is_none_or(|remote| !course.has_tried(remote)),
             expendable,
         };
         let pick = set.endpoints.pick(&choice)?;
         let hedge = match &set.traffic.hedge {
-            Some(hedge) if expendable && call.method.kind == Kind::Unary && set.remotes.len() > 1 => {
+            Some(hedge) if expendable && call.method.kind == Kind::Unary && set.endpoints.len() > 1 => {
                 hedging.delay(call.method.path(), hedge).map_or(Beside::Unknown, Beside::After)
             }
             _ => Beside::Never,
         };
-        let flight = Flight::begin(&set.remotes[pick.index], pick.probe, call.deadline());
+        let flight = Flight::begin(set.remotes.get(pick.index)?, pick.probe, call.deadline());
         Some(Picked { flight, hedge })
     }
 
@@ -350,24 +356,24 @@ impl State {
     /// Publishes a set of who is there now under the policy of now.
     fn arrange(&self, core: &mut Core) {
         let (old, now) = (self.set.load_full(), core.origin.elapsed());
-        let instances = Arc::clone(&core.instances);
-        let endpoints = core.roster.arrange(Arc::clone(&instances), &core.traffic, &core.seat, now);
-        let mut next = 0;
-        let remotes =
-            instances.iter().enumerate().map(|(index, instance)| match old.find(instance, &mut next) {
-                Some(remote) if *remote.endpoint() == instance.endpoint => Arc::clone(remote),
-                found => {
-                    if let Some(remote) = found {
-                        remote.retire();
-                    }
-                    let backend = Arc::clone(endpoints.backend(index));
-                    let dialer = Arc::clone(&core.dialer);
-                    let (name, endpoint) = (Arc::clone(&self.name), instance.endpoint.clone());
-                    let remote = Remote::new(name, endpoint, backend, dialer);
-                    Arc::new(remote.described(&instance.metadata))
+        let endpoints = core.roster.arrange(&core.instances, &core.traffic, &core.seat, now);
+        let mut remotes = old.remotes.clone();
+        for index in endpoints.changed().iter().map(|&index| index as usize) {
+            let Some((instance, backend)) = endpoints.get(index) else {
+                remotes.set(index, None);
+                continue;
+            };
+            let before = remotes.get(index).filter(|remote| Arc::ptr_eq(remote.backend(), backend));
+            if let Some(remote) = before {
+                if *remote.endpoint() == instance.endpoint {
+                    continue;
                 }
-            });
-        let remotes = remotes.collect();
+                remote.retire();
+            }
+            let (name, endpoint) = (Arc::clone(&self.name), instance.endpoint.clone());
+            let remote = Remote::new(name, endpoint, Arc::clone(backend), Arc::clone(&core.dialer));
+            remotes.set(index, Some(Arc::new(remote.described(&instance.metadata))));
+        }
         for note in endpoints.notes().iter().filter(|note| !old.endpoints.notes().contains(note)) {
             tracing::warn!(service = %self.service, "{note}");
         }
@@ -414,14 +420,14 @@ impl Follower {
         drop(core);
         let set = self.state.set.load();
         for backend in ejected {
-            let remote = set.remotes.iter().find(|remote| Arc::ptr_eq(remote.backend(), &backend));
-            remote.into_iter().for_each(|remote| announce(remote, Change::Ejected));
+            let remote = set.remotes.iter().find(|(_, remote)| Arc::ptr_eq(remote.backend(), &backend));
+            remote.into_iter().for_each(|(_, remote)| announce(remote, Change::Ejected));
         }
     }
 
     fn apply(&self, view: &View) {
         let mut core = self.state.core();
-        core.instances = Arc::clone(&view.instances);
+        core.instances = view.instances.clone();
         self.state.arrange(&mut core);
         drop(core);
         tracing::debug!(instances = view.instances.len(), "endpoints changed");
@@ -438,18 +444,6 @@ impl Follower {
 
 impl Set {
     fn instances(&self) -> impl Iterator<Item = &Instance> {
-        (0..self.endpoints.len()).map(|index| self.endpoints.instance(index))
-    }
-
-    /// Where the same instance was reached; the sets of registries are sorted by id. Most of them stay, so
-    /// the one after the last is looked at first.
-    fn find(&self, instance: &Instance, next: &mut usize) -> Option<&Arc<Remote>> {
-        let by_id = |remote: &Arc<Remote>| remote.backend().id().cmp(&instance.id);
-        let index = match self.remotes.get(*next) {
-            Some(remote) if by_id(remote).is_eq() => *next,
-            _ => self.remotes.binary_search_by(by_id).ok()?,
-        };
-        *next = index + 1;
-        Some(&self.remotes[index])
+        self.endpoints.indices().map(|index| self.endpoints.instance(index))
     }
 }

@@ -132,8 +132,9 @@ impl Routes {
                         (&*instances_seen.borrow_and_update(), &*exposed_seen.borrow_and_update())
                     {
                         let (earlier, exposed) = (table.load(), &asked.exposed);
-                        let mut fresh = Table::build(&snapshot.instances, exposed);
-                        fresh.web = WebTable::build(&asked.http, &snapshot.instances, &earlier.web);
+                        let instances = snapshot.instances.to_vec();
+                        let mut fresh = Table::build(&instances, exposed);
+                        fresh.web = WebTable::build(&asked.http, &instances, &earlier.web);
                         table.store(Arc::new(fresh.keeping(&earlier, exposed)));
                         known.send_replace(true);
                         followed.retain(|name, _| exposed.contains(name));

@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use formic_core::{Instance, ServiceName};
+use formic_core::{Members, ServiceName};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -57,7 +57,7 @@ impl Default for Config {
 #[derive(Clone, Debug)]
 pub struct View {
     /// The instances to call, sorted by id.
-    pub instances: Arc<[Instance]>,
+    pub instances: Members,
     /// Whether the registry has ever answered; an empty set means nothing before.
     pub known: bool,
     /// Why, and since when, the set is only the last known good one.
@@ -187,7 +187,7 @@ impl Instances {
 
     /// The instances to call.
     #[must_use]
-    pub fn current(&self) -> Arc<[Instance]> {
+    pub fn current(&self) -> Members {
         self.receiver.borrow().instances.clone()
     }
 

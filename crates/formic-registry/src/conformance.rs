@@ -213,9 +213,9 @@ impl Follower {
             );
         }
         assert!(
-            snapshot.instances.is_sorted_by(|a, b| a.id < b.id),
+            snapshot.instances.iter().is_sorted_by(|a, b| a.id < b.id),
             "unsorted: {}",
-            shown(&snapshot.instances)
+            shown(&snapshot.instances.to_vec())
         );
         // A backend may be shared with others, so that a watch of everything sees theirs too.
         let ours =

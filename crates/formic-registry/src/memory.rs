@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use formic_core::{Instance, InstanceId, ServiceName};
+use formic_core::{Instance, InstanceId, Members, ServiceName};
 use futures::{FutureExt, future, stream};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -24,7 +24,7 @@ pub struct Memory {
 
 #[derive(Debug)]
 struct Entry {
-    instance: Instance,
+    service: ServiceName,
     lease: LeaseId,
     ttl: Duration,
     expires: Instant,
@@ -37,7 +37,9 @@ type Topic = Option<ServiceName>;
 struct State {
     entries: BTreeMap<InstanceId, Entry>,
     /// The same entries by service, so that a lookup does not walk all of them.
-    services: BTreeMap<ServiceName, BTreeSet<InstanceId>>,
+    services: BTreeMap<ServiceName, Members>,
+    /// The same, all of them.
+    all: Members,
     /// The same entries by expiry, soonest first.
     deadlines: BTreeSet<(Instant, InstanceId)>,
     topics: HashMap<Topic, watch::Sender<Snapshot>>,
@@ -50,6 +52,7 @@ impl Default for State {
         Self {
             entries: BTreeMap::new(),
             services: BTreeMap::new(),
+            all: Members::new(),
             deadlines: BTreeSet::new(),
             topics: HashMap::new(),
             generation: 0,
@@ -109,9 +112,9 @@ impl Registry for Memory {
     fn list(&self) -> BoxFuture<'_, Result<Vec<ServiceEntry>, Error>> {
         future::lazy(|_| {
             let state = self.lock();
-            let entry = |(name, ids): (&ServiceName, &BTreeSet<_>)| ServiceEntry {
+            let entry = |(name, members): (&ServiceName, &Members)| ServiceEntry {
                 service: name.clone(),
-                instances: ids.len(),
+                instances: members.len(),
             };
             Ok(state.services.iter().map(entry).collect())
         })
@@ -156,8 +159,7 @@ impl Memory {
 
 impl State {
     fn of(&self, service: &ServiceName) -> impl Iterator<Item = &Instance> {
-        let ids = self.services.get(service).into_iter().flatten();
-        ids.filter_map(|id| self.entries.get(id)).map(|entry| &entry.instance)
+        self.services.get(service).into_iter().flatten()
     }
 
     fn insert(&mut self, instance: Instance, ttl: Duration) -> Lease {
@@ -167,8 +169,10 @@ impl State {
         let before = self.remove(&id);
         let expires = Instant::now() + ttl;
         self.deadlines.insert((expires, id.clone()));
-        self.services.entry(service.clone()).or_default().insert(id.clone());
-        self.entries.insert(id.clone(), Entry { instance, lease, ttl, expires });
+        let instance = Arc::new(instance);
+        self.services.entry(service.clone()).or_default().insert(Arc::clone(&instance));
+        self.all.insert(instance);
+        self.entries.insert(id.clone(), Entry { service: service.clone(), lease, ttl, expires });
         self.publish(before.into_iter().chain([service]));
         Lease { id: lease, instance: id, ttl }
     }
@@ -187,10 +191,11 @@ impl State {
     fn remove(&mut self, id: &InstanceId) -> Option<ServiceName> {
         let entry = self.entries.remove(id)?;
         self.deadlines.remove(&(entry.expires, id.clone()));
-        let service = entry.instance.service;
-        if let Some(ids) = self.services.get_mut(&service) {
-            ids.remove(id);
-            if ids.is_empty() {
+        self.all.remove(id);
+        let service = entry.service;
+        if let Some(members) = self.services.get_mut(&service) {
+            members.remove(id);
+            if members.is_empty() {
                 self.services.remove(&service);
             }
         }
@@ -229,8 +234,8 @@ impl State {
 
     fn snapshot(&self, service: Option<&ServiceName>) -> Snapshot {
         let instances = match service {
-            Some(service) => self.of(service).cloned().collect(),
-            None => self.entries.values().map(|entry| entry.instance.clone()).collect(),
+            Some(service) => self.services.get(service).cloned().unwrap_or_default(),
+            None => self.all.clone(),
         };
         Snapshot { generation: self.generation, instances }
     }

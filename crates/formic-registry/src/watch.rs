@@ -2,10 +2,9 @@
 
 use std::fmt;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use formic_core::Instance;
+use formic_core::Members;
 use futures::stream::{self, BoxStream, Stream, StreamExt};
 use tokio::sync::watch;
 
@@ -17,15 +16,15 @@ pub struct Snapshot {
     /// Grows with each change within one watch; a gap means that sets were skipped. Watches of
     /// different registries, or of one that was restarted, do not compare.
     pub generation: u64,
-    /// Every instance, sorted by id.
-    pub instances: Arc<[Instance]>,
+    /// Every instance, sorted by id. Shares with the one before what did not change, where the registry can.
+    pub instances: Members,
 }
 
 impl Snapshot {
     /// Nothing there, before any change.
     #[must_use]
     pub fn empty() -> Self {
-        Self { generation: 0, instances: Arc::from([]) }
+        Self { generation: 0, instances: Members::new() }
     }
 }
 

@@ -2,10 +2,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::Ipv4Addr;
-use std::sync::Arc;
 use std::time::Duration;
 
-use formic_core::{Endpoint, Instance, InstanceId};
+use formic_core::{Endpoint, Instance, InstanceId, Members};
 use formic_registry::{Backoff, Snapshot, Watch};
 use mdns_sd::{Error as Fault, ServiceDaemon, ServiceInfo};
 use tokio::sync::watch;
@@ -90,7 +89,7 @@ impl Announcer {
     }
 
     /// One step towards the goal, without waiting. Says when something that had to be held back is due.
-    fn pass(&mut self, goal: &Arc<[Instance]>) -> Result<Option<Instant>, Later> {
+    fn pass(&mut self, goal: &Members) -> Result<Option<Instant>, Later> {
         let wanted: BTreeMap<_, _> = goal.iter().map(|instance| (&instance.id, instance)).collect();
         let gone: Vec<_> = self.announced.keys().filter(|id| !wanted.contains_key(id)).cloned().collect();
         for id in gone {

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use formic_core::{Instance, ServiceName};
+use formic_core::{Instance, Members, ServiceName};
 use formic_registry::{Backoff, Error, Snapshot, Watch};
 use futures::stream;
 use mdns_sd::{Receiver, ServiceDaemon, ServiceEvent};
@@ -154,7 +154,7 @@ impl Browser {
         // By id, should two names carry one.
         let by_id: BTreeMap<_, _> =
             self.found.values().map(|(instance, _)| (&instance.id, instance)).collect();
-        let instances: Arc<[Instance]> = by_id.into_values().cloned().collect();
+        let instances: Members = by_id.into_values().cloned().collect();
         let snapshot = Snapshot { generation: self.generation, instances };
         self.publish.send_replace(if self.looking { Seen::Looking(snapshot) } else { Seen::Set(snapshot) });
     }
@@ -169,7 +169,7 @@ pub(crate) fn watch(
     struct Reader {
         service: Option<ServiceName>,
         seen: watch::Receiver<Seen>,
-        last: Option<Arc<[Instance]>>,
+        last: Option<Members>,
         over: bool,
     }
     let reader = Reader { service, seen, last: None, over: false };
@@ -194,7 +194,7 @@ pub(crate) fn watch(
                         return Some((Err(error), reader));
                     }
                 };
-                let instances: Arc<[Instance]> = match &reader.service {
+                let instances: Members = match &reader.service {
                     Some(name) => snapshot.instances.iter().filter(|i| i.service == *name).cloned().collect(),
                     None => snapshot.instances,
                 };

@@ -231,7 +231,7 @@ impl Registry for Mdns {
         async move {
             let all = self.look(|_| false).await?;
             let mut counts: BTreeMap<&ServiceName, usize> = BTreeMap::new();
-            for instance in &*all.instances {
+            for instance in &all.instances {
                 *counts.entry(&instance.service).or_default() += 1;
             }
             let entry =

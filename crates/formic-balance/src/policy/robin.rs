@@ -1,10 +1,8 @@
 //! One after the other, alike or by weight.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::{Among, Choice, Cursor, Draws, Policy, scan};
-use crate::Backend;
 
 /// One after the other, across all calls of the process. The turn goes on when endpoints change.
 #[derive(Debug)]
@@ -57,8 +55,8 @@ impl Policy for RoundRobin {
 // === impl WeightedRoundRobin ===
 
 impl WeightedRoundRobin {
-    pub(crate) fn new(list: &[Arc<Backend>], turn: Cursor) -> Self {
-        Self { turn, largest: list.iter().map(|backend| backend.weight()).fold(f32::MIN_POSITIVE, f32::max) }
+    pub(crate) fn new(largest: f32, turn: Cursor) -> Self {
+        Self { turn, largest: largest.max(f32::MIN_POSITIVE) }
     }
 }
 

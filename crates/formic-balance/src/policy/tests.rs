@@ -6,30 +6,64 @@ use std::collections::HashMap;
 use formic_core::InstanceId;
 
 use super::*;
+use crate::board::Board;
 use crate::ejection::Shared;
 
 const MS: Duration = Duration::from_millis(1);
 
-fn list(latencies: &[Duration]) -> Vec<Arc<Backend>> {
+/// Endpoints and where they sit.
+struct List {
+    all: Vec<Arc<Backend>>,
+    table: Table<Arc<Backend>>,
+    seats: Vec<u32>,
+}
+
+impl std::ops::Deref for List {
+    type Target = [Arc<Backend>];
+
+    fn deref(&self) -> &Self::Target {
+        &self.all
+    }
+}
+
+impl List {
+    fn of(all: Vec<Arc<Backend>>) -> Self {
+        let mut table = Table::default();
+        all.iter().for_each(|backend| drop(table.set(backend.seat() as usize, Some(Arc::clone(backend)))));
+        let seats = all.iter().map(|backend| backend.seat()).collect();
+        Self { all, table, seats }
+    }
+}
+
+fn list(latencies: &[Duration]) -> List {
+    let mut board = Board::default();
     let backend = |(n, &latency): (usize, &Duration)| {
         let id = InstanceId::new(format!("i{n}"));
-        Arc::new(Backend::new(id, latency, Duration::ZERO, Arc::<Shared>::default()))
+        let place = board.place(n as u32);
+        Arc::new(Backend::new(id, latency, Duration::ZERO, Arc::<Shared>::default(), place))
     };
-    latencies.iter().enumerate().map(backend).collect()
+    List::of(latencies.iter().enumerate().map(backend).collect())
 }
 
-fn policy(algorithm: Algorithm, list: &[Arc<Backend>]) -> Box<dyn Policy> {
+fn policy(algorithm: Algorithm, list: &List) -> Box<dyn Policy> {
     let hash = crate::traffic::Hash { key: "x-key".into(), bound: 1.25 };
     let traffic = Traffic { policy: algorithm, hash: Some(hash), ..Traffic::default() };
-    algorithm.build(&traffic, list, Cursor::default())
+    let mut positions = vec![u32::MAX; 100];
+    list.seats.iter().enumerate().for_each(|(at, &seat)| positions[seat as usize] = at as u32);
+    let made = Made {
+        cursor: Cursor::default(),
+        largest: list.iter().map(|backend| backend.weight()).fold(0.0, f32::max),
+        circle: Some((Circle::of(list.iter().map(|backend| &**backend)), positions.into())),
+    };
+    algorithm.build(&traffic, made)
 }
 
-fn among(list: &[Arc<Backend>]) -> Among<'_> {
-    Among { list, map: None, care: Care::In, tried: false, total: None }
+fn among(list: &List) -> Among<'_> {
+    Among { seats: &list.seats, table: &list.table, care: Care::In, tried: false, total: None }
 }
 
 /// How often each endpoint is picked in so many independent picks.
-fn counts(policy: &dyn Policy, list: &[Arc<Backend>], usable: &dyn Fn(usize) -> bool) -> Vec<usize> {
+fn counts(policy: &dyn Policy, list: &List, usable: &dyn Fn(usize) -> bool) -> Vec<usize> {
     let mut counts = vec![0; list.len()];
     for random in 0..10_000u64 {
         let key = random.to_string();
@@ -74,8 +108,8 @@ fn what_is_not_usable_is_never_picked() {
         assert_eq!(odd.iter().sum::<usize>(), 10_000);
         assert_eq!(counts(&*policy, &list, &|index| index == 6)[6], 10_000, "{algorithm:?}");
         assert_eq!(counts(&*policy, &list, &|_| false), [0; 7]);
-        let none = self::policy(algorithm, &[]);
-        assert_eq!(counts(&*none, &[], &|_| true), [0; 0]);
+        let none = self::policy(algorithm, &self::list(&[]));
+        assert_eq!(counts(&*none, &self::list(&[]), &|_| true), [0; 0]);
     }
 }
 
@@ -121,7 +155,7 @@ fn the_least_work_in_flight_wins_whatever_it_takes() {
     assert!(counts[0] > 600 && counts[0] < 1_000, "one of four draws finds it: {}", counts[0]);
 }
 
-fn owners(ring: &dyn Policy, list: &[Arc<Backend>]) -> HashMap<String, InstanceId> {
+fn owners(ring: &dyn Policy, list: &List) -> HashMap<String, InstanceId> {
     let owner = |key: String| {
         let metadata = |_: &str| Some(key.as_str());
         let choice = Choice { now: MS, random: 1, metadata: &metadata, usable: &|_| true, expendable: true };
@@ -136,7 +170,7 @@ fn a_key_keeps_its_endpoint_while_others_come_and_go() {
     let all = list(&[MS; 10]);
     let before = owners(&*policy(Algorithm::Hash, &all), &all);
     let gone = all[3].id().clone();
-    let fewer: Vec<_> = all.iter().filter(|backend| *backend.id() != gone).cloned().collect();
+    let fewer = List::of(all.iter().filter(|backend| *backend.id() != gone).cloned().collect());
     let after = owners(&*policy(Algorithm::Hash, &fewer), &fewer);
     for (key, owner) in &before {
         if *owner != gone {
@@ -166,10 +200,13 @@ fn a_starting_endpoint_gets_a_growing_share() {
     for algorithm in [Algorithm::P2c, Algorithm::RoundRobin, Algorithm::WeightedRoundRobin, Algorithm::Random]
     {
         let shared = Arc::<Shared>::default();
-        let mut list = list(&[MS; 3]);
+        let list = list(&[MS; 3]);
         let second = Duration::from_secs(1);
-        shared.configure(&Traffic { slow_start: 10 * second, ..Traffic::default() }, &list, false);
-        list.push(Arc::new(Backend::new(InstanceId::new("new"), MS, Duration::ZERO, shared)));
+        shared.configure(&Traffic { slow_start: 10 * second, ..Traffic::default() }, false);
+        let mut all = list.all;
+        let place = Board::default().place(3);
+        all.push(Arc::new(Backend::new(InstanceId::new("new"), MS, Duration::ZERO, shared, place)));
+        let list = List::of(all);
         list[3].start_slowly(Duration::ZERO);
         let policy = policy(algorithm, &list);
         let share = |at: u32| {

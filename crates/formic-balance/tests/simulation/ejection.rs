@@ -95,7 +95,7 @@ fn waits_grow_up_to_their_limit_and_differ_by_chance() {
     assert!(ejected.times >= 5, "{ejected:?}");
     let until = ejected.probe_at;
     world.run(until);
-    let wait = world.set.view(world.now)[0].probe_in.clone();
+    let wait = world.set.view(world.now).next().unwrap().1.probe_in.clone();
     assert!(wait.is_some());
     // Each probe of an endpoint that fails costs one call.
     let served = world.machines[0].served;

@@ -78,14 +78,14 @@ fn an_ejection_tells_why() {
     world.run(SECOND);
     world.machines[1].failing = 1.0;
     world.run(2 * SECOND);
-    let view = &world.set.view(world.now)[1];
+    let view = world.set.view(world.now).nth(1).unwrap().1;
     assert!(matches!(view.state, State::Ejected | State::Probing), "{view:?}");
     let reason = view.reason.as_deref().unwrap();
     assert!(reason.contains("calls failed, of the others' 0 %"), "{reason}");
     assert!(view.probe_in.is_some() && view.ejections > 0);
     // By hand it is back at once.
     assert!(world.backend(1).reset(world.now).is_some());
-    assert_ne!(world.set.view(world.now)[1].state, State::Ejected);
+    assert_ne!(world.set.view(world.now).nth(1).unwrap().1.state, State::Ejected);
 }
 
 #[test]

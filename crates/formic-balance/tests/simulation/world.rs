@@ -35,7 +35,7 @@ impl Dice {
 
 pub(crate) fn instance(n: usize) -> Instance {
     Instance {
-        id: InstanceId::new(format!("i{n}")),
+        id: InstanceId::new(format!("i{n:03}")),
         service: ServiceName::new("echo").unwrap(),
         version: String::new(),
         endpoint: std::net::SocketAddr::from(([127, 0, 0, 1], 1 + n as u16)).into(),
@@ -107,8 +107,8 @@ impl World {
     pub(crate) fn new(traffic: &Traffic, means: &[Duration], rate: u32, idempotent: f64, seed: u64) -> Self {
         assert_eq!(traffic.validate(), []);
         let mut roster = Roster::new();
-        let instances: Arc<[Instance]> = (0..means.len()).map(instance).collect();
-        let set = roster.arrange(instances, traffic, &Seat::default(), Duration::ZERO);
+        let instances = (0..means.len()).map(instance).collect();
+        let set = roster.arrange(&instances, traffic, &Seat::default(), Duration::ZERO);
         let machine = |&mean: &Duration| Machine {
             mean,
             failing: 0.0,

@@ -1,9 +1,10 @@
 //! What a cache believes, as a pure state machine: answers and losses in, a view out.
 
 use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
-use formic_core::{Endpoint, Instance, InstanceId};
+use formic_core::{Endpoint, Instance, InstanceId, Members};
 use tokio::time::Instant;
 
 use super::{Stale, View};
@@ -13,9 +14,9 @@ use crate::Error;
 #[derive(Debug, Default)]
 pub(super) struct Knowledge {
     /// What the registry last listed.
-    live: BTreeMap<InstanceId, Instance>,
+    live: Members,
     /// Known from before a loss, not listed since.
-    held: BTreeMap<InstanceId, Instance>,
+    held: BTreeMap<InstanceId, Arc<Instance>>,
     known: bool,
     stale: Option<Stale>,
     settles: Option<Instant>,
@@ -23,16 +24,19 @@ pub(super) struct Knowledge {
 
 impl Knowledge {
     /// The registry answered. Returns whether that ends a loss.
-    pub(super) fn learn(&mut self, instances: &[Instance], now: Instant, settle: Duration) -> bool {
+    pub(super) fn learn(&mut self, instances: &Members, now: Instant, settle: Duration) -> bool {
         let back = self.stale.take().is_some();
         if back {
             self.settles = Some(now + settle);
         }
         self.known = true;
-        self.live = instances.iter().map(|instance| (instance.id.clone(), instance.clone())).collect();
-        // An instance that came back under another id took its predecessor's address.
-        let taken: HashSet<&Endpoint> = self.live.values().map(|instance| &instance.endpoint).collect();
-        self.held.retain(|id, instance| !self.live.contains_key(id) && !taken.contains(&instance.endpoint));
+        self.live = instances.clone();
+        if !self.held.is_empty() {
+            // An instance that came back under another id took its predecessor's address.
+            let taken: HashSet<&Endpoint> = self.live.iter().map(|instance| &instance.endpoint).collect();
+            let gone = |id: &InstanceId| self.live.get(id).is_none();
+            self.held.retain(|id, instance| gone(id) && !taken.contains(&instance.endpoint));
+        }
         if self.held.is_empty() {
             self.settles = None;
         }
@@ -44,7 +48,10 @@ impl Knowledge {
         let fresh = self.stale.is_none();
         let since = self.stale.as_ref().map_or(now, |stale| stale.since);
         self.stale = Some(Stale { since, error });
-        self.held.append(&mut self.live);
+        let live = std::mem::take(&mut self.live);
+        live.compare(&Members::new(), |(_, listed)| {
+            self.held.extend(listed.map(|instance| (instance.id.clone(), Arc::clone(instance))));
+        });
         self.settles = None;
         fresh
     }
@@ -61,9 +68,11 @@ impl Knowledge {
     }
 
     pub(super) fn view(&self) -> View {
-        let mut all: Vec<_> = self.live.values().chain(self.held.values()).cloned().collect();
-        all.sort_unstable_by(|a, b| a.id.cmp(&b.id));
-        View { instances: all.into(), known: self.known, stale: self.stale.clone() }
+        let mut instances = self.live.clone();
+        for held in self.held.values() {
+            instances.insert(Arc::clone(held));
+        }
+        View { instances, known: self.known, stale: self.stale.clone() }
     }
 }
 
@@ -92,7 +101,7 @@ mod tests {
 
     fn lost() -> (Knowledge, Instant) {
         let (mut known, now) = (Knowledge::default(), Instant::now());
-        known.learn(&[instance("a", 1), instance("b", 2)], now, SETTLE);
+        known.learn(&vec![instance("a", 1), instance("b", 2)].into(), now, SETTLE);
         assert!(known.lose(Error::unavailable("gone"), now));
         assert!(!known.lose(Error::unavailable("still gone"), now + SETTLE), "one loss is one loss");
         (known, now + SETTLE)
@@ -102,8 +111,8 @@ mod tests {
     fn a_healthy_registry_is_believed_when_it_says_nobody() {
         let (mut known, now) = (Knowledge::default(), Instant::now());
         assert!(!known.view().known);
-        known.learn(&[instance("a", 1)], now, SETTLE);
-        known.learn(&[], now, SETTLE);
+        known.learn(&vec![instance("a", 1)].into(), now, SETTLE);
+        known.learn(&Members::new(), now, SETTLE);
         assert!(ids(&known).is_empty() && known.view().known);
     }
 
@@ -117,7 +126,7 @@ mod tests {
     #[test]
     fn a_registry_that_comes_back_empty_is_doubted_until_it_settled() {
         let (mut known, now) = lost();
-        assert!(known.learn(&[], now, SETTLE), "back");
+        assert!(known.learn(&Members::new(), now, SETTLE), "back");
         assert_eq!(ids(&known), ["a", "b"]);
         assert!(known.view().stale.is_none());
         assert_eq!(known.settles(), Some(now + SETTLE));
@@ -128,16 +137,16 @@ mod tests {
     #[test]
     fn what_was_listed_again_and_dropped_goes_at_once() {
         let (mut known, now) = lost();
-        known.learn(&[instance("a", 1)], now, SETTLE);
+        known.learn(&vec![instance("a", 1)].into(), now, SETTLE);
         assert_eq!(ids(&known), ["a", "b"]);
-        known.learn(&[instance("c", 3)], now, SETTLE);
+        known.learn(&vec![instance("c", 3)].into(), now, SETTLE);
         assert_eq!(ids(&known), ["b", "c"]);
     }
 
     #[test]
     fn a_successor_at_the_same_address_replaces_the_held_one() {
         let (mut known, now) = lost();
-        known.learn(&[instance("a2", 1), instance("b", 2)], now, SETTLE);
+        known.learn(&vec![instance("a2", 1), instance("b", 2)].into(), now, SETTLE);
         assert_eq!(ids(&known), ["a2", "b"]);
         assert_eq!(known.settles(), None);
     }
@@ -145,7 +154,7 @@ mod tests {
     #[test]
     fn a_second_loss_while_settling_keeps_both_halves() {
         let (mut known, now) = lost();
-        known.learn(&[instance("c", 3)], now, SETTLE);
+        known.learn(&vec![instance("c", 3)].into(), now, SETTLE);
         known.lose(Error::unavailable("again"), now);
         assert_eq!(ids(&known), ["a", "b", "c"]);
         assert_eq!(known.settles(), None, "nothing is given up while the registry is away");

@@ -1,0 +1,168 @@
+//! The groups that rules and zones divide endpoints into, kept while these come and go.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use formic_core::Instance;
+
+use super::part::Part;
+use crate::Backend;
+use crate::board::Board;
+use crate::policy::{Cursor, Factory};
+use crate::set::rules::{self, Compiled, Target};
+use crate::set::{Group, Seat, zone};
+use crate::table::Table;
+use crate::traffic::Traffic;
+
+/// All groups of a policy: those of the rules, and last the one of calls that no rule is about.
+#[derive(Debug, Default)]
+pub(super) struct Wings {
+    rules: Arc<[Compiled]>,
+    all: Vec<Wing>,
+    zone: Option<String>,
+}
+
+/// A group: the own zone, or all, and the others.
+#[derive(Debug)]
+struct Wing {
+    /// Which rule, and which of its targets.
+    of: Option<(usize, usize)>,
+    near: Part,
+    far: Part,
+}
+
+// === impl Wings ===
+
+impl Wings {
+    /// With nobody in them.
+    pub(super) fn new(
+        traffic: &Traffic,
+        seat: &Seat,
+        custom: bool,
+        cursors: &mut HashMap<String, Cursor>,
+    ) -> Self {
+        let mut part = |name: &str| {
+            let cursor = Arc::clone(cursors.entry(name.to_owned()).or_default());
+            Part::new(traffic, seat.seed, cursor, custom)
+        };
+        let zone = if traffic.zone.is_some() { seat.zone.clone() } else { None };
+        let mut wing = |of, name: &str| match &zone {
+            Some(_) => Wing { of, near: part(&format!("{name}/near")), far: part(&format!("{name}/far")) },
+            None => Wing { of, near: part(name), far: Part::default() },
+        };
+        let (mut all, mut compiled) = (Vec::new(), Vec::new());
+        for (number, rule) in traffic.rules.iter().enumerate() {
+            let mut targets = Vec::new();
+            for (at, (weight, _)) in rules::targets(rule).into_iter().enumerate() {
+                targets.push(Target { weight, group: all.len() });
+                all.push(wing(Some((number, at)), &format!("{}/{at}", rule.name)));
+            }
+            compiled.push(Compiled::new(rule, targets));
+        }
+        all.push(wing(None, ""));
+        Self { rules: compiled.into(), all, zone }
+    }
+
+    pub(super) fn rules(&self) -> Arc<[Compiled]> {
+        Arc::clone(&self.rules)
+    }
+
+    pub(super) fn add(
+        &mut self,
+        traffic: &Traffic,
+        backend: &Backend,
+        instance: &Instance,
+        table: &Table<Arc<Backend>>,
+    ) {
+        self.each(traffic, instance, |part| part.add(backend, table));
+    }
+
+    pub(super) fn remove(
+        &mut self,
+        traffic: &Traffic,
+        backend: &Backend,
+        instance: &Instance,
+        table: &Table<Arc<Backend>>,
+    ) {
+        self.each(traffic, instance, |part| part.remove(backend, table));
+    }
+
+    /// The parts that an instance belongs to.
+    fn each(&mut self, traffic: &Traffic, instance: &Instance, mut tell: impl FnMut(&mut Part)) {
+        let own = self.zone.as_deref();
+        let is_near = own.is_none_or(|own| zone(instance) == Some(own));
+        let mut wings = self.all.iter_mut();
+        let mut tell = |wing: &mut Wing| tell(if is_near { &mut wing.near } else { &mut wing.far });
+        for rule in &traffic.rules {
+            for ((_, fits), wing) in rules::targets(rule).iter().zip(&mut wings) {
+                if fits.iter().all(|fit| fit.matches(instance)) {
+                    tell(wing);
+                }
+            }
+        }
+        wings.for_each(tell);
+    }
+
+    /// As a set has them.
+    pub(super) fn groups(
+        &mut self,
+        traffic: &Traffic,
+        seat: &Seat,
+        factory: Option<&Factory>,
+        table: &Table<Arc<Backend>>,
+        board: &Board,
+        notes: &mut Vec<String>,
+    ) -> Vec<Group> {
+        let nobody = self.all.last().is_none_or(Wing::is_empty);
+        let mut groups = Vec::with_capacity(self.all.len());
+        for wing in &mut self.all {
+            if let Some((rule, at)) = wing.of {
+                let weight = self.rules[rule].targets[at].weight;
+                if wing.is_empty() && weight > 0 && !nobody {
+                    notes.push(rules::nobody(&traffic.rules[rule], at));
+                }
+            }
+            let spill = wing.spill(traffic, seat, notes);
+            let far_only = wing.near.is_empty() && !wing.far.is_empty();
+            let mut tiers = Vec::with_capacity(2);
+            if !far_only {
+                tiers.push(wing.near.tier(traffic, factory, table, board));
+            }
+            if !wing.far.is_empty() {
+                tiers.push(wing.far.tier(traffic, factory, table, board));
+            }
+            groups.push(Group::new(tiers, spill, traffic.ejection.panic));
+        }
+        groups
+    }
+}
+
+// === impl Wing ===
+
+impl Wing {
+    fn is_empty(&self) -> bool {
+        self.near.is_empty() && self.far.is_empty()
+    }
+
+    /// How much more the own zone may cost, where there is a choice; says why there is none.
+    fn spill(&self, traffic: &Traffic, seat: &Seat, notes: &mut Vec<String>) -> Option<f32> {
+        let preference = traffic.zone.as_ref()?;
+        let mut note = |text: &str| notes.push(format!("zone: {text}, so all zones are alike"));
+        let Some(own) = &seat.zone else {
+            note("this caller knows none of its own");
+            return None;
+        };
+        if self.near.is_empty() && !self.far.is_empty() {
+            let whose = if self.of.is_none() { "no instance" } else { "no instance that a rule chose" };
+            note(&format!("{whose} is in {own:?}"));
+        }
+        Some(preference.spill as f32)
+    }
+}
+
+#[cfg(test)]
+impl Wings {
+    pub(super) fn parts(&self) -> impl Iterator<Item = &Part> {
+        self.all.iter().flat_map(|wing| [&wing.near, &wing.far])
+    }
+}
