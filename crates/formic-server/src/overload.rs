@@ -11,12 +11,13 @@
 //!
 //! Refused: a threshold on the processor's load, which says nothing of a service that waits for others;
 //! a limit that starts low and has to be earned, which would turn calls away from a service that is
-//! merely slow by nature.
+//! merely slow by nature. What a *busy* server has shown is another thing: see `reach`.
 
 pub mod gate;
 pub mod gradient;
 pub mod queue;
 pub mod rate;
+mod reach;
 
 pub use formic_core::Priority;
 pub use rate::{By, Rate};

@@ -33,6 +33,8 @@ const IN_PROCESS: &str = "in-process";
 pub struct Gate {
     origin: Instant,
     limit: AtomicUsize,
+    /// No more than the limit.
+    room: AtomicUsize,
     working: AtomicUsize,
     waiting: AtomicUsize,
     /// Methods that are slow by nature do not count.
@@ -82,6 +84,7 @@ impl Gate {
         Self {
             origin: Instant::now(),
             limit: AtomicUsize::new(gradient.limit()),
+            room: AtomicUsize::new(gradient.room()),
             working: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
             slow: (0..methods).map(|_| AtomicBool::new(false)).collect(),
@@ -192,7 +195,7 @@ impl Gate {
     /// Takes a place if there is one; says how many are taken then.
     fn take(&self) -> Option<usize> {
         let found = self.working.fetch_add(1, Ordering::SeqCst) + 1;
-        if found <= self.limit.load(Ordering::SeqCst) {
+        if found <= self.room.load(Ordering::SeqCst) {
             self.metrics.began();
             return Some(found);
         }
@@ -301,7 +304,9 @@ impl Turn {
     /// A refusal, also where the deadline passes first: no work was done, and that is what callers must know.
     pub async fn come(self, deadline: Option<Instant>) -> Result<Permit, Error> {
         // Who is next is decided when a call ends; this is for when none does.
-        let most = Instant::now() + self.patience.interval;
+        let important = self.priority == Priority::High;
+        let most = if important { self.patience.important() } else { self.patience.interval };
+        let most = Instant::now() + most;
         let until = deadline.map_or(most, |deadline| deadline.min(most));
         match timeout_at(until, self.told).await {
             Ok(Ok(Ok(permit))) => Ok(permit),
@@ -354,6 +359,7 @@ impl Drop for Permit {
             let sample = Sample { method: self.method, began: self.began, took, found: self.found, finished };
             core.gradient.sample(now, sample);
             gate.slow[self.method].store(core.gradient.is_slow(self.method), Ordering::Relaxed);
+            gate.room.store(core.gradient.room(), Ordering::SeqCst);
             let limit = core.gradient.limit();
             if limit != gate.limit.load(Ordering::Relaxed) {
                 gate.limit.store(limit, Ordering::SeqCst);

@@ -14,6 +14,8 @@
 
 use std::time::Duration;
 
+use super::reach::Reach;
+
 /// How the limit is found.
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
@@ -94,6 +96,8 @@ struct Window {
     took: f64,
     /// Calls in flight that each sample found.
     found: f64,
+    /// The most of these.
+    most: f64,
     /// Somebody had to wait.
     bound: bool,
 }
@@ -147,6 +151,7 @@ pub struct Gradient {
     /// Calls that ended earlier were the quick ones of their age.
     settled: Duration,
     trial: Option<Trial>,
+    reach: Reach,
     strikes: u32,
     /// Since when calls have been turned away without a probe.
     bound_since: Option<Duration>,
@@ -167,6 +172,7 @@ impl Gradient {
             epoch: Duration::ZERO,
             settled: Duration::ZERO,
             trial: None,
+            reach: Reach::default(),
             strikes: 0,
             bound_since: None,
         }
@@ -177,6 +183,13 @@ impl Gradient {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between floor and ceiling")]
     pub fn limit(&self) -> usize {
         self.limit as usize
+    }
+
+    /// How many calls to work on at a time as yet: the limit, or less where more were never seen to be well.
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between floor and ceiling")]
+    pub fn room(&self) -> usize {
+        self.reach.most().map_or(self.limit, |most| self.clamp(most).min(self.limit)) as usize
     }
 
     /// What a call usually takes; zero while nothing is known.
@@ -230,6 +243,8 @@ impl Gradient {
         window.stretch += stretch;
         window.squares += stretch * stretch;
         window.found += sample.found as f64;
+        window.most = window.most.max(sample.found as f64);
+        self.reach.sample(now, sample.found as f64, stretch, TOLERANCE);
         if window.count >= SAMPLES && now.saturating_sub(window.since) >= WINDOW {
             self.decide(now);
         }
@@ -249,6 +264,7 @@ impl Gradient {
         match self.trial.take() {
             Some(Trial::Cut { before, limit }) if useless(before, seen) => {
                 self.accept();
+                self.reach.forget();
                 self.strikes = 0;
                 return self.set(now, limit * 2.0, seen);
             }
@@ -281,6 +297,9 @@ impl Gradient {
             return;
         }
         self.strikes = 0;
+        if seen.stretch <= TOLERANCE {
+            self.reach.well(now, window.most);
+        }
         if window.bound {
             self.raise_or_probe(now, seen);
         } else if self.limit < self.config.ceiling as f64 {

@@ -26,7 +26,17 @@ impl Patience {
         let target = (typical / 3).clamp(Duration::from_micros(500), Duration::from_millis(250));
         Self { target, interval: (target * 6).max(Duration::from_millis(10)) }
     }
+
+    /// What matters most is not given up for a moment's standing, nor while a cut of the limit takes effect: those
+    /// who wait of it are few, and the first to go on.
+    #[must_use]
+    pub fn important(self) -> Duration {
+        self.interval * 3
+    }
 }
+
+/// The lane of what matters most.
+const HIGH: usize = Priority::High as usize;
 
 #[derive(Debug)]
 struct Waiting<T> {
@@ -119,9 +129,11 @@ impl<T> Queue<T> {
 
     fn purge(&mut self, now: Duration, patience: Patience, stands: bool, late: &mut Vec<T>) {
         for (lane, calls) in self.lanes.iter_mut().enumerate() {
-            // What matters most is not given up for a moment's standing.
-            let most =
-                if stands && lane != Priority::High as usize { patience.target } else { patience.interval };
+            let most = match lane {
+                HIGH => patience.important(),
+                _ if stands => patience.target,
+                _ => patience.interval,
+            };
             while calls.front().is_some_and(|waiting| now.saturating_sub(waiting.since) > most) {
                 late.extend(calls.pop_front().map(|waiting| waiting.call));
             }

@@ -9,19 +9,22 @@ use tokio::time::Instant;
 
 use crate::town::*;
 
+const SEEDS: u64 = 8;
 const WORKERS: usize = 8;
 const MEAN: Duration = Duration::from_millis(100);
 const CAPACITY: f64 = 2.0 * WORKERS as f64 / 0.1;
-/// The time in which the limit finds out.
-const ONSET: Duration = Duration::from_secs(4);
 const SPAN: Duration = Duration::from_secs(8);
+/// As long as the bench's, the onset included.
+const BUSY: Duration = Duration::from_secs(19);
 
 struct Found {
     /// Failed at 80 % of the capacity.
     calm_failed: usize,
-    /// The tail at 200 % beside that at 80 %, of important calls too.
+    /// The tail at 200 % beside that at 80 %.
     tail: f64,
-    important_tail: f64,
+    /// All at 80 % and at 200 %.
+    calm: Vec<Seen>,
+    busy: Vec<Seen>,
     important_failed: usize,
     turned_away: usize,
     goodput: f64,
@@ -40,13 +43,11 @@ async fn overloaded(adaptive: bool, seed: u64) -> Found {
     let load = |share, span| Load { rate: CAPACITY * share, span, writes: 0.5, important: 0.1 };
     load(0.5, 4 * SECOND).on(&channel).await;
     let calm = load(0.8, SPAN).on(&channel).await;
-    load(2.0, ONSET).on(&channel).await;
+    // From the first call on: the limit finds out meanwhile.
     let began = Instant::now();
-    let busy = load(2.0, SPAN).on(&channel).await;
-    let ended = |seen: &&Seen| seen.outcome.is_ok() && seen.began + seen.took <= began + SPAN;
-    let goodput = busy.iter().filter(ended).count() as f64 / SPAN.as_secs_f64() / CAPACITY;
-    let tail = |seen: &[Seen], important| p99(seen.iter().filter(|seen| seen.important == important));
-    let ratio = |important| tail(&busy, important).as_secs_f64() / tail(&calm, important).as_secs_f64();
+    let busy = load(2.0, BUSY).on(&channel).await;
+    let ended = |seen: &&Seen| seen.outcome.is_ok() && seen.began + seen.took <= began + BUSY;
+    let goodput = busy.iter().filter(ended).count() as f64 / BUSY.as_secs_f64() / CAPACITY;
     for seen in &busy {
         if let Err(error) = &seen.outcome {
             assert!(error.shed_reason().is_some() || !adaptive, "seed {seed}: {error:?}");
@@ -54,24 +55,37 @@ async fn overloaded(adaptive: bool, seed: u64) -> Found {
     }
     Found {
         calm_failed: failed(&calm, |_| true),
-        tail: ratio(false),
-        important_tail: ratio(true),
+        tail: tail(&busy, false) / tail(&calm, false),
         important_failed: failed(&busy, |seen| seen.important),
         turned_away: failed(&busy, |seen| !seen.important),
         goodput,
+        calm,
+        busy,
     }
+}
+
+/// The p99 of those who were answered, in seconds.
+fn tail<'a>(seen: impl IntoIterator<Item = &'a Seen>, important: bool) -> f64 {
+    p99(seen.into_iter().filter(|seen| seen.important == important)).as_secs_f64()
 }
 
 #[tokio::test(start_paused = true)]
 async fn twice_the_capacity_leaves_goodput_latency_and_what_matters_whole() {
-    for seed in 0..5 {
+    let mut all = Vec::new();
+    for seed in 0..SEEDS {
         let found = overloaded(true, seed).await;
         assert_eq!(found.calm_failed, 0, "seed {seed}: nobody is turned away at 80 %");
         assert!(found.turned_away > 300, "seed {seed}: {} is no overload", found.turned_away);
         assert!(found.goodput >= 0.9, "seed {seed}: goodput {}", found.goodput);
-        assert!(found.tail <= 2.0, "seed {seed}: p99 × {}", found.tail);
-        assert!(found.important_tail <= 2.0, "seed {seed}: important p99 × {}", found.important_tail);
+        // The tail of a single run at 80 % is a matter of luck, by a quarter either way.
+        assert!(found.tail <= 2.5, "seed {seed}: p99 × {}", found.tail);
         assert_eq!(found.important_failed, 0, "seed {seed}");
+        all.push(found);
+    }
+    for important in [false, true] {
+        let calm = tail(all.iter().flat_map(|found| &found.calm), important);
+        let busy = tail(all.iter().flat_map(|found| &found.busy), important);
+        assert!(busy <= 2.0 * calm, "important: {important}: {calm} s, then {busy} s");
     }
     let found = overloaded(false, 0).await;
     assert!(found.tail > 10.0, "without the limit the queue grows: {}", found.tail);
