@@ -8,6 +8,7 @@ mod command;
 mod core;
 mod effects;
 mod launch;
+mod permit;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,7 +26,8 @@ use tokio::sync::{broadcast, mpsc, watch};
 pub use self::command::{Applied, Busy, Change, Command, Generation, Preview, Refused, Slot, Stopped};
 use self::core::{Core, Event, Fate, Found, Now, Turn};
 pub(crate) use self::effects::Probing;
-use self::effects::{Executor, Listeners};
+use self::effects::{Effect, Executor, Listeners};
+use self::permit::Permit;
 use crate::gated::Gated;
 use crate::journal::{self, Journal};
 use crate::measures::{Measured, Measures};
@@ -290,9 +292,18 @@ impl Engine {
         }
     }
 
-    /// Writes down what a turn decided, and then does it.
+    /// Writes down what a turn decided, and then does it. What is to be started comes up to its gate meanwhile, and the
+    /// gate opens when the decision is on the disk.
     async fn carry_out(&mut self, turn: Turn) {
         let mut unsaved = None;
+        let (starts, effects): (Vec<_>, Vec<_>) =
+            turn.effects.into_iter().partition(|effect| matches!(effect, Effect::Spawn(_)));
+        let (permits, permit) = Permit::pending();
+        let start = |executor: &mut Executor| {
+            for start in starts {
+                executor.carry_out(start, &permit);
+            }
+        };
         if let (Some((state, boot)), Some(save)) = (&self.state, turn.save) {
             let (state, boot) = (Arc::clone(state), boot.clone());
             let began = Instant::now();
@@ -300,6 +311,8 @@ impl Engine {
                 let written = save.commit(&state, &boot).map_err(|error| effects::in_full(&error));
                 written.map_err(|why| (save, why))
             });
+            // After the commit was begun, which would else wait behind a thousand forks.
+            start(&mut self.executor);
             match written.await {
                 Ok(Ok(())) => self.measures.committed(began.elapsed()),
                 Ok(Err((save, why))) => {
@@ -308,11 +321,14 @@ impl Engine {
                 }
                 Err(panic) => unsaved = Some(panic.to_string()),
             }
+        } else {
+            start(&mut self.executor);
         }
-        for effect in turn.effects {
+        permits.say(unsaved.as_deref());
+        for effect in effects {
             match &unsaved {
-                None => self.executor.carry_out(effect),
-                Some(why) => self.executor.carry_out_unsaved(effect, why),
+                None => self.executor.carry_out(effect, &permit),
+                Some(why) => self.executor.carry_out_unsaved(effect, &permit, why),
             }
         }
         self.publish();

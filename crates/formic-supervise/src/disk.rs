@@ -76,20 +76,24 @@ pub(crate) fn private_dir(path: &Path) -> Result<(), FileError> {
 /// # Errors
 /// If the file system refuses; then the old content stays.
 pub fn replace(path: &Path, content: &[u8]) -> Result<(), FileError> {
-    replace_for_now(path, content)?;
+    replace_with(path, |temporary| write(temporary, content)?.sync_all())?;
     path.parent().map_or(Ok(()), sync_dir)
 }
 
-/// The same, save that a crash of the machine may bring the old content back: for what means nothing after one. It
-/// spares the wait for the directory, which is the longer one.
+/// The same for what means nothing after a crash of the machine, which may leave the old content, the new, half of it or
+/// none. A crash of this process leaves the old or the new as well, and nobody waits for the disk.
 pub(crate) fn replace_for_now(path: &Path, content: &[u8]) -> Result<(), FileError> {
+    replace_with(path, |temporary| write(temporary, content).map(drop))
+}
+
+fn replace_with(path: &Path, write: impl FnOnce(&Path) -> io::Result<()>) -> Result<(), FileError> {
     let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(explain("write", path, io::ErrorKind::InvalidInput.into()));
     };
     let mut temporary = TEMPORARY.to_owned();
     temporary.push_str(&name.to_string_lossy());
     let temporary = dir.join(temporary);
-    let written = write_synced(&temporary, content).and_then(|()| fs::rename(&temporary, path));
+    let written = write(&temporary).and_then(|()| fs::rename(&temporary, path));
     if let Err(source) = written {
         // The first error is the one to tell; a leftover is removed by the next sweep.
         let _ = fs::remove_file(&temporary);
@@ -101,7 +105,7 @@ pub(crate) fn replace_for_now(path: &Path, content: &[u8]) -> Result<(), FileErr
 /// What the names of half-written files begin with.
 pub(crate) const TEMPORARY: &str = ".new-";
 
-fn write_synced(path: &Path, content: &[u8]) -> io::Result<()> {
+fn write(path: &Path, content: &[u8]) -> io::Result<File> {
     let mut file = OpenOptions::new()
         .write(true)
         .create(true)
@@ -110,13 +114,13 @@ fn write_synced(path: &Path, content: &[u8]) -> io::Result<()> {
         .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
         .open(path)?;
     file.write_all(content)?;
-    file.sync_all()
+    Ok(file)
 }
 
-/// Removes a file for good; one that is not there is no error.
+/// Removes a file, which a crash of the machine may bring back; one that is not there is no error.
 pub(crate) fn remove(path: &Path) -> Result<(), FileError> {
     match fs::remove_file(path) {
-        Ok(()) => path.parent().map_or(Ok(()), sync_dir),
+        Ok(()) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(source) => Err(explain("remove", path, source)),
     }

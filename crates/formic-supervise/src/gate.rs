@@ -161,7 +161,7 @@ impl Gated {
     pub(crate) fn record_spawned(mut self) -> Result<Self, FileError> {
         self.record.state = State::Spawned;
         failpoint::hit("start.recorded.before");
-        self.care.store.write_spawned(&self.record)?;
+        self.care.store.write(&self.record)?;
         failpoint::hit("start.recorded.after");
         Ok(self)
     }

@@ -1,6 +1,12 @@
 //! One file per instance, from which a new engine learns what an old one started.
 //!
-//! Plain JSON, written whole and synced: a broken database can never lose running work.
+//! Plain JSON, written whole: a broken database can never lose running work.
+//!
+//! Nothing here waits for the disk. A record is for the next engine of the same boot, and what is written and renamed is
+//! there for it, however this engine ends: files belong to the kernel. After a crash of the machine no record means
+//! anything: its processes are gone, and it is dropped because it is of another boot, set aside because it is torn and
+//! nothing carries its id, or not there. What must outlive the machine, which instance was decided upon and of what, is
+//! in the engine's database; that is synced before the gate opens ([`Supervisor::spawn_when`](crate::Supervisor::spawn_when)).
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -146,7 +152,7 @@ pub(crate) struct Entry {
 #[derive(Clone, Debug)]
 pub(crate) struct Store {
     dir: PathBuf,
-    /// How long it takes until a record is safe.
+    /// How long it takes to write a record.
     pub(crate) writes: Times,
 }
 
@@ -166,21 +172,11 @@ impl Store {
         self.dir.join(format!("{id}.{EXTENSION}"))
     }
 
-    /// Writes a record so that it survives a crash of the machine.
+    /// Writes a record so that it survives a crash of the engine.
     pub(crate) fn write(&self, record: &Record) -> Result<(), FileError> {
         let path = self.path(&record.id);
-        let content = encode(&path, record)?;
-        let began = Instant::now();
-        disk::replace(&path, &content)?;
-        self.writes.add(began.elapsed());
-        Ok(())
-    }
-
-    /// Writes the record of a process that its intent was written for, so that it survives a crash of the engine. After
-    /// one of the machine the intent may be there instead, and means the same then: nothing, as it is of another boot.
-    pub(crate) fn write_spawned(&self, record: &Record) -> Result<(), FileError> {
-        let path = self.path(&record.id);
-        let content = encode(&path, record)?;
+        let content = serde_json::to_vec_pretty(record)
+            .map_err(|source| disk::explain("encode", &path, source.into()))?;
         let began = Instant::now();
         disk::replace_for_now(&path, &content)?;
         self.writes.add(began.elapsed());
@@ -231,10 +227,6 @@ impl Store {
         entries.sort_by(|a, b| a.id.cmp(&b.id));
         Ok(entries)
     }
-}
-
-fn encode(path: &Path, record: &Record) -> Result<Vec<u8>, FileError> {
-    serde_json::to_vec_pretty(record).map_err(|source| disk::explain("encode", path, source.into()))
 }
 
 fn parse(content: &[u8]) -> Result<Record, Unreadable> {

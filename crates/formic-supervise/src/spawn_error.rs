@@ -21,6 +21,9 @@ pub enum SpawnError {
     /// A log or record could not be written.
     #[error(transparent)]
     File(#[from] FileError),
+    /// The caller did not permit it, for this reason.
+    #[error("{0}")]
+    Withheld(String),
     /// The program could not be executed. Trying again will not help until something is changed.
     #[error("{} {}", match step { Step::Prepare => "prepare", Step::Chdir => "enter the directory", Step::Exec => "execute" }, path.display())]
     Exec {
@@ -65,7 +68,7 @@ impl SpawnError {
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::File(_) | Self::Start { .. } | Self::Handshake { .. } => true,
+            Self::File(_) | Self::Withheld(_) | Self::Start { .. } | Self::Handshake { .. } => true,
             Self::Exec { source, .. } => matches!(
                 source.raw_os_error(),
                 Some(libc::EAGAIN | libc::ENOMEM | libc::EMFILE | libc::ENFILE | libc::ETXTBSY | libc::EIO)

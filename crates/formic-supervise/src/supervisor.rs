@@ -106,7 +106,7 @@ impl Supervisor {
         self.0.care.store.dir()
     }
 
-    /// How long it has taken each time to write a record and to sync it to the disk.
+    /// How long it has taken each time to write a record.
     #[must_use]
     pub fn writes(&self) -> Times {
         self.0.care.store.writes.clone()
@@ -160,6 +160,19 @@ impl Supervisor {
     /// # Errors
     /// If it cannot be started; an exec failure carries its errno.
     pub async fn spawn(&self, start: impl Into<Start>) -> Result<Process, SpawnError> {
+        self.spawn_when(start, std::future::ready(Ok(()))).await
+    }
+
+    /// The same once `permit` says so: everything up to the gate is done meanwhile, and the program is behind it. For an
+    /// engine whose decision is on its way to the disk. Before the permit there is a record of an intent at most.
+    ///
+    /// # Errors
+    /// Those of [`Supervisor::spawn`], and [`SpawnError::Withheld`] with what `permit` says.
+    pub async fn spawn_when(
+        &self,
+        start: impl Into<Start>,
+        permit: impl Future<Output = Result<(), String>>,
+    ) -> Result<Process, SpawnError> {
         let start = start.into();
         start.validate()?;
         let (launch, sockets) = (&start.launch, start.sockets.clone());
@@ -195,6 +208,7 @@ impl Supervisor {
             Ok(Err(error)) => return Err(self.handshake(format!("{error}{}", gated.how_it_ended()))),
             Err(_) => return Err(self.handshake("it was silent")),
         }
+        permit.await.map_err(SpawnError::Withheld)?;
         let gated = blocking(move || gated.record_spawned()).await??;
         let process = gated.admit().map_err(|source| self.start(source))?;
         failpoint::hit("start.admitted");

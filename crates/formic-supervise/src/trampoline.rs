@@ -2,15 +2,19 @@
 //!
 //! ```text
 //! engine                               trampoline (same pid and pidfd as the program later)
-//!   write record "intent", fsync
+//!   write record "intent"
 //!   spawn `<exe> __exec`        ───▶   setsid, signals to default
 //!   payload (JSON)              ───▶
 //!   S: sockets (SCM_RIGHTS)     ───▶   only if the payload names any
 //!                               ◀───   R: ready, blocks
-//!   write record "spawned", fsync
+//!   wait for the permit
+//!   write record "spawned"
 //!   G: go                       ───▶   execve
 //!                               ◀───   end of file: the program runs   | E, step, errno: it does not
 //! ```
+//!
+//! The permit is the caller's: an engine with a database gives it when its decision is on the disk, and has all the
+//! rest done while it waits for that.
 //!
 //! All of it goes over one socket pair that the trampoline gets as its standard input: every other
 //! descriptor of the engine is close-on-exec, nothing is inherited by accident, and no secret is in

@@ -22,6 +22,7 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use super::cell::{Output, StopKind};
 use super::core::{Event, Found};
+use super::permit::Permit;
 use super::{Applied, Generation, Notice, Preview, Refused, Stopped};
 use crate::journal::{Journal, News};
 use crate::logs;
@@ -226,12 +227,12 @@ impl Executor {
         self.sockets = Sockets::new(self.supervisor.clone(), Some(keeper));
     }
 
-    /// Does it, or starts a task that does.
-    pub(crate) fn carry_out(&mut self, effect: Effect) {
+    /// Does it, or starts a task that does. What is started runs once that is permitted.
+    pub(crate) fn carry_out(&mut self, effect: Effect, permit: &Permit) {
         // What has finished since the last time; nothing is in it, tasks report by events.
         while self.tasks.try_join_next().is_some() {}
         match effect {
-            Effect::Spawn(spawn) => self.spawn(*spawn),
+            Effect::Spawn(spawn) => self.spawn(*spawn, permit.clone()),
             Effect::Stop { id, kind } => self.stop(id, kind),
             Effect::Probe(probing) => self.probe(*probing),
             Effect::Follow { id } => self.follow(id),
@@ -282,21 +283,17 @@ impl Executor {
         Ok(adopted.into_iter().map(Found::from).collect())
     }
 
-    /// The same where what led to it could not be written down: nothing is started that a crash would forget,
-    /// and who asked is told. Stops, probes and the like are only what follows from what there is.
-    pub(crate) fn carry_out_unsaved(&mut self, effect: Effect, why: &str) {
+    /// The same where what led to it could not be written down: who asked is told, and what was to be started hears it
+    /// from its permit. Stops, probes and the like are only what follows from what there is.
+    pub(crate) fn carry_out_unsaved(&mut self, effect: Effect, permit: &Permit, why: &str) {
         match effect {
-            Effect::Spawn(spawn) => {
-                let why = format!("the engine's state cannot be written: {why}");
-                let _ = self.events.send(Event::NotStarted { id: spawn.id, why });
-            }
             Effect::Answer(Answer::Changed(to, Ok(Applied { changed: true, .. }))) => {
                 drop(to.send(Err(Refused::Unsaved(why.to_owned()))));
             }
             Effect::Answer(Answer::Ran(to, result)) if result.is_ok() => {
                 drop(to.send(Err(Refused::Unsaved(why.to_owned()))))
             }
-            other => self.carry_out(other),
+            other => self.carry_out(other, permit),
         }
     }
 
@@ -322,7 +319,7 @@ impl Executor {
     }
 
     /// Starts a process, tells of it, and tells of its end.
-    fn spawn(&mut self, spawn: Spawn) {
+    fn spawn(&mut self, spawn: Spawn, permit: Permit) {
         let Spawn { id, mut launch, limits, port, listen, data, secrets: given, note } = spawn;
         let secrets = self.secrets.clone();
         let (supervisor, events, logs) = (self.supervisor.clone(), self.events.clone(), self.logs.clone());
@@ -363,7 +360,7 @@ impl Executor {
                 Ok(()) => {
                     let start = launch.with_limits(limits).with_note(note).with_port(chosen);
                     let start = start.with_sockets(sockets);
-                    supervisor.spawn(start).await
+                    supervisor.spawn_when(start, permit.wait()).await
                 }
                 Err(source) => Err(SpawnError::Start { trampoline: logs, source }),
             };

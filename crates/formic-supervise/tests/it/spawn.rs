@@ -284,3 +284,30 @@ async fn a_start_that_is_given_up_leaves_nothing_unknown() {
     };
     assert_eq!(mine(), 0);
 }
+
+#[tokio::test]
+async fn what_is_not_permitted_yet_waits_behind_its_gate() {
+    let scene = Scene::new("permit");
+    let (permit, permitted) = tokio::sync::oneshot::channel::<()>();
+    let start = {
+        let (supervisor, launch) = (scene.supervisor.clone(), scene.script("waits-1", "echo ran; sleep 60"));
+        let permit = async { permitted.await.map_err(|_| "the decision is lost".to_owned()) };
+        tokio::spawn(async move { supervisor.spawn_when(launch, permit).await })
+    };
+    let record = scene.run_dir().join("waits-1.json");
+    wait_for("the intent", || std::fs::read_to_string(&record).is_ok_and(|text| text.contains("\"intent\"")))
+        .await;
+    assert!(!start.is_finished() && scene.supervisor.processes().is_empty());
+    assert_eq!(scene.stdout("waits-1"), "");
+    permit.send(()).unwrap();
+    let process = start.await.unwrap().unwrap();
+    assert_eq!(scene.lines("waits-1", 1).await, ["ran"]);
+    process.kill().await.unwrap();
+    // One that is withheld leaves nothing, and its id is free.
+    let withheld = async { Err("no room".to_owned()) };
+    let error =
+        scene.supervisor.spawn_when(scene.script("waits-1", "echo ran again"), withheld).await.unwrap_err();
+    assert!(matches!(&error, SpawnError::Withheld(why) if why == "no room"), "{error:?}");
+    assert_eq!((scene.records(), scene.stdout("waits-1").as_str()), (vec![], "ran\n"));
+    scene.run("waits-1", "true").await.kill().await.unwrap();
+}
