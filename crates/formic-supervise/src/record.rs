@@ -8,6 +8,7 @@
 //! nothing carries its id, or not there. What must outlive the machine, which instance was decided upon and of what, is
 //! in the engine's database; that is synced before the gate opens ([`Supervisor::spawn_when`](crate::Supervisor::spawn_when)).
 
+use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -175,8 +176,7 @@ impl Store {
     /// Writes a record so that it survives a crash of the engine.
     pub(crate) fn write(&self, record: &Record) -> Result<(), FileError> {
         let path = self.path(&record.id);
-        let content = serde_json::to_vec_pretty(record)
-            .map_err(|source| disk::explain("encode", &path, source.into()))?;
+        let content = encode(record).map_err(|source| disk::explain("encode", &path, source.into()))?;
         let began = Instant::now();
         disk::replace_for_now(&path, &content)?;
         self.writes.add(began.elapsed());
@@ -229,10 +229,42 @@ impl Store {
     }
 }
 
+/// What the last field of a file begins with, over which it is no part of the sum.
+const CHECK: &str = ",\n  \"check\": \"";
+const END: &str = "\"\n}";
+
+/// The record, and a sum of all of it: one bit of a boot's identity or of a number decides whether a process is ours.
+fn encode(record: &Record) -> serde_json::Result<Vec<u8>> {
+    let mut text = serde_json::to_string_pretty(record)?;
+    let sum = sum(text.as_bytes());
+    text.truncate(text.len() - "\n}".len());
+    let _ = write!(text, "{CHECK}{sum:016x}{END}");
+    Ok(text.into_bytes())
+}
+
+/// FNV-1a: a changed bit always changes it.
+fn sum(content: &[u8]) -> u64 {
+    content
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325, |sum, byte| (sum ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3))
+}
+
+/// Whether a file says what was written. One of a release that wrote no sum is believed.
+fn is_whole(content: &[u8]) -> bool {
+    let Some(at) = content.windows(CHECK.len()).rposition(|part| part == CHECK.as_bytes()) else {
+        return true;
+    };
+    let rest = content[at + CHECK.len()..].strip_suffix(END.as_bytes());
+    let recorded = rest.and_then(|digits| std::str::from_utf8(digits).ok());
+    let own = sum(&[&content[..at], b"\n}"].concat());
+    recorded.and_then(|digits| u64::from_str_radix(digits, 16).ok()) == Some(own)
+}
+
 fn parse(content: &[u8]) -> Result<Record, Unreadable> {
     let damaged = |error: serde_json::Error| Unreadable::Damaged(error.to_string());
     let value: serde_json::Value = serde_json::from_slice(content).map_err(damaged)?;
     match value.get("format").and_then(serde_json::Value::as_u64) {
+        _ if !is_whole(content) => Err(Unreadable::Damaged("its sum is another".to_owned())),
         Some(format) if format != u64::from(FORMAT) => Err(Unreadable::Format(format)),
         _ => serde_json::from_value(value).map_err(damaged),
     }
@@ -321,5 +353,19 @@ mod tests {
         assert_eq!(entries.len(), 3);
         assert!(!store.dir().join(".new-a-4.json").exists());
         fs::remove_dir_all(store.dir()).unwrap();
+    }
+
+    #[test]
+    fn no_flipped_bit_makes_another_record_of_it() {
+        let own = record("a-1");
+        let content = encode(&own).unwrap();
+        assert_eq!(parse(&content).unwrap(), own);
+        let old = serde_json::to_vec_pretty(&own).unwrap();
+        assert_eq!(parse(&old).unwrap(), own, "one that an older release wrote");
+        for bit in 0..content.len() * 8 {
+            let mut flipped = content.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert!(parse(&flipped).is_err() || parse(&flipped).unwrap() == own, "bit {bit}");
+        }
     }
 }
