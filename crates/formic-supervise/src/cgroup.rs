@@ -9,7 +9,7 @@
 //! base                      ours by delegation, or our own place in the tree
 //! ├─ keeper                 keeper and brain: an inner node with controllers may hold no process itself
 //! └─ formic-<run dir>       one per run directory
-//!    ├─ order-1             an instance: the trampoline enters before the gate opens
+//!    ├─ order-1             an instance: the trampoline is born in it
 //!    └─ order-2
 //! ```
 //!
@@ -22,8 +22,10 @@ mod limits;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Mode, OFlags};
 use rustix::process::Signal;
 
 pub use detect::{Cgroups, Controller, Unenforced};
@@ -57,6 +59,12 @@ impl Group {
     /// Puts a process in.
     pub(crate) fn admit(&self, pid: u32) -> io::Result<()> {
         fs::write(self.dir.join("cgroup.procs"), pid.to_string())
+    }
+
+    /// Its directory, for those that are to be born in it.
+    pub(crate) fn open(&self) -> io::Result<OwnedFd> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(rustix::fs::open(&self.dir, flags, Mode::empty())?)
     }
 
     /// Whether a living process is in it or below it. A cgroup that is gone has none.

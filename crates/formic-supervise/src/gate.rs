@@ -1,8 +1,10 @@
 //! The engine's side of the gate, up to the moment when it opens.
 
+use std::ffi::{CString, OsString};
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -10,7 +12,9 @@ use std::sync::Arc;
 
 use formic_core::InstanceId;
 use rustix::process::Signal;
+use tokio::sync::Semaphore;
 
+use crate::birth::{self, Failed};
 use crate::cgroup::Group;
 use crate::disk::{self, FileError};
 use crate::failpoint;
@@ -33,6 +37,9 @@ pub(crate) struct Gate {
     pub(crate) boot_id: String,
     pub(crate) care: Arc<Care>,
     pub(crate) table: Arc<Table>,
+    /// How many come up to their gate at the same time: a thousand at once would only wait for each other, each with a
+    /// thread.
+    pub(crate) turns: Semaphore,
 }
 
 // === impl Gate ===
@@ -78,11 +85,12 @@ impl Gate {
             let dir = groups.of(&launch.id).dir().to_owned();
             gated.group = Some(made.map_err(|source| disk::explain("limit", &dir, source))?);
         }
-        let pidfd = self.fork_trampoline(launch, theirs.into(), stdout, stderr).map_err(start)?;
+        let forked = self.fork_trampoline(launch, gated.group.as_ref(), theirs.into(), stdout, stderr);
+        let Forked { pidfd, in_group } = forked.map_err(start)?;
         let pidfd = gated.pidfd.insert(pidfd);
         failpoint::hit("start.forked");
-        if let Some(group) = &gated.group {
-            // Behind its gate it does nothing yet, so it need not be born there.
+        if let Some(group) = gated.group.as_ref().filter(|_| !in_group) {
+            // Behind its gate it does nothing yet, so it need not have been born there.
             group.admit(pidfd.pid()).map_err(|source| disk::explain("enter", group.dir(), source))?;
         }
         gated.record.identity = Some(Identity::of(pidfd, &self.boot_id, &self.features).map_err(start)?);
@@ -107,34 +115,71 @@ impl Gate {
     fn fork_trampoline(
         &self,
         launch: &Launch,
+        group: Option<&Group>,
         socket: OwnedFd,
         stdout: File,
         stderr: File,
-    ) -> io::Result<PidFd> {
-        let mut command = Command::new(&self.trampoline.program);
-        command
-            .arg(ARGUMENT)
-            .env_clear()
-            // From its first moment it can be found as a process of the instance.
-            .envs(marker(&launch.id, self.care.store.dir()))
-            .stdin(Stdio::from(socket))
-            .stdout(stdout)
-            .stderr(stderr);
+    ) -> io::Result<Forked> {
+        // From its first moment it can be found as a process of the instance.
+        let marker = marker(&launch.id, self.care.store.dir());
         let mut leaders = Leaders::lock();
-        let mut child = command.spawn()?;
+        let born = match group {
+            Some(group) => {
+                self.fork_into(group, &marker, [socket.as_fd(), stdout.as_fd(), stderr.as_fd()])?
+            }
+            None => None,
+        };
+        let (pid, in_group) = match born {
+            Some(pid) => (pid, true),
+            None => {
+                let mut command = Command::new(&self.trampoline.program);
+                command.arg(ARGUMENT).env_clear().envs(marker);
+                command.stdin(Stdio::from(socket)).stdout(stdout).stderr(stderr);
+                (command.spawn()?.id(), false)
+            }
+        };
         // Nobody reaps it before us, so the number is still its own.
-        match PidFd::open(child.id()) {
+        match PidFd::open(pid) {
             Ok(Some(pidfd)) => {
                 leaders.insert(pidfd.pid());
-                Ok(pidfd)
+                Ok(Forked { pidfd, in_group })
             }
             other => {
-                child.kill()?;
-                child.wait()?;
+                birth::end(pid);
                 Err(other.err().map_or_else(|| io::ErrorKind::NotFound.into(), io::Error::from))
             }
         }
     }
+
+    /// `None` where it can only be moved there.
+    fn fork_into(
+        &self,
+        group: &Group,
+        marker: &[(String, OsString); 2],
+        stdio: [BorrowedFd<'_>; 3],
+    ) -> io::Result<Option<u32>> {
+        let program = CString::new(self.trampoline.program.as_os_str().as_bytes())?;
+        let args = [program.clone(), CString::new(ARGUMENT)?];
+        let variable = |(name, value): &(String, OsString)| {
+            CString::new([name.as_bytes(), b"=", value.as_bytes()].concat())
+        };
+        let [id, run_dir] = marker.each_ref().map(variable);
+        match birth::exec_in(group.open()?.as_fd(), &program, &args, &[id?, run_dir?], stdio) {
+            Ok(pid) => Ok(Some(pid)),
+            Err(Failed::Exec(error)) => Err(error),
+            Err(Failed::Fork(error)) => {
+                tracing::debug!(%error, "no process can be born in a cgroup here");
+                Ok(None)
+            }
+        }
+    }
+}
+
+/// A trampoline that was just made.
+struct Forked {
+    pidfd: PidFd,
+    /// Whether it was born in its cgroup.
+    in_group: bool,
 }
 
 fn absolute(path: &Path) -> Result<PathBuf, FileError> {

@@ -20,6 +20,7 @@ compile_error!("formic-supervise is for Linux; the crates of a service build els
 
 mod adopt;
 mod beside;
+mod birth;
 mod cgroup;
 mod disk;
 mod exit;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use formic_core::InstanceId;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, Interest};
 use tokio::net::UnixStream;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -34,6 +35,9 @@ use crate::trampoline::{FAILED, GO, Payload, READY, SOCKETS, Step, Trampoline};
 /// How long the trampoline may take to answer. Loading a binary from a cold disk on a busy machine
 /// takes a second or two; more means that it is not our trampoline.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
+
+/// So many come up to their gate at the same time. Forks take turns anyhow, and what they execute wants a processor.
+const TURNS: usize = 16;
 
 /// What a supervisor needs to know.
 #[derive(Clone, Debug)]
@@ -85,6 +89,7 @@ impl Supervisor {
             features: config.features,
             boot_id,
             table,
+            turns: Semaphore::new(TURNS),
         })))
     }
 
@@ -190,6 +195,8 @@ impl Supervisor {
         })?;
         let (program, cwd) = (PathBuf::from(&launch.program), launch.cwd.clone());
         let gate = self.0.clone();
+        // Never closed; and given back at the gate, not behind it.
+        let turn = self.0.turns.acquire().await;
         let mut gated = blocking(move || gate.fork(&start)).await??;
 
         // Until `GO` every way out drops `gated`, which ends the trampoline and clears up.
@@ -208,6 +215,7 @@ impl Supervisor {
             Ok(Err(error)) => return Err(self.handshake(format!("{error}{}", gated.how_it_ended()))),
             Err(_) => return Err(self.handshake("it was silent")),
         }
+        drop(turn);
         permit.await.map_err(SpawnError::Withheld)?;
         let gated = blocking(move || gated.record_spawned()).await??;
         let process = gated.admit().map_err(|source| self.start(source))?;

@@ -170,3 +170,22 @@ async fn memory_past_the_limit_ends_all_of_it_and_is_told() {
     assert!(process.oom_killed());
     assert!(process.kill().await.unwrap().oom_killed);
 }
+
+#[tokio::test]
+async fn an_instance_is_born_in_its_cgroup_and_what_cannot_be_executed_leaves_none() {
+    let test = "cgroup::an_instance_is_born_in_its_cgroup_and_what_cannot_be_executed_leaves_none";
+    let Some(scene) = scene("cg-born", test) else { return };
+    let process = scene.run("a-1", "cat /proc/self/cgroup; exec sleep 60").await;
+    let own = group(&scene.supervisor, "a-1");
+    let lines = scene.lines("a-1", 1).await;
+    assert!(lines.iter().any(|line| line.ends_with("/a-1")), "{lines:?}");
+    assert_eq!(fs::read_to_string(own.join("cgroup.procs")).unwrap().trim(), process.pid().to_string());
+    process.kill().await.unwrap();
+    assert!(!own.exists());
+    let mut config = formic_supervise::Config::new(scene.dir.join("run-2"), all_features());
+    config.trampoline = formic_supervise::Trampoline::new("/no/such/trampoline");
+    let supervisor = Supervisor::new(config).unwrap();
+    let error = supervisor.spawn(scene.script("b-1", "true")).await.unwrap_err();
+    assert_eq!(error.errno(), Some(2), "{error:?}");
+    assert_eq!((fs::read_dir(supervisor.run_dir()).unwrap().count(), supervisor.processes().len()), (0, 0));
+}
