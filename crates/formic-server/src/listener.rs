@@ -1,7 +1,8 @@
 //! Listeners: TCP and unix sockets, bound before anything starts so that a port in use is an error
 //! of the start and not a surprise later.
 
-use std::io;
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 
 use formic_core::Endpoint;
@@ -86,12 +87,21 @@ impl Bound {
     }
 
     async fn unix(path: &Path) -> io::Result<Self> {
-        // A socket file outlives its process. If nobody answers there, it is a leftover.
-        if path.exists() {
-            if UnixStream::connect(path).await.is_ok() {
-                return Err(io::ErrorKind::AddrInUse.into());
+        // A socket file outlives its process. If it is refused there, it is a leftover; what is no socket is somebody's.
+        if let Ok(found) = std::fs::symlink_metadata(path) {
+            if !found.file_type().is_socket() {
+                return Err(io::Error::new(io::ErrorKind::AlreadyExists, "what is there is no socket"));
             }
-            std::fs::remove_file(path)?;
+            match UnixStream::connect(path).await {
+                // Invalid is a path too long to be asked in one piece.
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::ConnectionRefused | ErrorKind::InvalidInput) =>
+                {
+                    std::fs::remove_file(path)?;
+                }
+                // Somebody listens, or may and does not talk to us.
+                _ => return Err(io::ErrorKind::AddrInUse.into()),
+            }
         }
         let listener = bind_unix(path)?;
         private(path)?;
