@@ -113,6 +113,18 @@ pub enum Error {
     Random,
 }
 
+impl Error {
+    /// Whether the database takes nothing more until it is opened anew, because something could not be written.
+    pub(crate) fn is_closed(&self) -> bool {
+        matches!(self, Self::Database(error) if matches!(**error, redb::Error::PreviousIo))
+    }
+
+    /// One that could not be opened anew yet.
+    pub(crate) fn closed() -> Self {
+        Self::Database(Box::new(redb::Error::PreviousIo))
+    }
+}
+
 macro_rules! from_redb {
     ($($error:ty),*) => {$(
         impl From<$error> for Error {

@@ -81,7 +81,7 @@ impl State {
     /// # Errors
     /// The database refuses.
     pub fn events(&self, after: Option<&Token>, most: usize) -> Result<Events, Error> {
-        let read = schema::reading(self.database())?;
+        let read = self.reading()?;
         let next: u64 = schema::meta(&read.open_table(META)?, AT_NEXT_EVENT)?.unwrap_or(1);
         let table = read.open_table(EVENTS)?;
         let oldest = table.first()?.map_or(next, |(number, _)| number.value());
@@ -107,7 +107,7 @@ impl State {
     /// # Errors
     /// The database refuses.
     pub fn last_events(&self, most: usize) -> Result<Vec<(u64, Event)>, Error> {
-        let read = schema::reading(self.database())?;
+        let read = self.reading()?;
         let mut last = Vec::new();
         for entry in read.open_table(EVENTS)?.iter()?.rev().take(most) {
             let (number, value) = entry?;

@@ -4,13 +4,14 @@ use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Seek, Write as _};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{PoisonError, RwLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use redb::{Database, DatabaseError};
 
 use crate::check::{Verdict, check};
-use crate::error::OpenError;
+use crate::error::{Error, OpenError};
 use crate::key::Key;
 use crate::schema::{self, AT_IDENTITY, AT_KEY_CHECK, META, SCHEMA};
 
@@ -32,7 +33,10 @@ const PAUSE: Duration = Duration::from_millis(10);
 
 /// An open folder.
 pub(crate) struct Folder {
-    pub(crate) database: Database,
+    /// None while it could not be opened anew after a write that failed.
+    database: RwLock<Option<Database>>,
+    /// None without a file.
+    path: Option<PathBuf>,
     pub(crate) key: Key,
     pub(crate) identity: String,
     /// Held for as long as the database is open.
@@ -54,7 +58,24 @@ impl Folder {
             begin(&path, &key_path)?
         };
         let identity = known(&database, &key, &path, &key_path)?;
-        Ok(Self { database, key, identity, lock: Some(lock) })
+        let database = RwLock::new(Some(database));
+        Ok(Self { database, path: Some(path), key, identity, lock: Some(lock) })
+    }
+
+    /// Asks the database something.
+    pub(crate) fn with<T>(&self, ask: impl FnOnce(&Database) -> Result<T, Error>) -> Result<T, Error> {
+        let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
+        database.as_ref().map_or_else(|| Err(Error::closed()), ask)
+    }
+
+    /// Opens the database anew, as it was at the last write that succeeded.
+    pub(crate) fn reopen(&self) -> Result<(), Error> {
+        let path = self.path.as_ref().ok_or_else(Error::closed)?;
+        let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
+        // It has a lock of its own, and is to let go of that first.
+        drop(database.take());
+        *database = Some(open(path).ok_or_else(Error::closed)??);
+        Ok(())
     }
 
     /// Without a file, for tests.
@@ -64,7 +85,7 @@ impl Folder {
             .create_with_backend(redb::backends::InMemoryBackend::new())
             .map_err(|error| OpenError::Database(Box::new(error.into())))?;
         let identity = first(&database, &key)?;
-        Ok(Self { database, key, identity, lock: None })
+        Ok(Self { database: RwLock::new(Some(database)), path: None, key, identity, lock: None })
     }
 }
 
@@ -121,13 +142,18 @@ fn lock(folder: &Path) -> Result<File, OpenError> {
 /// The database has a lock of its own, as long-lived as ours.
 fn reopen(folder: &Path, path: &Path) -> Result<Database, OpenError> {
     let held = || OpenError::InUse { folder: folder.to_owned(), holder: "unknown".into() };
-    let database = patiently(|| match Database::builder().set_cache_size(CACHE).open(path) {
-        Err(DatabaseError::DatabaseAlreadyOpen) => None,
-        other => Some(other),
-    });
+    let database = open(path);
     let damaged =
         |error: DatabaseError| OpenError::Damaged { path: path.to_owned(), reason: error.to_string() };
     database.ok_or_else(held)?.map_err(damaged)
+}
+
+/// `None` if another has it.
+fn open(path: &Path) -> Option<Result<Database, DatabaseError>> {
+    patiently(|| match Database::builder().set_cache_size(CACHE).open(path) {
+        Err(DatabaseError::DatabaseAlreadyOpen) => None,
+        other => Some(other),
+    })
 }
 
 /// Asks again for a short while. A process that was forked and has not become a program yet still has the

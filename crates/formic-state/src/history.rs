@@ -39,7 +39,7 @@ impl State {
     /// # Errors
     /// The database refuses.
     pub fn generations(&self) -> Result<Vec<Generation>, Error> {
-        let read = schema::reading(self.database())?;
+        let read = self.reading()?;
         let table = read.open_table(GENERATIONS)?;
         let mut generations = Vec::new();
         for entry in table.iter()? {

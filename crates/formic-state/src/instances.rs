@@ -28,7 +28,7 @@ impl State {
     /// # Errors
     /// The database refuses.
     pub fn instances(&self) -> Result<Vec<Held>, Error> {
-        let read = schema::reading(self.database())?;
+        let read = self.reading()?;
         let mut held = Vec::new();
         for entry in read.open_table(INSTANCES)?.iter()? {
             let (id, value) = entry?;

@@ -72,7 +72,7 @@ impl State {
     /// # Errors
     /// It does not open, or the database refuses.
     pub fn secret(&self, name: &str, version: Option<u64>) -> Result<Option<(u64, Secret)>, Error> {
-        let read = schema::reading(self.database())?;
+        let read = self.reading()?;
         let table = read.open_table(SECRETS)?;
         let range = match version {
             Some(version) => table.range((name, version)..=(name, version))?,
@@ -91,7 +91,7 @@ impl State {
     /// # Errors
     /// The database refuses.
     pub fn secrets(&self) -> Result<Vec<SecretInfo>, Error> {
-        let read = schema::reading(self.database())?;
+        let read = self.reading()?;
         let mut found: BTreeMap<String, SecretInfo> = BTreeMap::new();
         for entry in read.open_table(SECRETS)?.iter()? {
             let (key, value) = entry?;

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::Path;
 
 use formic_plan::{Deployment, Fleet, Timetable};
-use redb::{Database, ReadableTable, WriteTransaction};
+use redb::{ReadTransaction, ReadableTable, WriteTransaction};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, OpenError};
@@ -55,12 +55,20 @@ impl State {
         Folder::in_memory().map(|folder| Self { folder })
     }
 
-    /// Begins a write. Waits while there is another.
+    /// Begins a write. Waits while there is another. After one that the disk had no room for, or that failed in another way,
+    /// the database is opened anew, as it is after a crash.
     ///
     /// # Errors
     /// The database refuses.
     pub fn write(&self) -> Result<Write<'_>, Error> {
-        let transaction = self.database().begin_write()?;
+        let begin = || self.folder.with(|database| Ok(database.begin_write()?));
+        let transaction = match begin() {
+            Err(error) if error.is_closed() => {
+                self.folder.reopen()?;
+                begin()?
+            }
+            begun => begun?,
+        };
         Ok(Write { transaction, key: &self.folder.key, identity: &self.folder.identity })
     }
 
@@ -71,7 +79,7 @@ impl State {
     /// # Errors
     /// The database refuses.
     pub fn fleet(&self) -> Result<Option<(Fleet, String)>, Error> {
-        let read = schema::reading(self.database())?;
+        let read = self.reading()?;
         let Some(head) = schema::meta::<Head>(&read.open_table(META)?, AT_FLEET)? else { return Ok(None) };
         let table = read.open_table(FLEET)?;
         let mut fleet =
@@ -89,12 +97,12 @@ impl State {
     /// # Errors
     /// The database refuses.
     pub fn timetable(&self) -> Result<Timetable, Error> {
-        let read = schema::reading(self.database())?;
+        let read = self.reading()?;
         Ok(schema::meta(&read.open_table(META)?, AT_TIMETABLE)?.unwrap_or_default())
     }
 
-    pub(crate) fn database(&self) -> &Database {
-        &self.folder.database
+    pub(crate) fn reading(&self) -> Result<ReadTransaction, Error> {
+        self.folder.with(schema::reading)
     }
 }
 
