@@ -77,8 +77,8 @@ fn response(view: &View, measured: &Measured) -> pb::MeasureResponse {
             queue: measured.queue,
             turns: measured.turns.count(),
             turns_nanos: nanos(measured.turns.sum),
-            writes: measured.writes.count(),
-            writes_nanos: nanos(measured.writes.sum),
+            writes: measured.commits.count(),
+            writes_nanos: nanos(measured.commits.sum),
             ..Default::default()
         }
         .into(),
@@ -146,14 +146,10 @@ fn text(app: &str, view: &View, measured: &Measured) -> String {
     head(&mut out, "formic_engine_index", "gauge", "Index of the desired state");
     line(&mut out, "formic_engine_index", view.index);
     histogram(&mut out, "formic_engine_reconcile_seconds", "Time of one decision", &measured.turns);
-    histogram(
-        &mut out,
-        "formic_engine_fsync_seconds",
-        "Time until a record is on the disk",
-        &measured.writes,
-    );
-    let commits = "Time until a decision is in the database";
-    histogram(&mut out, "formic_engine_commit_seconds", commits, &measured.commits);
+    let commits = "Time until a decision is on the disk";
+    histogram(&mut out, "formic_engine_fsync_seconds", commits, &measured.commits);
+    let records = "Time to write the record of a process";
+    histogram(&mut out, "formic_engine_record_seconds", records, &measured.writes);
     out
 }
 
