@@ -24,7 +24,7 @@ const ROLLED: [&str; 3] = ["product", "shipping", "gateway"];
 const QUICK: [&str; 2] = ["product", "shipping"];
 
 /// Where a process of the server dies, and what brings it there. `formic_supervise::failpoint::ALL` is the list.
-const MOMENTS: [(&str, Trigger); 20] = [
+pub(crate) const MOMENTS: [(&str, Trigger); 20] = [
     ("save.before", Trigger::Restart),
     ("save.after", Trigger::Restart),
     ("promote.before", Trigger::Restart),
@@ -48,7 +48,7 @@ const MOMENTS: [(&str, Trigger); 20] = [
 ];
 
 #[derive(Clone, Copy, PartialEq)]
-enum Trigger {
+pub(crate) enum Trigger {
     /// A rolling restart of a service.
     Restart,
     /// The death of the brain.
@@ -120,7 +120,7 @@ impl Random {
 }
 
 /// Whether every service has what is wanted, and nothing is being rolled.
-fn is_at_rest(status: &Value) -> bool {
+pub(crate) fn is_at_rest(status: &Value) -> bool {
     status["services"].as_array().unwrap().iter().all(|service| {
         let live = service["instances"].as_array().unwrap().len() as u64;
         let done = matches!(service["rollout"].as_str(), Some("succeeded" | "reverted"));

@@ -2,7 +2,11 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests, one of which says what it did")]
 
+mod adversaries;
+mod again;
 mod chaos;
+mod damage;
 mod life;
 mod load;
+mod moments;
 mod zeros;
