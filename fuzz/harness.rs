@@ -42,7 +42,7 @@ pub(crate) fn machine(input: &[u8]) {
             match machine.receive(&mut piece, Duration::ZERO) {
                 Ok(None) => break,
                 Ok(Some(Event::Request(request))) => open.push(request.id),
-                Ok(Some(Event::Message { id, charge, .. })) => machine.consumed(id, charge),
+                Ok(Some(Event::Messages { id, charge, .. })) => machine.consumed(id, charge),
                 Ok(Some(_)) => {}
                 Err(_) => return,
             }

@@ -26,7 +26,7 @@ use crate::capture::{Capture, Direction};
 use crate::codec::Fault;
 use crate::limits::Limits;
 use crate::link::{Clock, Pipe};
-use crate::machine::{Alive, Machine, Role};
+use crate::machine::{Alive, Batch, Machine, Role};
 
 pub use call::Failure;
 
@@ -108,8 +108,8 @@ struct Slot {
     metadata: Option<HeaderMap>,
     /// The message of an answer in one frame; most calls have no other.
     message: Option<Bytes>,
-    /// Messages with what they cost.
-    queue: VecDeque<(Bytes, u32)>,
+    /// Messages that came together, with what they cost.
+    queue: VecDeque<(Batch, u32)>,
     end: Option<Result<HeaderMap, Error>>,
     /// Sends a request that streams, and waits for room.
     pump: Option<AbortHandle>,

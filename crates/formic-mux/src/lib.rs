@@ -20,6 +20,7 @@ pub mod limits;
 
 mod link;
 pub mod machine;
+mod outgoing;
 
 pub mod server;
 pub mod tables;

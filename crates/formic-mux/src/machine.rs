@@ -9,6 +9,8 @@
 //!
 //! `T` is what the owner keeps with each call. The machine hands it back with the event that ends the call.
 
+mod batch;
+mod data;
 mod receive;
 mod send;
 mod stream;
@@ -30,6 +32,7 @@ use crate::limits::Limits;
 use crate::tables::{PairsIn, PairsOut, PathsIn, PathsOut};
 use stream::Stream;
 
+pub use batch::Batch;
 pub use send::{Head, Refusal};
 
 /// Which end this is.
@@ -66,13 +69,13 @@ pub enum Event<T> {
         /// The message, if there is one.
         message: Option<Bytes>,
     },
-    /// A message of a call.
-    Message {
+    /// Messages of a call that came together.
+    Messages {
         /// The call.
         id: u32,
-        /// The message.
-        bytes: Bytes,
-        /// Goes to [`Machine::consumed`] when the application has taken the message.
+        /// At least one.
+        messages: Batch,
+        /// Goes to [`Machine::consumed`] when the application takes the first of them.
         charge: u32,
         /// The caller sends no more.
         end: bool,
@@ -155,6 +158,8 @@ pub struct Machine<T> {
     partial: usize,
     /// An unfinished frame.
     input: BytesMut,
+    /// A long data frame that is passed on as it comes.
+    open: Option<data::Open>,
     out: Vec<u8>,
     /// Bytes taken by [`output`](Self::output) so far.
     taken: u64,
@@ -224,6 +229,7 @@ impl<T: Default> Machine<T> {
             most_partial: (local.message as usize).saturating_mul(PARTIAL).max(1 << 20),
             partial: 0,
             input: BytesMut::new(),
+            open: None,
             out,
             taken: 0,
             streams: HashMap::default(),

@@ -227,6 +227,7 @@ impl Handle for Pipeline {
                         Body::Stream(stream) => Body::Stream(Box::pin(Outgoing {
                             stream: Some(stream),
                             sleep: deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline))),
+                            at_once: 0,
                             leaving: Leaving::new(leave),
                             scope,
                             method,
@@ -243,10 +244,15 @@ impl Handle for Pipeline {
     }
 }
 
+/// A stream that is always ready looks at the time at every message of so many; one that waits, whenever it does.
+const LOOK: u32 = 32;
+
 /// A response stream under the same guards as the call it belongs to.
 struct Outgoing {
     stream: Option<ByteStream>,
     sleep: Option<Pin<Box<Sleep>>>,
+    /// Messages that were ready since the time was last looked at.
+    at_once: u32,
     leaving: Leaving,
     scope: Scope,
     method: Method,
@@ -269,7 +275,9 @@ impl Stream for Outgoing {
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
         let Some(stream) = &mut this.stream else { return Poll::Ready(None) };
-        if let Some(sleep) = &mut this.sleep
+        // To look at the time costs more than many a message.
+        if this.at_once.is_multiple_of(LOOK)
+            && let Some(sleep) = &mut this.sleep
             && sleep.as_mut().poll(cx).is_ready()
         {
             return this.end(late());
@@ -288,8 +296,17 @@ impl Stream for Outgoing {
                 Poll::Ready(None)
             }
             Ok(Poll::Pending) if this.leaving.is_quiet(cx) => this.end(leaving::gone()),
-            Ok(Poll::Pending) => Poll::Pending,
+            Ok(Poll::Pending) => {
+                if !std::mem::take(&mut this.at_once).is_multiple_of(LOOK)
+                    && let Some(sleep) = &mut this.sleep
+                    && sleep.as_mut().poll(cx).is_ready()
+                {
+                    return this.end(late());
+                }
+                Poll::Pending
+            }
             Ok(item) => {
+                this.at_once = this.at_once.wrapping_add(1);
                 this.leaving.spoke();
                 item
             }

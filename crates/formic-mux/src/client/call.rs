@@ -8,11 +8,12 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use formic_core::{Code, Error, Metadata};
 use formic_rpc::{Answer, Body, ByteStream};
-use futures::{Stream, StreamExt};
+use futures::Stream;
 use http::HeaderMap;
 
 use super::{Link, Sender, wake};
-use crate::machine::{Head, Refusal};
+use crate::machine::{Batch, Head, Refusal};
+use crate::outgoing::Outgoing;
 
 /// Why there is no answer.
 #[derive(Debug)]
@@ -62,7 +63,7 @@ impl Sender {
         if answers_stream {
             let metadata = poll_fn(|cx| calling.poll_response(cx)).await.map_err(Failure::Error)?;
             let metadata = Metadata::from(metadata);
-            return Ok(Answer { metadata, ..Answer::new(Body::Stream(Box::pin(Incoming(Some(calling))))) });
+            return Ok(Answer { metadata, ..Answer::new(Body::Stream(Box::pin(Incoming::new(calling)))) });
         }
         poll_fn(|cx| calling.poll_answer(cx)).await.map_err(Failure::Error)
     }
@@ -149,12 +150,15 @@ impl Calling {
             slot.wait(cx);
             return Poll::Pending;
         };
-        let (metadata, first, second) = (slot.metadata.take(), slot.message.take(), slot.queue.pop_front());
-        let more = !slot.queue.is_empty() || (first.is_some() && second.is_some());
+        let (metadata, first, mut second) =
+            (slot.metadata.take(), slot.message.take(), slot.queue.pop_front());
         if let Some((_, charge)) = &second {
             let id = slot.id;
             state.machine.consumed(id, *charge);
         }
+        let slot = state.slots.get(self.key);
+        let message = first.or_else(|| second.as_mut()?.0.next());
+        let more = !slot.queue.is_empty() || second.is_some_and(|(rest, _)| !rest.is_empty());
         self.over = true;
         let (id, charge) = state.slots.put_back(self.key);
         state.machine.consumed(id, charge);
@@ -162,7 +166,7 @@ impl Calling {
         drop(guard);
         wake(driver);
         let trailers = end?;
-        let message = match (first.or(second.map(|(message, _)| message)), more) {
+        let message = match (message, more) {
             (Some(message), false) => message,
             (None, _) => return Poll::Ready(Err(Error::internal("the server answered without a message"))),
             (Some(_), true) => {
@@ -190,21 +194,22 @@ impl Calling {
         }
     }
 
-    fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Error>>> {
+    /// Messages that came together.
+    fn poll_messages(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Batch, Error>>> {
         let mut guard = self.link.lock();
         let state = &mut *guard;
         let slot = state.slots.get(self.key);
         if let Some(message) = slot.message.take() {
-            return Poll::Ready(Some(Ok(message)));
+            return Poll::Ready(Some(Ok(message.into())));
         }
-        if let Some((message, charge)) = slot.queue.pop_front() {
+        if let Some((messages, charge)) = slot.queue.pop_front() {
             let id = slot.id;
             state.machine.consumed(id, charge);
-            // Only if this message was the one that makes giving back worth a frame.
+            // Only if these messages were the ones that make giving back worth a frame.
             let driver = if state.machine.has_output() { state.driver.take() } else { None };
             drop(guard);
             wake(driver);
-            return Poll::Ready(Some(Ok(message)));
+            return Poll::Ready(Some(Ok(messages)));
         }
         match slot.end.take() {
             Some(end) => Poll::Ready(end.err().map(Err)),
@@ -216,24 +221,21 @@ impl Calling {
     }
 
     /// Starts to send a request that streams. It needs a task: it goes on while nobody looks at the answer.
-    fn pump(&mut self, mut requests: ByteStream, tasks: &tokio_util::task::TaskTracker) {
+    fn pump(&mut self, requests: ByteStream, tasks: &tokio_util::task::TaskTracker) {
         let (link, key) = (Arc::clone(&self.link), self.key);
         let id = link.lock().slots.get(key).id;
         let pump = tasks.spawn(async move {
-            loop {
-                let message = match requests.next().await {
-                    Some(Ok(message)) => message,
-                    Some(Err(error)) => return link.fail(key, id, error),
-                    None => return link.say(|machine| machine.finish(id)),
-                };
-                if !poll_fn(|cx| link.poll_room(cx, key, id)).await {
-                    return;
+            let mut requests = Outgoing::new(requests);
+            while requests.ended.is_none() {
+                requests.gather().await;
+                match poll_fn(|cx| link.poll_send(cx, key, id, &mut requests)).await {
+                    Ok(true) => {}
+                    Ok(false) => return,
+                    Err(error) => return link.fail(key, id, error),
                 }
-                let mut sent = Ok(());
-                link.say(|machine| sent = machine.send(id, message));
-                if let Err(error) = sent {
-                    return link.fail(key, id, error);
-                }
+            }
+            if let Some(Err(error)) = requests.ended {
+                link.fail(key, id, error);
             }
         });
         let mut state = self.link.lock();
@@ -250,27 +252,30 @@ impl super::Slot {
 }
 
 impl Link {
-    /// Has the machine say something, and the task write it.
-    fn say(&self, what: impl FnOnce(&mut crate::machine::Machine<u32>)) {
-        let mut state = self.lock();
-        what(&mut state.machine);
-        let driver = state.driver.take();
-        drop(state);
-        wake(driver);
-    }
-
-    /// Waits until a call may send its next message; false if it is over.
-    fn poll_room(&self, cx: &mut Context<'_>, key: u32, id: u32) -> Poll<bool> {
+    /// Waits until a call may send, and sends what is ready, and the end if that is known; false if the call is over.
+    fn poll_send(
+        &self,
+        cx: &mut Context<'_>,
+        key: u32,
+        id: u32,
+        requests: &mut Outgoing,
+    ) -> Poll<Result<bool, Error>> {
         let mut guard = self.lock();
         let state = &mut *guard;
-        if state.machine.is_writable(id) {
-            return Poll::Ready(state.machine.is_open(id));
-        }
-        state.slots.get(key).room = Some(cx.waker().clone());
+        let polled = if state.machine.is_writable(id) {
+            let sent = state.machine.send_all(id, &mut requests.ready);
+            if let (Ok(()), Some(Ok(()))) = (&sent, &requests.ended) {
+                state.machine.finish(id);
+            }
+            Poll::Ready(sent.map(|()| state.machine.is_open(id)))
+        } else {
+            state.slots.get(key).room = Some(cx.waker().clone());
+            Poll::Pending
+        };
         let driver = state.driver.take();
         drop(guard);
         wake(driver);
-        Poll::Pending
+        polled
     }
 
     /// The caller's own stream failed, and so the call has.
@@ -309,17 +314,36 @@ impl Drop for Calling {
 }
 
 /// The messages of an answer that streams.
-struct Incoming(Option<Calling>);
+struct Incoming {
+    /// Until the end.
+    calling: Option<Calling>,
+    /// Messages that came together and were taken together.
+    messages: Batch,
+}
+
+impl Incoming {
+    fn new(calling: Calling) -> Self {
+        Self { calling: Some(calling), messages: Batch::default() }
+    }
+}
 
 impl Stream for Incoming {
     type Item = Result<Bytes, Error>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let Some(calling) = &mut self.0 else { return Poll::Ready(None) };
-        let item = std::task::ready!(calling.poll_message(cx));
-        if !matches!(item, Some(Ok(_))) {
-            self.0 = None;
+        let this = &mut *self;
+        loop {
+            if let Some(message) = this.messages.next() {
+                return Poll::Ready(Some(Ok(message)));
+            }
+            let Some(calling) = &mut this.calling else { return Poll::Ready(None) };
+            match std::task::ready!(calling.poll_messages(cx)) {
+                Some(Ok(messages)) => this.messages = messages,
+                end => {
+                    this.calling = None;
+                    return Poll::Ready(end.and_then(Result::err).map(Err));
+                }
+            }
         }
-        Poll::Ready(item)
     }
 }

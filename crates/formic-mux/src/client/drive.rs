@@ -210,10 +210,10 @@ impl State {
                 slot.metadata = Some(metadata);
                 slot
             }
-            Event::Message { id, bytes, charge, .. } => {
+            Event::Messages { id, messages, charge, .. } => {
                 let Some(&mut key) = self.machine.data(id) else { return self.machine.consumed(id, charge) };
                 let slot = self.slots.get(key);
-                slot.queue.push_back((bytes, charge));
+                slot.queue.push_back((messages, charge));
                 slot
             }
             Event::End { data, trailers } => {

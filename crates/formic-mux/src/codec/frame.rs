@@ -196,10 +196,7 @@ impl<'a> Frame<'a> {
             Type::Response => return Response::parse(reader).map(Self::Response),
             Type::Data => {
                 let flags = reader.u8()?;
-                let (more, end) = (flags & data::MORE != 0, flags & data::END != 0);
-                if flags & !(data::MORE | data::END) != 0 || (more && end) {
-                    return Err(Fault("data has flags that say nothing"));
-                }
+                let (more, end) = data_flags(header.id, flags)?;
                 return Ok(Self::Data { more, end, piece: reader.0 });
             }
             Type::End if payload.is_empty() => Self::End(Block::default()),
@@ -231,6 +228,18 @@ impl<'a> Frame<'a> {
         reader.end()?;
         Ok(frame)
     }
+}
+
+/// Whether the message of a data frame goes on, and whether it is the last.
+pub(crate) fn data_flags(id: u32, flags: u8) -> Result<(bool, bool), Fault> {
+    let (more, end) = (flags & data::MORE != 0, flags & data::END != 0);
+    if id == 0 {
+        return Err(Fault("a frame of a call has the number 0"));
+    }
+    if flags & !(data::MORE | data::END) != 0 || (more && end) {
+        return Err(Fault("data has flags that say nothing"));
+    }
+    Ok((more, end))
 }
 
 impl<'a> Request<'a> {

@@ -8,7 +8,7 @@ use formic_core::{Code, Error};
 use super::stream::Stream;
 use super::{Event, LAST_NUMBER, Machine, Request, Role};
 use crate::codec::frame::{self, Failure, PONG};
-use crate::codec::{Fault, Frame, HEADER, Header, write};
+use crate::codec::{Fault, Frame, HEADER, Header, Type, write};
 use crate::limits::{Limits, MAX_CREDIT};
 
 impl<T: Default> Machine<T> {
@@ -31,26 +31,48 @@ impl<T: Default> Machine<T> {
                 }
                 return Ok(Some(Event::Greeted));
             }
-            let event = if self.input.is_empty()
+            let event = if self.open.is_some() {
+                if input.is_empty() {
+                    return Ok(None);
+                }
+                self.open_goes_on(input)
+            } else if self.input.is_empty()
                 && let Some(head) = input.first_chunk::<HEADER>()
-                && let header = Header::parse(head)?
-                && let Some(payload) = input.get(HEADER..HEADER + header.length)
             {
-                *input = &input[HEADER + header.length..];
-                self.frame(header, payload)?
+                let header = Header::parse(head)?;
+                if header.kind == Type::Data
+                    && let Some(event) = self.together(input)?
+                {
+                    Some(event)
+                } else if let Some(payload) = input.get(HEADER..HEADER + header.length) {
+                    *input = &input[HEADER + header.length..];
+                    self.frame(header, payload)?
+                } else if self.open_frame(header, input)? {
+                    None
+                } else {
+                    self.gathered(input)?
+                }
             } else {
-                let Some(whole) = self.gather(input)? else { return Ok(None) };
-                let head: [u8; HEADER] = whole[..HEADER].try_into().unwrap_or_default();
-                let event = self.frame(Header::parse(&head)?, &whole[HEADER..])?;
-                // The room is kept for the next frame that is cut.
-                self.input = whole;
-                self.input.clear();
-                event
+                self.gathered(input)?
             };
+            if event.is_none() && input.is_empty() && self.events.is_empty() {
+                return Ok(None);
+            }
             if event.is_some() {
                 return Ok(event);
             }
         }
+    }
+
+    /// A frame of which a part is kept, once the rest has come.
+    fn gathered(&mut self, input: &mut &[u8]) -> Result<Option<Event<T>>, Fault> {
+        let Some(whole) = self.gather(input)? else { return Ok(None) };
+        let head: [u8; HEADER] = whole[..HEADER].try_into().unwrap_or_default();
+        let event = self.frame(Header::parse(&head)?, &whole[HEADER..])?;
+        // The room is kept for the next frame that is cut.
+        self.input = whole;
+        self.input.clear();
+        Ok(event)
     }
 
     /// The greeting, once it is whole.
@@ -115,7 +137,7 @@ impl<T: Default> Machine<T> {
     }
 
     /// A frame about a call that never was is a fault; about one that is over, it is merely late.
-    fn known(&self, id: u32) -> Result<(), Fault> {
+    pub(super) fn known(&self, id: u32) -> Result<(), Fault> {
         if id <= self.highest { Ok(()) } else { Err(Fault("a frame is about a call that never was")) }
     }
 
@@ -189,56 +211,6 @@ impl<T: Default> Machine<T> {
         Ok(stream.map(|stream| Event::Answer { data: stream.data, metadata, trailers, message }))
     }
 
-    fn data_frame(
-        &mut self,
-        id: u32,
-        more: bool,
-        end: bool,
-        piece: &[u8],
-    ) -> Result<Option<Event<T>>, Fault> {
-        self.known(id)?;
-        let charge = super::stream::OVERHEAD + piece.len() as u32;
-        let overdrawn = Fault("there is more data than credit");
-        self.credit_in = self.credit_in.checked_sub(charge).ok_or(overdrawn)?;
-        let Some(stream) = self.streams.get_mut(&id) else {
-            self.give_back(charge);
-            return Ok(None);
-        };
-        if !stream.receiving || (self.role == Role::Client && !stream.responded) {
-            return Err(Fault("data is where none is expected"));
-        }
-        stream.credit_in = stream.credit_in.checked_sub(charge).ok_or(overdrawn)?;
-        stream.receiving = !end;
-        let too_large = stream.partial.len() + piece.len() > self.local.message as usize;
-        let too_much = more && self.partial + piece.len() > self.most_partial;
-        if too_large || too_much {
-            self.give_back(charge);
-            return Ok(self.refuse(id));
-        }
-        stream.partial_charge += charge;
-        if more {
-            stream.partial.extend_from_slice(piece);
-            stream.unfinished = true;
-            self.partial += piece.len();
-            if stream.waiting == 0 {
-                let charge = std::mem::take(&mut stream.partial_charge);
-                self.repay(id, charge);
-            }
-            return Ok(None);
-        }
-        let bytes = if stream.unfinished {
-            self.partial -= stream.partial.len();
-            stream.partial.extend_from_slice(piece);
-            stream.unfinished = false;
-            std::mem::take(&mut stream.partial).freeze()
-        } else {
-            Bytes::copy_from_slice(piece)
-        };
-        stream.waiting += 1;
-        let charge = std::mem::take(&mut stream.partial_charge);
-        Ok(Some(Event::Message { id, bytes, charge, end }))
-    }
-
     fn end_frame(&mut self, id: u32, block: frame::Block<'_>) -> Result<Option<Event<T>>, Fault> {
         self.known(id)?;
         let trailers = self.pairs_in.read(block, self.local.pairs, self.local.metadata)?;
@@ -307,8 +279,12 @@ impl<T: Default> Machine<T> {
         Ok(Some(Event::GoAway))
     }
 
-    /// The application has taken a message, or will take none any more.
+    /// The application has taken the first of the messages that came together, or will take none any more.
     pub fn consumed(&mut self, id: u32, mut charge: u32) {
+        if charge == 0 {
+            // It came with the request, which costs nothing.
+            return;
+        }
         if let Some(stream) = self.streams.get_mut(&id) {
             stream.waiting = stream.waiting.saturating_sub(1);
             if stream.waiting == 0 {
@@ -326,7 +302,7 @@ impl<T: Default> Machine<T> {
     }
 
     /// Gives a call's credit back, in portions worth a frame, and the connection's.
-    fn repay(&mut self, id: u32, charge: u32) {
+    pub(super) fn repay(&mut self, id: u32, charge: u32) {
         if let Some(stream) = self.streams.get_mut(&id) {
             stream.owed += charge;
             if stream.owed >= self.local.stream_credit / 2 && stream.receiving {
@@ -352,7 +328,7 @@ impl<T: Default> Machine<T> {
     }
 
     /// Ends a call whose messages are too large, or too many at once.
-    fn refuse(&mut self, id: u32) -> Option<Event<T>> {
+    pub(super) fn refuse(&mut self, id: u32) -> Option<Event<T>> {
         let error = self.too_large();
         let stream = self.remove(id)?;
         if self.role == Role::Client {

@@ -19,6 +19,9 @@ const PIECE: usize = MAX_PAYLOAD - 1;
 /// Pieces of long messages wait while so many bytes are to be written: what is written next is then not far behind.
 const ENOUGH: usize = 128 << 10;
 
+/// A call sends so much in its turn, or one piece: short messages go together, which is what makes them cheap to read.
+const TURN: usize = 16 << 10;
+
 /// What of an error travels at most, in bytes, beside its metadata.
 const LONGEST_TEXT: usize = 8 << 10;
 const MOST_DETAILS: usize = 16 << 10;
@@ -183,6 +186,14 @@ impl<T: Default> Machine<T> {
         stream.queue.push_back(message);
         self.take_turn(id);
         Ok(())
+    }
+
+    /// Sends messages, as far as the other side takes their size.
+    ///
+    /// # Errors
+    /// At the first that it does not take; the rest is dropped.
+    pub fn send_all(&mut self, id: u32, messages: &mut Vec<Bytes>) -> Result<(), Error> {
+        messages.drain(..).try_for_each(|message| self.send(id, message))
     }
 
     /// Ends a request that streams.
@@ -371,11 +382,14 @@ impl<T: Default> Machine<T> {
         {
             let Some(stream) = self.streams.get_mut(&id) else { continue };
             stream.in_turn = false;
-            if let Some(message) = stream.queue.front_mut() {
+            let full = self.out.len() + TURN;
+            while self.out.len() < full
+                && self.credit > OVERHEAD
+                && let Some(message) = stream.queue.front_mut()
+            {
                 let most = PIECE.min((self.credit.min(stream.credit).saturating_sub(OVERHEAD)) as usize);
                 if most == 0 && !(message.is_empty() && stream.credit >= OVERHEAD) {
-                    // The next credit gives it a turn.
-                    continue;
+                    break;
                 }
                 let piece = message.split_to(most.min(message.len()));
                 let more = !message.is_empty();
@@ -387,9 +401,12 @@ impl<T: Default> Machine<T> {
                 self.credit -= cost;
                 write::data(&mut self.out, id, if more { data::MORE } else { 0 }, &piece);
             }
-            if !stream.queue.is_empty() {
-                stream.in_turn = true;
-                self.turns.push_back(id);
+            if let Some(message) = stream.queue.front() {
+                // Without credit of its own the next credit gives it a turn.
+                if stream.credit > OVERHEAD || (message.is_empty() && stream.credit >= OVERHEAD) {
+                    stream.in_turn = true;
+                    self.turns.push_back(id);
+                }
                 continue;
             }
             if std::mem::take(&mut stream.wanted) {

@@ -30,7 +30,9 @@ pub(super) struct Stream<T> {
     pub(super) partial_charge: u32,
     /// There is an unfinished message, though it may be empty still.
     pub(super) unfinished: bool,
-    /// Messages that the application has not taken.
+    /// How long the last message was that came in pieces.
+    pub(super) usual: usize,
+    /// Messages, or batches of them, that the application has not taken.
     pub(super) waiting: u32,
 
     /// What may be sent.
@@ -69,6 +71,7 @@ impl<T> Stream<T> {
             partial: BytesMut::new(),
             partial_charge: 0,
             unfinished: false,
+            usual: 0,
             waiting: 0,
             credit,
             queue: VecDeque::new(),

@@ -5,10 +5,8 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use bytes::Bytes;
 use formic_core::{Error, Metadata};
 use formic_rpc::{Answer, Body, BoxFuture, ByteStream, Call, Codec, Peer};
-use futures::StreamExt;
 use http::{HeaderName, HeaderValue};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
@@ -16,7 +14,8 @@ use tokio::time::Instant;
 use super::inbox::{Inbox, Requests};
 use super::{Accept, Link};
 use crate::learn::Learnt;
-use crate::machine::{Event, Request};
+use crate::machine::{Batch, Event, Request};
+use crate::outgoing::Outgoing;
 
 /// Marks a repetition for handlers, as it does over HTTP.
 const ATTEMPT: HeaderName = HeaderName::from_static("formic-attempt");
@@ -103,10 +102,12 @@ impl Calls {
     pub(super) fn take(&mut self, event: Event<Option<Arc<Inbox>>>, link: &Arc<Link>) {
         match event {
             Event::Request(request) => self.request(request, link),
-            Event::Message { id, bytes, charge, end } => {
+            Event::Messages { id, mut messages, charge, end } => {
                 if let Some((mut request, since)) = self.gathering.remove(&id) {
                     link.say(|machine| machine.consumed(id, charge));
-                    if request.message.replace(bytes).is_some() {
+                    let several = request.message.is_some();
+                    request.message = messages.next();
+                    if several || !messages.is_empty() {
                         let error = Error::invalid_argument("a call of one request came with several");
                         return self.ready.push((id, Err(error)));
                     }
@@ -115,7 +116,7 @@ impl Calls {
                 let inbox = link.lock().machine.data(id).and_then(|inbox| inbox.clone());
                 match inbox {
                     Some(inbox) => {
-                        if let Some(charge) = inbox.push(Some((bytes, charge)), end) {
+                        if let Some(charge) = inbox.push(Some((messages, charge)), end) {
                             link.say(|machine| machine.release(charge));
                         }
                     }
@@ -156,11 +157,16 @@ impl Calls {
         }
         let id = request.id;
         let inbox = Arc::new(Inbox::default());
-        inbox.push(request.message.clone().map(|message| (message, 0)), request.end);
+        inbox.push(request.message.clone().map(|message| (message.into(), 0)), request.end);
         if let Some(data) = link.lock().machine.data(id) {
             *data = Some(Arc::clone(&inbox));
         }
-        let body = Body::Stream(Box::pin(Requests { inbox, link: Arc::clone(link), id }));
+        let body = Body::Stream(Box::pin(Requests {
+            inbox,
+            link: Arc::clone(link),
+            id,
+            messages: Batch::default(),
+        }));
         self.call(request, method, body, since, link);
     }
 
@@ -310,22 +316,15 @@ async fn in_time(answering: Answering, begin_by: Option<Instant>) -> Result<Answ
 }
 
 /// Sends an answer that streams, as fast as the caller takes it.
-async fn send_stream(id: u32, link: &Arc<Link>, metadata: Metadata, mut stream: ByteStream) {
+async fn send_stream(id: u32, link: &Arc<Link>, metadata: Metadata, stream: ByteStream) {
     if let Err(error) = link.say(|machine| machine.respond(id, metadata.as_headers())) {
         return link.say(|machine| machine.fail(id, &error));
     }
+    let mut answers = Outgoing::new(stream);
     loop {
-        let message = match stream.next().await {
-            Some(Ok(message)) => message,
-            Some(Err(error)) => return link.say(|machine| machine.fail_after(id, error)),
-            None => return link.say(|machine| machine.end(id, http::HeaderMap::new())),
-        };
-        if !poll_fn(|cx| link.poll_room(cx, id)).await {
+        answers.gather().await;
+        if !poll_fn(|cx| link.poll_send(cx, id, &mut answers)).await {
             return;
-        }
-        let send = |message: Bytes| link.say(|machine| machine.send(id, message));
-        if let Err(error) = send(message) {
-            return link.say(|machine| machine.fail_after(id, error));
         }
     }
 }

@@ -16,6 +16,7 @@ use super::{Link, State};
 use crate::codec::Fault;
 use crate::link::{Clock, Pipe};
 use crate::machine::{Event, Machine};
+use crate::outgoing::Outgoing;
 
 /// Rounds before others get their turn on the thread.
 const ROUNDS: usize = 16;
@@ -264,19 +265,32 @@ impl State {
 }
 
 impl Link {
-    /// Waits until a call may send its next message; false if it is over.
-    pub(super) fn poll_room(&self, cx: &mut Context<'_>, id: u32) -> Poll<bool> {
+    /// Waits until a call may send, and sends what is ready, and the end if that is known; false if nothing comes after.
+    pub(super) fn poll_send(&self, cx: &mut Context<'_>, id: u32, answers: &mut Outgoing) -> Poll<bool> {
         let mut guard = self.lock();
         let state = &mut *guard;
-        if state.machine.is_writable(id) {
-            return Poll::Ready(state.machine.is_open(id));
-        }
-        state.room.insert(id, cx.waker().clone());
-        let driver = state.driver.take();
+        let polled = if state.machine.is_writable(id) {
+            let ended = match state.machine.send_all(id, &mut answers.ready) {
+                Ok(()) => answers.ended.take(),
+                Err(error) => Some(Err(error)),
+            };
+            let goes_on = ended.is_none() && state.machine.is_open(id);
+            match ended {
+                Some(Ok(())) => state.machine.end(id, http::HeaderMap::new()),
+                Some(Err(error)) => state.machine.fail_after(id, error),
+                None => {}
+            }
+            Poll::Ready(goes_on)
+        } else {
+            state.room.insert(id, cx.waker().clone());
+            Poll::Pending
+        };
+        let driver =
+            if polled.is_pending() || state.machine.has_output() { state.driver.take() } else { None };
         drop(guard);
         if let Some(driver) = driver {
             driver.wake();
         }
-        Poll::Pending
+        polled
     }
 }

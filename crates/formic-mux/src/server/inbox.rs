@@ -10,6 +10,7 @@ use formic_core::Error;
 use futures::Stream;
 
 use super::Link;
+use crate::machine::Batch;
 
 /// Messages that came and were not taken.
 #[derive(Debug, Default)]
@@ -17,8 +18,8 @@ pub(super) struct Inbox(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    /// With what they cost.
-    queue: VecDeque<(Bytes, u32)>,
+    /// Messages that came together, with what they cost.
+    queue: VecDeque<(Batch, u32)>,
     finished: bool,
     /// Nobody takes messages any more.
     closed: bool,
@@ -26,13 +27,13 @@ struct State {
 }
 
 impl Inbox {
-    /// Adds a message; its cost comes back if nobody will take it.
-    pub(super) fn push(&self, message: Option<(Bytes, u32)>, finished: bool) -> Option<u32> {
+    /// Adds messages; their cost comes back if nobody will take it.
+    pub(super) fn push(&self, messages: Option<(Batch, u32)>, finished: bool) -> Option<u32> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if state.closed {
-            return message.map(|(_, charge)| charge);
+            return messages.map(|(_, charge)| charge);
         }
-        state.queue.extend(message);
+        state.queue.extend(messages);
         state.finished |= finished;
         let waker = state.waker.take();
         drop(state);
@@ -48,23 +49,31 @@ pub(super) struct Requests {
     pub(super) inbox: Arc<Inbox>,
     pub(super) link: Arc<Link>,
     pub(super) id: u32,
+    /// Messages that were taken together.
+    pub(super) messages: Batch,
 }
 
 impl Stream for Requests {
     type Item = Result<Bytes, Error>;
 
-    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let mut state = self.inbox.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some((message, charge)) = state.queue.pop_front() else {
-            if state.finished {
-                return Poll::Ready(None);
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = &mut *self;
+        loop {
+            if let Some(message) = this.messages.next() {
+                return Poll::Ready(Some(Ok(message)));
             }
-            state.waker = Some(cx.waker().clone());
-            return Poll::Pending;
-        };
-        drop(state);
-        self.link.say(|machine| machine.consumed(self.id, charge));
-        Poll::Ready(Some(Ok(message)))
+            let mut state = this.inbox.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let Some((messages, charge)) = state.queue.pop_front() else {
+                if state.finished {
+                    return Poll::Ready(None);
+                }
+                state.waker = Some(cx.waker().clone());
+                return Poll::Pending;
+            };
+            drop(state);
+            this.link.say(|machine| machine.consumed(this.id, charge));
+            this.messages = messages;
+        }
     }
 }
 

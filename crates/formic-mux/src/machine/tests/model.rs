@@ -231,9 +231,11 @@ impl Model {
                     self.serving
                         .insert(request.id, Serving { streams, inbox, finished, ..Serving::default() });
                 }
-                Event::Message { id, bytes, charge, end } => {
+                Event::Messages { id, messages, charge, end } => {
                     let call = self.serving.get_mut(&id).unwrap();
-                    call.inbox.push_back((bytes, charge));
+                    // With the first of them all are taken.
+                    let charges = std::iter::once(charge).chain(std::iter::repeat(0));
+                    call.inbox.extend(messages.zip(charges));
                     call.finished |= end;
                 }
                 Event::Finished { id } => self.serving.get_mut(&id).unwrap().finished = true,
@@ -262,10 +264,10 @@ impl Model {
                     let call = self.calls.values_mut().find(|call| call.id == id).unwrap();
                     assert!(!std::mem::replace(&mut call.responded, true));
                 }
-                Event::Message { id, bytes, charge, .. } => {
+                Event::Messages { id, messages, charge, .. } => {
                     let call = self.calls.values_mut().find(|call| call.id == id).unwrap();
                     assert!(call.responded && call.ended.is_none());
-                    call.got.push(bytes);
+                    call.got.extend(messages);
                     self.client.consumed(id, charge);
                 }
                 Event::End { data, .. } => Self::ended(self.calls.get_mut(&data).unwrap(), Ok(())),

@@ -1,0 +1,191 @@
+//! Messages as they come in: whole ones of a call that stand together are passed on together, and of a long one every
+//! piece goes where the message is put together, whether or not all of its frame is there.
+
+use bytes::Bytes;
+
+use super::batch::Batch;
+use super::{Event, Machine, Role};
+use crate::codec::{Fault, HEADER, Header, MAX_PAYLOAD, Type};
+
+/// Messages that are passed on together take so many bytes, or little more: their credit comes back when the first is taken.
+const TOGETHER: usize = 32 << 10;
+
+/// A frame with fewer bytes is waited for. What is put together piece by piece is counted at every piece.
+const LONG: usize = 4 << 10;
+
+/// Room for a whole message is made only for a sender who has sent so much of it.
+const EARNED: usize = 32 << 10;
+
+/// The most room that is made at once.
+const MOST_ROOM: usize = 4 << 20;
+
+/// A data frame of which a part is there.
+#[derive(Debug)]
+pub(super) struct Open {
+    id: u32,
+    left: usize,
+    more: bool,
+    end: bool,
+    /// What is owed for it when it is there.
+    charge: u32,
+}
+
+impl<T: Default> Machine<T> {
+    /// Whole messages of one call, one behind the other, if the input begins with such.
+    pub(super) fn together(&mut self, input: &mut &[u8]) -> Result<Option<Event<T>>, Fault> {
+        let Some(&[.., a, b, c, d]) = input.first_chunk::<HEADER>() else { return Ok(None) };
+        let id = u32::from_be_bytes([a, b, c, d]);
+        let Some(stream) = self.streams.get_mut(&id) else { return Ok(None) };
+        if !stream.receiving || stream.unfinished || (self.role == Role::Client && !stream.responded) {
+            return Ok(None);
+        }
+        let most = MAX_PAYLOAD.min((self.local.message as usize).saturating_add(1));
+        let (mut taken, mut count) = (0, 0);
+        while taken < TOGETHER
+            && let Some(&[x, y, z, kind, e, f, g, h, flags]) = input[taken..].first_chunk()
+            && (kind, [e, f, g, h], flags) == (Type::Data as u8, [a, b, c, d], 0)
+            && let length = u32::from_be_bytes([0, x, y, z]) as usize
+            && (1..=most).contains(&length)
+            && input.len() >= taken + HEADER + length
+        {
+            taken += HEADER + length;
+            count += 1;
+        }
+        if count < 2 {
+            return Ok(None);
+        }
+        // What frames cost is what they take on the wire.
+        let charge = taken as u32;
+        let overdrawn = Fault("there is more data than credit");
+        self.credit_in = self.credit_in.checked_sub(charge).ok_or(overdrawn)?;
+        stream.credit_in = stream.credit_in.checked_sub(charge).ok_or(overdrawn)?;
+        stream.waiting += 1;
+        let (frames, rest) = input.split_at(taken);
+        *input = rest;
+        let messages = Batch::frames(Bytes::copy_from_slice(frames));
+        Ok(Some(Event::Messages { id, messages, charge, end: false }))
+    }
+
+    /// Begins a long data frame that is not there to its end.
+    pub(super) fn open_frame(&mut self, header: Header, input: &mut &[u8]) -> Result<bool, Fault> {
+        if header.kind != Type::Data || header.length < LONG {
+            return Ok(false);
+        }
+        let Some(&flags) = input.get(HEADER) else { return Ok(false) };
+        let (more, end) = crate::codec::frame::data_flags(header.id, flags)?;
+        if self.role == Role::Client && end {
+            return Err(Fault("a frame came from the wrong side"));
+        }
+        let left = header.length - 1;
+        let (charge, refused) = self.data_begins(header.id, more, end, left)?;
+        self.events.extend(refused);
+        self.open = Some(Open { id: header.id, left, more, end, charge });
+        *input = &input[HEADER + 1..];
+        Ok(true)
+    }
+
+    /// Goes on with such a frame; what it leads to, if that was its end.
+    pub(super) fn open_goes_on(&mut self, input: &mut &[u8]) -> Option<Event<T>> {
+        let open = self.open.as_mut()?;
+        let (now, later) = input.split_at(open.left.min(input.len()));
+        *input = later;
+        open.left -= now.len();
+        // A call that was ended meanwhile leaves bytes that nobody needs.
+        if let Some(stream) = self.streams.get_mut(&open.id) {
+            if stream.partial.capacity() == 0 && stream.usual > now.len() && now.len() + open.left >= EARNED {
+                stream.partial.reserve(stream.usual.min(MOST_ROOM));
+            }
+            stream.partial.extend_from_slice(now);
+            self.partial += now.len();
+        }
+        if open.left > 0 {
+            return None;
+        }
+        let Open { id, more, end, charge, .. } = self.open.take()?;
+        self.data_ends(id, more, end, charge)
+    }
+
+    /// A data frame that is there as a whole.
+    pub(super) fn data_frame(
+        &mut self,
+        id: u32,
+        more: bool,
+        end: bool,
+        piece: &[u8],
+    ) -> Result<Option<Event<T>>, Fault> {
+        let (charge, refused) = self.data_begins(id, more, end, piece.len())?;
+        if refused.is_some() {
+            return Ok(refused);
+        }
+        let Some(stream) = self.streams.get_mut(&id) else { return Ok(None) };
+        if !more && stream.partial.is_empty() {
+            // Nothing is to be put together.
+            stream.unfinished = false;
+            stream.waiting += 1;
+            let charge = charge + std::mem::take(&mut stream.partial_charge);
+            let messages = Batch::from(Bytes::copy_from_slice(piece));
+            return Ok(Some(Event::Messages { id, messages, charge, end }));
+        }
+        if stream.partial.capacity() == 0 && stream.usual > piece.len() && piece.len() >= EARNED {
+            stream.partial.reserve(stream.usual.min(MOST_ROOM));
+        }
+        stream.partial.extend_from_slice(piece);
+        self.partial += piece.len();
+        Ok(self.data_ends(id, more, end, charge))
+    }
+
+    /// Counts a data frame, and refuses what is too much. The result is what its arrival is to give back.
+    fn data_begins(
+        &mut self,
+        id: u32,
+        more: bool,
+        end: bool,
+        length: usize,
+    ) -> Result<(u32, Option<Event<T>>), Fault> {
+        self.known(id)?;
+        let charge = super::stream::OVERHEAD + length as u32;
+        let overdrawn = Fault("there is more data than credit");
+        self.credit_in = self.credit_in.checked_sub(charge).ok_or(overdrawn)?;
+        let Some(stream) = self.streams.get_mut(&id) else {
+            self.give_back(charge);
+            return Ok((0, None));
+        };
+        if !stream.receiving || (self.role == Role::Client && !stream.responded) {
+            return Err(Fault("data is where none is expected"));
+        }
+        stream.credit_in = stream.credit_in.checked_sub(charge).ok_or(overdrawn)?;
+        stream.receiving = !end;
+        let too_large = stream.partial.len() + length > self.local.message as usize;
+        let too_much = more && self.partial + length > self.most_partial;
+        if too_large || too_much {
+            self.give_back(charge);
+            return Ok((0, self.refuse(id)));
+        }
+        stream.unfinished = true;
+        Ok((charge, None))
+    }
+
+    /// All of a frame has come, and with it perhaps a message.
+    fn data_ends(&mut self, id: u32, more: bool, end: bool, charge: u32) -> Option<Event<T>> {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            // It was ended while the frame was on its way.
+            self.give_back(charge);
+            return None;
+        };
+        stream.partial_charge += charge;
+        if more {
+            if stream.waiting == 0 {
+                let charge = std::mem::take(&mut stream.partial_charge);
+                self.repay(id, charge);
+            }
+            return None;
+        }
+        self.partial -= stream.partial.len();
+        stream.usual = stream.partial.len();
+        stream.unfinished = false;
+        stream.waiting += 1;
+        let messages = Batch::from(std::mem::take(&mut stream.partial).freeze());
+        let charge = std::mem::take(&mut stream.partial_charge);
+        Some(Event::Messages { id, messages, charge, end })
+    }
+}
