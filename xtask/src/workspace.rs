@@ -55,8 +55,28 @@ impl Workspace {
         let mut metadata: Metadata =
             serde_json::from_str(&json).context("read what cargo metadata printed")?;
         metadata.relative_to(&self.root);
+        metadata.only(&self.built()?);
         Ok(metadata)
     }
+
+    /// Name and version of every package that some build takes in. The lock file, and `cargo metadata` with it, also
+    /// lists optional packages whose features are named only for the case that they are there (`ring?/alloc`).
+    fn built(&self) -> Result<BTreeSet<(String, String)>> {
+        let mut command =
+            self.cargo(["tree", "--workspace", "--all-features", "--target", "all", "--edges", "all"]);
+        command.args(["--prefix", "none", "--format", "{p}", "--locked"]);
+        Ok(listed(&capture(&mut command)?))
+    }
+}
+
+/// The packages of `cargo tree`: `name v1.2.3 (path)` a line.
+fn listed(tree: &str) -> BTreeSet<(String, String)> {
+    tree.lines()
+        .filter_map(|line| {
+            let mut words = line.split(' ');
+            Some((words.next()?.to_owned(), words.next()?.strip_prefix('v')?.to_owned()))
+        })
+        .collect()
 }
 
 fn cargo_program() -> std::ffi::OsString {
@@ -121,6 +141,11 @@ pub(crate) struct Target {
 }
 
 impl Metadata {
+    /// Forgets what no build takes in.
+    fn only(&mut self, built: &BTreeSet<(String, String)>) {
+        self.packages.retain(|package| built.contains(&(package.name.clone(), package.version.clone())));
+    }
+
     /// The packages of this workspace, by name.
     pub(crate) fn members(&self) -> BTreeMap<&str, &Package> {
         self.packages
@@ -168,6 +193,25 @@ mod tests {
         assert_eq!(members["a"].manifest_path, "crates/a/Cargo.toml");
         assert!(members["a"].dependencies[1].is_dev());
         assert!(!members["a"].dependencies[0].is_dev());
+    }
+
+    #[test]
+    fn what_no_build_takes_in_is_forgotten() {
+        let package = |name: &str, version: &str| Package {
+            name: name.to_owned(),
+            version: version.to_owned(),
+            ..Package::default()
+        };
+        let packages = vec![
+            package("a", "0.1.0"),
+            package("ring", "0.17.14"),
+            package("b", "1.0.0"),
+            package("b", "2.0.0"),
+        ];
+        let mut metadata = Metadata { packages, ..Metadata::default() };
+        metadata.only(&listed("a v0.1.0 (/somewhere/a)\nb v2.0.0\nb v2.0.0 (*)\n\nc v1.0.0 (proc-macro)\n"));
+        let left: Vec<_> = metadata.packages.iter().map(|p| format!("{} {}", p.name, p.version)).collect();
+        assert_eq!(left, ["a 0.1.0", "b 2.0.0"]);
     }
 
     #[test]
