@@ -16,11 +16,12 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use hyper::body::Incoming;
+use tokio::sync::Notify;
 use tower::{Service, ServiceExt};
 
 use crate::farewell::{Talk, Turn};
 use crate::patience::Sender;
-use crate::{Config, Health, Serving};
+use crate::{Config, Guard, Health, Serving};
 
 /// A change to the whole HTTP side: tower layers over calls, routes and all.
 pub(crate) type Layering = Box<dyn FnOnce(axum::Router) -> axum::Router + Send>;
@@ -37,17 +38,21 @@ struct Shared {
     router: Option<axum::Router>,
     layered: Option<axum::Router>,
     body_timeout: Duration,
+    guard: Option<Arc<dyn Guard>>,
+}
+
+/// What an edge is made of besides what answers calls.
+pub(crate) struct Parts {
+    pub(crate) health: Health,
+    pub(crate) metrics: Metrics,
+    pub(crate) router: Option<axum::Router>,
+    pub(crate) layers: Vec<Layering>,
+    pub(crate) guard: Option<Arc<dyn Guard>>,
 }
 
 impl Edge {
-    pub(crate) fn new(
-        handle: Arc<dyn Handle>,
-        config: &Config,
-        health: Health,
-        metrics: Metrics,
-        router: Option<axum::Router>,
-        layers: Vec<Layering>,
-    ) -> Self {
+    pub(crate) fn new(handle: Arc<dyn Handle>, config: &Config, parts: Parts) -> Self {
+        let Parts { health, metrics, router, layers, guard } = parts;
         let limits = Limits::default()
             .with_max_message_size(config.max_message)
             .with_max_request_body_size(config.max_message);
@@ -57,7 +62,7 @@ impl Edge {
             .with_limits(limits)
             .with_deadline_policy(deadlines);
         let body_timeout = config.body_timeout;
-        let mut shared = Shared { handle, rpc, health, metrics, router, layered: None, body_timeout };
+        let mut shared = Shared { handle, rpc, health, metrics, router, layered: None, body_timeout, guard };
         if !layers.is_empty() {
             // With layers everything goes through axum; without, calls take the short way.
             let inner = Self(Arc::new(Shared {
@@ -68,6 +73,7 @@ impl Edge {
                 router: shared.router.take(),
                 layered: None,
                 body_timeout,
+                guard: None,
             }));
             let all = tower::service_fn(move |request: Request<axum::body::Body>| {
                 let inner = inner.clone();
@@ -81,7 +87,34 @@ impl Edge {
 
     /// Whether a request is a call that nothing of the author's stands around.
     fn is_plain_call(&self, called: Option<&formic_core::Method>) -> bool {
-        self.0.layered.is_none() && called.is_some()
+        self.0.layered.is_none() && self.0.guard.is_none() && called.is_some()
+    }
+
+    /// Answers one request that may have to be let in first; notes one that is not.
+    async fn guarded(
+        self,
+        mut request: Request<Sender<Incoming>>,
+        denied: Arc<Notify>,
+    ) -> Response<EdgeBody> {
+        if let Some(guard) = &self.0.guard {
+            let peer = request.extensions().get::<Peer>().cloned();
+            let authorization = request.headers().get(header::AUTHORIZATION).map(HeaderValue::as_bytes);
+            match guard.admit(peer, authorization).await {
+                Ok(peer) => {
+                    drop(request.extensions_mut().remove::<Peer>());
+                    if let Some(peer) = peer {
+                        request.extensions_mut().insert(peer);
+                    }
+                    // No handler needs it, so none can tell it on.
+                    request.headers_mut().remove(header::AUTHORIZATION);
+                }
+                Err(refusal) => {
+                    denied.notify_one();
+                    return refusal.response(|body| EdgeBody::Full(Full::from(body)));
+                }
+            }
+        }
+        self.serve(request).await
     }
 
     /// How long the request may pause.
@@ -226,6 +259,8 @@ pub(crate) struct PerConnection {
     pub(crate) edge: Edge,
     pub(crate) peer: Option<Peer>,
     pub(crate) talk: Arc<Talk>,
+    /// Told when a request was not let in.
+    pub(crate) denied: Arc<Notify>,
 }
 
 impl hyper::service::Service<Request<Incoming>> for PerConnection {
@@ -244,8 +279,8 @@ impl hyper::service::Service<Request<Incoming>> for PerConnection {
         if self.edge.is_plain_call(called.as_ref()) {
             return Answering { way: Way::Call(self.edge.0.rpc.clone().call(request)), turn };
         }
-        let edge = self.edge.clone();
-        Answering { way: Way::Other(Box::pin(async move { edge.serve(request).await })), turn }
+        let (edge, denied) = (self.edge.clone(), Arc::clone(&self.denied));
+        Answering { way: Way::Other(Box::pin(edge.guarded(request, denied))), turn }
     }
 }
 

@@ -14,8 +14,9 @@
 //! What every call gets is in [`pipeline`] and knows no HTTP; what is HTTP's is in [`http`].
 
 pub mod config;
-pub mod farewell;
-mod health;
+mod farewell;
+pub mod guard;
+pub mod health;
 pub mod http;
 mod leaving;
 pub mod listener;
@@ -35,6 +36,7 @@ pub mod proto {
 mod r#gen;
 
 pub use config::Config;
+pub use guard::{Denied, Guard};
 pub use health::{Health, Serving};
 pub use listener::{Bound, ListenError};
 pub use server::{Running, Server};

@@ -14,17 +14,17 @@ use futures::{Stream, StreamExt};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::farewell::Talk;
-use crate::http::{Edge, Layering, PerConnection};
+use crate::http::{Edge, Layering, Parts, PerConnection};
 use crate::listener::{Accepted, Bound};
 use crate::mux::{self, Begun, Counted};
 use crate::patience::Reader;
 use crate::pipeline::Pipeline;
-use crate::{Config, Health, Serving, reflection};
+use crate::{Config, Guard, Health, Serving, reflection};
 
 /// A server under construction.
 #[must_use = "a server does nothing until it is started"]
@@ -35,6 +35,7 @@ pub struct Server {
     interceptors: Vec<Arc<dyn Interceptor>>,
     router: Option<axum::Router>,
     layers: Vec<Layering>,
+    guard: Option<Arc<dyn Guard>>,
     /// A proxy answers instead of the routes for whatever these do not know.
     proxy: Option<Arc<dyn Handle>>,
 }
@@ -55,6 +56,7 @@ impl Server {
             interceptors: Vec::new(),
             router: None,
             layers: Vec::new(),
+            guard: None,
             proxy: None,
         }
     }
@@ -101,6 +103,12 @@ impl Server {
         self
     }
 
+    /// Has every request decided on before it is read, pages and reflection too. A guarded server answers HTTP alone.
+    pub fn guard(mut self, guard: Arc<dyn Guard>) -> Self {
+        self.guard = Some(guard);
+        self
+    }
+
     /// The finished server without a listener; it answers in memory, and on [`Running::listen`].
     ///
     /// # Errors
@@ -131,13 +139,20 @@ impl Server {
         let pipeline = Arc::new(Pipeline::new(inner, &self.metrics, &self.config));
         let handle: Arc<dyn Handle> = Arc::clone(&pipeline) as Arc<dyn Handle>;
         // Layers stand around HTTP, and what the author put there must stand around every call.
-        let multiplexed = self.config.multiplexed && self.layers.is_empty();
+        let multiplexed = self.config.multiplexed && self.layers.is_empty() && self.guard.is_none();
         let arrivals = |name| self.metrics.arrivals(name);
         let (over_mux, over_http) = (arrivals("multiplexed"), arrivals("http"));
         let counted = |arrivals: &Arrivals| Counted::around(&handle, arrivals);
         let mux = multiplexed.then(|| mux::accept(counted(&over_mux), &self.config));
         let handle = counted(&over_http);
-        let edge = Edge::new(handle, &self.config, health.clone(), self.metrics, self.router, self.layers);
+        let parts = Parts {
+            health: health.clone(),
+            metrics: self.metrics,
+            router: self.router,
+            layers: self.layers,
+            guard: self.guard,
+        };
+        let edge = Edge::new(handle, &self.config, parts);
         Ok(Running {
             pipeline,
             services,
@@ -211,8 +226,18 @@ impl Running {
 
     /// Serves connections that come from elsewhere than a listener of the system: out of a tunnel, or out of
     /// memory in a test. They are drained like all others.
-    pub fn listen_on<S>(&mut self, mut accepted: impl Stream<Item = S> + Send + Unpin + 'static)
+    pub fn listen_on<S>(&mut self, accepted: impl Stream<Item = S> + Send + Unpin + 'static)
     where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        self.listen_with(accepted.map(|stream| (stream, None)));
+    }
+
+    /// The same, of connections whose other end is known.
+    pub fn listen_with<S>(
+        &mut self,
+        mut accepted: impl Stream<Item = (S, Option<Peer>)> + Send + Unpin + 'static,
+    ) where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let connections = self.connections();
@@ -222,8 +247,8 @@ impl Running {
                 while tasks.try_join_next().is_some() {}
                 tokio::select! {
                     () = connections.accepting.cancelled() => break,
-                    Some(stream) = accepted.next() => {
-                        tasks.spawn(connections.connection(stream, None, None));
+                    Some((stream, peer)) = accepted.next() => {
+                        tasks.spawn(connections.connection(stream, peer, None));
                     }
                     else => break,
                 }
@@ -324,6 +349,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long a connection that has not asked for anything yet may take to do so once the drain has begun.
 const FIRST_WORDS: Duration = Duration::from_millis(100);
 
+/// How long whoever was not let in may take to read why.
+const FAREWELL: Duration = Duration::from_secs(2);
+
 impl Connections {
     /// Owns the listener and its connections; ends when the last of them has.
     async fn accept_from(self, bound: Bound) {
@@ -375,7 +403,13 @@ impl Connections {
                 let peer = Peer(peer.to_string().into());
                 Box::pin(self.connection(stream, Some(peer), permit))
             }
-            Accepted::Unix(stream) => Box::pin(self.connection(stream, Some(Peer("unix".into())), permit)),
+            Accepted::Unix(stream) => {
+                // Who connected, as the system vouches for it.
+                let peer = stream
+                    .peer_cred()
+                    .map_or_else(|_| "unix".into(), |peer| format!("unix uid {}", peer.uid()));
+                Box::pin(self.connection(stream, Some(Peer(peer.into())), permit))
+            }
         }
     }
 
@@ -438,14 +472,15 @@ async fn http<S>(
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let talk = Talk::new();
-    let service = PerConnection { edge, peer, talk: Arc::clone(&talk) };
+    let (talk, denied) = (Talk::new(), Arc::new(Notify::new()));
+    let service = PerConnection { edge, peer, talk: Arc::clone(&talk), denied: Arc::clone(&denied) };
     let builder = builder(config);
     let stream = TokioIo::new(Reader::new(stream, config.write_timeout));
     let connection = builder.serve_connection_with_upgrades(stream, service);
     tokio::pin!(connection);
     let mut silence = Some(Box::pin(tokio::time::sleep_until(silent_until)));
     let mut drained = false;
+    let mut cut = None;
     loop {
         tokio::select! {
             result = connection.as_mut() => {
@@ -460,6 +495,12 @@ async fn http<S>(
                 let pause = if talk.is_used() { Duration::ZERO } else { FIRST_WORDS };
                 silence = Some(Box::pin(tokio::time::sleep(pause)));
             }
+            // Whoever is not let in gets the answer and no second try on this connection.
+            () = denied.notified(), if cut.is_none() => {
+                connection.as_mut().graceful_shutdown();
+                cut = Some(Box::pin(tokio::time::sleep(FAREWELL)));
+            }
+            () = async { if let Some(sleep) = &mut cut { sleep.await } }, if cut.is_some() => return,
             () = async { if let Some(sleep) = &mut silence { sleep.await } }, if silence.is_some() => {
                 silence = None;
                 if !talk.is_used() {
