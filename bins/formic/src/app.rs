@@ -11,7 +11,9 @@ use formic_core::Endpoint;
 use formic_registry::{DynRegistry, Memory};
 use formic_rpc::Channel;
 
+use crate::cli::Target;
 use crate::exit::{Failure, Outcome};
+use crate::remote::Remote;
 
 /// The folder of state beside a manifest.
 pub(crate) const STATE: &str = ".formic";
@@ -25,8 +27,10 @@ const PROBE: Duration = Duration::from_millis(1500);
 
 /// A running application, and the ways to it.
 pub(crate) struct App {
-    /// Folder of the manifest.
+    /// Folder of the manifest, on the machine of the daemon.
     pub(crate) folder: PathBuf,
+    /// The server that it was found by, if not by its socket.
+    pub(crate) remote: Option<Remote>,
     /// Its daemon.
     pub(crate) daemon: Channel,
     /// What the daemon said when it was found.
@@ -34,6 +38,14 @@ pub(crate) struct App {
 }
 
 impl App {
+    /// Where it is, for people.
+    pub(crate) fn place(&self) -> String {
+        match &self.remote {
+            Some(remote) => remote.url().to_owned(),
+            None => self.folder.display().to_string(),
+        }
+    }
+
     /// The control service.
     pub(crate) fn control(&self) -> pb::ControlServiceClient {
         pb::ControlServiceClient::new(self.daemon.clone())
@@ -108,7 +120,7 @@ async fn open(folder: PathBuf) -> Option<App> {
     let daemon = channel(folder.join(STATE).join(SOCKET));
     let control = pb::ControlServiceClient::new(daemon.clone());
     let status = control.status(pb::StatusRequest::default()).timeout(PROBE).await.ok()?;
-    Some(App { folder, daemon, status: status.into_message() })
+    Some(App { folder, remote: None, daemon, status: status.into_message() })
 }
 
 /// Whether what listens in this folder is this user's. Anybody can make a folder with a socket that all may
@@ -167,17 +179,41 @@ async fn running() -> Vec<App> {
 }
 
 fn several(what: &str, running: &[App]) -> Failure {
-    let names: Vec<_> =
-        running.iter().map(|app| format!("{} ({})", app.status.app, app.folder.display())).collect();
+    let names: Vec<_> = running.iter().map(|app| format!("{} ({})", app.status.app, app.place())).collect();
     Failure::user(format!("{what}: {}", names.join(", "))).help("say which one with --app <name or folder>")
 }
 
 /// Finds the application that a command is about.
-pub(crate) async fn find(wanted: Option<&str>) -> Outcome<App> {
-    match wanted {
-        Some(wanted) => named(wanted).await,
-        None => nearest().await,
+pub(crate) async fn find(target: &Target) -> Outcome<App> {
+    match (Remote::of(&target.remote)?, target.app.as_deref()) {
+        (Some(remote), wanted) => afar(remote, wanted).await,
+        (None, Some(wanted)) => named(wanted).await,
+        (None, None) => nearest().await,
     }
+}
+
+/// The same for a command that needs what is on the machine of the daemon: processes, programs, addresses.
+pub(crate) async fn find_here(target: &Target, what: &str) -> Outcome<App> {
+    if let Some(url) = target.remote.url() {
+        return Err(Failure::user(format!("{what} is not done over TCP, and {url} is asked"))
+            .help("run it on the machine of the server, without --server and FORMIC_SERVER"));
+    }
+    find(target).await
+}
+
+/// That of a server.
+async fn afar(remote: Remote, wanted: Option<&str>) -> Outcome<App> {
+    remote.knock().await?;
+    let daemon = remote.channel();
+    let status = pb::ControlServiceClient::new(daemon.clone()).status(pb::StatusRequest::default()).await?;
+    let status = status.into_message();
+    if let Some(wanted) = wanted
+        && wanted != status.app
+    {
+        return Err(Failure::user(format!("{} has {}, and not {wanted:?}", remote.url(), status.app)));
+    }
+    let folder = Path::new(&status.manifest).parent().unwrap_or(Path::new("/")).to_path_buf();
+    Ok(App { folder, remote: Some(remote), daemon, status })
 }
 
 /// By name; by folder if it is written as a path, or if no application has that name.

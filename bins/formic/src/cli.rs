@@ -16,7 +16,7 @@ pub(crate) use operate::{
     Why,
 };
 pub(crate) use secret::Secret;
-pub(crate) use server::{Detached, Install, Release, Server, ServerVerb, Upgrade};
+pub(crate) use server::{Detached, Doors, Install, Release, Server, ServerVerb, Upgrade};
 
 /// Microservices: write them, run them, call them.
 #[derive(Debug, Parser)]
@@ -32,6 +32,36 @@ pub(crate) struct Target {
     /// Name or folder of the running application [default: the one of this folder, else the only one]
     #[arg(long, value_name = "APP")]
     pub(crate) app: Option<String>,
+    #[command(flatten)]
+    pub(crate) remote: Remote,
+}
+
+/// The server of another machine, or of this one by a port.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "By TCP")]
+pub(crate) struct Remote {
+    /// A server's API: https://host:port, or http://127.0.0.1:port
+    #[arg(long, value_name = "URL", env = "FORMIC_SERVER")]
+    pub(crate) server: Option<String>,
+    /// A file with the token, of mode 0600
+    #[arg(long, value_name = "FILE", env = "FORMIC_TOKEN_FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// The authority of the server's certificate
+    #[arg(long, value_name = "FILE", env = "FORMIC_TLS_CA")]
+    pub(crate) tls_ca: Option<PathBuf>,
+    /// A certificate of one's own, for a server that asks for one
+    #[arg(long, value_name = "FILE", env = "FORMIC_TLS_CERT")]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// Its private key
+    #[arg(long, value_name = "FILE", env = "FORMIC_TLS_KEY")]
+    pub(crate) tls_key: Option<PathBuf>,
+}
+
+impl Remote {
+    /// The server, if one is named; an empty name is none.
+    pub(crate) fn url(&self) -> Option<&str> {
+        self.server.as_deref().filter(|url| !url.is_empty())
+    }
 }
 
 #[derive(Debug, Subcommand)]

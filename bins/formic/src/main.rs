@@ -5,7 +5,10 @@ mod cli;
 mod exit;
 mod output;
 mod reflect;
+mod remote;
 mod signals;
+mod tls;
+mod token;
 mod verbs;
 
 use std::process::ExitCode;

@@ -17,6 +17,8 @@ const HOMES: &[(&[&str], &[&str])] = &[
     // The system.
     (&["libc", "nix", "rustix"], &["formic-supervise", "formic-reconcile", "formic-cli"]),
     (&["mdns-sd"], &["formic-registry-mdns"]),
+    // TLS.
+    (&["rustls", "rustls-webpki", "tokio-rustls"], &["formic-cli"]),
     // Schedules.
     (&["croner", "jiff"], &["formic-spec"]),
     // State.

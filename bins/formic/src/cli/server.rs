@@ -1,8 +1,9 @@
 //! The arguments of `formic server`.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 
 use super::Listing;
 
@@ -23,9 +24,44 @@ pub(crate) struct Server {
     /// `formic apply` builds with the release profile
     #[arg(long)]
     pub(crate) release: bool,
+    #[command(flatten)]
+    pub(crate) doors: Doors,
     /// Keep a damaged state under another name and begin an empty one; what runs goes on
     #[arg(long = "set-aside-state")]
     pub(crate) set_aside: bool,
+}
+
+/// What a server answers at ports, besides its socket.
+#[derive(Args, Clone, Debug, Default)]
+#[command(group = ArgGroup::new("way_in").multiple(true))]
+pub(crate) struct Doors {
+    /// Serve the API at this address too, to whoever has a token or a certificate
+    #[arg(long, value_name = "ADDRESS", requires = "way_in")]
+    pub(crate) listen: Option<SocketAddr>,
+    /// Who may use it: a file of names and tokens, of mode 0600; without TLS on loopback alone
+    #[arg(long, value_name = "FILE", requires = "listen", group = "way_in")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// The server's certificate, with those between it and its authority
+    #[arg(long, value_name = "FILE", requires_all = ["listen", "tls_key"])]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// The private key of the certificate
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub(crate) tls_key: Option<PathBuf>,
+    /// The authority of the callers' certificates: only who has one may use the API
+    #[arg(long, value_name = "FILE", requires = "tls_cert", group = "way_in")]
+    pub(crate) tls_client_ca: Option<PathBuf>,
+    /// Answer Prometheus at this address, such as 127.0.0.1:9090; `formic metrics` needs none
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) metrics: Option<SocketAddr>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct NewToken {
+    /// The server's file of tokens; made if there is none
+    pub(crate) file: PathBuf,
+    /// Whose it is: the history calls what is done with it by this name
+    #[arg(long, default_value = "default")]
+    pub(crate) name: String,
 }
 
 #[derive(Debug, Subcommand)]
@@ -36,6 +72,8 @@ pub(crate) enum ServerVerb {
     Upgrade(Upgrade),
     /// Write a unit for systemd that starts the server with the machine
     Install(Install),
+    /// Add a token to a server's file of tokens, and print it
+    Token(NewToken),
     /// The part of a server that decides; its keeper starts it
     #[command(hide = true)]
     Brain {
@@ -73,6 +111,8 @@ pub(crate) struct Install {
     /// Replace one that is there
     #[arg(long)]
     pub(crate) force: bool,
+    #[command(flatten)]
+    pub(crate) doors: Doors,
 }
 
 #[derive(Args, Debug)]

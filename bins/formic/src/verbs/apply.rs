@@ -12,7 +12,7 @@ use crate::verbs::plan::{self, Wanted};
 use crate::{app, output};
 
 pub(crate) async fn run(args: Apply) -> Outcome {
-    let app = app::find(args.listing.target.app.as_deref()).await?;
+    let app = app::find(&args.listing.target).await?;
     let Wanted { manifest, artifacts } = plan::wanted(&app, args.no_build).await?;
     let request = pb::ApplyRequest {
         manifest,

@@ -53,7 +53,7 @@ async fn make(args: &cli::Call, service: &str, name: &str, requests: Vec<Bytes>)
     let config = Config { observer: Some(Arc::clone(&travelled) as Arc<dyn Observer>), ..app::calls() };
     let (channel, method) = match &args.address {
         Some(address) => at_address(config, address, service, name).await?,
-        None => in_app(config, args.target.app.as_deref(), service, name).await?,
+        None => in_app(config, &args.target, service, name).await?,
     };
     fields::check(&channel, service, name, &requests).await?;
     let mut call = Call::new(method.clone(), Codec::Json, body(&method, requests)?);
@@ -156,8 +156,13 @@ async fn at_address(config: Config, address: &str, service: &str, name: &str) ->
     }
 }
 
-async fn in_app(config: Config, app: Option<&str>, service: &str, name: &str) -> Outcome<(Channel, Method)> {
-    let app = app::find(app).await?;
+async fn in_app(
+    config: Config,
+    target: &cli::Target,
+    service: &str,
+    name: &str,
+) -> Outcome<(Channel, Method)> {
+    let app = app::find_here(target, "`formic call` to an instance").await?;
     let all = instances(&app).await?;
     let known = || all.iter().flat_map(|i| i.rpc.iter().map(move |rpc| (i, rpc)));
     let Some((instance, rpc)) = known().find(|(_, rpc)| rpc.name == service) else {

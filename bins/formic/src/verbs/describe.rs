@@ -11,7 +11,7 @@ use crate::verbs::services::instances;
 use crate::{app, output, reflect};
 
 pub(crate) async fn run(args: Describe) -> Outcome {
-    let app = app::find(args.listing.target.app.as_deref()).await?;
+    let app = app::find_here(&args.listing.target, "`formic describe`, which asks the instances,").await?;
     let all = instances(&app).await?;
     let wanted = args.service.as_str();
     let serves = |i: &&Instance| i.service.as_str() == wanted || i.rpc.iter().any(|rpc| rpc.name == wanted);

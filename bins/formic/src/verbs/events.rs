@@ -8,7 +8,7 @@ use crate::exit::Outcome;
 use crate::{app, output, signals};
 
 pub(crate) async fn run(args: Events) -> Outcome {
-    let app = app::find(args.listing.target.app.as_deref()).await?;
+    let app = app::find(&args.listing.target).await?;
     for name in &args.services {
         app.knows(name)?;
     }

@@ -12,7 +12,7 @@ use crate::cli::Exec;
 use crate::exit::{Failure, Outcome};
 
 pub(crate) async fn run(args: Exec) -> Outcome {
-    let app = app::find(args.target.app.as_deref()).await?;
+    let app = app::find_here(&args.target, "`formic exec`").await?;
     let instance = pick(&app, &args.instance)?;
     if instance.pid == 0 {
         return Err(Failure::user(format!("{} is {} and has no process", instance.id, instance.state))

@@ -8,7 +8,7 @@ use crate::exit::Outcome;
 use crate::{app, output};
 
 pub(crate) async fn run(args: Listing) -> Outcome {
-    let app = app::find(args.target.app.as_deref()).await?;
+    let app = app::find(&args.target).await?;
     let history = app.deploy().history(pb::HistoryRequest::default()).await?.into_message();
     if args.json {
         let service = |s: &pb::GenerationService| json!({ "name": s.name, "version": s.version, "replicas": s.replicas });

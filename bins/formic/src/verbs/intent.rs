@@ -26,14 +26,14 @@ pub(crate) async fn stop(app: &App, args: Stop) -> Outcome {
 }
 
 pub(crate) async fn start(args: Start) -> Outcome {
-    let app = app::find(args.listing.target.app.as_deref()).await?;
+    let app = app::find(&args.listing.target).await?;
     let request = request(&args.services, args.index);
     let response = app.deploy().start_services(request).await?.into_message();
     apply::finish(&app, &response, args.wait, args.listing.json).await
 }
 
 pub(crate) async fn rm(args: Rm) -> Outcome {
-    let app = app::find(args.listing.target.app.as_deref()).await?;
+    let app = app::find(&args.listing.target).await?;
     let request = request(&args.services, args.index);
     let response = app.deploy().remove_services(request).await?.into_message();
     if !args.listing.json {
@@ -46,7 +46,7 @@ pub(crate) async fn rm(args: Rm) -> Outcome {
 }
 
 pub(crate) async fn pause(args: Pause, resume: bool) -> Outcome {
-    let app = app::find(args.listing.target.app.as_deref()).await?;
+    let app = app::find(&args.listing.target).await?;
     let request = pb::PauseRequest { service: args.service.clone(), ..Default::default() };
     let response = if resume {
         app.deploy().resume(request).await?.into_message()

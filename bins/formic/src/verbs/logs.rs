@@ -10,7 +10,7 @@ use crate::exit::Outcome;
 use crate::{app, output, signals};
 
 pub(crate) async fn run(args: Logs) -> Outcome {
-    let app = app::find(args.listing.target.app.as_deref()).await?;
+    let app = app::find(&args.listing.target).await?;
     let known: Vec<&str> = app.status.services.iter().map(|service| service.name.as_str()).collect();
     for name in &args.services {
         app.knows(name)?;

@@ -16,7 +16,11 @@ use crate::output;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(crate) async fn run(args: Metrics) -> Outcome {
-    let app = app::find(args.target.app.as_deref()).await?;
+    let app = app::find(&args.target).await?;
+    if let Some(remote) = &app.remote {
+        output::data(&remote.get("/metrics", PATIENCE).await?);
+        return Ok(());
+    }
     let failed = |error: std::io::Error| Failure::unreachable("the engine does not answer").because(error);
     let answer = tokio::time::timeout(PATIENCE, scrape(app.folder.join(STATE))).await;
     let answer = answer.map_err(|_| Failure::unreachable("the engine does not answer in time"))?;

@@ -1,9 +1,10 @@
 //! `formic plan`: what an apply of the manifest would change and do; nothing is done.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use formic_api::control::v1 as pb;
+use formic_spec::Source;
 use serde_json::{Value, json};
 
 use crate::app::App;
@@ -19,7 +20,7 @@ pub(crate) struct Wanted {
 }
 
 pub(crate) async fn run(args: Plan) -> Outcome {
-    let app = app::find(args.listing.target.app.as_deref()).await?;
+    let app = app::find(&args.listing.target).await?;
     let Wanted { manifest, artifacts } = wanted(&app, args.no_build).await?;
     let request =
         pb::PlanRequest { manifest, artifacts: artifacts.into_iter().collect(), ..Default::default() };
@@ -32,12 +33,29 @@ pub(crate) async fn run(args: Plan) -> Outcome {
     Ok(())
 }
 
-/// Reads the manifest of a running application again, and builds what it names.
+/// Reads the manifest of a running application again, and builds what it names. For one of another machine it is the
+/// manifest of this folder.
 pub(crate) async fn wanted(app: &App, no_build: bool) -> Outcome<Wanted> {
-    let file = Path::new(&app.status.manifest);
+    let file = match &app.remote {
+        None => PathBuf::from(&app.status.manifest),
+        Some(_) => manifest::locate(Path::new("."))?,
+    };
+    let file = file.as_path();
     let text = manifest::read(file)?;
     let parsed = formic_spec::Manifest::parse(&text, &manifest::shown(file))
         .map_err(|faults| manifest::faulty(&faults))?;
+    if let Some(remote) = &app.remote {
+        // Its paths and programs are those of the server's machine.
+        if let Some(service) = parsed.services.iter().find(|s| matches!(s.source, Source::Cargo(_))) {
+            return Err(Failure::user(format!(
+                "{} is a Cargo package, and what is built here is not on the machine of {}",
+                service.name,
+                remote.url()
+            ))
+            .help("apply it there; over TCP a manifest of programs that are there already can be applied"));
+        }
+        return Ok(Wanted { manifest: text, artifacts: HashMap::new() });
+    }
     let folder = file.parent().ok_or_else(|| Failure::bug("the manifest is in no folder"))?;
     let built = up::build(folder, &parsed, app.status.profile == "release", no_build).await?;
     let artifacts = built.into_iter().map(|(package, path)| (package, path.display().to_string())).collect();

@@ -8,7 +8,7 @@ use crate::exit::Outcome;
 use crate::{app, output};
 
 pub(crate) async fn run(args: Release) -> Outcome {
-    let app = app::find(args.listing.target.app.as_deref()).await?;
+    let app = app::find(&args.listing.target).await?;
     let request = pb::ReleaseRequest { instance: args.instance.clone(), ..Default::default() };
     app.server().release(request).await?;
     if args.listing.json {

@@ -8,7 +8,7 @@ use crate::exit::Outcome;
 use crate::{app, output};
 
 pub(crate) async fn run(args: Restart) -> Outcome {
-    let app = app::find(args.listing.target.app.as_deref()).await?;
+    let app = app::find(&args.listing.target).await?;
     let request = pb::RestartRequest { services: args.services.clone(), ..Default::default() };
     let response = app.deploy().restart(request).await?.into_message();
     if args.listing.json {

@@ -8,7 +8,7 @@ use crate::exit::Outcome;
 use crate::verbs::apply;
 
 pub(crate) async fn run(args: Rollback) -> Outcome {
-    let app = app::find(args.listing.target.app.as_deref()).await?;
+    let app = app::find(&args.listing.target).await?;
     let request = pb::RollbackRequest { to: args.to, index: args.index, ..Default::default() };
     let response = app.deploy().rollback(request).await?.into_message();
     apply::finish(&app, &response, args.wait, args.listing.json).await

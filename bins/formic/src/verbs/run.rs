@@ -14,7 +14,7 @@ use crate::{app, output};
 const LOOK: Duration = Duration::from_millis(100);
 
 pub(crate) async fn run(args: Run) -> Outcome {
-    let app = app::find(args.listing.target.app.as_deref()).await?;
+    let app = app::find(&args.listing.target).await?;
     let request = pb::RunRequest { service: args.service.clone(), ..Default::default() };
     let response = app.cron().run(request).await?.into_message();
     let mut run = response.run.into_option().unwrap_or_default();
@@ -59,7 +59,7 @@ async fn over(app: &App, run: pb::CronRun) -> Outcome<pb::CronRun> {
 }
 
 pub(crate) async fn list(args: Runs) -> Outcome {
-    let app = app::find(args.listing.target.app.as_deref()).await?;
+    let app = app::find(&args.listing.target).await?;
     let request = pb::RunsRequest { services: args.services, ..Default::default() };
     let runs = app.cron().runs(request).await?.into_message().runs;
     if args.listing.json {

@@ -8,7 +8,7 @@ use crate::exit::Outcome;
 use crate::verbs::apply;
 
 pub(crate) async fn run(args: Scale) -> Outcome {
-    let app = app::find(args.listing.target.app.as_deref()).await?;
+    let app = app::find(&args.listing.target).await?;
     let request = pb::ScaleRequest {
         replicas: args.services.into_iter().collect(),
         index: args.index,

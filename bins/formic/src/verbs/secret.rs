@@ -120,6 +120,9 @@ fn read(file: Option<&Path>) -> Outcome<Vec<u8>> {
 /// The manifest of this folder decides, before what else may run on this machine: a secret must not go to
 /// another application than the one that is meant.
 async fn store(target: &Target) -> Outcome<Store> {
+    if target.remote.url().is_some() {
+        return Ok(Store::Engine(Box::new(app::find(target).await?)));
+    }
     let here = std::env::current_dir().ok();
     let named = target.app.as_deref().map(Path::new);
     let folder = match named {
@@ -127,7 +130,7 @@ async fn store(target: &Target) -> Outcome<Store> {
         None => here.iter().flat_map(|here| here.ancestors()).find_map(folder_of),
     };
     let Some(folder) = folder else {
-        return Ok(Store::Engine(Box::new(app::find(target.app.as_deref()).await?)));
+        return Ok(Store::Engine(Box::new(app::find(target).await?)));
     };
     if let Some(app) = app::in_folder(&folder).await {
         return Ok(Store::Engine(Box::new(app)));

@@ -11,9 +11,13 @@
 //! broken, is nothing to a server that runs.
 
 pub(crate) mod brain;
+mod door;
 mod install;
+mod ports;
 mod upgrade;
+mod wary;
 
+use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -24,8 +28,10 @@ use formic_supervise::{Features, Lock, LockError, is_running, keeper};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use door::{Certificate, Door};
+
 use crate::app::App;
-use crate::cli::{Detached, Server, ServerVerb};
+use crate::cli::{Detached, Doors, Server, ServerVerb};
 use crate::exit::{Failure, Outcome};
 use crate::output::{self, talk};
 use crate::verbs::up::manifest;
@@ -50,6 +56,12 @@ pub(crate) struct Place {
     pub(crate) manifest: PathBuf,
     /// Whether Cargo packages are built in the release profile.
     pub(crate) release: bool,
+    /// The API over TCP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) door: Option<Door>,
+    /// Where Prometheus is answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) metrics: Option<SocketAddr>,
 }
 
 impl Place {
@@ -79,6 +91,7 @@ pub(crate) async fn run(args: Server) -> Outcome {
         Some(ServerVerb::Stop(args)) => stop(&args).await,
         Some(ServerVerb::Upgrade(args)) => upgrade::run(&args).await,
         Some(ServerVerb::Install(args)) => install::run(&args),
+        Some(ServerVerb::Token(args)) => door::make_token(&args.file, &args.name),
         Some(ServerVerb::Brain { folder }) => Box::pin(brain::run(&folder)).await,
     }
 }
@@ -94,7 +107,9 @@ async fn start(args: &Server) -> Outcome {
         set_aside(&state)?;
     }
     let release = if args.debug { false } else { args.release || !cfg!(debug_assertions) };
-    let place = Place { app: manifest.app.name.clone(), manifest: file, release };
+    let (door, metrics) = (opened(&args.doors)?, args.doors.metrics);
+    let place = Place { app: manifest.app.name.clone(), manifest: file, release, door, metrics };
+    ports::are_free(&place)?;
     place.write(&state)?;
     let own =
         std::env::current_exe().map_err(|error| Failure::user("cannot find this binary").because(error))?;
@@ -111,6 +126,26 @@ async fn start(args: &Server) -> Outcome {
     // Returns only if it could not be done.
     let error = keeper.exec();
     Err(Failure::user("cannot become the keeper").because(error))
+}
+
+/// The door that was asked for. What is wrong with it is told before anything is started.
+fn opened(doors: &Doors) -> Outcome<Option<Door>> {
+    let Some(listen) = doors.listen else { return Ok(None) };
+    let absolute = |path: &PathBuf| {
+        let failed = |error| Failure::user(format!("there is no {}", path.display())).because(error);
+        std::path::absolute(path).map_err(failed)
+    };
+    let tls = match (&doors.tls_cert, &doors.tls_key) {
+        (Some(certificate), Some(key)) => Some(Certificate {
+            certificate: absolute(certificate)?,
+            key: absolute(key)?,
+            client_ca: doors.tls_client_ca.as_ref().map(absolute).transpose()?,
+        }),
+        _ => None,
+    };
+    let door = Door { listen, token_file: doors.token_file.as_ref().map(absolute).transpose()?, tls };
+    door.check()?;
+    Ok(Some(door))
 }
 
 /// Nobody else manages this application. What is held here is given back at once: the keeper and the brain
@@ -218,7 +253,7 @@ async fn answering(state: &State) -> Option<App> {
 
 /// The server that a command is about.
 pub(crate) async fn find(detached: &Detached) -> Outcome<App> {
-    let app = app::find(detached.listing.target.app.as_deref()).await?;
+    let app = app::find_here(&detached.listing.target, "`formic server`").await?;
     if app.status.server.is_set() {
         return Ok(app);
     }

@@ -10,7 +10,7 @@ use crate::exit::{Failure, Outcome};
 use crate::{app, output};
 
 pub(crate) async fn run(args: Listing) -> Outcome {
-    let app = app::find(args.target.app.as_deref()).await?;
+    let app = app::find(&args.target).await?;
     let instances = instances(&app).await?;
     let mut by_service: BTreeMap<&str, Vec<&Instance>> = BTreeMap::new();
     for instance in &instances {

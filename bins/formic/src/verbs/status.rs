@@ -9,7 +9,7 @@ use crate::verbs::run::{tell, to_json as run_json};
 use crate::{app, output};
 
 pub(crate) async fn run(args: Listing) -> Outcome {
-    let app = app::find(args.target.app.as_deref()).await?;
+    let app = app::find(&args.target).await?;
     if args.json {
         output::json(&to_json(&app.status));
         return Ok(());

@@ -13,7 +13,7 @@ use crate::{app, output};
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(900);
 
 pub(crate) async fn run(args: Stop) -> Outcome {
-    let app = app::find(args.listing.target.app.as_deref()).await?;
+    let app = app::find(&args.listing.target).await?;
     if !args.services.is_empty() {
         return intent::stop(&app, args).await;
     }
@@ -22,7 +22,7 @@ pub(crate) async fn run(args: Stop) -> Outcome {
 
 /// Stops every workload. Under `formic up` the engine is there for them alone, and ends with them.
 pub(crate) async fn down(args: Down) -> Outcome {
-    let app = app::find(args.listing.target.app.as_deref()).await?;
+    let app = app::find(&args.listing.target).await?;
     whole(&app, args.now, args.listing.json).await
 }
 
@@ -30,7 +30,7 @@ async fn whole(app: &App, now: bool, json: bool) -> Outcome {
     let name = app.status.app.clone();
     let workloads: usize = app.status.services.iter().map(|service| service.instances.len()).sum();
     if !json {
-        output::talk(&format!("stopping {name} in {}", app.folder.display()));
+        output::talk(&format!("stopping {name} in {}", app.place()));
     }
     let request = pb::StopRequest { now, ..Default::default() };
     let response = app.control().stop(request).timeout(PATIENCE).await?;

@@ -25,7 +25,7 @@ const EVERY: Duration = Duration::from_secs(1);
 const ONCE: Duration = Duration::from_millis(500);
 
 pub(crate) async fn run(args: Top) -> Outcome {
-    let app = app::find(args.listing.target.app.as_deref()).await?;
+    let app = app::find(&args.listing.target).await?;
     if args.once || args.listing.json {
         let before = look(&app).await?;
         tokio::time::sleep(ONCE).await;

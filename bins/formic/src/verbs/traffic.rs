@@ -21,7 +21,7 @@ const EVERY: Duration = Duration::from_secs(1);
 const CLEAR: &str = "\u{1b}[H\u{1b}[2J";
 
 pub(crate) async fn run(args: Traffic) -> Outcome {
-    let app = app::find(args.listing.target.app.as_deref()).await?;
+    let app = app::find(&args.listing.target).await?;
     if let Some(instance) = &args.reset {
         return reset(&app, &args, instance).await;
     }

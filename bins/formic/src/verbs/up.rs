@@ -7,7 +7,8 @@ pub(crate) mod control;
 pub(crate) mod desired;
 mod facts;
 pub(crate) mod manifest;
-mod metrics;
+pub(crate) mod metrics;
+mod registry;
 mod routes;
 mod show;
 pub(crate) mod state;
@@ -109,10 +110,11 @@ pub(crate) async fn run(args: Up) -> Outcome {
         vault: vault.clone(),
         features: features.clone(),
         managed: None,
+        from_afar: false,
         callers: callers::Callers::default(),
     };
     let registry = handle.registry();
-    let api = serve(&state, control.clone(), Arc::clone(&registry)).await?;
+    let api = serve(&state, &control).await?;
     let scraped = metrics::listen(args.metrics, &control).await?;
 
     let mut wanted = desired::services(&manifest, &folder, &state.artifacts(), &built, &vault.versions()?)?;
@@ -249,14 +251,12 @@ async fn interruptible<T>(ends: &mut Ends, work: impl Future<Output = T>) -> Out
     }
 }
 
-/// The API on its socket.
-pub(crate) async fn serve(
-    state: &State,
-    control: Control,
-    registry: DynRegistry,
-) -> Outcome<formic_server::Running> {
+/// The API, not served yet. What is asked from afar gets the registry to read, and no more.
+pub(crate) fn api(control: &Control, limits: formic_server::Config) -> Outcome<Server> {
     let failed = |error: formic_core::Error| Failure::bug(error.to_string());
-    let mut api = Server::new(formic_server::Config::default(), metrics::of(&control))
+    let known = control.engine.registry();
+    let known = if control.from_afar { Arc::new(registry::Shown(known)) as DynRegistry } else { known };
+    Server::new(limits, metrics::of(control))
         .serve(Arc::new(pb::ControlServiceServer::new(control.clone())))
         .map_err(failed)?
         .serve(Arc::new(pb::CronServiceServer::new(control.clone())))
@@ -267,12 +267,16 @@ pub(crate) async fn serve(
         .map_err(failed)?
         .serve(Arc::new(pb::ServerServiceServer::new(control.clone())))
         .map_err(failed)?
-        .serve(Arc::new(pb::TrafficServiceServer::new(control)))
+        .serve(Arc::new(pb::TrafficServiceServer::new(control.clone())))
         .map_err(failed)?
-        .serve(Arc::new(formic_api::registry::v1::RegistryServiceServer::new(RegistryServer::new(registry))))
-        .map_err(failed)?
-        .build()
-        .map_err(failed)?;
+        .serve(Arc::new(formic_api::registry::v1::RegistryServiceServer::new(RegistryServer::new(known))))
+        .map_err(failed)
+}
+
+/// The API on its socket.
+pub(crate) async fn serve(state: &State, control: &Control) -> Outcome<formic_server::Running> {
+    let failed = |error: formic_core::Error| Failure::bug(error.to_string());
+    let mut api = api(control, formic_server::Config::default())?.build().map_err(failed)?;
     let bound = Bound::bind(&Endpoint::Unix(state.socket()))
         .await
         .map_err(|error| Failure::user("cannot open the API's socket").because(error))?;

@@ -8,7 +8,7 @@ use crate::exit::Outcome;
 use crate::{app, output};
 
 pub(crate) async fn run(args: Why) -> Outcome {
-    let app = app::find(args.listing.target.app.as_deref()).await?;
+    let app = app::find(&args.listing.target).await?;
     let request = pb::WhyRequest { service: args.service.clone(), ..Default::default() };
     let why = app.deploy().why(request).await?.into_message();
     if args.listing.json {

@@ -37,6 +37,8 @@ pub enum Command {
     Down {
         /// Kill instead of drain.
         now: bool,
+        /// What led to it, for the history.
+        cause: String,
         /// Told when all of it is gone.
         done: oneshot::Sender<Stopped>,
     },

@@ -6,6 +6,7 @@ mod adversaries;
 mod again;
 mod chaos;
 mod damage;
+mod door;
 mod life;
 mod load;
 mod moments;

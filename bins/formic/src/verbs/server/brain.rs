@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::Place;
+use super::{Place, ports};
 use crate::exit::{Failure, Outcome};
 use crate::output::talk;
 use crate::signals::Ends;
@@ -96,13 +96,16 @@ pub(crate) async fn run(folder: &Path) -> Outcome {
         features,
         vault: vault.clone(),
         managed: Some(managed),
+        from_afar: false,
         callers: callers::Callers::default(),
     };
     let mut services = JoinSet::new();
     services.spawn(engine.run());
     let kept = kept_services(&database).await?;
     artifacts::prune(&state.artifacts(), &kept);
-    let api = serve(&state, control, handle.registry()).await?;
+    let api = serve(&state, &control).await?;
+    let mut ports = JoinSet::new();
+    ports.spawn(ports::run(place, control, keeper.clone()));
     keeper.ready().await.map_err(|error| Failure::user("the keeper does not listen").because(error))?;
     tracing::info!(
         generation = keeper.generation(),
@@ -129,6 +132,7 @@ pub(crate) async fn run(folder: &Path) -> Outcome {
     if ended.is_ok() {
         let running = running(&handle);
         api.stop(FAREWELL).await;
+        ports.shutdown().await;
         talk(&format!("the brain ends; {} without it", super::go_on(running)));
     }
     // What it was about to do is on disk, and the next one goes on with it.
@@ -200,6 +204,7 @@ fn refused(error: keeper::ClientError) -> Error {
 
 impl pb::ServerService for Control {
     async fn detach(&self, _: Context, _: Request<'_, pb::DetachRequest>) -> Reply<pb::DetachResponse> {
+        self.here_only("the end of a server, which could not be taken back from there,")?;
         let managed = self.managed()?;
         managed.keeper.stop().await.map_err(refused)?;
         managed.leave.cancel();
@@ -211,6 +216,7 @@ impl pb::ServerService for Control {
         _: Context,
         request: Request<'_, pb::ReplaceRequest>,
     ) -> Reply<pb::ReplaceResponse> {
+        self.here_only("an upgrade")?;
         let managed = self.managed()?;
         let program = Path::new(request.program);
         if !program.is_absolute() || !program.is_file() {

@@ -17,7 +17,9 @@ pub(crate) fn run(args: &Install) -> Outcome {
     let folder = file.parent().unwrap_or(Path::new("/"));
     let own =
         std::env::current_exe().map_err(|error| Failure::user("cannot find this binary").because(error))?;
-    let text = unit(&manifest.app.name, &own, folder, args.user)?;
+    let mut arguments = super::opened(&args.doors)?.map(|door| door.arguments()).unwrap_or_default();
+    arguments.extend(args.doors.metrics.map(|address| ("--metrics", PathBuf::from(address.to_string()))));
+    let text = unit(&manifest.app.name, &own, folder, &arguments, args.user)?;
     if args.print {
         output::data(&text);
         return Ok(());
@@ -60,7 +62,17 @@ fn user_units() -> Outcome<PathBuf> {
 }
 
 /// The unit. `KillMode=process`: what runs is not the server's to take along.
-fn unit(app: &str, program: &Path, folder: &Path, user: bool) -> Outcome<String> {
+fn unit(
+    app: &str,
+    program: &Path,
+    folder: &Path,
+    arguments: &[(&str, PathBuf)],
+    user: bool,
+) -> Outcome<String> {
+    let mut command = format!("{} server {}", quoted(program)?, quoted(folder)?);
+    for (name, value) in arguments {
+        command.push_str(&format!(" {name} {}", quoted(value)?));
+    }
     let mut text = String::new();
     let mut put = |line: &str| {
         // Writing to a string cannot fail.
@@ -74,7 +86,7 @@ fn unit(app: &str, program: &Path, folder: &Path, user: bool) -> Outcome<String>
     put("[Service]");
     put("Type=notify-reload");
     put("NotifyAccess=main");
-    put(&format!("ExecStart={} server {}", quoted(program)?, quoted(folder)?));
+    put(&format!("ExecStart={command}"));
     put("Restart=always");
     put("RestartSec=100ms");
     // Instances are no part of the service's own life: a stop of the unit detaches.
@@ -121,9 +133,11 @@ mod tests {
 
     #[test]
     fn a_unit_leaves_instances_alone() {
-        let unit = unit("shop", Path::new("/usr/bin/formic"), Path::new("/srv/shop"), false).expect("a unit");
+        let arguments = [("--metrics", PathBuf::from("127.0.0.1:9090"))];
+        let unit = unit("shop", Path::new("/usr/bin/formic"), Path::new("/srv/shop"), &arguments, false);
+        let unit = unit.expect("a unit");
         for line in [
-            "ExecStart=/usr/bin/formic server /srv/shop",
+            "ExecStart=/usr/bin/formic server /srv/shop --metrics 127.0.0.1:9090",
             "Type=notify-reload",
             "KillMode=process",
             "Delegate=yes",

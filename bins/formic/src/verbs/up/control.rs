@@ -50,6 +50,8 @@ pub(crate) struct Control {
     pub(crate) features: Features,
     /// The server that this is the brain of, if it is one.
     pub(crate) managed: Option<Managed>,
+    /// Whoever asks may be on another machine: what needs this one is refused.
+    pub(crate) from_afar: bool,
     /// Who calls whom, and can be asked about it.
     pub(crate) callers: Callers,
 }
@@ -57,7 +59,26 @@ pub(crate) struct Control {
 /// How often logs that are followed are looked at.
 const LOOK: Duration = Duration::from_millis(100);
 
+/// What is done, and by whom, for the history: the user of the socket, or whose token or certificate it was.
+pub(super) fn by(what: impl std::fmt::Display, context: &Context) -> String {
+    match context.peer().map(|peer| peer.strip_prefix("unix ").unwrap_or(peer)) {
+        Some(who) => format!("{what} ({who})"),
+        None => what.to_string(),
+    }
+}
+
 impl Control {
+    /// Refuses what makes sense only on the machine that the server is on.
+    pub(crate) fn here_only(&self, what: &str) -> Result<(), Error> {
+        if !self.from_afar {
+            return Ok(());
+        }
+        Err(Error::new(
+            formic_core::Code::PermissionDenied,
+            format!("{what} is not done over TCP; do it on the machine of the server"),
+        ))
+    }
+
     /// The view for the wire.
     pub(crate) fn status_of(&self, view: &View) -> pb::StatusResponse {
         let facts = Facts::from_tag(&view.tag);
@@ -146,13 +167,16 @@ impl pb::ControlService for Control {
         reply(self.measure().await)
     }
 
-    async fn stop(&self, _: Context, request: Request<'_, pb::StopRequest>) -> Reply<pb::StopResponse> {
+    async fn stop(&self, context: Context, request: Request<'_, pb::StopRequest>) -> Reply<pb::StopResponse> {
         let (done, stopped) = oneshot::channel();
         let now = request.now;
         let goes_on = self.managed.is_some();
         // A server is there for what comes next, too.
-        let command =
-            if goes_on { Command::Down { now, done } } else { Command::Stop { now, done: Some(done) } };
+        let command = if goes_on {
+            Command::Down { now, cause: by("down", &context), done }
+        } else {
+            Command::Stop { now, done: Some(done) }
+        };
         self.engine.send(command).map_err(|error| Error::unavailable(error.to_string()))?;
         // An engine that has ended has nothing left to stop.
         let Stopped { killed } = stopped.await.unwrap_or_default();

@@ -20,12 +20,17 @@ pub(super) fn of(control: &Control) -> Metrics {
 /// A port for those who scrape; nothing else is served there.
 pub(super) async fn listen(address: Option<SocketAddr>, control: &Control) -> Outcome<Option<Running>> {
     let Some(address) = address else { return Ok(None) };
-    let failed = |error: formic_core::Error| Failure::bug(error.to_string());
-    let mut server = Server::new(formic_server::Config::default(), of(control)).build().map_err(failed)?;
     let bound = Bound::bind(&Endpoint::Tcp(address))
         .await
         .map_err(|error| Failure::user("cannot listen for scrapes of the metrics").because(error))?;
+    serve(bound, control).map(Some)
+}
+
+/// The same, on a socket that listens already.
+pub(crate) fn serve(bound: Bound, control: &Control) -> Outcome<Running> {
+    let failed = |error: formic_core::Error| Failure::bug(error.to_string());
+    let mut server = Server::new(formic_server::Config::default(), of(control)).build().map_err(failed)?;
     server.listen(bound);
     server.health().set(Serving::Ready);
-    Ok(Some(server))
+    Ok(server)
 }

@@ -54,7 +54,7 @@ impl Core {
                 let timetable = Box::new(self.timetable.clone());
                 self.effects.push(Effect::Answer(Answer::Runs(answer, timetable)));
             }
-            Command::Down { now, done } => self.down(now, done),
+            Command::Down { now, cause, done } => self.down(now, cause, done),
             Command::Release(id, answer) => {
                 let released = self.release(&id);
                 if released {
@@ -85,11 +85,11 @@ impl Core {
     }
 
     /// Nothing is wanted from now on, and the engine stays: an apply or a way back brings it up again.
-    fn down(&mut self, now: bool, done: oneshot::Sender<Stopped>) {
+    fn down(&mut self, now: bool, cause: String, done: oneshot::Sender<Stopped>) {
         if self.downs.is_empty() {
             self.killed = 0;
             let tag = (*self.tag).clone();
-            let change = Change { services: Vec::new(), tag, index: None, cause: "down".into() };
+            let change = Change { services: Vec::new(), tag, index: None, cause };
             // Refused only where everything is about to stop anyway.
             let _ = self.change(change);
         }

@@ -15,7 +15,7 @@ use formic_spec::{HumanDuration, MAX_REPLICAS, Manifest};
 use tokio::sync::oneshot;
 
 use super::intent::Intent;
-use super::{Control, wire};
+use super::{Control, by, wire};
 use crate::exit::Failure;
 use crate::verbs::up::desired::services;
 use crate::verbs::up::facts::Facts;
@@ -55,6 +55,9 @@ impl Control {
                 "the manifest is that of {:?}, and {:?} runs here; stop it and start the other",
                 manifest.app.name, self.about.app
             )));
+        }
+        if !built.is_empty() {
+            self.here_only("an apply of what was built elsewhere")?;
         }
         let mut programs = BTreeMap::new();
         for (package, path) in built {
@@ -173,15 +176,23 @@ impl pb::DeployService for Control {
         })
     }
 
-    async fn apply(&self, _: Context, request: Request<'_, pb::ApplyRequest>) -> Reply<pb::ChangeResponse> {
+    async fn apply(
+        &self,
+        context: Context,
+        request: Request<'_, pb::ApplyRequest>,
+    ) -> Reply<pb::ChangeResponse> {
         let request = request.to_owned_message();
         let (services, facts) = self.wanted(&request.manifest, &request.artifacts.into_iter().collect())?;
         let tag = facts.tag().map_err(refused)?;
-        let cause = "apply".into();
+        let cause = by("apply", &context);
         reply(self.change(Change { services, tag, index: request.index, cause }).await?)
     }
 
-    async fn scale(&self, _: Context, request: Request<'_, pb::ScaleRequest>) -> Reply<pb::ChangeResponse> {
+    async fn scale(
+        &self,
+        context: Context,
+        request: Request<'_, pb::ScaleRequest>,
+    ) -> Reply<pb::ChangeResponse> {
         let request = request.to_owned_message();
         let present = self.present().await?;
         let mut services = present.services.clone();
@@ -197,7 +208,8 @@ impl pb::DeployService for Control {
         }
         let asked: Vec<String> = wanted.iter().map(|(name, replicas)| format!("{name}={replicas}")).collect();
         let index = Some(request.index.unwrap_or(present.index));
-        let (tag, cause) = (facts.tag().map_err(refused)?, format!("scale {}", asked.join(" ")));
+        let cause = by(format_args!("scale {}", asked.join(" ")), &context);
+        let tag = facts.tag().map_err(refused)?;
         reply(self.change(Change { services, tag, index, cause }).await?)
     }
 
@@ -218,26 +230,26 @@ impl pb::DeployService for Control {
 
     async fn stop_services(
         &self,
-        _: Context,
+        context: Context,
         request: Request<'_, pb::ServicesRequest>,
     ) -> Reply<pb::ChangeResponse> {
-        reply(self.intend(Intent::Stop, request.to_owned_message()).await?)
+        reply(self.intend(Intent::Stop, request.to_owned_message(), &context).await?)
     }
 
     async fn start_services(
         &self,
-        _: Context,
+        context: Context,
         request: Request<'_, pb::ServicesRequest>,
     ) -> Reply<pb::ChangeResponse> {
-        reply(self.intend(Intent::Start, request.to_owned_message()).await?)
+        reply(self.intend(Intent::Start, request.to_owned_message(), &context).await?)
     }
 
     async fn remove_services(
         &self,
-        _: Context,
+        context: Context,
         request: Request<'_, pb::ServicesRequest>,
     ) -> Reply<pb::ChangeResponse> {
-        reply(self.intend(Intent::Remove, request.to_owned_message()).await?)
+        reply(self.intend(Intent::Remove, request.to_owned_message(), &context).await?)
     }
 
     async fn pause(&self, _: Context, request: Request<'_, pb::PauseRequest>) -> Reply<pb::PauseResponse> {
@@ -250,7 +262,7 @@ impl pb::DeployService for Control {
 
     async fn rollback(
         &self,
-        _: Context,
+        context: Context,
         request: Request<'_, pb::RollbackRequest>,
     ) -> Reply<pb::ChangeResponse> {
         let (to, index) = (request.to, request.index);
@@ -292,7 +304,7 @@ impl pb::DeployService for Control {
             services: target.services.clone(),
             tag: (*target.tag).clone(),
             index: Some(index.unwrap_or(present.index)),
-            cause: format!("rollback to {}", target.index),
+            cause: by(format_args!("rollback to {}", target.index), &context),
         };
         reply(self.change(change).await?)
     }

@@ -7,9 +7,10 @@ use formic_api::control::v1 as pb;
 use formic_core::Error;
 use formic_plan::Service;
 use formic_reconcile::{Change, Command};
+use formic_rpc::Context;
 
 use super::deploy::refused;
-use super::{Control, wire};
+use super::{Control, by, wire};
 use crate::verbs::up::facts::Facts;
 
 /// What is to become of services.
@@ -36,6 +37,7 @@ impl Control {
         &self,
         intent: Intent,
         request: pb::ServicesRequest,
+        context: &Context,
     ) -> Result<pb::ChangeResponse, Error> {
         let present = self.present().await?;
         let names: BTreeSet<String> = request.services.into_iter().collect();
@@ -50,7 +52,7 @@ impl Control {
             services,
             tag: facts.tag().map_err(refused)?,
             index: Some(request.index.unwrap_or(present.index)),
-            cause: format!("{} {}", intent.word(), names.join(" ")),
+            cause: by(format_args!("{} {}", intent.word(), names.join(" ")), context),
         };
         self.change(change).await
     }

@@ -78,6 +78,7 @@ impl pb::TrafficService for Control {
         _: Context,
         request: Request<'_, pb::AttendRequest>,
     ) -> Reply<Streaming<pb::AttendResponse>> {
+        self.here_only("what callers do for the engine")?;
         let caller =
             request.to_owned_message().caller.into_option().filter(|caller| !caller.instance.is_empty());
         let caller = caller.ok_or_else(|| {
@@ -120,6 +121,7 @@ impl pb::TrafficService for Control {
     }
 
     async fn report(&self, _: Context, request: Request<'_, pb::ReportRequest>) -> Reply<pb::ReportResponse> {
+        self.here_only("what callers do for the engine")?;
         self.callers.report(request.to_owned_message());
         reply(pb::ReportResponse::default())
     }

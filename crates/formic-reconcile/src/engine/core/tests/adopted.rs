@@ -213,7 +213,7 @@ fn history_and_events_are_those_of_the_engine_before() {
 fn down_wants_nothing_and_a_way_back_brings_it_up() {
     let mut world = shop();
     let (done, mut stopped) = oneshot::channel();
-    let lines = world.handle(Event::Command(Command::Down { now: false, done }));
+    let lines = world.handle(Event::Command(Command::Down { now: false, cause: "down".into(), done }));
     assert_eq!(lines, ["stop order/0 within 30s"]);
     assert_eq!(world.apply(vec![service("user", 1, &[])], None).1, Err(Refused::Stopping));
     world.gone("order/0", false);
