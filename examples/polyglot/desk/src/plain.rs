@@ -36,7 +36,8 @@ impl Plain {
         let turn = self.next.fetch_add(1, Ordering::Relaxed);
         let mut failed = Error::new(Code::Unavailable, format!("no instance of {} is ready", self.name));
         for at in 0..instances.len() {
-            let Endpoint::Tcp(address) = instances[(turn + at) % instances.len()].endpoint else { continue };
+            let instance = instances.iter().nth((turn + at) % instances.len());
+            let Some(Endpoint::Tcp(address)) = instance.map(|instance| &instance.endpoint) else { continue };
             let host = address.to_string();
             match timeout(PATIENCE, ask(&host, path)).await {
                 Ok(Ok(answer)) => return self.read(&answer),
