@@ -74,6 +74,13 @@ const SLOW: f64 = 1.0;
 /// One stretched call says no more than this.
 const MOST: f64 = 1000.0;
 
+/// A call that is stretched by more than so many times what is common says no more than that: a method may have
+/// a few calls that take a thousand times as long as its others, and they are no queue. A queue stretches all.
+const OUTLIER: f64 = 4.0;
+
+/// By how much one call changes the opinion of what is common: tenfold within the calls of a window.
+const SWAY: f64 = 1.1;
+
 /// What a method's calls take.
 #[derive(Clone, Copy, Debug, Default)]
 struct Usual {
@@ -152,6 +159,8 @@ pub struct Gradient {
     settled: Duration,
     trial: Option<Trial>,
     reach: Reach,
+    /// As many calls are stretched by more as by less.
+    common: f64,
     strikes: u32,
     /// Since when calls have been turned away without a probe.
     bound_since: Option<Duration>,
@@ -173,6 +182,7 @@ impl Gradient {
             settled: Duration::ZERO,
             trial: None,
             reach: Reach::default(),
+            common: 1.0,
             strikes: 0,
             bound_since: None,
         }
@@ -223,6 +233,10 @@ impl Gradient {
         if !sample.finished && took <= latency * TOLERANCE {
             return;
         }
+        let stretch = ((took + NOISE) / (latency + NOISE)).min(MOST);
+        self.common *= if stretch > self.common { SWAY } else { 1.0 / SWAY };
+        let at_most = OUTLIER * self.common.max(1.0);
+        let (stretch, took) = (stretch.min(at_most), took.min((latency + NOISE) * at_most));
         if latency > SLOW {
             // It is not limited, so no window is about it; what is usual may change all the same.
             usual.take(took);
@@ -235,7 +249,6 @@ impl Gradient {
             return;
         }
         usual.take(took);
-        let stretch = ((took + NOISE) / (latency + NOISE)).min(MOST);
         self.typical += (latency - self.typical) * if self.typical > 0.0 { 0.02 } else { 1.0 };
         let window = &mut self.window;
         window.count += 1;

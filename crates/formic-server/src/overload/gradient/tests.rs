@@ -214,3 +214,18 @@ fn calls_that_are_given_up_count_for_as_long_as_they_took() {
     model.run(5 * SECOND, 500, 1, |_, _| (0, 100.0));
     assert!(model.unlimited());
 }
+
+#[test]
+fn a_few_calls_that_are_slow_by_nature_are_no_queue() {
+    for seed in 0..20 {
+        for share in [0.002, 0.01, 0.05] {
+            let mut model = Model::new(1);
+            model.random = fastrand::Rng::with_seed(seed);
+            // A handful of callers, most of whom are waiting for one of the slow ones at any moment.
+            model.run(Duration::from_secs(60), 8, 2, |random, _| {
+                (0, if random.f64() < share { 2000.0 } else { 1.0 + random.f64() })
+            });
+            assert_eq!(model.bound, 0, "seed {seed}, {share}: down to {}", model.gradient.limit());
+        }
+    }
+}
