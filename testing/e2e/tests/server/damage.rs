@@ -244,7 +244,8 @@ fn what_a_newer_release_wrote_is_left_alone() {
     let mut left = of_application(&scene.managed.folder());
     left.retain(|pid| *pid != brain);
     let mut known: Vec<u32> = scene.pids.values().copied().collect();
-    (left.sort_unstable(), known.sort_unstable());
+    left.sort_unstable();
+    known.sort_unstable();
     assert_eq!(left, known, "no second copy");
 }
 

@@ -38,17 +38,16 @@ fn of<'p>(pids: &'p BTreeMap<String, u32>, service: &str) -> Vec<(&'p String, &'
 
 /// Those that are there and belong to no instance, and are neither brain nor keeper.
 fn strays(managed: &Managed) -> Vec<u32> {
-    let status = managed.status();
-    let mut known: Vec<u32> = managed.pids().into_values().collect();
-    known.extend([&status["pid"], &status["server"]["keeper_pid"]].map(|pid| pid.as_u64().unwrap() as u32));
+    let known: Vec<u32> = managed.pids().into_values().collect();
+    let server = [managed.brain(), managed.keeper()];
     let is_child = |pid: u32| {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         let parent = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(1)?.parse().ok());
-        parent.is_some_and(|parent| known.contains(&parent) && parent != known[known.len() - 1])
+        parent.is_some_and(|parent| known.contains(&parent))
     };
     of_application(&managed.folder())
         .into_iter()
-        .filter(|pid| !known.contains(pid) && !is_child(*pid))
+        .filter(|pid| !known.contains(pid) && !server.contains(pid) && !is_child(*pid))
         .collect()
 }
 
