@@ -46,8 +46,8 @@ impl Default for Limits {
         Self {
             calls: 1024,
             message: 4 << 20,
-            stream_credit: 256 << 10,
-            connection_credit: 4 << 20,
+            stream_credit: 1 << 20,
+            connection_credit: 8 << 20,
             paths: 256,
             pairs: 256,
             metadata: 16 << 10,

@@ -16,7 +16,7 @@ use tokio::time::{Instant, Sleep};
 use crate::capture::{Capture, Direction};
 
 /// How much is read at a time.
-const READ: usize = 64 << 10;
+const READ: usize = 128 << 10;
 
 /// What a buffer may keep while nothing is written.
 const KEPT: usize = 1 << 10;

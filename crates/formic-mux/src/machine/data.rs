@@ -16,8 +16,8 @@ const LONG: usize = 4 << 10;
 /// Room for a whole message is made only for a sender who has sent so much of it.
 const EARNED: usize = 32 << 10;
 
-/// The most room that is made at once.
-const MOST_ROOM: usize = 4 << 20;
+/// The most room that is made at once: nobody is to have much held for a little.
+const MOST_ROOM: usize = 2 << 20;
 
 /// A data frame of which a part is there.
 #[derive(Debug)]

@@ -115,7 +115,7 @@ async fn a_reader_who_does_not_read_holds_up_only_its_own_stream() {
     assert_eq!(next(&mut endless).await.len(), 10_000);
     tokio::time::sleep(Duration::from_millis(100)).await;
     let made = rig.echo.made.load(Ordering::SeqCst);
-    assert!(made < 100, "{made} messages were made for a reader with credit for 26");
+    assert!(made < 200, "{made} messages were made for a reader with credit for 104");
     assert_eq!(say(&rig.sender, "/t.Echo/Say", "by".into()).await.unwrap(), "by");
     for _ in 0..500 {
         next(&mut endless).await;
