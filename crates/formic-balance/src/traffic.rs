@@ -215,13 +215,14 @@ pub struct Hedge {
     pub min_delay: Duration,
 }
 
-/// How much may be sent beyond what was asked for. The defaults are those of linkerd and finagle.
+/// How much may be sent beyond what was asked for: the larger of two. The defaults are those of linkerd and finagle, who
+/// add them up.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Budget {
     /// Further attempts per call, 0.2 being one for five calls.
     pub ratio: f64,
-    /// Attempts a second beyond that.
+    /// Attempts a second, where that is more.
     pub per_second: u32,
     /// How long a call counts; whole seconds, 1 to 60.
     #[serde(with = "span")]
