@@ -55,7 +55,12 @@ const SECONDS: usize = 8;
 impl Traffic {
     /// Whether it is all of it, and so worth a page.
     pub(crate) fn is_whole(&self) -> bool {
-        self.scenes.len() == 7 && self.seconds >= SECONDS as f64
+        self.scenes.len() == 7 && self.is_long()
+    }
+
+    /// Whether what it finds is worth to be kept.
+    pub(crate) fn is_long(&self) -> bool {
+        self.seconds >= SECONDS as f64
     }
 }
 

@@ -64,11 +64,15 @@ pub(crate) async fn run(arguments: &Traffic, scratch: &Path) -> Result<()> {
         json.push('\n');
         std::fs::write(path, json).with_context(|| format!("write {}", path.display()))?;
     }
+    let page = results.join("traffic.md");
     if arguments.is_whole() {
-        page::write(&results.join("traffic.md"), &scenes, &machine, arguments.seconds)?;
+        page::write(&page, &scenes, &machine, arguments.seconds)?;
         eprintln!("wrote bench/results/traffic.md");
+    } else if arguments.is_long() {
+        page::replace(&page, &scenes, &machine, arguments.seconds)?;
+        eprintln!("wrote what was played into bench/results/traffic.md");
     } else {
-        eprintln!("not all of it, or too short to be kept: the results page stays as it is");
+        eprintln!("too short to be kept: the results page stays as it is");
     }
     Ok(())
 }

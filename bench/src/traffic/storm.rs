@@ -9,7 +9,7 @@ use super::{DEFAULT, Setting};
 use crate::chart::{Bars, Figure, Panel};
 
 /// So many that the ten a second which each client may make again in any case are few beside them.
-const RATE: f64 = 800.0;
+const RATE: f64 = 300.0;
 const MEAN_US: u64 = 2_000;
 const MOST: f64 = 1.25;
 /// The services, from the callers on.
@@ -49,8 +49,8 @@ pub(super) async fn play(setting: &Setting<'_>) -> Result<Scene> {
     let setup = format!(
         "Three services of two instances each; each call of the first makes one of the second, and that one of the third. \
          {RATE:.0} calls a second that may be repeated. Every call that reaches the third service fails, from the first on. \
-         Each client may make a fifth of its calls again and ten a second more; of a service that is called rarely \
-         the share is larger by that. Beside it: nobody repeats but the handlers, {BY_HAND} times each, as is done where \
+         Each client may make a fifth of its calls again, or ten a second where that is more, which it is for one of fewer \
+         than 50 calls a second. Beside it: nobody repeats but the handlers, {BY_HAND} times each, as is done where \
          nobody counts."
     );
     let title = "6. A retry storm three services deep".into();
