@@ -209,7 +209,8 @@ mod tests {
         let null = File::open("/dev/null").unwrap();
         let (no_group, stdio) = (File::open("/").unwrap(), [null.as_fd(), null.as_fd(), null.as_fd()]);
         let program = c"/bin/true".to_owned();
-        let failed = exec_in(no_group.as_fd(), &program, &[program.clone()], &[], stdio).unwrap_err();
+        let failed =
+            exec_in(no_group.as_fd(), &program, std::slice::from_ref(&program), &[], stdio).unwrap_err();
         // Not one that no kernel could give: the call was made.
         assert!(
             matches!(&failed, Failed::Fork(error) if error.raw_os_error() != Some(libc::EFAULT)),

@@ -39,13 +39,13 @@ pub(crate) struct Load {
 
 impl Load {
     /// Over HTTP/1.1 with keep-alive and over HTTP/2: quick calls, calls that take two seconds, streams.
-    pub(crate) fn begin(authority: &str) -> Self {
+    pub(crate) fn begin(authorities: &[String]) -> Self {
         let (over, sent) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
         let mut callers = JoinSet::new();
-        for version in [Version::HTTP_11, Version::HTTP_2] {
-            for (ask, number) in [(Ask::Quick, 3), (Ask::Slow, 4), (Ask::Stream, 2)] {
-                for _ in 0..number {
-                    let caller = Caller { authority: authority.into(), version, ask, connection: None };
+        for authority in authorities {
+            for version in [Version::HTTP_11, Version::HTTP_2] {
+                for ask in [Ask::Quick, Ask::Quick, Ask::Slow, Ask::Slow, Ask::Slow, Ask::Stream] {
+                    let caller = Caller { authority: authority.clone(), version, ask, connection: None };
                     callers.spawn(caller.go_on(Arc::clone(&over), Arc::clone(&sent)));
                 }
             }
@@ -139,7 +139,7 @@ impl Caller {
             sent.fetch_add(1, Ordering::Relaxed);
             let outcome = tokio::time::timeout(LIMIT, self.once()).await;
             if let Err(error) = outcome.unwrap_or_else(|_| Err("no answer".into())) {
-                failed.push(format!("{:?} over {:?}: {error}", self.ask, self.version));
+                failed.push(format!("{:?} over {:?} to {}: {error}", self.ask, self.version, self.authority));
                 self.connection = None;
                 // A failure is a failure; a thousand a second are no more.
                 tokio::time::sleep(Duration::from_millis(50)).await;
@@ -185,7 +185,7 @@ impl Caller {
     fn request(&self) -> Request<Body> {
         let (method, kind, body) = match self.ask {
             Ask::Quick => ("Say", "application/json", wait(1, 0)),
-            Ask::Slow => ("Say", "application/json", wait(2000, 0)),
+            Ask::Slow => ("Get", "application/json", wait(2000, 0)),
             Ask::Stream => ("Count", "application/connect+json", enveloped(&wait(20, 10))),
         };
         let uri = match self.version {

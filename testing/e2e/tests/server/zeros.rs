@@ -3,18 +3,18 @@
 
 use std::time::Duration;
 
-use formic_e2e::{Managed, Manifest};
+use formic_e2e::{Managed, Manifest, free_port};
 
 use crate::load::Load;
 
 const SOON: Duration = Duration::from_secs(60);
 
-fn manifest() -> Manifest {
+fn manifest(public: u16) -> Manifest {
     let program = env!("CARGO_BIN_EXE_prober");
     Manifest::of(&format!(
         "[app]\nname = \"zeros\"\n[gateway]\nexpose = [\"prober\"]\n[service.prober]\ncommand = [{program:?}]\n\
          replicas = 3\nupdate = {{ min_ready = \"500ms\", keep_old = \"0s\" }}\n\
-         health = {{ ready = \"grpc\" }}\n"
+         sockets = {{ http = \"127.0.0.1:{public}\" }}\nhealth = {{ ready = \"grpc\" }}\n"
     ))
 }
 
@@ -33,11 +33,13 @@ fn of(managed: &Managed, service: &str) -> Vec<u32> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_planned_or_unplanned_costs_a_request() {
-    let managed = Managed::running(&manifest(), &[]);
-    let load = Load::begin(&managed.gateway().authority);
+    let public = free_port();
+    let managed = Managed::running(&manifest(public), &[]);
+    // Through the gateway, and at the public socket of the service itself.
+    let load = Load::begin(&[managed.gateway().authority.clone(), format!("127.0.0.1:{public}")]);
     let managed = tokio::task::spawn_blocking(move || {
         std::thread::sleep(Duration::from_secs(2));
-        disturb(&managed);
+        disturb(&managed, &manifest(public));
         managed
     });
     let managed = tokio::time::timeout(4 * SOON, managed).await.unwrap().unwrap();
@@ -58,9 +60,8 @@ async fn nothing_planned_or_unplanned_costs_a_request() {
     drop(managed);
 }
 
-fn disturb(managed: &Managed) {
+fn disturb(managed: &Managed, plain: &Manifest) {
     let rest = || std::thread::sleep(Duration::from_secs(1));
-    let plain = manifest();
 
     let before = of(managed, "prober");
     managed.write(&plain.clone().set("service.prober.env", "ROUND", "\"2\""));
@@ -92,7 +93,7 @@ fn disturb(managed: &Managed) {
 
     // As the new brain holds nothing but what the keeper has kept, this shows that it was kept.
     let gateway = of(managed, "gateway");
-    managed.write(&plain.set("service.prober.env", "ROUND", "\"2\"").set(
+    managed.write(&plain.clone().set("service.prober.env", "ROUND", "\"2\"").set(
         "gateway",
         "cors",
         "{ origins = [\"https://a.example\"] }",
