@@ -1,5 +1,6 @@
 //! Callers that never stop, in the ways in which programs of today call: each counts what it sent and keeps what went
-//! wrong. They are strict: nothing is sent twice, and a connection that ends under a request is a failure.
+//! wrong. They are strict: a connection that ends under a request is a failure, and nothing is sent again but what
+//! never left, or what a GOAWAY says was not begun.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -114,22 +115,34 @@ impl Connection {
         }
     }
 
-    /// Sends it; gives it back if not a byte of it went out.
+    /// Sends it.
     async fn send(&mut self, request: Request<Body>) -> Result<Response<Incoming>, Unanswered> {
         let sent = match &mut self.sender {
             Sender::One(sender) => sender.try_send_request(request).await,
             Sender::Two(sender) => sender.try_send_request(request).await,
         };
-        sent.map_err(|mut error| match error.take_message() {
-            Some(request) => Unanswered::Unsent(Box::new(request)),
-            None => Unanswered::Lost(format!("{:?}", error.into_error())),
+        sent.map_err(|mut error| {
+            let unsent = error.take_message().is_some();
+            let error = error.into_error();
+            if unsent || is_not_begun(&error) {
+                Unanswered::NotBegun
+            } else {
+                Unanswered::Lost(format!("{error:?}"))
+            }
         })
     }
 }
 
 enum Unanswered {
-    Unsent(Box<Request<Body>>),
+    /// Not a byte of it went out, or the server says that it did not take it.
+    NotBegun,
     Lost(String),
+}
+
+/// Whether the server has said goodbye, naming an earlier request as the last that it took.
+fn is_not_begun(error: &hyper::Error) -> bool {
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<h2::Error>());
+    cause.is_some_and(|h2| h2.is_go_away() && h2.is_remote() && h2.reason() == Some(h2::Reason::NO_ERROR))
 }
 
 impl Caller {
@@ -151,7 +164,6 @@ impl Caller {
 
     /// One request, and its whole answer.
     async fn once(&mut self) -> Result<(), String> {
-        let mut request = self.request();
         let response = loop {
             let mut connection = match self.connection.take() {
                 Some(connection) => connection,
@@ -160,13 +172,11 @@ impl Caller {
             if !connection.is_ready().await {
                 continue;
             }
-            let sent = connection.send(request).await;
+            let sent = connection.send(self.request()).await;
             self.connection = Some(connection);
             match sent {
                 Ok(response) => break response,
-                Err(Unanswered::Unsent(back)) => {
-                    (request, self.connection) = (*back, None);
-                }
+                Err(Unanswered::NotBegun) => self.connection = None,
                 Err(Unanswered::Lost(error)) => return Err(error),
             }
         };
@@ -185,7 +195,7 @@ impl Caller {
     fn request(&self) -> Request<Body> {
         let (method, kind, body) = match self.ask {
             Ask::Quick => ("Say", "application/json", wait(1, 0)),
-            Ask::Slow => ("Get", "application/json", wait(2000, 0)),
+            Ask::Slow => ("Say", "application/json", wait(2000, 0)),
             Ask::Stream => ("Count", "application/connect+json", enveloped(&wait(20, 10))),
         };
         let uri = match self.version {
