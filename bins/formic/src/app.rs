@@ -1,4 +1,6 @@
-//! Finding the running application: from this folder upward, else the only one that this user runs.
+//! Finding the running application: that of this folder or of one above, else the only one that this user runs.
+
+mod here;
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -35,6 +37,8 @@ pub(crate) struct App {
     pub(crate) daemon: Channel,
     /// What the daemon said when it was found.
     pub(crate) status: pb::StatusResponse,
+    /// Nobody named it: it is the only one that runs.
+    guessed: bool,
 }
 
 impl App {
@@ -44,6 +48,16 @@ impl App {
             Some(remote) => remote.url().to_owned(),
             None => self.folder.display().to_string(),
         }
+    }
+
+    /// The same, for a command that changes it: that it happens to be the only one that runs is no reason to.
+    pub(crate) fn meant(&self) -> Outcome<&Self> {
+        if !self.guessed {
+            return Ok(self);
+        }
+        let (name, folder) = (&self.status.app, self.folder.display());
+        Err(Failure::user(format!("there is no application in this folder; {name} runs in {folder}"))
+            .help(format!("say --app {name} if it is meant, or go there")))
     }
 
     /// The control service.
@@ -120,7 +134,7 @@ async fn open(folder: PathBuf) -> Option<App> {
     let daemon = channel(folder.join(STATE).join(SOCKET));
     let control = pb::ControlServiceClient::new(daemon.clone());
     let status = control.status(pb::StatusRequest::default()).timeout(PROBE).await.ok()?;
-    Some(App { folder, remote: None, daemon, status: status.into_message() })
+    Some(App { folder, remote: None, daemon, status: status.into_message(), guessed: false })
 }
 
 /// Whether what listens in this folder is this user's. Anybody can make a folder with a socket that all may
@@ -135,47 +149,6 @@ fn is_own(folder: &Path) -> bool {
 /// The application of exactly this folder, if it runs.
 pub(crate) async fn in_folder(folder: &Path) -> Option<App> {
     if is_own(folder) { open(folder.into()).await } else { None }
-}
-
-/// The folder at or above this one whose application runs.
-async fn upward(from: &Path) -> Option<App> {
-    for folder in from.ancestors() {
-        if let Some(app) = in_folder(folder).await {
-            return Some(app);
-        }
-    }
-    None
-}
-
-/// Folders whose lock a process of this user holds open. Sockets would not do: the kernel lists them without
-/// their users, and one in a long path under a name that means nothing to others.
-fn locked() -> Vec<PathBuf> {
-    let me = rustix::process::geteuid().as_raw();
-    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten().filter(|entry| {
-        let number = entry.file_name().to_str().is_some_and(|name| name.parse::<u32>().is_ok());
-        number && entry.metadata().is_ok_and(|meta| meta.uid() == me)
-    });
-    let suffix = Path::new(STATE).join(LOCK);
-    let mut folders: Vec<PathBuf> = processes
-        .filter_map(|process| std::fs::read_dir(process.path().join("fd")).ok())
-        .flatten()
-        .flatten()
-        .filter_map(|file| std::fs::read_link(file.path()).ok())
-        .filter(|path| path.ends_with(&suffix))
-        .filter_map(|path| Some(path.parent()?.parent()?.to_path_buf()))
-        .collect();
-    folders.sort();
-    folders.dedup();
-    folders
-}
-
-/// All applications that this user runs.
-async fn running() -> Vec<App> {
-    let mut running = Vec::new();
-    for folder in locked() {
-        running.extend(in_folder(&folder).await);
-    }
-    running
 }
 
 fn several(what: &str, running: &[App]) -> Failure {
@@ -213,13 +186,13 @@ async fn afar(remote: Remote, wanted: Option<&str>) -> Outcome<App> {
         return Err(Failure::user(format!("{} has {}, and not {wanted:?}", remote.url(), status.app)));
     }
     let folder = Path::new(&status.manifest).parent().unwrap_or(Path::new("/")).to_path_buf();
-    Ok(App { folder, remote: Some(remote), daemon, status })
+    Ok(App { folder, remote: Some(remote), daemon, status, guessed: false })
 }
 
 /// By name; by folder if it is written as a path, or if no application has that name.
 async fn named(wanted: &str) -> Outcome<App> {
     if !wanted.contains('/') && !matches!(wanted, "." | "..") {
-        let mut running = running().await;
+        let mut running = here::running().await;
         running.retain(|app| app.status.app == wanted);
         match running.len() {
             0 => {}
@@ -233,7 +206,7 @@ async fn named(wanted: &str) -> Outcome<App> {
         }
     }
     if let Ok(folder) = Path::new(wanted).canonicalize()
-        && let Some(app) = in_folder(&folder).await
+        && let Some(app) = here::waited(&folder).await
     {
         return Ok(app);
     }
@@ -241,16 +214,16 @@ async fn named(wanted: &str) -> Outcome<App> {
         .help("`formic up <folder>` starts one"))
 }
 
-/// From the current folder upward, else the only one.
+/// That of the current folder or of one above; where there is none, the only one.
 async fn nearest() -> Outcome<App> {
     if let Ok(here) = std::env::current_dir()
-        && let Some(app) = upward(&here).await
+        && let Some(folder) = here::own(&here)
     {
-        return Ok(app);
+        return here::of(folder).await;
     }
-    let mut running = running().await;
+    let mut running = here::running().await;
     match running.len() {
-        1 => Ok(running.remove(0)),
+        1 => Ok(App { guessed: true, ..running.remove(0) }),
         0 => {
             Err(Failure::unreachable("no application is running").help("start one with `formic up <folder>`"))
         }

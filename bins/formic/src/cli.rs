@@ -29,7 +29,7 @@ pub(crate) struct Cli {
 /// Which application a command is about.
 #[derive(Args, Clone, Debug, Default)]
 pub(crate) struct Target {
-    /// Name or folder of the running application [default: the one of this folder, else the only one]
+    /// Name or folder of the running application [default: the one of this folder or above; where there is none, the only one, to look at]
     #[arg(long, value_name = "APP")]
     pub(crate) app: Option<String>,
     #[command(flatten)]

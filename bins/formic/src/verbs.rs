@@ -20,13 +20,13 @@ mod rollback;
 mod run;
 mod scale;
 mod secret;
-mod server;
+pub(crate) mod server;
 mod services;
 mod status;
 mod stop;
 mod top;
 mod traffic;
-mod up;
+pub(crate) mod up;
 mod why;
 mod wire;
 

@@ -20,7 +20,7 @@ pub(crate) async fn run(args: Apply) -> Outcome {
         index: args.index,
         ..Default::default()
     };
-    let response = app.deploy().apply(request).await?.into_message();
+    let response = app.meant()?.deploy().apply(request).await?.into_message();
     finish(&app, &response, args.wait, args.listing.json).await
 }
 

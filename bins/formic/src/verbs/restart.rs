@@ -10,7 +10,7 @@ use crate::{app, output};
 pub(crate) async fn run(args: Restart) -> Outcome {
     let app = app::find(&args.listing.target).await?;
     let request = pb::RestartRequest { services: args.services.clone(), ..Default::default() };
-    let response = app.deploy().restart(request).await?.into_message();
+    let response = app.meant()?.deploy().restart(request).await?.into_message();
     if args.listing.json {
         output::json(
             &json!({ "app": app.status.app, "services": args.services, "instances": response.instances }),

@@ -24,6 +24,8 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use formic_api::control::v1 as pb;
+use formic_core::Endpoint;
+use formic_server::Bound;
 use formic_supervise::{Features, Lock, LockError, is_running, keeper};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -47,6 +49,9 @@ const LOCK_LIMIT: Duration = Duration::from_secs(2);
 /// How long the keeper may take to end after the brain did.
 const END_LIMIT: Duration = Duration::from_secs(15);
 
+/// The file of it within the state.
+const FILE: &str = "server.json";
+
 /// What a brain must know before it can read anything else.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Place {
@@ -65,8 +70,14 @@ pub(crate) struct Place {
 }
 
 impl Place {
+    /// Of the application in this folder, if a server had it.
+    pub(crate) fn of(folder: &Path) -> Option<Self> {
+        let text = std::fs::read(folder.join(crate::app::STATE).join(FILE)).ok()?;
+        serde_json::from_slice(&text).ok()
+    }
+
     fn path(state: &State) -> PathBuf {
-        state.folder().join("server.json")
+        state.folder().join(FILE)
     }
 
     fn read(state: &State) -> Outcome<Self> {
@@ -103,6 +114,9 @@ async fn start(args: &Server) -> Outcome {
     let state = State::open(&folder)?;
     let features = Features::from_env().map_err(|error| Failure::user(error.to_string()))?;
     free(&state, &features, &manifest.app.name).await?;
+    Bound::is_free(&Endpoint::Unix(state.socket()))
+        .await
+        .map_err(|error| Failure::user("the API's socket cannot be opened").because(error))?;
     if args.set_aside {
         set_aside(&state)?;
     }
@@ -254,7 +268,7 @@ async fn answering(state: &State) -> Option<App> {
 /// The server that a command is about.
 pub(crate) async fn find(detached: &Detached) -> Outcome<App> {
     let app = app::find_here(&detached.listing.target, "`formic server`").await?;
-    if app.status.server.is_set() {
+    if app.meant()?.status.server.is_set() {
         return Ok(app);
     }
     Err(Failure::user(format!("{} is run by `formic up`, which is no server", app.status.app))

@@ -27,7 +27,7 @@ pub(crate) async fn down(args: Down) -> Outcome {
 }
 
 async fn whole(app: &App, now: bool, json: bool) -> Outcome {
-    let name = app.status.app.clone();
+    let name = app.meant()?.status.app.clone();
     let workloads: usize = app.status.services.iter().map(|service| service.instances.len()).sum();
     if !json {
         output::talk(&format!("stopping {name} in {}", app.place()));

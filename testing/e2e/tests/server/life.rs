@@ -33,6 +33,10 @@ fn a_killed_brain_or_keeper_is_followed_by_one_that_knows_everything() {
     // The brain alone: its keeper starts the next one.
     let (brain, keeper) = (managed.brain(), managed.keeper());
     managed.kill(brain);
+    // Who asks meanwhile waits for it, and is told about no other application.
+    let asked = managed.formic(&["status"]);
+    asked.says(0, &[]);
+    assert!(asked.stdout.contains("alpha") && asked.stdout.contains("beta"), "{}", asked.stdout);
     let status = managed.ready();
     assert_ne!(status["pid"], brain);
     assert_eq!(
@@ -98,6 +102,15 @@ fn detached_workloads_go_on_and_are_taken_over() {
     managed.formic(&["server", "stop"]).says(0, &["detached", "3 instances go on"]);
     assert!(!alive(keeper) && managed.try_status().is_none());
     assert!(pids.values().all(|pid| alive(*pid)));
+    for verb in ["status", "down"] {
+        managed.formic(&[verb]).says(3, &["kept is not running here", "3 instances run without a server"]);
+    }
+    // What is in the way of its socket stays, and is told before anything is started.
+    let socket = managed.folder().join(".formic/api.sock");
+    std::fs::write(&socket, "mine").unwrap();
+    managed.try_serve(&[]).says(1, &["is no socket", "not removed"]);
+    assert_eq!(std::fs::read_to_string(&socket).unwrap(), "mine");
+    std::fs::remove_file(&socket).unwrap();
     assert!(managed.try_serve(&[]).stderr.contains("took over 3 instances"));
     assert_eq!(managed.pids(), pids);
     // One server for one application, and no `up` beside it.

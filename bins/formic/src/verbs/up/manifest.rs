@@ -7,7 +7,7 @@ use formic_spec::{Faults, Manifest};
 use crate::exit::{Failure, Outcome};
 
 /// The name of a manifest.
-const NAME: &str = "formic.toml";
+pub(crate) const NAME: &str = "formic.toml";
 /// A manifest is written by people; what is larger is something else.
 const MAX: u64 = 1 << 20;
 
