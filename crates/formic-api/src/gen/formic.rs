@@ -5403,7 +5403,7 @@ pub mod formic {
                     deserialize_with = "::formic_rpc::rt::buffa::json_helpers::null_as_default"
                 )]
                 pub changes: ::formic_rpc::rt::buffa::alloc::vec::Vec<ServiceChange>,
-                /// What would be done at once, and what would wait for what.
+                /// What becomes of each instance until all of it has come true.
                 ///
                 /// Field 3: `actions`
                 #[serde(
@@ -5422,6 +5422,15 @@ pub mod formic {
                 )]
                 pub notes:
                     ::formic_rpc::rt::buffa::alloc::vec::Vec<::formic_rpc::rt::buffa::alloc::string::String>,
+                /// What changes beside the services: the gateway, routes, how services are called.
+                ///
+                /// Field 5: `beside`
+                #[serde(
+                    rename = "beside",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_vec",
+                    deserialize_with = "::formic_rpc::rt::buffa::json_helpers::null_as_default"
+                )]
+                pub beside: ::formic_rpc::rt::buffa::alloc::vec::Vec<FieldChange>,
                 #[serde(skip)]
                 #[doc(hidden)]
                 pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFields,
@@ -5433,6 +5442,7 @@ pub mod formic {
                         .field("changes", &self.changes)
                         .field("actions", &self.actions)
                         .field("notes", &self.notes)
+                        .field("beside", &self.beside)
                         .finish()
                 }
             }
@@ -5485,6 +5495,14 @@ pub mod formic {
                     for v in &self.notes {
                         size += 1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(v) as u64;
                     }
+                    for v in &self.beside {
+                        let __slot = __cache.reserve();
+                        let inner_size = v.compute_size(__cache);
+                        __cache.set(__slot, inner_size);
+                        size += 1u64
+                            + ::formic_rpc::rt::buffa::encoding::varint_len(inner_size as u64) as u64
+                            + inner_size as u64;
+                    }
                     size += self.__buffa_unknown_fields.encoded_len() as u64;
                     ::formic_rpc::rt::buffa::saturate_size(size)
                 }
@@ -5516,6 +5534,14 @@ pub mod formic {
                     }
                     for v in &self.notes {
                         ::formic_rpc::rt::buffa::types::put_string_field(4u32, v, buf);
+                    }
+                    for v in &self.beside {
+                        ::formic_rpc::rt::buffa::types::put_len_delimited_header(
+                            5u32,
+                            u64::from(__cache.consume_next()),
+                            buf,
+                        );
+                        v.write_to(__cache, buf);
                     }
                     self.__buffa_unknown_fields.write_to(buf);
                 }
@@ -5572,6 +5598,18 @@ pub mod formic {
                             )?;
                             self.notes.push(__elem);
                         }
+                        5u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            let mut elem = ::core::default::Default::default();
+                            ctx.register_element_memory(
+                                ::formic_rpc::rt::buffa::__private::element_footprint(&elem),
+                            )?;
+                            ::formic_rpc::rt::buffa::Message::merge_length_delimited(&mut elem, buf, ctx)?;
+                            self.beside.push(elem);
+                        }
                         _ => {
                             self.__buffa_unknown_fields.push(
                                 ::formic_rpc::rt::buffa::encoding::decode_unknown_field(tag, buf, ctx)?,
@@ -5585,6 +5623,7 @@ pub mod formic {
                     self.changes.clear();
                     self.actions.clear();
                     self.notes.clear();
+                    self.beside.clear();
                     self.__buffa_unknown_fields.clear();
                 }
             }
@@ -6033,7 +6072,7 @@ pub mod formic {
             #[serde(crate = "::formic_rpc::rt::serde")]
             #[serde(default)]
             pub struct PlannedAction {
-                /// start, stop, kill, wait, keep.
+                /// replace, in-place, keep, stop, kill, start, wait.
                 ///
                 /// Field 1: `action`
                 #[serde(
@@ -6649,7 +6688,7 @@ pub mod formic {
             #[serde(crate = "::formic_rpc::rt::serde")]
             #[serde(default)]
             pub struct RollbackRequest {
-                /// Index of the desired state that is to come back; not set: the one before the present.
+                /// Index of the desired state that is to come back; not set: the newest other one that did not fail.
                 ///
                 /// Field 1: `to`
                 #[serde(
@@ -6854,6 +6893,13 @@ pub mod formic {
                     deserialize_with = "::formic_rpc::rt::buffa::json_helpers::null_as_default"
                 )]
                 pub changes: ::formic_rpc::rt::buffa::alloc::vec::Vec<ServiceChange>,
+                /// Field 4: `beside`
+                #[serde(
+                    rename = "beside",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_vec",
+                    deserialize_with = "::formic_rpc::rt::buffa::json_helpers::null_as_default"
+                )]
+                pub beside: ::formic_rpc::rt::buffa::alloc::vec::Vec<FieldChange>,
                 #[serde(skip)]
                 #[doc(hidden)]
                 pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFields,
@@ -6864,6 +6910,7 @@ pub mod formic {
                         .field("index", &self.index)
                         .field("changed", &self.changed)
                         .field("changes", &self.changes)
+                        .field("beside", &self.beside)
                         .finish()
                 }
             }
@@ -6908,6 +6955,14 @@ pub mod formic {
                             + ::formic_rpc::rt::buffa::encoding::varint_len(inner_size as u64) as u64
                             + inner_size as u64;
                     }
+                    for v in &self.beside {
+                        let __slot = __cache.reserve();
+                        let inner_size = v.compute_size(__cache);
+                        __cache.set(__slot, inner_size);
+                        size += 1u64
+                            + ::formic_rpc::rt::buffa::encoding::varint_len(inner_size as u64) as u64
+                            + inner_size as u64;
+                    }
                     size += self.__buffa_unknown_fields.encoded_len() as u64;
                     ::formic_rpc::rt::buffa::saturate_size(size)
                 }
@@ -6927,6 +6982,14 @@ pub mod formic {
                     for v in &self.changes {
                         ::formic_rpc::rt::buffa::types::put_len_delimited_header(
                             3u32,
+                            u64::from(__cache.consume_next()),
+                            buf,
+                        );
+                        v.write_to(__cache, buf);
+                    }
+                    for v in &self.beside {
+                        ::formic_rpc::rt::buffa::types::put_len_delimited_header(
+                            4u32,
                             u64::from(__cache.consume_next()),
                             buf,
                         );
@@ -6971,6 +7034,18 @@ pub mod formic {
                             ::formic_rpc::rt::buffa::Message::merge_length_delimited(&mut elem, buf, ctx)?;
                             self.changes.push(elem);
                         }
+                        4u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            let mut elem = ::core::default::Default::default();
+                            ctx.register_element_memory(
+                                ::formic_rpc::rt::buffa::__private::element_footprint(&elem),
+                            )?;
+                            ::formic_rpc::rt::buffa::Message::merge_length_delimited(&mut elem, buf, ctx)?;
+                            self.beside.push(elem);
+                        }
                         _ => {
                             self.__buffa_unknown_fields.push(
                                 ::formic_rpc::rt::buffa::encoding::decode_unknown_field(tag, buf, ctx)?,
@@ -6983,6 +7058,7 @@ pub mod formic {
                     self.index = 0u64;
                     self.changed = false;
                     self.changes.clear();
+                    self.beside.clear();
                     self.__buffa_unknown_fields.clear();
                 }
             }
@@ -8028,6 +8104,15 @@ pub mod formic {
                     deserialize_with = "::formic_rpc::rt::buffa::json_helpers::null_as_default"
                 )]
                 pub services: ::formic_rpc::rt::buffa::alloc::vec::Vec<GenerationService>,
+                /// succeeded, failed, reverted, superseded; current for the present one unless it failed. Empty where nobody knows.
+                ///
+                /// Field 5: `outcome`
+                #[serde(
+                    rename = "outcome",
+                    with = "::formic_rpc::rt::buffa::json_helpers::proto_string",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str"
+                )]
+                pub outcome: ::formic_rpc::rt::buffa::alloc::string::String,
                 #[serde(skip)]
                 #[doc(hidden)]
                 pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFields,
@@ -8039,6 +8124,7 @@ pub mod formic {
                         .field("unix_ms", &self.unix_ms)
                         .field("cause", &self.cause)
                         .field("services", &self.services)
+                        .field("outcome", &self.outcome)
                         .finish()
                 }
             }
@@ -8086,6 +8172,10 @@ pub mod formic {
                             + ::formic_rpc::rt::buffa::encoding::varint_len(inner_size as u64) as u64
                             + inner_size as u64;
                     }
+                    if !self.outcome.is_empty() {
+                        size +=
+                            1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.outcome) as u64;
+                    }
                     size += self.__buffa_unknown_fields.encoded_len() as u64;
                     ::formic_rpc::rt::buffa::saturate_size(size)
                 }
@@ -8112,6 +8202,9 @@ pub mod formic {
                             buf,
                         );
                         v.write_to(__cache, buf);
+                    }
+                    if !self.outcome.is_empty() {
+                        ::formic_rpc::rt::buffa::types::put_string_field(5u32, &self.outcome, buf);
                     }
                     self.__buffa_unknown_fields.write_to(buf);
                 }
@@ -8159,6 +8252,13 @@ pub mod formic {
                             ::formic_rpc::rt::buffa::Message::merge_length_delimited(&mut elem, buf, ctx)?;
                             self.services.push(elem);
                         }
+                        5u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::types::merge_string(&mut self.outcome, buf)?;
+                        }
                         _ => {
                             self.__buffa_unknown_fields.push(
                                 ::formic_rpc::rt::buffa::encoding::decode_unknown_field(tag, buf, ctx)?,
@@ -8172,6 +8272,7 @@ pub mod formic {
                     self.unix_ms = 0i64;
                     self.cause.clear();
                     self.services.clear();
+                    self.outcome.clear();
                     self.__buffa_unknown_fields.clear();
                 }
             }
@@ -22945,7 +23046,7 @@ pub mod formic {
                             'a,
                             super::super::__buffa::view::ServiceChangeView<'a>,
                         >,
-                        /// What would be done at once, and what would wait for what.
+                        /// What becomes of each instance until all of it has come true.
                         ///
                         /// Field 3: `actions`
                         pub actions: ::formic_rpc::rt::buffa::RepeatedView<
@@ -22956,6 +23057,13 @@ pub mod formic {
                         ///
                         /// Field 4: `notes`
                         pub notes: ::formic_rpc::rt::buffa::RepeatedView<'a, &'a str>,
+                        /// What changes beside the services: the gateway, routes, how services are called.
+                        ///
+                        /// Field 5: `beside`
+                        pub beside: ::formic_rpc::rt::buffa::RepeatedView<
+                            'a,
+                            super::super::__buffa::view::FieldChangeView<'a>,
+                        >,
                         pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFieldsView<'a>,
                     }
                     impl<'a> ::formic_rpc::rt::buffa::MessageView<'a> for PlanResponseView<'a> {
@@ -23053,6 +23161,24 @@ pub mod formic {
                                     )?;
                                     view.notes.push(__elem);
                                 }
+                                5u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    let __sub_ctx = ctx.descend()?;
+                                    let sub = ::formic_rpc::rt::buffa::types::borrow_bytes(&mut cur)?;
+                                    ctx.register_element_memory(::core::mem::size_of::<
+                                        super::super::__buffa::view::FieldChangeView,
+                                    >())?;
+                                    view.beside
+                            .push(
+                                <super::super::__buffa::view::FieldChangeView as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                    sub,
+                                    __sub_ctx,
+                                )?,
+                            );
+                                }
                                 _ => {
                                     ::formic_rpc::rt::buffa::encoding::skip_field_depth(
                                         tag,
@@ -23097,6 +23223,11 @@ pub mod formic {
                         .map(|v| v.to_owned_from_source(__buffa_src))
                         .collect::<::core::result::Result<_, ::formic_rpc::rt::buffa::DecodeError>>()?,
                     notes: self.notes.iter().map(|s| s.to_string()).collect(),
+                    beside: self
+                        .beside
+                        .iter()
+                        .map(|v| v.to_owned_from_source(__buffa_src))
+                        .collect::<::core::result::Result<_, ::formic_rpc::rt::buffa::DecodeError>>()?,
                     __buffa_unknown_fields: self
                         .__buffa_unknown_fields
                         .to_owned()?
@@ -23134,6 +23265,14 @@ pub mod formic {
                             for v in &self.notes {
                                 size += 1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(v) as u64;
                             }
+                            for v in &self.beside {
+                                let __slot = __cache.reserve();
+                                let inner_size = v.compute_size(__cache);
+                                __cache.set(__slot, inner_size);
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::encoding::varint_len(inner_size as u64) as u64
+                                    + inner_size as u64;
+                            }
                             size += self.__buffa_unknown_fields.encoded_len() as u64;
                             ::formic_rpc::rt::buffa::saturate_size(size)
                         }
@@ -23166,6 +23305,14 @@ pub mod formic {
                             }
                             for v in &self.notes {
                                 ::formic_rpc::rt::buffa::types::put_string_field(4u32, v, buf);
+                            }
+                            for v in &self.beside {
+                                ::formic_rpc::rt::buffa::types::put_len_delimited_header(
+                                    5u32,
+                                    u64::from(__cache.consume_next()),
+                                    buf,
+                                );
+                                v.write_to(__cache, buf);
                             }
                             self.__buffa_unknown_fields.write_to(buf);
                         }
@@ -23202,6 +23349,9 @@ pub mod formic {
                             }
                             if !self.notes.is_empty() {
                                 __map.serialize_entry("notes", &*self.notes)?;
+                            }
+                            if !self.beside.is_empty() {
+                                __map.serialize_entry("beside", &*self.beside)?;
                             }
                             __map.end()
                         }
@@ -23318,7 +23468,7 @@ pub mod formic {
                         > {
                             &self.0.reborrow().changes
                         }
-                        /// What would be done at once, and what would wait for what.
+                        /// What becomes of each instance until all of it has come true.
                         ///
                         /// Field 3: `actions`
                         #[must_use]
@@ -23336,6 +23486,18 @@ pub mod formic {
                         #[must_use]
                         pub fn notes(&self) -> &::formic_rpc::rt::buffa::RepeatedView<'_, &'_ str> {
                             &self.0.reborrow().notes
+                        }
+                        /// What changes beside the services: the gateway, routes, how services are called.
+                        ///
+                        /// Field 5: `beside`
+                        #[must_use]
+                        pub fn beside(
+                            &self,
+                        ) -> &::formic_rpc::rt::buffa::RepeatedView<
+                            '_,
+                            super::super::__buffa::view::FieldChangeView<'_>,
+                        > {
+                            &self.0.reborrow().beside
                         }
                     }
                     impl ::core::convert::From<::formic_rpc::rt::buffa::OwnedView<PlanResponseView<'static>>>
@@ -24109,7 +24271,7 @@ pub mod formic {
                     }
                     #[derive(Clone, Debug, Default)]
                     pub struct PlannedActionView<'a> {
-                        /// start, stop, kill, wait, keep.
+                        /// replace, in-place, keep, stop, kill, start, wait.
                         ///
                         /// Field 1: `action`
                         pub action: &'a str,
@@ -24434,7 +24596,7 @@ pub mod formic {
                         pub fn into_bytes(self) -> ::formic_rpc::rt::buffa::bytes::Bytes {
                             self.0.into_bytes()
                         }
-                        /// start, stop, kill, wait, keep.
+                        /// replace, in-place, keep, stop, kill, start, wait.
                         ///
                         /// Field 1: `action`
                         #[must_use]
@@ -25327,7 +25489,7 @@ pub mod formic {
                     }
                     #[derive(Clone, Debug, Default)]
                     pub struct RollbackRequestView<'a> {
-                        /// Index of the desired state that is to come back; not set: the one before the present.
+                        /// Index of the desired state that is to come back; not set: the newest other one that did not fail.
                         ///
                         /// Field 1: `to`
                         pub to: ::core::option::Option<u64>,
@@ -25589,7 +25751,7 @@ pub mod formic {
                         pub fn into_bytes(self) -> ::formic_rpc::rt::buffa::bytes::Bytes {
                             self.0.into_bytes()
                         }
-                        /// Index of the desired state that is to come back; not set: the one before the present.
+                        /// Index of the desired state that is to come back; not set: the newest other one that did not fail.
                         ///
                         /// Field 1: `to`
                         #[must_use]
@@ -25660,6 +25822,11 @@ pub mod formic {
                         pub changes: ::formic_rpc::rt::buffa::RepeatedView<
                             'a,
                             super::super::__buffa::view::ServiceChangeView<'a>,
+                        >,
+                        /// Field 4: `beside`
+                        pub beside: ::formic_rpc::rt::buffa::RepeatedView<
+                            'a,
+                            super::super::__buffa::view::FieldChangeView<'a>,
                         >,
                         pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFieldsView<'a>,
                     }
@@ -25736,6 +25903,24 @@ pub mod formic {
                                 )?,
                             );
                                 }
+                                4u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    let __sub_ctx = ctx.descend()?;
+                                    let sub = ::formic_rpc::rt::buffa::types::borrow_bytes(&mut cur)?;
+                                    ctx.register_element_memory(::core::mem::size_of::<
+                                        super::super::__buffa::view::FieldChangeView,
+                                    >())?;
+                                    view.beside
+                            .push(
+                                <super::super::__buffa::view::FieldChangeView as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                    sub,
+                                    __sub_ctx,
+                                )?,
+                            );
+                                }
                                 _ => {
                                     ::formic_rpc::rt::buffa::encoding::skip_field_depth(
                                         tag,
@@ -25775,6 +25960,11 @@ pub mod formic {
                         .iter()
                         .map(|v| v.to_owned_from_source(__buffa_src))
                         .collect::<::core::result::Result<_, ::formic_rpc::rt::buffa::DecodeError>>()?,
+                    beside: self
+                        .beside
+                        .iter()
+                        .map(|v| v.to_owned_from_source(__buffa_src))
+                        .collect::<::core::result::Result<_, ::formic_rpc::rt::buffa::DecodeError>>()?,
                     __buffa_unknown_fields: self
                         .__buffa_unknown_fields
                         .to_owned()?
@@ -25804,6 +25994,14 @@ pub mod formic {
                                     + ::formic_rpc::rt::buffa::encoding::varint_len(inner_size as u64) as u64
                                     + inner_size as u64;
                             }
+                            for v in &self.beside {
+                                let __slot = __cache.reserve();
+                                let inner_size = v.compute_size(__cache);
+                                __cache.set(__slot, inner_size);
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::encoding::varint_len(inner_size as u64) as u64
+                                    + inner_size as u64;
+                            }
                             size += self.__buffa_unknown_fields.encoded_len() as u64;
                             ::formic_rpc::rt::buffa::saturate_size(size)
                         }
@@ -25824,6 +26022,14 @@ pub mod formic {
                             for v in &self.changes {
                                 ::formic_rpc::rt::buffa::types::put_len_delimited_header(
                                     3u32,
+                                    u64::from(__cache.consume_next()),
+                                    buf,
+                                );
+                                v.write_to(__cache, buf);
+                            }
+                            for v in &self.beside {
+                                ::formic_rpc::rt::buffa::types::put_len_delimited_header(
+                                    4u32,
                                     u64::from(__cache.consume_next()),
                                     buf,
                                 );
@@ -25861,6 +26067,9 @@ pub mod formic {
                             }
                             if !self.changes.is_empty() {
                                 __map.serialize_entry("changes", &*self.changes)?;
+                            }
+                            if !self.beside.is_empty() {
+                                __map.serialize_entry("beside", &*self.beside)?;
                             }
                             __map.end()
                         }
@@ -25983,6 +26192,16 @@ pub mod formic {
                             super::super::__buffa::view::ServiceChangeView<'_>,
                         > {
                             &self.0.reborrow().changes
+                        }
+                        /// Field 4: `beside`
+                        #[must_use]
+                        pub fn beside(
+                            &self,
+                        ) -> &::formic_rpc::rt::buffa::RepeatedView<
+                            '_,
+                            super::super::__buffa::view::FieldChangeView<'_>,
+                        > {
+                            &self.0.reborrow().beside
                         }
                     }
                     impl
@@ -28068,6 +28287,10 @@ pub mod formic {
                             'a,
                             super::super::__buffa::view::GenerationServiceView<'a>,
                         >,
+                        /// succeeded, failed, reverted, superseded; current for the present one unless it failed. Empty where nobody knows.
+                        ///
+                        /// Field 5: `outcome`
+                        pub outcome: &'a str,
                         pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFieldsView<'a>,
                     }
                     impl<'a> ::formic_rpc::rt::buffa::MessageView<'a> for GenerationView<'a> {
@@ -28132,6 +28355,13 @@ pub mod formic {
                                     )?;
                                     view.cause = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
                                 }
+                                5u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    view.outcome = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
+                                }
                                 4u32 => {
                                     ::formic_rpc::rt::buffa::encoding::check_wire_type(
                                         tag,
@@ -28190,6 +28420,7 @@ pub mod formic {
                         .iter()
                         .map(|v| v.to_owned_from_source(__buffa_src))
                         .collect::<::core::result::Result<_, ::formic_rpc::rt::buffa::DecodeError>>()?,
+                    outcome: self.outcome.to_string(),
                     __buffa_unknown_fields: self
                         .__buffa_unknown_fields
                         .to_owned()?
@@ -28224,6 +28455,11 @@ pub mod formic {
                                     + ::formic_rpc::rt::buffa::encoding::varint_len(inner_size as u64) as u64
                                     + inner_size as u64;
                             }
+                            if !self.outcome.is_empty() {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.outcome)
+                                        as u64;
+                            }
                             size += self.__buffa_unknown_fields.encoded_len() as u64;
                             ::formic_rpc::rt::buffa::saturate_size(size)
                         }
@@ -28251,6 +28487,9 @@ pub mod formic {
                                     buf,
                                 );
                                 v.write_to(__cache, buf);
+                            }
+                            if !self.outcome.is_empty() {
+                                ::formic_rpc::rt::buffa::types::put_string_field(5u32, &self.outcome, buf);
                             }
                             self.__buffa_unknown_fields.write_to(buf);
                         }
@@ -28290,6 +28529,9 @@ pub mod formic {
                             }
                             if !self.services.is_empty() {
                                 __map.serialize_entry("services", &*self.services)?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str(self.outcome) {
+                                __map.serialize_entry("outcome", self.outcome)?;
                             }
                             __map.end()
                         }
@@ -28413,6 +28655,13 @@ pub mod formic {
                             super::super::__buffa::view::GenerationServiceView<'_>,
                         > {
                             &self.0.reborrow().services
+                        }
+                        /// succeeded, failed, reverted, superseded; current for the present one unless it failed. Empty where nobody knows.
+                        ///
+                        /// Field 5: `outcome`
+                        #[must_use]
+                        pub fn outcome(&self) -> &'_ str {
+                            self.0.reborrow().outcome
                         }
                     }
                     impl ::core::convert::From<::formic_rpc::rt::buffa::OwnedView<GenerationView<'static>>>
