@@ -31,6 +31,36 @@ pub struct Generation {
     /// The versions of the secrets that its services are given, by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub secrets: BTreeMap<String, BTreeSet<u64>>,
+    /// What became of it, once that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<Outcome>,
+}
+
+/// What became of a desired state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// All of it came true.
+    Succeeded,
+    /// Something that it brought failed, and there was nothing to go back to.
+    Failed,
+    /// Something of it failed, and was taken back.
+    Reverted,
+    /// Another followed before all of it came true.
+    Superseded,
+}
+
+impl Outcome {
+    /// The word for it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Reverted => "reverted",
+            Self::Superseded => "superseded",
+        }
+    }
 }
 
 impl State {

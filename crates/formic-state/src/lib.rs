@@ -39,7 +39,7 @@ mod state;
 pub use error::{Error, OpenError};
 pub use events::{Event, Events, InvalidToken, KEPT_EVENTS, Token};
 pub use folder::{DATABASE, KEY, set_aside};
-pub use history::{Generation, KEPT_GENERATIONS};
+pub use history::{Generation, KEPT_GENERATIONS, Outcome};
 pub use instances::Held;
 pub use schema::SCHEMA;
 pub use secrets::{KEPT_VERSIONS, Secret, SecretInfo};

@@ -14,7 +14,7 @@ pub(crate) async fn run(args: Listing) -> Outcome {
         let service = |s: &pb::GenerationService| json!({ "name": s.name, "version": s.version, "replicas": s.replicas });
         let state = |state: &pb::Generation| {
             json!({
-                "index": state.index, "unix_ms": state.unix_ms, "cause": state.cause,
+                "index": state.index, "unix_ms": state.unix_ms, "cause": state.cause, "outcome": state.outcome,
                 "services": state.services.iter().map(service).collect::<Vec<_>>(),
             })
         };
@@ -30,11 +30,16 @@ pub(crate) async fn run(args: Listing) -> Outcome {
             vec![
                 state.index.to_string(),
                 output::time(state.unix_ms),
+                state.outcome.clone(),
                 state.cause.clone(),
                 services.join(" "),
             ]
         })
         .collect();
-    output::line(&output::table(&["INDEX", "SINCE (UTC)", "CAUSE", "SERVICES"], &rows, output::limit()));
+    output::line(&output::table(
+        &["INDEX", "SINCE (UTC)", "OUTCOME", "CAUSE", "SERVICES"],
+        &rows,
+        output::limit(),
+    ));
     Ok(())
 }

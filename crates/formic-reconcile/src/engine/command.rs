@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use formic_plan::{Change as Step, InstanceId, Plan, Run, Service, Timetable};
+use formic_state::Outcome;
 use serde_json::Value;
 use tokio::sync::oneshot;
 
@@ -143,6 +144,8 @@ pub struct Generation {
     pub services: Vec<Service>,
     /// What came with it.
     pub tag: Arc<Value>,
+    /// What became of it, once that is known.
+    pub outcome: Option<Outcome>,
 }
 
 /// What came of a stop.

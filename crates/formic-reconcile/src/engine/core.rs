@@ -8,6 +8,7 @@
 
 mod adopt;
 mod cron;
+mod outcome;
 mod process;
 mod save;
 mod wish;
@@ -263,8 +264,10 @@ impl Core {
             // Something else is wanted from now on than what was asked for.
             self.fleet.generation += 1;
             self.desired.generation = self.fleet.generation;
+            self.reverted(&reverted);
             self.remember(format!("the way back of {}", reverted.join(", ")));
         }
+        self.conclude();
         let (ticked, due_at) = self.tick();
         (advance.changed || ticked, advance.wake_at.into_iter().chain(due_at).min())
     }

@@ -69,6 +69,7 @@ pub(crate) fn generation(number: u32) -> Generation {
         services: ["user", "order"].map(|name| service(name, number)).into(),
         tag: json!({ "gateway": number }),
         secrets: BTreeMap::from([("password".to_owned(), BTreeSet::from([u64::from(number)]))]),
+        outcome: None,
     }
 }
 

@@ -157,7 +157,10 @@ fn an_update_that_fails_goes_back_by_itself_and_the_old_one_never_stops() {
     assert_eq!((app.pid_of("beta"), &app.service("beta")["state"]), (beta, &"ready".into()));
     assert_eq!(index(&app), 3, "the way back is a state of its own");
     let history = app.formic(&["history"]).stdout;
-    assert!(history.contains("the way back of beta"), "{history}");
+    assert!(history.contains("the way back of beta") && history.contains("reverted"), "{history}");
+    // What has just failed is not what is gone back to by hand.
+    app.formic(&["rollback"]).says(1, &["nothing earlier", "did not fail"]);
+    assert_eq!(index(&app), 3);
     let why = app.formic(&["why", "beta"]).stdout;
     assert!(why.contains("code 78") && why.contains("It has been back at"), "{why}");
     let status = app.formic(&["status"]).stdout;

@@ -37,6 +37,8 @@ pub(crate) struct Kept {
     timetable: Timetable,
     /// The last desired state.
     index: u64,
+    /// Earlier ones of which it is known by now what became of them.
+    concluded: BTreeSet<u64>,
     stale: BTreeSet<InstanceId>,
     gone: Vec<InstanceId>,
 }
@@ -48,6 +50,10 @@ impl Kept {
         if !self.stale.contains(id) {
             self.stale.insert(id.clone());
         }
+    }
+
+    pub(super) fn concluded(&mut self, index: u64) {
+        self.concluded.insert(index);
     }
 
     pub(super) fn forget(&mut self, id: &InstanceId) {
@@ -137,6 +143,7 @@ impl Core {
                 cause: stored.cause,
                 services: stored.services,
                 tag: Arc::new(stored.tag),
+                outcome: stored.outcome,
             }));
         }
         self.tag = self.history.back().map(|present| Arc::clone(&present.tag)).unwrap_or_default();
@@ -170,7 +177,9 @@ impl Core {
             kept.timetable.clone_from(&self.timetable);
             save.timetable = Some(self.timetable.clone());
         }
-        for generation in self.history.iter().filter(|generation| generation.index > kept.index) {
+        let concluded = std::mem::take(&mut kept.concluded);
+        let is_new = |index: u64| index > kept.index || concluded.contains(&index);
+        for generation in self.history.iter().filter(|generation| is_new(generation.index)) {
             save.generations.push(stored(generation));
         }
         kept.index = self.history.back().map_or(kept.index, |last| last.index);
@@ -221,6 +230,7 @@ fn stored(generation: &Generation) -> formic_state::Generation {
         services: generation.services.clone(),
         tag: (*generation.tag).clone(),
         secrets: secrets(&generation.services),
+        outcome: generation.outcome,
     }
 }
 

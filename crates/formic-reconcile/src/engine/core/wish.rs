@@ -157,12 +157,14 @@ impl Core {
 
     /// Keeps what is wanted now as a state to go back to.
     pub(super) fn remember(&mut self, cause: String) {
+        self.superseded();
         self.history.push_back(Arc::new(Generation {
             index: self.fleet.generation,
             unix_ms: self.now.unix_ms,
             cause,
             services: self.wanted(),
             tag: Arc::clone(&self.tag),
+            outcome: None,
         }));
         if self.history.len() > KEPT {
             self.history.pop_front();

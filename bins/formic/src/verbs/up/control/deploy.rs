@@ -12,6 +12,7 @@ use formic_plan::Service;
 use formic_reconcile::{Applied, Change, Command, Entry, Generation, Kind, diff};
 use formic_rpc::{Context, Reply, Request, Streaming, reply};
 use formic_spec::{HumanDuration, MAX_REPLICAS, Manifest};
+use formic_state::Outcome;
 use tokio::sync::oneshot;
 
 use super::intent::Intent;
@@ -128,10 +129,14 @@ fn can_scale(service: &Service, replicas: u32) -> Result<(), Error> {
     }
 }
 
-/// The newest of the earlier states that is another than the present one.
+/// The newest of the earlier states that is another than the present one, and did not fail: after an update that went
+/// back by itself, that one is not wanted again.
 fn before(history: &[Arc<Generation>]) -> Option<&Arc<Generation>> {
     let (present, earlier) = history.split_last()?;
-    earlier.iter().rev().find(|state| state.services != present.services || state.tag != present.tag)
+    let worked =
+        |state: &&Arc<Generation>| !matches!(state.outcome, Some(Outcome::Failed | Outcome::Reverted));
+    let other = |state: &&Arc<Generation>| state.services != present.services || state.tag != present.tag;
+    earlier.iter().rev().filter(worked).find(other)
 }
 
 /// So many of the last events of a service are told with the reason of its state.
@@ -276,7 +281,10 @@ impl pb::DeployService for Control {
             Some(to) => {
                 Error::not_found(format!("no state of index {to} is kept; `formic history` lists them"))
             }
-            None => Error::failed_precondition("there is nothing earlier to go back to"),
+            None => Error::failed_precondition(
+                "there is nothing earlier to go back to that did not fail; \
+                 `formic history` lists what was, and `formic rollback <index>` takes any of it",
+            ),
         })?;
         if target.services == present.services && target.tag == present.tag {
             return Err(Error::failed_precondition(format!(
@@ -311,7 +319,8 @@ impl pb::DeployService for Control {
 
     async fn history(&self, _: Context, _: Request<'_, pb::HistoryRequest>) -> Reply<pb::HistoryResponse> {
         let history = Self::history(self).await?;
-        let generations = history.iter().rev().map(|state| wire::generation(state)).collect();
+        let generations =
+            history.iter().rev().enumerate().map(|(at, state)| wire::generation(state, at == 0)).collect();
         reply(pb::HistoryResponse { generations, ..Default::default() })
     }
 
@@ -436,20 +445,26 @@ mod tests {
 
     #[test]
     fn the_state_to_go_back_to_is_the_newest_other_one() {
-        let state = |index, replicas| {
+        let with = |index, replicas, outcome| {
             Arc::new(Generation {
                 index,
                 unix_ms: 0,
                 cause: String::new(),
                 services: vec![service(replicas, Value::Null)],
                 tag: Arc::default(),
+                outcome,
             })
         };
+        let state = |index, replicas| with(index, replicas, None);
+        let failed = |index, replicas| with(index, replicas, Some(Outcome::Reverted));
         let index = |history: &[Arc<Generation>]| before(history).map(|state| state.index);
         assert_eq!(index(&[]), None);
         assert_eq!(index(&[state(1, 1)]), None);
         assert_eq!(index(&[state(1, 1), state(2, 2)]), Some(1));
         assert_eq!(index(&[state(1, 1), state(2, 2), state(3, 1)]), Some(2));
         assert_eq!(index(&[state(1, 1), state(2, 2), state(3, 2)]), Some(1));
+        // 3 is the way back from 2.
+        assert_eq!(index(&[state(1, 1), failed(2, 2), state(3, 1)]), None);
+        assert_eq!(index(&[state(1, 5), state(2, 1), failed(3, 2), state(4, 1)]), Some(1));
     }
 }

@@ -6,6 +6,7 @@ use formic_plan::{Action, Change as Step};
 use formic_reconcile::{
     ChangeKind, Entry, Generation, InstanceView, Line, Preview, Refused, ServiceChange, ServiceView,
 };
+use formic_state::Outcome;
 
 use super::cron;
 
@@ -140,7 +141,13 @@ pub(super) fn actions(preview: &Preview) -> Vec<pb::PlannedAction> {
     rows
 }
 
-pub(super) fn generation(generation: &Generation) -> pb::Generation {
+/// A state of the history; `present` for the last one.
+pub(super) fn generation(generation: &Generation, present: bool) -> pb::Generation {
+    let outcome = match generation.outcome {
+        Some(Outcome::Failed) => "failed",
+        _ if present => "current",
+        outcome => outcome.map(Outcome::as_str).unwrap_or_default(),
+    };
     let service = |service: &formic_plan::Service| pb::GenerationService {
         name: service.name.clone(),
         version: service.revision.short().into(),
@@ -152,6 +159,7 @@ pub(super) fn generation(generation: &Generation) -> pb::Generation {
         unix_ms: generation.unix_ms,
         cause: generation.cause.clone(),
         services: generation.services.iter().map(service).collect(),
+        outcome: outcome.into(),
         ..Default::default()
     }
 }

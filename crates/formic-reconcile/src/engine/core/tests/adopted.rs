@@ -266,3 +266,17 @@ fn nothing_is_replaced_before_those_who_call_are_back() {
     world.after(2_000);
     assert_eq!(world.handle(Event::Timer), ["stop user/1 within 30s"]);
 }
+
+#[test]
+fn what_became_of_a_state_is_known_to_the_next_engine() {
+    let mut world = shop();
+    let bad = Service { revision: Revision::of(&"bad".into()), ..service("user", 1, &[]) };
+    world.apply(vec![service("order", 1, &["user"]), bad], None).1.unwrap();
+    world.started("user/1");
+    world.leader_exits("user/1", 78);
+    world.gone("user/1", false);
+    world.successor(&[("user/0", running(7)), ("order/0", running(8))]);
+    let (_, history) = world.ask(Command::History);
+    let outcomes: Vec<&str> = history.iter().filter_map(|state| Some(state.outcome?.as_str())).collect();
+    assert_eq!(outcomes, ["succeeded", "reverted", "succeeded"]);
+}

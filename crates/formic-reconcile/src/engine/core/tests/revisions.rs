@@ -1,10 +1,19 @@
 //! What replaces what when a service changes, and what goes back by itself.
 
+use std::sync::Arc;
+
+use formic_state::Outcome;
+
 use super::*;
+use crate::engine::Generation;
 
 /// The same service at another revision.
 fn revised(service: &Service, revision: &str) -> Service {
     Service { revision: Revision::of(&revision.into()), ..service.clone() }
+}
+
+fn outcomes(history: &[Arc<Generation>]) -> Vec<Option<Outcome>> {
+    history.iter().map(|state| state.outcome).collect()
 }
 
 /// The data folder of the spawn, if the effect is one.
@@ -81,12 +90,52 @@ fn a_revision_that_fails_goes_back_by_itself_and_that_is_another_state() {
     let (_, history) = world.ask(Command::History);
     assert_eq!(history.last().unwrap().cause, "the way back of user");
     assert_eq!(history.last().unwrap().services, vec![first.clone()]);
+    assert_eq!(
+        outcomes(&history),
+        [Some(Outcome::Succeeded), Some(Outcome::Reverted), Some(Outcome::Succeeded)]
+    );
     // The same again is another try, and who planned before the way back is told so.
     let stale = Err(Refused::Stale { asked: 2, present: 3 });
     assert_eq!(world.apply(vec![revised(&first, "bad")], Some(2)).1, stale);
     assert_eq!(world.apply(vec![revised(&first, "bad")], Some(3)).0, ["spawn user/1"]);
     let (_, text) = world.ask(|answer| Command::Why("user".into(), answer));
     assert!(text.unwrap().contains("is under way"));
+}
+
+#[test]
+fn a_state_knows_what_became_of_it_and_so_do_those_that_kept_what_failed() {
+    let (first, other) = (service("user", 1, &[]), service("order", 1, &[]));
+    let mut world = World::new(vec![first.clone(), other.clone()]);
+    world.up("user/0");
+    world.up("order/0");
+    // Another change while the update of user goes on: both states have what fails.
+    world.apply(vec![revised(&first, "bad"), other.clone()], None).1.unwrap();
+    world.apply(vec![revised(&first, "bad"), service("order", 2, &[])], None).1.unwrap();
+    let (_, history) = world.ask(Command::History);
+    assert_eq!(outcomes(&history), [Some(Outcome::Succeeded), Some(Outcome::Superseded), None]);
+    world.up("order/1");
+    world.started("user/1");
+    world.leader_exits("user/1", 78);
+    world.gone("user/1", false);
+    let (_, history) = world.ask(Command::History);
+    let reverted = Some(Outcome::Reverted);
+    assert_eq!(outcomes(&history), [Some(Outcome::Succeeded), reverted, reverted, Some(Outcome::Succeeded)],);
+}
+
+#[test]
+fn a_first_state_that_fails_has_failed_until_it_works_after_all() {
+    let mut world = World::new(vec![service("user", 1, &[])]);
+    world.started("user/0");
+    world.leader_exits("user/0", 78);
+    world.gone("user/0", false);
+    assert_eq!(world.row("user").rollout, "failed");
+    let (_, history) = world.ask(Command::History);
+    assert_eq!(outcomes(&history), [Some(Outcome::Failed)]);
+    // What comes after, and changes something else, is not blamed for it.
+    world.apply(vec![service("user", 1, &[]), service("order", 1, &[])], None).1.unwrap();
+    world.up("order/0");
+    let (_, history) = world.ask(Command::History);
+    assert_eq!(outcomes(&history), [Some(Outcome::Failed), Some(Outcome::Succeeded)]);
 }
 
 #[test]
