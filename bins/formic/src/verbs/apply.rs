@@ -39,15 +39,28 @@ pub(crate) async fn finish(app: &App, response: &pb::ChangeResponse, wait: Wait,
         let what = if response.changed { "is wanted now" } else { "was wanted already; nothing changed" };
         output::talk(&format!("index {} of {} {what}", response.index, app.status.app));
     }
-    waited.unwrap_or(Ok(()))?;
-    if wait.wait && !json {
-        output::talk("all of it runs and answers");
+    if let Some(status) = waited.transpose()?
+        && !json
+    {
+        output::talk(&done(&status, response));
     }
     Ok(())
 }
 
+/// What has come true: what was stopped or taken out does not answer.
+fn done(status: &pb::StatusResponse, response: &pb::ChangeResponse) -> String {
+    let wanted =
+        |name: &str| status.services.iter().any(|service| service.name == name && service.wanted > 0);
+    let names: Vec<&str> = response.changes.iter().map(|change| change.service.as_str()).collect();
+    if !names.is_empty() && !names.iter().any(|name| wanted(name)) {
+        let (has, noun) = if names.len() == 1 { ("has", "it") } else { ("have", "them") };
+        return format!("{} {has} stopped; nothing of {noun} runs", names.join(", "));
+    }
+    "all of it runs and answers".into()
+}
+
 /// Waits until every service is what the index says, or one that was changed has failed.
-async fn settled(app: &App, response: &pb::ChangeResponse, timeout: Duration) -> Outcome {
+async fn settled(app: &App, response: &pb::ChangeResponse, timeout: Duration) -> Outcome<pb::StatusResponse> {
     let changed: Vec<&str> = response.changes.iter().map(|change| change.service.as_str()).collect();
     let mut last = None;
     let watch = async {
@@ -64,7 +77,7 @@ async fn settled(app: &App, response: &pb::ChangeResponse, timeout: Duration) ->
                         response.index, status.index
                     )));
                 }
-                Some(Ok(())) => return Ok(()),
+                Some(Ok(())) => return Ok(status),
                 None => {}
             }
             last = Some(status);
@@ -147,6 +160,14 @@ mod tests {
             failed,
             Some(Err("order failed: order-1 exited with code 78; it goes back to what worked".into()))
         );
+        // What was stopped has come true once nothing of it runs, and that is what is said.
+        let mut stopped = status("succeeded", 0);
+        stopped.services[0].wanted = 0;
+        let change = pb::ServiceChange { service: "order".into(), ..Default::default() };
+        let response = pb::ChangeResponse { changes: vec![change], ..Default::default() };
+        assert_eq!(verdict(&stopped, &["order"]), Some(Ok(())));
+        assert_eq!(done(&stopped, &response), "order has stopped; nothing of it runs");
+        assert_eq!(done(&status("succeeded", 1), &response), "all of it runs and answers");
         // That is no news for somebody who changed another service.
         assert_eq!(verdict(&status("reverted", 1), &["user"]), Some(Ok(())));
     }

@@ -23,7 +23,15 @@ pub(crate) async fn run(args: Describe) -> Outcome {
         let failure = Failure::user(format!("no instance of {wanted:?} is registered"));
         return Err(match nearest(wanted, names) {
             Some(near) => failure.help(format!("did you mean {near:?}?")),
-            None => failure.help("`formic services` lists what there is"),
+            None => {
+                let mut known: Vec<&str> = all.iter().map(|instance| instance.service.as_str()).collect();
+                known.sort_unstable();
+                known.dedup();
+                failure.help(match known.as_slice() {
+                    [] => "no service is registered yet".to_owned(),
+                    known => format!("it has {}", known.join(", ")),
+                })
+            }
         });
     };
     let names: Vec<String> = first

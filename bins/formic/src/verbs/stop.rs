@@ -26,9 +26,15 @@ pub(crate) async fn down(args: Down) -> Outcome {
     whole(&app, args.now, args.listing.json).await
 }
 
+/// What there is to stop: a job that has ended, or a run that is over, is still listed and has no process.
+fn workloads(status: &pb::StatusResponse) -> usize {
+    let instances = status.services.iter().flat_map(|service| &service.instances);
+    instances.filter(|instance| instance.pid != 0).count()
+}
+
 async fn whole(app: &App, now: bool, json: bool) -> Outcome {
     let name = app.meant()?.status.app.clone();
-    let workloads: usize = app.status.services.iter().map(|service| service.instances.len()).sum();
+    let workloads = workloads(&app.status);
     if !json {
         output::talk(&format!("stopping {name} in {}", app.place()));
     }
@@ -54,4 +60,20 @@ async fn whole(app: &App, now: bool, json: bool) -> Outcome {
         );
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_ended_is_no_workload() {
+        let instance = |pid| pb::InstanceStatus { pid, ..Default::default() };
+        let service = |pids: &[u32]| pb::ServiceStatus {
+            instances: pids.iter().map(|pid| instance(*pid)).collect(),
+            ..Default::default()
+        };
+        let services = vec![service(&[7, 8]), service(&[0]), service(&[])];
+        assert_eq!(workloads(&pb::StatusResponse { services, ..Default::default() }), 2);
+    }
 }

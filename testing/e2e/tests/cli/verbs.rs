@@ -33,7 +33,7 @@ fn a_service_is_stopped_started_and_removed() {
     let (before, other) = (pids(&app, "a"), pids(&app, "b"));
     assert_eq!((before.len(), other.len()), (2, 1));
 
-    app.formic(&["stop", "a", "--wait"]).says(0, &["a: told to stop", "formic start a"]);
+    app.formic(&["stop", "a", "--wait"]).says(0, &["a: told to stop", "formic start a", "a has stopped"]);
     let row = app.service("a");
     assert_eq!((&row["state"], &row["wanted"]), (&Value::from("stopped"), &Value::from(0)), "{row}");
     assert!(before.iter().all(|pid| !alive(*pid)), "they are gone");
