@@ -8,6 +8,11 @@ use formic_plan::Service;
 use serde::Serialize;
 use serde_json::Value;
 
+/// What stands for a value that nobody is to read.
+const HIDDEN: &str = "(hidden)";
+/// What stands for such a value where it differs from another one.
+pub const HIDDEN_CHANGED: &str = "(hidden, changed)";
+
 /// What happens to a service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -85,12 +90,13 @@ fn fields(from: Option<&Service>, to: Option<&Service>) -> Vec<FieldChange> {
         .into_iter()
         .filter(|name| from.get(*name) != to.get(*name))
         .map(|name| {
-            let shown = |values: &BTreeMap<String, String>| match values.get(name) {
-                Some(_) if is_secret(name) => "(hidden)".to_owned(),
+            let shown = |values: &BTreeMap<String, String>, hidden: &str| match values.get(name) {
+                Some(_) if is_secret(name) => hidden.to_owned(),
                 Some(value) => value.clone(),
                 None => String::new(),
             };
-            FieldChange { field: name.clone(), from: shown(&from), to: shown(&to) }
+            let hidden = if from.contains_key(name) { HIDDEN_CHANGED } else { HIDDEN };
+            FieldChange { field: name.clone(), from: shown(&from, HIDDEN), to: shown(&to, hidden) }
         })
         .collect()
 }
@@ -211,8 +217,8 @@ mod tests {
             shown,
             [
                 "config.limit: 1 > 2",
-                "config.token: (hidden) > (hidden)",
-                "env.DB_PASSWORD: (hidden) > (hidden)",
+                "config.token: (hidden) > (hidden, changed)",
+                "env.DB_PASSWORD: (hidden) > (hidden, changed)",
                 "env.LOG: info > debug",
                 "replicas: 2 > 3",
             ]

@@ -28,7 +28,7 @@ mod sockets;
 mod start;
 mod view;
 
-pub use diff::{ChangeKind, FieldChange, ServiceChange, diff};
+pub use diff::{ChangeKind, FieldChange, HIDDEN_CHANGED, ServiceChange, diff};
 pub use engine::{
     Applied, Busy, Change, Command, Config, Engine, Generation, Handle, Notice, Preview, Refused,
     ResumeError, Slot, Stopped, Takeover,

@@ -30,11 +30,12 @@ pub(crate) async fn finish(app: &App, response: &pb::ChangeResponse, wait: Wait,
     if json {
         output::json(&json!({
             "app": app.status.app, "index": response.index, "changed": response.changed,
-            "changes": plan::changes_json(&response.changes), "ready": waited.as_ref().map(Result::is_ok),
+            "changes": plan::changes_json(&response.changes),
+            "beside": plan::fields_json(&response.beside), "ready": waited.as_ref().map(Result::is_ok),
         }));
     } else {
-        if response.changed && !response.changes.is_empty() {
-            output::line(&plan::changes(&response.changes));
+        if response.changed && !(response.changes.is_empty() && response.beside.is_empty()) {
+            output::line(&plan::changes(&response.changes, &response.beside));
         }
         let what = if response.changed { "is wanted now" } else { "was wanted already; nothing changed" };
         output::talk(&format!("index {} of {} {what}", response.index, app.status.app));

@@ -63,8 +63,9 @@ pub(crate) async fn wanted(app: &App, no_build: bool) -> Outcome<Wanted> {
 }
 
 fn render(plan: &pb::PlanResponse) -> String {
+    let nothing = plan.changes.is_empty() && plan.beside.is_empty();
     let mut out =
-        if plan.changes.is_empty() { "nothing would change".to_owned() } else { changes(&plan.changes) };
+        if nothing { "nothing would change".to_owned() } else { changes(&plan.changes, &plan.beside) };
     let rows: Vec<Vec<String>> = plan
         .actions
         .iter()
@@ -84,8 +85,8 @@ fn render(plan: &pb::PlanResponse) -> String {
     out
 }
 
-/// Each service that changes, and below it each field.
-pub(crate) fn changes(changes: &[pb::ServiceChange]) -> String {
+/// Each service that changes, and below it each field; then what changes beside them.
+pub(crate) fn changes(changes: &[pb::ServiceChange], beside: &[pb::FieldChange]) -> String {
     let mut lines = Vec::new();
     for change in changes {
         let sign = match change.change.as_str() {
@@ -99,12 +100,23 @@ pub(crate) fn changes(changes: &[pb::ServiceChange]) -> String {
             _ => "",
         };
         lines.push(format!("{sign} {} {}{how}", change.service, change.change));
-        lines.extend(change.fields.iter().map(|field| {
-            let shown = |text: &str| if text.is_empty() { "none".to_owned() } else { text.to_owned() };
-            format!("    {}: {} -> {}", field.field, shown(&field.from), shown(&field.to))
-        }));
+        lines.extend(change.fields.iter().map(|field| format!("    {}: {}", field.field, values(field))));
     }
+    lines.extend(beside.iter().map(|field| match (field.from.is_empty(), field.to.is_empty()) {
+        (true, false) => format!("+ {}: added, {}", field.field, field.to),
+        (false, true) => format!("- {}: removed, was {}", field.field, field.from),
+        _ => format!("~ {}: {}", field.field, values(field)),
+    }));
     lines.join("\n")
+}
+
+fn values(field: &pb::FieldChange) -> String {
+    // Of what nobody is to read there is one thing to say.
+    if field.to == formic_reconcile::HIDDEN_CHANGED {
+        return field.to.clone();
+    }
+    let shown = |text: &str| if text.is_empty() { "none".to_owned() } else { text.to_owned() };
+    format!("{} -> {}", shown(&field.from), shown(&field.to))
 }
 
 fn to_json(plan: &pb::PlanResponse) -> Value {
@@ -115,17 +127,20 @@ fn to_json(plan: &pb::PlanResponse) -> Value {
         })
     };
     json!({
-        "index": plan.index, "changes": changes_json(&plan.changes),
+        "index": plan.index, "changes": changes_json(&plan.changes), "beside": fields_json(&plan.beside),
         "actions": plan.actions.iter().map(action).collect::<Vec<_>>(), "notes": plan.notes,
     })
 }
 
+pub(crate) fn fields_json(fields: &[pb::FieldChange]) -> Value {
+    fields.iter().map(|field| json!({ "field": field.field, "from": field.from, "to": field.to })).collect()
+}
+
 pub(crate) fn changes_json(changes: &[pb::ServiceChange]) -> Value {
-    let field = |field: &pb::FieldChange| json!({ "field": field.field, "from": field.from, "to": field.to });
     let change = |change: &pb::ServiceChange| {
         json!({
             "service": change.service, "change": change.change, "how": change.how,
-            "fields": change.fields.iter().map(field).collect::<Vec<_>>(),
+            "fields": fields_json(&change.fields),
         })
     };
     changes.iter().map(change).collect()
@@ -164,6 +179,24 @@ mod tests {
             "~ order changed\n    env.LOG: none -> debug\n\n\
              ACTION  SLOT     INSTANCE  CAUSE\nstop    order/0  order-1   replaced\n\
              note: order: unenforced (cpu)\nindex 3"
+        );
+        let field = |field: &str, from: &str, to: &str| pb::FieldChange {
+            field: field.into(),
+            from: from.into(),
+            to: to.into(),
+            ..Default::default()
+        };
+        let beside = [
+            field("gateway.expose", "a", "a, b"),
+            field("routes./old", "web", ""),
+            field("routes./web", "", "web"),
+            field("x", "(hidden)", formic_reconcile::HIDDEN_CHANGED),
+        ];
+        let plan = pb::PlanResponse { index: 3, beside: beside.into(), ..Default::default() };
+        assert_eq!(
+            render(&plan),
+            "~ gateway.expose: a -> a, b\n- routes./old: removed, was web\n+ routes./web: added, web\n\
+             ~ x: (hidden, changed)\nindex 3"
         );
         let nothing = pb::PlanResponse { index: 3, ..Default::default() };
         assert_eq!(render(&nothing), "nothing would change\nindex 3");

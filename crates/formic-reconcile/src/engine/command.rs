@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use formic_plan::{Change as Step, InstanceId, Plan, Run, Service, Timetable};
+use formic_spec::Revision;
 use formic_state::Outcome;
 use serde_json::Value;
 use tokio::sync::oneshot;
@@ -129,6 +130,8 @@ pub struct Slot {
     pub slot: u32,
     /// Which instance.
     pub instance: InstanceId,
+    /// What of its revision needs a new process when it changes.
+    pub process: Revision,
 }
 
 /// A desired state that is or was.

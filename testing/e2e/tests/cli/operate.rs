@@ -60,7 +60,7 @@ fn a_manifest_is_planned_applied_and_rolled_back() {
     for part in [
         "~ beta changed, by new instances",
         "env.LEVEL: 1 -> 2",
-        "env.API_TOKEN: (hidden)",
+        "env.API_TOKEN: (hidden, changed)",
         "+ gamma added",
         "index 1",
     ] {
@@ -74,7 +74,7 @@ fn a_manifest_is_planned_applied_and_rolled_back() {
     };
     assert_eq!(
         (action("alpha"), action("beta"), action("gamma")),
-        ("keep".into(), "start".into(), "start".into())
+        ("keep".into(), "replace".into(), "start".into())
     );
     assert_eq!(index(&app), 1, "a plan does nothing");
 
@@ -175,7 +175,7 @@ fn what_a_process_can_take_up_is_taken_up_as_it_runs() {
     let before = app.service("alpha")["version"].clone();
     manifest.clone().set("service.alpha", "restart", "{ delay = \"5s\" }").write(&app.folder());
     let plan = app.formic(&["plan"]).stdout;
-    assert!(plan.contains("~ alpha changed, taken up by what runs") && plan.contains("adjust"), "{plan}");
+    assert!(plan.contains("~ alpha changed, taken up by what runs") && plan.contains("in-place"), "{plan}");
     app.formic(&["apply", "--wait", "--timeout", "20s"]).says(0, &["runs and answers"]);
     let row = app.service("alpha");
     assert_eq!(app.pid_of("alpha"), alpha);

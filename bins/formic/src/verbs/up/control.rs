@@ -4,6 +4,7 @@ mod cron;
 mod deploy;
 mod intent;
 mod measure;
+mod outlook;
 pub(crate) mod secrets;
 mod traffic;
 mod wire;

@@ -1,6 +1,8 @@
 //! What a manifest says beside its services. It travels with the desired state, so that a rollback brings
 //! it back too.
 
+mod changes;
+
 use std::collections::BTreeMap;
 
 use formic_spec::{Manifest, Route};

@@ -184,6 +184,7 @@ impl Core {
             service: instance.service.clone(),
             slot: instance.slot,
             instance: instance.id.clone(),
+            process: instance.process().clone(),
         };
         Preview {
             index: self.fleet.generation,

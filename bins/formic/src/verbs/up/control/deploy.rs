@@ -16,7 +16,7 @@ use formic_state::Outcome;
 use tokio::sync::oneshot;
 
 use super::intent::Intent;
-use super::{Control, by, wire};
+use super::{Control, by, outlook, wire};
 use crate::exit::Failure;
 use crate::verbs::up::desired::services;
 use crate::verbs::up::facts::Facts;
@@ -77,13 +77,17 @@ impl Control {
 
     /// Makes a change, and says what it changed.
     pub(crate) async fn change(&self, change: Change) -> Result<pb::ChangeResponse, Error> {
-        let before = self.history().await?.pop().map(|present| present.services.clone()).unwrap_or_default();
-        let changes = diff(&before, &change.services);
+        let before = self.history().await?.pop();
+        let was = before.as_ref().map(|present| present.services.as_slice()).unwrap_or_default();
+        let changes = diff(was, &change.services);
+        let beside = Facts::from_tag(&before.map(|present| present.tag.clone()).unwrap_or_default())
+            .changes(&Facts::from_tag(&change.tag));
         let preview = self.ask(|answer| Command::Preview(change.services.clone(), answer)).await?;
         let answer = self.ask(|answer| Command::Change(change, answer)).await?;
         let Applied { index, changed } = answer.map_err(|error| wire::refused(&error))?;
         let changes = if changed { wire::changes(&changes, &preview.steps) } else { Vec::new() };
-        Ok(pb::ChangeResponse { index, changed, changes, ..Default::default() })
+        let beside = if changed { wire::fields(&beside) } else { Vec::new() };
+        Ok(pb::ChangeResponse { index, changed, changes, beside, ..Default::default() })
     }
 
     pub(super) fn unknown(&self, name: &str) -> Error {
@@ -172,10 +176,13 @@ impl pb::DeployService for Control {
         let request = request.to_owned_message();
         let (services, facts) = self.wanted(&request.manifest, &request.artifacts.into_iter().collect())?;
         let preview = self.ask(|answer| Command::Preview(services.clone(), answer)).await?;
+        let before =
+            self.history().await?.pop().map(|present| Facts::from_tag(&present.tag)).unwrap_or_default();
         reply(pb::PlanResponse {
             index: preview.index,
             changes: wire::changes(&diff(&preview.services, &services), &preview.steps),
-            actions: wire::actions(&preview),
+            actions: outlook::actions(&preview, &services),
+            beside: wire::fields(&before.changes(&facts)),
             notes: facts.notes,
             ..Default::default()
         })

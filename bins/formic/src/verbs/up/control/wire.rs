@@ -2,9 +2,9 @@
 
 use formic_api::control::v1 as pb;
 use formic_core::Error;
-use formic_plan::{Action, Change as Step};
+use formic_plan::Change as Step;
 use formic_reconcile::{
-    ChangeKind, Entry, Generation, InstanceView, Line, Preview, Refused, ServiceChange, ServiceView,
+    ChangeKind, Entry, FieldChange, Generation, InstanceView, Line, Refused, ServiceChange, ServiceView,
 };
 use formic_state::Outcome;
 
@@ -65,18 +65,23 @@ pub(super) fn event(entry: Entry) -> pb::Event {
     }
 }
 
+/// What differs, field by field.
+pub(super) fn fields(changes: &[FieldChange]) -> Vec<pb::FieldChange> {
+    let field = |change: &FieldChange| pb::FieldChange {
+        field: change.field.clone(),
+        from: change.from.clone(),
+        to: change.to.clone(),
+        ..Default::default()
+    };
+    changes.iter().map(field).collect()
+}
+
 /// The changes, and how each is brought about where that is known.
 pub(super) fn changes(changes: &[ServiceChange], steps: &[(String, Step)]) -> Vec<pb::ServiceChange> {
     let how = |name: &str| match steps.iter().find(|(service, _)| service == name) {
         Some((_, Step::Rollout(_))) => "rollout",
         Some((_, Step::InPlace)) => "in-place",
         _ => "",
-    };
-    let field = |field: &formic_reconcile::FieldChange| pb::FieldChange {
-        field: field.field.clone(),
-        from: field.from.clone(),
-        to: field.to.clone(),
-        ..Default::default()
     };
     let change = |change: &ServiceChange| pb::ServiceChange {
         service: change.service.clone(),
@@ -85,60 +90,11 @@ pub(super) fn changes(changes: &[ServiceChange], steps: &[(String, Step)]) -> Ve
         // Of an added service all fields are new; its name says it.
         fields: match change.change {
             ChangeKind::Added => Vec::new(),
-            _ => change.fields.iter().map(field).collect(),
+            _ => fields(&change.fields),
         },
         ..Default::default()
     };
     changes.iter().map(change).collect()
-}
-
-/// What would be done with each instance; what nothing is done with is kept.
-pub(super) fn actions(preview: &Preview) -> Vec<pb::PlannedAction> {
-    let row = |action: &str, service: &str, slot: u32, instance: &str, cause: String| pb::PlannedAction {
-        action: action.into(),
-        service: service.into(),
-        slot,
-        instance: instance.into(),
-        cause,
-        ..Default::default()
-    };
-    let mut rows: Vec<pb::PlannedAction> = preview
-        .plan
-        .actions
-        .iter()
-        .filter_map(|action| match action {
-            Action::Kill { instance, service, slot } => {
-                Some(row("kill", service, *slot, instance.as_str(), "did not stop in time".into()))
-            }
-            Action::Stop { instance, service, slot, cause, .. } => {
-                Some(row("stop", service, *slot, instance.as_str(), cause.to_string()))
-            }
-            Action::Start { service, slot, cause, .. } => {
-                Some(row("start", service, *slot, "", cause.to_string()))
-            }
-            Action::Adjust { instance, service, slot, revision } => Some(row(
-                "adjust",
-                service,
-                *slot,
-                instance.as_str(),
-                format!("takes up {revision} as it runs"),
-            )),
-            Action::Wait { service, slot, cause } => {
-                let there = preview.live.iter().find(|live| live.service == *service && live.slot == *slot);
-                let instance = there.map(|live| live.instance.as_str()).unwrap_or_default();
-                Some(row("wait", service, *slot, instance, cause.to_string()))
-            }
-            _ => None,
-        })
-        .collect();
-    let idle: Vec<_> = preview
-        .live
-        .iter()
-        .filter(|live| !rows.iter().any(|row| row.instance == live.instance.as_str()))
-        .map(|live| row("keep", &live.service, live.slot, live.instance.as_str(), String::new()))
-        .collect();
-    rows.extend(idle);
-    rows
 }
 
 /// A state of the history; `present` for the last one.
