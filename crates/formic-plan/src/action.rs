@@ -106,6 +106,8 @@ pub enum WaitCause {
     Backoff(Time),
     /// A stop waits for these services to be gone.
     Dependants(Vec<String>),
+    /// A start waits for these services to end, which are restarted after it.
+    Followers(Vec<String>),
     /// A replacement waits until the others of its service are ready.
     Turn,
     /// Whether the last one still runs, nobody can say.
@@ -197,6 +199,9 @@ impl fmt::Display for WaitCause {
             Self::Dependencies(names) => write!(f, "needs {}", names.join(", ")),
             Self::Backoff(_) => f.write_str("backs off"),
             Self::Dependants(names) => write!(f, "is needed by {}", names.join(", ")),
+            Self::Followers(names) => {
+                write!(f, "starts once what is restarted after it has ended: {}", names.join(", "))
+            }
             Self::Turn => f.write_str("is replaced when the others are ready"),
             Self::Quarantined => f.write_str("is not filled while the last one may be running"),
         }

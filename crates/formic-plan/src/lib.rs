@@ -38,13 +38,13 @@
 //!   are taken from the instances themselves, so the order holds when the manifest has changed or is
 //!   gone. A circle between old and new dependencies is let go all at once.
 //! - A dependency can also be waited for to be started, or to have run to its end. One that is restarted
-//!   takes its dependants along if it says so (`rest_for_one`): they stop, and start after it.
+//!   takes its dependants along if it says so (`rest_for_one`): they stop, then it starts, and they after it.
 //! - A changed revision replaces instances in place, one ready instance of a service at a time, and only
 //!   while all its other slots are ready. Where a [`Fleet`] sees to rollouts, its sets say which slot runs
 //!   what, and the planner replaces nothing by itself.
 //! - What a running process can take up is changed in it.
-//! - An instance that is not ready in time is stopped, and that counts as a failure. One that does not
-//!   stop in time is killed.
+//! - An instance that is not ready in time is stopped, and that counts as a failure. Its slot is its
+//!   own meanwhile: no other instance is started in its stead. One that does not stop in time is killed.
 //! - Restarts back off as [`backoff`] says; after more unready exits than the rule's intensity (five in two
 //!   minutes) a service is crash-looping: it is tried again at the longest delay, for ever.
 //!

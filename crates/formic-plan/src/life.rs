@@ -369,6 +369,12 @@ impl Instance {
         matches!(self.state, State::Stopping { .. } | State::Quarantined { .. })
     }
 
+    /// Whether it is stopped for what it has not done, or for a restart: its place is not given up.
+    pub(crate) const fn is_stopped_to_return(&self) -> bool {
+        use StopCause::{Dependency, NotReady, Overrun};
+        matches!(self.state, State::Stopping { cause: NotReady | Dependency | Overrun, .. })
+    }
+
     /// Whether nobody can say if it runs.
     #[must_use]
     pub const fn is_quarantined(&self) -> bool {

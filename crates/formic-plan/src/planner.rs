@@ -291,11 +291,31 @@ impl<'a> Planner<'a> {
         service.depends_on.iter().filter(|name| !met(name)).cloned().collect()
     }
 
+    /// The services that are restarted after this one, of which some have not ended so far.
+    fn followers(&self, service: &Service) -> Vec<String> {
+        if service.dependents != Dependents::Rest {
+            return Vec::new();
+        }
+        let told = self.stops.iter().filter_map(|action| match action {
+            Action::Stop { instance, cause: StopCause::Dependency, .. } => Some(instance),
+            _ => None,
+        });
+        let told: HashSet<&InstanceId> = told.collect();
+        let follows = |i: &&&Instance| {
+            let falls = matches!(i.state, State::Stopping { cause: StopCause::Dependency, .. });
+            i.service != service.name
+                && i.depends_on.contains(&service.name)
+                && (falls || told.contains(&i.id))
+        };
+        let names: BTreeSet<&String> = self.live.iter().filter(follows).map(|i| &i.service).collect();
+        names.into_iter().cloned().collect()
+    }
+
     /// What is wanted and not there, dependencies first.
     fn start(&mut self) {
         for service in in_order(&self.desired.services) {
             let slots: Vec<_> = self.slots_of(service).collect();
-            let needs = self.needs(service);
+            let (needs, followers) = (self.needs(service), self.followers(service));
             for (slot, last) in slots {
                 let Some(template) = service.at(slot) else { continue };
                 let again = last.filter(|last| last.is_restarted_by(&template));
@@ -317,6 +337,10 @@ impl<'a> Planner<'a> {
                 }
                 if !needs.is_empty() && !again.is_some_and(|last| last.history.was_ready) {
                     self.wait(&service.name, slot, WaitCause::Dependencies(needs.clone()));
+                    continue;
+                }
+                if !followers.is_empty() {
+                    self.wait(&service.name, slot, WaitCause::Followers(followers.clone()));
                     continue;
                 }
                 let cause = match (again, last) {

@@ -19,7 +19,8 @@ struct Slots<'a> {
 
 /// The instances of one service.
 pub(super) struct Survey<'a> {
-    /// Of the wanted release: live and not told to stop, or dead and to be restarted, or done. Of any: quarantined.
+    /// Of the wanted release: live and not told to stop, stopping to be started again, dead and to be restarted,
+    /// or done. Of any: quarantined.
     pub(super) new: Vec<&'a Instance>,
     /// Of other releases: live and not told to stop; those worth most first.
     pub(super) old: Vec<&'a Instance>,
@@ -81,7 +82,12 @@ impl<'a> Index<'a> {
                 if instance.is_quarantined() {
                     // It may be running: whatever its release, nothing is started in its stead.
                     survey.new.push(instance);
-                } else if !instance.is_stopping() {
+                } else if instance.is_stopping() {
+                    // Its place stays its own: another one beside it would know nothing of its failures.
+                    if instance.is_stopped_to_return() && wanted.is_run_by(instance) {
+                        survey.new.push(instance);
+                    }
+                } else {
                     let own = if wanted.is_run_by(instance) { &mut survey.new } else { &mut survey.old };
                     own.push(instance);
                 }

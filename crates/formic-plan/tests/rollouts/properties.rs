@@ -442,4 +442,32 @@ proptest! {
         run.heal()?;
         prop_assert!(run.world.now > Time::from_millis(0));
     }
+
+    /// One that never gets ready and does not obey: its slot has it, or nothing, and failures add up.
+    #[test]
+    fn what_is_never_ready_is_started_as_often_as_its_rule_says_however_it_stops(
+        replicas in 1u32..=3,
+        ready_within in 1u64..=5,
+        grace in 0u64..=30,
+        obeys in prop::bool::weighted(0.3),
+    ) {
+        let mut wanted = service("order", 1, replicas);
+        wanted.ready_within = formic_spec::HumanDuration::from_secs(ready_within);
+        wanted.grace = formic_spec::HumanDuration::from_secs(grace);
+        let mut world = World::new(vec![wanted]);
+        let rule = formic_spec::Restart::default();
+        let end = world.now + rule.within.get();
+        while world.now < end {
+            world.tick();
+            let slots: BTreeSet<u32> = world.observed.instances.iter().map(|i| i.slot).collect();
+            prop_assert!(slots.iter().all(|slot| *slot < replicas), "a slot more than is wanted: {slots:?}");
+            if obeys {
+                world.gone_all();
+            }
+            world.pass(250);
+        }
+        // Two more fit in while a crash loop waits for as long as it may.
+        let most = replicas * (rule.intensity + 3);
+        prop_assert!(world.started <= most, "{} starts, {most} are allowed", world.started);
+    }
 }

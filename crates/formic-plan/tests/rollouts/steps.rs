@@ -224,7 +224,8 @@ fn a_rollout_waits_for_what_it_newly_needs() {
     assert_eq!(world.serving("order"), [1]);
     world.pass(1_000_000).tick();
     assert!(matches!(world.phase("order"), Phase::Pending { .. }), "its deadline has not begun");
-    world.ready_all().tick();
+    // What it waits for was not ready in time, and is started again.
+    world.gone_all().pass(1_000).tick().ready_all().tick();
     assert!(matches!(world.phase("order"), Phase::Progressing { .. }));
 }
 
@@ -240,7 +241,14 @@ fn dependants_are_restarted_after_what_they_depend_on_where_it_says_so() {
     world.exit_of("user", Outcome::Code(1)).tick();
     assert_eq!(world.stopping("order"), 2);
     assert_eq!(world.stopping("shop"), 0, "order does not say so");
+    // It had worked, so no back-off holds it up; what falls with it has to be gone first.
+    assert_eq!(world.live("user"), []);
+    let advance = world.fleet.advance(&world.observed, world.now);
+    let next = plan(&advance.desired, &world.observed, world.now).to_string();
+    assert!(next.contains("wait  user/0: starts once what is restarted after it has ended: order"), "{next}");
+    assert!(!next.contains("order/2"), "its slots are its own: {next}");
     world.gone_all().tick();
+    assert_eq!(world.live("user").len(), 1);
     assert_eq!(world.live("order"), [], "after it, not with it");
     world.ready_all().tick();
     assert_eq!(world.live("order").len(), 2);
