@@ -10,6 +10,8 @@
 //!   begins beside it (`concurrency`).
 //! - What was due while the engine was away is made up for once, if that is not longer ago than `catch_up`.
 //! - A clock that is set back makes nothing due twice.
+//! - A job of which no instance is wanted (`replicas` 0) is stopped: what runs of it is stopped, nothing is due, and
+//!   what would have been due meanwhile is not made up for.
 //! - A run keeps what it was started with: a change of the job is for the next one.
 
 mod tell;
@@ -96,6 +98,8 @@ pub enum RunState {
     },
     /// The next one took its place.
     Replaced,
+    /// The job was stopped.
+    Stopped,
     /// It was left out: another one ran.
     Overlapped,
     /// It was left out: the engine was away for too long.
@@ -137,7 +141,9 @@ impl Timetable {
                     // Another schedule says nothing of moments that have passed.
                     let same = entry.service.cron.as_ref().map(|cron| &cron.schedule)
                         == service.cron.as_ref().map(|cron| &cron.schedule);
-                    let decided_unix_ms = if same { entry.decided_unix_ms } else { unix_ms };
+                    // Nor is made up for what was due while it was stopped.
+                    let goes_on = same && !entry.is_stopped();
+                    let decided_unix_ms = if goes_on { entry.decided_unix_ms } else { unix_ms };
                     Entry { service, decided_unix_ms, ..entry }
                 }
                 None => Entry { service, decided_unix_ms: unix_ms, last: 0, runs: Vec::new() },
@@ -152,6 +158,7 @@ impl Timetable {
             let own: Vec<&Instance> =
                 observed.instances.iter().filter(|i| i.service == entry.service.name).collect();
             let mut happened = entry.settle(&own, unix_ms);
+            happened.extend(entry.stop(unix_ms));
             happened.extend(entry.fall_due(unix_ms));
             happened.extend(entry.begin(&own, now, unix_ms));
             entry.forget();
@@ -170,9 +177,10 @@ impl Timetable {
     }
 
     /// Runs a job now, whatever its schedule says; beside others only if it allows that. Nothing if there is
-    /// no such job.
+    /// no such job, or if it is stopped.
     pub fn run_now(&mut self, service: &str, unix_ms: u64) -> Vec<Due> {
-        let entry = self.entries.iter_mut().find(|entry| entry.service.name == service);
+        let entry =
+            self.entries.iter_mut().find(|entry| entry.service.name == service && !entry.is_stopped());
         let changed = entry.map(|entry| entry.add(unix_ms, true)).unwrap_or_default();
         changed.into_iter().map(|run| Due { service: service.to_owned(), run }).collect()
     }
@@ -191,9 +199,18 @@ impl Timetable {
 // === impl Entry ===
 
 impl Entry {
+    /// Whether somebody has stopped it: none of its instances is wanted, and nothing is due.
+    #[must_use]
+    pub const fn is_stopped(&self) -> bool {
+        self.service.replicas == 0
+    }
+
     /// When it is due next.
     #[must_use]
     pub fn next(&self, unix_ms: u64) -> Option<u64> {
+        if self.is_stopped() {
+            return None;
+        }
         self.service.cron.as_ref()?.schedule.next(unix_ms)
     }
 
@@ -217,8 +234,22 @@ impl Entry {
         ended
     }
 
+    /// What goes on of one that was stopped.
+    fn stop(&mut self, unix_ms: u64) -> Vec<Run> {
+        let mut stopped = Vec::new();
+        let stops = self.is_stopped();
+        for run in self.runs.iter_mut().filter(|run| stops && run.is_open()) {
+            (run.state, run.service, run.ended_unix_ms) = (RunState::Stopped, None, Some(unix_ms));
+            stopped.push(run.clone());
+        }
+        stopped
+    }
+
     /// What the clock says.
     fn fall_due(&mut self, unix_ms: u64) -> Vec<Run> {
+        if self.is_stopped() {
+            return Vec::new();
+        }
         let Some(cron) = self.service.cron.clone() else { return Vec::new() };
         let decided = self.decided_unix_ms;
         let Some(due) = cron.schedule.previous(unix_ms).filter(|due| *due > decided) else {
@@ -309,7 +340,9 @@ impl Entry {
         });
         let sets: Vec<Set> = sets.collect();
         let replicas = u32::try_from(sets.len()).unwrap_or(u32::MAX);
-        Service { sets: Some(sets), replicas, ..self.service.clone() }
+        // One that is stopped is nothing that its schedule brings back.
+        let cron = self.service.cron.clone().filter(|_| !self.is_stopped());
+        Service { sets: Some(sets), replicas, cron, ..self.service.clone() }
     }
 }
 

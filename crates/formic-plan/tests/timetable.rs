@@ -183,6 +183,28 @@ fn a_run_that_is_due_while_one_runs_is_left_out_replaces_it_or_runs_beside_it() 
 }
 
 #[test]
+fn a_job_that_is_stopped_is_due_no_more_until_it_is_started() {
+    let mut world = World::new(Concurrency::Forbid);
+    world.pass(MINUTE);
+    assert_eq!((world.live(), world.started), (1, 1));
+    world.want(Service { replicas: 0, ..report(Concurrency::Forbid, 1) }).tick();
+    assert_eq!(world.told.last().unwrap(), "report run 1 is stopped, as requested");
+    let stopping = &world.observed.instances[0].state;
+    assert!(matches!(stopping, State::Stopping { cause: StopCause::ScaledDown, .. }), "{stopping:?}");
+    world.end(0).pass(MINUTE).pass(MINUTE + 1_000);
+    let unix_ms = world.unix_ms;
+    assert_eq!(world.timetable.run_now("report", unix_ms), []);
+    let entry = world.timetable.entry("report").unwrap();
+    assert_eq!((entry.next(unix_ms), world.started), (None, 1));
+    assert!(entry.tell(unix_ms).starts_with("It is stopped: nothing is due until `formic start report`."));
+    // What would have been due meanwhile is not made up for.
+    world.want(report(Concurrency::Forbid, 1)).tick();
+    assert_eq!(world.started, 1, "{:?}", world.told);
+    world.pass(MINUTE);
+    assert_eq!(world.started, 2);
+}
+
+#[test]
 fn what_was_missed_is_made_up_for_once_and_not_too_late() {
     let mut world = World::new(Concurrency::Forbid);
     world.tick();

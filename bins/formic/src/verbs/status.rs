@@ -73,14 +73,19 @@ pub(crate) fn render(status: &pb::StatusResponse, limit: Option<usize>) -> Strin
     }
     for service in &status.services {
         if let Some(cron) = service.cron.as_option() {
+            let stopped = service.state == "stopped";
             let next = cron
                 .next_unix_ms
                 .map_or_else(|| "never".to_owned(), |at| format!("{} UTC", output::time(at)));
             let last = cron.last.as_option().map_or_else(String::new, |last| format!("; {}", tell(last)));
-            out.push_str(&format!(
-                "\n{}: due next {next} ({} {}){last}",
-                service.name, cron.schedule, cron.zone
-            ));
+            let (name, schedule, zone) = (&service.name, &cron.schedule, &cron.zone);
+            out.push_str(&if stopped {
+                format!(
+                    "\n{name}: stopped; nothing is due until `formic start {name}` ({schedule} {zone}){last}"
+                )
+            } else {
+                format!("\n{name}: due next {next} ({schedule} {zone}){last}")
+            });
         }
     }
     for note in &status.notes {

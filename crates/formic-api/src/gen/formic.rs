@@ -715,7 +715,7 @@ pub mod formic {
                     skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_i64"
                 )]
                 pub due_unix_ms: i64,
-                /// waiting, running; succeeded, failed; replaced by the next one; overlapped: left out, another one ran; missed:
+                /// waiting, running; succeeded, failed; stopped with its job; replaced by the next one; overlapped: left out, another one ran; missed:
                 /// left out, the engine was away for too long.
                 ///
                 /// Field 4: `state`
@@ -14890,7 +14890,7 @@ pub mod formic {
                         pub number: u64,
                         /// Field 3: `due_unix_ms`
                         pub due_unix_ms: i64,
-                        /// waiting, running; succeeded, failed; replaced by the next one; overlapped: left out, another one ran; missed:
+                        /// waiting, running; succeeded, failed; stopped with its job; replaced by the next one; overlapped: left out, another one ran; missed:
                         /// left out, the engine was away for too long.
                         ///
                         /// Field 4: `state`
@@ -15339,7 +15339,7 @@ pub mod formic {
                         pub fn due_unix_ms(&self) -> i64 {
                             self.0.reborrow().due_unix_ms
                         }
-                        /// waiting, running; succeeded, failed; replaced by the next one; overlapped: left out, another one ran; missed:
+                        /// waiting, running; succeeded, failed; stopped with its job; replaced by the next one; overlapped: left out, another one ran; missed:
                         /// left out, the engine was away for too long.
                         ///
                         /// Field 4: `state`

@@ -11,7 +11,10 @@ impl Entry {
     #[must_use]
     pub fn tell(&self, unix_ms: u64) -> String {
         let next = self.service.cron.as_ref().zip(self.next(unix_ms)).map_or_else(
-            || "It is not due any more.".to_owned(),
+            || match self.is_stopped() {
+                true => format!("It is stopped: nothing is due until `formic start {}`.", self.service.name),
+                false => "It is not due any more.".to_owned(),
+            },
             |(cron, next)| {
                 let left = whole_seconds(next.saturating_sub(unix_ms));
                 format!("It is due next at {}, in {left}.", cron.schedule.show(next))
@@ -53,6 +56,7 @@ impl RunState {
             Self::Succeeded { .. } => "succeeded",
             Self::Failed { .. } => "failed",
             Self::Replaced => "replaced",
+            Self::Stopped => "stopped",
             Self::Overlapped => "overlapped",
             Self::Missed => "missed",
         }
@@ -67,6 +71,7 @@ impl fmt::Display for RunState {
             Self::Succeeded { .. } => f.write_str("succeeded"),
             Self::Failed { exit } => write!(f, "failed: it {exit}"),
             Self::Replaced => f.write_str("is stopped: the next one is due"),
+            Self::Stopped => f.write_str("is stopped, as requested"),
             Self::Overlapped => f.write_str("is left out: another one runs"),
             Self::Missed => f.write_str("is left out: it was due too long ago"),
         }

@@ -98,6 +98,9 @@ pub enum Refused {
     /// It runs by its schedule.
     #[error("{0} is a cron job: it runs when it is due, and by `formic run {0}`")]
     CronJob(String),
+    /// It was stopped, and nothing of it is to run.
+    #[error("{0} is stopped: `formic start {0}` lets it run again")]
+    StoppedJob(String),
     /// It runs always, and not by a schedule.
     #[error("{0} is no cron job: only what has a `cron` can be run by hand")]
     NoCronJob(String),

@@ -43,6 +43,9 @@ impl Core {
         if self.fleet.deployment(service).is_some() {
             return Err(Refused::NoCronJob(service.to_owned()));
         }
+        if self.timetable.entry(service).is_some_and(formic_plan::Entry::is_stopped) {
+            return Err(Refused::StoppedJob(service.to_owned()));
+        }
         let happened = self.timetable.run_now(service, self.now.wall());
         for due in &happened {
             let news = self.due(due);
