@@ -19,6 +19,7 @@
 //! | it carries out [`Action::Stop`] | [`Instance::stopping`], then SIGTERM; done again it does nothing |
 //! | it carries out [`Action::Kill`] | kills the whole tree; done again it does nothing |
 //! | it carries out [`Action::Adjust`] | writes limits anew, then [`Instance::adjusted`] |
+//! | its main process has ended, and not all of it is gone | [`Instance::main_ended`] |
 //! | the whole process tree is gone | [`Instance::exited`] |
 //!
 //! After each event, and at [`Plan::wake_at`], it plans anew. [`Action::Wait`] is nothing to carry out:

@@ -48,6 +48,10 @@ pub struct Instance {
     pub ready_since: Option<Time>,
     /// What its slot remembers.
     pub history: History,
+    /// Its main process has ended, and what that left behind is being ended. Not written down: who takes over is told
+    /// anew.
+    #[serde(skip)]
+    pub ending: bool,
 }
 
 /// What an instance is doing. The first five are live: there may be a process.
@@ -222,12 +226,14 @@ impl Instance {
             state: State::Starting { since: now },
             ready_since: None,
             history,
+            ending: false,
         }
     }
 
-    /// Its probe succeeds. Does nothing to one that is ready already, stopping or gone.
+    /// Its probe succeeds. Does nothing to one that is ready already, stopping, about to be gone or
+    /// gone.
     pub fn ready(&mut self, now: Time) {
-        if matches!(self.state, State::Starting { .. } | State::Unready { .. }) {
+        if matches!(self.state, State::Starting { .. } | State::Unready { .. }) && !self.ending {
             self.state = State::Ready { since: now };
             self.ready_since.get_or_insert(now);
             self.history.was_ready = true;
@@ -238,6 +244,15 @@ impl Instance {
     pub fn unready(&mut self, now: Time) {
         if matches!(self.state, State::Ready { .. }) {
             self.state = State::Unready { since: now };
+        }
+    }
+
+    /// Its main process has ended: nothing answers any more, whatever a probe says. It is gone when all of its
+    /// processes are.
+    pub fn main_ended(&mut self, now: Time) {
+        if self.is_live() && !self.is_stopping() {
+            self.unready(now);
+            self.ending = true;
         }
     }
 
@@ -300,6 +315,7 @@ impl Instance {
     /// It is gone with all its processes. `rule` is the restart rule of its service. Does nothing to
     /// one that is gone already.
     pub fn exited(&mut self, outcome: Outcome, rule: &Restart, random_unit: f64, now: Time) {
+        self.ending = false;
         let cause = match self.state {
             State::Stopping { cause, .. } => Some(cause),
             State::Backoff { .. } | State::Exited { .. } => return,

@@ -200,6 +200,7 @@ impl<'a> Planner<'a> {
                 if let Some(within) = service.job.as_ref().and_then(|job| job.deadline)
                     && instance.is_live()
                     && !instance.is_stopping()
+                    && !instance.ending
                 {
                     let deadline = instance.started + within.get();
                     if self.now >= deadline {
@@ -211,6 +212,10 @@ impl<'a> Planner<'a> {
                 let State::Starting { since } = instance.state else {
                     continue;
                 };
+                if instance.ending {
+                    // It is judged by its end.
+                    continue;
+                }
                 let within = service.at(instance.slot).map_or(service.ready_within, |t| t.ready_within);
                 let deadline = since + within.get();
                 if self.now >= deadline {

@@ -24,7 +24,7 @@ pub struct ServiceStatus {
     pub replicas: u32,
     /// How many there are.
     pub live: u32,
-    /// How many of them are ready and get calls.
+    /// How many do what they are for: they are ready and get calls, or have come to their end with success.
     pub ready: u32,
     /// How often instances were restarted after exits of their own.
     pub restarts: u32,
@@ -52,8 +52,12 @@ pub enum ServiceState {
     Quarantined,
     /// Told to stop.
     Stopping,
-    /// Not running, as wanted or for good.
+    /// Not running, as wanted.
     Stopped,
+    /// It has come to its end with success, and is not started again.
+    Completed,
+    /// It has failed for good: it is not started again.
+    Failed,
     /// A cron job, of which nothing runs now.
     Scheduled,
     /// A cron job, of which a run goes on.
@@ -104,16 +108,24 @@ fn row(
         let role = service.and_then(|service| service.at(i.slot)).map(|template| template.role);
         i.is_ready() && role != Some(Role::Standby)
     };
-    let (live, ready) = (count(&Instance::is_live), count(&serves));
+    // What another revision has done is not what is wanted.
+    let is_done = |i: &Instance| {
+        let wanted = service.and_then(|service| service.at(i.slot));
+        i.is_completed() && wanted.is_some_and(|template| i.is_restarted_by(&template))
+    };
+    let (live, completed) = (count(&Instance::is_live), count(&is_done));
+    let ready = count(&serves).saturating_add(completed);
     let any = |of: &dyn Fn(&State) -> bool| instances.iter().any(|i| of(&i.state));
 
     let state = if replicas == 0 {
         if live > 0 { ServiceState::Stopping } else { ServiceState::Stopped }
+    } else if completed >= replicas {
+        ServiceState::Completed
     } else if ready >= replicas {
         ServiceState::Ready
-    } else if ready > 0 {
+    } else if ready > completed {
         let failed = |history: &History| history.restarts > 0 || history.row > 0 || history.was_ready;
-        let failed = instances.iter().any(|i| !i.is_ready() && failed(&i.history));
+        let failed = instances.iter().any(|i| !i.is_ready() && !i.is_completed() && failed(&i.history));
         if failed { ServiceState::Degraded } else { ServiceState::Starting }
     } else if instances.iter().any(|i| i.history.crash_looping) {
         ServiceState::CrashLooping
@@ -121,6 +133,8 @@ fn row(
         ServiceState::Quarantined
     } else if any(&|s| matches!(s, State::Backoff { .. })) {
         ServiceState::Backoff
+    } else if instances.iter().any(|i| i.ending) {
+        ServiceState::Stopping
     } else if any(&|s| matches!(s, State::Unready { .. })) {
         ServiceState::Degraded
     } else if any(&|s| matches!(s, State::Starting { .. })) {
@@ -130,13 +144,15 @@ fn row(
     } else if count(&|i| matches!(i.state, State::Exited { end: End::Completed | End::Failed, .. }))
         >= replicas
     {
-        ServiceState::Stopped
+        ServiceState::Failed
     } else {
         ServiceState::Pending
     };
     let state = match state {
         ServiceState::Ready if service.is_some_and(|service| service.cron.is_some()) => ServiceState::Running,
-        ServiceState::Stopped if service.is_some_and(|service| service.cron.is_some()) => {
+        ServiceState::Stopped | ServiceState::Completed | ServiceState::Failed
+            if service.is_some_and(|service| service.cron.is_some()) =>
+        {
             ServiceState::Scheduled
         }
         other => other,
@@ -169,7 +185,7 @@ fn detail(
     now: Time,
 ) -> Option<String> {
     let service = service.filter(|service| service.replicas > 0)?;
-    if matches!(state, ServiceState::Ready | ServiceState::Running) {
+    if matches!(state, ServiceState::Ready | ServiceState::Running | ServiceState::Completed) {
         return None;
     }
     if let Some((instance, reason)) = instances.iter().find_map(|i| match &i.state {
@@ -178,7 +194,8 @@ fn detail(
     }) {
         return Some(format!("{} may be running: {reason}", instance.id));
     }
-    let newest = instances.iter().filter(|i| i.exit().is_some()).max_by_key(|i| i.recency());
+    let ended = instances.iter().filter(|i| i.exit().is_some() && !i.is_completed());
+    let newest = ended.max_by_key(|i| i.recency());
     if let Some(instance) = newest {
         let Instance { service, slot, .. } = instance;
         match &instance.state {
@@ -186,11 +203,15 @@ fn detail(
                 let left = HumanDuration::from(until.since(now));
                 return Some(format!("{service}/{slot} {exit}, starts again in {left}"));
             }
-            State::Exited { exit, end: End::Completed | End::Failed } => {
+            State::Exited { exit, end: End::Failed } => {
                 return Some(format!("{service}/{slot} {exit}, is not started again"));
             }
             _ => {}
         }
+    }
+    if let Some(instance) = instances.iter().find(|i| i.ending) {
+        let Instance { service, slot, .. } = instance;
+        return Some(format!("{service}/{slot} has ended; what it left behind is being ended"));
     }
     if let Some(instance) = instances.iter().find(|i| matches!(i.state, State::Unready { .. })) {
         return Some(format!("{}/{} does not answer its probe", instance.service, instance.slot));
@@ -212,6 +233,8 @@ impl fmt::Display for ServiceState {
             Self::Quarantined => "quarantined",
             Self::Stopping => "stopping",
             Self::Stopped => "stopped",
+            Self::Completed => "completed",
+            Self::Failed => "failed",
             Self::Scheduled => "scheduled",
             Self::Running => "running",
         })

@@ -9,6 +9,7 @@ use formic_spec::HumanDuration;
 use crate::action::{Action, Plan, WaitCause};
 use crate::life::State;
 use crate::rollout::{Deployment, Phase};
+use crate::set::Role;
 use crate::state::{Desired, Observed, Time};
 use crate::status::{ServiceState, ServiceStatus, status};
 
@@ -31,15 +32,12 @@ pub fn why(service: &str, deployment: Option<&Deployment>, facts: Facts<'_>, now
     let row = rows.iter().find(|row| row.service == service)?;
     let mut text = format!("{service} is {}", row.state);
     if row.replicas > 0 {
-        let _ = write!(text, ": {} of {} ready", row.ready, row.replicas);
-        if let Some(revision) = &row.revision {
-            let _ = write!(text, " at {revision}");
-        }
+        let _ = write!(text, ": {}", counts(row, facts));
     }
     text.push('.');
     if let Some(deployment) = deployment {
         text.push(' ');
-        text.push_str(&rollout(deployment, now));
+        text.push_str(&rollout(deployment, goes_on(service, facts), now));
     }
     for sentence in instances(service, facts, now) {
         text.push(' ');
@@ -58,7 +56,34 @@ pub fn why(service: &str, deployment: Option<&Deployment>, facts: Facts<'_>, now
     Some(text)
 }
 
-fn rollout(deployment: &Deployment, now: Time) -> String {
+/// How many are ready, and at which revision: an update has some of both.
+fn counts(row: &ServiceStatus, facts: Facts<'_>) -> String {
+    let (ready, of) = (row.ready, row.replicas);
+    if row.state == ServiceState::Completed {
+        return format!("{ready} of {of} came to the end");
+    }
+    let Some(revision) = &row.revision else { return format!("{ready} of {of} ready") };
+    let wanted = facts.desired.service(&row.service);
+    let serves = |slot| {
+        let role = wanted.and_then(|service| service.at(slot)).map(|template| template.role);
+        role != Some(Role::Standby)
+    };
+    let own = facts.observed.instances.iter().filter(|i| i.service == row.service);
+    let others = own.filter(|i| i.is_ready() && serves(i.slot) && i.revision != *revision).count();
+    let own = ready.saturating_sub(u32::try_from(others).unwrap_or(u32::MAX));
+    match others {
+        0 => format!("{ready} of {of} ready at {revision}"),
+        _ => format!("{own} of {of} ready at {revision}, and {others} at what was before"),
+    }
+}
+
+/// Whether anything is still tried of a service: one that lives, or is started again.
+fn goes_on(service: &str, facts: Facts<'_>) -> bool {
+    let over = |state: &State| matches!(state, State::Exited { .. });
+    facts.observed.instances.iter().any(|i| i.service == service && !over(&i.state))
+}
+
+fn rollout(deployment: &Deployment, goes_on: bool, now: Time) -> String {
     let rollout = &deployment.rollout;
     let (number, to) = (rollout.number, &rollout.to);
     let ago = |at: Time| HumanDuration::from(now.since(at));
@@ -98,14 +123,16 @@ fn rollout(deployment: &Deployment, now: Time) -> String {
         }
         Phase::Failed { at, cause } => {
             format!(
-                "Rollout {number} to {to} failed {} ago: {cause}. There is nothing to go back to, so it goes on trying.",
-                ago(*at)
+                "Rollout {number} to {to} failed {} ago: {cause}. There is nothing to go back to{}.",
+                ago(*at),
+                if goes_on { ", so it goes on trying" } else { "" }
             )
         }
         Phase::RevertNoop { at, cause } => {
             format!(
-                "Rollout {number} to {to} failed {} ago: {cause}. The last revision that succeeded is the same, so it goes on trying.",
-                ago(*at)
+                "Rollout {number} to {to} failed {} ago: {cause}. The last revision that succeeded is the same{}.",
+                ago(*at),
+                if goes_on { ", so it goes on trying" } else { "" }
             )
         }
         Phase::Reverting { since, cause } => {
@@ -133,6 +160,10 @@ fn instances(service: &str, facts: Facts<'_>, now: Time) -> Vec<String> {
     own.sort_by_key(|instance| instance.slot);
     for instance in own {
         let name = format!("{service}/{}", instance.slot);
+        if instance.ending && !instance.is_stopping() {
+            sentences.push(format!("{name} has ended; what it left behind is being ended."));
+            continue;
+        }
         match &instance.state {
             State::Backoff { exit, until } => {
                 let left = HumanDuration::from(until.since(now));

@@ -140,6 +140,26 @@ impl World {
 }
 
 #[test]
+fn what_has_ended_is_not_ready_though_its_children_are_there() {
+    let mut world = World::running();
+    let now = world.now;
+    world.instance("user-0").main_ended(now);
+    let told = "user/0 has ended; what it left behind is being ended";
+    world.shows("user", ServiceState::Stopping, Some(told));
+    // A probe that was under way says nothing of it.
+    world.ready("user-0").shows("user", ServiceState::Stopping, Some(told));
+    world.plans("generation 1: nothing to do").exit("user-0", 1);
+    assert!(matches!(world.instance("user-0").state, State::Backoff { .. }));
+    // One that ends as it starts is judged by its end, and not by how long it took.
+    let mut world = World::shop();
+    world.begin("user", 0).begin("product", 0);
+    world.instance("user-0").main_ended(at(0));
+    world.after(60_000).ready("user-0").shows("user", ServiceState::Stopping, Some(told));
+    let plan = plan(&world.desired, &world.observed, world.now).to_string();
+    assert!(plan.contains("product-0 within 30s: not ready") && !plan.contains("user-0"), "{plan}");
+}
+
+#[test]
 fn starts_in_the_order_of_dependencies() {
     let mut world = World::shop();
     world
@@ -379,8 +399,12 @@ fn policies_and_exit_codes() {
         assert_eq!(end, expected, "{policy:?} {code}");
         if expected.is_some() {
             world.plans("generation 1: nothing to do");
+            // Of a success there is nothing to explain.
             let detail = format!("user/0 exited with code {code}, is not started again");
-            world.shows("user", ServiceState::Stopped, Some(&detail));
+            match expected {
+                Some(End::Completed) => world.shows("user", ServiceState::Completed, None),
+                _ => world.shows("user", ServiceState::Failed, Some(&detail)),
+            };
         }
     }
     let mut world = World::shop();

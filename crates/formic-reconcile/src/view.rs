@@ -26,7 +26,7 @@ pub struct ServiceView {
     pub version: String,
     /// Its state in a word.
     pub state: ServiceState,
-    /// Ready instances.
+    /// Instances that are ready, or have come to their end with success.
     pub ready: u32,
     /// Wanted instances.
     pub wanted: u32,
@@ -69,7 +69,8 @@ pub struct InstanceView {
     pub slot: u32,
     /// Short hash of its revision.
     pub version: String,
-    /// starting, ready, standby (ready, and gets no calls), unready, stopping, backoff, exited.
+    /// starting, ready, standby (ready, and gets no calls), unready, stopping, ending (what its main process left
+    /// behind), quarantined, backoff, exited.
     pub state: &'static str,
     /// Where it answers, once it has registered.
     pub address: String,
@@ -109,10 +110,11 @@ impl View {
         formic_plan::status(desired, observed, now).into_iter().map(row).collect()
     }
 
-    /// Whether every service has what is wanted; a cron job has, whatever its runs do.
+    /// Whether every service has what is wanted, or has done what was wanted; a cron job has, whatever its runs do.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        let ready = |service: &ServiceView| service.state == ServiceState::Ready || service.cron.is_some();
+        let good = |state| matches!(state, ServiceState::Ready | ServiceState::Completed);
+        let ready = |service: &ServiceView| good(service.state) || service.cron.is_some();
         !self.services.is_empty() && self.services.iter().all(ready)
     }
 }

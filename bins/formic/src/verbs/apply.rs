@@ -100,14 +100,15 @@ fn row(service: &pb::ServiceStatus) -> String {
     format!("{} is {}{reason}", service.name, service.state)
 }
 
-/// As many ready instances as are wanted, nothing on its way out, and no rollout that is under way.
+/// As many instances as are wanted answer or have come to their end with success, nothing on its way out, and no rollout that is under way.
 fn is_done(service: &pb::ServiceStatus) -> bool {
     // A cron job is what it is to be as soon as it is known.
     if service.cron.is_set() {
         return true;
     }
     let over = matches!(service.rollout.as_str(), "succeeded" | "reverted" | "failed");
-    let leaving = service.instances.iter().any(|instance| instance.state == "stopping");
+    let leaving =
+        service.instances.iter().any(|instance| matches!(instance.state.as_str(), "stopping" | "ending"));
     service.ready >= service.wanted && !leaving && (over || service.wanted == 0)
 }
 
@@ -122,12 +123,14 @@ fn verdict(status: &pb::StatusResponse, changed: &[&str]) -> Option<Result<(), S
         }
         if service.wanted > 0
             && !service.cron.is_set()
-            && matches!(service.state.as_str(), "crash-looping" | "stopped")
+            && matches!(service.state.as_str(), "crash-looping" | "failed")
         {
             return Some(Err(row(service)));
         }
     }
-    status.services.iter().all(is_done).then_some(Ok(()))
+    // Nothing more comes of what had failed for good before.
+    let is_over = |service: &pb::ServiceStatus| service.state == "failed" && !of_this(&service);
+    status.services.iter().all(|service| is_done(service) || is_over(service)).then_some(Ok(()))
 }
 
 #[cfg(test)]
@@ -169,6 +172,14 @@ mod tests {
         assert_eq!(verdict(&stopped, &["order"]), Some(Ok(())));
         assert_eq!(done(&stopped, &response), "order has stopped; nothing of it runs");
         assert_eq!(done(&status("succeeded", 1), &response), "all of it runs and answers");
+        // A job that came to its end is all that was wanted, in this change and in later ones.
+        let mut job = status("succeeded", 1);
+        job.services[0].state = "completed".into();
+        assert_eq!(verdict(&job, &["order"]), Some(Ok(())));
+        assert_eq!(verdict(&job, &["user"]), Some(Ok(())));
+        (job.services[0].state, job.services[0].ready) = ("failed".into(), 0);
+        assert_eq!(verdict(&job, &["order"]), Some(Err("order is failed".into())));
+        assert_eq!(verdict(&job, &["user"]), Some(Ok(())));
         // That is no news for somebody who changed another service.
         assert_eq!(verdict(&status("reverted", 1), &["user"]), Some(Ok(())));
     }

@@ -2036,7 +2036,7 @@ pub mod formic {
                     skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str"
                 )]
                 pub version: ::formic_rpc::rt::buffa::alloc::string::String,
-                /// pending, starting, ready, degraded, backoff, crash-looping, stopping, stopped; of a cron job scheduled or running.
+                /// pending, starting, ready, degraded, backoff, crash-looping, stopping, stopped, completed, failed; of a cron job scheduled or running.
                 ///
                 /// Field 3: `state`
                 #[serde(
@@ -17093,7 +17093,7 @@ pub mod formic {
                         ///
                         /// Field 2: `version`
                         pub version: &'a str,
-                        /// pending, starting, ready, degraded, backoff, crash-looping, stopping, stopped; of a cron job scheduled or running.
+                        /// pending, starting, ready, degraded, backoff, crash-looping, stopping, stopped, completed, failed; of a cron job scheduled or running.
                         ///
                         /// Field 3: `state`
                         pub state: &'a str,
@@ -17657,7 +17657,7 @@ pub mod formic {
                         pub fn version(&self) -> &'_ str {
                             self.0.reborrow().version
                         }
-                        /// pending, starting, ready, degraded, backoff, crash-looping, stopping, stopped; of a cron job scheduled or running.
+                        /// pending, starting, ready, degraded, backoff, crash-looping, stopping, stopped, completed, failed; of a cron job scheduled or running.
                         ///
                         /// Field 3: `state`
                         #[must_use]

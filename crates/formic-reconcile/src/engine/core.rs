@@ -102,6 +102,8 @@ pub(crate) struct Core {
     /// The part of the engine's environment that instances get.
     inherited: BTreeMap<String, OsString>,
     random: fastrand::Rng,
+    /// What ended by itself and is to be started again, unless that is decided otherwise in the same turn.
+    backs_off: Vec<InstanceId>,
     /// The present moment, as of the last turn.
     now: Now,
     /// What is wanted of each service, and how far it is.
@@ -152,6 +154,7 @@ impl Core {
             config,
             inherited,
             random,
+            backs_off: Vec::new(),
             now: Now::default(),
             fleet: Fleet::default(),
             timetable: Timetable::default(),
@@ -222,6 +225,7 @@ impl Core {
         if !plan.is_idle() {
             tracing::debug!(%plan, "acting");
         }
+        self.record_backoffs(&plan);
         let mut waits = BTreeMap::new();
         let calm = self.now.time < self.calm_until;
         let mut held = 0;

@@ -91,6 +91,7 @@ fn is_row(row: &InstanceView, instance: &Instance, cell: Option<&Cell>, role: Op
 
 fn word(instance: &Instance, role: Option<Role>) -> &'static str {
     match instance.state {
+        State::Starting { .. } | State::Ready { .. } | State::Unready { .. } if instance.ending => "ending",
         State::Starting { .. } => "starting",
         State::Ready { .. } if role == Some(Role::Standby) => "standby",
         State::Ready { .. } => "ready",

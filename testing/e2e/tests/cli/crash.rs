@@ -72,8 +72,8 @@ fn restarts_wait_longer_each_time() {
 fn an_exit_that_trying_again_cannot_mend_is_final() {
     let command = ["sh", "-c", "echo my settings are wrong >&2; exit 78"];
     let mut app = App::begin(&Manifest::program("misfit", &command));
-    app.wait_told("it to be stopped", SOON, |line| {
-        row(line, "misfit").is_some_and(|row| row["state"] == "stopped")
+    app.wait_told("it to have failed", SOON, |line| {
+        row(line, "misfit").is_some_and(|row| row["state"] == "failed")
     });
     std::thread::sleep(Duration::from_millis(800));
     assert_eq!(app.service("misfit")["instances"][0]["restarts"], 0);

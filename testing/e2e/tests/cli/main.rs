@@ -6,6 +6,7 @@ mod call;
 mod crash;
 mod cron;
 mod gateway;
+mod jobs;
 mod life;
 mod listings;
 mod manifest;

@@ -113,7 +113,9 @@ impl Show {
         if states == *known {
             return;
         }
-        let settled = |state: ServiceState| !matches!(state, ServiceState::Pending | ServiceState::Starting);
+        let settled = |state: ServiceState| {
+            !matches!(state, ServiceState::Pending | ServiceState::Starting | ServiceState::Stopping)
+        };
         let news = states.iter().any(|state| settled(state.1) && !known.contains(state));
         let status = self.control.status_of(view);
         if self.json {
@@ -132,7 +134,9 @@ impl Show {
             return;
         }
         let count = |of: &[(String, ServiceState, u32)]| {
-            let ready = |state| matches!(state, ServiceState::Ready | ServiceState::Scheduled);
+            let ready = |state| {
+                matches!(state, ServiceState::Ready | ServiceState::Completed | ServiceState::Scheduled)
+            };
             of.iter().filter(|s| ready(s.1)).count()
         };
         let (ready, before) = (count(&states), count(known));
@@ -176,7 +180,7 @@ impl Show {
 
 /// What people should know about at once, even before everything has been ready.
 fn is_failure(state: ServiceState) -> bool {
-    matches!(state, ServiceState::Backoff | ServiceState::CrashLooping | ServiceState::Stopped)
+    matches!(state, ServiceState::Backoff | ServiceState::CrashLooping | ServiceState::Failed)
 }
 
 /// Finding an example to try must not hold up anything.

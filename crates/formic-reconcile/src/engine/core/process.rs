@@ -5,8 +5,8 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use formic_core::ServiceName;
-use formic_plan::{Instance, InstanceId, Outcome, StartCause, State, StopCause};
-use formic_spec::{HumanDuration, Port, Probe};
+use formic_plan::{Action, Instance, InstanceId, Outcome, Plan, StartCause, State, StopCause};
+use formic_spec::{HumanDuration, Port, Probe, RestartPolicy};
 use formic_supervise::ExitStatus;
 
 use super::Core;
@@ -150,6 +150,10 @@ impl Core {
 
     pub(super) fn probed(&mut self, id: &InstanceId, ready: bool, address: Option<String>) {
         let now = self.now.time;
+        if self.cells.get(id).is_some_and(|cell| cell.leader.is_some()) {
+            // What answers is not what was started.
+            return;
+        }
         let Some(instance) = self.instance(id) else { return };
         let before = instance.is_ready();
         if ready {
@@ -186,13 +190,20 @@ impl Core {
     pub(super) fn leader_exited(&mut self, id: InstanceId, status: ExitStatus) {
         let Some(cell) = self.cells.get_mut(&id).filter(|cell| cell.pid.is_some()) else { return };
         let news = cell.leader.replace(status).is_none();
+        let (asked, done) = (cell.asked.is_some(), is_done(cell, status));
         // The leader's end is not the tree's: what it left behind goes now. A stop that was asked for is on
         // its way already.
-        if cell.asked.is_none() {
+        if !asked {
+            let now = self.now.time;
+            if let Some(instance) = self.instance(&id) {
+                instance.main_ended(now);
+            }
             // Told at once: it takes a look at all processes of the machine until its tree is known to be gone.
             if news {
                 self.record(Kind::Exit, &id, format!("ended by itself: {status}"));
-                self.tell(&id, format!("ended by itself: {status}"));
+                if !done {
+                    self.tell(&id, format!("ended by itself: {status}"));
+                }
             }
             self.effects.push(Effect::Stop { id, kind: StopKind::Ask(LEFT_BEHIND) });
         }
@@ -246,13 +257,16 @@ impl Core {
         let Some(cell) = self.cells.get(id).filter(|cell| cell.pid.is_some()) else { return };
         let told = cell.leader.is_some();
         let status = cell.leader.unwrap_or(status);
+        let done = is_done(cell, status);
         if cell.asked.is_some() {
             self.killed += u32::from(killed);
             let how = if killed { "is gone, killed" } else { "is gone" };
             self.record(Kind::Exit, id, format!("{how}: {status}"));
         } else if !told {
             self.record(Kind::Exit, id, format!("ended by itself: {status}"));
-            self.tell(id, format!("ended by itself: {status}"));
+            if !done {
+                self.tell(id, format!("ended by itself: {status}"));
+            }
         }
         self.ended(id, outcome(status));
         // A crashed instance cannot deregister itself.
@@ -271,19 +285,43 @@ impl Core {
         }
         let Some(instance) = self.instance(id) else { return };
         instance.exited(outcome, &rule, random, now);
-        let backoff = match &instance.state {
-            State::Backoff { exit, until } => Some(format!(
-                "{exit}, starts again in {} as restart {}",
-                HumanDuration::from(until.since(now)),
-                instance.history.restarts.saturating_add(1)
-            )),
-            _ => None,
-        };
+        if matches!(instance.state, State::Backoff { .. }) {
+            self.backs_off.push(id.clone());
+        }
         if was_running {
             self.effects.push(Effect::StopProbing { id: id.clone() });
         }
-        if let Some(text) = backoff {
-            self.record(Kind::Backoff, id, text);
+    }
+
+    /// What follows the ends that were taken note of. Not before it is known: a rollout that fails with one goes
+    /// back, and nothing is started again.
+    pub(super) fn record_backoffs(&mut self, plan: &Plan) {
+        for id in std::mem::take(&mut self.backs_off) {
+            let Some(instance) = self.observed.instances.iter().find(|instance| instance.id == id) else {
+                continue;
+            };
+            let State::Backoff { exit, until } = &instance.state else { continue };
+            let returns = plan.actions.iter().any(|action| match action {
+                Action::Start { service, slot, cause: StartCause::Restart(_), .. }
+                | Action::Wait { service, slot, .. } => {
+                    *service == instance.service && *slot == instance.slot
+                }
+                _ => false,
+            });
+            let text = if returns {
+                let left = HumanDuration::from(until.since(self.now.time));
+                let restart = instance.history.restarts.saturating_add(1);
+                format!("{exit}, starts again in {left} as restart {restart}")
+            } else {
+                format!("{exit}, is not started again")
+            };
+            self.record(Kind::Backoff, &id, text);
         }
     }
+}
+
+/// Whether an end is what an instance was started for: nobody needs to be told of it.
+fn is_done(cell: &Cell, status: ExitStatus) -> bool {
+    cell.rule.policy != RestartPolicy::Always
+        && matches!(status, ExitStatus::Code(code) if cell.rule.success_exit_codes.contains(&code))
 }

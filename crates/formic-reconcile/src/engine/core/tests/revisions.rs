@@ -172,5 +172,5 @@ fn what_a_process_can_take_up_is_taken_up_as_it_runs() {
     // By the new rule it is not started again.
     world.leader_exits("user/0", 0);
     world.gone("user/0", false);
-    assert_eq!(world.row("user").state, ServiceState::Stopped);
+    assert_eq!(world.row("user").state, ServiceState::Completed);
 }

@@ -1,0 +1,95 @@
+//! Ends that are wanted, ends that nothing follows, and what people are told of them.
+
+use formic_plan::RunState;
+use formic_spec::{Cron, RestartPolicy, Schedule};
+
+use super::*;
+
+/// Runs to its end; not tried again.
+fn job(name: &str) -> Service {
+    let mut service = service(name, 1, &[]);
+    let mut start: Start = serde_json::from_value(service.start).unwrap();
+    start.restart = Restart { policy: RestartPolicy::OnFailure, retries: Some(0), ..Restart::default() };
+    start.health.ready = Probe::None;
+    service.start = serde_json::to_value(start).unwrap();
+    service.job = Some(formic_spec::Job { retries: 0, deadline: None });
+    service
+}
+
+fn why(world: &mut World, name: &str) -> String {
+    world.ask(|answer| Command::Why(name.into(), answer)).1.unwrap()
+}
+
+#[test]
+fn a_job_that_succeeded_is_done_and_nobody_is_alarmed() {
+    let mut world = World::new(vec![job("mig")]);
+    world.up("mig/0");
+    assert_eq!(world.leader_exits("mig/0", 0), ["stop mig/0 within 1s"]);
+    assert_eq!(world.recorded, ["exit mig ended by itself: exit code 0"]);
+    let lines = world.gone("mig/0", false);
+    assert!(!lines.iter().any(|line| line.starts_with("tell")), "{lines:?}");
+    let row = world.row("mig");
+    assert_eq!((row.state, row.ready, row.wanted), (ServiceState::Completed, 1, 1));
+    assert_eq!((row.reason.as_str(), row.rollout), ("", "succeeded"));
+    assert!(world.core.view(world.now().time).is_ready());
+    assert!(why(&mut world, "mig").starts_with("mig is completed: 1 of 1 came to the end."));
+}
+
+#[test]
+fn a_job_that_failed_has_failed_and_is_not_said_to_be_tried_again() {
+    let mut world = World::new(vec![job("mig")]);
+    world.up("mig/0");
+    let lines = world.leader_exits("mig/0", 3);
+    assert_eq!(lines[0], "tell mig ended by itself: exit code 3");
+    world.gone("mig/0", false);
+    let row = world.row("mig");
+    assert_eq!((row.state, row.ready), (ServiceState::Failed, 0));
+    assert_eq!(row.reason, "mig/0 exited with code 3, is not started again");
+    assert!(!world.core.view(world.now().time).is_ready());
+    let text = why(&mut world, "mig");
+    assert!(text.contains("is not started again") && !text.contains("goes on trying"), "{text}");
+}
+
+#[test]
+fn what_cannot_be_started_is_promised_no_restart_where_its_rollout_goes_back() {
+    let mut world = World::new(vec![service("user", 1, &[])]);
+    world.up("user/0");
+    let second = Service { revision: Revision::of(&"two".into()), ..service("user", 1, &[]) };
+    assert_eq!(world.apply(vec![second], None).0, ["spawn user/1"]);
+    // Both are there and answer, for now.
+    let text = why(&mut world, "user");
+    let (one, two) = (Revision::of(&"user".into()), Revision::of(&"two".into()));
+    assert!(text.contains(&format!("0 of 1 ready at {two}, and 1 at what was before")), "{one}: {text}");
+    let id = world.id("user/1");
+    world.handle(Event::NotStarted { id, why: "no such file".into() });
+    assert_eq!(
+        world.recorded,
+        [
+            "failed user cannot be started: no such file",
+            "backoff user could not be started: no such file, is not started again"
+        ]
+    );
+    assert_eq!(world.row("user").rollout, "reverted");
+}
+
+#[test]
+fn a_cron_job_that_was_stopped_is_run_by_nobody_until_it_is_started() {
+    let schedule = Schedule::new("*/10 * * * * *", "UTC").unwrap();
+    let tick = Service { cron: Some(Cron::new(schedule)), ..job("tick") };
+    let mut world = World::new(vec![tick.clone()]);
+    assert_eq!(world.after(10_000).handle(Event::Timer), ["spawn tick/0"]);
+    world.up("tick/0");
+    let stopped = Service { replicas: 0, ..tick.clone() };
+    assert_eq!(world.apply(vec![stopped], None).0, ["stop tick/0 within 30s"]);
+    world.gone("tick/0", false);
+    let row = world.row("tick");
+    assert_eq!((row.state, row.cron.unwrap().next_unix_ms), (ServiceState::Stopped, None));
+    assert!(world.core.view(world.now().time).is_ready(), "nothing is missing");
+    assert_eq!(world.after(60_000).handle(Event::Timer), [""; 0]);
+    let run = |world: &mut World| world.ask(|answer| Command::RunNow("tick".into(), answer)).1;
+    assert_eq!(run(&mut world).unwrap_err(), Refused::StoppedJob("tick".into()));
+    assert!(why(&mut world, "tick").contains("nothing is due until `formic start tick`"));
+    assert_eq!(world.apply(vec![tick], None).0, [""; 0]);
+    assert_eq!(world.row("tick").state, ServiceState::Scheduled);
+    assert_eq!(run(&mut world).unwrap().state, RunState::Waiting);
+}
