@@ -15,6 +15,9 @@ use tokio::time::Instant;
 use super::log::Line;
 use crate::engine::Probing;
 
+/// How much of a page is read, at least: more than any page of a probe should be.
+const MOST_OF_A_PAGE: usize = 64 << 10;
+
 /// How an instance is asked, with what is kept between one time and the next.
 pub(crate) enum Way {
     /// `grpc.health.v1`. The last address and the way to it are kept, so that a probe does not dial anew.
@@ -79,7 +82,7 @@ impl Way {
                 serving(client, known, endpoint, limit).await.unwrap_or(false)
             }
             (Self::Tcp, Some(Endpoint::Tcp(addr))) => TcpStream::connect(addr).await.is_ok(),
-            (Self::Http, Some(Endpoint::Tcp(addr))) => http(addr, path).await.unwrap_or(false),
+            (Self::Http, Some(Endpoint::Tcp(addr))) => http(addr, path, limit).await.unwrap_or(false),
             (Self::Exec { command, process, told }, _) => match command.run(process, limit).await {
                 Ok(success) => success,
                 Err(error) => {
@@ -119,16 +122,106 @@ async fn serving(
     Ok(answer.body.into_message()?[..] == [0x08, 0x01])
 }
 
-/// A GET whose status is 2xx or 3xx.
-async fn http(addr: SocketAddr, path: &str) -> std::io::Result<bool> {
+/// A GET whose status is 2xx or 3xx. What else comes is read: a program that cannot send the rest of its page,
+/// because nobody is there any more, writes of that to its log.
+async fn http(addr: SocketAddr, path: &str, limit: Duration) -> std::io::Result<bool> {
+    let patience = Instant::now() + limit / 2;
     let mut stream = TcpStream::connect(addr).await?;
     let path = if path.is_empty() { "/" } else { path };
     let request = format!(
         "GET {path} HTTP/1.1\r\nHost: {addr}\r\nUser-Agent: formic-probe\r\nConnection: close\r\n\r\n"
     );
     stream.write_all(request.as_bytes()).await?;
+    let mut page = Vec::with_capacity(1024);
     // "HTTP/1.1 200" is all that matters.
-    let mut head = [0; 12];
-    stream.read_exact(&mut head).await?;
-    Ok(head.starts_with(b"HTTP/1.") && matches!(head[9], b'2' | b'3'))
+    while page.len() < 12 {
+        if stream.read_buf(&mut page).await? == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    let fine = page.starts_with(b"HTTP/1.") && matches!(page[9], b'2' | b'3');
+    let rest = async {
+        while !is_whole(&page) && page.len() < MOST_OF_A_PAGE {
+            // However it ends: the answer is known.
+            if !matches!(stream.read_buf(&mut page).await, Ok(1..)) {
+                break;
+            }
+        }
+    };
+    // A page without an end is not waited for.
+    let _ = tokio::time::timeout_at(patience, rest).await;
+    Ok(fine)
+}
+
+/// Whether nothing is to come after this, as far as the page says itself. Most end with their connection.
+fn is_whole(page: &[u8]) -> bool {
+    let Some(head) = page.windows(4).position(|end| end == b"\r\n\r\n") else { return false };
+    let body = page.len() - head - 4;
+    let text = String::from_utf8_lossy(&page[..head]);
+    let length = text.lines().filter_map(|line| line.split_once(':')).find_map(|(name, value)| {
+        let value = value.trim().parse::<usize>();
+        name.eq_ignore_ascii_case("content-length").then_some(value)?.ok()
+    });
+    length.is_some_and(|length| body >= length)
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(20);
+
+    /// A program that answers one request with these parts, and what it saw of the connection's end.
+    async fn asked(parts: Vec<Vec<u8>>, hang_up: bool, limit: Duration) -> (bool, std::io::Result<usize>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let program = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = vec![0; 1024];
+            assert!(stream.read(&mut request).await.unwrap() > 0);
+            for part in parts {
+                stream.write_all(&part).await?;
+                // The next part goes out by itself.
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            if hang_up {
+                stream.shutdown().await?;
+            }
+            stream.read(&mut request).await
+        };
+        let (answer, seen) = tokio::join!(http(addr, "", limit), program);
+        (answer.unwrap(), seen)
+    }
+
+    #[tokio::test]
+    async fn a_page_is_read_to_its_end_so_that_its_program_sees_no_broken_connection() {
+        let head = b"HTTP/1.0 200 OK\r\nServer: x\r\n\r\n".to_vec();
+        let parts = vec![head, vec![b'x'; 20_000], vec![b'y'; 20_000]];
+        let (ready, seen) = asked(parts, true, LIMIT).await;
+        assert!(ready);
+        assert_eq!(seen.unwrap(), 0, "a connection that is reset is an error here");
+    }
+
+    #[tokio::test]
+    async fn a_page_of_a_known_length_ends_there_and_one_without_an_end_is_not_waited_for() {
+        let known = b"HTTP/1.1 302 Found\r\ncontent-Length: 3\r\n\r\nabc".to_vec();
+        let (ready, seen) = asked(vec![known], false, LIMIT).await;
+        assert_eq!((ready, seen.unwrap()), (true, 0));
+        let endless = b"HTTP/1.1 200 OK\r\n\r\nabc".to_vec();
+        assert!(asked(vec![endless], false, Duration::from_millis(200)).await.0);
+        let failed = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n".to_vec();
+        assert!(!asked(vec![failed], false, LIMIT).await.0);
+    }
+
+    #[test]
+    fn a_length_that_says_nothing_is_none() {
+        assert!(is_whole(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"));
+        assert!(!is_whole(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n"));
+        assert!(!is_whole(b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\nx"));
+        assert!(!is_whole(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n"));
+    }
 }
