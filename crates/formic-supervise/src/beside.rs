@@ -6,9 +6,11 @@ use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::sync::{OwnedRwLockReadGuard, RwLock, watch};
 
 use crate::launch::marker;
 use crate::process::Process;
@@ -37,12 +39,16 @@ impl std::fmt::Debug for Beside {
 }
 
 impl Beside {
-    /// Runs it for at most `limit` and says whether it ended with 0. If this is dropped before, it is
-    /// killed; what it had started then stays with the instance.
+    /// Runs it for at most `limit` and says whether it ended with 0. If this is dropped before, it is killed with
+    /// its group; what left the group, or was left behind by a command that ended, stays with the instance. Of an
+    /// instance that is being ended nothing is asked any more: what runs is killed, nothing is started, and the
+    /// answer is no.
     ///
     /// # Errors
     /// If it cannot be started, or did not end in time and was killed.
     pub async fn run(&self, instance: &Process, limit: Duration) -> io::Result<bool> {
+        // Held until the group is killed, in whichever way this ends.
+        let Some(mut permit) = instance.commands().enter().await else { return Ok(false) };
         let mut command = tokio::process::Command::new(&self.program);
         command
             .args(&self.args)
@@ -56,19 +62,93 @@ impl Beside {
             // A group of its own, so that all of it can be killed; not a session, which only instances have.
             .process_group(0)
             .kill_on_drop(true);
-        let mut child = command.spawn()?;
-        if let Some(pid) = child.id() {
+        // Dropped before the permit, as it stands after it.
+        let mut running = Running(command.spawn()?);
+        if let Some(pid) = running.0.id() {
             instance.admit(pid)?;
         }
-        if let Ok(ended) = tokio::time::timeout(limit, child.wait()).await {
-            return Ok(ended?.success());
+        // Both arms are cancel safe: neither takes anything from the process or the permit.
+        tokio::select! {
+            ended = tokio::time::timeout(limit, running.0.wait()) => {
+                if let Ok(ended) = ended {
+                    return Ok(ended?.success());
+                }
+            }
+            () = permit.closed() => {
+                running.end().await;
+                return Ok(false);
+            }
         }
-        // It is not reaped, so the number is its own still.
-        if let Some(group) = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed())) {
+        running.end().await;
+        Err(io::Error::new(io::ErrorKind::TimedOut, "it did not end in time"))
+    }
+}
+
+/// A command that runs. It does not outlive this, and neither does its group.
+struct Running(tokio::process::Child);
+
+impl Running {
+    fn kill(&self) {
+        // Without a number it was reaped. With one it was not, so the number is its own still.
+        if let Some(group) = self.0.id().and_then(|pid| Pid::from_raw(pid.cast_signed())) {
             let _ = kill_process_group(group, Signal::KILL);
         }
+    }
+
+    async fn end(&mut self) {
+        self.kill();
         // One that the kernel holds is reaped by the runtime when it ends.
-        let _ = tokio::time::timeout(REAPING, child.wait()).await;
-        Err(io::Error::new(io::ErrorKind::TimedOut, "it did not end in time"))
+        let _ = tokio::time::timeout(REAPING, self.0.wait()).await;
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// The commands that run beside one instance. Once it is being ended there are none.
+#[derive(Debug)]
+pub(crate) struct Commands {
+    closed: watch::Sender<bool>,
+    running: Arc<RwLock<()>>,
+}
+
+/// The right to run one.
+pub(crate) struct Permit {
+    closed: watch::Receiver<bool>,
+    _running: OwnedRwLockReadGuard<()>,
+}
+
+impl Default for Commands {
+    fn default() -> Self {
+        Self { closed: watch::Sender::new(false), running: Arc::default() }
+    }
+}
+
+impl Commands {
+    async fn enter(&self) -> Option<Permit> {
+        let running = Arc::clone(&self.running).read_owned().await;
+        let closed = self.closed.subscribe();
+        // Asked with the right in hand: who closes waits for it.
+        let is_open = !*closed.borrow();
+        is_open.then_some(Permit { closed, _running: running })
+    }
+
+    /// Ends those that run, and lets none begin. Cancel safe: called again, it goes on.
+    pub(crate) async fn close(&self) {
+        self.closed.send_replace(true);
+        drop(self.running.write().await);
+    }
+}
+
+impl Permit {
+    /// Waits until the instance is being ended.
+    async fn closed(&mut self) {
+        if self.closed.wait_for(|closed| *closed).await.is_err() {
+            // Nobody is left to end it.
+            std::future::pending().await
+        }
     }
 }

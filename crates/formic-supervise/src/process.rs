@@ -12,6 +12,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::beside::Commands;
 use crate::cgroup::{Group, Groups};
 use crate::exit::ExitStatus;
 use crate::failpoint;
@@ -52,6 +53,8 @@ struct Inner {
     /// One at a time ends the tree; the others wait here and find it done.
     ending: tokio::sync::Mutex<Option<Stopped>>,
     care: Arc<Care>,
+    /// What is run beside it.
+    commands: Commands,
     table: Weak<Table>,
 }
 
@@ -209,6 +212,7 @@ impl Process {
             deadline: watch::Sender::new(Instant::now() + left),
             ending: tokio::sync::Mutex::new(None),
             care,
+            commands: Commands::default(),
             table: Arc::downgrade(table),
         }))
     }
@@ -337,6 +341,11 @@ impl Process {
     }
 
     /// Takes a process into its cgroup, if it has one.
+    /// What is run beside it.
+    pub(crate) fn commands(&self) -> &Commands {
+        &self.0.commands
+    }
+
     pub(crate) fn admit(&self, pid: u32) -> io::Result<()> {
         match &self.0.group {
             Some(group) if group.exists() => match group.admit(pid) {
@@ -421,6 +430,8 @@ impl Process {
         self.let_go().await;
         Ok(stopped)
     }
+        // They carry its mark: one that began while the tree is looked through might be seen by no look.
+        self.0.commands.close().await;
 
     /// Kills the whole tree now, whatever grace another has given it.
     ///

@@ -62,3 +62,46 @@ async fn what_a_command_leaves_behind_ends_with_the_instance() {
         assert!(!lives(left), "it outlived its instance");
     }
 }
+
+/// The numbers that a script has written, once it has written all of them.
+async fn written(scene: &Scene, count: usize) -> Vec<u32> {
+    let read = || std::fs::read_to_string(scene.dir.join("pids")).unwrap_or_default();
+    wait_for("the script to say what it started", || read().split_whitespace().count() == count).await;
+    read().split_whitespace().map(|pid| pid.parse().unwrap()).collect()
+}
+
+#[tokio::test]
+async fn one_that_nobody_waits_for_any_more_is_killed_with_what_it_started() {
+    let scene = Scene::new("beside-dropped");
+    let instance = scene.run("a-1", "sleep 60").await;
+    let slow = script(&scene, "sleep 600 & echo $! $$ > pids; wait");
+    let pids = tokio::select! {
+        pids = written(&scene, 2) => pids,
+        ended = slow.run(&instance, SOON) => panic!("it ended: {ended:?}"),
+    };
+    for pid in pids {
+        wait_for("the end of what was started", || !lives(pid)).await;
+    }
+    instance.kill().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_instance_that_is_ended_takes_what_runs_beside_it_along_and_is_asked_no_more() {
+    let scene = Scene::new("beside-end");
+    // It takes its time, so that a command might begin meanwhile.
+    let instance = scene.run("a-1", "trap 'sleep 0.3; exit 0' TERM; while :; do sleep 0.02; done").await;
+    let (asked, command) = (instance.clone(), script(&scene, "sleep 600 & echo $! $$ > pids; wait"));
+    let running = tokio::spawn(async move { command.run(&asked, SOON).await });
+    let pids = written(&scene, 2).await;
+    let stopping = tokio::spawn({
+        let instance = instance.clone();
+        async move { instance.stop(SOON).await }
+    });
+    assert!(!running.await.unwrap().unwrap(), "it is no answer");
+    let begun = script(&scene, "echo late > late").run(&instance, SOON).await.unwrap();
+    stopping.await.unwrap().unwrap();
+    for pid in pids {
+        assert!(!lives(pid), "{pid} outlived its instance");
+    }
+    assert!(!begun && !scene.dir.join("late").exists(), "a command began beside what was being ended");
+}
