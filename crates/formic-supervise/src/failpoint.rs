@@ -13,7 +13,7 @@ use rustix::process::{Signal, getpid, kill_process};
 pub const FILE_ENV: &str = "FORMIC_FAILPOINT_FILE";
 
 /// Every moment, in the order in which an instance comes by them.
-pub const ALL: [&str; 20] = [
+pub const ALL: [&str; 24] = [
     "save.before",
     "save.after",
     "promote.before",
@@ -34,6 +34,10 @@ pub const ALL: [&str; 20] = [
     "adopt.before",
     "adopt.after",
     "keeper.fenced",
+    "keeper.brain.started",
+    "keeper.journal.before",
+    "keeper.journal.after",
+    "keeper.reaped",
 ];
 
 /// Dies here if that is asked for.

@@ -15,6 +15,7 @@ use super::journal::{Exit, Journal};
 use super::notify::{self, Notifier};
 use super::protocol::{Ask, Command, PROTOCOL, Packet, Reply, Request, Tell, readable, receive, send};
 use crate::exit::ExitStatus;
+use crate::failpoint;
 use crate::features::Features;
 use crate::identity::{Identity, boot_id};
 use crate::lock::Lock;
@@ -224,11 +225,16 @@ impl Keeper {
                 && let Ok(identity) = Identity::of(&pidfd, &self.boot_id, &self.features)
             {
                 let exit = Exit { identity, status, ended_at_ms: now_ms() };
+                failpoint::hit("keeper.journal.before");
                 if let Err(error) = self.journal.add(exit) {
                     say(&error.to_string());
                 }
+                failpoint::hit("keeper.journal.after");
             }
             pidfd.reap();
+            if leads {
+                failpoint::hit("keeper.reaped");
+            }
         }
         if let Err(error) = self.journal.sync() {
             say(&error.to_string());
@@ -277,9 +283,10 @@ impl Keeper {
         // On disk first: a generation is never given twice.
         self.fence = Fence { generation: self.fence.generation + 1, brain: None };
         self.fence.write(&self.dir).map_err(io::Error::other)?;
-        crate::failpoint::hit("keeper.fenced");
+        failpoint::hit("keeper.fenced");
         // It may not act before its first question is answered, which is after it was written down who it is.
         let brain = Brain::start(&self.command, self.fence.generation, &self.dir)?;
+        failpoint::hit("keeper.brain.started");
         self.fence.brain = Identity::of(&brain.pidfd, &self.boot_id, &self.features).ok();
         self.brain = Some(brain);
         if let Err(error) = self.fence.write(&self.dir) {

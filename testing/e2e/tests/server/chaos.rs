@@ -21,10 +21,12 @@ const DEFAULT_SECONDS: u64 = 60;
 /// What is rolled: what callers ask, what that asks, and what they talk to.
 const ROLLED: [&str; 3] = ["product", "shipping", "gateway"];
 /// What of it the manifest says something about.
-const QUICK: [&str; 2] = ["product", "shipping"];
+const QUICK: [&str; 3] = ["product", "shipping", IDLE];
+/// What nobody calls meanwhile, so that one of it may be killed by itself.
+const IDLE: &str = "payment";
 
 /// Where a process of the server dies, and what brings it there. `formic_supervise::failpoint::ALL` is the list.
-pub(crate) const MOMENTS: [(&str, Trigger); 20] = [
+pub(crate) const MOMENTS: [(&str, Trigger); 24] = [
     ("save.before", Trigger::Restart),
     ("save.after", Trigger::Restart),
     ("promote.before", Trigger::Restart),
@@ -45,6 +47,10 @@ pub(crate) const MOMENTS: [(&str, Trigger); 20] = [
     ("adopt.before", Trigger::Brain),
     ("adopt.after", Trigger::Brain),
     ("keeper.fenced", Trigger::Brain),
+    ("keeper.brain.started", Trigger::Brain),
+    ("keeper.journal.before", Trigger::Instance),
+    ("keeper.journal.after", Trigger::Instance),
+    ("keeper.reaped", Trigger::Instance),
 ];
 
 #[derive(Clone, Copy, PartialEq)]
@@ -53,6 +59,8 @@ pub(crate) enum Trigger {
     Restart,
     /// The death of the brain.
     Brain,
+    /// The death of an instance that an earlier brain has started, so that the keeper reaps it.
+    Instance,
 }
 
 /// Callers that never stop, and what they saw.
@@ -128,6 +136,24 @@ pub(crate) fn is_at_rest(status: &Value) -> bool {
     })
 }
 
+/// The main process of an instance of a service that this keeper reaps: the brain that has started it is dead. One that
+/// outlived a keeper is not the next one's child.
+pub(crate) fn orphan(managed: &Managed, service: &str) -> u32 {
+    managed.formic(&["restart", service]).says(0, &[]);
+    wait_until("the new instance to be at rest", SOON, || is_at_rest(&managed.status()));
+    managed.kill(managed.brain());
+    wait_until("the next brain to be at rest", SOON, || is_at_rest(&managed.status()));
+    let all = instances(&managed.status()).into_iter();
+    all.filter(|(id, _)| id.starts_with(service)).map(|(_, pid)| pid).next().expect("an instance of it")
+}
+
+/// Whether another process than this one runs as the service: what a brain is told of its end it may not know at once.
+pub(crate) fn is_replaced(managed: &Managed, service: &str, orphan: u32) -> bool {
+    let pids = managed.pids();
+    let mut of = pids.iter().filter(|(id, _)| id.starts_with(service)).peekable();
+    of.peek().is_some() && of.all(|(_, pid)| *pid != orphan)
+}
+
 impl Chaos {
     /// The status once nothing is under way.
     fn rest(&self) -> Value {
@@ -176,18 +202,23 @@ impl Chaos {
     /// Has it die at a moment, and brings it there.
     fn die_at(&mut self, moment: &str, trigger: Trigger) {
         let _ = self.rest();
+        let orphan = (trigger == Trigger::Instance).then(|| orphan(&self.managed, IDLE));
         std::fs::write(&self.armed, moment).unwrap();
         let service = ROLLED[self.random.next(ROLLED.len())];
         match trigger {
             // Its answer may be lost with the brain.
             Trigger::Restart => drop(self.managed.formic(&["restart", service])),
             Trigger::Brain => self.managed.kill(self.managed.brain()),
+            Trigger::Instance => self.managed.kill(orphan.expect("there is one for this trigger")),
         }
         let armed = self.armed.clone();
         wait_until(&format!("{moment} to be reached"), SOON, || !armed.exists());
         if moment.starts_with("keeper.") {
             // It is a zombie or gone; either way a service manager starts the next.
             wait_until("the keeper to be gone", SOON, || self.managed.try_serve(&[]).code == Some(0));
+        }
+        if let Some(orphan) = orphan {
+            wait_until("another in its place", SOON, || is_replaced(&self.managed, IDLE, orphan));
         }
         self.count(moment);
     }

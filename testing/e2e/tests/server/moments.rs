@@ -7,7 +7,7 @@ use std::time::Duration;
 use formic_e2e::{Managed, Manifest, alive, of_application, wait_for, wait_until};
 use serde_json::Value;
 
-use crate::chaos::{MOMENTS, Trigger, is_at_rest};
+use crate::chaos::{MOMENTS, Trigger, is_at_rest, is_replaced, orphan};
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -75,11 +75,13 @@ fn who_dies_at_any_moment_leaves_what_runs_and_nothing_else() {
     look_at_records(&managed);
     let mut kills = 0;
     for (moment, trigger) in MOMENTS {
+        let orphan = (trigger == Trigger::Instance).then(|| orphan(&managed, "rolled"));
         std::fs::write(&armed, moment).unwrap();
         match trigger {
             // Its answer may be lost with the brain.
             Trigger::Restart => drop(managed.formic(&["restart", "rolled"])),
             Trigger::Brain => managed.kill(managed.brain()),
+            Trigger::Instance => managed.kill(orphan.unwrap()),
         }
         wait_until(&format!("{moment} to be reached"), SOON, || !armed.exists());
         kills += 1;
@@ -91,6 +93,9 @@ fn who_dies_at_any_moment_leaves_what_runs_and_nothing_else() {
             wait_until("the brain to end with its keeper", SOON, || !alive(brain));
         }
         wait_until("a new keeper", SOON, || managed.try_serve(&[]).code == Some(0));
+        if let Some(orphan) = orphan {
+            wait_until("another in its place", SOON, || is_replaced(&managed, "rolled", orphan));
+        }
         let pids = rest(&managed);
         assert_eq!(of(&pids, "still"), of(&first, "still"), "after {moment}");
         assert_eq!(of(&pids, "rolled").len(), 1, "after {moment}: {pids:?}");
