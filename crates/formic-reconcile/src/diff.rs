@@ -130,7 +130,9 @@ fn flat(service: Option<&Service>) -> BTreeMap<String, String> {
     out.insert("revision".into(), service.revision.short().to_owned());
     if let Some(Value::Object(start)) = fields.remove("start") {
         for (name, value) in start {
-            if name != "system" {
+            if name == "stop_signal" {
+                leaf("stop.signal", &value, &mut out);
+            } else if name != "system" {
                 leaf(&name, &value, &mut out);
             }
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use formic_spec::{Health, Port, Restart};
+use formic_spec::{Health, Port, Restart, StopSignal};
 use formic_supervise::Limits;
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +30,9 @@ pub struct Start {
     pub health: Health,
     /// When it is started again.
     pub restart: Restart,
+    /// What it is sent when it is to end.
+    #[serde(default, skip_serializing_if = "StopSignal::is_default")]
+    pub stop_signal: StopSignal,
     /// The secrets that it is given, by the names of their files.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub secrets: BTreeMap<String, Given>,

@@ -37,17 +37,19 @@ mod port;
 mod revision;
 mod route;
 mod schedule;
+mod stop;
 mod units;
 mod update;
 
 pub use fault::{Fault, FaultKind, Faults};
 pub use manifest::{
     App, Cors, DEFAULT_LISTEN, DEFAULT_MAX_BODY, FORMAT, Gateway, Health, MAX_BYTES, MAX_REPLICAS,
-    MAX_SERVICES, Manifest, Probe, Resources, Restart, RestartPolicy, SecretUse, Service, Source, Stop,
+    MAX_SERVICES, Manifest, Probe, Resources, Restart, RestartPolicy, SecretUse, Service, Source,
 };
 pub use port::Port;
 pub use revision::{InvalidRevision, Revision};
 pub use route::{DEFAULT_ROUTE_TIMEOUT, MAX_ROUTES, Route, RoutePath};
 pub use schedule::{Concurrency, Cron, InvalidSchedule, Job, MAX_HISTORY, Schedule};
+pub use stop::{Stop, StopSignal};
 pub use units::{ByteSize, HumanDuration, InvalidUnit};
 pub use update::{Condition, Dependents, InvalidShare, Share, Strategy, Update};

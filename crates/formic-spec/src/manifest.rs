@@ -16,6 +16,7 @@ use crate::port::Port;
 use crate::revision::Revision;
 use crate::route::Route;
 use crate::schedule::{Cron, Job};
+use crate::stop::Stop;
 use crate::units::{ByteSize, HumanDuration};
 use crate::update::{Condition, Dependents, Update};
 
@@ -207,13 +208,6 @@ pub struct Resources {
     pub pids: Option<u32>,
 }
 
-/// `stop`: how an instance is stopped.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Stop {
-    /// How long an instance may take from SIGTERM until all its processes are gone: 30 s.
-    pub grace: HumanDuration,
-}
-
 /// `restart`: whether and when an instance that exits is started again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -352,12 +346,6 @@ impl Default for Health {
             timeout: HumanDuration::from_secs(1),
             deadline: HumanDuration::from_secs(60),
         }
-    }
-}
-
-impl Default for Stop {
-    fn default() -> Self {
-        Self { grace: HumanDuration::from_secs(30) }
     }
 }
 

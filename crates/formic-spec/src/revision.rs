@@ -258,6 +258,7 @@ mod tests {
         let base = revision("cargo = 's'");
         assert_eq!(base, revision("cargo = 's'\nreplicas = 5\ndepends_on = ['other']"));
         assert_eq!(base, revision("cargo = 's'\nreplicas = 1\nhealth = { interval = '1000ms' }"));
+        assert_eq!(base, revision("cargo = 's'\nstop = { signal = 'TERM' }"));
         let all = [
             "cargo = 't'",
             "command = ['s']",
@@ -270,6 +271,7 @@ mod tests {
             "cargo = 's'\nhealth = { timeout = '2s' }",
             "cargo = 's'\nresources = { memory = '1MiB' }",
             "cargo = 's'\nstop = { grace = '1s' }",
+            "cargo = 's'\nstop = { signal = 'QUIT' }",
             "cargo = 's'\nrestart = { policy = 'never' }",
             "cargo = 's'\nsecrets = { a = 'a' }",
             "cargo = 's'\nsecrets = { a = { secret = 'a', env = 'A' } }",
@@ -291,7 +293,7 @@ mod tests {
         let base = process("cargo = 's'", "1");
         for same in [
             "replicas = 3",
-            "stop = { grace = '1s' }",
+            "stop = { grace = '1s', signal = 'QUIT' }",
             "restart = { policy = 'never' }",
             "update = { surge = 2 }",
         ] {

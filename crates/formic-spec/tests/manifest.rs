@@ -49,7 +49,7 @@ env = { DATABASE = "order.db", FORMIC_LOG = "debug" }
 cwd = "order"
 secrets = { db = "db-password", token = { secret = "api.token", env = "TOKEN" } }
 resources = { memory = "256MiB", cpu = 0.5, pids = 64 }
-stop = { grace = "1m30s" }
+stop = { grace = "1m30s", signal = "QUIT" }
 
 [service.order.health]
 ready = "http"
@@ -106,6 +106,7 @@ fn a_whole_manifest() {
     assert_eq!((order.health.ready, order.health.path.as_str()), (Probe::Http, "/ready"));
     assert_eq!(order.health.timeout, HumanDuration::from_millis(500));
     assert_eq!(order.stop.grace, HumanDuration::from_secs(90));
+    assert_eq!(order.stop.signal.to_string(), "SIGQUIT");
     assert_eq!((order.secrets["db"].secret.as_str(), &order.secrets["db"].env), ("db-password", &None));
     assert_eq!(order.secrets["token"].env.as_deref(), Some("TOKEN"));
     assert_eq!(order.restart.policy, RestartPolicy::OnFailure);
@@ -305,6 +306,7 @@ fn each_fault_of_a_service() {
         ("cargo = 's'\nresources = { cpu = '1' }", 5, 21, WrongType, "must be a number"),
         ("cargo = 's'\nresources = { pids = 0 }", 5, 22, InvalidValue, "from 1"),
         ("cargo = 's'\nstop = { grace = '30' }", 5, 18, InvalidValue, "\"30s\""),
+        ("cargo = 's'\nstop = { signal = 'KILL' }", 5, 19, InvalidValue, "one of \"TERM\""),
         ("cargo = 's'\nrestart = { policy = 'on-failure' }", 5, 22, InvalidValue, "\"on_failure\""),
         ("cargo = 's'\nrestart = { delay = '2m' }", 5, 21, InvalidValue, "longer than `max_delay`"),
         ("cargo = 's'\nrestart = { success_exit_codes = [256] }", 5, 35, InvalidValue, "from 0 to 255"),

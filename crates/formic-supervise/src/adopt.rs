@@ -22,6 +22,7 @@ use crate::judge::{self, AMBIGUOUS, Judge};
 use crate::launch::is_file_name;
 use crate::process::{Leader, Process};
 use crate::record::{Entry, Record, State, Unreadable};
+use crate::stop_signal::StopSignal;
 use crate::subreaper::Leaders;
 
 /// What was found of one instance.
@@ -184,8 +185,10 @@ impl Adopter {
         if record.state == State::Intent {
             // The gate was closed: it has executed nothing, and has ended by itself unless it is about to.
             let group = self.judge.care.store.group(&record);
-            let (pids, ended) =
-                self.judge.end(&record.id, None, None, group.as_ref(), Duration::ZERO).await?;
+            let (pids, ended) = self
+                .judge
+                .end(&record.id, None, None, group.as_ref(), (StopSignal::default(), Duration::ZERO))
+                .await?;
             if let Err(error) = ended {
                 return Ok(Fate::Quarantined { pids, reason: error.to_string() });
             }
@@ -225,7 +228,8 @@ impl Adopter {
     }
 
     async fn unrecorded(&self, id: InstanceId, group: Option<Group>) -> Result<Option<Adopted>, FileError> {
-        let (pids, ended) = self.judge.end(&id, None, None, group.as_ref(), self.grace).await?;
+        let (pids, ended) =
+            self.judge.end(&id, None, None, group.as_ref(), (StopSignal::default(), self.grace)).await?;
         let fate = match ended {
             Err(error) => Fate::Quarantined { pids, reason: error.to_string() },
             // Seen by the snapshot and gone by itself before it was looked for.

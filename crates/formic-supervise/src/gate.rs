@@ -62,6 +62,7 @@ impl Gate {
             cgroup: self.care.groups.as_ref().map(|groups| groups.of(&launch.id).dir().to_owned()),
             sockets: asked.sockets.iter().map(|socket| socket.name.clone()).collect(),
             port: asked.port,
+            stop_signal: asked.stop_signal,
             started_at_ms: now_ms(),
             stdout: absolute(&launch.stdout)?,
             stderr: absolute(&launch.stderr)?,

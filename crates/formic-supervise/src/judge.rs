@@ -20,6 +20,7 @@ use crate::process::{Care, StopError};
 use crate::procfs::{Mark, mark};
 use crate::record::Record;
 use crate::snapshot::{Claim, Snapshot};
+use crate::stop_signal::StopSignal;
 use crate::tree::{Ending, Session};
 
 /// Judges records.
@@ -80,14 +81,14 @@ impl Judge {
         Ok(self.snapshot().await?.members(&claim).iter().map(|member| member.pid).collect())
     }
 
-    /// Ends a tree. What was found of it, and whether it is gone.
+    /// Ends a tree, asked by this signal until the grace is over. What was found of it, and whether it is gone.
     pub(crate) async fn end(
         &self,
         id: &InstanceId,
         leader: Option<&AsyncFd<PidFd>>,
         session: Option<u32>,
         group: Option<&Group>,
-        grace: Duration,
+        (ask, grace): (StopSignal, Duration),
     ) -> Result<(Vec<u32>, Result<(), StopError>), FileError> {
         let mut pids = self.found(id, session).await?;
         let unreadable = |source| disk::explain("read", Path::new("/sys/fs/cgroup"), source);
@@ -112,6 +113,7 @@ impl Judge {
             session: &session,
             group,
             leader,
+            ask: ask.signal(),
             deadline,
         };
         let ended = tree.run().await.map(|_| ()).map_err(|error| StopError::new(id, error));

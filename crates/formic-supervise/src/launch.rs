@@ -10,6 +10,7 @@ use formic_core::{InstanceId, ServiceName};
 
 use crate::cgroup::Limits;
 use crate::passing;
+use crate::stop_signal::StopSignal;
 use crate::{INSTANCE_ENV, RUN_DIR_ENV};
 
 /// One process to start.
@@ -53,6 +54,8 @@ pub struct Start {
     /// The port that was chosen for it, kept in its record for those who adopt it. It is not passed on: the
     /// environment tells the program.
     pub port: Option<u16>,
+    /// What it is sent when it is to end; kept in its record.
+    pub stop_signal: StopSignal,
 }
 
 /// An open socket that an instance is handed: the same one, not another of the same address, so that what
@@ -80,6 +83,7 @@ impl From<Launch> for Start {
             sockets: Vec::new(),
             note: serde_json::Value::Null,
             port: None,
+            stop_signal: StopSignal::default(),
         }
     }
 }
@@ -107,6 +111,12 @@ impl Start {
     #[must_use]
     pub fn with_port(self, port: Option<u16>) -> Self {
         Self { port, ..self }
+    }
+
+    /// With another signal to end it by.
+    #[must_use]
+    pub fn with_stop_signal(self, stop_signal: StopSignal) -> Self {
+        Self { stop_signal, ..self }
     }
 
     /// Finds what no machine could do.

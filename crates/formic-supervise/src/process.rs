@@ -21,6 +21,7 @@ use crate::keeper;
 use crate::pidfd::{PidFd, Waited, ended};
 use crate::record::{Record, State, Store};
 use crate::snapshot::{Scanner, Snapshot};
+use crate::stop_signal::StopSignal;
 use crate::subreaper::Leaders;
 use crate::tree::{Ending, Session, TreeError};
 use crate::usage::Usage;
@@ -52,9 +53,9 @@ struct Inner {
     deadline: watch::Sender<Instant>,
     /// One at a time ends the tree; the others wait here and find it done.
     ending: tokio::sync::Mutex<Option<Stopped>>,
-    care: Arc<Care>,
     /// What is run beside it.
     commands: Commands,
+    care: Arc<Care>,
     table: Weak<Table>,
 }
 
@@ -211,8 +212,8 @@ impl Process {
             status,
             deadline: watch::Sender::new(Instant::now() + left),
             ending: tokio::sync::Mutex::new(None),
-            care,
             commands: Commands::default(),
+            care,
             table: Arc::downgrade(table),
         }))
     }
@@ -340,12 +341,12 @@ impl Process {
         self.0.care.store.dir()
     }
 
-    /// Takes a process into its cgroup, if it has one.
     /// What is run beside it.
     pub(crate) fn commands(&self) -> &Commands {
         &self.0.commands
     }
 
+    /// Takes a process into its cgroup, if it has one.
     pub(crate) fn admit(&self, pid: u32) -> io::Result<()> {
         match &self.0.group {
             Some(group) if group.exists() => match group.admit(pid) {
@@ -388,15 +389,26 @@ impl Process {
         }
     }
 
-    /// Ends the whole tree: SIGTERM to the main process; to those that outlive it as well; SIGKILL for
-    /// whatever is left after `grace`; at most 5 s more until all are gone. Then reaps the main process
-    /// and removes the record. Zero grace kills at once; on an ended process it clears up behind it.
+    /// Ends the whole tree: the signal of its record (SIGTERM, unless another was asked for) to the main
+    /// process; to those that outlive it as well; SIGKILL for whatever is left after `grace`; at most 5 s
+    /// more until all are gone. Then reaps the main process and removes the record. Zero grace kills at
+    /// once; on an ended process it clears up behind it.
     ///
     /// Cancel safe: called again, it goes on. Called while another waits in it, the shorter grace holds.
     ///
     /// # Errors
     /// If processes are left, or nobody can say. The instance stays known and may be stopped again.
     pub async fn stop(&self, grace: Duration) -> Result<Stopped, StopError> {
+        let recorded = self.lock_record().stop_signal;
+        self.stop_by(recorded, grace).await
+    }
+
+    /// The same by this signal instead of the one in its record, which becomes this: what another engine has begun
+    /// goes on by the signal that was sent.
+    ///
+    /// # Errors
+    /// As [`Process::stop`].
+    pub async fn stop_by(&self, signal: StopSignal, grace: Duration) -> Result<Stopped, StopError> {
         let begun = Instant::now();
         let asked = begun + grace.min(MAX_GRACE);
         self.0.deadline.send_if_modified(|deadline| {
@@ -408,17 +420,25 @@ impl Process {
         if let Some(stopped) = &*ending {
             return Ok(stopped.clone());
         }
+        let signal = {
+            let record = self.lock_record();
+            let has_begun = matches!(record.state, State::Stopping { .. });
+            if has_begun { record.stop_signal } else { signal }
+        };
         // Killing is not announced: by the time it is on disk, it is done.
         let left = self.0.deadline.borrow().saturating_duration_since(begun);
         if !left.is_zero() && self.try_wait().is_none() {
-            self.note_stopping(left).await;
+            self.note_stopping(signal, left).await;
         }
+        // They carry its mark: one that began while the tree is looked through might be seen by no look.
+        self.0.commands.close().await;
         let mut tree = Ending {
             scanner: &self.0.care.scanner,
             instance: self.id().as_str(),
             session: &self.0.session,
             group: self.0.group.as_ref(),
             leader: self.0.leader.pidfd(),
+            ask: signal.signal(),
             deadline: self.0.deadline.subscribe(),
         };
         let ended = tree.run().await.map_err(|error| StopError::new(self.id(), error))?;
@@ -430,8 +450,6 @@ impl Process {
         self.let_go().await;
         Ok(stopped)
     }
-        // They carry its mark: one that began while the tree is looked through might be seen by no look.
-        self.0.commands.close().await;
 
     /// Kills the whole tree now, whatever grace another has given it.
     ///
@@ -442,9 +460,10 @@ impl Process {
     }
 
     /// The deadline goes to disk first, so that an engine that dies meanwhile does not reset it.
-    async fn note_stopping(&self, left: Duration) {
+    async fn note_stopping(&self, signal: StopSignal, left: Duration) {
         let record = {
             let mut record = self.lock_record();
+            record.stop_signal = signal;
             record.state = State::stopping(left);
             record.clone()
         };

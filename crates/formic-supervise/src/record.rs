@@ -21,6 +21,7 @@ use crate::disk::{self, FileError};
 use crate::features::Containment;
 use crate::identity::Identity;
 use crate::launch::is_file_name;
+use crate::stop_signal::StopSignal;
 use crate::times::Times;
 
 /// The form of the file. A file of another form is left alone, because a newer engine wrote it.
@@ -77,6 +78,9 @@ pub struct Record {
     /// The port that it was given, if one was chosen for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
+    /// What it is sent when it is to end. While it is being stopped, what it was sent.
+    #[serde(default, skip_serializing_if = "StopSignal::is_default")]
+    pub stop_signal: StopSignal,
     /// When it was started, in milliseconds since 1970.
     pub started_at_ms: u64,
     /// The file of its standard output.
@@ -292,6 +296,7 @@ mod tests {
             cgroup: Some("/sys/fs/cgroup/x/a-1".into()),
             sockets: vec!["http".into()],
             port: Some(20_001),
+            stop_signal: StopSignal::Quit,
             started_at_ms: 5,
             stdout: "/tmp/o".into(),
             stderr: "/tmp/e".into(),

@@ -25,6 +25,7 @@ use crate::pidfd::PidFd;
 use crate::process::Care;
 use crate::record::{Entry, Record, Store, Unreadable};
 use crate::snapshot::Scanner;
+use crate::stop_signal::StopSignal;
 
 /// What was done about one record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -113,7 +114,10 @@ impl Sweeper {
             }
             Err(Unreadable::Damaged(reason)) => {
                 tracing::warn!(instance = %entry.id, %reason, "a record is damaged");
-                match self.end(&entry.id, None, None, group.as_ref(), self.grace).await? {
+                match self
+                    .end(&entry.id, None, None, group.as_ref(), (StopSignal::default(), self.grace))
+                    .await?
+                {
                     Ok(pids) => {
                         self.judge.care.store.set_aside(&entry.path)?;
                         let mut set_aside = entry.path.into_os_string();
@@ -129,11 +133,12 @@ impl Sweeper {
 
     /// A cgroup whose record is gone: it was to be removed next, or somebody removed the file.
     async fn unrecorded(&self, id: InstanceId, group: Group) -> Result<Swept, FileError> {
-        let outcome = match self.end(&id, None, None, Some(&group), self.grace).await? {
-            Ok(pids) if pids.is_empty() => Outcome::Gone,
-            Ok(pids) => Outcome::Stopped { pids },
-            Err(left) => left,
-        };
+        let outcome =
+            match self.end(&id, None, None, Some(&group), (StopSignal::default(), self.grace)).await? {
+                Ok(pids) if pids.is_empty() => Outcome::Gone,
+                Ok(pids) => Outcome::Stopped { pids },
+                Err(left) => left,
+            };
         Ok(Swept { id, service: None, outcome })
     }
 
@@ -156,7 +161,10 @@ impl Sweeper {
         };
         let grace = record.state.left().map_or(self.grace, |left| left.min(self.grace));
         let group = self.judge.care.store.group(record);
-        match self.end(&record.id, leader.as_ref(), session, group.as_ref(), grace).await? {
+        match self
+            .end(&record.id, leader.as_ref(), session, group.as_ref(), (record.stop_signal, grace))
+            .await?
+        {
             Ok(pids) => {
                 if suspect.is_some() {
                     // The session may be the instance's, or that of a later namesake that ended as well.
@@ -181,9 +189,9 @@ impl Sweeper {
         leader: Option<&AsyncFd<PidFd>>,
         session: Option<u32>,
         group: Option<&Group>,
-        grace: Duration,
+        ask: (StopSignal, Duration),
     ) -> Result<Result<Vec<u32>, Outcome>, FileError> {
-        let (pids, ended) = self.judge.end(id, leader, session, group, grace).await?;
+        let (pids, ended) = self.judge.end(id, leader, session, group, ask).await?;
         Ok(match ended {
             Ok(()) => Ok(pids),
             Err(error) => Err(Outcome::Quarantined { pids, reason: error.to_string() }),

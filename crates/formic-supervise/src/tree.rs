@@ -106,6 +106,8 @@ pub(crate) struct Ending<'a> {
     pub(crate) group: Option<&'a Group>,
     /// The main process, if it is held.
     pub(crate) leader: Option<&'a AsyncFd<PidFd>>,
+    /// What asking is.
+    pub(crate) ask: Signal,
     /// When asking turns to killing. It may be brought forward meanwhile.
     pub(crate) deadline: watch::Receiver<Instant>,
 }
@@ -135,7 +137,7 @@ impl Ending<'_> {
             && !self.is_overdue()
         {
             // Only the main process: many supervise children of their own and would see them die first.
-            signal(leader.get_ref(), Signal::TERM);
+            signal(leader.get_ref(), self.ask);
             self.until_deadline(ended(leader)).await;
         }
         if !self.is_overdue() && self.until_gone().await? {
@@ -222,7 +224,7 @@ impl Ending<'_> {
             }
             for member in look.members {
                 if told.insert((member.pid, member.start_time)) {
-                    signal_member(&member, Signal::TERM);
+                    signal_member(&member, self.ask);
                 }
             }
             if self.is_overdue() {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use formic_plan::{InstanceId, Outcome};
-use formic_spec::Restart;
+use formic_spec::{Restart, StopSignal};
 use formic_supervise::ExitStatus;
 use serde::{Deserialize, Serialize};
 
@@ -78,6 +78,11 @@ impl Cell {
             last_exit: String::new(),
             output,
         }
+    }
+
+    /// What it is sent when it is to end, if that is known here.
+    pub(crate) fn stop_signal(&self) -> Option<StopSignal> {
+        self.start.as_ref().map(|start| start.stop_signal)
     }
 
     /// Takes note of a wish to stop it. Says whether that is news: the first wish is, and a kill after

@@ -15,7 +15,7 @@ use formic_client::Client;
 use formic_core::ServiceName;
 use formic_plan::{InstanceId, Run, Timetable};
 use formic_registry::DynRegistry;
-use formic_spec::{Health, Port};
+use formic_spec::{Health, Port, StopSignal};
 use formic_supervise::{Beside, FileError, Launch, Limits, SpawnError, Supervisor, keeper};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
@@ -50,8 +50,9 @@ const STRAY_GRACE: Duration = Duration::from_secs(5);
 pub(crate) enum Effect {
     /// Start an instance.
     Spawn(Box<Spawn>),
-    /// End an instance and all its processes. Harmless when it was done before.
-    Stop { id: InstanceId, kind: StopKind },
+    /// End an instance and all its processes, by the signal of its record if none is named. Harmless when it was
+    /// done before.
+    Stop { id: InstanceId, kind: StopKind, signal: Option<StopSignal> },
     /// Ask an instance until it is ready, and go on asking.
     Probe(Box<Probing>),
     /// Tell of the end of an instance that was taken over.
@@ -90,6 +91,8 @@ pub(crate) struct Spawn {
     pub(crate) data: PathBuf,
     /// The secrets that it is given.
     pub(crate) secrets: BTreeMap<String, Given>,
+    /// What it is sent when it is to end.
+    pub(crate) stop_signal: StopSignal,
     /// What the next engine is to read beside its record.
     pub(crate) note: serde_json::Value,
 }
@@ -233,7 +236,7 @@ impl Executor {
         while self.tasks.try_join_next().is_some() {}
         match effect {
             Effect::Spawn(spawn) => self.spawn(*spawn, permit.clone()),
-            Effect::Stop { id, kind } => self.stop(id, kind),
+            Effect::Stop { id, kind, signal } => self.stop(id, kind, signal),
             Effect::Probe(probing) => self.probe(*probing),
             Effect::Follow { id } => self.follow(id),
             Effect::Release { id } => {
@@ -320,7 +323,7 @@ impl Executor {
 
     /// Starts a process, tells of it, and tells of its end.
     fn spawn(&mut self, spawn: Spawn, permit: Permit) {
-        let Spawn { id, mut launch, limits, port, listen, data, secrets: given, note } = spawn;
+        let Spawn { id, mut launch, limits, port, listen, data, secrets: given, stop_signal, note } = spawn;
         let secrets = self.secrets.clone();
         let (supervisor, events, logs) = (self.supervisor.clone(), self.events.clone(), self.logs.clone());
         let (ports, public) = (self.ports.clone(), self.sockets.clone());
@@ -359,7 +362,7 @@ impl Executor {
             let spawned = match made {
                 Ok(()) => {
                     let start = launch.with_limits(limits).with_note(note).with_port(chosen);
-                    let start = start.with_sockets(sockets);
+                    let start = start.with_sockets(sockets).with_stop_signal(raw(stop_signal));
                     supervisor.spawn_when(start, permit.wait()).await
                 }
                 Err(source) => Err(SpawnError::Start { trampoline: logs, source }),
@@ -389,7 +392,7 @@ impl Executor {
         });
     }
 
-    fn stop(&mut self, id: InstanceId, kind: StopKind) {
+    fn stop(&mut self, id: InstanceId, kind: StopKind, signal: Option<StopSignal>) {
         // Without an entry it is gone, and that has been reported by the stop that ended it.
         let Some(process) = self.supervisor.get(&formic_core::InstanceId::new(id.as_str())) else { return };
         // What cannot say itself that it goes: callers hear of it first, as a Formic service would tell them.
@@ -407,7 +410,10 @@ impl Executor {
                 }
             }
             let stopped = match kind {
-                StopKind::Ask(grace) => process.stop(grace).await,
+                StopKind::Ask(grace) => match signal {
+                    Some(signal) => process.stop_by(raw(signal), grace).await,
+                    None => process.stop(grace).await,
+                },
                 StopKind::Kill => process.kill().await,
             };
             let event = match stopped {
@@ -474,6 +480,20 @@ fn put(shelf: &Mutex<Shelf>, service: &str, id: &InstanceId) {
 /// The last lines that an instance wrote to standard error, else to standard output.
 fn last_words(output: &Output) -> Vec<String> {
     [&output.stderr, &output.stdout]
+/// The manifest's word in the supervisor's.
+fn raw(signal: StopSignal) -> formic_supervise::StopSignal {
+    use formic_supervise::StopSignal as Raw;
+    match signal {
+        StopSignal::Term => Raw::Term,
+        StopSignal::Quit => Raw::Quit,
+        StopSignal::Int => Raw::Int,
+        StopSignal::Hup => Raw::Hup,
+        StopSignal::Usr1 => Raw::Usr1,
+        StopSignal::Usr2 => Raw::Usr2,
+        StopSignal::Winch => Raw::Winch,
+    }
+}
+
         .into_iter()
         .map(|path| logs::last_lines(path, SHOWN))
         .find(|lines| !lines.is_empty())

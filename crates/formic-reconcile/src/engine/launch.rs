@@ -107,6 +107,7 @@ mod tests {
                 deadline: HumanDuration::from_millis(1000),
             },
             restart: Restart::default(),
+            stop_signal: Default::default(),
             secrets: BTreeMap::new(),
             system: false,
             limits: Default::default(),

@@ -10,8 +10,9 @@ use toml::de::{DeTable, DeValue};
 use super::section::{Notes, Section};
 use super::{Named, health, job, secrets, settings, sockets, traffic, update, value};
 use crate::fault::{FaultKind, quote};
-use crate::manifest::{MAX_REPLICAS, Resources, Restart, RestartPolicy, Service, Source, Stop};
+use crate::manifest::{MAX_REPLICAS, Resources, Restart, RestartPolicy, Service, Source};
 use crate::port::Port;
+use crate::stop::{Stop, StopSignal};
 use crate::update::Dependents;
 
 /// What the engine tells each instance; a manifest cannot say otherwise. (`FORMIC_LOG` and
@@ -94,6 +95,7 @@ pub(super) fn read(
     if let Some(mut inner) = section.section("stop", notes) {
         // Zero is allowed here: it means SIGKILL at once.
         stop.grace = inner.unit("grace", "a duration such as \"30s\"", notes).unwrap_or(stop.grace);
+        stop.signal = inner.word("signal", &StopSignal::WORDS, notes).unwrap_or_default();
         inner.finish(notes);
     }
     let restart = read_restart(&mut section, job.as_ref().map(|job| job.retries), notes);

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use formic_supervise::{ExitStatus, State, subreaper};
+use formic_supervise::{ExitStatus, State, StopSignal, subreaper};
 use tokio_util::sync::CancellationToken;
 
 use crate::scene::{SOON, Scene, lives, wait_for, zombies};
@@ -22,6 +22,32 @@ async fn a_polite_program_ends_by_itself() {
     assert_eq!(process.stop(SOON).await.unwrap(), stopped, "stopping again tells the same");
     assert!(!std::path::Path::new(&format!("/proc/{}", process.pid())).exists(), "it was not reaped");
     assert_eq!(scene.records(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn one_that_ends_by_another_signal_is_sent_that_by_whoever_stops_it() {
+    const QUITS: &str =
+        "trap 'sleep 0.2; exit 4' QUIT; trap 'exit 5' TERM; echo $$; while :; do sleep 0.02; done";
+    let scene = Scene::new("quits");
+    // Said at its start: a stop that says nothing else takes it from the record.
+    let start = formic_supervise::Start::from(scene.script("a-1", QUITS)).with_stop_signal(StopSignal::Quit);
+    let process = scene.supervisor.spawn(start).await.unwrap();
+    scene.lines("a-1", 1).await;
+    assert_eq!(process.stop(SOON).await.unwrap().status, ExitStatus::Code(4));
+    // Said at the stop: it is on disk before it is sent, and goes on whatever another says then.
+    let process = scene.run("a-2", QUITS).await;
+    scene.lines("a-2", 1).await;
+    let stopping = tokio::spawn({
+        let process = process.clone();
+        async move { process.stop_by(StopSignal::Quit, SOON).await }
+    });
+    wait_for("the stop to be recorded", || {
+        let record = process.record();
+        record.stop_signal == StopSignal::Quit && matches!(record.state, State::Stopping { .. })
+    })
+    .await;
+    assert_eq!(process.stop_by(StopSignal::Term, SOON).await.unwrap().status, ExitStatus::Code(4));
+    stopping.await.unwrap().unwrap();
 }
 
 #[tokio::test]

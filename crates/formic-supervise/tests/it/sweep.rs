@@ -66,6 +66,7 @@ pub(crate) fn write(scene: &Scene, id: &str, identity: Option<Identity>, change:
         cgroup: None,
         sockets: vec![],
         port: None,
+        stop_signal: Default::default(),
         started_at_ms: 1,
         stdout: "/dev/null".into(),
         stderr: "/dev/null".into(),

@@ -9,7 +9,7 @@ use formic_plan::Service;
 use formic_reconcile::{Listen, Start};
 use formic_spec::{
     ByteSize, Dependents, Health, HumanDuration, Manifest, Probe, Resources, Restart, Share, Source,
-    Strategy, Update,
+    StopSignal, Strategy, Update,
 };
 use formic_supervise::Limits;
 
@@ -75,6 +75,7 @@ pub(crate) fn services(
                 .collect(),
             health: service.health.clone(),
             restart: service.restart.clone(),
+            stop_signal: service.stop.signal,
             secrets,
             system: false,
             limits: limits(&service.resources),
@@ -166,6 +167,7 @@ fn gateway(manifest: &Manifest, folder: &Path) -> Outcome<Option<Service>> {
             deadline: HumanDuration::from_millis(30_000),
         },
         restart: Restart::default(),
+        stop_signal: StopSignal::default(),
         secrets: BTreeMap::new(),
         system: true,
         limits: Limits::default(),

@@ -162,10 +162,12 @@ impl Core {
             Some(left) => {
                 instance.stopping(StopCause::Requested, now);
                 let kind = StopKind::Ask(left);
+                let mut signal = None;
                 if let Some(cell) = self.cells.get_mut(id) {
                     cell.asked = Some(kind);
+                    signal = cell.stop_signal();
                 }
-                self.effects.push(Effect::Stop { id: id.clone(), kind });
+                self.effects.push(Effect::Stop { id: id.clone(), kind, signal });
             }
             None => self.probe(id),
         }
@@ -181,8 +183,8 @@ impl Core {
             // It was wanted by nobody any more, or what was written beside its record cannot be read.
             Fate::Running { .. } | Fate::Stopping { .. } | Fate::Ended { .. } => {
                 self.record(Kind::Stop, id, "is not known to this engine, and is stopped".into());
-                self.effects
-                    .push(Effect::Stop { id: id.clone(), kind: StopKind::Ask(Duration::from_secs(5)) });
+                let kind = StopKind::Ask(Duration::from_secs(5));
+                self.effects.push(Effect::Stop { id: id.clone(), kind, signal: None });
             }
             Fate::NeverRan | Fate::Gone => {}
         }

@@ -50,9 +50,9 @@ impl Core {
             let place = Place { seat, port: spec.port.and_then(Port::fixed) };
             let launch = launch(&self.config, &self.inherited, &instance, place, name, &spec);
             let data = data_dir(&self.config.data, service, seat);
-            let Start { limits, port, listen, secrets, .. } = spec;
+            let Start { limits, port, listen, secrets, stop_signal, .. } = spec;
             let note = self.noted(&id);
-            let spawn = Spawn { id, launch, limits, port, listen, data, secrets, note };
+            let spawn = Spawn { id, launch, limits, port, listen, data, secrets, stop_signal, note };
             self.effects.push(Effect::Spawn(Box::new(spawn)));
         } else {
             let why = "the desired state does not say how to start it";
@@ -104,14 +104,15 @@ impl Core {
     pub(super) fn started(&mut self, id: &InstanceId, pid: u32, chosen: Option<u16>) {
         let Some(cell) = self.cells.get_mut(id) else {
             // Nobody knows of it, so nobody would stop it.
-            self.effects.push(Effect::Stop { id: id.clone(), kind: StopKind::Kill });
+            self.effects.push(Effect::Stop { id: id.clone(), kind: StopKind::Kill, signal: None });
             return;
         };
         cell.pid = Some(pid);
         cell.port = chosen.or_else(|| cell.start.as_ref()?.port?.fixed());
         // A stop that came while it was being started.
         if let Some(kind) = cell.asked {
-            self.effects.push(Effect::Stop { id: id.clone(), kind });
+            let signal = cell.stop_signal();
+            self.effects.push(Effect::Stop { id: id.clone(), kind, signal });
             return;
         }
         self.probe(id);
@@ -190,7 +191,7 @@ impl Core {
     pub(super) fn leader_exited(&mut self, id: InstanceId, status: ExitStatus) {
         let Some(cell) = self.cells.get_mut(&id).filter(|cell| cell.pid.is_some()) else { return };
         let news = cell.leader.replace(status).is_none();
-        let (asked, done) = (cell.asked.is_some(), is_done(cell, status));
+        let (asked, done, signal) = (cell.asked.is_some(), is_done(cell, status), cell.stop_signal());
         // The leader's end is not the tree's: what it left behind goes now. A stop that was asked for is on
         // its way already.
         if !asked {
@@ -205,7 +206,7 @@ impl Core {
                     self.tell(&id, format!("ended by itself: {status}"));
                 }
             }
-            self.effects.push(Effect::Stop { id, kind: StopKind::Ask(LEFT_BEHIND) });
+            self.effects.push(Effect::Stop { id, kind: StopKind::Ask(LEFT_BEHIND), signal });
         }
     }
 
@@ -220,7 +221,7 @@ impl Core {
         if !cell.ask(kind) {
             return;
         }
-        let running = cell.pid.is_some();
+        let (running, signal) = (cell.pid.is_some(), cell.stop_signal());
         match kind {
             StopKind::Ask(grace) => {
                 let text = format!("is told to stop within {}: {cause}", HumanDuration::from(grace));
@@ -236,7 +237,7 @@ impl Core {
             self.tell(id, "did not get ready in time; it is stopped".into());
         }
         if running && !sweeping {
-            self.effects.push(Effect::Stop { id: id.clone(), kind });
+            self.effects.push(Effect::Stop { id: id.clone(), kind, signal });
         }
     }
 

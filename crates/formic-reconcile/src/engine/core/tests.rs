@@ -31,6 +31,7 @@ fn service(name: &str, replicas: u32, depends_on: &[&str]) -> Service {
             deadline: HumanDuration::from_secs(60),
         },
         restart: Restart::default(),
+        stop_signal: Default::default(),
         secrets: Default::default(),
         system: false,
         limits: Default::default(),
@@ -137,9 +138,10 @@ impl World {
                 self.ids.insert(slot.clone(), spawn.id);
                 format!("spawn {slot}")
             }
-            Effect::Stop { id, kind: StopKind::Kill } => format!("kill {}", self.slot(&id)),
-            Effect::Stop { id, kind: StopKind::Ask(grace) } => {
-                format!("stop {} within {}", self.slot(&id), HumanDuration::from(grace))
+            Effect::Stop { id, kind: StopKind::Kill, .. } => format!("kill {}", self.slot(&id)),
+            Effect::Stop { id, kind: StopKind::Ask(grace), signal } => {
+                let by = signal.filter(|by| !by.is_default()).map_or(String::new(), |by| format!(" by {by}"));
+                format!("stop {} within {}{by}", self.slot(&id), HumanDuration::from(grace))
             }
             Effect::Probe(probing) => format!("probe {}", self.slot(&probing.id)),
             Effect::Follow { id } => format!("follow {}", self.slot(&id)),
@@ -475,6 +477,15 @@ fn what_is_not_ready_in_time_is_told_and_stopped_and_has_failed() {
     world.gone("user/0", false);
     assert_eq!(world.row("user").state, ServiceState::Backoff);
     assert_eq!(world.instance("user").last_exit, "was not ready in time");
+}
+
+#[test]
+fn an_instance_is_stopped_by_the_signal_that_its_manifest_names() {
+    let mut wanted = service("user", 1, &[]);
+    wanted.start["stop_signal"] = "QUIT".into();
+    let mut world = World::new(vec![wanted]);
+    world.up("user/0");
+    assert_eq!(world.shut_down(false), ["stop user/0 within 30s by SIGQUIT"]);
 }
 
 #[test]
