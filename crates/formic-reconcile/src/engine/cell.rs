@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use formic_plan::{InstanceId, Outcome};
-use formic_spec::{Restart, StopSignal};
+use formic_spec::{Probe, Restart, StopSignal};
 use formic_supervise::ExitStatus;
 use serde::{Deserialize, Serialize};
 
@@ -35,6 +35,9 @@ pub(crate) struct Cell {
     /// How it is in the registry, so that the next engine's is not empty.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) registered: Option<formic_core::Instance>,
+    /// Whether it ever was in the registry.
+    #[serde(default)]
+    pub(crate) announced: bool,
     /// When it was started, in milliseconds since 1970.
     pub(crate) started_unix_ms: i64,
     /// How the instance before it in its slot ended.
@@ -74,10 +77,18 @@ impl Cell {
             leader: None,
             address: String::new(),
             registered: None,
+            announced: false,
             started_unix_ms,
             last_exit: String::new(),
             output,
         }
+    }
+
+    /// Whether it is asked where it registers, and never did.
+    pub(crate) fn is_silent(&self) -> bool {
+        let announces =
+            |start: &Start| start.health.ready == Probe::Grpc && start.port.is_none() && !start.system;
+        !self.announced && self.registered.is_none() && self.start.as_ref().is_some_and(announces)
     }
 
     /// What it is sent when it is to end, if that is known here.

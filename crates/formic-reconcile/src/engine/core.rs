@@ -333,6 +333,10 @@ impl Core {
             text.push(' ');
             text.push_str(&entry.tell(self.now.wall()));
         }
+        if let Some(hint) = self.why_silent(service) {
+            text.push(' ');
+            text.push_str(&hint);
+        }
         Some(text)
     }
 

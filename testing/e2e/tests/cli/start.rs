@@ -47,6 +47,7 @@ fn people_see_those_words_too() {
     let args = ["--signal=INT", "3", binary.to_str().unwrap(), "up", "--quiet"];
     let ended = Tool::new("timeout").args(args).within(folder.path()).run();
     assert!(ended.stderr.contains("did not get ready"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("It never announced itself"), "{}", ended.stderr);
     assert!(ended.stderr.contains("some last words"), "{}", ended.stderr);
     assert_eq!(of_application(folder.path()), Vec::<u32>::new());
 }

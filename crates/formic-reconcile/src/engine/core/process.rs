@@ -20,7 +20,26 @@ use crate::start::Start;
 /// What a leader that ended by itself has left behind gets so long to end by itself too.
 const LEFT_BEHIND: Duration = Duration::from_secs(1);
 
+/// What an instance is missing that never got ready and never announced itself.
+const SILENT: &str = ". It never announced itself: a Formic service does so by itself; any other program needs a `port`, or \
+                      `health = { ready = \"none\" }` or another way to ask it";
+
+/// For so long an instance that has not announced itself is only starting.
+const SILENT_AFTER_MS: i64 = 3_000;
+
 impl Core {
+    /// What a service is missing whose instances never announce themselves; nothing if that is not so.
+    pub(super) fn why_silent(&self, service: &str) -> Option<String> {
+        let silent =
+            self.observed.instances.iter().filter(|i| i.service == service && !i.is_ready()).any(|i| {
+                let cell = self.cells.get(&i.id);
+                let waited = |cell: &Cell| self.now.unix_ms - cell.started_unix_ms >= SILENT_AFTER_MS;
+                let overdue = i.exit().is_some_and(|exit| exit.overdue);
+                cell.is_some_and(|cell| cell.is_silent() && (overdue || cell.pid.is_some() && waited(cell)))
+            });
+        silent.then(|| format!("{}.", SILENT.trim_start_matches(". ")))
+    }
+
     pub(super) fn start(&mut self, service: &str, slot: u32, cause: &StartCause) {
         let Some(wanted) = self.desired.service(service).cloned() else { return };
         let id = InstanceId::from(format!("{service}-{:08x}", self.random.u32(..)));
@@ -179,6 +198,7 @@ impl Core {
         for (id, cell) in self.cells.iter_mut().filter(|(_, cell)| cell.pid.is_some()) {
             let registered = known.remove(id.as_str());
             cell.address = registered.as_ref().map(shown).unwrap_or_default();
+            cell.announced |= registered.is_some();
             if cell.registered != registered {
                 cell.registered = registered;
                 if let Some(kept) = &mut self.kept {
@@ -221,7 +241,7 @@ impl Core {
         if !cell.ask(kind) {
             return;
         }
-        let (running, signal) = (cell.pid.is_some(), cell.stop_signal());
+        let (running, signal, is_silent) = (cell.pid.is_some(), cell.stop_signal(), cell.is_silent());
         match kind {
             StopKind::Ask(grace) => {
                 let text = format!("is told to stop within {}: {cause}", HumanDuration::from(grace));
@@ -234,7 +254,12 @@ impl Core {
             StopKind::Kill => self.record(Kind::Kill, id, format!("is killed: {cause}")),
         }
         if cause == StopCause::NotReady {
-            self.tell(id, "did not get ready in time; it is stopped".into());
+            let mut text = "did not get ready in time; it is stopped".to_owned();
+            if is_silent {
+                text.push_str(SILENT);
+                self.record(Kind::Failed, id, text.clone());
+            }
+            self.tell(id, text);
         }
         if running && !sweeping {
             self.effects.push(Effect::Stop { id: id.clone(), kind, signal });

@@ -473,10 +473,34 @@ fn what_is_not_ready_in_time_is_told_and_stopped_and_has_failed() {
     world.started("user/0");
     world.after(60_000);
     let lines = world.handle(Event::Timer);
-    assert_eq!(lines[..2], ["tell user did not get ready in time; it is stopped", "stop user/0 within 30s"]);
+    let hint = "It never announced itself: a Formic service does so by itself";
+    assert!(lines[0].starts_with("tell user did not get ready in time; it is stopped. "), "{lines:?}");
+    assert!(lines[0].contains(hint) && lines[0].contains("ready = \"none\""), "{lines:?}");
+    assert_eq!(lines[1], "stop user/0 within 30s");
+    assert!(world.recorded.iter().any(|entry| entry.contains(hint)), "{:?}", world.recorded);
     world.gone("user/0", false);
     assert_eq!(world.row("user").state, ServiceState::Backoff);
     assert_eq!(world.instance("user").last_exit, "was not ready in time");
+    assert!(why(&mut world, "user").contains(hint), "while it backs off");
+}
+
+fn why(world: &mut World, service: &str) -> String {
+    world.ask(|answer| Command::Why(service.into(), answer)).1.unwrap()
+}
+
+#[test]
+fn what_announced_itself_or_has_a_port_is_not_told_to() {
+    let mut world = World::new(vec![service("user", 1, &[])]);
+    world.started("user/0");
+    assert!(!why(&mut world, "user").contains("announced"), "it is only starting");
+    world.after(5_000);
+    assert!(why(&mut world, "user").contains("It never announced itself"), "it takes long");
+    let known = registered(&world.id("user/0"), "127.0.0.1:7000");
+    world.handle(Event::Registered(vec![known]));
+    assert!(!why(&mut world, "user").contains("announced"));
+    world.after(60_000);
+    let lines = world.handle(Event::Timer);
+    assert_eq!(lines[..2], ["tell user did not get ready in time; it is stopped", "stop user/0 within 30s"]);
 }
 
 #[test]
