@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use formic_spec::HumanDuration;
 
 pub(crate) use look::{Exec, Metrics, Sort, Top};
 pub(crate) use operate::{
@@ -228,9 +229,18 @@ pub(crate) struct Logs {
     /// Go on with what is written from now on
     #[arg(short, long)]
     pub(crate) follow: bool,
-    /// Lines from the end
-    #[arg(short = 'n', long, default_value_t = 100)]
-    pub(crate) tail: u32,
+    /// Lines from the end; 0 is all that is kept [default: 100, with --since all]
+    #[arg(short = 'n', long)]
+    pub(crate) tail: Option<u32>,
+    /// Only what was written within this time, such as 10m or 1h30m
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) since: Option<HumanDuration>,
+    /// Only of this instance, as `formic status --json` names it
+    #[arg(long, value_name = "ID", conflicts_with = "previous")]
+    pub(crate) instance: Option<String>,
+    /// Only of the last instance of each service that does not run any more
+    #[arg(long, conflicts_with = "follow")]
+    pub(crate) previous: bool,
     #[command(flatten)]
     pub(crate) listing: Listing,
 }

@@ -34,7 +34,7 @@ pub use engine::{
     ResumeError, Slot, Stopped, Takeover,
 };
 pub use journal::{Entry, Journal, Kind};
-pub use logs::{Line, LogFile, Logs, tail};
+pub use logs::{Line, LogFile, Logs, ToldBy, Which, tail};
 pub use measures::{Instance as InstanceMeasures, Measured, Probed};
 pub use secrets::{Given, Secrets};
 pub use start::{Listen, Start};

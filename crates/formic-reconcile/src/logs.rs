@@ -2,7 +2,7 @@
 //!
 //! Files are polled, not watched: it costs a `stat` per file and works on every file system.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io::{self, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -28,6 +28,34 @@ pub struct Line {
     pub stream: &'static str,
     /// Without its end.
     pub text: String,
+    /// When it was written, in milliseconds since 1970, as far as that can be told.
+    pub unix_ms: i64,
+    /// What tells so.
+    pub told_by: ToldBy,
+}
+
+/// What tells when a line was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ToldBy {
+    /// The line itself, as those of Formic services do.
+    Line,
+    /// The line next to it that does: it was written no earlier than the one before it.
+    Near,
+    /// Its file, which was last written to then: it was written no later.
+    File,
+    /// Who read it as it came: it was written just before.
+    Read,
+}
+
+/// Which lines are read of those of some services.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Which {
+    /// Those that were written from then on, in milliseconds since 1970; 0 is any time.
+    pub since_unix_ms: i64,
+    /// Those of this instance; empty is any.
+    pub instance: String,
+    /// Those of the last instance of each service that is none of these, which run.
+    pub previous: Option<BTreeSet<String>>,
 }
 
 /// A log file as its name tells.
@@ -75,16 +103,17 @@ pub(crate) fn files(dir: &Path, services: &[String]) -> Vec<LogFile> {
     found
 }
 
-/// When each line was written, in microseconds since 1970, as far as that can be told.
-fn times(lines: &[String], modified: Option<SystemTime>) -> Vec<i64> {
+/// When each line was written, in microseconds since 1970, as far as that can be told, and what tells so.
+fn times(lines: &[String], modified: Option<SystemTime>) -> Vec<(i64, ToldBy)> {
     let since = modified.and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok());
     let modified = since.and_then(|since| i64::try_from(since.as_micros()).ok()).unwrap_or_default();
     let told: Vec<Option<i64>> = lines.iter().map(|line| time(line)).collect();
     // What stands before the first one that says when was written by then.
-    let mut last = told.iter().flatten().next().copied().unwrap_or(modified);
+    let first = told.iter().flatten().next().copied();
+    let (mut last, other) = first.map_or((modified, ToldBy::File), |first| (first, ToldBy::Near));
     let known = |time: Option<i64>| {
         last = time.unwrap_or(last);
-        last
+        (last, if time.is_some() { ToldBy::Line } else { other })
     };
     told.into_iter().map(known).collect()
 }
@@ -151,6 +180,7 @@ pub(crate) fn last_lines(path: &Path, lines: usize) -> Vec<String> {
 pub struct Logs {
     dir: PathBuf,
     services: Vec<String>,
+    which: Which,
     places: HashMap<PathBuf, Place>,
 }
 
@@ -166,7 +196,35 @@ impl Logs {
     /// Reads under `dir`; no service means all.
     #[must_use]
     pub fn new(dir: PathBuf, services: Vec<String>) -> Self {
-        Self { dir, services, places: HashMap::new() }
+        Self { dir, services, which: Which::default(), places: HashMap::new() }
+    }
+
+    /// Reads only these lines.
+    #[must_use]
+    pub fn with_which(self, which: Which) -> Self {
+        Self { which, ..self }
+    }
+
+    /// Whether there is any log to read at the moment.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.files().is_empty()
+    }
+
+    /// The log files that are read, oldest first.
+    fn files(&self) -> Vec<LogFile> {
+        let mut found = files(&self.dir, &self.services);
+        if !self.which.instance.is_empty() {
+            found.retain(|file| file.instance == self.which.instance);
+        }
+        if let Some(running) = &self.which.previous {
+            found.retain(|file| !running.contains(&file.instance));
+            // The oldest are first, so the last one of each service stays.
+            let last: HashMap<String, String> =
+                found.iter().map(|file| (file.service.clone(), file.instance.clone())).collect();
+            found.retain(|file| last.get(&file.service) == Some(&file.instance));
+        }
+        found
     }
 
     /// The last lines of everything, oldest first; following goes on after them. 0 takes all that is within
@@ -179,11 +237,13 @@ impl Logs {
     pub async fn last(&mut self, lines: usize) -> io::Result<Vec<Line>> {
         let lines = if lines == 0 { usize::MAX } else { lines };
         let mut out = Vec::new();
-        for file in files(&self.dir, &self.services) {
+        let since = self.which.since_unix_ms.saturating_mul(1000);
+        for file in self.files() {
             let size = tokio::fs::metadata(&file.path).await?.len();
             let texts = tail(&file.path, lines).await?;
             let times = times(&texts, file.modified);
-            out.extend(times.into_iter().zip(texts.into_iter().map(|text| file.line(text))));
+            let all = times.into_iter().zip(texts).filter(|((time, _), _)| since == 0 || *time >= since);
+            out.extend(all.map(|((time, by), text)| (time, file.line(text, time / 1000, by))));
             self.places.insert(file.path, Place { offset: size, ..Place::default() });
         }
         // Stable: lines of one moment stay in the order of their files.
@@ -194,7 +254,7 @@ impl Logs {
 
     /// Skips what is there; following starts with what is written from now on.
     pub fn skip(&mut self) {
-        for file in files(&self.dir, &self.services) {
+        for file in self.files() {
             let offset = std::fs::metadata(&file.path).map(|meta| meta.len()).unwrap_or(0);
             self.places.insert(file.path, Place { offset, ..Place::default() });
         }
@@ -206,7 +266,9 @@ impl Logs {
     /// If a file cannot be read.
     pub async fn more(&mut self) -> io::Result<Vec<Line>> {
         let mut out = Vec::new();
-        for log in files(&self.dir, &self.services) {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let now = i64::try_from(now.as_millis()).unwrap_or(i64::MAX);
+        for log in self.files() {
             let place = self.places.entry(log.path.clone()).or_default();
             let Ok(meta) = tokio::fs::metadata(&log.path).await else { continue };
             if meta.len() <= place.offset {
@@ -227,7 +289,9 @@ impl Logs {
                     let text = String::from_utf8_lossy(&place.partial).trim_end_matches('\r').to_owned();
                     // Of a line whose beginning is gone, the rest is not a line.
                     if !std::mem::take(&mut place.broken) {
-                        out.push(log.line(text));
+                        let (time, by) =
+                            time(&text).map_or((now, ToldBy::Read), |told| (told / 1000, ToldBy::Line));
+                        out.push(log.line(text, time, by));
                     }
                     place.partial.clear();
                 }
@@ -241,8 +305,22 @@ impl Logs {
 }
 
 impl LogFile {
-    fn line(&self, text: String) -> Line {
-        Line { service: self.service.clone(), instance: self.instance.clone(), stream: self.stream, text }
+    fn line(&self, text: String, unix_ms: i64, told_by: ToldBy) -> Line {
+        let (service, instance) = (self.service.clone(), self.instance.clone());
+        Line { service, instance, stream: self.stream, text, unix_ms, told_by }
+    }
+}
+
+impl ToldBy {
+    /// The word for it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Line => "line",
+            Self::Near => "near",
+            Self::File => "file",
+            Self::Read => "read",
+        }
     }
 }
 
@@ -299,6 +377,57 @@ mod tests {
             .collect();
         assert_eq!(texts, ["x", "b", "at: trace", "y", "c"]);
         std::fs::remove_dir_all(dir).expect("remove");
+    }
+
+    #[tokio::test]
+    async fn a_line_says_when_it_was_written_and_what_tells_so() {
+        let dir = scratch("told");
+        let path = dir.join("order/order-1.out.log");
+        let line = |second| format!("{{\"time\":\"1970-01-01T00:00:{second:02}.5Z\",\"message\":\"x\"}}\n");
+        std::fs::write(&path, format!("first\n{}  at: trace\n", line(7))).expect("write");
+        std::fs::write(dir.join("order/order-1.err.log"), "plain\n").expect("write");
+        let mut logs = Logs::new(dir.clone(), vec![]);
+        let told = |lines: Vec<Line>| -> Vec<(i64, &'static str)> {
+            lines.into_iter().map(|line| (line.unix_ms, line.told_by.as_str())).collect()
+        };
+        let last = told(logs.last(0).await.expect("read"));
+        assert_eq!(last[..3], [(7500, "near"), (7500, "line"), (7500, "near")]);
+        assert!(last[3].0 > 1_000_000 && last[3].1 == "file", "{last:?}");
+        let mut file = std::fs::OpenOptions::new().append(true).open(&path).expect("open");
+        file.write_all(format!("late\n{}", line(9)).as_bytes()).expect("write");
+        let more = told(logs.more().await.expect("read"));
+        assert!(more[0].0 > 1_000_000 && more[0].1 == "read", "{more:?}");
+        assert_eq!(more[1], (9500, "line"));
+        // What was written before is left out, what cannot be told counts by its file.
+        let which = Which { since_unix_ms: 8_000, ..Which::default() };
+        let mut since = Logs::new(dir.clone(), vec![]).with_which(which);
+        assert_eq!(since.last(0).await.expect("read").len(), 2);
+        std::fs::remove_dir_all(dir).expect("remove");
+    }
+
+    #[tokio::test]
+    async fn one_instance_or_the_previous_one_is_read_by_itself() {
+        let dir = scratch("which");
+        for (at, id) in ["order-1", "order-2", "order-3"].into_iter().enumerate() {
+            let path = dir.join(format!("order/{id}.out.log"));
+            std::fs::write(&path, format!("{id}\n")).expect("write");
+            let file = std::fs::File::options().append(true).open(path).expect("open");
+            let when = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1000 + at as u64);
+            file.set_modified(when).expect("touch");
+        }
+        let texts = async |which| {
+            let mut logs = Logs::new(dir.clone(), vec![]).with_which(which);
+            let lines = logs.last(0).await.expect("read");
+            lines.into_iter().map(|line| line.text).collect::<Vec<_>>()
+        };
+        let one = Which { instance: "order-2".into(), ..Which::default() };
+        assert_eq!(texts(one).await, ["order-2"]);
+        let running = ["order-3".to_owned()].into();
+        let previous = Which { previous: Some(running), ..Which::default() };
+        assert_eq!(texts(previous).await, ["order-2"]);
+        let none = Which { instance: "order-9".into(), ..Which::default() };
+        assert!(Logs::new(dir.clone(), vec![]).with_which(none).is_empty());
+        std::fs::remove_dir_all(&dir).expect("remove");
     }
 
     #[test]

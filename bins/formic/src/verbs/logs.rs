@@ -1,27 +1,60 @@
 //! `formic logs`: what services wrote, merged, each line with a coloured prefix.
 
+mod left;
+
 use std::io::IsTerminal;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use formic_api::control::v1 as pb;
+use formic_core::ServiceName;
+use formic_spec::HumanDuration;
 use serde_json::{Value, json};
 
+use self::left::Source;
 use crate::cli::Logs;
 use crate::exit::Outcome;
-use crate::{app, output, signals};
+use crate::{output, signals};
+
+/// How many lines there are where nobody says how many.
+const TAIL: u32 = 100;
 
 pub(crate) async fn run(args: Logs) -> Outcome {
-    let app = app::find(&args.listing.target).await?;
-    let known: Vec<&str> = app.status.services.iter().map(|service| service.name.as_str()).collect();
-    for name in &args.services {
-        app.knows(name)?;
-    }
+    let ago = |since: HumanDuration| {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let since = now.saturating_sub(since.get()).as_millis();
+        // 0 would be any time.
+        i64::try_from(since).unwrap_or(i64::MAX).max(1)
+    };
     let request = pb::LogsRequest {
-        services: args.services.clone(),
+        services: args.services,
         follow: args.follow,
-        tail: args.tail,
+        tail: args.tail.unwrap_or(if args.since.is_some() { 0 } else { TAIL }),
+        since_unix_ms: args.since.map(ago).unwrap_or_default(),
+        instance: args.instance.unwrap_or_default(),
+        previous: args.previous,
         ..Default::default()
     };
-    let mut prefixes = Prefixes::new(&known, output::colour(std::io::stdout().is_terminal()));
+    let (colour, json) = (output::colour(std::io::stdout().is_terminal()), args.listing.json);
+    let app = match left::source(&args.listing.target).await? {
+        Source::Engine(app) => app,
+        Source::Folder(folder) => {
+            let mut prefixes = Prefixes::new(&request.services, colour);
+            for line in left::read(&folder, request).await? {
+                show(&line, &mut prefixes, json);
+            }
+            return Ok(());
+        }
+    };
+    for name in &request.services {
+        // What is not wanted any more has left its logs. Those of another machine are looked at there.
+        let is_kept = app.remote.is_some()
+            || ServiceName::new(name).is_ok() && left::logs(&app.folder).join(name).is_dir();
+        if !is_kept {
+            app.knows(name)?;
+        }
+    }
+    let known: Vec<&str> = app.status.services.iter().map(|service| service.name.as_str()).collect();
+    let mut prefixes = Prefixes::new(&known, colour);
     let mut lines = app.control().logs(request).await?.into_message();
     // Listened to from here on: a signal that comes while a line is printed counts as well.
     let mut interrupted = signals::interrupt()?;
@@ -31,15 +64,20 @@ pub(crate) async fn run(args: Logs) -> Outcome {
             _ = interrupted.recv() => return Ok(()),
         };
         let Some(line) = line else { return Ok(()) };
-        if args.listing.json {
-            let value = json!({
-                "service": line.service, "instance": line.instance, "stream": line.stream, "line": line.line,
-            });
-            output::line(&value.to_string());
-        } else {
-            output::line(&prefixes.line(&line.service, &line.line));
-        }
+        show(&line, &mut prefixes, json);
     }
+}
+
+fn show(line: &pb::LogLine, prefixes: &mut Prefixes, json: bool) {
+    if !json {
+        output::line(&prefixes.line(&line.service, &line.line));
+        return;
+    }
+    let value = json!({
+        "service": line.service, "instance": line.instance, "stream": line.stream, "line": line.line,
+        "time": output::time(line.unix_ms).replacen(' ', "T", 1) + "Z", "told_by": line.told_by,
+    });
+    output::line(&value.to_string());
 }
 
 /// Puts the service's name before its lines, in a colour of its own.

@@ -3865,6 +3865,34 @@ pub mod formic {
                     skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u32"
                 )]
                 pub tail: u32,
+                /// Those that were written from then on, in milliseconds since 1970; 0 is any time.
+                ///
+                /// Field 4: `since_unix_ms`
+                #[serde(
+                    rename = "sinceUnixMs",
+                    alias = "since_unix_ms",
+                    with = "::formic_rpc::rt::buffa::json_helpers::int64",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_i64"
+                )]
+                pub since_unix_ms: i64,
+                /// Those of this instance; empty is any.
+                ///
+                /// Field 5: `instance`
+                #[serde(
+                    rename = "instance",
+                    with = "::formic_rpc::rt::buffa::json_helpers::proto_string",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str"
+                )]
+                pub instance: ::formic_rpc::rt::buffa::alloc::string::String,
+                /// Those of the last instance of each service that does not run any more.
+                ///
+                /// Field 6: `previous`
+                #[serde(
+                    rename = "previous",
+                    with = "::formic_rpc::rt::buffa::json_helpers::proto_bool",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_false"
+                )]
+                pub previous: bool,
                 #[serde(skip)]
                 #[doc(hidden)]
                 pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFields,
@@ -3875,6 +3903,9 @@ pub mod formic {
                         .field("services", &self.services)
                         .field("follow", &self.follow)
                         .field("tail", &self.tail)
+                        .field("since_unix_ms", &self.since_unix_ms)
+                        .field("instance", &self.instance)
+                        .field("previous", &self.previous)
                         .finish()
                 }
             }
@@ -3914,6 +3945,17 @@ pub mod formic {
                     if self.tail != 0u32 {
                         size += 1u64 + ::formic_rpc::rt::buffa::types::uint32_encoded_len(self.tail) as u64;
                     }
+                    if self.since_unix_ms != 0i64 {
+                        size += 1u64
+                            + ::formic_rpc::rt::buffa::types::int64_encoded_len(self.since_unix_ms) as u64;
+                    }
+                    if !self.instance.is_empty() {
+                        size +=
+                            1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.instance) as u64;
+                    }
+                    if self.previous {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::BOOL_ENCODED_LEN as u64;
+                    }
                     size += self.__buffa_unknown_fields.encoded_len() as u64;
                     ::formic_rpc::rt::buffa::saturate_size(size)
                 }
@@ -3932,6 +3974,15 @@ pub mod formic {
                     }
                     if self.tail != 0u32 {
                         ::formic_rpc::rt::buffa::types::put_uint32_field(3u32, self.tail, buf);
+                    }
+                    if self.since_unix_ms != 0i64 {
+                        ::formic_rpc::rt::buffa::types::put_int64_field(4u32, self.since_unix_ms, buf);
+                    }
+                    if !self.instance.is_empty() {
+                        ::formic_rpc::rt::buffa::types::put_string_field(5u32, &self.instance, buf);
+                    }
+                    if self.previous {
+                        ::formic_rpc::rt::buffa::types::put_bool_field(6u32, self.previous, buf);
                     }
                     self.__buffa_unknown_fields.write_to(buf);
                 }
@@ -3971,6 +4022,27 @@ pub mod formic {
                             )?;
                             self.tail = ::formic_rpc::rt::buffa::types::decode_uint32(buf)?;
                         }
+                        4u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                            )?;
+                            self.since_unix_ms = ::formic_rpc::rt::buffa::types::decode_int64(buf)?;
+                        }
+                        5u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::types::merge_string(&mut self.instance, buf)?;
+                        }
+                        6u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                            )?;
+                            self.previous = ::formic_rpc::rt::buffa::types::decode_bool(buf)?;
+                        }
                         _ => {
                             self.__buffa_unknown_fields.push(
                                 ::formic_rpc::rt::buffa::encoding::decode_unknown_field(tag, buf, ctx)?,
@@ -3983,6 +4055,9 @@ pub mod formic {
                     self.services.clear();
                     self.follow = false;
                     self.tail = 0u32;
+                    self.since_unix_ms = 0i64;
+                    self.instance.clear();
+                    self.previous = false;
                     self.__buffa_unknown_fields.clear();
                 }
             }
@@ -4056,6 +4131,27 @@ pub mod formic {
                     skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str"
                 )]
                 pub line: ::formic_rpc::rt::buffa::alloc::string::String,
+                /// When it was written, in milliseconds since 1970, as far as that can be told.
+                ///
+                /// Field 5: `unix_ms`
+                #[serde(
+                    rename = "unixMs",
+                    alias = "unix_ms",
+                    with = "::formic_rpc::rt::buffa::json_helpers::int64",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_i64"
+                )]
+                pub unix_ms: i64,
+                /// What tells so. `line`: the line itself. `near`: the line next to it that does. `file`: its file was last written to
+                /// then. `read`: it was read then, just after it was written.
+                ///
+                /// Field 6: `told_by`
+                #[serde(
+                    rename = "toldBy",
+                    alias = "told_by",
+                    with = "::formic_rpc::rt::buffa::json_helpers::proto_string",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str"
+                )]
+                pub told_by: ::formic_rpc::rt::buffa::alloc::string::String,
                 #[serde(skip)]
                 #[doc(hidden)]
                 pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFields,
@@ -4067,6 +4163,8 @@ pub mod formic {
                         .field("instance", &self.instance)
                         .field("stream", &self.stream)
                         .field("line", &self.line)
+                        .field("unix_ms", &self.unix_ms)
+                        .field("told_by", &self.told_by)
                         .finish()
                 }
             }
@@ -4112,6 +4210,13 @@ pub mod formic {
                     if !self.line.is_empty() {
                         size += 1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.line) as u64;
                     }
+                    if self.unix_ms != 0i64 {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::int64_encoded_len(self.unix_ms) as u64;
+                    }
+                    if !self.told_by.is_empty() {
+                        size +=
+                            1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.told_by) as u64;
+                    }
                     size += self.__buffa_unknown_fields.encoded_len() as u64;
                     ::formic_rpc::rt::buffa::saturate_size(size)
                 }
@@ -4133,6 +4238,12 @@ pub mod formic {
                     }
                     if !self.line.is_empty() {
                         ::formic_rpc::rt::buffa::types::put_string_field(4u32, &self.line, buf);
+                    }
+                    if self.unix_ms != 0i64 {
+                        ::formic_rpc::rt::buffa::types::put_int64_field(5u32, self.unix_ms, buf);
+                    }
+                    if !self.told_by.is_empty() {
+                        ::formic_rpc::rt::buffa::types::put_string_field(6u32, &self.told_by, buf);
                     }
                     self.__buffa_unknown_fields.write_to(buf);
                 }
@@ -4175,6 +4286,20 @@ pub mod formic {
                             )?;
                             ::formic_rpc::rt::buffa::types::merge_string(&mut self.line, buf)?;
                         }
+                        5u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                            )?;
+                            self.unix_ms = ::formic_rpc::rt::buffa::types::decode_int64(buf)?;
+                        }
+                        6u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::types::merge_string(&mut self.told_by, buf)?;
+                        }
                         _ => {
                             self.__buffa_unknown_fields.push(
                                 ::formic_rpc::rt::buffa::encoding::decode_unknown_field(tag, buf, ctx)?,
@@ -4188,6 +4313,8 @@ pub mod formic {
                     self.instance.clear();
                     self.stream.clear();
                     self.line.clear();
+                    self.unix_ms = 0i64;
+                    self.told_by.clear();
                     self.__buffa_unknown_fields.clear();
                 }
             }
@@ -20094,6 +20221,18 @@ pub mod formic {
                         ///
                         /// Field 3: `tail`
                         pub tail: u32,
+                        /// Those that were written from then on, in milliseconds since 1970; 0 is any time.
+                        ///
+                        /// Field 4: `since_unix_ms`
+                        pub since_unix_ms: i64,
+                        /// Those of this instance; empty is any.
+                        ///
+                        /// Field 5: `instance`
+                        pub instance: &'a str,
+                        /// Those of the last instance of each service that does not run any more.
+                        ///
+                        /// Field 6: `previous`
+                        pub previous: bool,
                         pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFieldsView<'a>,
                     }
                     impl<'a> ::formic_rpc::rt::buffa::MessageView<'a> for LogsRequestView<'a> {
@@ -20151,6 +20290,28 @@ pub mod formic {
                                     )?;
                                     view.tail = ::formic_rpc::rt::buffa::types::decode_uint32(&mut cur)?;
                                 }
+                                4u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                                    )?;
+                                    view.since_unix_ms =
+                                        ::formic_rpc::rt::buffa::types::decode_int64(&mut cur)?;
+                                }
+                                5u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    view.instance = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
+                                }
+                                6u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                                    )?;
+                                    view.previous = ::formic_rpc::rt::buffa::types::decode_bool(&mut cur)?;
+                                }
                                 1u32 => {
                                     ::formic_rpc::rt::buffa::encoding::check_wire_type(
                                         tag,
@@ -20197,6 +20358,9 @@ pub mod formic {
                                 services: self.services.iter().map(|s| s.to_string()).collect(),
                                 follow: self.follow,
                                 tail: self.tail,
+                                since_unix_ms: self.since_unix_ms,
+                                instance: self.instance.to_string(),
+                                previous: self.previous,
                                 __buffa_unknown_fields: self.__buffa_unknown_fields.to_owned()?.into(),
                                 ..::core::default::Default::default()
                             })
@@ -20218,6 +20382,19 @@ pub mod formic {
                                 size += 1u64
                                     + ::formic_rpc::rt::buffa::types::uint32_encoded_len(self.tail) as u64;
                             }
+                            if self.since_unix_ms != 0i64 {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::int64_encoded_len(self.since_unix_ms)
+                                        as u64;
+                            }
+                            if !self.instance.is_empty() {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.instance)
+                                        as u64;
+                            }
+                            if self.previous {
+                                size += 1u64 + ::formic_rpc::rt::buffa::types::BOOL_ENCODED_LEN as u64;
+                            }
                             size += self.__buffa_unknown_fields.encoded_len() as u64;
                             ::formic_rpc::rt::buffa::saturate_size(size)
                         }
@@ -20237,6 +20414,19 @@ pub mod formic {
                             }
                             if self.tail != 0u32 {
                                 ::formic_rpc::rt::buffa::types::put_uint32_field(3u32, self.tail, buf);
+                            }
+                            if self.since_unix_ms != 0i64 {
+                                ::formic_rpc::rt::buffa::types::put_int64_field(
+                                    4u32,
+                                    self.since_unix_ms,
+                                    buf,
+                                );
+                            }
+                            if !self.instance.is_empty() {
+                                ::formic_rpc::rt::buffa::types::put_string_field(5u32, &self.instance, buf);
+                            }
+                            if self.previous {
+                                ::formic_rpc::rt::buffa::types::put_bool_field(6u32, self.previous, buf);
                             }
                             self.__buffa_unknown_fields.write_to(buf);
                         }
@@ -20270,6 +20460,20 @@ pub mod formic {
                                     "tail",
                                     &::formic_rpc::rt::buffa::json_helpers::ProtoJson(&self.tail),
                                 )?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_i64(
+                                &self.since_unix_ms,
+                            ) {
+                                __map.serialize_entry(
+                                    "sinceUnixMs",
+                                    &::formic_rpc::rt::buffa::json_helpers::ProtoJson(&self.since_unix_ms),
+                                )?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str(self.instance) {
+                                __map.serialize_entry("instance", self.instance)?;
+                            }
+                            if self.previous {
+                                __map.serialize_entry("previous", &self.previous)?;
                             }
                             __map.end()
                         }
@@ -20386,6 +20590,27 @@ pub mod formic {
                         pub fn tail(&self) -> u32 {
                             self.0.reborrow().tail
                         }
+                        /// Those that were written from then on, in milliseconds since 1970; 0 is any time.
+                        ///
+                        /// Field 4: `since_unix_ms`
+                        #[must_use]
+                        pub fn since_unix_ms(&self) -> i64 {
+                            self.0.reborrow().since_unix_ms
+                        }
+                        /// Those of this instance; empty is any.
+                        ///
+                        /// Field 5: `instance`
+                        #[must_use]
+                        pub fn instance(&self) -> &'_ str {
+                            self.0.reborrow().instance
+                        }
+                        /// Those of the last instance of each service that does not run any more.
+                        ///
+                        /// Field 6: `previous`
+                        #[must_use]
+                        pub fn previous(&self) -> bool {
+                            self.0.reborrow().previous
+                        }
                     }
                     impl ::core::convert::From<::formic_rpc::rt::buffa::OwnedView<LogsRequestView<'static>>>
                         for LogsRequestOwnedView
@@ -20432,6 +20657,15 @@ pub mod formic {
                         pub stream: &'a str,
                         /// Field 4: `line`
                         pub line: &'a str,
+                        /// When it was written, in milliseconds since 1970, as far as that can be told.
+                        ///
+                        /// Field 5: `unix_ms`
+                        pub unix_ms: i64,
+                        /// What tells so. `line`: the line itself. `near`: the line next to it that does. `file`: its file was last written to
+                        /// then. `read`: it was read then, just after it was written.
+                        ///
+                        /// Field 6: `told_by`
+                        pub told_by: &'a str,
                         pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFieldsView<'a>,
                     }
                     impl<'a> ::formic_rpc::rt::buffa::MessageView<'a> for LogLineView<'a> {
@@ -20503,6 +20737,20 @@ pub mod formic {
                                     )?;
                                     view.line = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
                                 }
+                                5u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                                    )?;
+                                    view.unix_ms = ::formic_rpc::rt::buffa::types::decode_int64(&mut cur)?;
+                                }
+                                6u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    view.told_by = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
+                                }
                                 _ => {
                                     ::formic_rpc::rt::buffa::encoding::skip_field_depth(
                                         tag,
@@ -20535,6 +20783,8 @@ pub mod formic {
                                 instance: self.instance.to_string(),
                                 stream: self.stream.to_string(),
                                 line: self.line.to_string(),
+                                unix_ms: self.unix_ms,
+                                told_by: self.told_by.to_string(),
                                 __buffa_unknown_fields: self.__buffa_unknown_fields.to_owned()?.into(),
                                 ..::core::default::Default::default()
                             })
@@ -20564,6 +20814,15 @@ pub mod formic {
                                 size += 1u64
                                     + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.line) as u64;
                             }
+                            if self.unix_ms != 0i64 {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::int64_encoded_len(self.unix_ms) as u64;
+                            }
+                            if !self.told_by.is_empty() {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.told_by)
+                                        as u64;
+                            }
                             size += self.__buffa_unknown_fields.encoded_len() as u64;
                             ::formic_rpc::rt::buffa::saturate_size(size)
                         }
@@ -20586,6 +20845,12 @@ pub mod formic {
                             }
                             if !self.line.is_empty() {
                                 ::formic_rpc::rt::buffa::types::put_string_field(4u32, &self.line, buf);
+                            }
+                            if self.unix_ms != 0i64 {
+                                ::formic_rpc::rt::buffa::types::put_int64_field(5u32, self.unix_ms, buf);
+                            }
+                            if !self.told_by.is_empty() {
+                                ::formic_rpc::rt::buffa::types::put_string_field(6u32, &self.told_by, buf);
                             }
                             self.__buffa_unknown_fields.write_to(buf);
                         }
@@ -20619,6 +20884,15 @@ pub mod formic {
                             }
                             if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str(self.line) {
                                 __map.serialize_entry("line", self.line)?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_i64(&self.unix_ms) {
+                                __map.serialize_entry(
+                                    "unixMs",
+                                    &::formic_rpc::rt::buffa::json_helpers::ProtoJson(&self.unix_ms),
+                                )?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str(self.told_by) {
+                                __map.serialize_entry("toldBy", self.told_by)?;
                             }
                             __map.end()
                         }
@@ -20735,6 +21009,21 @@ pub mod formic {
                         #[must_use]
                         pub fn line(&self) -> &'_ str {
                             self.0.reborrow().line
+                        }
+                        /// When it was written, in milliseconds since 1970, as far as that can be told.
+                        ///
+                        /// Field 5: `unix_ms`
+                        #[must_use]
+                        pub fn unix_ms(&self) -> i64 {
+                            self.0.reborrow().unix_ms
+                        }
+                        /// What tells so. `line`: the line itself. `near`: the line next to it that does. `file`: its file was last written to
+                        /// then. `read`: it was read then, just after it was written.
+                        ///
+                        /// Field 6: `told_by`
+                        #[must_use]
+                        pub fn told_by(&self) -> &'_ str {
+                            self.0.reborrow().told_by
                         }
                     }
                     impl ::core::convert::From<::formic_rpc::rt::buffa::OwnedView<LogLineView<'static>>> for LogLineOwnedView {

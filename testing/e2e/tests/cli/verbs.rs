@@ -16,7 +16,7 @@ env = { COLOUR = "green" }
 health = { ready = "none" }
 update = { min_ready = "50ms", keep_old = "0s" }
 [service.b]
-command = ["sleep", "600"]
+command = ["sh", "-c", "echo b runs; exec sleep 600"]
 depends_on = ["a"]
 health = { ready = "none" }
 "#;
@@ -50,7 +50,22 @@ fn a_service_is_stopped_started_and_removed() {
         status["services"].as_array().unwrap().iter().filter_map(|s| s["name"].as_str()).collect();
     assert_eq!(names, ["a"]);
     wait_until("its process to be gone", Duration::from_secs(10), || !alive(other[0]));
-    assert!(app.folder().join(".formic/logs/b").is_dir());
+    // Its logs are there, by its name too, and an hour is long ago.
+    let left = app.formic(&["logs", "b", "--json"]);
+    left.says(0, &[]);
+    let line = left.json_lines().into_iter().next().expect("what it wrote");
+    assert_eq!((&line["service"], &line["told_by"]), (&"b".into(), &"file".into()), "{line}");
+    assert!(
+        line["time"].as_str().is_some_and(|time| time.starts_with("20") && time.ends_with('Z')),
+        "{line}"
+    );
+    let id = line["instance"].as_str().unwrap();
+    assert_eq!(
+        app.formic(&["logs", "--instance", id, "--since", "1h", "--json"]).json_lines(),
+        [line.clone()]
+    );
+    assert_eq!(app.formic(&["logs", "b", "--previous", "--json"]).json_lines(), [line.clone()]);
+    app.formic(&["logs", "--instance", "b-nobody"]).says(1, &["b-nobody"]);
     app.formic(&["stop", "nobody"]).says(1, &["has no service \"nobody\""]);
 
     let causes = app.formic(&["history"]).stdout;
@@ -61,6 +76,9 @@ fn a_service_is_stopped_started_and_removed() {
     assert_eq!(app.service("b")["state"], "ready", "an apply brings it back");
     app.formic(&["down"]).says(0, &["stopped two: its 3 workloads and the engine"]);
     assert_eq!(app.wait_end(), 0);
+    let left = app.formic(&["logs", "--previous", "b"]);
+    left.says(0, &[]);
+    assert!(left.stdout.contains("b | b runs"), "{}", left.stdout);
 }
 
 #[test]

@@ -14,8 +14,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use formic_api::control::v1 as pb;
-use formic_core::Error;
-use formic_reconcile::{Command, Handle, Logs, Stopped, View};
+use formic_core::{Error, ServiceName};
+use formic_reconcile::{Command, Handle, Logs, Stopped, View, Which};
 use formic_rpc::{Context, Reply, Request, Streaming, reply};
 use formic_supervise::Features;
 use tokio::sync::{oneshot, watch};
@@ -141,7 +141,31 @@ impl pb::ControlService for Control {
     async fn logs(&self, _: Context, request: Request<'_, pb::LogsRequest>) -> Reply<Streaming<pb::LogLine>> {
         let services = request.services.iter().map(|name| (*name).to_owned()).collect();
         let (follow, tail) = (request.follow, request.tail as usize);
-        let mut logs = Logs::new(self.logs.clone(), services);
+        for name in request.services.iter() {
+            let view = self.engine.view().borrow().clone();
+            let is_kept = ServiceName::new(*name).is_ok() && self.logs.join(name).is_dir();
+            if !is_kept && !view.services.iter().any(|service| service.name == *name) {
+                let message = format!("{} has no service {name:?}, and no logs of one", self.about.app);
+                return Err(Error::not_found(message));
+            }
+        }
+        let running = || {
+            let view = self.engine.view().borrow().clone();
+            let all = view.services.iter().flat_map(|service| &service.instances);
+            all.filter(|instance| instance.pid != 0).map(|instance| instance.id.clone()).collect()
+        };
+        let which = Which {
+            since_unix_ms: request.since_unix_ms,
+            instance: request.instance.to_owned(),
+            previous: request.previous.then(running),
+        };
+        let mut logs = Logs::new(self.logs.clone(), services).with_which(which);
+        if logs.is_empty() && !request.instance.is_empty() {
+            return Err(Error::not_found(format!("there is no log of an instance {}", request.instance)));
+        }
+        if logs.is_empty() && request.previous {
+            return Err(Error::not_found("there is no log of an instance that has ended"));
+        }
         let unreadable =
             |error: std::io::Error| Error::internal("the logs cannot be read").with_source(error);
         let first = logs.last(tail).await.map_err(unreadable)?;

@@ -49,6 +49,8 @@ pub(super) fn line(line: Line) -> pb::LogLine {
         instance: line.instance,
         stream: line.stream.into(),
         line: line.text,
+        unix_ms: line.unix_ms,
+        told_by: line.told_by.as_str().into(),
         ..Default::default()
     }
 }
