@@ -5,10 +5,16 @@
 use std::collections::{BTreeSet, HashMap};
 use std::io::{self, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::SystemTime;
 
+use formic_state::State;
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
+
+mod mask;
+
+use self::mask::Mask;
 
 /// A line is cut here; what follows is the next line. Bounds memory against a program that never ends one.
 const MAX_LINE: usize = 64 << 10;
@@ -175,12 +181,28 @@ pub(crate) fn last_lines(path: &Path, lines: usize) -> Vec<String> {
     all[all.len().saturating_sub(lines)..].iter().map(|line| (*line).to_owned()).collect()
 }
 
+/// Takes the values of secrets out of lines. Where they cannot be known, nothing is shown.
+pub(crate) fn mask<'l>(state: &State, lines: impl ExactSizeIterator<Item = &'l mut String>) {
+    if lines.len() == 0 {
+        return;
+    }
+    let mask = Mask::of(state).inspect_err(|error| tracing::warn!(%error, "logs are not shown"));
+    for line in lines {
+        *line = match &mask {
+            Ok(mask) => mask.apply(std::mem::take(line)),
+            Err(_) => "[not shown: the secrets that may be in it cannot be read]".to_owned(),
+        };
+    }
+}
+
 /// A reader of all logs of some services.
 #[derive(Debug)]
 pub struct Logs {
     dir: PathBuf,
     services: Vec<String>,
     which: Which,
+    /// Whose secrets are not shown.
+    secrets: Option<Arc<State>>,
     places: HashMap<PathBuf, Place>,
 }
 
@@ -196,13 +218,28 @@ impl Logs {
     /// Reads under `dir`; no service means all.
     #[must_use]
     pub fn new(dir: PathBuf, services: Vec<String>) -> Self {
-        Self { dir, services, which: Which::default(), places: HashMap::new() }
+        Self { dir, services, which: Which::default(), secrets: None, places: HashMap::new() }
     }
 
     /// Reads only these lines.
     #[must_use]
     pub fn with_which(self, which: Which) -> Self {
         Self { which, ..self }
+    }
+
+    /// Shows none of these secrets.
+    #[must_use]
+    pub fn without_secrets(self, state: Arc<State>) -> Self {
+        Self { secrets: Some(state), ..self }
+    }
+
+    fn masked(&self, mut lines: Vec<Line>) -> Vec<Line> {
+        // Read for every batch of lines: a secret may have been set since the last one.
+        let texts = lines.iter_mut().map(|line| &mut line.text);
+        if let Some(state) = self.secrets.as_deref() {
+            mask(state, texts);
+        }
+        lines
     }
 
     /// Whether there is any log to read at the moment.
@@ -249,7 +286,7 @@ impl Logs {
         // Stable: lines of one moment stay in the order of their files.
         out.sort_by_key(|(time, _)| *time);
         let out = out.split_off(out.len().saturating_sub(lines));
-        Ok(out.into_iter().map(|(_, line)| line).collect())
+        Ok(self.masked(out.into_iter().map(|(_, line)| line).collect()))
     }
 
     /// Skips what is there; following starts with what is written from now on.
@@ -300,7 +337,7 @@ impl Logs {
                 }
             }
         }
-        Ok(out)
+        Ok(self.masked(out))
     }
 }
 
@@ -428,6 +465,27 @@ mod tests {
         let none = Which { instance: "order-9".into(), ..Which::default() };
         assert!(Logs::new(dir.clone(), vec![]).with_which(none).is_empty());
         std::fs::remove_dir_all(&dir).expect("remove");
+    }
+
+    #[tokio::test]
+    async fn the_value_of_a_secret_is_not_shown() {
+        let dir = scratch("masked");
+        let path = dir.join("order/order-1.out.log");
+        std::fs::write(&path, "token=hunter2-and-more\n").expect("write");
+        let state = Arc::new(State::in_memory().expect("state"));
+        let set = |value: &str| {
+            let mut write = state.write().expect("write");
+            write.set_secret("api", &formic_state::Secret::new(value), 1).expect("set");
+            write.commit().expect("commit");
+        };
+        set("hunter2");
+        let mut logs = Logs::new(dir.clone(), vec![]).without_secrets(Arc::clone(&state));
+        assert_eq!(logs.last(0).await.expect("read")[0].text, "token=[secret api]-and-more");
+        set("set meanwhile");
+        let mut file = std::fs::OpenOptions::new().append(true).open(&path).expect("open");
+        file.write_all(b"now set meanwhile\n").expect("write");
+        assert_eq!(logs.more().await.expect("read")[0].text, "now [secret api]");
+        std::fs::remove_dir_all(dir).expect("remove");
     }
 
     #[test]

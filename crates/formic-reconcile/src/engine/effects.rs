@@ -269,7 +269,10 @@ impl Executor {
                 });
             }
             Effect::Tell { service, text, output } => {
-                let log = last_words(&output);
+                let mut log = last_words(&output);
+                if let Some(secrets) = &self.secrets {
+                    logs::mask(secrets.state(), log.iter_mut());
+                }
                 // Nobody may be listening.
                 let _ = self.notices.send(Notice { service, text, log });
             }
@@ -477,9 +480,6 @@ fn put(shelf: &Mutex<Shelf>, service: &str, id: &InstanceId) {
     shelf.lock().unwrap_or_else(PoisonError::into_inner).ended(service, id.as_str());
 }
 
-/// The last lines that an instance wrote to standard error, else to standard output.
-fn last_words(output: &Output) -> Vec<String> {
-    [&output.stderr, &output.stdout]
 /// The manifest's word in the supervisor's.
 fn raw(signal: StopSignal) -> formic_supervise::StopSignal {
     use formic_supervise::StopSignal as Raw;
@@ -494,6 +494,9 @@ fn raw(signal: StopSignal) -> formic_supervise::StopSignal {
     }
 }
 
+/// The last lines that an instance wrote to standard error, else to standard output.
+fn last_words(output: &Output) -> Vec<String> {
+    [&output.stderr, &output.stdout]
         .into_iter()
         .map(|path| logs::last_lines(path, SHOWN))
         .find(|lines| !lines.is_empty())

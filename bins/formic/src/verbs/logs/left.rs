@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use formic_api::control::v1 as pb;
 use formic_reconcile::{Line, Logs, Which};
@@ -10,6 +11,7 @@ use formic_reconcile::{Line, Logs, Which};
 use crate::app::{self, App, STATE};
 use crate::cli::Target;
 use crate::exit::{Failure, Outcome};
+use crate::verbs::up::vault;
 
 /// Where logs are read.
 pub(super) enum Source {
@@ -56,7 +58,7 @@ pub(super) fn logs(folder: &Path) -> PathBuf {
     folder.join(STATE).join("logs")
 }
 
-/// What is asked for.
+/// What is asked for, without its secrets.
 pub(super) async fn read(folder: &Path, request: pb::LogsRequest) -> Outcome<Vec<pb::LogLine>> {
     let which = Which {
         since_unix_ms: request.since_unix_ms,
@@ -64,6 +66,11 @@ pub(super) async fn read(folder: &Path, request: pb::LogsRequest) -> Outcome<Vec
         previous: request.previous.then(BTreeSet::new),
     };
     let mut logs = Logs::new(logs(folder), request.services).with_which(which);
+    let state = folder.join(STATE).join("state");
+    // Without a database there never was a secret.
+    if state.join("state.redb").exists() {
+        logs = logs.without_secrets(Arc::new(vault::open(&state)?));
+    }
     if logs.is_empty() {
         return Err(Failure::user("there is no such log").help("`formic logs` shows all that is there"));
     }

@@ -11,6 +11,7 @@ mod wire;
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use formic_api::control::v1 as pb;
@@ -159,7 +160,8 @@ impl pb::ControlService for Control {
             instance: request.instance.to_owned(),
             previous: request.previous.then(running),
         };
-        let mut logs = Logs::new(self.logs.clone(), services).with_which(which);
+        let logs = Logs::new(self.logs.clone(), services).with_which(which);
+        let mut logs = logs.without_secrets(Arc::clone(self.vault.secrets.state()));
         if logs.is_empty() && !request.instance.is_empty() {
             return Err(Error::not_found(format!("there is no log of an instance {}", request.instance)));
         }

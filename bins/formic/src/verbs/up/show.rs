@@ -40,7 +40,8 @@ impl Show {
     pub(crate) async fn run(self) {
         let mut view = self.control.engine.view();
         let mut notices = self.control.engine.notices();
-        let mut logs = Logs::new(self.logs.clone(), Vec::new());
+        let secrets = Arc::clone(self.control.vault.secrets.state());
+        let mut logs = Logs::new(self.logs.clone(), Vec::new()).without_secrets(secrets);
         logs.skip();
         let colour = output::colour(std::io::stdout().is_terminal());
         let mut prefixes = Prefixes::new(&self.services, colour);
