@@ -58,7 +58,8 @@ fn done(status: &pb::StatusResponse, response: &pb::ChangeResponse) -> String {
         return format!("{} {has} stopped; nothing of {noun} runs", names.join(", "));
     }
     let completed = status.services.iter().any(|service| service.state == "completed");
-    if completed { "all of it runs and answers, or has done its work" } else { "all of it runs and answers" }.into()
+    if completed { "all of it runs and answers, or has done its work" } else { "all of it runs and answers" }
+        .into()
 }
 
 /// Waits until every service is what the index says, or one that was changed has failed.

@@ -62,9 +62,9 @@ fn a_service_is_stopped_started_and_removed() {
     let id = line["instance"].as_str().unwrap();
     assert_eq!(
         app.formic(&["logs", "--instance", id, "--since", "1h", "--json"]).json_lines(),
-        [line.clone()]
+        std::slice::from_ref(&line)
     );
-    assert_eq!(app.formic(&["logs", "b", "--previous", "--json"]).json_lines(), [line.clone()]);
+    assert_eq!(app.formic(&["logs", "b", "--previous", "--json"]).json_lines(), std::slice::from_ref(&line));
     app.formic(&["logs", "--instance", "b-nobody"]).says(1, &["b-nobody"]);
     app.formic(&["stop", "nobody"]).says(1, &["has no service \"nobody\""]);
 
@@ -143,7 +143,8 @@ fn what_is_measured_is_shown_to_people_programs_and_prometheus() {
         assert!(row["cpu_percent"].as_f64().is_some_and(|percent| percent < 100.0), "{row}");
     }
     let engine = &top["engine"];
-    assert!(engine["turns"].as_u64() > Some(0) && engine["writes"].as_u64() >= Some(6), "{engine}");
+    // `formic up` keeps nothing of what it decides; a server does.
+    assert!(engine["turns"].as_u64() > Some(0) && engine["writes"] == 0, "{engine}");
     let once = app.formic(&["top", "--once", "--sort", "memory"]).stdout;
     for part in ["a/0", "MEM*", "two  4/4 ready", "engine  queue "] {
         assert!(once.contains(part), "{part}: {once}");
