@@ -66,3 +66,33 @@ fn what_a_probe_needs_and_what_belongs_to_another() {
         assert!(found == kind && text.contains(part), "{inner}: {found:?} {text}");
     }
 }
+
+#[test]
+fn sockets_are_addresses_with_names() {
+    let two = parse("sockets = { http = '0.0.0.0:8443', admin = '[::1]:9000' }").unwrap().sockets;
+    let two: Vec<_> = two.iter().map(|(name, address)| (name.as_str(), address.to_string())).collect();
+    // By name, which is the order of the descriptors.
+    assert_eq!(two, [("admin", "[::1]:9000".into()), ("http", "0.0.0.0:8443".into())]);
+    for (lines, kind, part) in [
+        ("sockets = { http = 'localhost:80' }", FaultKind::InvalidValue, "is not an address with a port"),
+        ("sockets = { http = '127.0.0.1:0' }", FaultKind::InvalidValue, "needs a port of its own"),
+        ("sockets = { http = 80 }", FaultKind::InvalidValue, "write it like"),
+        ("sockets = { 'a:b' = '127.0.0.1:80' }", FaultKind::InvalidName, "without a colon"),
+        (
+            "sockets = { a = '127.0.0.1:80', b = '127.0.0.1:80' }",
+            FaultKind::DuplicateListen,
+            "already that of",
+        ),
+        ("port = 80\nsockets = { a = '127.0.0.1:80' }", FaultKind::DuplicateListen, "already that of"),
+        ("sockets = '127.0.0.1:80'", FaultKind::WrongType, "sockets"),
+    ] {
+        let (found, text) = parse(lines).unwrap_err();
+        assert!(found == kind && text.contains(part), "{lines}: {text}");
+    }
+    // Another socket is another process, and another revision.
+    let revision = |lines: &str| {
+        let text = format!("[app]\nname = 'a'\n[service.s]\ncommand = ['s']\n{lines}\n");
+        Manifest::parse(&text, "formic.toml").unwrap().revision("s", "1")
+    };
+    assert_ne!(revision("sockets = { a = '127.0.0.1:80' }"), revision("sockets = { a = '127.0.0.1:81' }"));
+}
