@@ -6,7 +6,7 @@
 //!
 //! The same open socket goes to each instance, never another of the same address (`SO_REUSEPORT` would lose what
 //! waits in the queue of one that ends). Under a keeper it outlives the brain; when both were killed, an
-//! instance that was taken over still has it.
+//! instance that was taken over still has it, and it is taken back at once, before that one can end as well.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -18,6 +18,9 @@ use formic_core::ServiceName;
 use formic_supervise::{Socket, Supervisor, keeper, listens_on};
 
 use crate::start::Listen;
+
+/// The addresses to listen on, and the services they are for.
+pub(crate) type Wanted = BTreeMap<SocketAddr, String>;
 
 /// Begins the names of the sockets that the keeper holds for this.
 const HELD: &str = "listen+";
@@ -33,7 +36,7 @@ struct Inner {
     /// Never held for long: what is opened under it is local.
     open: tokio::sync::Mutex<BTreeMap<SocketAddr, Arc<OwnedFd>>>,
     /// The latest word on what is wanted; nothing until there was one.
-    wanted: Mutex<Option<BTreeSet<SocketAddr>>>,
+    wanted: Mutex<Option<Wanted>>,
 }
 
 /// Why there is no socket.
@@ -61,44 +64,29 @@ impl Sockets {
     /// The sockets of these addresses, opened if they are not.
     pub(crate) async fn open(&self, service: &ServiceName, listen: &[Listen]) -> Result<Vec<Socket>, Error> {
         let mut sockets = Vec::with_capacity(listen.len());
-        for (at, Listen { name, address }) in listen.iter().enumerate() {
-            let fd = self.one(service, at, *address).await?;
+        for Listen { name, address } in listen {
+            let fd = self.one(service, *address).await?;
             sockets.push(Socket { name: name.clone(), fd });
         }
         Ok(sockets)
     }
 
-    async fn one(
-        &self,
-        service: &ServiceName,
-        at: usize,
-        address: SocketAddr,
-    ) -> Result<Arc<OwnedFd>, Error> {
+    async fn one(&self, service: &ServiceName, address: SocketAddr) -> Result<Arc<OwnedFd>, Error> {
         let mut open = self.0.open.lock().await;
         if let Some(fd) = open.get(&address) {
             return Ok(Arc::clone(fd));
         }
-        let held = match &self.0.keeper {
-            Some(keeper) => {
-                keeper.take(held_name(address)).await.map_err(|error| Error::Keeper(address, error))?
-            }
-            None => None,
-        };
-        let fd = match held.filter(|fd| listens_on(fd, address)) {
+        let fd = match self.held(address).await? {
             Some(fd) => fd,
             None => {
                 let fd = match TcpListener::bind(address) {
                     Ok(listener) => OwnedFd::from(listener),
                     Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-                        self.take_back(service, at, address)?
+                        self.take_back(service.as_str(), address)?.ok_or(Error::InUse(address))?
                     }
                     Err(error) => return Err(Error::Bind(address, error)),
                 };
-                if let Some(keeper) = &self.0.keeper {
-                    let copy = fd.try_clone().map_err(|error| Error::Bind(address, error))?;
-                    let holding = keeper.hold(held_name(address), copy).await;
-                    holding.map_err(|error| Error::Keeper(address, error))?;
-                }
+                self.hold(address, &fd).await?;
                 fd
             }
         };
@@ -107,23 +95,49 @@ impl Sockets {
         Ok(fd)
     }
 
+    /// By the keeper.
+    async fn held(&self, address: SocketAddr) -> Result<Option<OwnedFd>, Error> {
+        let Some(keeper) = &self.0.keeper else { return Ok(None) };
+        let held = keeper.take(held_name(address)).await.map_err(|error| Error::Keeper(address, error))?;
+        Ok(held.filter(|fd| listens_on(fd, address)))
+    }
+
+    async fn hold(&self, address: SocketAddr, fd: &OwnedFd) -> Result<(), Error> {
+        let Some(keeper) = &self.0.keeper else { return Ok(()) };
+        let copy = fd.try_clone().map_err(|error| Error::Bind(address, error))?;
+        keeper.hold(held_name(address), copy).await.map_err(|error| Error::Keeper(address, error))
+    }
+
     /// From an instance of the service that was handed it by an engine that is no more.
-    fn take_back(&self, service: &ServiceName, at: usize, address: SocketAddr) -> Result<OwnedFd, Error> {
+    fn take_back(&self, service: &str, address: SocketAddr) -> Result<Option<OwnedFd>, Error> {
         let mut refused = None;
-        for process in self.0.supervisor.processes().iter().filter(|process| process.service() == service) {
-            match process.socket(at) {
-                Ok(fd) if listens_on(&fd, address) => return Ok(fd),
+        for process in
+            self.0.supervisor.processes().iter().filter(|process| process.service().as_str() == service)
+        {
+            match process.listener(address) {
+                Ok(Some(fd)) => return Ok(Some(fd)),
                 Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                     refused = Some(process.id().to_string());
                 }
                 _ => {}
             }
         }
-        Err(refused.map_or(Error::InUse(address), |id| Error::Held(address, id)))
+        refused.map_or(Ok(None), |id| Err(Error::Held(address, id)))
     }
 
-    /// Closes all sockets but these, in a task of its own: of several the latest word counts.
-    pub(crate) fn keep(&self, wanted: BTreeSet<SocketAddr>) -> impl Future<Output = ()> + Send + 'static {
+    /// What is wanted and still open somewhere, and neither here nor with the keeper.
+    async fn recover(&self, service: &str, address: SocketAddr) -> Result<Option<OwnedFd>, Error> {
+        if self.held(address).await?.is_some() {
+            return Ok(None);
+        }
+        let Some(fd) = self.take_back(service, address)? else { return Ok(None) };
+        self.hold(address, &fd).await?;
+        Ok(Some(fd))
+    }
+
+    /// Closes all sockets but these, and takes back what instances have of them, in a task of its own: of several
+    /// the latest word counts.
+    pub(crate) fn keep(&self, wanted: Wanted) -> impl Future<Output = ()> + Send + 'static {
         *self.0.wanted.lock().unwrap_or_else(PoisonError::into_inner) = Some(wanted);
         let this = self.clone();
         async move {
@@ -131,9 +145,22 @@ impl Sockets {
             let Some(wanted) = this.0.wanted.lock().unwrap_or_else(PoisonError::into_inner).clone() else {
                 return;
             };
-            open.retain(|address, _| wanted.contains(address));
+            open.retain(|address, _| wanted.contains_key(address));
+            for (address, service) in &wanted {
+                if open.contains_key(address) {
+                    continue;
+                }
+                match this.recover(service, *address).await {
+                    Ok(Some(fd)) => drop(open.insert(*address, Arc::new(fd))),
+                    Ok(None) => {}
+                    // Whoever starts the next instance is told as well.
+                    Err(error) => {
+                        tracing::warn!(%service, error = &error as &dyn std::error::Error, "a socket is not taken back");
+                    }
+                }
+            }
             let Some(keeper) = &this.0.keeper else { return };
-            let names: BTreeSet<String> = wanted.into_iter().map(held_name).collect();
+            let names: BTreeSet<String> = wanted.into_keys().map(held_name).collect();
             let held = keeper.names().await.unwrap_or_default();
             for name in held.into_iter().filter(|name| name.starts_with(HELD) && !names.contains(name)) {
                 if let Err(error) = keeper.release(name.as_str()).await {
@@ -175,15 +202,16 @@ mod tests {
         let first = sockets.open(&service, &listen(free)).await.unwrap();
         let second = sockets.open(&service, &listen(free)).await.unwrap();
         assert!(Arc::ptr_eq(&first[0].fd, &second[0].fd));
-        sockets.keep(BTreeSet::from([free])).await;
+        let wanted = || Wanted::from([(free, service.to_string())]);
+        sockets.keep(wanted()).await;
         assert!(std::net::TcpStream::connect(free).is_ok());
         // An older word that is carried out late closes nothing that a newer one wants.
-        let late = sockets.keep(BTreeSet::new());
-        sockets.keep(BTreeSet::from([free])).await;
+        let late = sockets.keep(Wanted::new());
+        sockets.keep(wanted()).await;
         late.await;
         drop((first, second));
         assert!(std::net::TcpStream::connect(free).is_ok());
-        sockets.keep(BTreeSet::new()).await;
+        sockets.keep(Wanted::new()).await;
         assert!(std::net::TcpStream::connect(free).is_err());
         std::fs::remove_dir_all(dir).unwrap();
     }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -16,6 +17,7 @@ use crate::beside::Commands;
 use crate::cgroup::{Group, Groups};
 use crate::exit::ExitStatus;
 use crate::failpoint;
+use crate::handed::{self, listens_on};
 use crate::identity::Identity;
 use crate::keeper;
 use crate::pidfd::{PidFd, Waited, ended};
@@ -275,18 +277,24 @@ impl Process {
         self.lock_record().stderr.clone()
     }
 
-    /// The socket that it was handed as its first, second and so on, from 0: the same socket, for the next one
-    /// that is to have it. For an engine that has taken the process over, and with it no socket.
+    /// The socket with which it listens there: the same socket, for the next one that is to have it. `None` if it has
+    /// none. For an engine that has taken the process over, and with it no socket. Where it keeps the socket is the
+    /// program's own affair: many give it another number than the one it was handed under.
     ///
     /// # Errors
-    /// It has no such descriptor any more, or the system does not let this process look into that one.
-    pub fn socket(&self, at: usize) -> io::Result<OwnedFd> {
-        let number = i32::try_from(at).ok().and_then(|at| formic_handed::FIRST.checked_add(at));
-        let number = number.ok_or(io::ErrorKind::InvalidInput)?;
-        match self.0.leader.pidfd() {
-            Some(pidfd) => pidfd.get_ref().descriptor(number),
-            None => Err(io::ErrorKind::NotFound.into()),
+    /// The system does not let this process look into that one.
+    pub fn listener(&self, address: SocketAddr) -> io::Result<Option<OwnedFd>> {
+        let Some(pidfd) = self.0.leader.pidfd() else { return Ok(None) };
+        // Should the number be another's by now, what is taken below is still of the right process.
+        for number in handed::sockets(self.pid())? {
+            match pidfd.get_ref().descriptor(number) {
+                Ok(socket) if listens_on(&socket, address) => return Ok(Some(socket)),
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(error),
+                // Another socket, or closed meanwhile.
+                _ => {}
+            }
         }
+        Ok(None)
     }
 
     /// How the main process ended, or `None` while it runs. Of an adopted one `None` also while nobody can

@@ -15,7 +15,6 @@ mod wish;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ffi::OsString;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,6 +32,7 @@ use super::cell::{Cell, StopKind};
 use super::effects::{Answer, Effect};
 use super::{Command, Config, Generation, Stopped};
 use crate::journal::{Kind, News};
+use crate::sockets::Wanted;
 use crate::start::Listen;
 
 /// What has just been done has deadlines of its own, and may let a rollout go on; so often it is planned
@@ -122,7 +122,7 @@ pub(crate) struct Core {
     /// Instances that are hidden from those who call.
     hidden: BTreeSet<String>,
     /// The public addresses that are kept open, once somebody has said what is wanted.
-    listening: Option<BTreeSet<SocketAddr>>,
+    listening: Option<Wanted>,
     /// For what nothing was done at the last turn, by service and slot.
     waits: BTreeMap<(String, u32), WaitCause>,
     /// Who waits for the end, once there is to be one.
@@ -306,12 +306,14 @@ impl Core {
         if self.wants_nothing_yet() {
             return;
         }
-        let mut wanted = BTreeSet::new();
-        for start in self.desired.services.iter().flat_map(formic_plan::Service::starts) {
-            // Read only where there is something to read: this is every turn's.
-            if let Some(listen) = start.get("listen") {
-                let listen: Vec<Listen> = serde_json::from_value(listen.clone()).unwrap_or_default();
-                wanted.extend(listen.into_iter().map(|listen| listen.address));
+        let mut wanted = Wanted::new();
+        for service in &self.desired.services {
+            for start in service.starts() {
+                // Read only where there is something to read: this is every turn's.
+                if let Some(listen) = start.get("listen") {
+                    let listen: Vec<Listen> = serde_json::from_value(listen.clone()).unwrap_or_default();
+                    wanted.extend(listen.into_iter().map(|listen| (listen.address, service.name.clone())));
+                }
             }
         }
         if self.listening.as_ref() != Some(&wanted) {

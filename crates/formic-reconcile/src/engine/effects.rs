@@ -5,7 +5,6 @@
 //! report that cannot be sent means that nobody is left to care.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -31,7 +30,7 @@ use crate::ports::{Ports, is_taken};
 use crate::probe::{Target, Way};
 use crate::secrets::{self, Given, Secrets};
 use crate::shelf::{self, Shelf};
-use crate::sockets::Sockets;
+use crate::sockets::{Sockets, Wanted};
 use crate::start::Listen;
 
 /// How many lines of a failed instance are shown.
@@ -72,7 +71,7 @@ pub(crate) enum Effect {
     /// Hide these instances from those who call, and no others.
     Hide(BTreeSet<String>),
     /// Keep the public sockets of these addresses open, and no others.
-    Listen(BTreeSet<SocketAddr>),
+    Listen(Wanted),
     /// Answer a command.
     Answer(Answer),
 }

@@ -93,6 +93,28 @@ async fn two_generations_accept_from_one_socket_and_no_connection_is_lost() {
     assert!(TcpStream::connect(address).is_err());
 }
 
+/// The next engine has no socket but those that instances have kept, each wherever it likes.
+#[tokio::test]
+async fn a_socket_is_taken_back_from_whoever_was_handed_it() {
+    let scene = Scene::new("back");
+    let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    let addresses = listeners.each_ref().map(|listener| listener.local_addr().unwrap());
+    let sockets = listeners.map(|listener| Socket::new("http", listener)).to_vec();
+    // The first is kept under another number, and the second under its own.
+    let script = "exec 9<&3 3<&-; echo moved; exec sleep 600";
+    let process = scene.supervisor.spawn(scene.script("a-1", script).with_sockets(sockets)).await.unwrap();
+    scene.lines("a-1", 1).await;
+    let heir = scene.heir(crate::scene::features());
+    let adopted = heir.adopt(Duration::ZERO).await.unwrap();
+    assert_eq!(adopted.len(), 1);
+    let taken = addresses.map(|address| heir.processes()[0].listener(address).unwrap().unwrap());
+    assert!(heir.processes()[0].listener("127.0.0.1:1".parse().unwrap()).unwrap().is_none());
+    process.kill().await.unwrap();
+    assert!(addresses.iter().all(|address| TcpStream::connect(address).is_ok()));
+    drop(taken);
+    assert!(addresses.iter().all(|address| TcpStream::connect(address).is_err()));
+}
+
 #[tokio::test]
 async fn nothing_of_the_engine_is_inherited() {
     let scene = Scene::new("inherit");

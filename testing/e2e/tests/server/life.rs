@@ -1,8 +1,11 @@
 //! A server that is killed, replaced, detached, damaged and brought back.
 
+use std::io::Read as _;
+use std::net::TcpStream;
+use std::path::Path;
 use std::time::Duration;
 
-use formic_e2e::{Managed, Manifest, alive, formic, of_application, wait_for, wait_until};
+use formic_e2e::{Managed, Manifest, alive, formic, free_port, of_application, wait_for, wait_until};
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -126,6 +129,70 @@ fn detached_workloads_go_on_and_are_taken_over() {
     managed.formic(&["stop", "--now"]).says(0, &[]);
     managed.formic(&["server", "stop"]).says(0, &["nothing was running"]);
     assert_eq!(of_application(&managed.folder()), Vec::<u32>::new());
+}
+
+/// Answers with its process number, from the socket that it was handed, which it keeps under another number.
+const PUBLIC: &str = r#"
+import os, socket
+kept = os.dup(3)
+os.close(3)
+listener = socket.socket(fileno=kept)
+while True:
+    connection, _ = listener.accept()
+    connection.sendall(str(os.getpid()).encode())
+    connection.close()
+"#;
+
+/// Whether a process has the socket that listens on this port.
+fn has_listener(pid: u32, port: u16) -> bool {
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let inode = table.lines().find_map(|line| {
+        let fields: Vec<_> = line.split_whitespace().collect();
+        (fields[1].ends_with(&format!(":{port:04X}")) && fields[3] == "0A").then(|| fields[9].to_owned())
+    });
+    let Some(inode) = inode else { return false };
+    let Ok(descriptors) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
+    let link = format!("socket:[{inode}]");
+    descriptors.flatten().any(|entry| std::fs::read_link(entry.path()).is_ok_and(|to| to == Path::new(&link)))
+}
+
+#[test]
+fn a_public_socket_outlives_all_who_have_it_but_one() {
+    let port = free_port();
+    let manifest = format!(
+        "[app]\nname = \"public\"\n[service.web]\ncommand = [\"python3\", \"web.py\"]\n\
+         sockets = {{ http = \"127.0.0.1:{port}\" }}\nhealth = {{ ready = \"none\" }}\n\
+         update = {{ min_ready = \"0s\", keep_old = \"0s\" }}\n"
+    );
+    let managed = Managed::new(&Manifest::of(&manifest), &[]);
+    std::fs::write(managed.folder().join("web.py"), PUBLIC).unwrap();
+    managed.formic(&["apply", "--wait"]).says(0, &[]);
+    let ask = || {
+        let mut connection = TcpStream::connect(("127.0.0.1", port)).expect("somebody listens at all times");
+        connection.set_read_timeout(Some(SOON)).unwrap();
+        let mut answer = String::new();
+        connection.read_to_string(&mut answer).unwrap();
+        answer.parse::<u32>().unwrap()
+    };
+    let all_but_it = |managed: &Managed| {
+        let (brain, keeper) = (managed.brain(), managed.keeper());
+        managed.kill(keeper);
+        managed.kill(brain);
+        wait_until("both to be gone", SOON, || !alive(brain) && !alive(keeper));
+        managed.serve();
+    };
+    let first = ask();
+    all_but_it(&managed);
+    managed.formic(&["restart", "web"]).says(0, &[]);
+    wait_until("the next one in its place", SOON, || !alive(first));
+    let second = ask();
+    assert_ne!(first, second);
+    // Taken back at once, not when it is needed: then the one that has it may be gone.
+    all_but_it(&managed);
+    let keeper = managed.keeper();
+    wait_until("the keeper to have it again", SOON, || has_listener(keeper, port));
+    managed.kill(second);
+    assert_ne!(ask(), second);
 }
 
 #[test]

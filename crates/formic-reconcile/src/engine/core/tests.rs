@@ -171,7 +171,7 @@ impl World {
             // Nobody listens: what every order begins with.
             Effect::Listen(wanted) if wanted.is_empty() => return None,
             Effect::Listen(wanted) => {
-                let wanted: Vec<String> = wanted.iter().map(ToString::to_string).collect();
+                let wanted: Vec<String> = wanted.keys().map(ToString::to_string).collect();
                 format!("listen on {}", wanted.join(" and "))
             }
             Effect::Answer(answer) => {
