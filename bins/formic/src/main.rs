@@ -22,6 +22,7 @@ fn main() -> ExitCode {
         Some(arg) if arg == formic_supervise::keeper::ARGUMENT => formic_supervise::keeper::main(),
         _ => {}
     }
+    pass_over_findings();
     let cli = cli::Cli::parse();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let outcome = match runtime {
@@ -34,4 +35,14 @@ fn main() -> ExitCode {
         Err(error) => Err(exit::Failure::user("the system gives no threads or event queue").because(error)),
     };
     exit::finish(outcome)
+}
+
+/// What is damaged may make its reader panic, which is told as damage: the backtrace of a fault of ours would mislead.
+fn pass_over_findings() {
+    let others = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if std::thread::current().name() != Some(formic_state::READER) {
+            others(panic);
+        }
+    }));
 }

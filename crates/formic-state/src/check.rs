@@ -2,7 +2,7 @@
 //!
 //! The library repairs on opening, in place, and some damage makes it panic instead of saying so. Both are
 //! no harm to a copy. The file is small (history and events are bounded), so a copy costs little. Of a panic
-//! the process's hook may still write a line; the library leaves that hook alone.
+//! the process's hook may still write a line; the library leaves that hook alone, and names the thread.
 
 use std::any::Any;
 use std::thread;
@@ -27,12 +27,16 @@ pub(crate) enum Verdict {
     Damaged(String),
 }
 
+/// The name of the thread that reads a file for damage. A panic there is a finding, which is told as one: the hook of
+/// a program does well to pass over it.
+pub const READER: &str = "formic-state-check";
+
 /// Reads all of it. Takes a thread, so that a panic ends there.
 pub(crate) fn check(bytes: Vec<u8>) -> Verdict {
     if bytes.len() < SHORTEST {
         return Verdict::Damaged(format!("it has only {} bytes", bytes.len()));
     }
-    let examined = thread::Builder::new().name("formic-state-check".into()).spawn(move || examine(&bytes));
+    let examined = thread::Builder::new().name(READER.into()).spawn(move || examine(&bytes));
     let Ok(examined) = examined else {
         return Verdict::Damaged("it could not be examined: the system gives no thread".into());
     };

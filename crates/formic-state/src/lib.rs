@@ -36,6 +36,7 @@ mod schema;
 mod secrets;
 mod state;
 
+pub use check::READER;
 pub use error::{Error, OpenError};
 pub use events::{Event, Events, InvalidToken, KEPT_EVENTS, Token};
 pub use folder::{DATABASE, KEY, set_aside};

@@ -11,14 +11,17 @@ use formic_supervise::{Record, boot_id, is_running};
 
 use super::{App, LOCK, STATE, in_folder};
 use crate::exit::{Failure, Outcome};
+use crate::output;
 use crate::verbs::server::{Place, instances};
 use crate::verbs::up::manifest;
 
 /// The file within the state that a keeper holds open and locked, whether or not it has a brain.
 const KEEPER_LOCK: &str = "keeper/keeper.lock";
 /// So long a command waits for who holds a lock and does not answer: a brain that is followed by another is away for
-/// a part of that.
-const AWAY: Duration = Duration::from_secs(2);
+/// a small part of that, and on a machine that has much else to do for more.
+const AWAY: Duration = Duration::from_secs(10);
+/// After this the wait is told of.
+const SILENT: Duration = Duration::from_secs(1);
 /// How often it is looked whether somebody answers.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -32,13 +35,18 @@ pub(super) fn own(from: &Path) -> Option<&Path> {
 
 /// The application of this folder; while somebody holds one of its locks, it is waited for a moment.
 pub(super) async fn waited(folder: &Path) -> Option<App> {
-    let limit = Instant::now() + AWAY;
+    let begun = Instant::now();
+    let mut told = false;
     loop {
         if let Some(app) = in_folder(folder).await {
             return Some(app);
         }
-        if Instant::now() >= limit || !held().iter().any(|held| held == folder) {
+        if begun.elapsed() >= AWAY || !held().iter().any(|held| held == folder) {
             return None;
+        }
+        if begun.elapsed() >= SILENT && !told {
+            told = true;
+            output::talk(&format!("{} does not answer yet: waiting for it, at most {AWAY:?}", name(folder)));
         }
         tokio::time::sleep(LOOK).await;
     }

@@ -31,7 +31,7 @@ const BACK: u32 = 6;
 /// The states in which an order can be half done.
 const HALF_DONE: [&str; 6] =
     ["PLACED", "STOCK_RESERVED", "PAYMENT_AUTHORIZED", "PAID", "SHIPPING_BOOKED", "UNDOING"];
-const MOST_WAVES: usize = 4;
+const MOST_WAVES: usize = 8;
 /// For one order, through a crash and a restart.
 const PATIENCE: Duration = Duration::from_secs(60);
 const QUANTITY: u32 = 2;

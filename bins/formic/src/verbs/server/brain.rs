@@ -60,6 +60,8 @@ pub(crate) async fn run(folder: &Path) -> Outcome {
     let _lock = super::lock(&state.lock(), &features)
         .await
         .map_err(|error| Failure::user("cannot lock the application").because(error))?;
+    // One whose keeper died meanwhile would touch the state, and answer, in the place of the next.
+    keeper.names().await.map_err(|error| Failure::user("the keeper is gone").because(error))?;
     let database = open(&state).await?;
     let config = formic_supervise::Config {
         keeper: Some(keeper.clone()),
