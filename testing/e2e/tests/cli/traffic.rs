@@ -257,6 +257,9 @@ fn who_does_not_answer_is_named_and_what_is_unknown_is_refused() {
         let name = endpoint[name].as_str().unwrap();
         app.formic(&["traffic", "product", "--reset", name]).says(0, &[]);
     }
+    // It is asked from the moment at which it has said that it can be.
+    let knows_user = || app.formic(&["traffic", "product", "--from", "user"]).code == Some(0);
+    wait_until("user to attend", SOON, knows_user);
     let user = app.pid_of("user");
     assert!(signal(user, Signal::STOP));
     let seen = traffic(&app, "product");
