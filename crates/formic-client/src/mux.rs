@@ -1,13 +1,14 @@
 //! The multiplexed wire: to which endpoints it is spoken, and one attempt over it.
 
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+mod spoken;
+
+use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use formic_core::{Endpoint, Error};
-use formic_mux::client::{Connect, Failure};
-use formic_mux::{ANNOUNCED, Limits};
+use formic_mux::Limits;
+use formic_mux::client::{Connect, Failure, NoGreeting};
 use formic_rpc::{Answer, Body};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
@@ -16,12 +17,12 @@ use tokio_util::task::TaskTracker;
 use crate::outgoing::Outgoing;
 use crate::remote::{Remote, Sender, Trouble};
 use crate::{Config, Transport, connect, headers, wire};
+use spoken::Unanswered;
+
+pub(crate) use spoken::Spoken;
 
 /// The name of this transport in reports.
 pub(crate) const NAME: &str = "multiplexed";
-
-/// How long an endpoint that does not answer the greeting is not asked again.
-const REFUSED_FOR: Duration = Duration::from_secs(60);
 
 /// A dead peer is found within three seconds: silence of one, and no answer for another one and a half.
 const PING: Duration = Duration::from_secs(1);
@@ -30,39 +31,11 @@ const PING_TIMEOUT: Duration = Duration::from_millis(1500);
 /// Without pings nothing is noticed but what the system says.
 const NEVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
-/// What is known of an endpoint.
-#[derive(Debug, Default)]
-pub(crate) struct Spoken {
-    /// By the registry.
-    announced: AtomicBool,
-    /// The last connection was one.
-    spoken: AtomicBool,
-    /// It did not greet back; not asked again before then.
-    not_before: Mutex<Option<Instant>>,
-}
-
 /// What connections of a client are made with.
 pub(crate) struct Dialer {
     transport: Transport,
     connector: Option<Arc<dyn crate::Connect>>,
     connect: Connect,
-}
-
-// === impl Spoken ===
-
-impl Spoken {
-    pub(crate) fn announce(&self, metadata: &BTreeMap<String, String>) {
-        self.announced.store(metadata.contains_key(ANNOUNCED), Ordering::Relaxed);
-    }
-
-    fn not_before(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
-        self.not_before.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whether the endpoint's connections are multiplexed, as of the last that was made.
-    pub(crate) fn is_spoken(&self) -> bool {
-        self.spoken.load(Ordering::Relaxed)
-    }
 }
 
 // === impl Dialer ===
@@ -85,16 +58,16 @@ impl Dialer {
     pub(crate) fn tries(&self, spoken: &Spoken) -> bool {
         let wanted = match self.transport {
             Transport::Http => false,
-            Transport::Auto => spoken.announced.load(Ordering::Relaxed),
+            Transport::Auto => spoken.is_announced(),
             Transport::Multiplexed => true,
         };
-        wanted && spoken.not_before().is_none_or(|then| then <= Instant::now())
+        wanted && spoken.is_open(Instant::now())
     }
 
-    /// Connects and greets. `None` if the endpoint does not greet back: it has a connection for HTTP coming.
+    /// Connects and greets. `None` if the endpoint is to be called over HTTP, on a connection of its own.
     ///
     /// # Errors
-    /// If there is no connection at all.
+    /// If there is no connection, or it ends, or nothing is heard, before a greeting for which there is reason to wait.
     pub(crate) async fn dial(
         &self,
         endpoint: &Endpoint,
@@ -105,19 +78,30 @@ impl Dialer {
             .await
             .map_err(|_| Trouble::Slow(limit))?;
         let io = io.map_err(|error| Trouble::Connect(Arc::new(error)))?;
-        let name = endpoint.to_string().into();
-        let reason = match timeout(limit / 2, formic_mux::client::connect(io, name, &self.connect)).await {
+        let (name, limit) = (endpoint.to_string().into(), limit / 2);
+        let trouble = match timeout(limit, formic_mux::client::connect(io, name, &self.connect)).await {
             Ok(Ok(sender)) => {
-                spoken.spoken.store(true, Ordering::Relaxed);
+                spoken.answered();
                 return Ok(Some(sender));
             }
-            Ok(Err(reason)) => reason.to_string(),
-            Err(_) => "no greeting in time".into(),
+            Ok(Err(reason @ NoGreeting::Foreign(_))) => {
+                tracing::debug!(%endpoint, %reason, "endpoint is called over HTTP");
+                spoken.refused(Instant::now());
+                return Ok(None);
+            }
+            Ok(Err(reason @ NoGreeting::Closed)) => {
+                Trouble::Connect(Arc::new(io::Error::new(io::ErrorKind::UnexpectedEof, reason)))
+            }
+            Ok(Err(NoGreeting::Io(error))) => Trouble::Connect(Arc::new(error)),
+            Err(_) => Trouble::Slow(limit),
         };
-        tracing::debug!(%endpoint, reason, "endpoint is called over HTTP");
-        spoken.spoken.store(false, Ordering::Relaxed);
-        *spoken.not_before() = Some(Instant::now() + REFUSED_FOR);
-        Ok(None)
+        match spoken.unanswered(Instant::now()) {
+            Unanswered::Failed => Err(trouble),
+            Unanswered::Http => {
+                tracing::debug!(%endpoint, reason = %trouble, "endpoint is called over HTTP");
+                Ok(None)
+            }
+        }
     }
 }
 

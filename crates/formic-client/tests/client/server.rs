@@ -21,6 +21,7 @@ use futures::StreamExt;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -208,6 +209,16 @@ fn accept(echo: &Arc<Echo>) -> Arc<formic_mux::Accept> {
         max_deadline: long,
         book: formic_mux::learn::Book::default(),
     })
+}
+
+/// Answers on one connection to its end, over the multiplexed wire with so many calls at a time.
+pub(crate) async fn answer_mux<S>(io: S, echo: &Arc<Echo>, calls: u32)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let mut accept = Arc::into_inner(accept(echo)).unwrap();
+    accept.limits.calls = calls;
+    formic_mux::serve(io, &[], Arc::new(accept), None, CancellationToken::new()).await;
 }
 
 /// A server of the service. Dropping it kills it: no goodbye, connections reset.
