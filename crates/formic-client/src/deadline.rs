@@ -9,6 +9,7 @@ use bytes::Bytes;
 use formic_core::Error;
 use formic_rpc::{Answer, Body, ByteStream, Call};
 use futures::Stream;
+use tokio::task::coop::consume_budget;
 use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 
 /// Later than any deadline that means something; keeps sums from overflowing.
@@ -54,6 +55,9 @@ impl Deadline {
         F: Future<Output = Result<Answer, Error>>,
     {
         let late = |_| Error::deadline_exceeded("the deadline passed before there was an answer");
+        // A call to an endpoint that is down fails without a wait. Whoever asks again and again would have its thread for itself,
+        // and no timer on it, the deadlines of other calls among them, would be looked at.
+        consume_budget().await;
         let mut answer = timeout_at(self.until, call()).await.map_err(late)??;
         if self.stream
             && let Body::Stream(stream) = answer.body

@@ -8,6 +8,7 @@ use formic_rpc::context::Scope;
 use formic_rpc::trace::TRACEPARENT;
 use formic_rpc::{Answer, BoxFuture, Call, Handle, Intercepted, Interceptor};
 use http::{HeaderName, HeaderValue};
+use tokio::task::coop::consume_budget;
 use tokio::time::Instant;
 
 use crate::deadline::Deadline;
@@ -42,7 +43,7 @@ impl Handle for Stack {
         let scope = Scope::current();
         let deadline = match Deadline::settle(&mut call, scope.deadline, self.timeout, Instant::now()) {
             Ok(deadline) => deadline,
-            Err(error) => return Box::pin(std::future::ready(Err(error))),
+            Err(error) => return fail(error),
         };
         let trace = trace::next(scope.trace, &call.metadata);
         if scope.priority != Priority::Normal && !call.metadata.as_headers().contains_key(PRIORITY) {
@@ -76,6 +77,14 @@ impl Handle for Refusal {
     }
 
     fn call(&self, _call: Call) -> BoxFuture<'static, Result<Answer, Error>> {
-        Box::pin(std::future::ready(Err(self.0.clone())))
+        fail(self.0.clone())
     }
+}
+
+/// A call that failed before it began.
+fn fail(error: Error) -> BoxFuture<'static, Result<Answer, Error>> {
+    Box::pin(async {
+        consume_budget().await;
+        Err(error)
+    })
 }

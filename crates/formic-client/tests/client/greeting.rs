@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -247,4 +247,28 @@ async fn hang(channel: Channel, allowed: Duration) -> (Duration, Duration, Error
     call.deadline = Some(began + allowed);
     let Err(error) = channel.call(call).await else { panic!("it never answers") };
     (began.elapsed(), allowed, error)
+}
+
+#[tokio::test]
+async fn calls_that_fail_at_once_let_others_on_their_thread_run() {
+    const MANY: usize = 100_000;
+    let nobody = dead().await;
+    let channel = Client::without_registry(Config::default()).at(nobody);
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = Arc::clone(&stop);
+    let calls = tokio::spawn(async move {
+        for n in 0..MANY {
+            let error = channel.call(call_of(SAY, "hi")).await.unwrap_err();
+            assert!(error.is_unsent(), "{error}");
+            if stopped.load(Ordering::SeqCst) {
+                return n;
+            }
+        }
+        MANY
+    });
+    // Whoever else has something to do on this thread, a timer for one.
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    stop.store(true, Ordering::SeqCst);
+    let made = within("the calls to end", calls).await.unwrap();
+    assert!(made < MANY, "{made} calls failed before anybody else came to run");
 }
