@@ -13,16 +13,22 @@ use std::time::Duration;
 
 use formic::core::{Kind, Method};
 use formic::tokio::task::JoinSet;
-use formic::tokio::time::{Instant, timeout};
+use formic::tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use formic::{Channel, Client, Code, Error};
 use formic_client::{Config, Transport};
 use formic_rpc::{Body, Call, Codec};
 
-/// How much later than its deadline a call may end on a machine that has other things to do.
+/// A call that has not ended so long after its deadline, though this process had time to look, hangs.
 const SLACK: Duration = Duration::from_secs(2);
 
-/// A call that has not ended so long after its deadline never will.
-const NEVER: Duration = Duration::from_secs(30);
+/// How often it is looked whether this process has time.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// How long a server is waited for.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long a caller waits after it found nobody.
+const PAUSE: Duration = Duration::from_millis(2);
 
 /// Every other span of this length most calls are canceled.
 const STORM: Duration = Duration::from_millis(400);
@@ -55,6 +61,11 @@ pub struct Tally {
     pub wrong: AtomicU64,
     /// Not over by their deadline.
     pub hung: AtomicU64,
+    /// How long after its deadline the latest call ended, and the longest that this process was not let run; both in milliseconds.
+    /// A machine with other things to do makes both alike.
+    pub latest: AtomicU64,
+    /// See `latest`.
+    pub stalled: AtomicU64,
 }
 
 impl Tally {
@@ -78,39 +89,102 @@ impl Tally {
     }
 }
 
+/// A client, and the relay between it and the server.
+pub struct Begun {
+    plan: Plan,
+    relay: relay::Relay,
+    channel: Channel,
+}
+
+impl std::fmt::Debug for Begun {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Begun").field("plan", &self.plan).finish_non_exhaustive()
+    }
+}
+
 /// Makes the calls, through a relay in front of the server.
 ///
 /// # Errors
-/// If the relay cannot listen, or what must hold did not; in words.
+/// If the relay cannot listen, there is no server, or what must hold did not; in words.
 pub async fn run(upstream: SocketAddr, plan: Plan, cuts: bool) -> Result<String, String> {
-    let (relay, at) =
-        relay::Relay::start(upstream, plan.seed, cuts).await.map_err(|error| error.to_string())?;
-    let tally = Arc::new(Tally::default());
-    let began = Instant::now();
-    let client = Client::without_registry(Config { transport: Transport::Multiplexed, ..Config::default() });
-    let channel = client.at(at.into());
-    let next = Arc::new(AtomicU64::new(0));
-    let mut callers = JoinSet::new();
-    for index in 0..plan.callers {
-        let caller = Caller {
-            channel: channel.clone(),
-            random: fastrand::Rng::with_seed(plan.seed ^ index.wrapping_mul(0x9e37_79b9_7f4a_7c15)),
-            tally: Arc::clone(&tally),
-            began,
-        };
-        callers.spawn(caller.all(Arc::clone(&next), plan.calls));
+    Begun::begin(upstream, plan, cuts).await?.run().await
+}
+
+impl Begun {
+    /// Connects: from here on the client knows what the server speaks.
+    ///
+    /// # Errors
+    /// If the relay cannot listen, or there is no server.
+    pub async fn begin(upstream: SocketAddr, plan: Plan, cuts: bool) -> Result<Self, String> {
+        let (relay, at) =
+            relay::Relay::start(upstream, plan.seed, cuts).await.map_err(|error| error.to_string())?;
+        let config = Config { transport: Transport::Multiplexed, ..Config::default() };
+        let channel = Client::without_registry(config).at(at.into());
+        greet(&channel).await?;
+        Ok(Self { plan, relay, channel })
     }
-    while let Some(ended) = callers.join_next().await {
-        ended.map_err(|error| format!("a caller broke: {error}"))?;
+
+    /// Makes the calls.
+    ///
+    /// # Errors
+    /// If what must hold did not; in words.
+    pub async fn run(self) -> Result<String, String> {
+        let Self { plan, relay, channel } = self;
+        let tally = Arc::new(Tally::default());
+        let began = Instant::now();
+        let mut stalls = JoinSet::new();
+        stalls.spawn(watch_stalls(Arc::clone(&tally)));
+        let next = Arc::new(AtomicU64::new(0));
+        let mut callers = JoinSet::new();
+        for index in 0..plan.callers {
+            let caller = Caller {
+                channel: channel.clone(),
+                random: fastrand::Rng::with_seed(plan.seed ^ index.wrapping_mul(0x9e37_79b9_7f4a_7c15)),
+                tally: Arc::clone(&tally),
+                began,
+            };
+            callers.spawn(caller.all(Arc::clone(&next), plan.calls));
+        }
+        while let Some(ended) = callers.join_next().await {
+            ended.map_err(|error| format!("a caller broke: {error}"))?;
+        }
+        stalls.shutdown().await;
+        let watched = relay.stop().await;
+        let counts = tally.all().map(|(name, count)| format!("\"{name}\":{count}")).join(",");
+        let [latest, stalled] = [&tally.latest, &tally.stalled].map(|count| count.load(Ordering::Relaxed));
+        let line = format!(
+            "{{{counts},{watched},\"latest_ms\":{latest},\"stalled_ms\":{stalled},\"seconds\":{:.1}}}",
+            began.elapsed().as_secs_f64()
+        );
+        let broken = [&tally.wrong, &tally.hung].iter().any(|count| count.load(Ordering::Relaxed) > 0);
+        if broken || watched.is_broken() || tally.ended() != plan.calls {
+            return Err(line);
+        }
+        Ok(line)
     }
-    let watched = relay.stop().await;
-    let counts = tally.all().map(|(name, count)| format!("\"{name}\":{count}")).join(",");
-    let line = format!("{{{counts},{watched},\"seconds\":{:.1}}}", began.elapsed().as_secs_f64());
-    let broken = [&tally.wrong, &tally.hung].iter().any(|count| count.load(Ordering::Relaxed) > 0);
-    if broken || watched.is_broken() || tally.ended() != plan.calls {
-        return Err(line);
+}
+
+/// Makes a first call, so that the client knows what is spoken before the weather turns bad.
+async fn greet(channel: &Channel) -> Result<(), String> {
+    let give_up = Instant::now() + PATIENCE;
+    loop {
+        let request = server::request(0, 0, false, &mut fastrand::Rng::new(), 0);
+        let call = Call::new(Method::new(server::PATH, Kind::Unary), Codec::Proto, Body::Message(request));
+        match channel.call(call).await {
+            Ok(_) => return Ok(()),
+            Err(error) if Instant::now() > give_up => return Err(format!("there is no server: {error}")),
+            Err(_) => sleep(LOOK).await,
+        }
     }
-    Ok(line)
+}
+
+/// Notes by how much a timer of this process comes too late.
+async fn watch_stalls(tally: Arc<Tally>) {
+    loop {
+        let due = Instant::now() + LOOK;
+        sleep_until(due).await;
+        tally.stalled.fetch_max(due.elapsed().as_millis() as u64, Ordering::Relaxed);
+    }
 }
 
 struct Caller {
@@ -159,14 +233,19 @@ impl Caller {
                 Err(_) => &self.tally.canceled,
             }
         } else {
-            match timeout(allowed + NEVER, calling).await {
-                Ok(answer) if Instant::now() < deadline + SLACK => {
-                    self.judge(answer.map(|answer| answer.body), &expected)
-                }
-                _ => &self.tally.hung,
+            // The call is looked at before the clock: a process that was not let run has not seen the deadline itself.
+            let outcome = timeout_at(deadline + SLACK, calling).await;
+            self.tally.latest.fetch_max(deadline.elapsed().as_millis() as u64, Ordering::Relaxed);
+            match outcome {
+                Ok(answer) => self.judge(answer.map(|answer| answer.body), &expected),
+                Err(_) => &self.tally.hung,
             }
         };
         count.fetch_add(1, Ordering::Relaxed);
+        if std::ptr::eq(count, &raw const self.tally.lost) {
+            // Nobody is there: it is not asked for the answer of the next call at once.
+            sleep(PAUSE).await;
+        }
     }
 
     fn judge(&self, answer: Result<Body, Error>, expected: &[u8]) -> &AtomicU64 {

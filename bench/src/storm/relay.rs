@@ -31,6 +31,8 @@ pub struct Watched {
     silent: AtomicU64,
     requests: AtomicU64,
     answers: AtomicU64,
+    /// Connections of callers who fell back to HTTP, in which nothing is read.
+    http: AtomicU64,
     /// Numbers that were answered twice.
     twice: AtomicU64,
     /// Answers to what was never asked, numbers that were used twice, frames that are none.
@@ -59,6 +61,7 @@ impl std::fmt::Display for Watched {
             ("silent", &self.silent),
             ("requests_seen", &self.requests),
             ("answers_seen", &self.answers),
+            ("http", &self.http),
             ("answered_twice", &self.twice),
             ("strange_frames", &self.strange),
         ];
@@ -211,6 +214,12 @@ impl Follow {
         self.rest.extend_from_slice(bytes);
         let mut at = 0;
         if !self.greeted {
+            if self.rest.first().is_some_and(|&first| first != MAGIC[0]) {
+                // The answer goes the way of the question.
+                self.watched.http.fetch_add(u64::from(self.up), Ordering::Relaxed);
+                self.lost = true;
+                return;
+            }
             let Some(&limits) = self.rest.get(10) else { return };
             let length = 11 + 6 * usize::from(limits);
             if self.rest.len() < length {
