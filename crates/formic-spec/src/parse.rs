@@ -254,8 +254,8 @@ fn read_traffic(
 ) -> BTreeMap<String, Value> {
     let own = services
         .iter_mut()
-        .filter_map(|located| Some((located.service.name.clone(), located.traffic.take()?)));
-    let mut all: BTreeMap<String, Value> = own.collect();
+        .filter_map(|located| Some((located.service.name.clone(), vec![located.traffic.take()?])));
+    let mut parts: BTreeMap<String, Vec<traffic::Part>> = own.collect();
     for (key, table) in top.section("client", notes).map(Section::entries).unwrap_or_default() {
         let name = key.get_ref().to_string();
         let path = format!("client.{name}");
@@ -269,10 +269,12 @@ fn read_traffic(
         };
         let mut section = Section::new(inner, key.span(), path);
         if let Some(over) = traffic::read(&mut section, notes) {
-            value::merge(all.entry(name).or_insert_with(|| Value::Object(Map::new())), over);
+            parts.entry(name).or_default().push(over);
         }
         section.finish(notes);
     }
+    let merged = parts.into_iter().filter_map(|(name, parts)| Some((name, traffic::merge(&parts, notes)?)));
+    let all: BTreeMap<String, Value> = merged.collect();
     if !all.is_empty() {
         let told: Map<String, Value> =
             all.iter().map(|(name, traffic)| (name.clone(), json!({ "traffic": traffic }))).collect();

@@ -142,6 +142,44 @@ fn a_policy_that_is_unknown_and_one_that_lacks_something() {
     assert!(shown.contains("did you mean `traffic`?") && shown.contains("the name of a service"), "{shown}");
 }
 
+/// What one section says is good or bad only beside what the others say of the same service.
+#[test]
+fn sections_are_judged_together() {
+    let with = |own: &str, client: &str| {
+        format!(
+            "[app]\nname = \"a\"\n[service.b]\ncargo = \"b\"\n[service.b.traffic]\n{own}\n[client.b.traffic]\n{client}\n"
+        )
+    };
+    let merged =
+        |own: &str, client: &str| Manifest::parse(&with(own, client), "").unwrap().traffic["b"].clone();
+    // The one above needs what the one below says.
+    let hashed =
+        merged("policy = \"hash\"\nhash = { key = \"x-user\", bound = 2.0 }", "hash = { key = \"x-cart\" }");
+    assert_eq!(hashed["hash"], serde_json::json!({ "key": "x-cart", "bound": 2.0 }));
+    // The one above has no use for it, and nobody is told of it.
+    let other = merged("policy = \"hash\"\nhash = { key = \"x-user\" }", "policy = \"random\"");
+    assert_eq!(other, serde_json::json!({ "policy": "random" }));
+    let waits = faults(&with("ejection = { min_wait = \"2s\" }", "ejection = { max_wait = \"1s\" }"));
+    assert!(waits.to_string().contains("is 2s, which is longer than `ejection.max_wait`, 1s"), "{waits}");
+    assert_eq!((waits.faults.len(), waits.faults[0].line), (1, 6));
+    let lacking = faults(&with("subset = 3", "policy = \"hash\""));
+    assert!(lacking.to_string().contains("`hash` in [client.b.traffic]: is missing"), "{lacking}");
+    let useless = faults(&with("hash = { key = \"x-user\" }", "subset = 3"));
+    assert!(useless.to_string().contains("which is not chosen"), "{useless}");
+    assert_eq!((useless.faults.len(), useless.faults[0].line), (1, 6));
+}
+
+#[test]
+fn lists_and_tables_are_named_as_people_do() {
+    let with = |traffic: &str| {
+        format!("[app]\nname = \"a\"\n[service.b]\ncargo = \"b\"\n[service.b.traffic]\n{traffic}\n")
+    };
+    let zone = faults(&with("zone = \"a\"")).to_string();
+    assert!(zone.contains("expected a table such as { spill = 1.5 }"), "{zone}");
+    let codes = faults(&with("retry = { codes = [\"unavailable\", \"broken\"] }")).to_string();
+    assert!(codes.contains("`codes` in [service.b.traffic.retry]: unknown variant `broken`"), "{codes}");
+}
+
 #[test]
 fn what_the_engine_tells_cannot_be_said_otherwise() {
     let text = "[app]\nname = \"a\"\n[service.b]\ncargo = \"b\"\nenv = { FORMIC_CLIENT = \"{}\" }\n";

@@ -68,17 +68,10 @@ impl Traffic {
     }
 
     fn check_policy(&self, check: &mut Check) {
-        match (&self.hash, self.policy) {
-            (None, Algorithm::Hash) => {
-                check.fault("hash", "is missing: the policy `hash` needs hash = { key = \"a-header\" }");
-            }
-            (Some(_), policy) if policy != Algorithm::Hash => {
-                check.fault(
-                    "hash",
-                    format!("is for the policy `hash`, and the policy is `{}`", policy.as_str()),
-                );
-            }
-            _ => {}
+        // With another policy it is of no use and no harm: sections are laid over each other, and what lies above
+        // may choose another.
+        if self.hash.is_none() && self.policy == Algorithm::Hash {
+            check.fault("hash", "is missing: the policy `hash` needs hash = { key = \"a-header\" }");
         }
         if let Some(hash) = &self.hash {
             header("hash.key", &hash.key, check);
@@ -113,6 +106,11 @@ impl Rule {
             header(&format!("{key}.when"), name, check);
             if value.is_empty() {
                 check.fault(format!("{key}.when.{name}"), "expected a value, or * for any, got \"\"");
+            } else if value.trim_end_matches('*').contains('*') || value.ends_with("**") {
+                check.fault(
+                    format!("{key}.when.{name}"),
+                    format!("expected one * at most, as the last character, got {value:?}"),
+                );
             }
         }
         if self.to.is_empty() && self.except.is_empty() && self.split.is_empty() {
@@ -156,7 +154,11 @@ impl Ejection {
             check.fault("ejection.min_wait", "expected more than 0s");
         }
         if self.min_wait > self.max_wait {
-            check.fault("ejection.min_wait", "is longer than `ejection.max_wait`");
+            let (least, most) = (super::span::show(self.min_wait), super::span::show(self.max_wait));
+            check.fault(
+                "ejection.min_wait",
+                format!("is {least}, which is longer than `ejection.max_wait`, {most}"),
+            );
         }
         if !(1..=100).contains(&self.probes) {
             check.fault("ejection.probes", format!("expected 1 to 100, got {}", self.probes));

@@ -80,11 +80,28 @@ fn every_fault_is_reported_at_once() {
             "rules.1.when: expected the name of a header in lower case, got \"X-User\"",
             "rules.1: changes nothing: expected one of `to`, `except` and `split`",
             "ejection.max_share: expected 0 to 1, got 2",
-            "ejection.min_wait: is longer than `ejection.max_wait`",
+            "ejection.min_wait: is 10s, which is longer than `ejection.max_wait`, 8s",
             "hedge.quantile: expected 0.5 to 0.999, got 1.5",
             "budget.window: expected whole seconds, 1s to 60s, got 90s",
         ]
     );
+}
+
+/// Sections are laid over each other, and one may choose another policy than the one that `hash` was said for.
+#[test]
+fn what_another_policy_would_use_is_no_fault() {
+    let text = "policy = \"random\"\nhash = { key = \"x-user\" }";
+    assert_eq!(toml::from_str::<Traffic>(text).unwrap().validate(), []);
+}
+
+#[test]
+fn a_pattern_has_its_star_at_its_end() {
+    for (value, faults) in [("beta*", 0), ("*", 0), ("beta", 0), ("*beta", 1), ("b*e", 1), ("b**", 1)] {
+        let text =
+            format!("[[rules]]\nname = \"a\"\nto = {{ zone = \"b\" }}\nwhen = {{ x-user = {value:?} }}");
+        let found = toml::from_str::<Traffic>(&text).unwrap().validate();
+        assert_eq!(found.len(), faults, "{value}: {found:?}");
+    }
 }
 
 #[test]

@@ -43,7 +43,7 @@ pub(super) struct Located {
     /// Where its sockets stand, in the order of their names.
     pub(super) sockets: Vec<Range<usize>>,
     /// How it is called, for its callers.
-    pub(super) traffic: Option<serde_json::Value>,
+    pub(super) traffic: Option<traffic::Part>,
 }
 
 /// Reads one service. What is wrong with it is noted; the name counts as defined nevertheless, so that

@@ -4,12 +4,13 @@
 //! does, because the same text is read by services that run by themselves. serde stops at the first fault, so
 //! what is wrong is noted, taken out, and the rest read again.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use formic_balance::Traffic;
 use formic_settings::nearest;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use toml::Spanned;
 use toml::de::{DeValue, ValueDeserializer};
 
@@ -20,29 +21,106 @@ use crate::fault::{FaultKind, quote};
 /// More faults of one policy are not worth a further look.
 const MOST: usize = 40;
 
-/// Reads the policy as it is written; `None` if there is none, or beside a fault.
-pub(super) fn read(section: &mut Section<'_, '_>, notes: &mut Notes<'_>) -> Option<Value> {
+/// One section's word on how a service is called, as it is written. Read for its shape only: whether it makes sense
+/// is a question to all that is said of a service, see [`merge`].
+pub(super) struct Part {
+    path: String,
+    value: Value,
+    span: Range<usize>,
+    /// Where each key stands, by its path.
+    places: BTreeMap<String, Range<usize>>,
+    /// Keys that were taken out, beside a fault.
+    removed: Vec<Vec<String>>,
+}
+
+/// Reads the section; `None` if there is none, or none that can be read.
+pub(super) fn read(section: &mut Section<'_, '_>, notes: &mut Notes<'_>) -> Option<Part> {
     let (_, table) = section.get("traffic")?;
     let path = section.path_of("traffic");
-    let DeValue::Table(inner) = table.get_ref() else {
+    if !matches!(table.get_ref(), DeValue::Table(_)) {
         notes.wrong_type(section, "traffic", table, "a table", None);
         return None;
-    };
+    }
     let mut reader = Reader { path: &path, left: table.clone(), removed: Vec::new() };
-    let traffic = reader.traffic(notes);
+    let readable = reader.take_out(notes);
+    let Reader { left, removed, .. } = reader;
+    let DeValue::Table(inner) = left.get_ref() else { return None };
+    let value = Value::Object(value::object(inner, &path, notes));
+    let mut places = BTreeMap::new();
+    note_places(&left, "", &mut places);
+    readable.then_some(Part { path, value, span: left.span(), places, removed })
+}
+
+/// What all sections together say, the later over the earlier; `None` beside a fault.
+pub(super) fn merge(parts: &[Part], notes: &mut Notes<'_>) -> Option<Value> {
+    let mut merged = Value::Object(Map::new());
+    for part in parts {
+        value::merge(&mut merged, part.value.clone());
+    }
+    let hashes = merged.get("policy").is_some_and(|policy| policy == "hash");
+    if let Some(at) = parts.iter().rposition(|part| part.says("hash"))
+        && !hashes
+    {
+        // Of no use with the policy that a later section chose, or with the one beside it, which is a mistake.
+        if !parts[at + 1..].iter().any(|part| part.says("policy")) {
+            let part = &parts[at];
+            let message = format!("`hash` in [{}]: is for the policy `hash`, which is not chosen", part.path);
+            let help = "add policy = \"hash\", or take `hash` out".to_owned();
+            let key = format!("{}.hash", part.path);
+            notes.push(&part.place("hash").1, FaultKind::Conflict, &key, message, Some(help));
+            return None;
+        }
+        merged.as_object_mut().map(|merged| merged.remove("hash"));
+    }
+    let is_touched = |key: &str| parts.iter().any(|part| part.is_touched(key));
+    let faults: Vec<_> = match serde_json::from_value::<Traffic>(merged.clone()) {
+        Ok(traffic) => traffic.validate().into_iter().map(|fault| (fault.key, fault.text)).collect(),
+        Err(error) => vec![(String::new(), error.to_string())],
+    };
     // What was taken out would only be missed.
-    let faults = traffic.iter().flat_map(Traffic::validate).filter(|fault| !reader.is_touched(&fault.key));
-    let faults: Vec<_> = faults.collect();
-    for fault in &faults {
-        let span = span_of(&reader.left, &fault.key);
-        let message = format!("{} in [{path}]: {}", quote(&fault.key), fault.text);
-        let key = format!("{path}.{}", fault.key);
-        notes.push(&span, FaultKind::InvalidValue, &key, message, None);
+    let faults: Vec<_> = faults.into_iter().filter(|(key, _)| !is_touched(key)).collect();
+    for (key, text) in &faults {
+        // Of those who say the most about it, the one whose word counts.
+        let Some(part) = parts.iter().max_by_key(|part| part.place(key).0) else { continue };
+        let message = format!("{} in [{}]: {text}", quote(key), part.path);
+        let full = format!("{}.{key}", part.path);
+        notes.push(&part.place(key).1, FaultKind::InvalidValue, &full, message, None);
     }
-    if faults.is_empty() && reader.removed.is_empty() && traffic.is_some() {
-        return Some(Value::Object(value::object(inner, &path, notes)));
+    (faults.is_empty() && parts.iter().all(|part| part.removed.is_empty())).then_some(merged)
+}
+
+impl Part {
+    /// Where a key such as `rules.1.split` stands, or what would hold it, and how much of the path is here.
+    fn place(&self, key: &str) -> (usize, Range<usize>) {
+        let mut prefix = key;
+        loop {
+            if let Some(span) = self.places.get(prefix) {
+                return (prefix.len(), span.clone());
+            }
+            match prefix.rsplit_once('.') {
+                Some((above, _)) => prefix = above,
+                None => return (0, self.span.clone()),
+            }
+        }
     }
-    None
+
+    fn says(&self, key: &str) -> bool {
+        self.places.contains_key(key) && !self.is_touched(key)
+    }
+
+    /// Whether a key is, holds or lies in something that was taken out.
+    fn is_touched(&self, key: &str) -> bool {
+        let parts: Vec<&str> = key.split('.').collect();
+        self.removed.iter().any(|removed| removed.iter().zip(&parts).all(|(one, other)| one == other))
+    }
+}
+
+fn note_places(value: &Spanned<DeValue<'_>>, path: &str, places: &mut BTreeMap<String, Range<usize>>) {
+    for (name, _, inner) in entries(value.get_ref()) {
+        let path = if path.is_empty() { name } else { format!("{path}.{name}") };
+        places.insert(path.clone(), inner.span());
+        note_places(inner, &path, places);
+    }
 }
 
 struct Reader<'p, 'i> {
@@ -54,11 +132,11 @@ struct Reader<'p, 'i> {
 }
 
 impl Reader<'_, '_> {
-    fn traffic(&mut self, notes: &mut Notes<'_>) -> Option<Traffic> {
+    /// Takes out what cannot be read; whether the rest can be.
+    fn take_out(&mut self, notes: &mut Notes<'_>) -> bool {
         while self.removed.len() < MOST {
-            let error = match Traffic::deserialize(ValueDeserializer::from(self.left.clone())) {
-                Ok(traffic) => return Some(traffic),
-                Err(error) => error,
+            let Err(error) = Traffic::deserialize(ValueDeserializer::from(self.left.clone())) else {
+                return true;
             };
             let span = error.span().unwrap_or_else(|| self.left.span());
             let place = find(self.left.get_ref(), &span).unwrap_or_default();
@@ -68,19 +146,22 @@ impl Reader<'_, '_> {
                 self.note(&place, &span, error.message(), notes);
             }
             if place.is_empty() {
-                return None;
+                return false;
             }
             remove(&mut self.left, &place);
             self.removed.push(place);
         }
-        None
+        false
     }
 
     fn note(&self, place: &[String], span: &Range<usize>, text: &str, notes: &mut Notes<'_>) {
-        let (key, above) = match place.split_last() {
+        // What stands in a list has a number, which says nothing to people: the list is told.
+        let named = place.iter().rposition(|part| part.parse::<usize>().is_err()).map(|at| &place[..=at]);
+        let (key, above) = match named.unwrap_or(place).split_last() {
             Some((key, above)) => (key.as_str(), above),
             None => ("traffic", place),
         };
+        let text = &text.replace("expected struct Zone", "expected a table such as { spill = 1.5 }");
         let within = above.iter().fold(self.path.to_owned(), |path, part| format!("{path}.{part}"));
         let full: String = format!("{within}.{key}").chars().take(200).collect();
         if text.starts_with("unknown field") {
@@ -104,12 +185,6 @@ impl Reader<'_, '_> {
             (FaultKind::InvalidValue, None)
         };
         notes.push(span, kind, &full, format!("{} in [{within}]: {text}", quote(key)), help);
-    }
-
-    /// Whether a key is, holds or lies in something that was taken out.
-    fn is_touched(&self, key: &str) -> bool {
-        let parts: Vec<&str> = key.split('.').collect();
-        self.removed.iter().any(|removed| removed.iter().zip(&parts).all(|(one, other)| one == other))
     }
 }
 
@@ -165,15 +240,4 @@ fn remove(value: &mut Spanned<DeValue<'_>>, place: &[String]) {
         }
         _ => {}
     }
-}
-
-/// Where a key such as `rules.1.split` stands, or what would hold it.
-fn span_of(table: &Spanned<DeValue<'_>>, key: &str) -> Range<usize> {
-    let mut at = table;
-    for part in key.split('.') {
-        let next = entries(at.get_ref()).into_iter().find(|(name, _, _)| name == part);
-        let Some((_, _, inner)) = next else { break };
-        at = inner;
-    }
-    at.span()
 }
