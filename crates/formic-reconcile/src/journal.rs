@@ -50,9 +50,11 @@ pub enum Kind {
     Adopted,
     /// A run of a cron job is due, begins, or came to its end.
     Run,
+    /// A secret was set or removed.
+    Secret,
 }
 
-const KINDS: [Kind; 17] = [
+const KINDS: [Kind; 18] = [
     Kind::Applied,
     Kind::Refused,
     Kind::Restart,
@@ -70,6 +72,7 @@ const KINDS: [Kind; 17] = [
     Kind::Wait,
     Kind::Adopted,
     Kind::Run,
+    Kind::Secret,
 ];
 
 /// Something that was decided or that happened.
@@ -133,6 +136,7 @@ impl Kind {
             Self::Wait => "wait",
             Self::Adopted => "adopted",
             Self::Run => "run",
+            Self::Secret => "secret",
         }
     }
 

@@ -15,13 +15,22 @@ pub enum Command {
     Change(Change, oneshot::Sender<Result<Applied, Refused>>),
     /// Replace the instances of these services by new ones of the same revision, as an update does; says how
     /// many there are.
-    Restart(Vec<String>, oneshot::Sender<Result<u32, Refused>>),
+    Restart {
+        /// Which services.
+        services: Vec<String>,
+        /// What led to it, and who asked, for the history and the events.
+        cause: String,
+        /// Who is told.
+        answer: oneshot::Sender<Result<u32, Refused>>,
+    },
     /// Let the rollout of a service stand still, or go on; says whether that changes anything.
     Pause {
         /// Which service.
         service: String,
         /// Go on.
         resume: bool,
+        /// What led to it, and who asked.
+        cause: String,
         /// Who is told.
         answer: oneshot::Sender<Result<bool, Refused>>,
     },
@@ -32,7 +41,14 @@ pub enum Command {
     /// Say why a service is as it is; nothing if there is none of the name.
     Why(String, oneshot::Sender<Option<String>>),
     /// Run a cron job now, beside its schedule; tells the run, which may have been left out.
-    RunNow(String, oneshot::Sender<Result<Run, Refused>>),
+    RunNow {
+        /// Which job.
+        service: String,
+        /// What led to it, and who asked.
+        cause: String,
+        /// Who is told.
+        answer: oneshot::Sender<Result<Run, Refused>>,
+    },
     /// The cron jobs with their runs.
     Runs(oneshot::Sender<Timetable>),
     /// Want nothing any more, and go on: everything stops, dependants first. Answered when all of it is gone.
@@ -45,7 +61,19 @@ pub enum Command {
         done: oneshot::Sender<Stopped>,
     },
     /// Give up an instance that is quarantined, and leave its processes alone; says whether there was one.
-    Release(InstanceId, oneshot::Sender<bool>),
+    Release {
+        /// Which instance.
+        id: InstanceId,
+        /// What led to it, and who asked.
+        cause: String,
+        /// Who is told.
+        answer: oneshot::Sender<bool>,
+    },
+    /// Note that a secret was set or removed, which changes nothing that runs.
+    Secret {
+        /// What was done, to which one, and by whom.
+        text: String,
+    },
     /// Stop everything, dependants first, and end.
     Stop {
         /// Kill instead of drain.

@@ -277,11 +277,16 @@ impl Core {
     }
 
     fn record_decisions(&mut self, decisions: &[Decision]) {
+        self.record_decisions_of(decisions, "");
+    }
+
+    /// The same, with more to say of them.
+    fn record_decisions_of(&mut self, decisions: &[Decision], more: &str) {
         for decision in decisions {
             let text = decision.to_string();
             // The service stands beside it.
-            let text = text.strip_prefix(&format!("{} ", decision.service)).unwrap_or(&text).to_owned();
-            let news = self.news(Kind::Rollout, &decision.service, "", text);
+            let text = text.strip_prefix(&format!("{} ", decision.service)).unwrap_or(&text);
+            let news = self.news(Kind::Rollout, &decision.service, "", format!("{text}{more}"));
             self.effects.push(news);
         }
     }

@@ -22,7 +22,7 @@ use crate::output::talk;
 use crate::signals::Ends;
 use crate::verbs::up::artifacts;
 use crate::verbs::up::callers;
-use crate::verbs::up::control::{About, Control};
+use crate::verbs::up::control::{About, Control, by};
 use crate::verbs::up::serve;
 use crate::verbs::up::state::State;
 use crate::verbs::up::vault::Vault;
@@ -243,12 +243,13 @@ impl pb::ServerService for Control {
 
     async fn release(
         &self,
-        _: Context,
+        context: Context,
         request: Request<'_, pb::ReleaseRequest>,
     ) -> Reply<pb::ReleaseResponse> {
         let id = formic_plan::InstanceId::from(request.instance);
         let (answer, answered) = oneshot::channel();
-        let command = formic_reconcile::Command::Release(id, answer);
+        let cause = by(format_args!("release {}", request.instance), &context);
+        let command = formic_reconcile::Command::Release { id, cause, answer };
         self.engine.send(command).map_err(|error| Error::unavailable(error.to_string()))?;
         if answered.await.unwrap_or(false) {
             return reply(pb::ReleaseResponse::default());

@@ -62,7 +62,7 @@ pub(crate) struct Control {
 const LOOK: Duration = Duration::from_millis(100);
 
 /// What is done, and by whom, for the history: the user of the socket, or whose token or certificate it was.
-pub(super) fn by(what: impl std::fmt::Display, context: &Context) -> String {
+pub(crate) fn by(what: impl std::fmt::Display, context: &Context) -> String {
     match context.peer().map(|peer| peer.strip_prefix("unix ").unwrap_or(peer)) {
         Some(who) => format!("{what} ({who})"),
         None => what.to_string(),

@@ -96,7 +96,11 @@ impl Watch {
             talk(&format!("starting {} anew", names.join(", ")));
             self.control
                 .engine
-                .send(Command::Restart(names, answer))
+                .send(Command::Restart {
+                    cause: format!("watch: {}", names.join(" ")),
+                    services: names,
+                    answer,
+                })
                 .map_err(|error| Failure::user("cannot restart").because(error))?;
             if let Ok(Err(refused)) = answered.await {
                 return Err(Failure::user("cannot restart").because(refused));

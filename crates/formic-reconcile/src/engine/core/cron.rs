@@ -27,7 +27,7 @@ impl Core {
                     && other.run.state == RunState::Waiting
             };
             if !matches!(due.run.state, RunState::Running { .. }) || !tick.happened.iter().any(just_due) {
-                let news = self.due(due);
+                let news = self.due(due, "it was asked for");
                 self.effects.push(news);
             }
         }
@@ -36,7 +36,7 @@ impl Core {
     }
 
     /// Has a job run now. What came of that may be that it is left out.
-    pub(super) fn run_now(&mut self, service: &str) -> Result<Run, Refused> {
+    pub(super) fn run_now(&mut self, service: &str, cause: &str) -> Result<Run, Refused> {
         if self.is_stopping() || !self.downs.is_empty() {
             return Err(Refused::Stopping);
         }
@@ -47,8 +47,9 @@ impl Core {
             return Err(Refused::StoppedJob(service.to_owned()));
         }
         let happened = self.timetable.run_now(service, self.now.wall());
+        let asked = format!("it was asked for by {cause}");
         for due in &happened {
-            let news = self.due(due);
+            let news = self.due(due, &asked);
             self.effects.push(news);
         }
         let last = happened.into_iter().next_back().map(|due| due.run);
@@ -69,11 +70,11 @@ impl Core {
     }
 
     /// What happened to a run, with its cause.
-    fn due(&self, due: &Due) -> Effect {
+    fn due(&self, due: &Due, asked: &str) -> Effect {
         let Due { service, run } = due;
         let schedule = self.timetable.entry(service).and_then(|entry| entry.service.cron.as_ref());
         let cause = match (&run.state, schedule) {
-            (RunState::Waiting | RunState::Overlapped, _) if run.by_hand => "; it was asked for".to_owned(),
+            (RunState::Waiting | RunState::Overlapped, _) if run.by_hand => format!("; {asked}"),
             (RunState::Waiting, Some(cron)) => {
                 format!(" by its schedule, at {}", cron.schedule.show(run.due_unix_ms))
             }

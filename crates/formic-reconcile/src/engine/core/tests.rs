@@ -206,7 +206,11 @@ impl World {
     }
 
     fn restart(&mut self, name: &str) -> (Vec<String>, Result<u32, Refused>) {
-        self.ask(|answer| Command::Restart(vec![name.into()], answer))
+        self.ask(|answer| Command::Restart {
+            services: vec![name.into()],
+            cause: format!("restart {name} (uid 7)"),
+            answer,
+        })
     }
 
     fn shut_down(&mut self, at_once: bool) -> Vec<String> {
@@ -576,7 +580,7 @@ fn a_restart_by_hand_brings_the_new_before_the_old_goes_and_counts_as_none() {
     let mut world = World::new(vec![service("user", 1, &[])]);
     world.up("user/0");
     assert_eq!(world.restart("user"), (vec!["spawn user/1".to_owned()], Ok(1)));
-    assert_eq!(world.recorded[0], "restart user a restart was asked for");
+    assert_eq!(world.recorded[0], "restart user is to get new instances, by restart user (uid 7)");
     world.started("user/1");
     assert_eq!(world.probed("user/1", true), ["stop user/0 within 30s"]);
     world.gone("user/0", false);
@@ -586,7 +590,7 @@ fn a_restart_by_hand_brings_the_new_before_the_old_goes_and_counts_as_none() {
     let (_, history) = world.ask(Command::History);
     assert_eq!(
         history.iter().map(|state| state.cause.as_str()).collect::<Vec<_>>(),
-        ["apply", "restart user"]
+        ["apply", "restart user (uid 7)"]
     );
 }
 

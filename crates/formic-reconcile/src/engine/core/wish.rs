@@ -26,12 +26,12 @@ impl Core {
                 let result = self.change(change);
                 self.effects.push(Effect::Answer(Answer::Changed(answer, result)));
             }
-            Command::Restart(services, answer) => {
-                let result = self.restart(&services);
+            Command::Restart { services, cause, answer } => {
+                let result = self.restart(&services, cause);
                 self.effects.push(Effect::Answer(Answer::Restarted(answer, result)));
             }
-            Command::Pause { service, resume, answer } => {
-                let result = self.pause(&service, resume);
+            Command::Pause { service, resume, cause, answer } => {
+                let result = self.pause(&service, resume, &cause);
                 self.effects.push(Effect::Answer(Answer::Paused(answer, result)));
             }
             Command::Preview(services, answer) => {
@@ -46,8 +46,8 @@ impl Core {
                 let text = self.why(&service);
                 self.effects.push(Effect::Answer(Answer::Why(answer, text)));
             }
-            Command::RunNow(service, answer) => {
-                let result = Box::new(self.run_now(&service));
+            Command::RunNow { service, cause, answer } => {
+                let result = Box::new(self.run_now(&service, &cause));
                 self.effects.push(Effect::Answer(Answer::Ran(answer, result)));
             }
             Command::Runs(answer) => {
@@ -55,12 +55,16 @@ impl Core {
                 self.effects.push(Effect::Answer(Answer::Runs(answer, timetable)));
             }
             Command::Down { now, cause, done } => self.down(now, cause, done),
-            Command::Release(id, answer) => {
-                let released = self.release(&id);
+            Command::Release { id, cause, answer } => {
+                let released = self.release(&id, &cause);
                 if released {
                     self.effects.push(Effect::Release { id });
                 }
                 self.effects.push(Effect::Answer(Answer::Released(answer, released)));
+            }
+            Command::Secret { text } => {
+                let news = self.news(Kind::Secret, "", "", text);
+                self.effects.push(news);
             }
             Command::Stop { now, done } => {
                 if self.stopping.is_none() {
@@ -100,7 +104,7 @@ impl Core {
     }
 
     /// Gives up an instance of which nobody can say whether it runs. Says whether there was one.
-    fn release(&mut self, id: &InstanceId) -> bool {
+    fn release(&mut self, id: &InstanceId, cause: &str) -> bool {
         let now = self.now.time;
         let Some(instance) = self.instance(id).filter(|instance| instance.is_quarantined()) else {
             return false;
@@ -111,7 +115,7 @@ impl Core {
             cell.address.clear();
             cell.registered = None;
         }
-        self.record(Kind::Exit, id, "is given up, as requested; what runs of it is left alone".into());
+        self.record(Kind::Exit, id, format!("is given up by {cause}; what runs of it is left alone"));
         true
     }
 
@@ -196,7 +200,7 @@ impl Core {
     }
 
     /// The rollout of a service stands still, or goes on.
-    fn pause(&mut self, service: &str, resume: bool) -> Result<bool, Refused> {
+    fn pause(&mut self, service: &str, resume: bool, cause: &str) -> Result<bool, Refused> {
         if self.is_stopping() {
             return Err(Refused::Stopping);
         }
@@ -205,12 +209,12 @@ impl Core {
         }
         let now = self.now.time;
         let decisions = if resume { self.fleet.resume(service, now) } else { self.fleet.pause(service, now) };
-        self.record_decisions(&decisions);
+        self.record_decisions_of(&decisions, &format!(", by {cause}"));
         Ok(!decisions.is_empty())
     }
 
     /// New instances in the place of all that there are.
-    fn restart(&mut self, services: &[String]) -> Result<u32, Refused> {
+    fn restart(&mut self, services: &[String], cause: String) -> Result<u32, Refused> {
         if self.is_stopping() {
             return Err(Refused::Stopping);
         }
@@ -222,13 +226,13 @@ impl Core {
         }
         let present = self.fleet.generation;
         for name in services {
-            let news = self.news(Kind::Restart, name, "", "a restart was asked for".into());
+            let news = self.news(Kind::Restart, name, "", format!("is to get new instances, by {cause}"));
             self.effects.push(news);
             let decisions = self.fleet.restart(name, self.now.time);
             self.record_decisions(&decisions);
         }
         self.fleet.generation = present + 1;
-        self.remember(format!("restart {}", services.join(" ")));
+        self.remember(cause);
         let wanted = self.fleet.deployments.iter().map(|deployment| &deployment.wanted.service);
         Ok(wanted.filter(|service| services.contains(&service.name)).map(|service| service.replicas).sum())
     }

@@ -5,16 +5,17 @@ use formic_plan::{Entry, Exit, Outcome, Run, RunState};
 use formic_reconcile::{Command, CronView, ServiceView};
 use formic_rpc::{Context, Reply, Request, reply};
 
-use super::{Control, wire};
+use super::{Control, by, wire};
 
 impl pb::CronService for Control {
-    async fn run(&self, _: Context, request: Request<'_, pb::RunRequest>) -> Reply<pb::RunResponse> {
+    async fn run(&self, context: Context, request: Request<'_, pb::RunRequest>) -> Reply<pb::RunResponse> {
         let name = request.service.to_owned();
         let known = self.engine.view().borrow().services.iter().any(|service| service.name == name);
         if !known {
             return Err(self.unknown(&name));
         }
-        let answer = self.ask(|answer| Command::RunNow(name.clone(), answer)).await?;
+        let (service, cause) = (name.clone(), by(format_args!("run {name}"), &context));
+        let answer = self.ask(|answer| Command::RunNow { service, cause, answer }).await?;
         let run = answer.map_err(|error| wire::refused(&error))?;
         reply(pb::RunResponse { run: row(&name, &run, "").into(), ..Default::default() })
     }

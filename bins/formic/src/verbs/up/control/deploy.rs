@@ -227,7 +227,7 @@ impl pb::DeployService for Control {
 
     async fn restart(
         &self,
-        _: Context,
+        context: Context,
         request: Request<'_, pb::RestartRequest>,
     ) -> Reply<pb::RestartResponse> {
         let names: Vec<String> = request.services.iter().map(|name| (*name).to_owned()).collect();
@@ -235,7 +235,8 @@ impl pb::DeployService for Control {
         if let Some(unknown) = names.iter().find(|name| !known(name)) {
             return Err(self.unknown(unknown));
         }
-        let answer = self.ask(|answer| Command::Restart(names, answer)).await?;
+        let cause = by(format_args!("restart {}", names.join(" ")), &context);
+        let answer = self.ask(|answer| Command::Restart { services: names, cause, answer }).await?;
         let instances = answer.map_err(|error| wire::refused(&error))?;
         reply(pb::RestartResponse { instances, ..Default::default() })
     }
@@ -264,12 +265,20 @@ impl pb::DeployService for Control {
         reply(self.intend(Intent::Remove, request.to_owned_message(), &context).await?)
     }
 
-    async fn pause(&self, _: Context, request: Request<'_, pb::PauseRequest>) -> Reply<pb::PauseResponse> {
-        reply(self.pause(request.service, false).await?)
+    async fn pause(
+        &self,
+        context: Context,
+        request: Request<'_, pb::PauseRequest>,
+    ) -> Reply<pb::PauseResponse> {
+        reply(self.pause(request.service, false, &context).await?)
     }
 
-    async fn resume(&self, _: Context, request: Request<'_, pb::PauseRequest>) -> Reply<pb::PauseResponse> {
-        reply(self.pause(request.service, true).await?)
+    async fn resume(
+        &self,
+        context: Context,
+        request: Request<'_, pb::PauseRequest>,
+    ) -> Reply<pb::PauseResponse> {
+        reply(self.pause(request.service, true, &context).await?)
     }
 
     async fn rollback(

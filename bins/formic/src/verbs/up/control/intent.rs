@@ -58,11 +58,18 @@ impl Control {
     }
 
     /// Lets the update of a service stand still, or go on.
-    pub(super) async fn pause(&self, service: &str, resume: bool) -> Result<pb::PauseResponse, Error> {
+    pub(super) async fn pause(
+        &self,
+        service: &str,
+        resume: bool,
+        context: &Context,
+    ) -> Result<pb::PauseResponse, Error> {
         if !self.engine.view().borrow().services.iter().any(|known| known.name == service) {
             return Err(self.unknown(service));
         }
-        let ask = |answer| Command::Pause { service: service.to_owned(), resume, answer };
+        let word = if resume { "resume" } else { "pause" };
+        let cause = by(format_args!("{word} {service}"), context);
+        let ask = |answer| Command::Pause { service: service.to_owned(), resume, cause, answer };
         let changed = self.ask(ask).await?.map_err(|error| wire::refused(&error))?;
         Ok(pb::PauseResponse { changed, ..Default::default() })
     }

@@ -5,10 +5,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use formic_api::control::v1 as pb;
 use formic_core::Error;
 use formic_plan::Service;
+use formic_reconcile::Command;
 use formic_rpc::{Context, Reply, Request, reply};
 use formic_state::Secret;
 
-use super::Control;
+use super::{Control, by};
 use crate::verbs::up::vault::given;
 
 /// A key, a certificate with its chain: what is larger is no secret but data.
@@ -19,6 +20,11 @@ impl Control {
     async fn users(&self) -> Result<Vec<Service>, Error> {
         let last = self.history().await?.pop();
         Ok(last.map(|present| present.services.clone()).unwrap_or_default())
+    }
+
+    /// Tells the events. What was done stays done if the engine has no room to hear of it.
+    fn note(&self, text: impl std::fmt::Display) {
+        let _ = self.engine.send(Command::Secret { text: text.to_string() });
     }
 }
 
@@ -86,12 +92,13 @@ async fn blocking<T: Send + 'static>(
 impl pb::SecretService for Control {
     async fn set(
         &self,
-        _: Context,
+        context: Context,
         request: Request<'_, pb::SetSecretRequest>,
     ) -> Reply<pb::SetSecretResponse> {
         let (name, value) = (request.name.to_owned(), request.value.to_vec());
         let (state, of) = (std::sync::Arc::clone(self.vault.secrets.state()), name.clone());
         let version = blocking(move || set(&state, &of, value)).await?;
+        self.note(format_args!("{name} has version {version}, by {}", by("secret set", &context)));
         let services = self.users().await?;
         let stale = |service: &String| {
             let wanted = services.iter().find(|wanted| wanted.name == *service);
@@ -117,7 +124,7 @@ impl pb::SecretService for Control {
 
     async fn remove(
         &self,
-        _: Context,
+        context: Context,
         request: Request<'_, pb::RemoveSecretRequest>,
     ) -> Reply<pb::RemoveSecretResponse> {
         let name = request.name.to_owned();
@@ -129,7 +136,9 @@ impl pb::SecretService for Control {
             )));
         }
         let state = std::sync::Arc::clone(self.vault.secrets.state());
+        let text = format!("{name} is gone with all its versions, by {}", by("secret rm", &context));
         blocking(move || remove(&state, &name)).await?;
+        self.note(text);
         reply(pb::RemoveSecretResponse::default())
     }
 }

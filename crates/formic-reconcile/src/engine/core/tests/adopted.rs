@@ -13,6 +13,10 @@ fn config() -> Config {
     }
 }
 
+fn release(id: InstanceId, answer: tokio::sync::oneshot::Sender<bool>) -> Command {
+    Command::Release { id, cause: "release (uid 7)".into(), answer }
+}
+
 impl World {
     /// An engine that writes down what it decides.
     fn kept(services: Vec<Service>) -> Self {
@@ -162,12 +166,17 @@ fn what_cannot_be_proven_is_quarantined_until_somebody_has_looked() {
     assert!(why.unwrap().contains("`formic release user-"));
     // Not one that is fine.
     let fine = world.id("order/0");
-    let (_, released) = world.ask(|answer| Command::Release(fine, answer));
+    let (_, released) = world.ask(|answer| release(fine, answer));
     assert!(!released);
     let id = world.id("user/0");
-    let (lines, released) = world.ask(|answer| Command::Release(id, answer));
+    let (lines, released) = world.ask(|answer| release(id, answer));
     assert!(released);
     assert!(lines[0].starts_with("release ") && lines[1] == "spawn user/0", "{lines:?}");
+    assert!(
+        world.recorded.iter().any(|line| line.contains("given up by release (uid 7)")),
+        "{:?}",
+        world.recorded
+    );
 }
 
 #[test]

@@ -54,7 +54,11 @@ impl World {
     }
 
     fn run_now(&mut self, name: &str) -> (Vec<String>, Result<formic_plan::Run, Refused>) {
-        self.ask(|answer| Command::RunNow(name.into(), answer))
+        self.ask(|answer| Command::RunNow {
+            service: name.into(),
+            cause: format!("run {name} (uid 7)"),
+            answer,
+        })
     }
 
     fn why(&mut self, name: &str) -> String {
@@ -145,7 +149,11 @@ fn a_run_by_hand_is_a_run_and_what_is_no_job_has_none() {
     let (lines, run) = world.run_now("report");
     let run = run.unwrap();
     assert_eq!((lines, run.number, run.by_hand), (vec!["spawn report/0".to_owned()], 1, true));
-    assert!(world.recorded.contains(&"run report run 1 is due; it was asked for".to_owned()));
+    assert!(
+        world
+            .recorded
+            .contains(&"run report run 1 is due; it was asked for by run report (uid 7)".to_owned())
+    );
     world.up("report/0");
     let again = world.run_now("report").1.unwrap();
     assert_eq!(again.state, RunState::Overlapped);

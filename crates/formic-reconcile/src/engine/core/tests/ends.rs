@@ -86,7 +86,10 @@ fn a_cron_job_that_was_stopped_is_run_by_nobody_until_it_is_started() {
     assert_eq!((row.state, row.cron.unwrap().next_unix_ms), (ServiceState::Stopped, None));
     assert!(world.core.view(world.now().time).is_ready(), "nothing is missing");
     assert_eq!(world.after(60_000).handle(Event::Timer), [""; 0]);
-    let run = |world: &mut World| world.ask(|answer| Command::RunNow("tick".into(), answer)).1;
+    let run = |world: &mut World| {
+        let (service, cause) = ("tick".to_owned(), "run tick".to_owned());
+        world.ask(|answer| Command::RunNow { service, cause, answer }).1
+    };
     assert_eq!(run(&mut world).unwrap_err(), Refused::StoppedJob("tick".into()));
     assert!(why(&mut world, "tick").contains("nothing is due until `formic start tick`"));
     assert_eq!(world.apply(vec![tick], None).0, [""; 0]);
