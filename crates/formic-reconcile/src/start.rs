@@ -44,6 +44,9 @@ pub struct Start {
     /// What tells this build of the program from another.
     #[serde(default)]
     pub artifact: String,
+    /// What tells the files that the program is made of from others, by their places in the application's folder.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub files: BTreeMap<String, String>,
 }
 
 /// A public address that is the engine's own: each generation of a service is handed the same open socket, so that

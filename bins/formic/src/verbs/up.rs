@@ -6,6 +6,7 @@ pub(crate) mod callers;
 pub(crate) mod control;
 pub(crate) mod desired;
 mod facts;
+mod files;
 pub(crate) mod manifest;
 pub(crate) mod metrics;
 mod registry;

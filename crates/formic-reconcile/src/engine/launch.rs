@@ -112,6 +112,7 @@ mod tests {
             system: false,
             limits: Default::default(),
             artifact: String::new(),
+            files: Default::default(),
         }
     }
 

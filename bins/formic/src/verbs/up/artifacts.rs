@@ -12,6 +12,7 @@ use std::time::UNIX_EPOCH;
 
 use formic_plan::Service;
 use formic_reconcile::Start;
+use serde_json::Value;
 
 /// Tells one build of a file from another without reading it: its size and time. The digest of its content
 /// is what deployments to other machines need; here a rebuilt file is a new one.
@@ -54,10 +55,11 @@ pub(crate) fn lost(services: &[Service]) -> Vec<String> {
 
 /// Removes what none of these marks names: what earlier runs kept. Failing that only takes room.
 pub(crate) fn prune(folder: &Path, services: &[Service]) {
-    let used: HashSet<String> = services
-        .iter()
-        .filter_map(|service| service.start.get("artifact")?.as_str().map(str::to_owned))
-        .collect();
+    let text = |value: &Value| value.as_str().map(str::to_owned);
+    let artifacts = services.iter().filter_map(|service| service.start.get("artifact").and_then(text));
+    let files = services.iter().filter_map(|service| service.start.get("files")?.as_object());
+    let files = files.flat_map(|files| files.values().filter_map(text));
+    let used: HashSet<String> = artifacts.chain(files).collect();
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         if !used.contains(&*entry.file_name().to_string_lossy()) {
             let _ = std::fs::remove_dir_all(entry.path());

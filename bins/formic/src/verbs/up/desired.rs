@@ -8,15 +8,15 @@ use formic_client::Traffic;
 use formic_plan::Service;
 use formic_reconcile::{Listen, Start};
 use formic_spec::{
-    ByteSize, Dependents, Health, HumanDuration, Manifest, Probe, Resources, Restart, Share, Source,
-    StopSignal, Strategy, Update,
+    ByteSize, Dependents, Health, HumanDuration, Manifest, Probe, Resources, Restart, Revision, Share,
+    Source, StopSignal, Strategy, Update,
 };
 use formic_supervise::Limits;
 
 use super::artifacts::{keep, mark};
 use super::build::Artifacts;
 use super::routes::behind_gateway;
-use super::vault;
+use super::{files, vault};
 use crate::exit::{Failure, Outcome};
 
 /// The name of the gateway among the services.
@@ -58,9 +58,16 @@ pub(crate) fn services(
         let mut env = service.settings.clone();
         env.extend(service.env.clone());
         env.entry("FORMIC_CONFIG".into()).or_insert(config);
-        let artifact = mark(&program);
+        let named = files::named(service, folder);
+        let files = files::digests(&named, kept);
+        // A script is one of its files; a program of the system is told apart by nothing.
+        let real = program.canonicalize().ok();
+        let is_file =
+            named.iter().any(|(place, path)| Some(path) == real.as_ref() && files.contains_key(place));
+        let artifact = if is_file || program.is_relative() { String::new() } else { mark(&program) };
+        let made_of = made_of(&artifact, &files);
         let revision = manifest
-            .revision_with(&service.name, &artifact, versions)
+            .revision_with(&service.name, &made_of, versions)
             .ok_or_else(|| Failure::bug(format!("{} has no revision", service.name)))?;
         let start = Start {
             program,
@@ -80,8 +87,9 @@ pub(crate) fn services(
             system: false,
             limits: limits(&service.resources),
             artifact,
+            files,
         };
-        let process = manifest.process_with(&service.name, &start.artifact, versions);
+        let process = manifest.process_with(&service.name, &made_of, versions);
         let mut wanted = Service::of(service, revision, json(&start)?);
         wanted.process = process;
         if has_fixed_address(&start) {
@@ -93,6 +101,14 @@ pub(crate) fn services(
         services.push(gateway);
     }
     Ok(services)
+}
+
+/// What tells a program, with the files that belong to it, from another.
+fn made_of(artifact: &str, files: &BTreeMap<String, String>) -> String {
+    if files.is_empty() {
+        return artifact.to_owned();
+    }
+    Revision::of(&serde_json::json!({ "artifact": artifact, "files": files })).as_str().to_owned()
 }
 
 /// What the manifest allows an instance.
@@ -149,7 +165,7 @@ fn gateway(manifest: &Manifest, folder: &Path) -> Outcome<Option<Service>> {
     let artifact = mark(&own);
     // How services are called is told to a gateway that runs, so it makes no other gateway.
     let lasting = formic_gateway::Config { services: BTreeMap::new(), ..config };
-    let revision = formic_spec::Revision::of(&serde_json::json!({ "config": lasting, "binary": artifact }));
+    let revision = Revision::of(&serde_json::json!({ "config": lasting, "binary": artifact }));
     let start = Start {
         program: own,
         args: vec!["gateway".into()],
@@ -172,6 +188,7 @@ fn gateway(manifest: &Manifest, folder: &Path) -> Outcome<Option<Service>> {
         system: true,
         limits: Limits::default(),
         artifact,
+        files: BTreeMap::new(),
     };
     Ok(Some(Service {
         name: GATEWAY.into(),

@@ -89,10 +89,12 @@ impl Watch {
                 Err(failure) => return Err(self.still_serving(&failure, packages.values())),
             }
         }
-        self.change(&affected).await?;
-        if !affected.services.is_empty() {
+        let rolled = self.change(&affected).await?;
+        // What is no part of a revision is taken up by a new start.
+        let names: Vec<String> =
+            affected.services.into_iter().filter(|name| !rolled.contains(name)).collect();
+        if !names.is_empty() {
             let (answer, answered) = tokio::sync::oneshot::channel();
-            let names: Vec<String> = affected.services.into_iter().collect();
             talk(&format!("starting {} anew", names.join(", ")));
             self.control
                 .engine
@@ -109,17 +111,18 @@ impl Watch {
         Ok(())
     }
 
-    /// Makes what is built now, and what the manifest says now, what is wanted.
-    async fn change(&self, affected: &Affected) -> Outcome {
+    /// Makes what is built now, and what the manifest says now, what is wanted; the services that change by it.
+    async fn change(&self, affected: &Affected) -> Outcome<BTreeSet<String>> {
         let versions = self.control.vault.versions()?;
         let kept = &self.control.artifacts;
         let mut services = desired::services(&self.manifest, self.folder(), kept, &self.built, &versions)?;
         at_once(&mut services);
         let tag = Facts::of(&self.manifest, &self.control.features, &self.control.vault).tag()?;
         let names = affected.packages.iter().map(String::as_str);
+        let names = names.chain(affected.services.iter().map(String::as_str));
         let what: Vec<&str> = names.chain(affected.manifest.then_some("the manifest")).collect();
         if what.is_empty() {
-            return Ok(());
+            return Ok(BTreeSet::new());
         }
         let change = Change { services, tag, index: None, cause: format!("watch: {}", what.join(", ")) };
         let changed = self.control.change(change).await.map_err(Failure::from)?;
@@ -128,10 +131,10 @@ impl Watch {
                 let how = if change.how == "in-place" { "changed as it runs:" } else { "rolling" };
                 talk(&format!("{how} {}", change.service));
             }
-        } else {
+        } else if affected.services.is_empty() {
             talk("nothing that runs has changed");
         }
-        Ok(())
+        Ok(changed.changes.into_iter().map(|change| change.service).collect())
     }
 
     fn folder(&self) -> &Path {

@@ -36,6 +36,7 @@ fn service(name: &str, replicas: u32, depends_on: &[&str]) -> Service {
         system: false,
         limits: Default::default(),
         artifact: String::new(),
+        files: Default::default(),
     };
     serde_json::from_value(serde_json::json!({
         "name": name,

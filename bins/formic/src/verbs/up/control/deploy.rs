@@ -20,7 +20,7 @@ use super::{Control, by, outlook, wire};
 use crate::exit::Failure;
 use crate::verbs::up::desired::services;
 use crate::verbs::up::facts::Facts;
-use crate::verbs::up::{artifacts, manifest};
+use crate::verbs::up::{artifacts, files, manifest};
 
 /// The engine answers between two events; what takes longer than this is no answer any more.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -315,6 +315,10 @@ impl pb::DeployService for Control {
                 lost.join(", "),
                 target.index
             )));
+        }
+        let changed = files::changed(&target.services, &self.folder, &self.artifacts);
+        if !changed.is_empty() {
+            return Err(Error::failed_precondition(files::refusal(&changed, target.index, &self.folder)));
         }
         let lost = self.vault.lost(&target.services);
         if !lost.is_empty() {

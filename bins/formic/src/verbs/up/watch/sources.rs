@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use formic_spec::{Manifest, Source};
 
 use crate::exit::Outcome;
-use crate::verbs::up::build;
+use crate::verbs::up::{build, files};
 
 /// The sources of an application.
 #[derive(Debug, Default)]
@@ -42,17 +42,9 @@ impl Sources {
                 Source::Cargo(package) => {
                     wanted.insert(package.clone());
                 }
-                Source::Command(words) => {
-                    let from =
-                        service.cwd.as_ref().map_or_else(|| folder.to_path_buf(), |cwd| folder.join(cwd));
-                    for word in words.iter().chain(&service.args) {
-                        let path = from.join(word);
-                        // A script beside the manifest; not a program of the system.
-                        if let (true, Ok(path)) = (path.is_file(), path.canonicalize())
-                            && path.starts_with(folder)
-                        {
-                            sources.files.entry(path).or_default().insert(service.name.clone());
-                        }
+                Source::Command(_) => {
+                    for path in files::named(service, folder).into_values() {
+                        sources.files.entry(path).or_default().insert(service.name.clone());
                     }
                 }
                 Source::Image(_) => {}
