@@ -27,6 +27,12 @@ pub(crate) const LOCK: &str = "lock";
 /// How long the daemon may take to say who it is.
 const PROBE: Duration = Duration::from_millis(1500);
 
+/// So long a server that was found may be without a brain that answers: the keeper waits up to ten seconds before it
+/// starts one again.
+pub(crate) const AWAY: Duration = Duration::from_secs(15);
+/// How often it is looked whether one answers.
+pub(crate) const LOOK: Duration = Duration::from_millis(100);
+
 /// A running application, and the ways to it.
 pub(crate) struct App {
     /// Folder of the manifest, on the machine of the daemon.

@@ -5,10 +5,11 @@ mod operate;
 mod secret;
 mod server;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgMatches, Args, Parser, Subcommand};
 use formic_spec::HumanDuration;
 
 pub(crate) use look::{Exec, Metrics, Sort, Top};
@@ -267,6 +268,19 @@ pub(crate) struct Check {
     pub(crate) json: bool,
 }
 
+/// Whether the verb that was found is to speak to programs; that is the flag of the same name wherever there is one.
+pub(crate) fn wants_json(mut found: &ArgMatches) -> bool {
+    while let Some((_, inner)) = found.subcommand() {
+        found = inner;
+    }
+    found.try_get_one::<bool>("json").ok().flatten().copied().unwrap_or_default()
+}
+
+/// The same of a command line that cannot be read.
+pub(crate) fn asks_for_json(args: impl IntoIterator<Item = OsString>) -> bool {
+    args.into_iter().take_while(|arg| arg != "--").any(|arg| arg == "--json")
+}
+
 /// Reads `500ms`, `5s`, `1.5s`, `2m`, `1h`.
 fn duration(text: &str) -> Result<Duration, String> {
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
@@ -288,12 +302,36 @@ fn duration(text: &str) -> Result<Duration, String> {
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+
     use super::*;
     use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_flag_for_programs_is_found_by_one_name() {
+        let wants = |line: &str| wants_json(&Cli::command().try_get_matches_from(line.split(' ')).unwrap());
+        for line in [
+            "formic status --json",
+            "formic call a.B/C --json",
+            "formic check --json",
+            "formic up --json",
+            "formic secret set a --json",
+            "formic server stop --json",
+        ] {
+            assert!(wants(line), "{line}");
+        }
+        for line in ["formic status", "formic exec a cat --json", "formic completions bash"] {
+            assert!(!wants(line), "{line}");
+        }
+        let args = |line: &str| line.split(' ').map(OsString::from).collect::<Vec<_>>();
+        assert!(
+            asks_for_json(args("formic statsu --json")) && !asks_for_json(args("formic exec a -- x --json"))
+        );
     }
 
     #[test]

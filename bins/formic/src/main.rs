@@ -13,7 +13,7 @@ mod verbs;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches};
 
 fn main() -> ExitCode {
     // The trampoline of an instance and the keeper are this binary too, and must not parse anything of people's.
@@ -23,7 +23,12 @@ fn main() -> ExitCode {
         _ => {}
     }
     pass_over_findings();
-    let cli = cli::Cli::parse();
+    let parsed = cli::Cli::command().try_get_matches();
+    let parsed = parsed.and_then(|found| Ok((cli::wants_json(&found), cli::Cli::from_arg_matches(&found)?)));
+    let (json, cli) = match parsed {
+        Ok(parsed) => parsed,
+        Err(error) => return exit::misused(&error, cli::asks_for_json(std::env::args_os())),
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let outcome = match runtime {
         Ok(runtime) => {
@@ -34,7 +39,7 @@ fn main() -> ExitCode {
         }
         Err(error) => Err(exit::Failure::user("the system gives no threads or event queue").because(error)),
     };
-    exit::finish(outcome)
+    exit::finish(outcome, json)
 }
 
 /// What is damaged may make its reader panic, which is told as damage: the backtrace of a fault of ours would mislead.

@@ -278,10 +278,11 @@ impl App {
         let ended = self.formic(&args);
         match ended.code {
             Some(0) => Ok(ended.json()),
-            code => Err(Refused {
-                exit: code.unwrap_or(-1),
-                error: serde_json::from_str(&ended.stdout).unwrap_or(Value::String(ended.stderr)),
-            }),
+            code => {
+                let told: Option<Value> = serde_json::from_str(&ended.stdout).ok();
+                let error = told.map(|told| told["error"].clone()).filter(|error| !error.is_null());
+                Err(Refused { exit: code.unwrap_or(-1), error: error.unwrap_or(Value::String(ended.stderr)) })
+            }
         }
     }
 

@@ -1,15 +1,17 @@
 //! `formic apply`: the manifest is read again, and what it says becomes what is wanted.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use formic_api::control::v1 as pb;
+use formic_core::{Code, Error};
+use formic_rpc::Streaming;
 use serde_json::json;
 
-use crate::app::App;
+use crate::app::{AWAY, App, LOOK};
 use crate::cli::{Apply, Wait};
 use crate::exit::{Failure, Outcome};
 use crate::verbs::plan::{self, Wanted};
-use crate::{app, output};
+use crate::{app, output, signals};
 
 pub(crate) async fn run(args: Apply) -> Outcome {
     let app = app::find(&args.listing.target).await?;
@@ -24,25 +26,29 @@ pub(crate) async fn run(args: Apply) -> Outcome {
     finish(&app, &response, args.wait, args.listing.json).await
 }
 
-/// Says what a change has done, after waiting for it if that was asked for.
+/// Says what a change has done, and waits for it if that was asked for. That nobody reads what was changed is no reason
+/// to call it a success.
 pub(crate) async fn finish(app: &App, response: &pb::ChangeResponse, wait: Wait, json: bool) -> Outcome {
-    let waited = if wait.wait { Some(settled(app, response, wait.timeout).await) } else { None };
-    if json {
-        output::json(&json!({
-            "app": app.status.app, "index": response.index, "changed": response.changed,
-            "changes": plan::changes_json(&response.changes),
-            "beside": plan::fields_json(&response.beside), "ready": waited.as_ref().map(Result::is_ok),
-        }));
-    } else {
+    if !json {
         if response.changed && !(response.changes.is_empty() && response.beside.is_empty()) {
-            output::line(&plan::changes(&response.changes, &response.beside));
+            let _ = output::try_line(&plan::changes(&response.changes, &response.beside));
         }
         let what = if response.changed { "is wanted now" } else { "was wanted already; nothing changed" };
         output::talk(&format!("index {} of {} {what}", response.index, app.status.app));
     }
-    if let Some(status) = waited.transpose()?
-        && !json
-    {
+    let waited = if wait.wait { Some(settled(app, response, wait.timeout).await) } else { None };
+    let told = json!({
+        "app": app.status.app, "index": response.index, "changed": response.changed,
+        "changes": plan::changes_json(&response.changes),
+        "beside": plan::fields_json(&response.beside), "ready": waited.as_ref().map(Result::is_ok),
+    });
+    let status = match waited.transpose() {
+        Err(failure) => return Err(failure.beside(told)),
+        Ok(status) => status,
+    };
+    if json {
+        output::json(&told);
+    } else if let Some(status) = status {
         output::talk(&done(&status, response));
     }
     Ok(())
@@ -57,6 +63,10 @@ fn done(status: &pb::StatusResponse, response: &pb::ChangeResponse) -> String {
         let (has, noun) = if names.len() == 1 { ("has", "it") } else { ("have", "them") };
         return format!("{} {has} stopped; nothing of {noun} runs", names.join(", "));
     }
+    let broken: Vec<String> = status.services.iter().filter(|service| is_broken(service)).map(row).collect();
+    if !broken.is_empty() {
+        return format!("what was changed runs and answers; as before, {}", broken.join("; "));
+    }
     let completed = status.services.iter().any(|service| service.state == "completed");
     if completed { "all of it runs and answers, or has done its work" } else { "all of it runs and answers" }
         .into()
@@ -67,27 +77,44 @@ async fn settled(app: &App, response: &pb::ChangeResponse, timeout: Duration) ->
     let changed: Vec<&str> = response.changes.iter().map(|change| change.service.as_str()).collect();
     let mut last = None;
     let watch = async {
-        let mut states = app.control().watch_status(pb::StatusRequest::default()).await?.into_message();
-        while let Some(status) = states.message().await? {
-            match verdict(&status, &changed) {
-                _ if status.index < response.index => {}
-                Some(Err(text)) => {
-                    return Err(Failure::user(text).help("`formic why <service>` and `formic logs` say more"));
+        let mut answered = Instant::now();
+        loop {
+            let states = app.control().watch_status(pb::StatusRequest::default()).await;
+            let outcome = match states {
+                Ok(states) => {
+                    let outcome = followed(states.into_message(), response.index, &changed, &mut last).await;
+                    answered = Instant::now();
+                    outcome
                 }
-                _ if status.index > response.index => {
-                    return Err(Failure::user(format!(
-                        "index {} was followed by index {} before all of it was done",
-                        response.index, status.index
-                    )));
-                }
-                Some(Ok(())) => return Ok(status),
-                None => {}
+                Err(error) => Err(error),
+            };
+            match outcome {
+                Ok(Some(outcome)) => return outcome,
+                Err(error) if error.code() != Code::Unavailable => return Err(error.into()),
+                // A server's brain is followed by another, which goes on with the change.
+                _ if app.status.server.is_set() => {}
+                _ => return Err(Failure::unreachable(format!("{} has stopped", app.status.app))),
             }
-            last = Some(status);
+            if answered.elapsed() > AWAY {
+                return Err(Failure::unreachable(format!(
+                    "the server of {} does not answer any more",
+                    app.status.app
+                ))
+                .help("what was asked for goes on as soon as it runs again"));
+            }
+            tokio::time::sleep(LOOK).await;
         }
-        Err(Failure::unreachable(format!("{} has stopped", app.status.app)))
     };
-    match tokio::time::timeout(timeout, watch).await {
+    let mut interrupted = signals::interrupt()?;
+    let outcome = tokio::select! {
+        outcome = tokio::time::timeout(timeout, watch) => outcome,
+        // What was asked for is the engine's since before the wait.
+        _ = interrupted.recv() => {
+            output::talk(&format!("not waited for any more; index {} goes on", response.index));
+            return Err(Failure::interrupted());
+        }
+    };
+    match outcome {
         Ok(outcome) => outcome,
         Err(_) => {
             let services = last.iter().flat_map(|status| &status.services);
@@ -95,6 +122,33 @@ async fn settled(app: &App, response: &pb::ChangeResponse, timeout: Duration) ->
             Err(Failure::user(format!("not done after {} s: {}", timeout.as_secs(), open.join("; "))))
         }
     }
+}
+
+/// What becomes of the change, as the states tell it that come from an engine; nothing if they end before.
+async fn followed(
+    mut states: Streaming<pb::StatusResponse>,
+    index: u64,
+    changed: &[&str],
+    last: &mut Option<pb::StatusResponse>,
+) -> Result<Option<Outcome<pb::StatusResponse>>, Error> {
+    while let Some(status) = states.message().await? {
+        match verdict(&status, changed) {
+            _ if status.index < index => {}
+            Some(Err(text)) => {
+                let failure = Failure::user(text).help("`formic why <service>` and `formic logs` say more");
+                return Ok(Some(Err(failure)));
+            }
+            _ if status.index > index => {
+                let now = status.index;
+                let text = format!("index {index} was followed by index {now} before all of it was done");
+                return Ok(Some(Err(Failure::user(text))));
+            }
+            Some(Ok(())) => return Ok(Some(Ok(status))),
+            None => {}
+        }
+        *last = Some(status);
+    }
+    Ok(None)
 }
 
 fn row(service: &pb::ServiceStatus) -> String {
@@ -114,6 +168,10 @@ fn is_done(service: &pb::ServiceStatus) -> bool {
     service.ready >= service.wanted && !leaving && (over || service.wanted == 0)
 }
 
+fn is_broken(service: &pb::ServiceStatus) -> bool {
+    matches!(service.state.as_str(), "crash-looping" | "failed")
+}
+
 /// Whether it has come true or has failed; nothing as long as it may become either. What failed before and
 /// was not changed is no failure of this.
 fn verdict(status: &pb::StatusResponse, changed: &[&str]) -> Option<Result<(), String>> {
@@ -123,15 +181,12 @@ fn verdict(status: &pb::StatusResponse, changed: &[&str]) -> Option<Result<(), S
             let back = if service.rollout == "failed" { "" } else { "; it goes back to what worked" };
             return Some(Err(format!("{} failed: {}{back}", service.name, service.rollout_failure)));
         }
-        if service.wanted > 0
-            && !service.cron.is_set()
-            && matches!(service.state.as_str(), "crash-looping" | "failed")
-        {
+        if service.wanted > 0 && !service.cron.is_set() && is_broken(service) {
             return Some(Err(row(service)));
         }
     }
-    // Nothing more comes of what had failed for good before.
-    let is_over = |service: &pb::ServiceStatus| service.state == "failed" && !of_this(&service);
+    // Nothing more comes of what has failed again and again before, and waiting for it would fail a change that is done.
+    let is_over = |service: &pb::ServiceStatus| is_broken(service) && !of_this(&service);
     status.services.iter().all(|service| is_done(service) || is_over(service)).then_some(Ok(()))
 }
 
@@ -182,6 +237,12 @@ mod tests {
         (job.services[0].state, job.services[0].ready) = ("failed".into(), 0);
         assert_eq!(verdict(&job, &["order"]), Some(Err("order is failed".into())));
         assert_eq!(verdict(&job, &["user"]), Some(Ok(())));
+        job.services[0].state = "crash-looping".into();
+        assert_eq!(verdict(&job, &["user"]), Some(Ok(())));
+        assert_eq!(
+            done(&job, &pb::ChangeResponse::default()),
+            "what was changed runs and answers; as before, order is crash-looping"
+        );
         // That is no news for somebody who changed another service.
         assert_eq!(verdict(&status("reverted", 1), &["user"]), Some(Ok(())));
     }

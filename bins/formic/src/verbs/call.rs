@@ -11,7 +11,7 @@ use formic_core::{Endpoint, Error, Kind, Method, method};
 use formic_rpc::{Body, Call, Channel, Codec};
 use formic_settings::nearest;
 use futures::StreamExt;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::cli;
@@ -73,13 +73,8 @@ async fn make(args: &cli::Call, service: &str, name: &str, requests: Vec<Bytes>)
         output::talk(&format!("transport: {transport}"));
     }
     outcome.map_err(|error| {
-        show(&error, args.json);
-        match error.code() {
-            formic_core::Code::Unavailable if error.is_unsent() => Failure::unreachable(""),
-            // Whether the service said so or nobody did is a matter of a millisecond.
-            formic_core::Code::DeadlineExceeded => Failure::unreachable(""),
-            _ => Failure::answered(),
-        }
+        show(&error);
+        Failure::answered(&error)
     })
 }
 
@@ -104,23 +99,8 @@ async fn print(channel: &Channel, call: Call, args: &cli::Call) -> Result<(), Er
     Ok(())
 }
 
-/// Shows an error that a service answered: to people in words, to programs as Connect has it.
-fn show(error: &Error, json: bool) {
-    if json {
-        let details: Vec<_> =
-            error.details().iter().map(|detail| json!({ "type": detail.type_name })).collect();
-        let fields: Vec<_> = error
-            .fields()
-            .into_iter()
-            .map(|f| json!({ "field": f.field, "description": f.description }))
-            .collect();
-        let reason = error.info().map(|info| info.reason);
-        let value = json!({
-            "code": error.code().as_str(), "message": error.message(), "reason": reason, "fields": fields, "details": details,
-        });
-        output::line(&value.to_string());
-        return;
-    }
+/// Shows an error that a service answered, in words.
+fn show(error: &Error) {
     output::talk(&format!("error: {error}"));
     for field in error.fields() {
         output::talk(&format!("  field {}: {}", field.field, field.description));

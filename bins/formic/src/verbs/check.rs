@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::cli::Check;
-use crate::exit::{Failure, Outcome};
+use crate::exit::Outcome;
 use crate::output;
 use crate::verbs::up::{count, manifest};
 
@@ -12,10 +12,6 @@ pub(crate) fn run(args: &Check) -> Outcome {
     let source = manifest::read(&found)?;
     let manifest = match formic_spec::Manifest::parse(&source, &manifest::shown(&found)) {
         Ok(manifest) => manifest,
-        Err(faults) if args.json => {
-            output::json(&serde_json::to_value(&faults).unwrap_or_default());
-            return Err(Failure::user(""));
-        }
         Err(faults) => return Err(manifest::faulty(&faults)),
     };
     if args.json {

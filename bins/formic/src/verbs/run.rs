@@ -30,13 +30,14 @@ pub(crate) async fn run(args: Run) -> Outcome {
                 .help("it goes on; `formic runs` shows what came of it")
         })??;
     }
+    if args.wait.wait && run.state != "succeeded" {
+        let failure = Failure::user(tell(&run)).help(format!("`formic logs {}` says more", run.service));
+        return Err(failure.beside(to_json(&run)));
+    }
     if args.listing.json {
         output::json(&to_json(&run));
     } else {
         output::line(&tell(&run));
-    }
-    if args.wait.wait && run.state != "succeeded" {
-        return Err(Failure::user(tell(&run)).help(format!("`formic logs {}` says more", run.service)));
     }
     Ok(())
 }

@@ -80,15 +80,16 @@ async fn reset(app: &App, args: &Traffic, instance: &str) -> Outcome {
         callers.iter().map(|caller| caller.instance.clone()).collect()
     };
     let (callers, silent) = (names(&done.callers), names(&done.silent));
-    if args.listing.json {
-        output::json(
-            &json!({ "service": args.service, "instance": instance, "callers": callers, "silent": silent }),
-        );
-    } else if !callers.is_empty() {
+    let told = json!({ "service": args.service, "instance": instance, "callers": callers, "silent": silent });
+    if !args.listing.json && !callers.is_empty() {
         output::line(&format!("{instance} counts again with {}", callers.join(", ")));
     }
-    if silent.is_empty() {
-        return Ok(());
+    if !silent.is_empty() {
+        let text = format!("{} did not answer, and may keep it out", silent.join(", "));
+        return Err(Failure::unreachable(text).beside(told));
     }
-    Err(Failure::unreachable(format!("{} did not answer, and may keep it out", silent.join(", "))))
+    if args.listing.json {
+        output::json(&told);
+    }
+    Ok(())
 }

@@ -18,3 +18,4 @@ mod stop;
 mod traffic;
 mod verbs;
 mod web;
+mod words;

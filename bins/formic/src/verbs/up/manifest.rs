@@ -43,6 +43,7 @@ pub(crate) fn faulty(faults: &Faults) -> Failure {
     let count = faults.faults.len();
     let noun = if count == 1 { "fault" } else { "faults" };
     Failure::user(format!("the manifest has {count} {noun}\n\n{faults}"))
+        .beside(serde_json::to_value(faults).unwrap_or_default())
 }
 
 /// Reads and checks the manifest of a path.
