@@ -1,6 +1,10 @@
 //! Data goes to standard output, talk to standard error; tables fit the terminal.
 
+mod table;
+
 use std::io::{self, IsTerminal, Write};
+
+pub(crate) use table::{cut, table, width_of, wrap};
 
 /// Writes data. A closed pipe (`| head`) ends the process quietly, as people expect; not for a command that
 /// has something to put in order before it ends, see [`try_line`].
@@ -56,46 +60,6 @@ pub(crate) fn width() -> usize {
     size.ok().map(|size| usize::from(size.ws_col)).filter(|width| *width >= 20).unwrap_or(80)
 }
 
-/// How wide a table would be.
-pub(crate) fn width_of(header: &[&str], rows: &[Vec<String>]) -> usize {
-    let widest = |at: usize| {
-        let cells = rows.iter().filter_map(|row| row.get(at)).map(|cell| cell.chars().count());
-        cells.chain([header[at].chars().count()]).max().unwrap_or(0)
-    };
-    let columns: usize = (0..header.len()).map(|at| widest(at) + 2).sum();
-    columns.saturating_sub(2)
-}
-
-/// A table: columns as wide as their content, cut at the terminal's edge when there is a terminal.
-pub(crate) fn table(header: &[&str], rows: &[Vec<String>], limit: Option<usize>) -> String {
-    let mut widths: Vec<usize> = header.iter().map(|cell| cell.chars().count()).collect();
-    for row in rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(cell.chars().count());
-        }
-    }
-    let render = |cells: &mut dyn Iterator<Item = &str>| {
-        let mut out = String::new();
-        for (cell, width) in cells.zip(&widths) {
-            let pad = width - cell.chars().count().min(*width);
-            out.push_str(cell);
-            out.extend(std::iter::repeat_n(' ', pad + 2));
-        }
-        let out = out.trim_end();
-        match limit {
-            Some(limit) if out.chars().count() > limit => {
-                let mut cut: String = out.chars().take(limit.saturating_sub(1)).collect();
-                cut.push('…');
-                cut
-            }
-            _ => out.to_owned(),
-        }
-    };
-    let mut lines = vec![render(&mut header.iter().copied())];
-    lines.extend(rows.iter().map(|row| render(&mut row.iter().map(String::as_str))));
-    lines.join("\n")
-}
-
 /// A moment as `2026-11-21 07:31:31.250`, in UTC.
 pub(crate) fn time(unix_ms: i64) -> String {
     let (days, millis) = (unix_ms.div_euclid(86_400_000), unix_ms.rem_euclid(86_400_000));
@@ -113,6 +77,19 @@ pub(crate) fn time(unix_ms: i64) -> String {
     format!("{year:04}-{month:02}-{of_month:02} {hour:02}:{minute:02}:{second:02}.{millis:03}")
 }
 
+/// The same to the second, where more says nothing.
+pub(crate) fn second(unix_ms: i64) -> String {
+    let mut text = time(unix_ms);
+    text.truncate("2026-11-21 07:31:31".len());
+    text
+}
+
+/// A paragraph of data within the terminal's width, if there is a terminal.
+pub(crate) fn paragraph(text: &str) {
+    let lines: Vec<String> = text.split('\n').flat_map(|line| wrap(line, limit(), 0)).collect();
+    line(&lines.join("\n"));
+}
+
 /// The limit for a table on standard output: its terminal's width; none for a pipe.
 pub(crate) fn limit() -> Option<usize> {
     io::stdout().is_terminal().then(width)
@@ -125,16 +102,9 @@ mod tests {
     #[test]
     fn moments() {
         assert_eq!(time(0), "1970-01-01 00:00:00.000");
+        assert_eq!(second(999), "1970-01-01 00:00:00");
         assert_eq!(time(951_782_400_000), "2000-02-29 00:00:00.000");
         assert_eq!(time(1_795_246_235_211), "2026-11-21 07:30:35.211");
         assert_eq!(time(4_107_542_399_999), "2100-02-28 23:59:59.999");
-    }
-
-    #[test]
-    fn tables_line_up_and_are_cut_at_the_edge() {
-        let rows = vec![vec!["a".into(), "long value".into()], vec!["bbb".into(), "x".into()]];
-        assert_eq!(table(&["N", "VALUE"], &rows, None), "N    VALUE\na    long value\nbbb  x");
-        assert_eq!(width_of(&["N", "VALUE"], &rows), 15);
-        assert_eq!(table(&["N", "VALUE"], &rows, Some(8)), "N    VA…\na    lo…\nbbb  x");
     }
 }

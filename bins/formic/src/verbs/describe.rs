@@ -44,7 +44,7 @@ pub(crate) async fn run(args: Describe) -> Outcome {
     if args.listing.json {
         output::json(&to_json(first.service.as_str(), &found, &schema));
     } else {
-        output::data(&render(first.service.as_str(), &found, &schema));
+        output::data(&render(first.service.as_str(), &found, &schema, output::limit()));
     }
     Ok(())
 }
@@ -61,16 +61,17 @@ fn last(name: &str) -> &str {
     name.rsplit('.').next().unwrap_or(name)
 }
 
-fn render(service: &str, instances: &[&Instance], schema: &Schema) -> String {
+fn render(service: &str, instances: &[&Instance], schema: &Schema, limit: Option<usize>) -> String {
     let mut out = format!("{service}\n");
     for instance in instances {
         let version = if instance.version.is_empty() { "-" } else { &instance.version };
-        out.push_str(&format!("  {}  {}  {}\n", instance.id, instance.endpoint, version));
+        let line = format!("  {}  {}  {version}", instance.id, instance.endpoint);
+        out.push_str(&paragraph(&line, limit));
     }
     for rpc in &schema.services {
         out.push_str(&format!("\nservice {}\n", rpc.name));
         for method in &rpc.methods {
-            out.push_str(&format!("  {}\n", signature(method)));
+            out.push_str(&paragraph(&format!("  {}", signature(method)), limit));
         }
         for message in schema.mentioned(rpc) {
             out.push_str(&format!("\nmessage {message}\n"));
@@ -82,7 +83,7 @@ fn render(service: &str, instances: &[&Instance], schema: &Schema) -> String {
                 out.push_str("  (no fields)\n");
             }
             // The table's own header has no use here.
-            let table = output::table(&["", "", ""], &rows, None);
+            let table = output::table(&["", "", ""], &rows, limit);
             for line in table.lines().skip(1) {
                 out.push_str(line);
                 out.push('\n');
@@ -90,9 +91,14 @@ fn render(service: &str, instances: &[&Instance], schema: &Schema) -> String {
         }
     }
     for (name, values) in &schema.enums {
-        out.push_str(&format!("\nenum {name}\n  {}\n", values.join(", ")));
+        out.push_str(&format!("\nenum {name}\n{}", paragraph(&format!("  {}", values.join(", ")), limit)));
     }
     out
+}
+
+/// What is set in, further where it goes on.
+fn paragraph(text: &str, limit: Option<usize>) -> String {
+    output::wrap(text, limit, 4).join("\n") + "\n"
 }
 
 fn to_json(service: &str, instances: &[&Instance], schema: &Schema) -> serde_json::Value {

@@ -1,46 +1,91 @@
 //! `formic events`: what was decided and what happened, each with its cause.
 
+use std::time::Instant;
+
 use formic_api::control::v1 as pb;
+use formic_core::{Code, Error};
+use formic_rpc::Streaming;
 use serde_json::json;
 
+use crate::app::{AWAY, LOOK};
 use crate::cli::Events;
-use crate::exit::Outcome;
+use crate::exit::{Failure, Outcome};
 use crate::{app, output, signals};
+
+/// What stands before the text of an event: when it was, and its kind.
+const BEFORE: usize = 34;
+/// A terminal with room for that beside what is told.
+const WIDE: usize = 100;
 
 pub(crate) async fn run(args: Events) -> Outcome {
     let app = app::find(&args.listing.target).await?;
     for name in &args.services {
         app.knows(name)?;
     }
-    let request = pb::EventsRequest {
+    let mut request = pb::EventsRequest {
         services: args.services,
         follow: args.follow,
         tail: args.tail,
         ..Default::default()
     };
-    let mut events = app.deploy().events(request).await?.into_message();
     let mut interrupted = signals::interrupt()?;
+    let mut last = None;
+    let mut answered = Instant::now();
     loop {
-        let event = tokio::select! {
-            event = events.message() => event?,
+        let listen = async {
+            let events = app.deploy().events(request.clone()).await?.into_message();
+            let outcome = show(events, &mut last, args.listing.json).await;
+            answered = Instant::now();
+            outcome
+        };
+        let outcome = tokio::select! {
+            outcome = listen => outcome,
             _ = interrupted.recv() => return Ok(()),
         };
-        let Some(event) = event else { return Ok(()) };
-        if args.listing.json {
+        // A server's brain is followed by another, which has the same events and goes on with them.
+        let goes_on = args.follow && app.status.server.is_set();
+        match outcome {
+            Err(error) if !(goes_on && error.code() == Code::Unavailable) => return Err(error.into()),
+            Ok(()) if !goes_on => return Ok(()),
+            _ => {}
+        }
+        if answered.elapsed() > AWAY {
+            return Err(Failure::unreachable(format!(
+                "the server of {} does not answer any more",
+                app.status.app
+            )));
+        }
+        // All of them: those that were shown are left out.
+        request.tail = 0;
+        tokio::select! {
+            () = tokio::time::sleep(LOOK) => {}
+            _ = interrupted.recv() => return Ok(()),
+        }
+    }
+}
+
+/// Shows the events after the last one, and those that come, until their end. Cancel safe: what was shown is known.
+async fn show(mut events: Streaming<pb::Event>, last: &mut Option<u64>, json: bool) -> Result<(), Error> {
+    while let Some(event) = events.message().await? {
+        if last.is_some_and(|last| event.sequence <= last) {
+            continue;
+        }
+        *last = Some(event.sequence);
+        if json {
             let value = json!({
                 "sequence": event.sequence, "unix_ms": event.unix_ms, "kind": event.kind,
                 "service": event.service, "instance": event.instance, "text": event.text,
             });
             output::line(&value.to_string());
-        } else {
-            let who = if event.instance.is_empty() { &event.service } else { &event.instance };
-            let space = if who.is_empty() { "" } else { " " };
-            output::line(&format!(
-                "{} {:9} {who}{space}{}",
-                output::time(event.unix_ms),
-                event.kind,
-                event.text
-            ));
+            continue;
         }
+        let who = if event.instance.is_empty() { &event.service } else { &event.instance };
+        let space = if who.is_empty() { "" } else { " " };
+        let text = format!("{} {:9} {who}{space}{}", output::time(event.unix_ms), event.kind, event.text);
+        // Below the text where there is room for it.
+        let limit = output::limit();
+        let indent = if limit.is_some_and(|limit| limit < WIDE) { 4 } else { BEFORE };
+        output::line(&output::wrap(&text, limit, indent).join("\n"));
     }
+    Ok(())
 }

@@ -29,13 +29,16 @@ pub(crate) async fn run(args: Listing) -> Outcome {
                 state.services.iter().map(|s| format!("{}={}@{}", s.name, s.replicas, s.version)).collect();
             vec![
                 state.index.to_string(),
-                output::time(state.unix_ms),
+                output::second(state.unix_ms),
                 state.outcome.clone(),
                 state.cause.clone(),
                 services.join(" "),
             ]
         })
         .collect();
+    if rows.is_empty() {
+        output::talk("nothing has been wanted yet; `formic apply` starts what the manifest says");
+    }
     output::line(&output::table(
         &["INDEX", "SINCE (UTC)", "OUTCOME", "CAUSE", "SERVICES"],
         &rows,

@@ -79,7 +79,7 @@ fn render(plan: &pb::PlanResponse) -> String {
         out.push_str(&output::table(&["ACTION", "SLOT", "INSTANCE", "CAUSE"], &rows, output::limit()));
     }
     for note in &plan.notes {
-        out.push_str(&format!("\nnote: {note}"));
+        out.push_str(&format!("\n{}", output::wrap(&format!("note: {note}"), output::limit(), 2).join("\n")));
     }
     out.push_str(&format!("\nindex {}", plan.index));
     out
@@ -107,7 +107,8 @@ pub(crate) fn changes(changes: &[pb::ServiceChange], beside: &[pb::FieldChange])
         (false, true) => format!("- {}: removed, was {}", field.field, field.from),
         _ => format!("~ {}: {}", field.field, values(field)),
     }));
-    lines.join("\n")
+    let limit = output::limit();
+    lines.iter().flat_map(|line| output::wrap(line, limit, 4)).collect::<Vec<_>>().join("\n")
 }
 
 fn values(field: &pb::FieldChange) -> String {

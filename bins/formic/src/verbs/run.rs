@@ -74,7 +74,7 @@ pub(crate) async fn list(args: Runs) -> Outcome {
             vec![
                 run.service.clone(),
                 run.number.to_string(),
-                output::time(run.due_unix_ms),
+                output::second(run.due_unix_ms),
                 if run.by_hand { "by hand".into() } else { "schedule".into() },
                 run.state.clone(),
                 took.map(|millis| format!("{}.{:03} s", millis / 1000, millis % 1000)).unwrap_or_default(),
@@ -82,6 +82,9 @@ pub(crate) async fn list(args: Runs) -> Outcome {
             ]
         })
         .collect();
+    if rows.is_empty() {
+        output::talk("no cron job has run yet");
+    }
     let header = ["JOB", "RUN", "DUE (UTC)", "CAUSE", "STATE", "TOOK", "END"];
     output::line(&output::table(&header, &rows, output::limit()));
     Ok(())

@@ -81,12 +81,15 @@ fn show(secrets: &[pb::SecretStatus], json: bool) {
             vec![
                 secret.name.clone(),
                 secret.versions.last().map(ToString::to_string).unwrap_or_default(),
-                output::time(secret.set_unix_ms),
+                output::second(secret.set_unix_ms),
                 secret.versions.len().to_string(),
                 secret.used_by.join(" "),
             ]
         })
         .collect();
+    if rows.is_empty() {
+        output::talk("no secret is set; `formic secret set NAME` sets one");
+    }
     output::line(&output::table(
         &["SECRET", "VERSION", "SET (UTC)", "KEPT", "USED BY"],
         &rows,

@@ -36,6 +36,9 @@ pub(crate) async fn run(args: Listing) -> Outcome {
             names.join(", "),
         ]);
     }
+    if rows.is_empty() {
+        output::talk("no service is registered yet; `formic status` shows what starts");
+    }
     output::line(&output::table(&["SERVICE", "INSTANCES", "METHODS", "RPC"], &rows, output::limit()));
     Ok(())
 }

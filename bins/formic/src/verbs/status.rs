@@ -61,37 +61,38 @@ pub(crate) fn render(status: &pb::StatusResponse, limit: Option<usize>) -> Strin
             rows.iter_mut().for_each(|row| drop(row.remove(at)));
         }
     }
-    let mut out = output::table(&header, &rows, limit);
-    for service in status.services.iter().filter(|service| !service.reason.is_empty()) {
-        out.push_str(&format!("\n{}: {}", service.name, service.reason));
-    }
-    for service in status.services.iter().filter(|service| !service.rollout_failure.is_empty()) {
-        out.push_str(&format!(
-            "\n{}: its last update is {}: {}",
-            service.name, service.rollout, service.rollout_failure
-        ));
-    }
-    for service in &status.services {
-        if let Some(cron) = service.cron.as_option() {
-            let stopped = service.state == "stopped";
-            let next = cron
-                .next_unix_ms
-                .map_or_else(|| "never".to_owned(), |at| format!("{} UTC", output::time(at)));
-            let last = cron.last.as_option().map_or_else(String::new, |last| format!("; {}", tell(last)));
-            let (name, schedule, zone) = (&service.name, &cron.schedule, &cron.zone);
-            out.push_str(&if stopped {
-                format!(
-                    "\n{name}: stopped; nothing is due until `formic start {name}` ({schedule} {zone}){last}"
-                )
-            } else {
-                format!("\n{name}: due next {next} ({schedule} {zone}){last}")
-            });
-        }
-    }
-    for note in &status.notes {
-        out.push_str(&format!("\nnote: {note}"));
-    }
-    out
+    let mut out = vec![output::table(&header, &rows, limit)];
+    let below = reasons(status).into_iter().chain(status.services.iter().filter_map(schedule));
+    let below = below.chain(status.notes.iter().map(|note| format!("note: {note}")));
+    out.extend(below.flat_map(|line| output::wrap(&line, limit, 2)));
+    out.join("\n")
+}
+
+/// Why what is not ready is not, and what became of updates that failed.
+fn reasons(status: &pb::StatusResponse) -> Vec<String> {
+    let told = status.services.iter().filter(|service| !service.reason.is_empty());
+    let mut lines: Vec<String> =
+        told.map(|service| format!("{}: {}", service.name, service.reason)).collect();
+    let failed = status.services.iter().filter(|service| !service.rollout_failure.is_empty());
+    lines.extend(failed.map(|service| {
+        let (name, rollout, failure) = (&service.name, &service.rollout, &service.rollout_failure);
+        format!("{name}: its last update is {rollout}: {failure}")
+    }));
+    lines
+}
+
+/// When a cron job is due, and what came of its last run.
+fn schedule(service: &pb::ServiceStatus) -> Option<String> {
+    let cron = service.cron.as_option()?;
+    let next =
+        cron.next_unix_ms.map_or_else(|| "never".to_owned(), |at| format!("{} UTC", output::second(at)));
+    let last = cron.last.as_option().map_or_else(String::new, |last| format!("; {}", tell(last)));
+    let (name, schedule, zone) = (&service.name, &cron.schedule, &cron.zone);
+    Some(if service.state == "stopped" {
+        format!("{name}: stopped; nothing is due until `formic start {name}` ({schedule} {zone}){last}")
+    } else {
+        format!("{name}: due next {next} ({schedule} {zone}){last}")
+    })
 }
 
 fn pid(instance: &pb::InstanceStatus) -> String {

@@ -57,7 +57,7 @@ async fn look(app: &App) -> Outcome<(pb::StatusResponse, pb::MeasureResponse)> {
 async fn interactive(app: &App, args: Top) -> Outcome {
     let mut ends = Ends::listen()?;
     let mut sort = args.sort;
-    let (mut offset, mut before) = (0, None);
+    let (mut offset, mut before, mut away) = (0, None, false);
     let (mut status, mut measures) = look(app).await?;
     // From here on the terminal is another; dropping this puts it back, whatever happens.
     let mut screen = Screen::open().map_err(|error| Failure::user("cannot draw here").because(error))?;
@@ -68,15 +68,22 @@ async fn interactive(app: &App, args: Top) -> Outcome {
         let mut rows = rows(&status, &measures, before.as_ref());
         rows::sort(&mut rows, sort);
         let size = Size::of_terminal();
-        let frame = Frame { status: &status, measures: &measures, rows: &rows, sort, size };
+        let frame = Frame { status: &status, measures: &measures, rows: &rows, sort, size, away };
         offset = offset.min(frame.last_offset());
         screen.draw(&frame.lines(offset)).map_err(|error| Failure::user("cannot draw").because(error))?;
         // Each arm is cancel safe: a timer, a signal, a look that is begun anew, keys that stay in the terminal.
         tokio::select! {
             _ = tick.tick() => {
-                let (status_now, measures_now) = look(app).await?;
-                status = status_now;
-                before = Some(std::mem::replace(&mut measures, measures_now));
+                match look(app).await {
+                    Ok((status_now, measures_now)) => {
+                        away = false;
+                        status = status_now;
+                        before = Some(std::mem::replace(&mut measures, measures_now));
+                    }
+                    // What a server runs goes on without it, and so does who looks on.
+                    Err(failure) if !status.server.is_set() => return Err(failure),
+                    Err(_) => away = true,
+                }
             }
             () = ends.next() => return Ok(()),
             key = screen.key() => match key {

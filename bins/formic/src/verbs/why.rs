@@ -14,7 +14,7 @@ pub(crate) async fn run(args: Why) -> Outcome {
     if args.listing.json {
         output::json(&json!({ "service": args.service, "why": why.text }));
     } else {
-        output::line(&why.text);
+        output::paragraph(&why.text);
     }
     Ok(())
 }

@@ -7,6 +7,7 @@ use formic_api::control::v1 as pb;
 
 use super::rows::Row;
 use crate::cli::Sort;
+use crate::output::cut;
 
 /// Of the terminal, in characters.
 #[derive(Clone, Copy, Debug)]
@@ -22,6 +23,8 @@ pub(super) struct Frame<'a> {
     pub(super) rows: &'a [Row],
     pub(super) sort: Sort,
     pub(super) size: Size,
+    /// The engine does not answer, and this is what was seen last.
+    pub(super) away: bool,
 }
 
 /// A column: its title, the width of the terminal from which it is shown, by what it is sorted, its text.
@@ -108,15 +111,6 @@ fn age(time: Duration) -> String {
     }
 }
 
-fn cut(text: &str, width: usize) -> String {
-    if text.chars().count() <= width {
-        return text.to_owned();
-    }
-    let mut short: String = text.chars().take(width.saturating_sub(1)).collect();
-    short.push('…');
-    short
-}
-
 // === impl Size ===
 
 impl Size {
@@ -139,11 +133,14 @@ impl Frame<'_> {
         self.rows.len().saturating_sub(self.size.height - AROUND)
     }
 
+    fn engine(&self) -> String {
+        if self.away { "engine  does not answer; this was seen last".into() } else { engine(self.measures) }
+    }
+
     /// All lines, no longer than the terminal is wide and no more than it is high.
     pub(super) fn lines(&self, offset: usize) -> Vec<String> {
         let width = self.size.width;
-        let mut lines =
-            vec![cut(&summary(self.status, self.rows), width), cut(&engine(self.measures), width)];
+        let mut lines = vec![cut(&summary(self.status, self.rows), width), cut(&self.engine(), width)];
         let table = table(self.rows, self.sort, width);
         let room = self.size.height - AROUND;
         lines.push(table[0].clone());
@@ -195,14 +192,17 @@ fn engine(measures: &pb::MeasureResponse) -> String {
     )
 }
 
+/// A service with its slot, which is what tells rows apart and stays.
+fn short_name(row: &Row, width: usize) -> String {
+    let slot = if row.instance.is_empty() { String::new() } else { format!("/{}", row.slot) };
+    format!("{}{slot}", cut(&row.service, width.saturating_sub(slot.len())))
+}
+
 /// A header and a line for each row.
 fn table(rows: &[Row], sort: Sort, width: usize) -> Vec<String> {
     let columns: Vec<&Column> = COLUMNS.iter().filter(|column| column.from <= width).collect();
     let taken: usize = columns.iter().map(|column| column.width + 1).sum();
-    let name_of = |row: &Row| {
-        if row.instance.is_empty() { row.service.clone() } else { format!("{}/{}", row.service, row.slot) }
-    };
-    let longest = rows.iter().map(|row| name_of(row).chars().count()).max().unwrap_or(0);
+    let longest = rows.iter().map(|row| short_name(row, usize::MAX).chars().count()).max().unwrap_or(0);
     let name = longest.min(width.saturating_sub(taken)).clamp(NAME.0, NAME.1);
     let mark = |title: &str, is: bool| if is { format!("{title}*") } else { title.to_owned() };
     let mut header = format!("{:name$}", mark("SERVICE", sort == Sort::Name));
@@ -212,7 +212,7 @@ fn table(rows: &[Row], sort: Sort, width: usize) -> Vec<String> {
     }
     let mut lines = vec![cut(header.trim_end(), width)];
     for row in rows {
-        let mut line = format!("{:name$}", cut(&name_of(row), name));
+        let mut line = format!("{:name$}", short_name(row, name));
         for column in &columns {
             line.push_str(&aligned(&cut(&(column.text)(row), column.width), column));
         }
@@ -256,7 +256,7 @@ mod tests {
         let status = pb::StatusResponse { app: "shop".into(), index: 3, ..Default::default() };
         let measures = pb::MeasureResponse::default();
         let size = Size { width, height };
-        Frame { status: &status, measures: &measures, rows, sort: Sort::Cpu, size }.lines(offset)
+        Frame { status: &status, measures: &measures, rows, sort: Sort::Cpu, size, away: false }.lines(offset)
     }
 
     #[test]
@@ -268,7 +268,7 @@ mod tests {
         assert_eq!(lines[0], "shop  2/2 ready  24.7% cpu  24.6M mem  …");
         assert_eq!(lines[2], "SERVICE           STATE     CPU%*    MEM");
         assert_eq!(lines[3], "order/0           ready      12.3  12.3M");
-        assert_eq!(lines[4], "a-service-with-a… ready      12.3  12.3M");
+        assert_eq!(lines[4], "a-service-wit…/10 ready      12.3  12.3M");
         assert_eq!(lines[9], "q quit  s sort  ↑↓ scroll");
     }
 

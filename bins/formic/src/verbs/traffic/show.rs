@@ -170,32 +170,8 @@ fn same(policy: &str, wanted: &str) -> bool {
     read(policy) == read(wanted)
 }
 
-/// Lines of no more than the limit, broken between words where there are any.
 fn wrap(text: &str, limit: Option<usize>) -> Vec<String> {
-    let Some(limit) = limit else { return vec![text.to_owned()] };
-    let mut lines: Vec<String> = Vec::new();
-    let mut line = String::new();
-    for word in text.split(' ') {
-        let mut word: Vec<char> = word.chars().collect();
-        loop {
-            let used = line.chars().count();
-            let gap = usize::from(used > 0);
-            if used + gap + word.len() <= limit {
-                if gap > 0 {
-                    line.push(' ');
-                }
-                line.extend(&word);
-                break;
-            }
-            if used > 0 {
-                lines.push(std::mem::take(&mut line));
-                continue;
-            }
-            lines.push(word.drain(..limit.max(1)).collect());
-        }
-    }
-    lines.push(line);
-    lines
+    output::wrap(text, limit, 0)
 }
 
 /// The same for programs.

@@ -97,10 +97,3 @@ fn a_policy_that_is_not_the_manifests_is_told() {
 fn nobody_is_told_too() {
     assert_eq!(render("order", &pb::TrafficResponse::default(), Some(40)), "nobody has called order yet");
 }
-
-#[test]
-fn lines_break_between_words_and_within_long_ones() {
-    assert_eq!(wrap("one two three", Some(7)), ["one two", "three"]);
-    assert_eq!(wrap("a incomprehensibilities", Some(10)), ["a", "incomprehe", "nsibilitie", "s"]);
-    assert_eq!(wrap("one two", None), ["one two"]);
-}
