@@ -136,6 +136,9 @@ pub(crate) enum Verb {
         /// The shell
         shell: clap_complete::Shell,
     },
+    /// Print the names of the services; the completions ask for them
+    #[command(hide = true)]
+    Names(Target),
     /// Look at the multiplexed wire
     #[command(subcommand)]
     Wire(Wire),

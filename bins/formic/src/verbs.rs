@@ -68,6 +68,7 @@ pub(crate) async fn run(cli: Cli) -> Outcome {
         Verb::New(args) => new::run(&args),
         Verb::Check(args) => check::run(&args),
         Verb::Completions { shell } => completions::run(shell),
+        Verb::Names(target) => completions::names(&target).await,
         Verb::Wire(args) => wire::run(&args),
         Verb::Gateway => gateway::run().await,
     }
