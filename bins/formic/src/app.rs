@@ -100,6 +100,9 @@ impl App {
         let failure = Failure::user(format!("{} has no service {name:?}", self.status.app));
         Err(match formic_settings::nearest(name, known.iter().copied()) {
             Some(near) => failure.help(format!("did you mean {near:?}?")),
+            None if known.is_empty() => {
+                failure.help("nothing is wanted there now; `formic apply` starts what the manifest says")
+            }
             None => failure.help(format!("it has {}", known.join(", "))),
         })
     }

@@ -186,11 +186,12 @@ pub(crate) struct Up {
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Listing {
-    #[command(flatten)]
-    pub(crate) target: Target,
     /// Print JSON
+    // Before the target, whose last arguments begin a part of the help of their own.
     #[arg(long)]
     pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) target: Target,
 }
 
 #[derive(Args, Debug)]

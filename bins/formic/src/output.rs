@@ -6,13 +6,16 @@ use std::io::{self, IsTerminal, Write};
 
 pub(crate) use table::{cut, table, width_of, wrap};
 
-/// Writes data. A closed pipe (`| head`) ends the process quietly, as people expect; not for a command that
-/// has something to put in order before it ends, see [`try_line`].
-#[expect(clippy::exit, reason = "the reader is gone, there is nobody to report to")]
+/// Writes data. A closed pipe (`| head`) ends the process quietly, as people expect, and a full disk with an error; not
+/// for a command that has something to put in order before it ends, see [`try_line`].
+#[expect(clippy::exit, reason = "there is nobody to write for any more")]
 pub(crate) fn data(text: &str) {
-    if write(text).is_err() {
+    let Err(error) = write(text) else { return };
+    if error.kind() == io::ErrorKind::BrokenPipe {
         std::process::exit(0);
     }
+    talk(&format!("error: cannot write to standard output: {error}"));
+    std::process::exit(i32::from(crate::exit::USER));
 }
 
 fn write(text: &str) -> io::Result<()> {

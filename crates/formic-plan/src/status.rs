@@ -200,7 +200,7 @@ fn detail(
         let Instance { service, slot, .. } = instance;
         match &instance.state {
             State::Backoff { exit, until } => {
-                let left = HumanDuration::from(until.since(now));
+                let left = HumanDuration::rough(until.since(now));
                 return Some(format!("{service}/{slot} {exit}, starts again in {left}"));
             }
             State::Exited { exit, end: End::Failed } => {

@@ -86,8 +86,8 @@ fn goes_on(service: &str, facts: Facts<'_>) -> bool {
 fn rollout(deployment: &Deployment, goes_on: bool, now: Time) -> String {
     let rollout = &deployment.rollout;
     let (number, to) = (rollout.number, &rollout.to);
-    let ago = |at: Time| HumanDuration::from(now.since(at));
-    let left = |at: Time| HumanDuration::from(at.since(now));
+    let ago = |at: Time| HumanDuration::rough(now.since(at));
+    let left = |at: Time| HumanDuration::rough(at.since(now));
     let present = &deployment.wanted.service.revision;
     match &rollout.phase {
         Phase::Pending { needs } if needs.is_empty() => {
@@ -166,7 +166,7 @@ fn instances(service: &str, facts: Facts<'_>, now: Time) -> Vec<String> {
         }
         match &instance.state {
             State::Backoff { exit, until } => {
-                let left = HumanDuration::from(until.since(now));
+                let left = HumanDuration::rough(until.since(now));
                 let loops = if instance.history.crash_looping { ", again and again" } else { "" };
                 sentences.push(format!("{name} {exit}{loops}; it starts again in {left}."));
             }
@@ -174,15 +174,15 @@ fn instances(service: &str, facts: Facts<'_>, now: Time) -> Vec<String> {
                 sentences.push(format!("{name} {exit} and is not started again."));
             }
             State::Unready { since } => {
-                let ago = HumanDuration::from(now.since(*since));
+                let ago = HumanDuration::rough(now.since(*since));
                 sentences.push(format!("{name} has not answered its probe for {ago}."));
             }
             State::Stopping { cause, deadline } => {
-                let left = HumanDuration::from(deadline.since(now));
+                let left = HumanDuration::rough(deadline.since(now));
                 sentences.push(format!("{name} is stopping ({cause}), {left} are left to it."));
             }
             State::Quarantined { since, reason } => {
-                let ago = HumanDuration::from(now.since(*since));
+                let ago = HumanDuration::rough(now.since(*since));
                 sentences.push(format!(
                     "{name} ({}) may be running, and has been left alone for {ago}: {reason}. `formic release {}` gives its place free.",
                     instance.id, instance.id

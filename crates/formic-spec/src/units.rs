@@ -97,6 +97,15 @@ impl From<Duration> for HumanDuration {
     }
 }
 
+impl HumanDuration {
+    /// A time that has passed or is left, for people: in whole seconds from the first one on, as nobody wants to read
+    /// `3m12s417ms`.
+    #[must_use]
+    pub fn rough(duration: Duration) -> Self {
+        if duration < Duration::from_secs(1) { duration.into() } else { Self::from_secs(duration.as_secs()) }
+    }
+}
+
 impl From<HumanDuration> for Duration {
     fn from(duration: HumanDuration) -> Self {
         duration.0

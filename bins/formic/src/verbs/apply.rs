@@ -165,7 +165,12 @@ fn is_done(service: &pb::ServiceStatus) -> bool {
     let over = matches!(service.rollout.as_str(), "succeeded" | "reverted" | "failed");
     let leaving =
         service.instances.iter().any(|instance| matches!(instance.state.as_str(), "stopping" | "ending"));
-    service.ready >= service.wanted && !leaving && (over || service.wanted == 0)
+    // A brain that has just begun stops nobody yet: those beyond the wanted ones run, and nothing of them shows.
+    let runs = |instance: &&pb::InstanceStatus| {
+        instance.pid != 0 && !matches!(instance.state.as_str(), "standby" | "quarantined")
+    };
+    let running = u32::try_from(service.instances.iter().filter(runs).count()).unwrap_or(u32::MAX);
+    service.ready >= service.wanted && running <= service.wanted && !leaving && (over || service.wanted == 0)
 }
 
 fn is_broken(service: &pb::ServiceStatus) -> bool {
@@ -221,6 +226,13 @@ mod tests {
             failed,
             Some(Err("order failed: order-1 exited with code 78; it goes back to what worked".into()))
         );
+        // One more than is wanted goes sooner or later, and then it is done.
+        let runs = |pid| pb::InstanceStatus { pid, state: "ready".into(), ..Default::default() };
+        let mut scaled = status("succeeded", 2);
+        scaled.services[0].instances = vec![runs(7), runs(8)];
+        assert_eq!(verdict(&scaled, &["order"]), None);
+        scaled.services[0].instances[1].state = "standby".into();
+        assert_eq!(verdict(&scaled, &["order"]), Some(Ok(())));
         // What was stopped has come true once nothing of it runs, and that is what is said.
         let mut stopped = status("succeeded", 0);
         stopped.services[0].wanted = 0;

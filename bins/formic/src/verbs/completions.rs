@@ -48,7 +48,7 @@ fn bash() -> String {
         r#"_formic_with_names() {{
     _formic "$@"
     local cur="${{COMP_WORDS[COMP_CWORD]}}" verb="${{COMP_WORDS[1]}}"
-    [[ $COMP_CWORD -lt 2 || "$cur" == -* ]] && return 0
+    [[ $COMP_CWORD -lt 2 || "$cur" == -* || ( "$verb" == exec && $COMP_CWORD -gt 2 ) ]] && return 0
     case "$verb" in {verbs}) ;; *) return 0 ;; esac
     case "${{COMP_WORDS[COMP_CWORD-1]}}" in {VALUED}) return 0 ;; esac
     local names
@@ -57,7 +57,7 @@ fn bash() -> String {
         compopt -o nospace 2>/dev/null
         names="${{names//$'\n'/= }}="
     fi
-    COMPREPLY+=($(compgen -W "$names" -- "$cur"))
+    COMPREPLY=($(compgen -W "$names" -- "$cur"))
 }}
 complete -F _formic_with_names -o bashdefault -o default formic
 "#

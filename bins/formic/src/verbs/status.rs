@@ -15,6 +15,9 @@ pub(crate) async fn run(args: Listing) -> Outcome {
         return Ok(());
     }
     output::line(&render(&app.status, output::limit()));
+    if app.status.services.is_empty() {
+        output::talk("nothing is wanted; `formic apply` starts what the manifest says");
+    }
     Ok(())
 }
 

@@ -7,6 +7,7 @@ use crate::app::App;
 use crate::cli::{Down, Stop};
 use crate::exit::Outcome;
 use crate::verbs::intent;
+use crate::verbs::server::instances;
 use crate::{app, output};
 
 /// Longer than any grace that a manifest may give; the daemon bounds each step itself.
@@ -48,9 +49,11 @@ async fn whole(app: &App, now: bool, json: bool) -> Outcome {
         return Ok(());
     }
     let engine = if goes_on { "" } else { " and the engine that ran them" };
-    let what = format!("stopped {name}: its {workloads} workloads{engine}");
+    let noun = if workloads == 1 { "workload" } else { "workloads" };
+    let what = format!("stopped {name}: its {workloads} {noun}{engine}");
     if killed > 0 {
-        output::talk(&format!("{what}; {killed} instances outlived their grace and were killed"));
+        let killed = instances(killed);
+        output::talk(&format!("{what}; {killed} outlived the time to stop and had to be killed"));
     } else {
         output::talk(&what);
     }

@@ -162,7 +162,8 @@ pub(crate) async fn run(args: Up) -> Outcome {
     vault.secrets.close();
     let stopped = outcome?;
     if stopped.killed > 0 {
-        talk(&format!("stopped; {} instances outlived their grace and were killed", stopped.killed));
+        let killed = server::instances(stopped.killed);
+        talk(&format!("stopped; {killed} outlived the time to stop and had to be killed"));
     } else {
         talk("stopped, nothing is left behind");
     }

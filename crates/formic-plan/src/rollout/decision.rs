@@ -146,7 +146,7 @@ pub enum Failure {
 impl fmt::Display for Decision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} rollout {}: ", self.service, self.rollout)?;
-        let until = |deadline: &Time| HumanDuration::from(deadline.since(self.at));
+        let until = |deadline: &Time| HumanDuration::rough(deadline.since(self.at));
         match &self.what {
             What::Began { to, from, restart, supersedes } => {
                 match (from, restart) {
@@ -157,10 +157,12 @@ impl fmt::Display for Decision {
                 supersedes.map_or(Ok(()), |number| write!(f, "; rollout {number} ends unfinished"))
             }
             What::InPlace { to, from, replicas } if to == from => {
-                write!(f, "{replicas} instances of {to} are wanted")
+                let (instances, are) = if *replicas == 1 { ("instance", "is") } else { ("instances", "are") };
+                write!(f, "{replicas} {instances} of {to} {are} wanted")
             }
             What::InPlace { to, from, replicas } => {
-                write!(f, "changes {from} to {to} in place, {replicas} instances")
+                let instances = if *replicas == 1 { "instance" } else { "instances" };
+                write!(f, "changes {from} to {to} in place, {replicas} {instances}")
             }
             What::Waits { needs } => write!(f, "waits for {}", needs.join(", ")),
             What::Progressed { ready, of, deadline } => {

@@ -1,6 +1,7 @@
 //! What is told of cron jobs and their runs, to people.
 
 use std::fmt;
+use std::time::Duration;
 
 use formic_spec::HumanDuration;
 
@@ -84,7 +85,6 @@ impl fmt::Display for Due {
     }
 }
 
-/// Nobody wants to read 3m12s417ms.
 fn whole_seconds(millis: u64) -> HumanDuration {
-    HumanDuration::from_millis(if millis > 1000 { millis / 1000 * 1000 } else { millis })
+    HumanDuration::rough(Duration::from_millis(millis))
 }

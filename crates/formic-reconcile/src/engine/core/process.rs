@@ -335,7 +335,7 @@ impl Core {
                 _ => false,
             });
             let text = if returns {
-                let left = HumanDuration::from(until.since(self.now.time));
+                let left = HumanDuration::rough(until.since(self.now.time));
                 let restart = instance.history.restarts.saturating_add(1);
                 format!("{exit}, starts again in {left} as restart {restart}")
             } else {

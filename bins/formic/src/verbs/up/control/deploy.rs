@@ -95,8 +95,11 @@ impl Control {
         let view = view.borrow();
         let known: Vec<&str> = view.services.iter().map(|service| service.name.as_str()).collect();
         let near = formic_settings::nearest(name, known.iter().copied());
-        let hint = near
-            .map_or_else(|| format!("it has {}", known.join(", ")), |near| format!("did you mean {near:?}?"));
+        let hint = match near {
+            Some(near) => format!("did you mean {near:?}?"),
+            None if known.is_empty() => "nothing is wanted there now".to_owned(),
+            None => format!("it has {}", known.join(", ")),
+        };
         Error::not_found(format!("{} has no service {name:?}; {hint}", self.about.app))
     }
 }
@@ -150,8 +153,7 @@ const LATELY: usize = 4;
 fn lately(entries: &[Entry], service: &str, now: i64) -> String {
     let ago = |entry: &Entry| {
         let millis = u64::try_from(now.saturating_sub(entry.unix_ms)).unwrap_or_default();
-        // Whole seconds past the first: nobody wants to read 3m12s417ms.
-        HumanDuration::from_millis(if millis > 1000 { millis / 1000 * 1000 } else { millis })
+        HumanDuration::rough(Duration::from_millis(millis))
     };
     let line = |entry: &Entry| {
         let who = if entry.instance.is_empty() { "it" } else { &entry.instance };
