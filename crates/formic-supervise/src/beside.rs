@@ -1,4 +1,4 @@
-//! A command run beside an instance and as part of it: with its mark and in its cgroup, so that whatever
+//! A command run beside an instance and as part of it: as its user, with its mark and in its cgroup, so that whatever
 //! the command leaves behind is found and ended with the instance.
 
 use std::collections::BTreeMap;
@@ -12,7 +12,9 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::sync::{OwnedRwLockReadGuard, RwLock, watch};
 
+use crate::account::Account;
 use crate::launch::marker;
+use crate::privileges::Taken;
 use crate::process::Process;
 
 /// How long a killed command may take to be reaped.
@@ -49,10 +51,12 @@ impl Beside {
     pub async fn run(&self, instance: &Process, limit: Duration) -> io::Result<bool> {
         // Held until the group is killed, in whichever way this ends.
         let Some(mut permit) = instance.commands().enter().await else { return Ok(false) };
+        let user = instance.record().account;
         let mut command = tokio::process::Command::new(&self.program);
         command
             .args(&self.args)
             .env_clear()
+            .envs(user.as_ref().map(Account::variables).unwrap_or_default())
             .envs(&self.env)
             .envs(marker(instance.id(), instance.run_dir()))
             .current_dir(&self.cwd)
@@ -62,6 +66,9 @@ impl Beside {
             // A group of its own, so that all of it can be killed; not a session, which only instances have.
             .process_group(0)
             .kill_on_drop(true);
+        if let Some(user) = Taken::of(user) {
+            become_first(&mut command, user);
+        }
         // Dropped before the permit, as it stands after it.
         let mut running = Running(command.spawn()?);
         if let Some(pid) = running.0.id() {
@@ -81,6 +88,15 @@ impl Beside {
         }
         running.end().await;
         Err(io::Error::new(io::ErrorKind::TimedOut, "it did not end in time"))
+    }
+}
+
+/// Has a command become this user before it becomes its program.
+fn become_first(command: &mut tokio::process::Command, user: Taken) {
+    #[expect(unsafe_code, reason = "what is done between fork and exec must be said to be harmless there")]
+    // SAFETY: only system calls, over what was made ready before the fork.
+    unsafe {
+        command.pre_exec(move || user.take_on());
     }
 }
 

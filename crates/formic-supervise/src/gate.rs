@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::fchown;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -63,6 +64,7 @@ impl Gate {
             sockets: asked.sockets.iter().map(|socket| socket.name.clone()).collect(),
             port: asked.port,
             stop_signal: asked.stop_signal,
+            account: asked.privileges.account.clone(),
             started_at_ms: now_ms(),
             stdout: absolute(&launch.stdout)?,
             stderr: absolute(&launch.stderr)?,
@@ -76,6 +78,13 @@ impl Gate {
 
         let stdout = disk::open_log(&launch.stdout)?;
         let stderr = disk::open_log(&launch.stderr)?;
+        if let Some(account) = &asked.privileges.account {
+            // A program may open its standard output by its path again, as `/dev/stdout`.
+            for (log, path) in [(&stdout, &launch.stdout), (&stderr, &launch.stderr)] {
+                fchown(log, Some(account.uid), Some(account.gid))
+                    .map_err(|source| disk::explain("hand over", path, source))?;
+            }
+        }
         let (ours, theirs) = UnixStream::pair().map_err(start)?;
         ours.set_nonblocking(true).map_err(start)?;
         failpoint::hit("start.intent.before");

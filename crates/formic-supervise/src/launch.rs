@@ -8,8 +8,10 @@ use std::sync::Arc;
 
 use formic_core::{InstanceId, ServiceName};
 
+use crate::account::Account;
 use crate::cgroup::Limits;
 use crate::passing;
+use crate::privileges::Privileges;
 use crate::stop_signal::StopSignal;
 use crate::{INSTANCE_ENV, RUN_DIR_ENV};
 
@@ -28,7 +30,8 @@ pub struct Launch {
     pub program: OsString,
     /// Its arguments, without the program's name.
     pub args: Vec<OsString>,
-    /// The whole environment; nothing is inherited. Two variables are added: [`INSTANCE_ENV`] and [`RUN_DIR_ENV`].
+    /// The whole environment; nothing is inherited. Two variables are added: [`INSTANCE_ENV`] and [`RUN_DIR_ENV`]; and
+    /// for another user `HOME`, `USER` and `LOGNAME`, where they are not here.
     pub env: BTreeMap<String, OsString>,
     /// The directory it starts in.
     pub cwd: PathBuf,
@@ -56,6 +59,8 @@ pub struct Start {
     pub port: Option<u16>,
     /// What it is sent when it is to end; kept in its record.
     pub stop_signal: StopSignal,
+    /// As whom it runs, and what it gives up. Its log files are that user's too; the account is kept in its record.
+    pub privileges: Privileges,
 }
 
 /// An open socket that an instance is handed: the same one, not another of the same address, so that what
@@ -84,6 +89,7 @@ impl From<Launch> for Start {
             note: serde_json::Value::Null,
             port: None,
             stop_signal: StopSignal::default(),
+            privileges: Privileges::default(),
         }
     }
 }
@@ -117,6 +123,12 @@ impl Start {
     #[must_use]
     pub fn with_stop_signal(self, stop_signal: StopSignal) -> Self {
         Self { stop_signal, ..self }
+    }
+
+    /// As another user, or with other limits.
+    #[must_use]
+    pub fn with_privileges(self, privileges: Privileges) -> Self {
+        Self { privileges, ..self }
     }
 
     /// Finds what no machine could do.
@@ -221,9 +233,14 @@ impl Launch {
         Ok(())
     }
 
-    /// The environment with the marker.
-    pub(crate) fn marked_env(&self, run_dir: &std::path::Path) -> BTreeMap<String, OsString> {
-        let mut env = self.env.clone();
+    /// The environment with the marker, and with what there is to say of its user.
+    pub(crate) fn whole_env(
+        &self,
+        run_dir: &std::path::Path,
+        user: Option<&Account>,
+    ) -> BTreeMap<String, OsString> {
+        let mut env = user.map(Account::variables).unwrap_or_default();
+        env.extend(self.env.clone());
         env.extend(marker(&self.id, run_dir));
         env
     }

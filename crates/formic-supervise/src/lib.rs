@@ -18,6 +18,7 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("formic-supervise is for Linux; the crates of a service build elsewhere");
 
+mod account;
 mod adopt;
 mod beside;
 mod birth;
@@ -38,6 +39,7 @@ mod passing;
 mod pidfd;
 mod pidfs;
 mod place;
+mod privileges;
 mod process;
 mod procfs;
 mod record;
@@ -52,6 +54,7 @@ pub mod trampoline;
 mod tree;
 mod usage;
 
+pub use account::{Account, NoAccount, sees_others};
 pub use adopt::{Adopted, Fate};
 pub use beside::Beside;
 pub use cgroup::{Cgroups, Controller, Limits, Unenforced};
@@ -64,6 +67,7 @@ pub use launch::{InvalidLaunch, Launch, Socket, Start};
 pub use lock::{Lock, LockError};
 pub use logs::{LogLimits, Trimmed, log_begins, trim_log};
 pub use place::Place;
+pub use privileges::{Privileges, Ulimits};
 pub use process::{Process, StopError, Stopped};
 pub use procfs::is_running;
 pub use record::{Record, State, boottime_ms};

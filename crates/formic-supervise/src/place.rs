@@ -1,5 +1,5 @@
 //! Where an instance runs, for a command that a person wants to run there too: its environment, its
-//! directory, its cgroup. Not its session, which no other process can join.
+//! directory, its cgroup, its user. Not its session, which no other process can join.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use formic_core::InstanceId;
 
 use crate::pidfd::PidFd;
+use crate::privileges::Taken;
 use crate::record::Record;
 use crate::{INSTANCE_ENV, RUN_DIR_ENV};
 
@@ -20,6 +21,7 @@ pub struct Place {
     env: Vec<(OsString, OsString)>,
     cwd: PathBuf,
     group: Option<PathBuf>,
+    user: Option<Taken>,
 }
 
 // Not derived: the environment holds secrets.
@@ -49,8 +51,9 @@ impl Place {
             let text = format!("process {pid} does not carry the mark of {id} in its environment");
             return Err(io::Error::new(io::ErrorKind::InvalidData, text));
         }
-        let group = value(RUN_DIR_ENV).and_then(|run_dir| recorded_group(Path::new(run_dir), id));
-        Ok(Self { env, cwd, group })
+        let record = value(RUN_DIR_ENV).and_then(|run_dir| recorded(Path::new(run_dir), id));
+        let (group, account) = record.map(|record| (record.cgroup, record.account)).unwrap_or_default();
+        Ok(Self { env, cwd, group: group.filter(|dir| dir.is_dir()), user: Taken::of(account) })
     }
 
     /// Becomes this program there, in the place of the present process: with its terminal, its input and
@@ -67,6 +70,9 @@ impl Place {
         if let Some(group) = &self.group
             && let Err(error) = fs::write(group.join("cgroup.procs"), std::process::id().to_string())
         {
+            return error;
+        }
+        if let Some(Err(error)) = self.user.as_ref().map(Taken::take_on) {
             return error;
         }
         let missing = more.iter().filter(|(name, _)| !self.env.iter().any(|(known, _)| known == name));
@@ -90,11 +96,10 @@ fn variables(environ: &[u8]) -> Vec<(OsString, OsString)> {
     environ.split(|byte| *byte == 0).filter_map(variable).collect()
 }
 
-/// The cgroup that its record names, if there is one.
-fn recorded_group(run_dir: &Path, id: &InstanceId) -> Option<PathBuf> {
+/// Its record, if there is one.
+fn recorded(run_dir: &Path, id: &InstanceId) -> Option<Record> {
     let record = fs::read(run_dir.join(format!("{id}.json"))).ok()?;
-    let record: Record = serde_json::from_slice(&record).ok()?;
-    record.cgroup.filter(|dir| dir.is_dir())
+    serde_json::from_slice(&record).ok()
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use formic_core::{InstanceId, ServiceName};
 use serde::{Deserialize, Serialize};
 
+use crate::account::Account;
 use crate::cgroup::{Group, Groups};
 use crate::disk::{self, FileError};
 use crate::features::Containment;
@@ -81,6 +82,9 @@ pub struct Record {
     /// What it is sent when it is to end. While it is being stopped, what it was sent.
     #[serde(default, skip_serializing_if = "StopSignal::is_default")]
     pub stop_signal: StopSignal,
+    /// Whom it was started as, if not as the engine's own user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account: Option<Account>,
     /// When it was started, in milliseconds since 1970.
     pub started_at_ms: u64,
     /// The file of its standard output.
@@ -297,6 +301,7 @@ mod tests {
             sockets: vec!["http".into()],
             port: Some(20_001),
             stop_signal: StopSignal::Quit,
+            account: None,
             started_at_ms: 5,
             stdout: "/tmp/o".into(),
             stderr: "/tmp/e".into(),

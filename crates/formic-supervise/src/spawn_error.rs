@@ -25,7 +25,7 @@ pub enum SpawnError {
     #[error("{0}")]
     Withheld(String),
     /// The program could not be executed. Trying again will not help until something is changed.
-    #[error("{} {}", match step { Step::Prepare => "prepare", Step::Chdir => "enter the directory", Step::Exec => "execute" }, path.display())]
+    #[error("{} {}", match step { Step::Prepare => "prepare", Step::Limits => "set the limits of", Step::User => "change to the user of", Step::Chdir => "enter the directory", Step::Exec => "execute" }, path.display())]
     Exec {
         /// What failed.
         step: Step,

@@ -184,9 +184,10 @@ impl Supervisor {
         let payload = Payload {
             program: launch.program.clone(),
             args: launch.args.clone(),
-            env: launch.marked_env(self.run_dir()),
+            env: launch.whole_env(self.run_dir(), start.privileges.account.as_ref()),
             cwd: launch.cwd.clone().into_os_string(),
             sockets: sockets.iter().map(|socket| socket.name.clone()).collect(),
+            privileges: start.privileges.clone(),
         };
         let frame = payload.encode().map_err(|source| SpawnError::Exec {
             step: Step::Exec,

@@ -36,6 +36,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::passing;
+use crate::privileges::Privileges;
 
 /// The first argument that a binary must route to [`main`].
 pub const ARGUMENT: &str = "__exec";
@@ -81,6 +82,10 @@ impl Trampoline {
 pub enum Step {
     /// Making a session and resetting signals.
     Prepare,
+    /// Setting the limits of the process.
+    Limits,
+    /// Becoming its user, for good.
+    User,
     /// Entering the working directory.
     Chdir,
     /// Finding and executing the program.
@@ -91,13 +96,17 @@ impl Step {
     fn to_byte(self) -> u8 {
         match self {
             Self::Prepare => b'p',
+            Self::Limits => b'l',
+            Self::User => b'u',
             Self::Chdir => b'd',
             Self::Exec => b'x',
         }
     }
 
     pub(crate) fn from_byte(byte: u8) -> Option<Self> {
-        [Self::Prepare, Self::Chdir, Self::Exec].into_iter().find(|step| step.to_byte() == byte)
+        [Self::Prepare, Self::Limits, Self::User, Self::Chdir, Self::Exec]
+            .into_iter()
+            .find(|step| step.to_byte() == byte)
     }
 }
 
@@ -115,6 +124,9 @@ pub struct Payload {
     /// The names of the sockets that come in a message of their own, if there are any.
     #[serde(default)]
     pub sockets: Vec<String>,
+    /// What it gives up before it becomes the program.
+    #[serde(default)]
+    pub privileges: Privileges,
 }
 
 // Not derived: the environment holds secrets.
@@ -179,7 +191,10 @@ fn run() -> io::Result<Infallible> {
         return Err(io::ErrorKind::InvalidData.into());
     }
 
-    // Only now: a slow or hanging directory must not delay the record.
+    if let Err((step, error)) = payload.privileges.take_on() {
+        return Err(report(&mut engine, step, error));
+    }
+    // Only now: a slow or hanging directory must not delay the record, and it is the user who must be let in.
     if let Err(error) = std::env::set_current_dir(&payload.cwd) {
         return Err(report(&mut engine, Step::Chdir, error));
     }
@@ -389,6 +404,7 @@ mod tests {
             env: BTreeMap::from([("A".to_owned(), "b".into())]),
             cwd: "/".into(),
             sockets: vec![],
+            privileges: Privileges::default(),
         };
         let bytes = payload.encode().unwrap();
         for (length, whole) in [(bytes.len(), true), (bytes.len() - 1, false), (2, false)] {

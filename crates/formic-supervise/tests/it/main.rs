@@ -9,6 +9,7 @@ mod cgroup;
 mod keeper;
 mod lock;
 mod namespace;
+mod privileges;
 mod scene;
 mod spawn;
 mod stop;

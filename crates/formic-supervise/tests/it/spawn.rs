@@ -254,6 +254,7 @@ fn if_the_engine_dies_before_go_the_program_never_runs() {
         env: [("SECRET".to_owned(), "hunter2".into())].into(),
         cwd: scene.dir.clone().into(),
         sockets: vec![],
+        privileges: Default::default(),
     };
     for go in [false, true] {
         let (mut engine, theirs) = UnixStream::pair().unwrap();

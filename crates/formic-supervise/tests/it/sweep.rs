@@ -67,6 +67,7 @@ pub(crate) fn write(scene: &Scene, id: &str, identity: Option<Identity>, change:
         sockets: vec![],
         port: None,
         stop_signal: Default::default(),
+        account: None,
         started_at_ms: 1,
         stdout: "/dev/null".into(),
         stderr: "/dev/null".into(),
