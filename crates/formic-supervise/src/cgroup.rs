@@ -18,6 +18,7 @@
 mod detect;
 mod groups;
 mod limits;
+mod outside;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -31,6 +32,7 @@ use rustix::process::Signal;
 pub use detect::{Cgroups, Controller, Unenforced};
 pub(crate) use groups::Groups;
 pub use limits::Limits;
+pub(crate) use outside::pids_outside;
 
 use crate::pidfd::PidFd;
 use crate::procfs::Stat;

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use tokio::sync::Mutex;
 
+use crate::cgroup;
 use crate::process::{Process, Table};
 use crate::procfs::{self, Extent, Mark, Stat, mark};
 
@@ -89,6 +90,20 @@ impl Snapshot {
         Ok(Self { processes, complete })
     }
 
+    /// Those alone that are in none of the cgroups below this one, where the instances' are.
+    ///
+    /// Found by the kernel's lists of cgroups and not by `/proc`, which takes some microseconds for each process of the
+    /// machine to be listed: this costs nothing for those of instances.
+    fn take_outside(run_dir: &Path, groups: &Path) -> io::Result<Self> {
+        let mut processes = Vec::new();
+        let complete = cgroup::pids_outside(groups, |pid| {
+            let Some(stat) = Stat::read(pid).filter(|stat| !stat.is_zombie()) else { return };
+            let mark = if stat.env == Extent::None { Mark::None } else { mark(stat.pid, run_dir) };
+            processes.push(Seen { stat, mark });
+        })?;
+        Ok(Self { processes, complete })
+    }
+
     /// Whether every process was asked, and could say, whose it is.
     pub(crate) fn is_decided(&self) -> bool {
         self.complete && self.processes.iter().all(|seen| seen.mark != Mark::Undecided)
@@ -144,17 +159,26 @@ pub(crate) struct Scanner {
     run_dir: Arc<PathBuf>,
     /// Empty where nothing is held.
     table: Weak<Table>,
+    /// Where the cgroups of the instances are, if they have any.
+    groups: Option<Arc<PathBuf>>,
     last: Mutex<Option<(Instant, Arc<Snapshot>)>>,
+    outside: Mutex<Option<(Instant, Arc<Snapshot>)>>,
 }
 
 impl Scanner {
     pub(crate) fn new(run_dir: &Path) -> Self {
-        Self { run_dir: Arc::new(run_dir.to_owned()), table: Weak::new(), last: Mutex::new(None) }
+        let (last, outside) = (Mutex::default(), Mutex::default());
+        Self { run_dir: Arc::new(run_dir.to_owned()), table: Weak::new(), groups: None, last, outside }
     }
 
     /// The same for one who holds main processes.
     pub(crate) fn with_table(self, table: &Arc<Table>) -> Self {
         Self { table: Arc::downgrade(table), ..self }
+    }
+
+    /// The same where instances have cgroups, below this one.
+    pub(crate) fn with_groups(self, groups: Option<&Path>) -> Self {
+        Self { groups: groups.map(|groups| Arc::new(groups.to_owned())), ..self }
     }
 
     fn mains(&self) -> HashMap<u32, Process> {
@@ -169,21 +193,28 @@ impl Scanner {
 
     /// A snapshot that was begun after this call was made.
     pub(crate) async fn snapshot(&self) -> io::Result<Arc<Snapshot>> {
-        let asked = Instant::now();
-        let mut last = self.last.lock().await;
-        if let Some((begun, snapshot)) = &*last
-            && *begun >= asked
-        {
-            return Ok(snapshot.clone());
+        let take = || {
+            let (run_dir, mains) = (self.run_dir.clone(), self.mains());
+            move || Snapshot::take(&run_dir, &mains, |_| {})
+        };
+        shared(&self.last, take).await
+    }
+
+    /// The same of those alone that are in no instance's cgroup: of an instance whose own is empty, who has left it.
+    /// Where instances have none, or they cannot be read, of all.
+    pub(crate) async fn outside(&self) -> io::Result<Arc<Snapshot>> {
+        let Some(groups) = &self.groups else { return self.snapshot().await };
+        let take = || {
+            let (run_dir, groups) = (self.run_dir.clone(), Arc::clone(groups));
+            move || Snapshot::take_outside(&run_dir, &groups)
+        };
+        match shared(&self.outside, take).await {
+            Ok(snapshot) => Ok(snapshot),
+            Err(error) => {
+                tracing::debug!(%error, "the cgroups of the machine cannot be read; all processes are looked at");
+                self.snapshot().await
+            }
         }
-        let begun = Instant::now();
-        let (run_dir, mains) = (self.run_dir.clone(), self.mains());
-        let snapshot = tokio::task::spawn_blocking(move || Snapshot::take(&run_dir, &mains, |_| {}))
-            .await
-            .map_err(io::Error::other)??;
-        let snapshot = Arc::new(snapshot);
-        *last = Some((begun, snapshot.clone()));
-        Ok(snapshot)
     }
 
     /// A snapshot for a claim alone that calls `on_sight` for each process at the moment it is found.
@@ -202,6 +233,28 @@ impl Scanner {
         };
         tokio::task::spawn_blocking(take).await.map_err(io::Error::other)?
     }
+}
+
+/// What was begun after this call was made, by this caller or by another who waits for the same.
+async fn shared<T>(
+    last: &Mutex<Option<(Instant, Arc<Snapshot>)>>,
+    take: impl FnOnce() -> T,
+) -> io::Result<Arc<Snapshot>>
+where
+    T: FnOnce() -> io::Result<Snapshot> + Send + 'static,
+{
+    let asked = Instant::now();
+    let mut last = last.lock().await;
+    if let Some((begun, snapshot)) = &*last
+        && *begun >= asked
+    {
+        return Ok(snapshot.clone());
+    }
+    let begun = Instant::now();
+    let snapshot = tokio::task::spawn_blocking(take()).await.map_err(io::Error::other)??;
+    let snapshot = Arc::new(snapshot);
+    *last = Some((begun, snapshot.clone()));
+    Ok(snapshot)
 }
 
 #[cfg(test)]

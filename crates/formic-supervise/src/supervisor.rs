@@ -76,11 +76,12 @@ impl Supervisor {
         let store = Store::open(&config.run_dir)?;
         let boot_id = boot_id().map_err(|source| disk::explain("read", Path::new("/proc"), source))?;
         let table = Arc::default();
-        let scanner = Scanner::new(store.dir()).with_table(&table);
         let mut ours = vec![std::process::id()];
         ours.extend(config.keeper.as_ref().map(keeper::Client::keeper_pid));
         let groups = Groups::prepare(store.dir(), &mut config.features.cgroups, &ours);
         config.features.contain();
+        let scanner =
+            Scanner::new(store.dir()).with_table(&table).with_groups(groups.as_ref().map(Groups::dir));
         let care =
             Care { store, scanner, groups, exit_info: config.features.exit_info, keeper: config.keeper };
         Ok(Self(Arc::new(Gate {

@@ -176,9 +176,12 @@ impl Ending<'_> {
         if let Some(members) = self.in_group()? {
             return Ok(Look { members, decided: false });
         }
-        // Who has the right to may have left the cgroup.
-        let snapshot = self.scanner.snapshot().await.map_err(TreeError::Scan)?;
-        Ok(self.seen_in(&snapshot))
+        let snapshot = match self.group {
+            // It is empty, and who has the right to may have left it; to be among another instance's is no way out.
+            Some(_) => self.scanner.outside().await,
+            None => self.scanner.snapshot().await,
+        };
+        Ok(self.seen_in(&*snapshot.map_err(TreeError::Scan)?))
     }
 
     /// The processes in the cgroup while there are any.

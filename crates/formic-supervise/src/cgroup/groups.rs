@@ -63,6 +63,11 @@ impl Groups {
         Some(groups)
     }
 
+    /// The one that they are all in.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// The cgroup of an instance, made or not.
     pub(crate) fn of(&self, id: &InstanceId) -> Group {
         Group::at(self.dir.join(id.as_str()))

@@ -189,3 +189,26 @@ async fn an_instance_is_born_in_its_cgroup_and_what_cannot_be_executed_leaves_no
     assert_eq!(error.errno(), Some(2), "{error:?}");
     assert_eq!((fs::read_dir(supervisor.run_dir()).unwrap().count(), supervisor.processes().len()), (0, 0));
 }
+
+#[tokio::test]
+async fn who_has_left_the_cgroup_is_found_all_the_same() {
+    let Some(scene) = scene("cg-left", "cgroup::who_has_left_the_cgroup_is_found_all_the_same") else {
+        return;
+    };
+    let process = scene.run("a-1", "setsid sh -c 'echo $$; exec sleep 60' & exec sleep 60").await;
+    let left = scene.pids("a-1", 1).await[0];
+    // Where those are whom nobody has put anywhere.
+    let above = group(&scene.supervisor, "a-1").parent().and_then(|dir| dir.parent()).unwrap().to_owned();
+    if let Err(error) = fs::write(above.join("cgroup.procs"), left.to_string()) {
+        println!("formic-test-skipped: cgroup::who_has_left_the_cgroup_is_found_all_the_same: {error}");
+        process.kill().await.unwrap();
+        return;
+    }
+    // Others of the same engine are not looked at, and stay.
+    let other = scene.run("a-2", "sleep 60").await;
+    crate::scene::signal(process.pid(), libc::SIGKILL);
+    process.wait().await;
+    let stopped = process.stop(Duration::from_secs(5)).await.unwrap();
+    assert!(!lives(left) && lives(other.pid()), "{stopped:?}");
+    other.kill().await.unwrap();
+}
