@@ -132,6 +132,9 @@ fn flat(service: Option<&Service>) -> BTreeMap<String, String> {
         for (name, value) in start {
             if name == "stop_signal" {
                 leaf("stop.signal", &value, &mut out);
+            } else if let ("privileges", Value::Object(fields)) = (name.as_str(), &value) {
+                // Keys of the service itself, where people write them.
+                fields.iter().for_each(|(name, value)| leaf(name, value, &mut out));
             } else if name != "system" {
                 leaf(&name, &value, &mut out);
             }
@@ -204,7 +207,7 @@ mod tests {
         let config = |limit: u32| json!({ "limit": limit, "token": format!("{limit}") }).to_string();
         let start = |level: &str, limit| {
             json!({ "env": { "LOG": level, "FORMIC_CONFIG": config(limit), "DB_PASSWORD": level },
-                    "args": [], "system": false, "health": { "path": "/x" } })
+                    "privileges": { "user": level, "ulimits": { "nofile": limit } }, "args": [], "system": false, "health": { "path": "/x" } })
         };
         let old = [service("order", 1, 2, start("info", 1)), service("user", 1, 1, Value::Null)];
         let new = [service("order", 2, 3, start("debug", 2)), service("pay", 1, 1, json!({ "port": 80 }))];
@@ -223,6 +226,8 @@ mod tests {
                 "env.DB_PASSWORD: (hidden) > (hidden, changed)",
                 "env.LOG: info > debug",
                 "replicas: 2 > 3",
+                "ulimits.nofile: 1 > 2",
+                "user: info > debug",
             ]
         );
         let kinds: Vec<_> = changes.iter().map(|change| (change.service.as_str(), change.change)).collect();

@@ -25,7 +25,7 @@ use tokio::sync::{broadcast, mpsc, watch};
 
 pub use self::command::{Applied, Busy, Change, Command, Generation, Preview, Refused, Slot, Stopped};
 use self::core::{Core, Event, Fate, Found, Now, Turn};
-pub(crate) use self::effects::Probing;
+pub(crate) use self::effects::{Probing, in_full};
 use self::effects::{Effect, Executor, Listeners};
 use self::permit::Permit;
 use crate::gated::Gated;
@@ -212,6 +212,14 @@ impl Engine {
     #[must_use]
     pub fn with_secrets(mut self, secrets: Secrets) -> Self {
         self.executor.secrets = Some(secrets);
+        self
+    }
+
+    /// Tells of each user, other than this one, whose instances are started: they look for the engine at
+    /// [`account::socket`](crate::account::socket).
+    #[must_use]
+    pub fn with_doors(mut self, doors: mpsc::UnboundedSender<u32>) -> Self {
+        self.executor.doors = Some(doors);
         self
     }
 

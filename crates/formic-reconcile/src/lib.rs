@@ -13,6 +13,7 @@
 //! `formic_plan::Instance`'s, the order is `formic_plan::plan`'s, and what a stop means is
 //! `formic_supervise`'s.
 
+pub mod account;
 mod announce;
 mod diff;
 mod engine;

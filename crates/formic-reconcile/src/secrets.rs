@@ -12,15 +12,19 @@ use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Write as _};
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, lchown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use formic_state::{Secret, State};
+use formic_supervise::Account;
 use serde::{Deserialize, Serialize};
 
 /// The variable that says where an instance's secrets are.
 pub(crate) const DIR_ENV: &str = "FORMIC_SECRETS_DIR";
+
+/// The mode of the folder of all instances once one of them has another user than the engine's.
+const PASSED: u32 = 0o711;
 
 /// A secret that an instance is given, by the name of its file: which, and not what.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,7 +81,9 @@ impl Secrets {
         if !found.is_dir() || found.uid() != own {
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, "it belongs to somebody else"));
         }
-        fs::set_permissions(&root, fs::Permissions::from_mode(0o700))?;
+        // What an engine before this one has handed to other users is theirs still.
+        let mode = if found.mode() & 0o7777 == PASSED { PASSED } else { 0o700 };
+        fs::set_permissions(&root, fs::Permissions::from_mode(mode))?;
         Ok(Self { state, root })
     }
 
@@ -107,9 +113,13 @@ impl Secrets {
         &self,
         instance: &str,
         given: &BTreeMap<String, Given>,
+        user: Option<&Account>,
     ) -> Result<BTreeMap<String, OsString>, Error> {
         let folder = self.root.join(instance);
-        let delivered = self.write(&folder, given);
+        let delivered = self.write(&folder, given).and_then(|env| {
+            let handed = user.map_or(Ok(()), |user| self.hand_over(&folder, user));
+            handed.map(|()| env).map_err(|source| Error::Io { folder: folder.clone(), source })
+        });
         if delivered.is_err() {
             remove(&folder);
         }
@@ -137,6 +147,16 @@ impl Secrets {
             }
         }
         Ok(env)
+    }
+
+    /// Makes an instance's files its user's.
+    fn hand_over(&self, folder: &Path, user: &Account) -> io::Result<()> {
+        for entry in fs::read_dir(folder)? {
+            lchown(entry?.path(), Some(user.uid), Some(user.gid))?;
+        }
+        lchown(folder, Some(user.uid), Some(user.gid))?;
+        // Through, and not to see whose folders are there.
+        fs::set_permissions(&self.root, fs::Permissions::from_mode(PASSED))
     }
 
     /// Removes an instance's files.
@@ -193,8 +213,8 @@ mod tests {
     #[test]
     fn each_instance_has_its_version_in_a_file_that_its_user_alone_can_read() {
         let (secrets, folder) = secrets("deliver");
-        let env = secrets.deliver("order-1", &given("password", 1, None)).unwrap();
-        secrets.deliver("order-2", &given("password", 2, Some("PASSWORD"))).unwrap();
+        let env = secrets.deliver("order-1", &given("password", 1, None), None).unwrap();
+        secrets.deliver("order-2", &given("password", 2, Some("PASSWORD")), None).unwrap();
         let dir = PathBuf::from(&env[DIR_ENV]);
         assert_eq!((env.len(), dir.parent()), (1, Some(folder.0.as_path())));
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
@@ -203,7 +223,7 @@ mod tests {
         assert_eq!((read("order-1").unwrap(), read("order-2").unwrap()), ("one".into(), "two".into()));
         secrets.take_back("order-1");
         assert!(read("order-1").is_err() && read("order-2").is_ok());
-        secrets.deliver("order-3", &given("password", 1, None)).unwrap();
+        secrets.deliver("order-3", &given("password", 1, None), None).unwrap();
         secrets.sweep(&BTreeSet::from(["order-3".to_owned()]));
         assert!(read("order-2").is_err() && read("order-3").is_ok());
         secrets.close();
@@ -216,12 +236,12 @@ mod tests {
     #[test]
     fn what_cannot_be_handed_over_leaves_nothing_behind() {
         let (secrets, folder) = secrets("missing");
-        let missing = secrets.deliver("order-1", &given("password", 3, None)).unwrap_err();
+        let missing = secrets.deliver("order-1", &given("password", 3, None), None).unwrap_err();
         assert!(missing.to_string().contains("version 3 of the secret password"), "{missing}");
-        let variable = secrets.deliver("order-1", &given("password", 2, Some("P"))).unwrap();
+        let variable = secrets.deliver("order-1", &given("password", 2, Some("P")), None).unwrap();
         assert_eq!(variable["P"], "two");
         secrets.take_back("order-1");
-        assert!(secrets.deliver("order-1", &given("binary", 1, Some("B"))).is_err());
+        assert!(secrets.deliver("order-1", &given("binary", 1, Some("B")), None).is_err());
         assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 0);
         // A name that is somebody else's plan.
         let link = folder.0.join("link");

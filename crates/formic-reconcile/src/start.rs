@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use formic_spec::{Health, Port, Restart, StopSignal};
+use formic_spec::{Health, Port, Privileges, Restart, StopSignal};
 use formic_supervise::Limits;
 use serde::{Deserialize, Serialize};
 
@@ -36,6 +36,9 @@ pub struct Start {
     /// The secrets that it is given, by the names of their files.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub secrets: BTreeMap<String, Given>,
+    /// As whom it runs, and what one process of it may have.
+    #[serde(default, skip_serializing_if = "Privileges::is_default")]
+    pub privileges: Privileges,
     /// Part of Formic, and not of the manifest.
     pub system: bool,
     /// What an instance may use, as far as this machine can see to it.

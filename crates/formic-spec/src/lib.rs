@@ -34,6 +34,7 @@ mod graph;
 mod manifest;
 mod parse;
 mod port;
+mod privileges;
 mod revision;
 mod route;
 mod schedule;
@@ -44,9 +45,11 @@ mod update;
 pub use fault::{Fault, FaultKind, Faults};
 pub use manifest::{
     App, Cors, DEFAULT_LISTEN, DEFAULT_MAX_BODY, FORMAT, Gateway, Health, MAX_BYTES, MAX_REPLICAS,
-    MAX_SERVICES, Manifest, Probe, Resources, Restart, RestartPolicy, SecretUse, Service, Source,
+    MAX_SERVICES, Manifest, Probe, Resources, Restart, RestartPolicy, SecretUse, Service,
+    Source,
 };
 pub use port::Port;
+pub use privileges::{Privileges, Ulimits};
 pub use revision::{InvalidRevision, Revision};
 pub use route::{DEFAULT_ROUTE_TIMEOUT, MAX_ROUTES, Route, RoutePath};
 pub use schedule::{Concurrency, Cron, InvalidSchedule, Job, MAX_HISTORY, Schedule};

@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 
 use crate::graph;
 use crate::port::Port;
+use crate::privileges::Privileges;
 use crate::revision::Revision;
 use crate::route::Route;
 use crate::schedule::{Cron, Job};
@@ -122,6 +123,9 @@ pub struct Service {
     pub health: Health,
     /// Limits per instance.
     pub resources: Resources,
+    /// As whom it runs, and what one process of it may have.
+    #[serde(default, skip_serializing_if = "Privileges::is_default")]
+    pub privileges: Privileges,
     /// How an instance is stopped.
     pub stop: Stop,
     /// Whether and when an instance is started again.

@@ -6,6 +6,7 @@
 
 mod health;
 mod job;
+mod privileges;
 mod route;
 mod secrets;
 mod section;

@@ -1,7 +1,7 @@
 //! A revision: one hash over everything that makes an instance what it is.
 //!
 //! In it: what is run (with the digest of the artifact), arguments, environment, config, settings, working
-//! directory, port, limits, health, stop and restart rules, and whether the gateway exposes it. So a
+//! directory, port, limits, user, health, stop and restart rules, and whether the gateway exposes it. So a
 //! rollback to a revision brings all of it back. Not in it: `replicas`, `depends_on` and `update`, which
 //! describe the set and not its members; they change in place. Nor how services are called: whoever calls is told
 //! while it runs.
@@ -21,6 +21,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Value, json};
 
 use crate::manifest::{FORMAT, Service};
+use crate::privileges::Privileges;
 
 /// An immutable hash. `Display` shows the first 12 hexadecimal digits, which is what people see;
 /// equality and serde use all 64.
@@ -40,6 +41,14 @@ pub(crate) const CALLS: &str = "FORMIC_CLIENT";
 /// The settings that an instance keeps for as long as it runs.
 fn lasting(settings: &BTreeMap<String, String>) -> BTreeMap<&String, &String> {
     settings.iter().filter(|(name, _)| *name != CALLS).collect()
+}
+
+/// A service that says nothing of them has the revision that it had before there was anything to say.
+fn with_privileges(mut of: Value, privileges: &Privileges) -> Value {
+    if let Some(fields) = of.as_object_mut().filter(|_| !privileges.is_default()) {
+        fields.insert("privileges".into(), json!(privileges));
+    }
+    of
 }
 
 impl Revision {
@@ -68,6 +77,7 @@ impl Revision {
             sockets,
             health,
             resources,
+            privileges,
             stop,
             restart,
             update: _,
@@ -75,7 +85,7 @@ impl Revision {
             cron: _,
             cwd,
         } = service;
-        Self::of(&json!({
+        let revision = json!({
             "format": FORMAT,
             "name": name,
             "source": source,
@@ -91,7 +101,8 @@ impl Revision {
             "stop": stop,
             "restart": restart,
             "routing": { "port": port, "sockets": sockets, "exposed": exposed },
-        }))
+        });
+        Self::of(&with_privileges(revision, privileges))
     }
 
     pub(crate) fn of_process(service: &Service, artifact_digest: &str) -> Self {
@@ -110,6 +121,7 @@ impl Revision {
             sockets,
             health,
             resources,
+            privileges,
             stop: _,
             restart: _,
             update: _,
@@ -117,7 +129,7 @@ impl Revision {
             cron: _,
             cwd,
         } = service;
-        Self::of(&json!({
+        let process = json!({
             "process": FORMAT,
             "name": name,
             "source": source,
@@ -133,7 +145,8 @@ impl Revision {
             "sockets": sockets,
             // Given to a process before it starts.
             "limits": resources,
-        }))
+        });
+        Self::of(&with_privileges(process, privileges))
     }
 
     /// With the versions of the secrets that the service is given: a new version is a new revision. Those
@@ -259,6 +272,7 @@ mod tests {
         assert_eq!(base, revision("cargo = 's'\nreplicas = 5\ndepends_on = ['other']"));
         assert_eq!(base, revision("cargo = 's'\nreplicas = 1\nhealth = { interval = '1000ms' }"));
         assert_eq!(base, revision("cargo = 's'\nstop = { signal = 'TERM' }"));
+        assert_eq!(base, revision("cargo = 's'\nno_new_privileges = true\nulimits = {}"));
         let all = [
             "cargo = 't'",
             "command = ['s']",
@@ -270,6 +284,10 @@ mod tests {
             "cargo = 's'\nport = 9000\nhealth = { ready = 'grpc' }",
             "cargo = 's'\nhealth = { timeout = '2s' }",
             "cargo = 's'\nresources = { memory = '1MiB' }",
+            "cargo = 's'\nuser = 'www'",
+            "cargo = 's'\nuser = 'www'\ngroup = 'www'",
+            "cargo = 's'\nno_new_privileges = false",
+            "cargo = 's'\nulimits = { nofile = 1024 }",
             "cargo = 's'\nstop = { grace = '1s' }",
             "cargo = 's'\nstop = { signal = 'QUIT' }",
             "cargo = 's'\nrestart = { policy = 'never' }",
@@ -303,6 +321,7 @@ mod tests {
         assert_ne!(base, process("cargo = 's'\nenv = { A = 'a' }", "1"));
         assert_ne!(base, process("cargo = 's'\nhealth = { timeout = '2s' }", "1"));
         assert_ne!(base, process("cargo = 's'\nresources = { memory = '1MiB' }", "1"));
+        assert_ne!(base, process("cargo = 's'\nuser = 'www'", "1"));
     }
 
     #[test]

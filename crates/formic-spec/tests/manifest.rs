@@ -49,6 +49,10 @@ env = { DATABASE = "order.db", FORMIC_LOG = "debug" }
 cwd = "order"
 secrets = { db = "db-password", token = { secret = "api.token", env = "TOKEN" } }
 resources = { memory = "256MiB", cpu = 0.5, pids = 64 }
+user = "shop"
+group = "1000"
+no_new_privileges = false
+ulimits = { nofile = 4096, nproc = 200, core = "1MiB" }
 stop = { grace = "1m30s", signal = "QUIT" }
 
 [service.order.health]
@@ -131,6 +135,11 @@ fn a_whole_manifest() {
     assert_eq!(update.progress_deadline, HumanDuration::from_secs(120));
     assert_eq!(order.resources.memory.unwrap().bytes(), 256 << 20);
     assert_eq!((order.resources.cpu, order.resources.pids), (Some(0.5), Some(64)));
+    let privileges = &order.privileges;
+    assert_eq!((privileges.user.as_deref(), privileges.group.as_deref()), (Some("shop"), Some("1000")));
+    assert!(!privileges.no_new_privileges && shop.service("user").unwrap().privileges.is_default());
+    assert_eq!((privileges.ulimits.nofile, privileges.ulimits.nproc), (Some(4096), Some(200)));
+    assert_eq!(privileges.ulimits.core.unwrap().bytes(), 1 << 20);
     assert_eq!(
         serde_json::to_string(&order.config).unwrap(),
         json!({
@@ -262,8 +271,8 @@ fn faults_are_data() {
 #[test]
 fn each_fault_of_a_service() {
     use FaultKind::{
-        Conflict, InvalidName, InvalidValue, Missing, Syntax, UnknownKey, UnknownService, Unsupported,
-        WrongType,
+        Conflict, InvalidName, InvalidValue, Missing, Syntax, UnknownKey, UnknownService,
+        Unsupported, WrongType,
     };
     // Lines, then line, column, kind and a part of the message or the help.
     let table: &[(&str, usize, usize, FaultKind, &str)] = &[
@@ -305,6 +314,13 @@ fn each_fault_of_a_service() {
         ("cargo = 's'\nresources = { cpu = inf }", 5, 21, InvalidValue, "cores"),
         ("cargo = 's'\nresources = { cpu = '1' }", 5, 21, WrongType, "must be a number"),
         ("cargo = 's'\nresources = { pids = 0 }", 5, 22, InvalidValue, "from 1"),
+        ("cargo = 's'\nuser = 33", 5, 8, WrongType, "write it in quotes: \"33\""),
+        ("cargo = 's'\nuser = 'a b'", 5, 8, InvalidValue, "the name of a user"),
+        ("cargo = 's'\ngroup = 'www'", 5, 9, Conflict, "add `user = "),
+        ("cargo = 's'\nno_new_privileges = 'false'", 5, 21, WrongType, "without quotes: false"),
+        ("cargo = 's'\nulimits = { nofile = 1 }", 5, 22, InvalidValue, "from 16"),
+        ("cargo = 's'\nulimits = { nofiles = 64 }", 5, 13, UnknownKey, "did you mean `nofile`?"),
+        ("cargo = 's'\nulimits = { core = 5 }", 5, 20, WrongType, "\"64MiB\""),
         ("cargo = 's'\nstop = { grace = '30' }", 5, 18, InvalidValue, "\"30s\""),
         ("cargo = 's'\nstop = { signal = 'KILL' }", 5, 19, InvalidValue, "one of \"TERM\""),
         ("cargo = 's'\nrestart = { policy = 'on-failure' }", 5, 22, InvalidValue, "\"on_failure\""),
@@ -552,6 +568,9 @@ fn nearly() -> impl Strategy<Value = String> {
         "update.min_ready",
         "depends_on.b",
         "cwd",
+        "user",
+        "group",
+        "ulimits.nofile",
         "oops",
         "é",
     ]);

@@ -5,6 +5,7 @@ pub(crate) mod build;
 pub(crate) mod callers;
 pub(crate) mod control;
 pub(crate) mod desired;
+pub(crate) mod doors;
 mod facts;
 mod files;
 pub(crate) mod manifest;
@@ -99,7 +100,8 @@ pub(crate) async fn run(args: Up) -> Outcome {
         daemon: format!("unix:{}", state.socket().display()),
     };
     let (engine, handle) = Engine::new(config, supervisor, Arc::clone(&registry), client);
-    let engine = engine.with_secrets(vault.secrets.clone());
+    let (door, doors) = tokio::sync::mpsc::unbounded_channel();
+    let engine = engine.with_secrets(vault.secrets.clone()).with_doors(door);
     let profile = if release { "release" } else { "dev" };
     let about = About { app: manifest.app.name.clone(), manifest: file.clone(), profile };
     let control = Control {
@@ -117,6 +119,8 @@ pub(crate) async fn run(args: Up) -> Outcome {
     let registry = handle.registry();
     let api = serve(&state, &control).await?;
     let scraped = metrics::listen(args.metrics, &control).await?;
+    let mut opened = JoinSet::new();
+    opened.spawn(doors::run(state.clone(), control.clone(), doors));
 
     let mut wanted = desired::services(&manifest, &folder, &state.artifacts(), &built, &vault.versions()?)?;
     if args.watch {
@@ -154,6 +158,7 @@ pub(crate) async fn run(args: Up) -> Outcome {
     // What was written last is shown too.
     let _ = tokio::time::timeout(Duration::from_secs(2), showing.join_next()).await;
     api.stop(Duration::from_secs(1)).await;
+    opened.shutdown().await;
     if let Some(scraped) = scraped {
         scraped.stop(Duration::from_secs(1)).await;
     }

@@ -14,7 +14,7 @@ use formic_client::Client;
 use formic_core::ServiceName;
 use formic_plan::{InstanceId, Run, Timetable};
 use formic_registry::DynRegistry;
-use formic_spec::{Health, Port, StopSignal};
+use formic_spec::{Health, Port, Privileges, StopSignal};
 use formic_supervise::{Beside, FileError, Launch, Limits, SpawnError, Supervisor, keeper};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
@@ -23,6 +23,7 @@ use super::cell::{Output, StopKind};
 use super::core::{Event, Found};
 use super::permit::Permit;
 use super::{Applied, Generation, Notice, Preview, Refused, Stopped};
+use crate::account;
 use crate::journal::{Journal, News};
 use crate::logs;
 use crate::measures::Measures;
@@ -92,6 +93,8 @@ pub(crate) struct Spawn {
     pub(crate) secrets: BTreeMap<String, Given>,
     /// What it is sent when it is to end.
     pub(crate) stop_signal: StopSignal,
+    /// As whom it runs.
+    pub(crate) privileges: Privileges,
     /// What the next engine is to read beside its record.
     pub(crate) note: serde_json::Value,
 }
@@ -149,6 +152,8 @@ struct Probed {
 pub(crate) struct Executor {
     /// What instances are given theirs by.
     pub(crate) secrets: Option<Secrets>,
+    /// Told of each user whose instances need a way to the engine.
+    pub(crate) doors: Option<mpsc::UnboundedSender<u32>>,
     supervisor: Supervisor,
     registry: DynRegistry,
     client: Client,
@@ -207,6 +212,7 @@ impl Executor {
         let sockets = Sockets::new(supervisor.clone(), None);
         Self {
             secrets: None,
+            doors: None,
             supervisor,
             registry,
             client,
@@ -285,6 +291,11 @@ impl Executor {
     /// Takes over what an engine before this one has left running.
     pub(crate) async fn adopt(&self) -> Result<Vec<Found>, FileError> {
         let adopted = self.supervisor.adopt(STRAY_GRACE).await?;
+        if let Some(doors) = &self.doors {
+            for user in self.supervisor.processes().iter().filter_map(|process| process.record().account) {
+                let _ = doors.send(user.uid);
+            }
+        }
         Ok(adopted.into_iter().map(Found::from).collect())
     }
 
@@ -325,8 +336,9 @@ impl Executor {
 
     /// Starts a process, tells of it, and tells of its end.
     fn spawn(&mut self, spawn: Spawn, permit: Permit) {
-        let Spawn { id, mut launch, limits, port, listen, data, secrets: given, stop_signal, note } = spawn;
-        let secrets = self.secrets.clone();
+        let Spawn { id, mut launch, limits, port, listen, data, secrets: given, stop_signal, .. } = spawn;
+        let Spawn { privileges, note, .. } = spawn;
+        let (secrets, doors) = (self.secrets.clone(), self.doors.clone());
         let (supervisor, events, logs) = (self.supervisor.clone(), self.events.clone(), self.logs.clone());
         let (ports, public) = (self.ports.clone(), self.sockets.clone());
         let (service, shelf) = (launch.service.to_string(), self.shelf(&launch.service));
@@ -335,6 +347,13 @@ impl Executor {
             let made = folders
                 .iter()
                 .try_for_each(|dir| std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir));
+            let privileges = match account::settle(privileges, &logs, &folders[1], &mut launch, doors).await {
+                Ok(privileges) => privileges,
+                Err(why) => {
+                    let _ = events.send(Event::NotStarted { id, why });
+                    return;
+                }
+            };
             let chosen = match give_port(port, &ports, &id) {
                 Ok(chosen) => chosen,
                 Err(why) => {
@@ -345,7 +364,8 @@ impl Executor {
             launch.env.extend(chosen.map(|port| ("PORT".into(), port.to_string().into())));
             if !given.is_empty() {
                 let delivered = secrets.ok_or(secrets::Error::None);
-                match delivered.and_then(|secrets| secrets.deliver(id.as_str(), &given)) {
+                let user = privileges.account.as_ref().filter(|user| !user.is_own());
+                match delivered.and_then(|secrets| secrets.deliver(id.as_str(), &given, user)) {
                     Ok(env) => launch.env.extend(env),
                     Err(error) => {
                         let _ = events.send(Event::NotStarted { id, why: in_full(&error) });
@@ -365,6 +385,7 @@ impl Executor {
                 Ok(()) => {
                     let start = launch.with_limits(limits).with_note(note).with_port(chosen);
                     let start = start.with_sockets(sockets).with_stop_signal(raw(stop_signal));
+                    let start = start.with_privileges(privileges);
                     supervisor.spawn_when(start, permit.wait()).await
                 }
                 Err(source) => Err(SpawnError::Start { trampoline: logs, source }),

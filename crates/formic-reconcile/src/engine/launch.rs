@@ -34,6 +34,12 @@ pub(crate) fn launch(
     let Place { seat, port } = place;
     let version = instance.revision.short();
     let mut env = inherited.clone();
+    if start.privileges.user.is_some() {
+        // The engine's, who is somebody else; the supervisor says whose they are.
+        for name in ["HOME", "USER"] {
+            env.remove(name);
+        }
+    }
     let mut set = |name: &str, value: &str| env.insert(name.to_owned(), OsString::from(value));
     set("FORMIC_APP", &config.app);
     set("FORMIC_SERVICE", service.as_str());
@@ -109,6 +115,7 @@ mod tests {
             restart: Restart::default(),
             stop_signal: Default::default(),
             secrets: BTreeMap::new(),
+            privileges: Default::default(),
             system: false,
             limits: Default::default(),
             artifact: String::new(),

@@ -8,7 +8,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::section::{Notes, Section};
-use super::{Named, health, job, secrets, settings, sockets, traffic, update, value};
+use super::{Named, health, job, privileges, secrets, settings, sockets, traffic, update, value};
 use crate::fault::{FaultKind, quote};
 use crate::manifest::{MAX_REPLICAS, Resources, Restart, RestartPolicy, Service, Source};
 use crate::port::Port;
@@ -91,6 +91,7 @@ pub(super) fn read(
     let traffic = traffic::read(&mut section, notes);
     let health = health::read(&mut section, port.is_some(), job.is_some(), notes);
     let resources = read_resources(&mut section, notes);
+    let privileges = privileges::read(&mut section, notes);
     let mut stop = Stop::default();
     if let Some(mut inner) = section.section("stop", notes) {
         // Zero is allowed here: it means SIGKILL at once.
@@ -135,6 +136,7 @@ pub(super) fn read(
         sockets,
         health,
         resources,
+        privileges,
         stop,
         restart,
         update,

@@ -10,4 +10,5 @@ mod door;
 mod life;
 mod load;
 mod moments;
+mod users;
 mod zeros;

@@ -23,6 +23,7 @@ use crate::signals::Ends;
 use crate::verbs::up::artifacts;
 use crate::verbs::up::callers;
 use crate::verbs::up::control::{About, Control, by};
+use crate::verbs::up::doors;
 use crate::verbs::up::serve;
 use crate::verbs::up::state::State;
 use crate::verbs::up::vault::Vault;
@@ -80,7 +81,8 @@ pub(crate) async fn run(folder: &Path) -> Outcome {
     let (mut engine, handle) = Engine::new(config, supervisor.clone(), registry, client);
     let vault = Vault::of(&state, Arc::clone(&database))?;
     // Before it goes on: what it starts at once may need them.
-    engine = engine.with_secrets(vault.secrets.clone()).with_keeper(keeper.clone());
+    let (door, doors) = tokio::sync::mpsc::unbounded_channel();
+    engine = engine.with_secrets(vault.secrets.clone()).with_keeper(keeper.clone()).with_doors(door);
     let takeover = engine
         .resume(Arc::clone(&database))
         .await
@@ -107,7 +109,8 @@ pub(crate) async fn run(folder: &Path) -> Outcome {
     artifacts::prune(&state.artifacts(), &kept);
     let api = serve(&state, &control).await?;
     let mut ports = JoinSet::new();
-    ports.spawn(ports::run(place, control, keeper.clone()));
+    ports.spawn(ports::run(place, control.clone(), keeper.clone()));
+    ports.spawn(doors::run(state.clone(), control, doors));
     keeper.ready().await.map_err(|error| Failure::user("the keeper does not listen").because(error))?;
     tracing::info!(
         generation = keeper.generation(),

@@ -8,7 +8,7 @@ use formic_client::Traffic;
 use formic_plan::Service;
 use formic_reconcile::{Listen, Start};
 use formic_spec::{
-    ByteSize, Dependents, Health, HumanDuration, Manifest, Probe, Resources, Restart, Revision, Share,
+    ByteSize, Dependents, Health, HumanDuration, Manifest, Privileges, Probe, Resources, Restart, Revision, Share,
     Source, StopSignal, Strategy, Update,
 };
 use formic_supervise::Limits;
@@ -51,6 +51,7 @@ pub(crate) fn services(
             }
         };
         let secrets = vault::present(service, versions)?;
+        is_possible(service)?;
         args.extend(service.args.iter().cloned());
         let config =
             serde_json::to_string(&service.config).map_err(|error| Failure::bug("config").because(error))?;
@@ -84,6 +85,7 @@ pub(crate) fn services(
             restart: service.restart.clone(),
             stop_signal: service.stop.signal,
             secrets,
+            privileges: service.privileges.clone(),
             system: false,
             limits: limits(&service.resources),
             artifact,
@@ -109,6 +111,20 @@ fn made_of(artifact: &str, files: &BTreeMap<String, String>) -> String {
         return artifact.to_owned();
     }
     Revision::of(&serde_json::json!({ "artifact": artifact, "files": files })).as_str().to_owned()
+}
+
+/// A user that is not there, or that this engine cannot be, is better told before anything is stopped for it.
+fn is_possible(service: &formic_spec::Service) -> Outcome {
+    use formic_supervise::NoAccount;
+    let Err(error) = formic_reconcile::account::privileges(&service.privileges) else { return Ok(()) };
+    let help = match &error {
+        NoAccount::Forbidden(_) => {
+            "run the engine as root, or take `user` out: instances run as whoever runs it"
+        }
+        NoAccount::Groupless(_) => "add `group`, by name or number",
+        _ => "make it on the machine of the engine, or write another name or number",
+    };
+    Err(Failure::user(format!("{} cannot run as it should: {error}", service.name)).help(help))
 }
 
 /// What the manifest allows an instance.
@@ -185,6 +201,7 @@ fn gateway(manifest: &Manifest, folder: &Path) -> Outcome<Option<Service>> {
         restart: Restart::default(),
         stop_signal: StopSignal::default(),
         secrets: BTreeMap::new(),
+        privileges: Privileges::default(),
         system: true,
         limits: Limits::default(),
         artifact,

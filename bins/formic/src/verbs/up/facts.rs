@@ -6,7 +6,7 @@ mod changes;
 use std::collections::BTreeMap;
 
 use formic_spec::{Manifest, Route};
-use formic_supervise::{Features, Limits, Unenforced};
+use formic_supervise::{Containment, Features, Limits, Unenforced};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -37,6 +37,7 @@ pub(crate) struct Facts {
 impl Facts {
     pub(crate) fn of(manifest: &Manifest, features: &Features, vault: &Vault) -> Self {
         let mut facts = Self::bare(manifest, features);
+        facts.notes.extend(unseen(manifest, features));
         facts.notes.extend(vault.note(manifest));
         facts
     }
@@ -76,6 +77,21 @@ fn notes(manifest: &Manifest, unenforced: impl Fn(&Limits) -> Vec<Unenforced>) -
         }
     }
     notes
+}
+
+/// Processes of another user that leave the session of their instance cannot be found where there is no cgroup and this engine
+/// may not read the marks of others, as in many containers.
+fn unseen(manifest: &Manifest, features: &Features) -> Vec<String> {
+    if features.containment != Containment::Session || formic_supervise::sees_others() {
+        return Vec::new();
+    }
+    let others = manifest.services.iter().filter(|service| service.privileges.user.is_some());
+    let note = |name: &str| {
+        format!(
+            "{name}: what leaves its session is not found (no cgroup, and without CAP_SYS_PTRACE no look at other users)"
+        )
+    };
+    others.map(|service| note(&service.name)).collect()
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ pub(crate) struct State(PathBuf);
 const MIN_FREE: u64 = 16 << 20;
 
 impl State {
-    /// Makes the folder, or takes it as it is, with mode 0700.
+    /// Makes the folder, or takes it as it is, with mode 0700; with 0711 if instances of other users pass through it.
     pub(crate) fn open(folder: &Path) -> Outcome<Self> {
         let state = Self(folder.join(STATE));
         let failed = |error: io::Error| {
@@ -34,7 +34,9 @@ impl State {
                 std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
             }
             // It may have been there with other eyes on it.
-            std::fs::set_permissions(&state.0, std::fs::Permissions::from_mode(0o700))?;
+            let passed = std::fs::metadata(&state.0)?.permissions().mode() & 0o7777 == 0o711;
+            let mode = if passed { 0o711 } else { 0o700 };
+            std::fs::set_permissions(&state.0, std::fs::Permissions::from_mode(mode))?;
             let ignore = state.0.join(".gitignore");
             if !ignore.exists() {
                 let mut file = std::fs::OpenOptions::new()

@@ -69,9 +69,10 @@ impl Core {
             let place = Place { seat, port: spec.port.and_then(Port::fixed) };
             let launch = launch(&self.config, &self.inherited, &instance, place, name, &spec);
             let data = data_dir(&self.config.data, service, seat);
-            let Start { limits, port, listen, secrets, stop_signal, .. } = spec;
+            let Start { limits, port, listen, secrets, stop_signal, privileges, .. } = spec;
             let note = self.noted(&id);
-            let spawn = Spawn { id, launch, limits, port, listen, data, secrets, stop_signal, note };
+            let spawn =
+                Spawn { id, launch, limits, port, listen, data, secrets, stop_signal, privileges, note };
             self.effects.push(Effect::Spawn(Box::new(spawn)));
         } else {
             let why = "the desired state does not say how to start it";
@@ -219,7 +220,7 @@ impl Core {
             if let Some(instance) = self.instance(&id) {
                 instance.main_ended(now);
             }
-            // Told at once: it takes a look at all processes of the machine until its tree is known to be gone.
+            // Told at once: it takes a look at others of the machine's processes until its tree is known to be gone.
             if news {
                 self.record(Kind::Exit, &id, format!("ended by itself: {status}"));
                 if !done {

@@ -33,6 +33,7 @@ fn service(name: &str, replicas: u32, depends_on: &[&str]) -> Service {
         restart: Restart::default(),
         stop_signal: Default::default(),
         secrets: Default::default(),
+        privileges: Default::default(),
         system: false,
         limits: Default::default(),
         artifact: String::new(),
