@@ -14,7 +14,7 @@ mod view;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use formic_client::Client;
 use formic_plan::Time;
@@ -24,10 +24,12 @@ use formic_supervise::{Supervisor, keeper};
 use tokio::sync::{broadcast, mpsc, watch};
 
 pub use self::command::{Applied, Busy, Change, Command, Generation, Preview, Refused, Slot, Stopped};
-use self::core::{Core, Event, Fate, Found, Now, Turn};
-pub(crate) use self::effects::{Probing, in_full};
+pub(crate) use self::core::Now;
+use self::core::{Core, Event, Fate, Found, Turn};
 use self::effects::{Effect, Executor, Listeners};
+pub(crate) use self::effects::{Probing, in_full};
 use self::permit::Permit;
+use crate::clock::now;
 use crate::gated::Gated;
 use crate::journal::{self, Journal};
 use crate::measures::{Measured, Measures};
@@ -349,14 +351,5 @@ impl Engine {
             *present = view;
             changed
         });
-    }
-}
-
-/// The moment, on a clock that goes on while engines come and go.
-fn now() -> Now {
-    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Now {
-        time: Time::from_millis(formic_supervise::boottime_ms()),
-        unix_ms: i64::try_from(wall.as_millis()).unwrap_or(i64::MAX),
     }
 }

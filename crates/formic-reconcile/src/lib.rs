@@ -15,6 +15,7 @@
 
 pub mod account;
 mod announce;
+mod clock;
 mod diff;
 mod engine;
 mod gated;

@@ -5,6 +5,7 @@
 mod adversaries;
 mod again;
 mod chaos;
+mod clock;
 mod damage;
 mod door;
 mod life;
