@@ -145,6 +145,9 @@ pub(crate) enum Verb {
     /// Run a gateway; the engine starts it, with its settings in the environment
     #[command(hide = true)]
     Gateway,
+    /// Run a proxy of TCP; the engine starts it, with its settings in the environment
+    #[command(hide = true)]
+    Proxy,
 }
 
 #[derive(Debug, Subcommand)]

@@ -14,6 +14,7 @@ mod logs;
 mod metrics;
 mod new;
 mod plan;
+mod proxy;
 mod release;
 mod restart;
 mod rollback;
@@ -24,6 +25,7 @@ pub(crate) mod server;
 mod services;
 mod status;
 mod stop;
+mod system;
 mod top;
 mod traffic;
 pub(crate) mod up;
@@ -71,5 +73,6 @@ pub(crate) async fn run(cli: Cli) -> Outcome {
         Verb::Names(target) => completions::names(&target).await,
         Verb::Wire(args) => wire::run(&args),
         Verb::Gateway => gateway::run().await,
+        Verb::Proxy => proxy::run().await,
     }
 }

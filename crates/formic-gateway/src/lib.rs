@@ -12,6 +12,7 @@ pub mod page;
 pub mod proxy;
 pub mod routes;
 pub mod run;
+pub mod tcp;
 mod web;
 
 pub use config::Config;

@@ -45,7 +45,7 @@ mod update;
 pub use fault::{Fault, FaultKind, Faults};
 pub use manifest::{
     App, Cors, DEFAULT_LISTEN, DEFAULT_MAX_BODY, FORMAT, Gateway, Health, MAX_BYTES, MAX_REPLICAS,
-    MAX_SERVICES, Manifest, Probe, Resources, Restart, RestartPolicy, SecretUse, Service,
+    MAX_SERVICES, Manifest, PROXY, Probe, Proxy, Resources, Restart, RestartPolicy, SecretUse, Service,
     Source,
 };
 pub use port::Port;

@@ -40,6 +40,9 @@ pub const DEFAULT_LISTEN: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr
 /// What gRPC servers accept in one message by default.
 pub const DEFAULT_MAX_BODY: ByteSize = ByteSize::from_bytes(4 << 20);
 
+/// The name of the part of the engine that carries the connections of every [`Proxy`], among the services.
+pub const PROXY: &str = "proxy";
+
 /// An application: its services, and what of them is seen from outside.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
@@ -119,6 +122,9 @@ pub struct Service {
     pub port: Option<Port>,
     /// Public addresses that the engine listens on for it: each instance is handed the same open sockets, by name.
     pub sockets: BTreeMap<String, SocketAddr>,
+    /// The public address of a program that can take none of them: connections are carried to its port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<Proxy>,
     /// How the engine finds out that an instance is ready.
     pub health: Health,
     /// Limits per instance.
@@ -138,6 +144,17 @@ pub struct Service {
     pub cron: Option<Cron>,
     /// The working directory, relative to the manifest; the manifest's own where it is not given.
     pub cwd: Option<String>,
+}
+
+/// `proxy`: a public address whose connections are carried to an instance that is ready.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Proxy {
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// How long a connection waits for an instance that takes it: 10 s, as long as a program takes to come back.
+    pub connect_timeout: HumanDuration,
+    /// How many connections there may be at a time, the others waiting in the queue: 4096.
+    pub max_connections: u32,
 }
 
 /// A secret that a service is given.
@@ -322,6 +339,14 @@ impl Manifest {
     ) -> Option<Revision> {
         let service = self.service(name)?;
         Some(Revision::of_process(service, artifact_digest).with_secrets(service, versions))
+    }
+}
+
+impl Proxy {
+    /// One that listens here.
+    #[must_use]
+    pub const fn at(listen: SocketAddr) -> Self {
+        Self { listen, connect_timeout: HumanDuration::from_secs(10), max_connections: 4096 }
     }
 }
 

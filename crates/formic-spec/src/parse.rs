@@ -7,6 +7,7 @@
 mod health;
 mod job;
 mod privileges;
+mod proxy;
 mod route;
 mod secrets;
 mod section;
@@ -30,6 +31,7 @@ use self::section::{Notes, Section};
 use self::service::Located;
 use crate::fault::{FaultKind, Faults, Raw, quote};
 use crate::graph;
+use crate::manifest::PROXY;
 use crate::manifest::{
     App, Cors, DEFAULT_LISTEN, FORMAT, Gateway, MAX_BYTES, MAX_SERVICES, Manifest, RestartPolicy, Service,
 };
@@ -138,6 +140,7 @@ fn read(root: &DeTable<'_>, notes: &mut Notes<'_>) -> Option<Manifest> {
     route::check_alike(&routes, notes);
     check_cycles(&services, notes);
     check_conditions(&services, notes);
+    check_proxy(&services, notes);
     check_ports(gateway.as_ref().map(|g| g.listen), listen, &services, notes);
     let services = services.into_iter().map(|located| located.service).collect();
     let routes = routes.into_iter().map(|located| located.route).collect();
@@ -345,6 +348,16 @@ fn check_conditions(services: &[Located], notes: &mut Notes<'_>) {
     }
 }
 
+/// Where there is a proxy, it is a service of the engine's own.
+fn check_proxy(services: &[Located], notes: &mut Notes<'_>) {
+    let namesake = services.iter().find(|located| located.service.name == PROXY);
+    if let (true, Some(namesake)) = (services.iter().any(|located| located.proxy.is_some()), namesake) {
+        let message = format!("{} cannot be the name of a service beside a `proxy`", quote(PROXY));
+        let help = "the engine has one of that name then; give yours another".to_owned();
+        notes.push(&namesake.name, FaultKind::InvalidName, "service.proxy", message, Some(help));
+    }
+}
+
 /// Every port given in the manifest belongs to one listener.
 fn check_ports(
     listen: Option<SocketAddr>,
@@ -359,11 +372,14 @@ fn check_ports(
         taken.insert(address.port(), "the gateway".into());
     }
     for located in services {
-        let Service { name, port, sockets, .. } = &located.service;
+        let Service { name, port, sockets, proxy, .. } = &located.service;
         let fixed =
             port.and_then(Port::fixed).zip(located.port.as_ref()).map(|(port, span)| (port, "port", span));
         let sockets = sockets.values().zip(&located.sockets).map(|(at, span)| (at.port(), "sockets", span));
-        for (port, key, span) in fixed.into_iter().chain(sockets) {
+        let proxy = proxy.as_ref().zip(located.proxy.as_ref());
+        let proxy =
+            proxy.map(|(proxy, span)| (proxy.listen.port(), "proxy", span)).filter(|(port, ..)| *port != 0);
+        for (port, key, span) in fixed.into_iter().chain(sockets).chain(proxy) {
             if let Some(other) = taken.get(&port) {
                 let message = format!("port {port} of `{name}` is already that of {other}");
                 let path = format!("service.{name}.{key}");

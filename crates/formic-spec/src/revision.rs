@@ -3,8 +3,8 @@
 //! In it: what is run (with the digest of the artifact), arguments, environment, config, settings, working
 //! directory, port, limits, user, health, stop and restart rules, and whether the gateway exposes it. So a
 //! rollback to a revision brings all of it back. Not in it: `replicas`, `depends_on` and `update`, which
-//! describe the set and not its members; they change in place. Nor how services are called: whoever calls is told
-//! while it runs.
+//! describe the set and not its members; they change in place. Nor how services are called, of which whoever calls is told
+//! while it runs, and a `proxy`, which is a process of its own.
 //!
 //! A second hash covers only what a running process cannot take up. Where it is the same, a change of
 //! revision is made in place: limits are written anew, and no process ends for it.
@@ -75,6 +75,7 @@ impl Revision {
             settings,
             port,
             sockets,
+            proxy: _,
             health,
             resources,
             privileges,
@@ -119,6 +120,7 @@ impl Revision {
             settings,
             port,
             sockets,
+            proxy: _,
             health,
             resources,
             privileges,
@@ -272,6 +274,8 @@ mod tests {
         assert_eq!(base, revision("cargo = 's'\nreplicas = 5\ndepends_on = ['other']"));
         assert_eq!(base, revision("cargo = 's'\nreplicas = 1\nhealth = { interval = '1000ms' }"));
         assert_eq!(base, revision("cargo = 's'\nstop = { signal = 'TERM' }"));
+        let port = "cargo = 's'\nport = 'auto'";
+        assert_eq!(revision(port), revision(&format!("{port}\nproxy = '127.0.0.1:5432'")));
         assert_eq!(base, revision("cargo = 's'\nno_new_privileges = true\nulimits = {}"));
         let all = [
             "cargo = 't'",

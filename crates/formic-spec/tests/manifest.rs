@@ -271,7 +271,7 @@ fn faults_are_data() {
 #[test]
 fn each_fault_of_a_service() {
     use FaultKind::{
-        Conflict, InvalidName, InvalidValue, Missing, Syntax, UnknownKey, UnknownService,
+        Conflict, DuplicateListen, InvalidName, InvalidValue, Missing, Syntax, UnknownKey, UnknownService,
         Unsupported, WrongType,
     };
     // Lines, then line, column, kind and a part of the message or the help.
@@ -321,6 +321,13 @@ fn each_fault_of_a_service() {
         ("cargo = 's'\nulimits = { nofile = 1 }", 5, 22, InvalidValue, "from 16"),
         ("cargo = 's'\nulimits = { nofiles = 64 }", 5, 13, UnknownKey, "did you mean `nofile`?"),
         ("cargo = 's'\nulimits = { core = 5 }", 5, 20, WrongType, "\"64MiB\""),
+        ("cargo = 's'\nproxy = '127.0.0.1:5432'", 5, 1, Missing, "`port = \"auto\"`"),
+        ("cargo = 's'\nport = 1\nproxy = 'localhost:1'", 6, 9, InvalidValue, "not an address with a port"),
+        ("cargo = 's'\nport = 1\nproxy = '127.0.0.1:0'", 6, 9, InvalidValue, "a port of its own"),
+        ("cargo = 's'\nport = 1\nproxy = '127.0.0.1:1'", 6, 9, DuplicateListen, "already that of `s`"),
+        ("cargo = 's'\nport = 1\nproxy = 5432", 6, 9, WrongType, "an address or a table"),
+        ("cargo = 's'\nport = 1\nproxy = { connect_timeout = '1s' }", 6, 9, Missing, "where it listens"),
+        ("cargo = 's'\nport = 1\njob = {}\nproxy = '127.0.0.1:5432'", 7, 1, Conflict, "runs to an end"),
         ("cargo = 's'\nstop = { grace = '30' }", 5, 18, InvalidValue, "\"30s\""),
         ("cargo = 's'\nstop = { signal = 'KILL' }", 5, 19, InvalidValue, "one of \"TERM\""),
         ("cargo = 's'\nrestart = { policy = 'on-failure' }", 5, 22, InvalidValue, "\"on_failure\""),
@@ -568,6 +575,8 @@ fn nearly() -> impl Strategy<Value = String> {
         "update.min_ready",
         "depends_on.b",
         "cwd",
+        "proxy",
+        "proxy.listen",
         "user",
         "group",
         "ulimits.nofile",

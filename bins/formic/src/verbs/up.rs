@@ -207,18 +207,23 @@ async fn sweep(state: &State, features: &Features) -> crate::exit::Outcome {
 
 /// A port that is taken is better told before the build than after.
 fn port_is_free(manifest: &Manifest) -> Outcome {
-    let Some(gateway) = &manifest.gateway else { return Ok(()) };
-    match TcpListener::bind(gateway.listen) {
-        Ok(_) => Ok(()),
-        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Err(Failure::user(format!(
-            "the gateway's address {} is in use by another process",
-            gateway.listen
-        ))
-        .help("stop that process, or set another `listen` under [gateway]")),
-        Err(error) => {
-            Err(Failure::user(format!("the gateway cannot listen on {}", gateway.listen)).because(error))
+    let gateway = manifest.gateway.iter().map(|gateway| ("the gateway".to_owned(), gateway.listen));
+    let proxies = manifest.services.iter().filter_map(|service| {
+        service.proxy.as_ref().map(|proxy| (format!("the proxy of {}", service.name), proxy.listen))
+    });
+    for (what, listen) in gateway.chain(proxies) {
+        match TcpListener::bind(listen) {
+            Ok(_) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
+                return Err(Failure::user(format!("{what}'s address {listen} is in use by another process"))
+                    .help("stop that process, or set another `listen`"));
+            }
+            Err(error) => {
+                return Err(Failure::user(format!("{what} cannot listen on {listen}")).because(error));
+            }
         }
     }
+    Ok(())
 }
 
 /// `1 service`, `2 services`.

@@ -8,7 +8,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::section::{Notes, Section};
-use super::{Named, health, job, privileges, secrets, settings, sockets, traffic, update, value};
+use super::{Named, health, job, privileges, proxy, secrets, settings, sockets, traffic, update, value};
 use crate::fault::{FaultKind, quote};
 use crate::manifest::{MAX_REPLICAS, Resources, Restart, RestartPolicy, Service, Source};
 use crate::port::Port;
@@ -39,7 +39,10 @@ const MOST_CORES: f64 = 4096.0;
 pub(super) struct Located {
     pub(super) service: Service,
     pub(super) depends_on: Vec<Named>,
+    pub(super) name: Range<usize>,
     pub(super) port: Option<Range<usize>>,
+    /// Where the address of its proxy stands.
+    pub(super) proxy: Option<Range<usize>>,
     /// Where its sockets stand, in the order of their names.
     pub(super) sockets: Vec<Range<usize>>,
     /// How it is called, for its callers.
@@ -89,6 +92,8 @@ pub(super) fn read(
     let settings = settings::read(&mut section, port.is_some(), replicas.as_ref().map(|r| r.0), notes);
     let (job, cron) = job::read(&mut section, replicas.as_ref().map(|(_, span)| span.clone()), notes);
     let traffic = traffic::read(&mut section, notes);
+    let proxy = proxy::read(&mut section, port.is_some(), job.is_some(), notes);
+    let (proxy, proxy_span) = proxy.unzip();
     let health = health::read(&mut section, port.is_some(), job.is_some(), notes);
     let resources = read_resources(&mut section, notes);
     let privileges = privileges::read(&mut section, notes);
@@ -134,6 +139,7 @@ pub(super) fn read(
         settings,
         port: port.as_ref().map(|(port, _)| *port),
         sockets,
+        proxy,
         health,
         resources,
         privileges,
@@ -144,7 +150,15 @@ pub(super) fn read(
         cron,
         cwd: cwd.map(|(text, _)| text),
     };
-    Located { service, depends_on, port: port.map(|(_, span)| span), sockets: socket_spans, traffic }
+    Located {
+        service,
+        depends_on,
+        name: key.span(),
+        port: port.map(|(_, span)| span),
+        proxy: proxy_span,
+        sockets: socket_spans,
+        traffic,
+    }
 }
 
 /// Exactly one of `cargo`, `command` and `image`.

@@ -11,5 +11,6 @@ mod door;
 mod life;
 mod load;
 mod moments;
+mod proxied;
 mod users;
 mod zeros;

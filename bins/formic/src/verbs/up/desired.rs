@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use formic_client::Traffic;
+use formic_gateway::tcp;
 use formic_plan::Service;
 use formic_reconcile::{Listen, Start};
 use formic_spec::{
-    ByteSize, Dependents, Health, HumanDuration, Manifest, Privileges, Probe, Resources, Restart, Revision, Share,
-    Source, StopSignal, Strategy, Update,
+    ByteSize, Dependents, Health, HumanDuration, Manifest, PROXY, Privileges, Probe, Resources, Restart,
+    Revision, Share, Source, StopSignal, Strategy, Update,
 };
 use formic_supervise::Limits;
 
@@ -99,9 +100,8 @@ pub(crate) fn services(
         }
         services.push(wanted);
     }
-    if let Some(gateway) = gateway(manifest, folder)? {
-        services.push(gateway);
-    }
+    services.extend(proxy(manifest, folder)?);
+    services.extend(gateway(manifest, folder)?);
     Ok(services)
 }
 
@@ -151,9 +151,9 @@ fn one_by_one(update: Update) -> Update {
     }
 }
 
-fn json(start: &Start) -> Outcome<serde_json::Value> {
-    serde_json::to_value(start)
-        .map_err(|error| Failure::bug("the start of a service does not encode").because(error))
+fn json(of: &impl serde::Serialize) -> Outcome<serde_json::Value> {
+    serde_json::to_value(of)
+        .map_err(|error| Failure::bug("how a service is started does not encode").because(error))
 }
 
 /// The gateway: the same binary, in a process of its own, once what it exposes is ready.
@@ -175,60 +175,115 @@ fn gateway(manifest: &Manifest, folder: &Path) -> Outcome<Option<Service>> {
         services: calls(manifest)?,
         instance: String::new(),
     };
-    let text = serde_json::to_string(&config).map_err(|error| Failure::bug("config").because(error))?;
-    let own =
-        std::env::current_exe().map_err(|error| Failure::user("cannot find this binary").because(error))?;
-    let artifact = mark(&own);
     // How services are called is told to a gateway that runs, so it makes no other gateway.
-    let lasting = formic_gateway::Config { services: BTreeMap::new(), ..config };
-    let revision = Revision::of(&serde_json::json!({ "config": lasting, "binary": artifact }));
-    let start = Start {
-        program: own,
-        args: vec!["gateway".into()],
-        env: BTreeMap::from([("FORMIC_CONFIG".into(), text)]),
-        cwd: folder.to_path_buf(),
-        port: None,
+    let lasting = formic_gateway::Config { services: BTreeMap::new(), ..config.clone() };
+    let part = Part {
+        name: GATEWAY,
+        config: json(&config)?,
+        lasting: json(&lasting)?,
         listen: vec![Listen { name: GATEWAY.into(), address: gateway.listen }],
-        health: Health {
-            ready: Probe::Grpc,
-            path: String::new(),
-            command: Vec::new(),
-            line: String::new(),
-            interval: HumanDuration::from_millis(1000),
-            timeout: HumanDuration::from_millis(1000),
-            deadline: HumanDuration::from_millis(30_000),
-        },
-        restart: Restart::default(),
-        stop_signal: StopSignal::default(),
-        secrets: BTreeMap::new(),
-        privileges: Privileges::default(),
-        system: true,
-        limits: Limits::default(),
-        artifact,
-        files: BTreeMap::new(),
-    };
-    Ok(Some(Service {
-        name: GATEWAY.into(),
-        revision,
-        replicas: 1,
-        process: None,
         depends_on: behind_gateway(manifest),
-        conditions: BTreeMap::new(),
-        dependents: Dependents::None,
-        update: Update {
-            min_ready: HumanDuration::from_millis(2000),
-            // What is kept for a way back would go on to take connections of the socket that they share.
-            keep_old: HumanDuration::from_millis(0),
-            ..Update::default()
-        },
-        job: None,
-        cron: None,
-        sets: None,
-        ready_within: HumanDuration::from_millis(30_000),
         // Longer than its own grace, so that it ends before it is killed.
         grace: HumanDuration::from_millis(15_000),
-        start: json(&start)?,
-    }))
+    };
+    part.wanted(folder).map(Some)
+}
+
+/// The proxy in front of the services that have one: the same binary once more, from the start on, as others of the
+/// application may come by it.
+fn proxy(manifest: &Manifest, folder: &Path) -> Outcome<Option<Service>> {
+    let fronts = manifest.services.iter().filter_map(|service| Some((service, service.proxy.as_ref()?)));
+    let fronts: Vec<_> = fronts.collect();
+    // A connection may last as long as the instance behind it, which then has its own time to end.
+    let Some(grace) = fronts.iter().map(|(service, _)| service.stop.grace.get()).max() else {
+        return Ok(None);
+    };
+    let front = |proxy: &formic_spec::Proxy| tcp::Front {
+        listen: proxy.listen,
+        connect_timeout: proxy.connect_timeout.get(),
+        max_connections: proxy.max_connections,
+    };
+    let services = fronts.iter().map(|(service, proxy)| (service.name.clone(), front(proxy))).collect();
+    let config = json(&tcp::Config { services, grace })?;
+    let listen = |(service, proxy): &(&formic_spec::Service, &formic_spec::Proxy)| Listen {
+        name: service.name.clone(),
+        address: proxy.listen,
+    };
+    let part = Part {
+        name: PROXY,
+        lasting: config.clone(),
+        config,
+        listen: fronts.iter().map(listen).collect(),
+        depends_on: Vec::new(),
+        grace: HumanDuration::from(grace + Duration::from_secs(5)),
+    };
+    part.wanted(folder).map(Some)
+}
+
+/// A part of the engine that is a process of its own.
+struct Part {
+    name: &'static str,
+    config: serde_json::Value,
+    /// What of it makes another one necessary.
+    lasting: serde_json::Value,
+    listen: Vec<Listen>,
+    depends_on: Vec<String>,
+    grace: HumanDuration,
+}
+
+impl Part {
+    fn wanted(self, folder: &Path) -> Outcome<Service> {
+        let own = std::env::current_exe()
+            .map_err(|error| Failure::user("cannot find this binary").because(error))?;
+        let artifact = mark(&own);
+        let revision = Revision::of(&serde_json::json!({ "config": self.lasting, "binary": artifact }));
+        let start = Start {
+            program: own,
+            args: vec![self.name.into()],
+            env: BTreeMap::from([("FORMIC_CONFIG".into(), self.config.to_string())]),
+            cwd: folder.to_path_buf(),
+            port: None,
+            listen: self.listen,
+            health: Health {
+                ready: Probe::Grpc,
+                path: String::new(),
+                command: Vec::new(),
+                line: String::new(),
+                interval: HumanDuration::from_millis(1000),
+                timeout: HumanDuration::from_millis(1000),
+                deadline: HumanDuration::from_millis(30_000),
+            },
+            restart: Restart::default(),
+            stop_signal: StopSignal::default(),
+            secrets: BTreeMap::new(),
+            privileges: Privileges::default(),
+            system: true,
+            limits: Limits::default(),
+            artifact,
+            files: BTreeMap::new(),
+        };
+        Ok(Service {
+            name: self.name.into(),
+            revision,
+            replicas: 1,
+            process: None,
+            depends_on: self.depends_on,
+            conditions: BTreeMap::new(),
+            dependents: Dependents::None,
+            update: Update {
+                min_ready: HumanDuration::from_millis(2000),
+                // What is kept for a way back would go on to take connections of the sockets that they share.
+                keep_old: HumanDuration::from_millis(0),
+                ..Update::default()
+            },
+            job: None,
+            cron: None,
+            sets: None,
+            ready_within: HumanDuration::from_millis(30_000),
+            grace: self.grace,
+            start: json(&start)?,
+        })
+    }
 }
 
 /// How services are called, for a caller that is not one of them.
