@@ -33,12 +33,18 @@ pub(crate) struct Failure {
     message: String,
     help: Option<String>,
     source: Option<anyhow::Error>,
-    /// What programs are told more of it.
-    details: Map<String, Value>,
-    /// What there is to tell programs beside it.
-    beside: Map<String, Value>,
+    more: Box<More>,
     /// People have been told already.
     told: bool,
+}
+
+/// What only programs are told. Failures pass through many hands, and are to be small.
+#[derive(Debug, Default)]
+struct More {
+    /// Of the error itself.
+    details: Map<String, Value>,
+    /// Beside it.
+    beside: Map<String, Value>,
 }
 
 /// What every command returns.
@@ -52,8 +58,7 @@ impl Failure {
             message: message.into(),
             help: None,
             source: None,
-            details: Map::new(),
-            beside: Map::new(),
+            more: Box::default(),
             told: false,
         }
     }
@@ -87,7 +92,7 @@ impl Failure {
             _ => CALL,
         };
         let failure = Self::new(exit, error.code().as_str(), error.message());
-        Self { told: true, details: details(error), ..failure }
+        Self { told: true, ..failure }.with_details(error)
     }
 
     /// Says what to do next.
@@ -99,8 +104,13 @@ impl Failure {
     /// What programs are to get although it failed: fields of an object.
     pub(crate) fn beside(mut self, data: Value) -> Self {
         if let Value::Object(fields) = data {
-            self.beside.extend(fields);
+            self.more.beside.extend(fields);
         }
+        self
+    }
+
+    fn with_details(mut self, error: &Error) -> Self {
+        self.more.details = details(error);
         self
     }
 
@@ -125,8 +135,8 @@ impl Failure {
         error.insert("exit".into(), self.exit.into());
         error.insert("message".into(), self.text().into());
         error.insert("hint".into(), self.help.clone().into());
-        error.extend(self.details.clone());
-        let mut all = self.beside.clone();
+        error.extend(self.more.details.clone());
+        let mut all = self.more.beside.clone();
         all.insert("error".into(), error.into());
         all.into()
     }
@@ -171,7 +181,7 @@ impl From<Error> for Failure {
         } else {
             error.to_string()
         };
-        let failure = Self { details: details(&error), ..Self::new(exit, error.code().as_str(), text) };
+        let failure = Self::new(exit, error.code().as_str(), text).with_details(&error);
         match error.code() {
             // Another was quicker.
             Code::Aborted => {
