@@ -60,6 +60,8 @@ pub(crate) struct Restart {
     #[arg(required = true, value_name = "SERVICE")]
     pub(crate) services: Vec<String>,
     #[command(flatten)]
+    pub(crate) wait: Wait,
+    #[command(flatten)]
     pub(crate) listing: Listing,
 }
 

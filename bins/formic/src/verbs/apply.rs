@@ -55,7 +55,7 @@ pub(crate) async fn finish(app: &App, response: &pb::ChangeResponse, wait: Wait,
 }
 
 /// What has come true: what was stopped or taken out does not answer.
-fn done(status: &pb::StatusResponse, response: &pb::ChangeResponse) -> String {
+pub(crate) fn done(status: &pb::StatusResponse, response: &pb::ChangeResponse) -> String {
     let wanted =
         |name: &str| status.services.iter().any(|service| service.name == name && service.wanted > 0);
     let names: Vec<&str> = response.changes.iter().map(|change| change.service.as_str()).collect();
@@ -73,7 +73,11 @@ fn done(status: &pb::StatusResponse, response: &pb::ChangeResponse) -> String {
 }
 
 /// Waits until every service is what the index says, or one that was changed has failed.
-async fn settled(app: &App, response: &pb::ChangeResponse, timeout: Duration) -> Outcome<pb::StatusResponse> {
+pub(crate) async fn settled(
+    app: &App,
+    response: &pb::ChangeResponse,
+    timeout: Duration,
+) -> Outcome<pb::StatusResponse> {
     let changed: Vec<&str> = response.changes.iter().map(|change| change.service.as_str()).collect();
     let mut last = None;
     let watch = async {

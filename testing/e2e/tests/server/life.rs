@@ -183,8 +183,8 @@ fn a_public_socket_outlives_all_who_have_it_but_one() {
     };
     let first = ask();
     all_but_it(&managed);
-    managed.formic(&["restart", "web"]).says(0, &[]);
-    wait_until("the next one in its place", SOON, || !alive(first));
+    managed.formic(&["restart", "web", "--wait"]).says(0, &["1 instance is replaced", "all of it runs"]);
+    assert!(!alive(first), "it was waited for");
     let second = ask();
     assert_ne!(first, second);
     // Taken back at once, not when it is needed: then the one that has it may be gone.
