@@ -22,6 +22,7 @@ pub(crate) fn is_wire(name: &HeaderName) -> bool {
             | "transfer-encoding"
             | "connection"
             | "keep-alive"
+            | "proxy-connection"
             | "upgrade"
             | "date"
             | "formic-attempt"

@@ -7,6 +7,7 @@
 //! dispatch → retry, hedge (one budget) → balance → in-flight guard
 //! remote   → a connection of the endpoint's pool        local → a handle of this process
 //! wire     → connectrpc over HTTP/2                      mux   → the multiplexed wire
+//! unary    → the short way for one message each way
 //! ```
 //!
 //! # Deadlines
@@ -43,6 +44,7 @@ mod dispatch;
 mod flight;
 mod headers;
 mod hedge;
+mod http2;
 mod local;
 mod mux;
 mod observe;
@@ -51,6 +53,7 @@ mod remote;
 mod service;
 mod stack;
 mod trace;
+mod unary;
 mod view;
 mod watched;
 mod wire;

@@ -6,21 +6,23 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use connectrpc::client::{ClientBody, ClientConfig};
+use bytes::Bytes;
+use connectrpc::client::ClientConfig;
 use formic_balance::Backend;
-use formic_core::{Endpoint, Error};
+use formic_core::{Endpoint, Error, Method};
 use formic_registry::Backoff;
 use formic_rpc::wire_error::Unsent;
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
-use hyper::client::conn::http2::{self, SendRequest};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use http::Uri;
+use http::uri::{Authority, PathAndQuery, Scheme};
+use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::mux::{self, Spoken};
-use crate::{Config, Connect, Happening, Observer, Protocol, connect};
+use crate::{Config, Connect, Happening, Observer, Protocol, connect, http2};
 
 /// Waits between attempts to reach an endpoint that is down: short at first, for a service that was just
 /// restarted, and never long enough to be noticed by people.
@@ -33,7 +35,7 @@ const BUSY: u32 = 8;
 /// A connection that calls are written to.
 #[derive(Clone, Debug)]
 pub(crate) enum Sender {
-    Http(SendRequest<ClientBody>),
+    Http(http2::Sender),
     Mux(formic_mux::Sender),
 }
 
@@ -48,7 +50,7 @@ impl Sender {
 
 /// What all endpoints of a client share.
 pub(crate) struct Dialer {
-    http2: http2::Builder<TokioExecutor>,
+    keep_alive: Option<Duration>,
     connector: Option<Arc<dyn Connect>>,
     observer: Option<Arc<dyn Observer>>,
     pub(crate) mux: mux::Dialer,
@@ -77,6 +79,7 @@ pub(crate) struct Remote {
     service: Arc<str>,
     endpoint: Endpoint,
     backend: Arc<Backend>,
+    authority: Authority,
     pub(crate) proto: ClientConfig,
     pub(crate) json: ClientConfig,
     slots: Box<[Slot]>,
@@ -113,7 +116,7 @@ pub(crate) enum Trouble {
     #[error("no connection within {0:?}")]
     Slow(Duration),
     #[error("cannot speak HTTP/2")]
-    Handshake(#[source] Arc<hyper::Error>),
+    Handshake(#[source] Arc<h2::Error>),
     #[error("the client was shut down")]
     Stopped,
 }
@@ -122,13 +125,8 @@ pub(crate) enum Trouble {
 
 impl Dialer {
     pub(crate) fn new(config: &Config, origin: Instant, tasks: TaskTracker, stop: CancellationToken) -> Self {
-        let mut http2 = http2::Builder::new(TokioExecutor::new());
-        http2.timer(TokioTimer::new());
-        if let Some(interval) = config.keep_alive {
-            http2.keep_alive_interval(interval).keep_alive_timeout(interval / 2);
-        }
         Self {
-            http2,
+            keep_alive: config.keep_alive,
             connector: config.connector.clone(),
             observer: config.observer.clone(),
             mux: mux::Dialer::new(config, &tasks, &stop),
@@ -152,7 +150,7 @@ impl Dialer {
             let io = connect::open(self.connector.as_deref(), endpoint)
                 .await
                 .map_err(|error| Trouble::Connect(Arc::new(error)))?;
-            let handshake = self.http2.handshake(TokioIo::new(io));
+            let handshake = http2::handshake(io, self.keep_alive);
             handshake.await.map_err(|error| Trouble::Handshake(Arc::new(error)))
         };
         let limit = self.connect_timeout;
@@ -180,17 +178,18 @@ impl Remote {
         backend: Arc<Backend>,
         dialer: Arc<Dialer>,
     ) -> Self {
+        const LOCAL: Authority = Authority::from_static("localhost");
         let authority = match &endpoint {
-            Endpoint::Tcp(addr) => addr.to_string(),
-            Endpoint::Unix(_) => "localhost".into(),
+            // An address is always an authority; the fallback keeps this free of a panic.
+            Endpoint::Tcp(addr) => addr.to_string().parse().unwrap_or(LOCAL),
+            Endpoint::Unix(_) => LOCAL,
         };
-        // An address is always an authority; the fallback keeps this free of a panic.
-        let uri = http::Uri::builder().scheme("http").authority(authority).path_and_query("/").build();
+        let uri = http::Uri::builder().scheme(Scheme::HTTP).authority(authority.clone()).path_and_query("/");
         let protocol = match dialer.protocol {
             Protocol::Connect => connectrpc::Protocol::Connect,
             Protocol::Grpc => connectrpc::Protocol::Grpc,
         };
-        let proto = ClientConfig::new(uri.unwrap_or_default())
+        let proto = ClientConfig::new(uri.build().unwrap_or_default())
             .with_protocol(protocol)
             // Within a data centre bytes are cheaper than the time to compress them.
             .with_compression(connectrpc::CompressionRegistry::new())
@@ -201,7 +200,20 @@ impl Remote {
         // A new address has not failed yet.
         backend.set_down(false);
         let spoken = Arc::new(Spoken::default());
-        Self { service, endpoint, backend, proto, json, slots, spoken, down, retired, trouble, dialer }
+        Self {
+            service,
+            endpoint,
+            backend,
+            authority,
+            proto,
+            json,
+            slots,
+            spoken,
+            down,
+            retired,
+            trouble,
+            dialer,
+        }
     }
 
     /// Notes what the registry says of the endpoint.
@@ -244,6 +256,32 @@ impl Remote {
 
     pub(crate) fn protocol(&self) -> Protocol {
         self.dialer.protocol
+    }
+
+    /// The largest message taken from a server.
+    pub(crate) fn max_message(&self) -> usize {
+        self.dialer.max_message
+    }
+
+    /// Where a method is found.
+    ///
+    /// # Errors
+    /// If its path is none.
+    pub(crate) fn uri(&self, method: &Method) -> Result<Uri, http::Error> {
+        let path = match method.static_path() {
+            Some(path) => Bytes::from_static(path.as_bytes()),
+            None => Bytes::copy_from_slice(method.path().as_bytes()),
+        };
+        let mut parts = http::uri::Parts::default();
+        parts.scheme = Some(Scheme::HTTP);
+        parts.authority = Some(self.authority.clone());
+        parts.path_and_query = Some(PathAndQuery::from_maybe_shared(path)?);
+        Ok(Uri::from_parts(parts)?)
+    }
+
+    /// Runs a task of the client's.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
+        self.dialer.tasks.spawn(task).abort_handle()
     }
 
     /// The time as the balancer takes it.

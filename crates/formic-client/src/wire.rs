@@ -1,12 +1,13 @@
 //! One attempt over HTTP/2, through connectrpc's client with bytes for messages.
 //!
 //! connectrpc knows the protocols; what is ours is the transport underneath, because only who holds the
-//! connection knows what was surely not sent, and the bodies of requests that stream, which go straight
-//! into the connection without a task or a channel between.
+//! connection knows what was surely not sent, and the bodies of requests that stream. Calls of one message each way go
+//! a shorter way.
 
+use std::future::poll_fn;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use connectrpc::client::{
@@ -14,23 +15,25 @@ use connectrpc::client::{
     call_server_stream, call_unary,
 };
 use connectrpc::{ConnectError, ErrorCode, Spec, StreamType};
-use formic_core::{Code, Error, Kind};
+use formic_core::{Code, Error, Kind, Method};
 use formic_rpc::raw::{Raw, RawView};
-use formic_rpc::wire_error::{Unsent, from_connect, to_connect};
+use formic_rpc::wire_error::{Unsent, from_connect};
 use formic_rpc::{Answer, Body, ByteStream, Codec};
-use http::uri::PathAndQuery;
-use http::{HeaderMap, Request, Response, Uri};
-use http_body::{Frame, SizeHint};
+use futures::FutureExt;
+use http::header::CONTENT_LENGTH;
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Request, Response};
+use http_body::Frame;
 use http_body_util::BodyExt;
+use tokio::task::AbortHandle;
 
-use hyper::client::conn::http2::SendRequest;
-
+use crate::http2::{self, Closed, Open, Place};
 use crate::outgoing::Outgoing;
 use crate::remote::{Remote, Sender};
-use crate::{headers, mux};
+use crate::{headers, mux, unary};
 
 /// Stands in for a path learnt at run time, which connectrpc cannot take; replaced before it is sent.
-const SOME_PATH: &str = "/formic.Client/Call";
+pub(crate) const SOME_PATH: &str = "/formic.Client/Call";
 
 /// Makes one attempt on a connection of the endpoint.
 ///
@@ -51,7 +54,20 @@ pub(crate) async fn call(
 
 /// The same over HTTP/2.
 pub(crate) async fn http(
-    sender: SendRequest<ClientBody>,
+    sender: http2::Sender,
+    remote: &Arc<Remote>,
+    outgoing: &Arc<Outgoing>,
+    attempt: Option<u32>,
+) -> Result<Answer, Error> {
+    if outgoing.method.kind == Kind::Unary && unary::is_plain(remote, outgoing) {
+        return unary::call(sender, remote, outgoing, attempt).await;
+    }
+    // In a box, for it is far larger than the short way, whose room every call has.
+    Box::pin(through_connectrpc(sender, remote, outgoing, attempt)).await
+}
+
+async fn through_connectrpc(
+    sender: http2::Sender,
     remote: &Arc<Remote>,
     outgoing: &Arc<Outgoing>,
     attempt: Option<u32>,
@@ -69,10 +85,54 @@ pub(crate) async fn http(
     }
 }
 
+/// Writes a call to a connection, or to another to the same endpoint if this one takes no more. That is no retry, for
+/// nothing was sent.
+pub(crate) async fn open(
+    mut sender: http2::Sender,
+    remote: &Arc<Remote>,
+    head: impl Fn() -> Request<()>,
+    message: Option<Bytes>,
+) -> Result<Open, ConnectError> {
+    if let Ok(open) = sender.open(head(), message.clone()).await {
+        return Ok(open);
+    }
+    let mut sender = match remote.connection().await {
+        Ok(Sender::Http(sender)) => sender,
+        // It speaks something else meanwhile; a new attempt will.
+        Ok(Sender::Mux(_)) => return Err(unsent("the connection was replaced by another kind".into())),
+        Err(error) => return Err(unsent(Box::new(error))),
+    };
+    sender.open(head(), message).await.map_err(|Closed(error)| match error {
+        Some(error) => unsent(Box::new(error)),
+        None => unsent("the connection was closed".into()),
+    })
+}
+
+/// The request of a call that sends one.
+pub(crate) fn message(outgoing: &Outgoing) -> Result<Bytes, ConnectError> {
+    let missing = || ConnectError::internal("a method of one request was called with a stream");
+    outgoing.message().cloned().ok_or_else(missing)
+}
+
+/// What went wrong, for the caller.
+pub(crate) fn error(error: &ConnectError, remote: &Remote, outgoing: &Outgoing) -> Error {
+    // The caller's own stream failed, and so the call did.
+    if let Some(own) = outgoing.stream_failure() {
+        return own;
+    }
+    let error = from_connect(error);
+    if outgoing.take_broken() {
+        // connectrpc cannot tell a lost connection from a server that breaks the protocol.
+        let message = format!("the connection to {} was lost", remote.endpoint());
+        return Error::new(Code::Unavailable, message).with_source(error);
+    }
+    error
+}
+
 /// The transport of one attempt.
 #[derive(Clone)]
 struct Wire {
-    sender: SendRequest<ClientBody>,
+    sender: http2::Sender,
     remote: Arc<Remote>,
     call: Arc<Outgoing>,
     attempt: Option<u32>,
@@ -80,7 +140,7 @@ struct Wire {
 
 impl Wire {
     async fn unary(&self, config: &ClientConfig, spec: Spec) -> Result<Answer, Error> {
-        let request = Raw(self.message()?);
+        let request = Raw(message(&self.call).map_err(|error| self.error(&error))?);
         let options = CallOptions::default();
         let response = call_unary::<_, Raw, RawView<'static>>(self, config, spec, request, options);
         match response.await {
@@ -109,7 +169,7 @@ impl Wire {
             // A stand-in: the body is replaced by the caller's stream, but it has to encode before that.
             (Kind::BidiStream, Codec::Json) => Bytes::from_static(b"{}"),
             (Kind::BidiStream, Codec::Proto) => Bytes::new(),
-            _ => self.message()?,
+            _ => message(&self.call).map_err(|error| self.error(&error))?,
         };
         let (request, options) = (Raw(request), CallOptions::default());
         let response = call_server_stream::<_, Raw, RawView<'static>>(&self, config, spec, request, options);
@@ -129,27 +189,12 @@ impl Wire {
         Ok(Answer { metadata, ..Answer::new(Body::Stream(Box::pin(messages))) })
     }
 
-    fn message(&self) -> Result<Bytes, Error> {
-        let missing = || Error::internal("a method of one request was called with a stream");
-        self.call.message().cloned().ok_or_else(missing)
-    }
-
     fn error(&self, error: &ConnectError) -> Error {
-        // The caller's own stream failed, and so the call did.
-        if let Some(own) = self.call.stream_failure() {
-            return own;
-        }
-        let error = from_connect(error);
-        if self.call.take_broken() {
-            // connectrpc cannot tell a lost connection from a server that breaks the protocol.
-            let message = format!("the connection to {} was lost", self.remote.endpoint());
-            return Error::new(Code::Unavailable, message).with_source(error);
-        }
-        error
+        self::error(error, &self.remote, &self.call)
     }
 }
 
-fn one(headers: HeaderMap, message: Bytes, trailers: HeaderMap) -> Answer {
+pub(crate) fn one(headers: HeaderMap, message: Bytes, trailers: HeaderMap) -> Answer {
     let (metadata, trailers) = (headers::metadata(headers), headers::metadata(trailers));
     Answer { metadata, trailers, body: Body::Message(message) }
 }
@@ -162,65 +207,53 @@ impl ClientTransport for Wire {
         &self,
         request: Request<ClientBody>,
     ) -> BoxFuture<'static, Result<Response<Incoming>, ConnectError>> {
-        let request = match self.prepare(request) {
-            Ok(request) => request,
+        let (head, message) = match self.prepare(request) {
+            Ok(prepared) => prepared,
             Err(error) => return Box::pin(std::future::ready(Err(error))),
         };
-        let Self { mut sender, remote, call, .. } = self.clone();
+        let Self { sender, remote, call, .. } = self.clone();
         Box::pin(async move {
-            let mut failure = match sender.try_send_request(request).await {
-                Ok(response) => return Ok(response.map(|body| Incoming { body, call })),
-                Err(failure) => failure,
-            };
-            // The connection had been closed meanwhile, and the request came back whole: it may have
-            // another connection to the same endpoint, and that is no retry.
-            let Some(request) = failure.take_message() else { return Err(lost(failure.into_error())) };
-            let mut sender = match remote.connection().await {
-                Ok(Sender::Http(sender)) => sender,
-                // It speaks something else meanwhile; a new attempt will.
-                Ok(Sender::Mux(_)) => {
-                    return Err(unsent("the connection was replaced by another kind".into()));
+            let head = || Request::from_parts(head.clone(), ());
+            let Open { response, requests, place } = open(sender, &remote, head, message).await?;
+            let pump = match requests {
+                None => None,
+                Some(to) => {
+                    // Always there: an attempt is made only while the request can be sent.
+                    let Some(stream) = call.take_stream() else {
+                        return Err(ConnectError::internal("the request stream was sent before"));
+                    };
+                    let pumping = pump(stream, to, Arc::clone(&call));
+                    Some(Pump(remote.spawn(pumping)))
                 }
-                Err(error) => return Err(unsent(Box::new(error))),
             };
-            match sender.try_send_request(request).await {
-                Ok(response) => Ok(response.map(|body| Incoming { body, call })),
-                Err(mut failure) => match failure.take_message() {
-                    Some(_) => Err(unsent(Box::new(failure.into_error()))),
-                    None => Err(lost(failure.into_error())),
-                },
-            }
+            let response = response.await.map_err(lost)?;
+            Ok(response.map(|body| Incoming::new(body, place, pump, &call)))
         })
     }
 }
 
 impl Wire {
-    /// Puts in what connectrpc does not know.
-    fn prepare(&self, mut request: Request<ClientBody>) -> Result<Request<ClientBody>, ConnectError> {
-        if self.call.method.static_path().is_none() {
-            *request.uri_mut() = with_path(request.uri(), self.call.method.path())?;
+    /// Puts in what connectrpc does not know. The message is missing where the request streams.
+    fn prepare(&self, request: Request<ClientBody>) -> Result<(Parts, Option<Bytes>), ConnectError> {
+        let (mut head, body) = request.into_parts();
+        let method = &self.call.method;
+        head.uri = self.remote.uri(method).map_err(|error| no_path(method, error))?;
+        self.call.write_headers(&mut head.headers, self.remote.protocol(), self.attempt);
+        if method.kind.client_streams() {
+            return Ok((head, None));
         }
-        self.call.write_headers(request.headers_mut(), self.remote.protocol(), self.attempt);
-        if self.call.method.kind.client_streams() {
-            // Always there: an attempt is made only while the request can be sent.
-            let Some(stream) = self.call.take_stream() else {
-                return Err(ConnectError::internal("the request stream was sent before"));
-            };
-            let body = Outbound { stream: Mutex::new(Some(stream)), call: Arc::clone(&self.call) };
-            *request.body_mut() = body.boxed();
-        }
-        Ok(request)
+        // It was one piece before connectrpc put it into a box.
+        let whole = body.collect().now_or_never();
+        let whole =
+            whole.ok_or_else(|| ConnectError::internal("a request of one message is not ready"))??;
+        let message = whole.to_bytes();
+        head.headers.insert(CONTENT_LENGTH, HeaderValue::from(message.len()));
+        Ok((head, Some(message)))
     }
 }
 
-fn with_path(uri: &Uri, path: &str) -> Result<Uri, ConnectError> {
-    let invalid =
-        |error: http::Error| ConnectError::invalid_argument(format!("{path:?} is no path: {error}"));
-    let path = PathAndQuery::from_maybe_shared(Bytes::copy_from_slice(path.as_bytes()))
-        .map_err(|error| invalid(error.into()))?;
-    let mut parts = uri.clone().into_parts();
-    parts.path_and_query = Some(path);
-    Uri::from_parts(parts).map_err(|error| invalid(error.into()))
+pub(crate) fn no_path(method: &Method, error: http::Error) -> ConnectError {
+    ConnectError::invalid_argument(format!("{:?} is no path: {error}", method.path()))
 }
 
 fn unsent(source: Box<dyn std::error::Error + Send + Sync>) -> ConnectError {
@@ -228,108 +261,136 @@ fn unsent(source: Box<dyn std::error::Error + Send + Sync>) -> ConnectError {
 }
 
 /// What a failed request means; most of all, whether a handler may have seen it.
-fn lost(error: hyper::Error) -> ConnectError {
-    let Some(h2) = find_h2(&error) else {
-        return ConnectError::unavailable("the connection was lost").with_source(error);
-    };
-    // A peer that goes away answers the streams up to the last one that it names; hyper gives this error
+pub(crate) fn lost(error: h2::Error) -> ConnectError {
+    // A peer that goes away answers the streams up to the last one that it names; h2 gives this error
     // to the others only. A refused stream was not looked at.
-    let refused = h2.is_reset() && h2.reason() == Some(h2::Reason::REFUSED_STREAM);
-    if h2.is_remote() && (h2.is_go_away() || refused) {
+    let refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
+    if error.is_remote() && (error.is_go_away() || refused) {
         return unsent(Box::new(error));
     }
-    let code = match h2.reason().filter(|_| h2.is_reset()) {
+    let code = match error.reason().filter(|_| error.is_reset()) {
         Some(h2::Reason::CANCEL) => ErrorCode::Canceled,
         Some(h2::Reason::ENHANCE_YOUR_CALM) => ErrorCode::ResourceExhausted,
         Some(_) => ErrorCode::Internal,
-        None => ErrorCode::Unavailable,
+        None => return ConnectError::unavailable("the connection was lost").with_source(error),
     };
     ConnectError::new(code, "the request was broken off").with_source(error)
 }
 
-fn find_h2(error: &hyper::Error) -> Option<&h2::Error> {
-    let mut error: &(dyn std::error::Error + 'static) = error;
-    loop {
-        if let Some(h2) = error.downcast_ref::<h2::Error>() {
-            return Some(h2);
-        }
-        error = error.source()?;
+/// Notes that an answer broke off with its connection. A stream that the server reset is its own doing.
+pub(crate) fn note_broken(error: &h2::Error, call: &Outgoing) {
+    if !(error.is_reset() && error.is_remote()) {
+        call.set_broken();
     }
 }
 
 /// A response body that notes when its connection breaks.
-struct Incoming {
-    body: hyper::body::Incoming,
+pub(crate) struct Incoming {
+    body: h2::RecvStream,
+    read: bool,
     call: Arc<Outgoing>,
+    _place: Place,
+    _pump: Option<Pump>,
+}
+
+impl Incoming {
+    pub(crate) fn new(body: h2::RecvStream, place: Place, pump: Option<Pump>, call: &Arc<Outgoing>) -> Self {
+        Self { body, read: false, call: Arc::clone(call), _place: place, _pump: pump }
+    }
 }
 
 impl http_body::Body for Incoming {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = h2::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let frame = Pin::new(&mut self.body).poll_frame(cx);
-        if let Poll::Ready(Some(Err(error))) = &frame {
-            // A stream that the server reset is its own doing; anything else befell the connection.
-            if !find_h2(error).is_some_and(|h2| h2.is_reset() && h2.is_remote()) {
-                self.call.set_broken();
+    ) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
+        let this = &mut *self;
+        if !this.read {
+            match ready!(http2::poll_data(&mut this.body, cx)) {
+                Some(Ok(data)) => return Poll::Ready(Some(Ok(Frame::data(data)))),
+                Some(Err(error)) => {
+                    note_broken(&error, &this.call);
+                    return Poll::Ready(Some(Err(error)));
+                }
+                None => this.read = true,
             }
         }
-        frame
+        match ready!(this.body.poll_trailers(cx)) {
+            Ok(trailers) => Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers)))),
+            // A server that has answered early ends the call so.
+            Err(error) if error.reason() == Some(h2::Reason::NO_ERROR) => Poll::Ready(None),
+            Err(error) => {
+                note_broken(&error, &this.call);
+                Poll::Ready(Some(Err(error)))
+            }
+        }
     }
 
     fn is_end_stream(&self) -> bool {
         self.body.is_end_stream()
     }
+}
 
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+/// The task that sends a request which streams; it ends with its call.
+pub(crate) struct Pump(AbortHandle);
+
+impl Drop for Pump {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 
-/// A request that streams, in the envelopes that Connect and gRPC share: a byte of flags, four of length.
-struct Outbound {
-    /// Never locked: the mutex only makes it `Sync`, which connectrpc asks of bodies.
-    stream: Mutex<Option<ByteStream>>,
-    call: Arc<Outgoing>,
-}
-
-impl http_body::Body for Outbound {
-    type Data = Bytes;
-    type Error = ConnectError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, ConnectError>>> {
-        let this = &mut *self;
-        let slot = this.stream.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let Some(stream) = slot else { return Poll::Ready(None) };
-        let message = match std::task::ready!(stream.as_mut().poll_next(cx)) {
-            Some(Ok(message)) => message,
-            Some(Err(error)) => {
+/// Sends a request that streams, in the envelopes that Connect and gRPC share: a byte of flags, four of length.
+async fn pump(mut stream: ByteStream, mut to: h2::SendStream<Bytes>, call: Arc<Outgoing>) {
+    loop {
+        // Whatever room there is will do for a message, so that one is never taken before the peer reads.
+        to.reserve_capacity(1);
+        while to.capacity() == 0 {
+            match poll_fn(|cx| to.poll_capacity(cx)).await {
+                Some(Ok(_)) => {}
+                Some(Err(_)) | None => return,
+            }
+        }
+        let next = poll_fn(|cx| {
+            // Nobody reads on, so nobody is asked for more.
+            if to.poll_reset(cx).is_ready() {
+                return Poll::Ready(Next::Over);
+            }
+            stream.as_mut().poll_next(cx).map(Next::Item)
+        });
+        let message = match next.await {
+            Next::Item(Some(Ok(message))) => message,
+            Next::Item(Some(Err(error))) => {
                 // The request is reset, so that the server does not take half of it for the whole.
-                *slot = None;
-                let wire = to_connect(&error);
-                this.call.fail_stream(error);
-                return Poll::Ready(Some(Err(wire)));
+                call.fail_stream(error);
+                return to.send_reset(h2::Reason::INTERNAL_ERROR);
             }
-            None => {
-                *slot = None;
-                return Poll::Ready(None);
+            Next::Item(None) => {
+                let _ = to.send_data(Bytes::new(), true);
+                return;
             }
+            Next::Over => return,
         };
         let Ok(length) = u32::try_from(message.len()) else {
-            *slot = None;
-            return Poll::Ready(Some(Err(ConnectError::resource_exhausted("a message of over 4 GiB"))));
+            call.fail_stream(Error::resource_exhausted("a message of over 4 GiB"));
+            return to.send_reset(h2::Reason::INTERNAL_ERROR);
         };
         let mut envelope = BytesMut::with_capacity(message.len() + 5);
         envelope.put_u8(0);
         envelope.put_u32(length);
         envelope.extend_from_slice(&message);
-        Poll::Ready(Some(Ok(Frame::data(envelope.freeze()))))
+        if to.send_data(envelope.freeze(), false).is_err() {
+            return;
+        }
     }
+}
+
+/// What a pump goes on with.
+enum Next {
+    Item(Option<Result<Bytes, Error>>),
+    /// The peer has ended the call.
+    Over,
 }

@@ -12,7 +12,8 @@ const HOMES: &[(&[&str], &[&str])] = &[
     (&["connectrpc"], &["formic-rpc", "formic-client", "formic-server", "formic-api"]),
     (&["connectrpc-health"], &["formic-server"]),
     (&["buffa-codegen", "connectrpc-build", "miette", "protox"], &["formic-build"]),
-    (&["hyper", "hyper-util"], &["formic-client", "formic-server", "formic-gateway"]),
+    (&["hyper", "hyper-util"], &["formic-server", "formic-gateway"]),
+    (&["h2"], &["formic-client"]),
     (&["axum"], &["formic-server", "formic-gateway", "formic"]),
     // The system.
     (&["libc", "nix", "rustix"], &["formic-supervise", "formic-reconcile", "formic-cli"]),
