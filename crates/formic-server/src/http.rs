@@ -4,23 +4,28 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use connectrpc::{ConnectRpcBody, ConnectRpcService, DeadlinePolicy, Limits};
+use formic_core::{RpcMethod, RpcService};
+use formic_mux::learn::Learnt;
 use formic_rpc::bridge::Bridge;
+use formic_rpc::table::Table;
 use formic_rpc::{Handle, Peer};
 use formic_telemetry::Metrics;
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use tokio::sync::Notify;
 use tower::{Service, ServiceExt};
 
+use crate::batch::Batch;
 use crate::farewell::{Talk, Turn};
 use crate::patience::Sender;
+use crate::unary::{self, Bounds, Plain};
 use crate::{Config, Guard, Health, Serving};
 
 /// A change to the whole HTTP side: tower layers over calls, routes and all.
@@ -38,6 +43,9 @@ struct Shared {
     router: Option<axum::Router>,
     layered: Option<axum::Router>,
     body_timeout: Duration,
+    bounds: Bounds,
+    /// By the paths of methods: how long their handlers compute.
+    learnt: Table<Arc<Learnt>>,
     guard: Option<Arc<dyn Guard>>,
 }
 
@@ -62,7 +70,16 @@ impl Edge {
             .with_limits(limits)
             .with_deadline_policy(deadlines);
         let body_timeout = config.body_timeout;
-        let mut shared = Shared { handle, rpc, health, metrics, router, layered: None, body_timeout, guard };
+        let bounds = Bounds::new(config);
+        let services = handle.services();
+        let methods =
+            services.iter().flat_map(|service| service.methods.iter().map(move |method| (service, method)));
+        let path =
+            |(service, method): (&RpcService, &RpcMethod)| format!("/{}/{}", service.name, method.name);
+        let learnt = methods.map(|method| (path(method), Arc::default())).collect();
+        let layered = None;
+        let mut shared =
+            Shared { handle, rpc, health, metrics, router, layered, body_timeout, bounds, learnt, guard };
         if !layers.is_empty() {
             // With layers everything goes through axum; without, calls take the short way.
             let inner = Self(Arc::new(Shared {
@@ -73,6 +90,8 @@ impl Edge {
                 router: shared.router.take(),
                 layered: None,
                 body_timeout,
+                bounds,
+                learnt: Table::default(),
                 guard: None,
             }));
             let all = tower::service_fn(move |request: Request<axum::body::Body>| {
@@ -261,6 +280,7 @@ pub(crate) struct PerConnection {
     pub(crate) talk: Arc<Talk>,
     /// Told when a request was not let in.
     pub(crate) denied: Arc<Notify>,
+    pub(crate) batch: Batch,
 }
 
 impl hyper::service::Service<Request<Incoming>> for PerConnection {
@@ -270,14 +290,29 @@ impl hyper::service::Service<Request<Incoming>> for PerConnection {
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         let turn = self.talk.request(request.version());
+        let shared = &self.edge.0;
+        let called = shared.handle.method(request.uri().path());
+        let patience = self.edge.patience(called.as_ref());
+        let is_call = self.edge.is_plain_call(called.as_ref());
+        if request.version() == Version::HTTP_2 {
+            self.batch.expect(if is_call { shared.learnt.get(request.uri().path()) } else { None });
+        }
+        if is_call
+            && let Some(method) = &called
+            && let Some(codec) = unary::codec(&request, method)
+        {
+            let (peer, bounds) = (self.peer.clone(), shared.bounds);
+            let request = request.map(|body| Sender::new(body, patience));
+            let plain = Plain { request, method: method.clone(), codec, peer, bounds };
+            let answering = unary::answer(Arc::clone(&shared.handle), plain);
+            return Answering { way: Way::Plain(Box::pin(answering)), turn };
+        }
         if let Some(peer) = &self.peer {
             request.extensions_mut().insert(peer.clone());
         }
-        let called = self.edge.0.handle.method(request.uri().path());
-        let patience = self.edge.patience(called.as_ref());
         let request = request.map(|body| Sender::new(body, patience));
-        if self.edge.is_plain_call(called.as_ref()) {
-            return Answering { way: Way::Call(self.edge.0.rpc.clone().call(request)), turn };
+        if is_call {
+            return Answering { way: Way::Call(shared.rpc.clone().call(request)), turn };
         }
         let (edge, denied) = (self.edge.clone(), Arc::clone(&self.denied));
         Answering { way: Way::Other(Box::pin(edge.guarded(request, denied))), turn }
@@ -293,6 +328,7 @@ pub(crate) struct Answering {
 /// Nearly all are calls, which take connectrpc's future as it is: within one that has room for everything else
 /// too, each would pay for 3.5 KB allocated, and moved.
 enum Way {
+    Plain(BoxFuture<Response<ConnectRpcBody>>),
     Call(BoxFuture<Result<Response<ConnectRpcBody>, Infallible>>),
     Other(BoxFuture<Response<EdgeBody>>),
 }
@@ -305,11 +341,12 @@ impl Future for Answering {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
         let mut response = match &mut this.way {
+            Way::Plain(plain) => ready!(plain.as_mut().poll(cx)).map(EdgeBody::Rpc),
             Way::Call(call) => {
-                let Ok(response) = std::task::ready!(call.as_mut().poll(cx));
+                let Ok(response) = ready!(call.as_mut().poll(cx));
                 response.map(EdgeBody::Rpc)
             }
-            Way::Other(other) => std::task::ready!(other.as_mut().poll(cx)),
+            Way::Other(other) => ready!(other.as_mut().poll(cx)),
         };
         let turn = this.turn.take();
         if let Some(turn) = &turn {

@@ -2,7 +2,7 @@
 //! HTTP/2, beside health, reflection, metrics and the author's own routes.
 //!
 //! ```text
-//! listener ─ limits ┬ HTTP ─┬─ connectrpc ─ Bridge ─┐
+//! listener ─ limits ┬ HTTP ─┬─ unary │ connectrpc ───┐
 //!                   │       ├─ /healthz /readyz …   ├─ pipeline ─ interceptors ─ routes ─ handler
 //!                   │       └─ axum router          │  (metrics, admission, deadline, trace, panic)
 //!                   └ multiplexed (`formic-mux`) ───┤
@@ -13,6 +13,7 @@
 //!
 //! What every call gets is in [`pipeline`] and knows no HTTP; what is HTTP's is in [`http`].
 
+mod batch;
 pub mod config;
 mod farewell;
 pub mod guard;
@@ -26,6 +27,7 @@ mod patience;
 pub mod pipeline;
 pub mod reflection;
 pub mod server;
+mod unary;
 /// The generated messages and clients of the standard services that every server has.
 pub mod proto {
     pub use crate::r#gen::grpc::{health, reflection};

@@ -4,6 +4,7 @@
 //! the news to spread) → no new connections, GOAWAY on the old → calls in flight finish within the
 //! grace → what is left is cut off.
 
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,13 +12,14 @@ use formic_core::{Endpoint, Error};
 use formic_rpc::{Channel, Handle, Intercepted, Interceptor, Peer, Routes};
 use formic_telemetry::{Arrivals, Metrics};
 use futures::{Stream, StreamExt};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::batch::Batch;
 use crate::farewell::Talk;
 use crate::http::{Edge, Layering, Parts, PerConnection};
 use crate::listener::{Accepted, Bound};
@@ -473,8 +475,10 @@ async fn http<S>(
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (talk, denied) = (Talk::new(), Arc::new(Notify::new()));
-    let service = PerConnection { edge, peer, talk: Arc::clone(&talk), denied: Arc::clone(&denied) };
-    let builder = builder(config);
+    let batch = Batch::default();
+    let builder = builder(config, batch.clone());
+    let (talking, telling, asked) = (Arc::clone(&talk), Arc::clone(&denied), batch.clone());
+    let service = PerConnection { edge, peer, talk: talking, denied: telling, batch: asked };
     let stream = TokioIo::new(Reader::new(stream, config.write_timeout));
     let connection = builder.serve_connection_with_upgrades(stream, service);
     tokio::pin!(connection);
@@ -483,7 +487,7 @@ async fn http<S>(
     let mut cut = None;
     loop {
         tokio::select! {
-            result = connection.as_mut() => {
+            result = poll_fn(|cx| batch.poll(connection.as_mut(), cx)) => {
                 if let Err(error) = result {
                     tracing::debug!(%error, "a connection ended badly");
                 }
@@ -518,8 +522,8 @@ async fn http<S>(
     }
 }
 
-fn builder(config: &Config) -> auto::Builder<TokioExecutor> {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+fn builder(config: &Config, batch: Batch) -> auto::Builder<Batch> {
+    let mut builder = auto::Builder::new(batch);
     builder
         .http1()
         .timer(TokioTimer::new())

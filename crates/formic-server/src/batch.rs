@@ -1,0 +1,233 @@
+//! Requests of an HTTP/2 connection that come together are answered together.
+//!
+//! hyper gives each request to an executor, which is meant to make a task of it. Most handlers are done sooner than a task
+//! is made and another thread woken for it. So requests are put aside here until the connection has read all there is; then
+//! each is tried once where it was read, what is not done becomes a task, and the answers go out in one write. Whose
+//! handlers compute for long is learnt as on the multiplexed wire, and they become tasks at once.
+
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use formic_mux::learn::Learnt;
+use formic_rpc::BoxFuture;
+use hyper::rt::Executor;
+use hyper_util::rt::TokioExecutor;
+use tokio::time::Instant;
+
+/// So many are tried one after the other; those after them become tasks, so that other threads have a part in it.
+const AT_ONCE: usize = 128;
+
+/// What a connection was asked and has not begun.
+#[derive(Clone, Default)]
+pub(crate) struct Batch(Arc<Mutex<Waiting>>);
+
+#[derive(Default)]
+struct Waiting {
+    /// What is known of the request that hyper hands over next.
+    next: Option<Arc<Learnt>>,
+    requests: Vec<(Arc<Learnt>, BoxFuture<'static, ()>)>,
+}
+
+impl Batch {
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The request being taken is to a method of which so much is known; of others nothing is.
+    pub(crate) fn expect(&self, learnt: Option<&Arc<Learnt>>) {
+        self.waiting().next = learnt.cloned();
+    }
+
+    /// Drives a connection, and what it is asked.
+    pub(crate) fn poll<C: Future>(
+        &self,
+        mut connection: Pin<&mut C>,
+        cx: &mut Context<'_>,
+    ) -> Poll<C::Output> {
+        loop {
+            let polled = connection.as_mut().poll(cx);
+            let requests = std::mem::take(&mut self.waiting().requests);
+            if requests.is_empty() {
+                return polled;
+            }
+            let is_over = polled.is_ready();
+            for (index, (learnt, request)) in requests.into_iter().enumerate() {
+                if is_over || index >= AT_ONCE {
+                    TokioExecutor::new().execute(request);
+                } else {
+                    attempt(&learnt, request);
+                }
+            }
+            if is_over {
+                return polled;
+            }
+            // Once more, for what was answered goes out.
+        }
+    }
+}
+
+/// Tries a request here, and makes a task of what is not done.
+fn attempt(learnt: &Learnt, mut request: BoxFuture<'static, ()>) {
+    let began = learnt.measures().then(Instant::now);
+    // Nobody is woken: what is not done is polled again as a task.
+    let mut cx = Context::from_waker(Waker::noop());
+    let polled = std::panic::catch_unwind(AssertUnwindSafe(|| request.as_mut().poll(&mut cx)));
+    if let Some(began) = began {
+        learnt.note(began.elapsed());
+    }
+    match polled {
+        Ok(Poll::Ready(())) => {}
+        Ok(Poll::Pending) => TokioExecutor::new().execute(request),
+        // As in a task of its own: it ends, and the others go on. The panic itself was told of.
+        Err(_) => {
+            let _ = std::panic::catch_unwind(AssertUnwindSafe(|| drop(request)));
+        }
+    }
+}
+
+impl<F> Executor<F> for Batch
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    fn execute(&self, future: F) {
+        let mut waiting = self.waiting();
+        match waiting.next.take() {
+            Some(learnt) if !learnt.is_slow() => waiting.requests.push((learnt, Box::pin(future))),
+            known => {
+                drop(waiting);
+                match known.filter(|learnt| learnt.measures()) {
+                    Some(learnt) => TokioExecutor::new()
+                        .execute(Measured { future: Box::pin(future), learnt: Some(learnt) }),
+                    None => TokioExecutor::new().execute(future),
+                }
+            }
+        }
+    }
+}
+
+/// A request to a slow method, whose first poll is measured all the same: it may have become quick.
+struct Measured {
+    future: BoxFuture<'static, ()>,
+    learnt: Option<Arc<Learnt>>,
+}
+
+impl Future for Measured {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        match self.learnt.take() {
+            Some(learnt) => {
+                let began = Instant::now();
+                let polled = self.future.as_mut().poll(cx);
+                learnt.note(began.elapsed());
+                polled
+            }
+            None => self.future.as_mut().poll(cx),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::ready;
+    use std::time::Duration;
+
+    use formic_mux::learn::Book;
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    /// A connection that hands over a request at each poll as long as there are some, and counts its polls.
+    struct Connection {
+        batch: Batch,
+        learnt: Arc<Learnt>,
+        requests: Vec<BoxFuture<'static, ()>>,
+        polls: Arc<AtomicUsize>,
+        end: mpsc::Receiver<()>,
+    }
+
+    impl Future for Connection {
+        type Output = ();
+
+        fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+            self.polls.fetch_add(1, Ordering::SeqCst);
+            let this = &mut *self;
+            for request in this.requests.drain(..) {
+                this.batch.expect(Some(&this.learnt));
+                this.batch.execute(request);
+            }
+            ready!(this.end.poll_recv(cx));
+            Poll::Ready(())
+        }
+    }
+
+    fn connection(requests: Vec<BoxFuture<'static, ()>>) -> (Connection, mpsc::Sender<()>) {
+        let (stop, end) = mpsc::channel(1);
+        let learnt = Book::default().of(&"/p.S/M".into());
+        (Connection { batch: Batch::default(), learnt, requests, polls: Arc::default(), end }, stop)
+    }
+
+    #[tokio::test]
+    async fn all_are_answered_before_the_connection_goes_on() {
+        let done = Arc::new(AtomicUsize::new(0));
+        let request = |_| -> BoxFuture<'static, ()> {
+            let done = Arc::clone(&done);
+            Box::pin(async move { _ = done.fetch_add(1, Ordering::SeqCst) })
+        };
+        let (connection, _stop) = connection((0..5).map(request).collect());
+        let (batch, polls) = (connection.batch.clone(), Arc::clone(&connection.polls));
+        let mut connection = Box::pin(connection);
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(batch.poll(connection.as_mut(), &mut cx).is_pending());
+        assert_eq!(done.load(Ordering::SeqCst), 5, "none became a task");
+        assert_eq!(polls.load(Ordering::SeqCst), 2, "once to read, once to write");
+    }
+
+    #[tokio::test]
+    async fn what_waits_becomes_a_task_and_a_panic_ends_only_its_own() {
+        let (tell, mut told) = mpsc::channel(4);
+        let waits = |text: &'static str| -> BoxFuture<'static, ()> {
+            let tell = tell.clone();
+            Box::pin(async move {
+                tokio::task::yield_now().await;
+                tell.send(text).await.unwrap();
+            })
+        };
+        let panics: BoxFuture<'static, ()> = Box::pin(async { panic!("as meant") });
+        let (connection, stop) = connection(vec![waits("first"), panics, waits("second")]);
+        let batch = connection.batch.clone();
+        let mut connection = Box::pin(connection);
+        let served = tokio::spawn(std::future::poll_fn(move |cx| batch.poll(connection.as_mut(), cx)));
+        assert_eq!((told.recv().await, told.recv().await), (Some("first"), Some("second")));
+        drop(stop);
+        served.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_computes_for_long_is_not_waited_for() {
+        let (connection, _stop) = connection(vec![Box::pin(async {})]);
+        (0..20).for_each(|_| connection.learnt.note(Duration::from_millis(1)));
+        let batch = connection.batch.clone();
+        batch.expect(Some(&connection.learnt));
+        let (tell, told) = tokio::sync::oneshot::channel();
+        batch.execute(async move { _ = tell.send(()) });
+        assert!(batch.waiting().requests.is_empty(), "it is a task");
+        told.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_comes_with_the_end_is_still_answered() {
+        let (tell, told) = tokio::sync::oneshot::channel();
+        let (connection, stop) = connection(vec![Box::pin(async move { _ = tell.send(()) })]);
+        drop(stop);
+        let batch = connection.batch.clone();
+        let mut connection = Box::pin(connection);
+        std::future::poll_fn(|cx| batch.poll(connection.as_mut(), cx)).await;
+        told.await.unwrap();
+    }
+}
