@@ -12,7 +12,7 @@ use formic_core::{Instance, Members};
 
 use crate::Backend;
 use crate::ejection::Shared;
-use crate::policy::{Choice, Draws};
+use crate::policy::{Care, Choice, Draws};
 use crate::roster::Roster;
 use crate::table::Table;
 use crate::traffic::Traffic;
@@ -27,6 +27,11 @@ pub(crate) use group::{Group, Tier};
 
 use group::Scene;
 use rules::{Compiled, Target};
+
+/// What is asked of the endpoint of a call, from the best to the last resort; and whether it may be one where this
+/// call was already. Rules are followed as far as each goes: who is in anywhere is better than who is out by the rule.
+const RESORTS: [(Care, bool); 5] =
+    [(Care::In, false), (Care::In, true), (Care::Up, false), (Care::Up, true), (Care::Any, true)];
 
 /// Labels of an instance that mean something here.
 const ZONE: &str = "zone";
@@ -142,16 +147,19 @@ impl Set {
     /// may go to none of those that there are.
     ///
     /// What the choice leaves out is used only when there is nothing else, and so is what is ejected or
-    /// down. Takes no lock and allocates nothing.
+    /// down: a rule that is not strict is left for whoever is in elsewhere. Takes no lock and allocates nothing.
     #[must_use]
     pub fn pick(&self, choice: &Choice<'_>) -> Option<Pick> {
-        self.group(choice)?.pick(choice, self.scene())
+        RESORTS.iter().find_map(|&resort| self.resort(choice, resort))
     }
 
     /// The name of the strict rule that leaves nobody for a call, if one does.
     #[must_use]
     pub fn refusal(&self, choice: &Choice<'_>) -> Option<&str> {
-        let rule = self.rule(choice).0?;
+        let rule = self.rules.iter().filter(|rule| rule.is_about(choice.metadata)).find(|rule| {
+            let has_somebody = |target: &Target| !self.groups[target.group].is_empty();
+            rule.strict || rule.targets.iter().any(has_somebody)
+        })?;
         (rule.strict && rule.targets.iter().all(|target| self.groups[target.group].is_empty()))
             .then_some(&rule.name)
     }
@@ -160,38 +168,44 @@ impl Set {
         Scene { shared: &self.shared, table: &self.backends, all: self.len }
     }
 
-    fn group(&self, choice: &Choice<'_>) -> Option<&Group> {
-        if self.rules.is_empty() {
-            return self.groups.last();
-        }
-        self.rule(choice).1
-    }
-
-    /// The rule that applies and the group that it leads to.
-    fn rule(&self, choice: &Choice<'_>) -> (Option<&Compiled>, Option<&Group>) {
+    /// The endpoint as of the first rule that leads to one, or of none.
+    fn resort(&self, choice: &Choice<'_>, resort: (Care, bool)) -> Option<Pick> {
         let mut draws = Draws(!choice.random);
         for rule in self.rules.iter().filter(|rule| rule.is_about(choice.metadata)) {
-            let alive = |target: &&Target| {
-                let group = &self.groups[target.group];
-                !group.is_empty() && (rule.strict || group.is_up(self.scene()))
-            };
-            let sum: u64 = rule.targets.iter().filter(alive).map(|target| target.weight).sum();
-            if sum == 0 {
-                if rule.strict {
-                    return (Some(rule), None);
-                }
-                continue;
+            let found = self.follow(rule, choice, resort, &mut draws);
+            if found.is_some() || rule.strict {
+                return found;
             }
-            let mut at = draws.below(sum as usize) as u64;
-            for target in rule.targets.iter().filter(alive) {
-                if at < target.weight {
-                    return (Some(rule), Some(&self.groups[target.group]));
-                }
-                at -= target.weight;
-            }
-            // Somebody went down since the sum was made: as if the rule had nobody left.
         }
-        (None, self.groups.last())
+        self.groups.last()?.pick(choice, self.scene(), resort, true)
+    }
+
+    /// The endpoint as of a rule: of a share by weight, or else of one that has somebody for this call.
+    fn follow(
+        &self,
+        rule: &Compiled,
+        choice: &Choice<'_>,
+        resort: (Care, bool),
+        draws: &mut Draws,
+    ) -> Option<Pick> {
+        let scene = self.scene();
+        let group = |target: &Target| &self.groups[target.group];
+        let alive = |target: &&Target| target.weight > 0 && group(target).is_alive(choice, scene, resort.0);
+        let sum: u64 = rule.targets.iter().filter(alive).map(|target| target.weight).sum();
+        if sum == 0 {
+            return None;
+        }
+        let mut at = draws.below(sum as usize) as u64;
+        let drawn = rule.targets.iter().position(|target| {
+            let weight = if alive(&target) { target.weight } else { 0 };
+            let is_it = at < weight;
+            at = at.saturating_sub(weight);
+            is_it
+        });
+        // Those who were counted may be out by now, or all be tried by this call.
+        let (before, after) = rule.targets.split_at(drawn.unwrap_or_default());
+        let mut targets = after.iter().chain(before).filter(alive);
+        targets.find_map(|target| group(target).pick(choice, scene, resort, rule.strict))
     }
 
     /// Everything that is known of the endpoints, for people, by index.

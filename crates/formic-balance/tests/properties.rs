@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use formic_balance::traffic::{Filter, Hash, Rule, Share, Zone};
-use formic_balance::{Algorithm, Choice, Outcome, Roster, Seat, Set, Traffic};
+use formic_balance::{Algorithm, Backend, Choice, Outcome, Roster, Seat, Set, Traffic};
 use formic_core::{Instance, InstanceId, Members, ServiceName};
 use proptest::prelude::*;
 
@@ -116,6 +116,57 @@ fn a_rule_whose_instances_are_all_down_is_passed_over() {
     assert_eq!(share(&set, &[("x-user", "beta")], |instance| instance.version == "1"), 1.0);
     set.backend(1).set_down(false);
     assert_eq!(share(&set, &[("x-user", "beta")], |instance| instance.id.as_str() == "i1"), 1.0);
+}
+
+/// Fails as often as it takes.
+fn eject(set: &Set, index: usize) {
+    let fail = |_| set.backend(index).learn(MS, Some(MS), Outcome::Failure, false);
+    assert!((0..9).any(|n| fail(n).is_some()), "{:?}", set.backend(index));
+}
+
+#[test]
+fn a_rule_whose_instances_are_all_ejected_is_left_and_only_probes_follow_it() {
+    for policy in Algorithm::ALL.into_iter().filter(|&policy| policy != Algorithm::Hash) {
+        for zone in [None, Some(Zone::default())] {
+            let mut traffic = Traffic { policy, zone, ..canary() };
+            let (_roster, set) = arrange(&traffic, &seat("a"));
+            (0..2).for_each(|index| eject(&set, index));
+            let is_two = |instance: &Instance| instance.version == "2";
+            assert_eq!(share(&set, &[("x-user", "beta")], is_two), 0.0, "{policy:?}");
+            assert_eq!(share(&set, &[], is_two), 0.0, "{policy:?}");
+            // Once they are due a call by the rule finds out, one at a time.
+            let later =
+                set.backend(0).ejected().unwrap().probe_at.max(set.backend(1).ejected().unwrap().probe_at);
+            let picks = (0..100).map(|n| pick(&set, later, stir(n), &[("x-user", "beta")]).unwrap());
+            assert_eq!(picks.filter(|&index| index < 2).count(), 2, "{policy:?}");
+            // Where nobody is in anywhere, they are as good as the others, and the rule's.
+            (2..10).for_each(|index| set.backend(index).set_down(true));
+            assert_eq!(share(&set, &[("x-user", "beta")], is_two), 1.0, "{policy:?}");
+            // A strict rule has nowhere else to go.
+            traffic.rules[0].strict = true;
+            let (_roster, set) = arrange(&traffic, &seat("a"));
+            (0..2).for_each(|index| eject(&set, index));
+            assert_eq!(share(&set, &[("x-user", "beta")], is_two), 1.0, "{policy:?}");
+        }
+    }
+}
+
+#[test]
+fn a_call_that_was_at_all_of_a_rule_leaves_it() {
+    for policy in Algorithm::ALL.into_iter().filter(|&policy| policy != Algorithm::Hash) {
+        for strict in [false, true] {
+            let mut traffic = Traffic { policy, ..canary() };
+            traffic.rules[0].strict = strict;
+            let (_, set) = arrange(&traffic, &Seat::default());
+            let (metadata, usable) = (|_: &str| Some("beta"), |index: usize| index > 1);
+            let again = |random| {
+                let choice =
+                    Choice { now: MS, random, metadata: &metadata, usable: &usable, expendable: false };
+                set.instance(set.pick(&choice).unwrap().index).version == "1"
+            };
+            assert!((0..200).all(|n| again(stir(n)) != strict), "{policy:?}");
+        }
+    }
 }
 
 #[test]
@@ -257,6 +308,11 @@ proptest! {
                     let backend = Arc::clone(set.backend(pick.index));
                     prop_assert_eq!(backend.id(), &set.instance(pick.index).id);
                     prop_assert!(!pick.probe || backend.is_ejected());
+                    let is_in = |backend: &Backend| !backend.is_ejected() && !backend.is_down();
+                    let fit = set.indices().filter(|&index| is_in(set.backend(index))).count();
+                    if fit * 2 >= set.len() && traffic.subset.is_none() {
+                        prop_assert!(pick.probe || is_in(&backend), "{fit} of {} are in", set.len());
+                    }
                     backend.begin();
                     flying.push((backend, pick.probe, now));
                 }

@@ -70,32 +70,43 @@ impl Group {
         self.tiers.iter().all(|tier| tier.seats.is_empty())
     }
 
-    /// Whether any endpoint can be reached.
-    pub(crate) fn is_up(&self, scene: Scene<'_>) -> bool {
+    /// Whether there is an endpoint of which so much may be asked, or one that is due to be probed.
+    pub(crate) fn is_alive(&self, choice: &Choice<'_>, scene: Scene<'_>, care: Care) -> bool {
         self.tiers.iter().any(|tier| {
             tier.look(scene);
-            tier.pulse.up.load(Ordering::Relaxed) > 0
+            match care {
+                Care::In => tier.pulse.fit.load(Ordering::Relaxed) > 0 || tier.due(choice).is_some(),
+                Care::Up => tier.pulse.up.load(Ordering::Relaxed) > 0,
+                Care::Any => !tier.seats.is_empty(),
+            }
         })
     }
 
-    pub(crate) fn pick(&self, choice: &Choice<'_>, scene: Scene<'_>) -> Option<Pick> {
+    /// An endpoint of which so much may be asked. `last`: calls that find nobody here go nowhere else, so where too
+    /// few are in, whoever can be reached is as good.
+    pub(crate) fn pick(
+        &self,
+        choice: &Choice<'_>,
+        scene: Scene<'_>,
+        (care, tried): (Care, bool),
+        last: bool,
+    ) -> Option<Pick> {
         let (mut fit, mut len) = (0, 0);
         for tier in &self.tiers {
             tier.look(scene);
-            if let Some(index) = tier.probe(choice, scene) {
+            if care == Care::In
+                && !tried
+                && let Some(index) = tier.probe(choice, scene)
+            {
                 return Some(Pick { index, probe: true });
             }
             fit += tier.pulse.fit.load(Ordering::Relaxed);
             len += tier.seats.len();
         }
         // Too few would have to carry all: better some calls to endpoints that fail some.
-        let care = if (fit as f32) < self.panic * len as f32 { Care::Up } else { Care::In };
-        let index = self.among(choice, scene, care, false).or_else(|| {
-            // The best there is: whoever is in although this call was there, then whoever can be reached,
-            // then any.
-            let mut last = [(care, true), (Care::Up, false), (Care::Up, true), (Care::Any, true)].into_iter();
-            last.find_map(|(care, tried)| self.among(choice, scene, care, tried))
-        })?;
+        let panics = last && fit > 0 && (fit as f32) < self.panic * len as f32;
+        let care = if panics && care == Care::In { Care::Up } else { care };
+        let index = self.among(choice, scene, care, tried)?;
         Some(Pick { index, probe: false })
     }
 
@@ -156,14 +167,19 @@ impl Tier {
         pulse.version.store(version, Ordering::Release);
     }
 
-    /// Takes an endpoint that is due to be probed, if there is one and this call may do it.
-    fn probe(&self, choice: &Choice<'_>, scene: Scene<'_>) -> Option<usize> {
+    /// Until when an endpoint must have been due for a probe to get it from this call; `None` if none is.
+    fn due(&self, choice: &Choice<'_>) -> Option<u64> {
         let next = self.pulse.next_probe.load(Ordering::Relaxed);
         if next == u64::MAX {
             return None;
         }
         let patience = if choice.expendable { 0 } else { PATIENCE };
-        let due = micros(choice.now).checked_sub(patience).filter(|&due| next <= due)?;
+        micros(choice.now).checked_sub(patience).filter(|&due| next <= due)
+    }
+
+    /// Takes an endpoint that is due to be probed, if there is one and this call may do it.
+    fn probe(&self, choice: &Choice<'_>, scene: Scene<'_>) -> Option<usize> {
+        let due = self.due(choice)?;
         self.board.find_out(&self.members, |seat| {
             (choice.usable)(seat)
                 && scene.table.get(seat).is_some_and(|backend| {
