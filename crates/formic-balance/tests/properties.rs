@@ -241,6 +241,32 @@ fn a_subset_is_always_the_same_and_moves_little() {
     assert_eq!((moved.len(), moved.intersection(&mine).count()), (4, 3));
 }
 
+#[test]
+fn a_subset_of_which_too_few_are_in_is_everybody() {
+    for policy in Algorithm::ALL {
+        for (subset, out) in [(1, 1), (4, 3)] {
+            let hash = (policy == Algorithm::Hash).then(|| Hash { key: "x-user".into(), bound: 1.25 });
+            let traffic = Traffic { policy, hash, subset: Some(subset), ..Traffic::default() };
+            let (_roster, set) = arrange(&traffic, &Seat::default());
+            let names: Vec<_> = (0..500).map(|n| n.to_string()).collect();
+            let picks = |random: usize| {
+                let all = names.iter().zip(random as u64..);
+                let picked = all.map(|(name, n)| pick(&set, MS, stir(n), &[("x-user", name)]).unwrap());
+                picked.collect::<std::collections::BTreeSet<_>>()
+            };
+            let mine = picks(0);
+            assert_eq!(mine.len(), subset as usize, "{policy:?}");
+            mine.iter().take(out).for_each(|&index| eject(&set, index));
+            let others = picks(1_000);
+            assert_eq!(others.len(), 10 - out, "{policy:?}: {mine:?} → {others:?}");
+            assert!(mine.iter().take(out).all(|index| !others.contains(index)), "{policy:?}");
+            // As many as are enough come back, and it is a subset again.
+            mine.iter().take(1).for_each(|&index| drop(set.backend(index).reset(MS)));
+            assert!(picks(2_000).is_subset(&mine), "{policy:?}");
+        }
+    }
+}
+
 fn any_policy() -> impl Strategy<Value = Traffic> {
     let algorithm = prop::sample::select(&Algorithm::ALL[..]);
     (algorithm, any::<bool>(), prop::option::of(1u32..8), any::<bool>()).prop_map(
@@ -310,7 +336,7 @@ proptest! {
                     prop_assert!(!pick.probe || backend.is_ejected());
                     let is_in = |backend: &Backend| !backend.is_ejected() && !backend.is_down();
                     let fit = set.indices().filter(|&index| is_in(set.backend(index))).count();
-                    if fit * 2 >= set.len() && traffic.subset.is_none() {
+                    if fit * 2 >= set.len() {
                         prop_assert!(pick.probe || is_in(&backend), "{fit} of {} are in", set.len());
                     }
                     backend.begin();

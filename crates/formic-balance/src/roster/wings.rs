@@ -29,6 +29,8 @@ struct Wing {
     of: Option<(usize, usize)>,
     near: Part,
     far: Part,
+    /// Everybody, where the others are subsets.
+    rest: Option<Part>,
 }
 
 // === impl Wings ===
@@ -41,14 +43,19 @@ impl Wings {
         custom: bool,
         cursors: &mut HashMap<String, Cursor>,
     ) -> Self {
-        let mut part = |name: &str| {
+        let whole = Traffic { subset: None, ..traffic.clone() };
+        let mut part = |traffic: &Traffic, name: &str| {
             let cursor = Arc::clone(cursors.entry(name.to_owned()).or_default());
             Part::new(traffic, seat.seed, cursor, custom)
         };
         let zone = if traffic.zone.is_some() { seat.zone.clone() } else { None };
-        let mut wing = |of, name: &str| match &zone {
-            Some(_) => Wing { of, near: part(&format!("{name}/near")), far: part(&format!("{name}/far")) },
-            None => Wing { of, near: part(name), far: Part::default() },
+        let mut wing = |of, name: &str| {
+            let rest = traffic.subset.is_some().then(|| part(&whole, &format!("{name}/rest")));
+            let (near, far) = match &zone {
+                Some(_) => (part(traffic, &format!("{name}/near")), part(traffic, &format!("{name}/far"))),
+                None => (part(traffic, name), Part::default()),
+            };
+            Wing { of, near, far, rest }
         };
         let (mut all, mut compiled) = (Vec::new(), Vec::new());
         for (number, rule) in traffic.rules.iter().enumerate() {
@@ -92,7 +99,10 @@ impl Wings {
         let own = self.zone.as_deref();
         let is_near = own.is_none_or(|own| zone(instance) == Some(own));
         let mut wings = self.all.iter_mut();
-        let mut tell = |wing: &mut Wing| tell(if is_near { &mut wing.near } else { &mut wing.far });
+        let mut tell = |wing: &mut Wing| {
+            tell(if is_near { &mut wing.near } else { &mut wing.far });
+            wing.rest.iter_mut().for_each(&mut tell);
+        };
         for rule in &traffic.rules {
             for ((_, fits), wing) in rules::targets(rule).iter().zip(&mut wings) {
                 if fits.iter().all(|fit| fit.matches(instance)) {
@@ -131,7 +141,11 @@ impl Wings {
             if !wing.far.is_empty() {
                 tiers.push(wing.far.tier(traffic, factory, table, board));
             }
-            groups.push(Group::new(tiers, spill, traffic.ejection.panic));
+            // As many as there are are no subset.
+            let chosen = wing.near.seats().len() + wing.far.seats().len();
+            let rest = wing.rest.as_mut().filter(|rest| rest.seats().len() > chosen);
+            let rest = rest.map(|rest| rest.tier(traffic, factory, table, board));
+            groups.push(Group::new(tiers, rest, spill, traffic.ejection.panic));
         }
         groups
     }
@@ -163,6 +177,6 @@ impl Wing {
 #[cfg(test)]
 impl Wings {
     pub(super) fn parts(&self) -> impl Iterator<Item = &Part> {
-        self.all.iter().flat_map(|wing| [&wing.near, &wing.far])
+        self.all.iter().flat_map(|wing| [&wing.near, &wing.far].into_iter().chain(&wing.rest))
     }
 }

@@ -26,6 +26,8 @@ const SUMMED: usize = 64;
 pub(crate) struct Group {
     /// One, or the own zone's and the others.
     tiers: Vec<Arc<Tier>>,
+    /// Everybody, where the tiers are subsets: for when too few of these are in.
+    rest: Option<Arc<Tier>>,
     spill: Option<f32>,
     panic: f32,
 }
@@ -62,8 +64,13 @@ struct Pulse {
 // === impl Group ===
 
 impl Group {
-    pub(crate) fn new(tiers: Vec<Arc<Tier>>, spill: Option<f32>, panic: f64) -> Self {
-        Self { tiers, spill, panic: panic as f32 }
+    pub(crate) fn new(
+        tiers: Vec<Arc<Tier>>,
+        rest: Option<Arc<Tier>>,
+        spill: Option<f32>,
+        panic: f64,
+    ) -> Self {
+        Self { tiers, rest, spill, panic: panic as f32 }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -72,7 +79,7 @@ impl Group {
 
     /// Whether there is an endpoint of which so much may be asked, or one that is due to be probed.
     pub(crate) fn is_alive(&self, choice: &Choice<'_>, scene: Scene<'_>, care: Care) -> bool {
-        self.tiers.iter().any(|tier| {
+        self.tiers.iter().chain(&self.rest).any(|tier| {
             tier.look(scene);
             match care {
                 Care::In => tier.pulse.fit.load(Ordering::Relaxed) > 0 || tier.due(choice).is_some(),
@@ -91,8 +98,8 @@ impl Group {
         (care, tried): (Care, bool),
         last: bool,
     ) -> Option<Pick> {
-        let (mut fit, mut len) = (0, 0);
-        for tier in &self.tiers {
+        // Those outside of the subset are probed too: while they are out, fewer of its own can be ejected.
+        for tier in self.rest.as_slice().iter().chain(&self.tiers) {
             tier.look(scene);
             if care == Care::In
                 && !tried
@@ -100,19 +107,31 @@ impl Group {
             {
                 return Some(Pick { index, probe: true });
             }
-            fit += tier.pulse.fit.load(Ordering::Relaxed);
-            len += tier.seats.len();
         }
+        let rest = self.rest.as_ref().filter(|_| fit(&self.tiers) == 0 || self.is_thin(&self.tiers));
+        let tiers = rest.map_or(&self.tiers[..], std::slice::from_ref);
         // Too few would have to carry all: better some calls to endpoints that fail some.
-        let panics = last && fit > 0 && (fit as f32) < self.panic * len as f32;
-        let care = if panics && care == Care::In { Care::Up } else { care };
-        let index = self.among(choice, scene, care, tried)?;
+        let care = if last && care == Care::In && self.is_thin(tiers) { Care::Up } else { care };
+        let index = self.among(tiers, choice, scene, care, tried)?;
         Some(Pick { index, probe: false })
     }
 
-    fn among(&self, choice: &Choice<'_>, scene: Scene<'_>, care: Care, tried: bool) -> Option<usize> {
-        let [near, far] = &self.tiers[..] else {
-            return self.tiers.first()?.pick(choice, scene, care, tried).map(|(index, _)| index);
+    /// Whether some are in, and too few for all the calls.
+    fn is_thin(&self, tiers: &[Arc<Tier>]) -> bool {
+        let (fit, len) = (fit(tiers), tiers.iter().map(|tier| tier.seats.len()).sum::<usize>());
+        fit > 0 && (fit as f32) < self.panic * len as f32
+    }
+
+    fn among(
+        &self,
+        tiers: &[Arc<Tier>],
+        choice: &Choice<'_>,
+        scene: Scene<'_>,
+        care: Care,
+        tried: bool,
+    ) -> Option<usize> {
+        let [near, far] = tiers else {
+            return tiers.first()?.pick(choice, scene, care, tried).map(|(index, _)| index);
         };
         let fit = near.pulse.fit.load(Ordering::Relaxed) as f32 / near.seats.len().max(1) as f32;
         let mut draws = Draws(choice.random ^ 0x5a5a);
@@ -129,6 +148,11 @@ impl Group {
         }
         Some(index)
     }
+}
+
+/// How many were in as of the last look.
+fn fit(tiers: &[Arc<Tier>]) -> u32 {
+    tiers.iter().map(|tier| tier.pulse.fit.load(Ordering::Relaxed)).sum()
 }
 
 // === impl Tier ===
