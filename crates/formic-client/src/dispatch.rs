@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use formic_balance::Traffic;
-use formic_core::{Error, Kind, Method, RpcService};
+use formic_core::{Code, Error, Kind, Method, RpcService};
 use formic_rpc::context::Scope;
 use formic_rpc::{Answer, Body, BoxFuture, Call, Handle, TraceContext};
 use tokio::time::Instant;
@@ -355,9 +355,12 @@ fn learn(
     outcome
 }
 
-/// Whether an attempt failed in a way that another one may not.
+/// Whether an attempt failed in a way that another one may not, which is on its way: that an instance is too busy, or
+/// a quota there used up, says nothing of who works on the call already.
 fn is_lost(outcome: &Result<(Answer, Flight), Error>) -> bool {
-    outcome.as_ref().is_err_and(|error| error.is_unsent() || error.code().is_server_fault())
+    outcome.as_ref().is_err_and(|error| {
+        error.is_unsent() || error.code().is_server_fault() || error.code() == Code::ResourceExhausted
+    })
 }
 
 fn finish(outcome: Result<Answer, Error>, report: Option<Reporting>) -> Result<Answer, Error> {

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use formic_balance::traffic::{Budget, Ejection, Filter, Hedge, Retry, Rule};
-use formic_client::{Algorithm, Client, Config, State, Traffic};
+use formic_client::{ATTEMPT, Algorithm, Client, Config, State, Traffic};
 use formic_core::{Code, Error, ServiceName, Shed};
 use formic_registry::{Memory, Registry};
 use formic_rpc::{Answer, BoxFuture, Call, Channel, Handle};
@@ -366,6 +366,62 @@ async fn a_slow_idempotent_call_is_hedged_marked_and_paid_for() {
     call.deadline = Some(tokio::time::Instant::now() + 200 * MS);
     let _ = channel.call(call).await;
     assert_eq!(marked() - before, hedged);
+}
+
+/// Has no room for repetitions.
+struct Full(Service, Error, Arc<AtomicUsize>);
+
+impl Handle for Full {
+    fn method(&self, path: &str) -> Option<formic_core::Method> {
+        self.0.method(path)
+    }
+
+    fn services(&self) -> Vec<formic_core::RpcService> {
+        self.0.services()
+    }
+
+    fn call(&self, call: Call) -> BoxFuture<'static, Result<Answer, Error>> {
+        if call.metadata.get(ATTEMPT).is_none() {
+            return self.0.call(call);
+        }
+        self.2.fetch_add(1, Ordering::SeqCst);
+        Box::pin(std::future::ready(Err(self.1.clone())))
+    }
+}
+
+#[tokio::test]
+async fn a_second_attempt_that_is_turned_away_does_not_take_the_first_with_it() {
+    for turned_away in [
+        Error::shed(Shed::Rate, "your quota", 60_000 * MS),
+        Error::shed(Shed::InFlight, "busy", 60_000 * MS),
+        Error::resource_exhausted("no room"),
+    ] {
+        let traffic = Traffic {
+            policy: Algorithm::RoundRobin,
+            hedge: Some(Hedge { min_delay: 50 * MS, ..Hedge::default() }),
+            ..Traffic::default()
+        };
+        let (registry, echo) = (Memory::new(), Echo::new());
+        let (slow, fired) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let one = Server::start_with(&echo, Slow(Service(Arc::clone(&echo)), Arc::clone(&slow))).await;
+        let full = Full(Service(Arc::clone(&echo)), turned_away.clone(), Arc::clone(&fired));
+        let other = Server::start_with(&echo, full).await;
+        register(&registry, "one", &one.endpoint).await;
+        register(&registry, "other", &other.endpoint).await;
+        let client = Client::new(Arc::new(registry), Config { traffic, ..Config::default() });
+        let channel = client.of("echo");
+        // What a call takes has to be known first.
+        while echo.calls() < 150 {
+            let _ = channel.call(call_of(GET, "x")).await;
+        }
+        slow.store(true, Ordering::SeqCst);
+        let before = fired.load(Ordering::SeqCst);
+        let calls = (0..6).map(|_| channel.call(call_of(GET, "x")));
+        for outcome in within("the answers", futures::future::join_all(calls)).await {
+            assert_eq!(text(outcome.unwrap()), "x");
+        }
+        assert!(fired.load(Ordering::SeqCst) > before, "no second attempt was turned away: {turned_away}");
+    }
 }
 
 #[tokio::test]
