@@ -141,8 +141,7 @@ impl Wings {
             if !wing.far.is_empty() {
                 tiers.push(wing.far.tier(traffic, factory, table, board));
             }
-            // As many as there are are no subset.
-            let chosen = wing.near.seats().len() + wing.far.seats().len();
+            let chosen = wing.chosen();
             let rest = wing.rest.as_mut().filter(|rest| rest.seats().len() > chosen);
             let rest = rest.map(|rest| rest.tier(traffic, factory, table, board));
             groups.push(Group::new(tiers, rest, spill, traffic.ejection.panic));
@@ -156,6 +155,11 @@ impl Wings {
 impl Wing {
     fn is_empty(&self) -> bool {
         self.near.is_empty() && self.far.is_empty()
+    }
+
+    /// How many are picked from as a rule. As many as there are are no subset.
+    fn chosen(&self) -> usize {
+        self.near.seats().len() + self.far.seats().len()
     }
 
     /// How much more the own zone may cost, where there is a choice; says why there is none.
@@ -176,7 +180,11 @@ impl Wing {
 
 #[cfg(test)]
 impl Wings {
+    /// Those that are picked from.
     pub(super) fn parts(&self) -> impl Iterator<Item = &Part> {
-        self.all.iter().flat_map(|wing| [&wing.near, &wing.far].into_iter().chain(&wing.rest))
+        self.all.iter().flat_map(|wing| {
+            let rest = wing.rest.as_ref().filter(|rest| rest.seats().len() > wing.chosen());
+            [&wing.near, &wing.far].into_iter().chain(rest)
+        })
     }
 }
