@@ -43,6 +43,8 @@ pub(crate) struct Course {
     pub(crate) retried: bool,
     pub(crate) history: History,
     tried: Vec<Arc<Remote>>,
+    /// To whom the next attempt goes, where that had to be known to decide upon it.
+    next: Option<Picked>,
 }
 
 /// The innermost layer of a channel.
@@ -102,11 +104,11 @@ impl Target {
         }
     }
 
-    /// Whether there is an endpoint that a call has not tried.
-    fn has_another(&self, course: &Course) -> bool {
+    /// An endpoint that a call has not tried, if its next attempt goes to one.
+    fn another(&self, now: Instant, call: &Outgoing, course: &Course) -> Option<Picked> {
         match self {
-            Self::Service(service) => service.has_another(course),
-            Self::Fixed(_) => false,
+            Self::Service(service) => service.beside(now, call, course),
+            Self::Fixed(_) => None,
         }
     }
 
@@ -187,7 +189,10 @@ impl Dispatch {
         mut report: Option<&mut Reporting>,
     ) -> Result<(Answer, Flight), Error> {
         loop {
-            let picked = self.target.pick(now, outgoing, course).await?;
+            let picked = match course.next.take() {
+                Some(picked) => picked,
+                None => self.target.pick(now, outgoing, course).await?,
+            };
             if let Some(report) = &mut report {
                 report.attempt(Some(picked.flight.remote()));
             }
@@ -221,12 +226,15 @@ impl Dispatch {
         course: &mut Course,
     ) -> Option<Duration> {
         let (now, traffic) = (Instant::now(), self.target.traffic());
+        // Rules, ejections and subsets decide about that, so nothing less than the pick itself can tell.
+        let asks = outgoing.method.idempotent && retry::speaks_for_itself(error);
+        let next = asks.then(|| self.target.another(now, outgoing, course)).flatten();
         let nature = Nature {
             idempotent: outgoing.method.idempotent,
             retried: course.retried,
             replayable: outgoing.replayable(),
             left: outgoing.deadline().map(|deadline| deadline.saturating_duration_since(now)),
-            elsewhere: self.target.has_another(course),
+            elsewhere: next.is_some(),
         };
         let wait = match retry::judge(&traffic.retry, error, nature, &mut course.history) {
             Verdict::GiveUp => {
@@ -244,6 +252,7 @@ impl Dispatch {
             return None;
         }
         tracing::debug!(service = %self.target.name(), %error, ?wait, "trying again");
+        course.next = next;
         Some(wait)
     }
 

@@ -29,7 +29,7 @@ pub(crate) struct Nature {
     pub(crate) replayable: bool,
     /// How long its caller still waits.
     pub(crate) left: Option<Duration>,
-    /// There is an endpoint that it has not tried.
+    /// The next attempt would be at an endpoint that it has not tried.
     pub(crate) elsewhere: bool,
 }
 
@@ -50,11 +50,16 @@ pub(crate) enum Verdict {
     Repeat(Duration),
 }
 
+/// Whether who failed asks for a wait for itself alone: whoever sheds load does, and a rate limit may be the same for
+/// all.
+pub(crate) fn speaks_for_itself(error: &Error) -> bool {
+    error.shed_reason().is_some_and(|reason| reason != Shed::Rate)
+}
+
 /// Judges a failure, and notes it in the history of the call.
 pub(crate) fn judge(config: &Config, error: &Error, nature: Nature, history: &mut History) -> Verdict {
-    // Whoever sheds load speaks for itself alone: another endpoint asked for no wait. A rate limit may be the
-    // same for all.
-    let shed = error.shed_reason().is_some_and(|reason| reason != Shed::Rate);
+    // Another endpoint asked for no wait.
+    let shed = speaks_for_itself(error);
     let wait = error.retry_after().filter(|_| !(shed && nature.elsewhere));
     // Who says when to come back is not asked before, and nobody waits in vain.
     let in_time = |wait: Duration| wait <= config.max_wait && nature.left.is_none_or(|left| wait < left);

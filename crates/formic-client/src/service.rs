@@ -235,13 +235,8 @@ impl Service {
         }
     }
 
-    /// Whether there is an endpoint that can be reached and that a call has not tried.
-    pub(crate) fn has_another(&self, course: &Course) -> bool {
-        let set = self.state.set.load();
-        set.remotes.iter().any(|(_, remote)| !remote.backend().is_down() && !course.has_tried(remote))
-    }
-
-    /// Another endpoint than those that were tried, if there is one, for an attempt beside another.
+    /// Another endpoint than those that were tried, if there is one for this call: for an attempt beside another, or
+    /// after one.
     pub(crate) fn beside(&self, now: Instant, call: &Outgoing, course: &Course) -> Option<Picked> {
         let since = now.saturating_duration_since(self.source.origin);
         let picked = self.state.pick(since, call, course, &self.hedging)?;

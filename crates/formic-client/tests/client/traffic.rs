@@ -318,6 +318,31 @@ async fn a_shed_call_goes_elsewhere_at_once_where_it_may() {
 }
 
 #[tokio::test]
+async fn a_push_back_holds_where_the_call_may_not_go_elsewhere() {
+    let strict = |mut traffic: Traffic| {
+        traffic.rules[0].strict = true;
+        traffic.rules[0].when.clear();
+        traffic
+    };
+    // By a strict rule, and within a subset.
+    for traffic in [strict(only("2")), Traffic { subset: Some(1), ..Traffic::default() }] {
+        let rig = rig(2, traffic).await;
+        let calls = rig.calls();
+        let chosen = &rig.servers[usize::from(calls[1] > calls[0])].echo;
+        let before = chosen.calls();
+        chosen.fail_next([Error::shed(Shed::InFlight, "busy", 300 * MS)]);
+        let began = std::time::Instant::now();
+        assert_eq!(text(rig.channel.call(call_of(GET, "x")).await.unwrap()), "x");
+        assert!(began.elapsed() >= 300 * MS, "it was asked again after {:?}", began.elapsed());
+        assert_eq!(chosen.calls() - before, 2);
+        // Nobody waits for so long, and so it is not asked again.
+        chosen.fail_next([Error::shed(Shed::InFlight, "busy", 60_000 * MS)]);
+        rig.channel.call(call_of(GET, "x")).await.unwrap_err();
+        assert_eq!(chosen.calls() - before, 3);
+    }
+}
+
+#[tokio::test]
 async fn what_hangs_until_the_deadline_is_ejected() {
     let traffic = Traffic { policy: Algorithm::RoundRobin, ..Traffic::default() };
     let (slow, _servers, client) = slow_and_fast(traffic).await;
