@@ -7,6 +7,7 @@
 mod answer;
 mod drive;
 mod inbox;
+mod late;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -57,6 +58,8 @@ struct State {
     driver: Option<Waker>,
     /// Answers that stream and wait until they may send.
     room: HashMap<u32, Waker>,
+    /// Answers that wait, and until when.
+    late: late::Late,
 }
 
 /// Serves a connection to its end. `read` was read from it already.
@@ -71,7 +74,7 @@ pub async fn serve<S>(
 {
     let (interval, timeout) = accept.alive;
     let machine = Machine::new(Role::Server, accept.limits, Alive { interval, timeout, busy_only: false });
-    let state = State { machine, driver: None, room: HashMap::new() };
+    let state = State { machine, driver: None, room: HashMap::new(), late: late::Late::default() };
     let mut driver = drive::Driver {
         link: Arc::new(Link(Mutex::new(state))),
         pipe: Pipe::new(io, Direction::Down, None),
@@ -92,8 +95,13 @@ impl Link {
 
     /// Has the machine say something, and the task write it.
     fn say<T>(&self, what: impl FnOnce(&mut Machine<Option<Arc<Inbox>>>) -> T) -> T {
+        self.with(|state| what(&mut state.machine))
+    }
+
+    /// The same, with more at hand.
+    fn with<T>(&self, what: impl FnOnce(&mut State) -> T) -> T {
         let mut state = self.lock();
-        let said = what(&mut state.machine);
+        let said = what(&mut state);
         let driver = if state.machine.has_output() { state.driver.take() } else { None };
         drop(state);
         if let Some(driver) = driver {

@@ -241,7 +241,7 @@ impl<T: Default> Machine<T> {
         }
     }
 
-    /// Answers a call with one message.
+    /// Answers a call with one message. False says that the call is open until all of it can be sent.
     ///
     /// # Errors
     /// If the client takes no message, or no metadata, of this size; the call is open still.
@@ -251,9 +251,9 @@ impl<T: Default> Machine<T> {
         metadata: &HeaderMap,
         trailers: &HeaderMap,
         message: Bytes,
-    ) -> Result<(), Error> {
+    ) -> Result<bool, Error> {
         if !self.is_open(id) {
-            return Ok(());
+            return Ok(true);
         }
         self.check(metadata)?;
         self.check(trailers)?;
@@ -266,7 +266,7 @@ impl<T: Default> Machine<T> {
             self.respond(id, metadata)?;
             self.send(id, message)?;
             self.tail(id, Tail::End(trailers.clone()));
-            return Ok(());
+            return Ok(!self.is_open(id));
         }
         if message.len() > remote.message as usize {
             let text =
@@ -284,7 +284,7 @@ impl<T: Default> Machine<T> {
             out.extend_from_slice(&message);
         });
         self.remove(id);
-        Ok(())
+        Ok(true)
     }
 
     /// Answers a call with an error; what waits to be sent of it is forgotten.

@@ -12,6 +12,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
 use super::inbox::{Inbox, Requests};
+use super::late::Patience;
 use super::{Accept, Link};
 use crate::learn::Learnt;
 use crate::machine::{Batch, Event, Request};
@@ -34,8 +35,8 @@ pub(super) struct Calls {
     running: HashMap<u32, AbortHandle>,
     /// When the requests at hand were read.
     pub(super) now: Instant,
-    /// Answers that were ready at once.
-    pub(super) ready: Vec<(u32, Result<Answer, Error>)>,
+    /// Answers that were ready at once, and when their calls are over.
+    pub(super) ready: Vec<(u32, Instant, Result<Answer, Error>)>,
 }
 
 impl Calls {
@@ -81,8 +82,7 @@ impl Calls {
             .collect();
         for id in late {
             self.gathering.remove(&id);
-            let error = Error::deadline_exceeded("the deadline passed before the request was complete");
-            self.ready.push((id, Err(error)));
+            self.refuse(id, Error::deadline_exceeded("the deadline passed before the request was complete"));
         }
     }
 
@@ -91,6 +91,17 @@ impl Calls {
             + request
                 .timeout
                 .map_or(self.accept.default_deadline, |asked| asked.min(self.accept.max_deadline))
+    }
+
+    /// Ends the work on a call whose answer nobody waits for any more.
+    pub(super) fn abandon(&mut self, id: u32) {
+        if let Some(task) = self.running.remove(&id) {
+            task.abort();
+        }
+    }
+
+    fn refuse(&mut self, id: u32, error: Error) {
+        self.ready.push((id, self.now, Err(error)));
     }
 
     pub(super) fn shrink(&mut self) {
@@ -109,7 +120,7 @@ impl Calls {
                     request.message = messages.next();
                     if several || !messages.is_empty() {
                         let error = Error::invalid_argument("a call of one request came with several");
-                        return self.ready.push((id, Err(error)));
+                        return self.refuse(id, error);
                     }
                     return self.gathered(request, since, end, link);
                 }
@@ -135,9 +146,7 @@ impl Calls {
             Event::Canceled { id, .. } => {
                 self.gathering.remove(&id);
                 link.lock().room.remove(&id);
-                if let Some(task) = self.running.remove(&id) {
-                    task.abort();
-                }
+                self.abandon(id);
             }
             Event::Greeted | Event::GoAway => {}
             // A client's, which the machine lets nobody send to a server.
@@ -148,7 +157,7 @@ impl Calls {
     fn request(&mut self, request: Request, link: &Arc<Link>) {
         let Some(method) = self.accept.handle.method(&request.path) else {
             let error = Error::unimplemented(format!("no method {}", request.path));
-            return self.ready.push((request.id, Err(error)));
+            return self.refuse(request.id, error);
         };
         let since = self.now;
         if !method.kind.client_streams() {
@@ -181,11 +190,11 @@ impl Calls {
             (Some(message), Some(method)) => self.call(request, method, Body::Message(message), since, link),
             (_, None) => {
                 let error = Error::unimplemented(format!("no method {}", request.path));
-                self.ready.push((request.id, Err(error)));
+                self.refuse(request.id, error);
             }
             (None, _) => {
                 let error = Error::invalid_argument("a call of one request came without");
-                self.ready.push((request.id, Err(error)));
+                self.refuse(request.id, error);
             }
         }
     }
@@ -219,13 +228,15 @@ impl Calls {
             call.metadata.as_headers_mut().insert(ATTEMPT, HeaderValue::from(u16::from(attempt)));
         }
         call.peer = self.peer.clone();
+        let patience = Patience::new(call.deadline, self.accept.max_deadline);
+        let over = call.deadline.unwrap_or_else(|| since + self.accept.max_deadline);
         let learnt = self.learnt(request.place, request.path);
         let begin_by = (streams && timeout.is_none()).then(|| since + default);
         let slow = learnt.is_slow();
         let learnt = learnt.measures().then(|| Arc::clone(learnt));
         if slow {
             let accept = Arc::clone(&self.accept);
-            return self.spawn(id, link, async move {
+            return self.spawn(id, link, patience, over, async move {
                 let mut answering = accept.handle.call(call);
                 let first = poll_fn(|cx| Poll::Ready(poll(&mut answering, cx, learnt.as_deref()))).await;
                 match first {
@@ -239,10 +250,10 @@ impl Calls {
         let mut cx = Context::from_waker(Waker::noop());
         match poll(&mut answering, &mut cx, learnt.as_deref()) {
             Poll::Ready(Ok(Answer { body: Body::Stream(stream), metadata, .. })) => {
-                self.spawn_stream(id, link, metadata, stream);
+                self.spawn_stream(id, link, patience, metadata, stream);
             }
-            Poll::Ready(answer) => self.ready.push((id, answer)),
-            Poll::Pending => self.spawn(id, link, in_time(answering, begin_by)),
+            Poll::Ready(answer) => self.ready.push((id, over, answer)),
+            Poll::Pending => self.spawn(id, link, patience, over, in_time(answering, begin_by)),
         }
     }
 
@@ -268,25 +279,34 @@ impl Calls {
         &mut self,
         id: u32,
         link: &Arc<Link>,
+        patience: Patience,
+        over: Instant,
         answering: impl Future<Output = Result<Answer, Error>> + Send + 'static,
     ) {
         let link = Arc::clone(link);
         let task = self.tasks.spawn(async move {
             match answering.await {
                 Ok(Answer { body: Body::Stream(stream), metadata, .. }) => {
-                    send_stream(id, &link, metadata, stream).await;
+                    send_stream(id, &link, patience, metadata, stream).await;
                 }
-                answer => link.say(|machine| super::drive::say(machine, id, answer)),
+                answer => link.with(|state| state.say(id, over, answer)),
             }
             id
         });
         self.running.insert(id, task);
     }
 
-    fn spawn_stream(&mut self, id: u32, link: &Arc<Link>, metadata: Metadata, stream: ByteStream) {
+    fn spawn_stream(
+        &mut self,
+        id: u32,
+        link: &Arc<Link>,
+        patience: Patience,
+        metadata: Metadata,
+        stream: ByteStream,
+    ) {
         let link = Arc::clone(link);
         let task = self.tasks.spawn(async move {
-            send_stream(id, &link, metadata, stream).await;
+            send_stream(id, &link, patience, metadata, stream).await;
             id
         });
         self.running.insert(id, task);
@@ -316,14 +336,20 @@ async fn in_time(answering: Answering, begin_by: Option<Instant>) -> Result<Answ
 }
 
 /// Sends an answer that streams, as fast as the caller takes it.
-async fn send_stream(id: u32, link: &Arc<Link>, metadata: Metadata, stream: ByteStream) {
+async fn send_stream(
+    id: u32,
+    link: &Arc<Link>,
+    mut patience: Patience,
+    metadata: Metadata,
+    stream: ByteStream,
+) {
     if let Err(error) = link.say(|machine| machine.respond(id, metadata.as_headers())) {
         return link.say(|machine| machine.fail(id, &error));
     }
     let mut answers = Outgoing::new(stream);
     loop {
         answers.gather().await;
-        if !poll_fn(|cx| link.poll_send(cx, id, &mut answers)).await {
+        if !poll_fn(|cx| link.poll_send(cx, id, &mut patience, &mut answers)).await {
             return;
         }
     }

@@ -8,14 +8,16 @@ use std::time::Duration;
 use formic_core::Error;
 use formic_rpc::{Answer, Body};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::answer::Calls;
 use super::inbox::Inbox;
+use super::late::Patience;
 use super::{Link, State};
 use crate::codec::Fault;
 use crate::link::{Clock, Pipe};
-use crate::machine::{Event, Machine};
+use crate::machine::Event;
 use crate::outgoing::Outgoing;
 
 /// Rounds before others get their turn on the thread.
@@ -128,15 +130,36 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 Poll::Pending => return self.rest(cx),
             }
         }
+        // Others on the thread are let by. Who is kept busy looks at the time all the same.
+        self.expire();
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// Gives up what has taken too long; false if there is no such thing.
+    fn expire(&mut self) -> bool {
+        let now = Instant::now();
+        let before = self.calls.ready.len();
+        self.calls.expire(now);
+        let mut expired = self.calls.ready.len() > before;
+        let mut state = self.link.lock();
+        while let Some(id) = state.late.expired(now) {
+            if state.machine.is_open(id) {
+                let error = Error::deadline_exceeded("the deadline passed before the answer was taken");
+                state.machine.fail(id, &error);
+                state.room.remove(&id);
+                self.calls.abandon(id);
+            }
+            expired = true;
+        }
+        expired
     }
 
     /// Handlers run here, outside of the lock; what is ready at once is said all together.
     fn answer(&mut self) {
         if !self.events.is_empty() {
             let mut events = std::mem::take(&mut self.events);
-            self.calls.now = tokio::time::Instant::now();
+            self.calls.now = Instant::now();
             for event in events.drain(..) {
                 self.calls.take(event, &self.link);
             }
@@ -144,8 +167,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         }
         if !self.calls.ready.is_empty() {
             let mut state = self.link.lock();
-            for (id, answer) in self.calls.ready.drain(..) {
-                say(&mut state.machine, id, answer);
+            for (id, over, answer) in self.calls.ready.drain(..) {
+                state.say(id, over, answer);
             }
         }
     }
@@ -187,13 +210,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     fn rest(&mut self, cx: &mut Context<'_>) -> Poll<Over> {
         loop {
             let now = self.clock.now();
-            let complete_by = self.calls.due().map(|due| self.clock.at(due));
-            if complete_by.is_some_and(|due| due <= now) {
-                self.calls.expire(tokio::time::Instant::now());
-                cx.waker().wake_by_ref();
-                return Poll::Pending;
-            }
             let mut state = self.link.lock();
+            let expires = self.calls.due().into_iter().chain(state.late.due()).min();
+            let expires = expires.map(|due| self.clock.at(due));
+            if expires.is_some_and(|due| due <= now) {
+                drop(state);
+                if self.expire() {
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                continue;
+            }
             let unwritten = self.pipe.unwritten();
             if unwritten == 0 && state.machine.has_output() {
                 drop(state);
@@ -231,7 +258,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 state.driver = Some(cx.waker().clone());
             }
             drop(state);
-            let due = due.into_iter().chain(complete_by).min();
+            let due = due.into_iter().chain(expires).min();
             if !self.clock.poll(cx, due) {
                 return Poll::Pending;
             }
@@ -239,21 +266,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     }
 }
 
-/// Says an answer of one message.
-pub(super) fn say(machine: &mut Machine<Option<Arc<Inbox>>>, id: u32, answer: Result<Answer, Error>) {
-    let said = match answer {
-        Ok(Answer { metadata, trailers, body: Body::Message(message) }) => {
-            machine.answer(id, metadata.as_headers(), trailers.as_headers(), message)
-        }
-        Ok(_) => Err(Error::internal("a method of one answer answered with a stream")),
-        Err(error) => Err(error),
-    };
-    if let Err(error) = said {
-        machine.fail(id, &error);
-    }
-}
-
 impl State {
+    /// Says an answer of one message, or lets it wait until its call is over.
+    pub(super) fn say(&mut self, id: u32, over: Instant, answer: Result<Answer, Error>) {
+        let said = match answer {
+            Ok(Answer { metadata, trailers, body: Body::Message(message) }) => {
+                self.machine.answer(id, metadata.as_headers(), trailers.as_headers(), message)
+            }
+            Ok(_) => Err(Error::internal("a method of one answer answered with a stream")),
+            Err(error) => Err(error),
+        };
+        match said {
+            Ok(true) => {}
+            Ok(false) => {
+                self.late.note(id, over);
+                self.late.tidy(self.machine.calls(), |id| self.machine.is_open(id));
+            }
+            Err(error) => self.machine.fail(id, &error),
+        }
+    }
+
     /// Answers that stream and whose last message was passed on.
     fn take_writable(&mut self) -> Vec<Waker> {
         let mut woken = Vec::new();
@@ -266,27 +298,42 @@ impl State {
 
 impl Link {
     /// Waits until a call may send, and sends what is ready, and the end if that is known; false if nothing comes after.
-    pub(super) fn poll_send(&self, cx: &mut Context<'_>, id: u32, answers: &mut Outgoing) -> Poll<bool> {
+    pub(super) fn poll_send(
+        &self,
+        cx: &mut Context<'_>,
+        id: u32,
+        patience: &mut Patience,
+        answers: &mut Outgoing,
+    ) -> Poll<bool> {
         let mut guard = self.lock();
         let state = &mut *guard;
+        let mut waits = false;
         let polled = if state.machine.is_writable(id) {
             let ended = match state.machine.send_all(id, &mut answers.ready) {
                 Ok(()) => answers.ended.take(),
                 Err(error) => Some(Err(error)),
             };
             let goes_on = ended.is_none() && state.machine.is_open(id);
+            state.late.moved(id, patience);
             match ended {
                 Some(Ok(())) => state.machine.end(id, http::HeaderMap::new()),
                 Some(Err(error)) => state.machine.fail_after(id, error),
                 None => {}
             }
+            // The last of it may wait without anybody who looks after it.
+            if !goes_on && state.machine.is_open(id) {
+                waits = true;
+                state.late.waits(id, patience);
+                state.late.tidy(state.machine.calls(), |id| state.machine.is_open(id));
+            }
             Poll::Ready(goes_on)
         } else {
+            waits = true;
+            state.late.waits(id, patience);
             state.room.insert(id, cx.waker().clone());
             Poll::Pending
         };
-        let driver =
-            if polled.is_pending() || state.machine.has_output() { state.driver.take() } else { None };
+        let driver = if waits || state.machine.has_output() { state.driver.take() } else { None };
         drop(guard);
         if let Some(driver) = driver {
             driver.wake();

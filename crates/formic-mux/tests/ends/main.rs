@@ -3,4 +3,6 @@
 
 mod attacks;
 mod calls;
+mod patience;
+mod raw;
 mod rig;

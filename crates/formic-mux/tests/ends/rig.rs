@@ -19,11 +19,12 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-const METHODS: [Method; 7] = [
+const METHODS: [Method; 8] = [
     Method::new("/t.Echo/Say", Kind::Unary),
     Method::new("/t.Echo/Later", Kind::Unary),
     Method::new("/t.Echo/Spin", Kind::Unary),
     Method::new("/t.Echo/Hang", Kind::Unary),
+    Method::new("/t.Echo/Big", Kind::Unary),
     Method::new("/t.Echo/Endless", Kind::ServerStream),
     Method::new("/t.Echo/Chat", Kind::BidiStream),
     Method::new("/t.Echo/Deaf", Kind::ClientStream),
@@ -72,8 +73,11 @@ impl Handle for Service {
                     Answer::new(call.body)
                 }
                 "Hang" => std::future::pending().await,
+                "Big" => Answer::new(Body::Message(vec![2; 200_000].into())),
                 "Endless" => {
+                    let held = Guard(Arc::clone(&echo), false);
                     let messages = futures::stream::repeat_with(move || {
+                        let _dropped_with_the_stream = &held;
                         echo.made.fetch_add(1, Ordering::SeqCst);
                         Ok(Bytes::from(vec![1; 10_000]))
                     });
