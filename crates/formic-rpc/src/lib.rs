@@ -14,6 +14,7 @@ pub mod call;
 pub mod channel;
 pub mod context;
 pub mod drain;
+mod encoding;
 pub mod handle;
 pub mod intercept;
 pub mod message;

@@ -10,6 +10,7 @@ use futures::StreamExt;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::encoding::Encoding;
 use crate::wire_error::from_connect;
 use crate::{Answer, Body, BoxFuture, Codec, Response};
 
@@ -97,7 +98,7 @@ pub(crate) fn encode_stream<M: Msg>(
     stream: impl futures::Stream<Item = Result<M, Error>> + Send + 'static,
     codec: Codec,
 ) -> Body {
-    Body::Stream(Box::pin(stream.map(move |message| encode(&message?, codec))))
+    Body::Stream(Box::pin(Encoding::new(stream, codec)))
 }
 
 /// The answer of a handler that sends one message.
