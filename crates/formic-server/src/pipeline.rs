@@ -1,5 +1,6 @@
 //! What every call gets, over every transport: metrics, admission, deadline, trace, panics.
 
+use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -227,7 +228,8 @@ impl Handle for Pipeline {
                         Body::Stream(stream) => Body::Stream(Box::pin(Outgoing {
                             stream: Some(stream),
                             sleep: deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline))),
-                            at_once: 0,
+                            ready: VecDeque::new(),
+                            ended: None,
                             leaving: Leaving::new(leave),
                             scope,
                             method,
@@ -244,15 +246,18 @@ impl Handle for Pipeline {
     }
 }
 
-/// A stream that is always ready looks at the time at every message of so many; one that waits, whenever it does.
-const LOOK: u32 = 32;
+/// A stream that is ready again and again is asked for so many messages, or bytes, at a time, so that its guards are not passed
+/// for each message alone.
+const MESSAGES: usize = 32;
+const BYTES: usize = 16 << 10;
 
 /// A response stream under the same guards as the call it belongs to.
 struct Outgoing {
     stream: Option<ByteStream>,
+    /// Messages that were ready, and perhaps what came after them.
+    ready: VecDeque<Bytes>,
+    ended: Option<Result<(), Error>>,
     sleep: Option<Pin<Box<Sleep>>>,
-    /// Messages that were ready since the time was last looked at.
-    at_once: u32,
     leaving: Leaving,
     scope: Scope,
     method: Method,
@@ -261,11 +266,33 @@ struct Outgoing {
 }
 
 impl Outgoing {
-    fn end(&mut self, error: Error) -> Poll<Option<Result<Bytes, Error>>> {
+    /// Takes what is ready, within the scope of the call. A panic ends it as an error does, after what came before.
+    fn gather(&mut self, cx: &mut TaskContext<'_>) {
+        let Self { stream, ready, ended, scope, method, .. } = self;
+        let Some(stream) = stream else { return };
+        let mut bytes = 0;
+        let gather = || {
+            while ended.is_none() && ready.len() < MESSAGES && bytes < BYTES {
+                match stream.as_mut().poll_next(cx) {
+                    Poll::Ready(Some(Ok(message))) => {
+                        bytes += message.len();
+                        ready.push_back(message);
+                    }
+                    Poll::Ready(Some(Err(error))) => *ended = Some(Err(error)),
+                    Poll::Ready(None) => *ended = Some(Ok(())),
+                    Poll::Pending => break,
+                }
+            }
+        };
+        if let Err(panic) = std::panic::catch_unwind(AssertUnwindSafe(|| scope.enter(gather))) {
+            *ended = Some(Err(panicked(&*panic, method.path())));
+        }
+    }
+
+    fn end(&mut self, ended: Result<(), Error>) -> Poll<Option<Result<Bytes, Error>>> {
         self.stream = None;
-        let ended = Err(error);
         self.metrics.outcome(&ended);
-        Poll::Ready(Some(ended))
+        Poll::Ready(ended.err().map(Err))
     }
 }
 
@@ -274,46 +301,31 @@ impl Stream for Outgoing {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
-        let Some(stream) = &mut this.stream else { return Poll::Ready(None) };
-        // To look at the time costs more than many a message.
-        if this.at_once.is_multiple_of(LOOK)
-            && let Some(sleep) = &mut this.sleep
-            && sleep.as_mut().poll(cx).is_ready()
-        {
-            return this.end(late());
+        if let Some(message) = this.ready.pop_front() {
+            return Poll::Ready(Some(Ok(message)));
         }
-        if this.leaving.is_over(cx) {
-            return this.end(leaving::gone());
+        if this.stream.is_none() {
+            return Poll::Ready(None);
         }
-        let scope = this.scope;
-        let polled =
-            std::panic::catch_unwind(AssertUnwindSafe(|| scope.enter(|| stream.as_mut().poll_next(cx))));
-        match polled {
-            Ok(Poll::Ready(Some(Err(error)))) => this.end(error),
-            Ok(Poll::Ready(None)) => {
-                this.stream = None;
-                this.metrics.outcome(&Ok::<_, Error>(()));
-                Poll::Ready(None)
+        if this.ended.is_none() {
+            if let Some(sleep) = &mut this.sleep
+                && sleep.as_mut().poll(cx).is_ready()
+            {
+                return this.end(Err(late()));
             }
-            Ok(Poll::Pending) if this.leaving.is_quiet(cx) => this.end(leaving::gone()),
-            Ok(Poll::Pending) => {
-                if !std::mem::take(&mut this.at_once).is_multiple_of(LOOK)
-                    && let Some(sleep) = &mut this.sleep
-                    && sleep.as_mut().poll(cx).is_ready()
-                {
-                    return this.end(late());
-                }
-                Poll::Pending
+            if this.leaving.is_over(cx) {
+                return this.end(Err(leaving::gone()));
             }
-            Ok(item) => {
-                this.at_once = this.at_once.wrapping_add(1);
-                this.leaving.spoke();
-                item
-            }
-            Err(panic) => {
-                let error = panicked(&*panic, this.method.path());
-                this.end(error)
-            }
+            this.gather(cx);
+        }
+        if let Some(message) = this.ready.pop_front() {
+            this.leaving.spoke();
+            return Poll::Ready(Some(Ok(message)));
+        }
+        match this.ended.take() {
+            Some(ended) => this.end(ended),
+            None if this.leaving.is_quiet(cx) => this.end(Err(leaving::gone())),
+            None => Poll::Pending,
         }
     }
 }
