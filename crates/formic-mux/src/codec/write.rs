@@ -33,10 +33,16 @@ pub fn bytes(out: &mut Vec<u8>, bytes: &[u8]) {
 
 /// A data frame.
 pub fn data(out: &mut Vec<u8>, id: u32, flags: u8, piece: &[u8]) {
-    frame(out, Type::Data, id, |out| {
-        out.push(flags);
-        out.extend_from_slice(piece);
-    });
+    debug_assert!(piece.len() < super::MAX_PAYLOAD, "whoever writes a piece bounds it");
+    // Of short messages there are many: one copy for all that stands before each.
+    let length = piece.len() as u32 + 1;
+    let mut head = [0; HEADER + 1];
+    head[..4].copy_from_slice(&(length << 8 | Type::Data as u32).to_be_bytes());
+    head[4..HEADER].copy_from_slice(&id.to_be_bytes());
+    head[HEADER] = flags;
+    out.reserve(head.len() + piece.len());
+    out.extend_from_slice(&head);
+    out.extend_from_slice(piece);
 }
 
 /// A frame of credit.

@@ -193,7 +193,25 @@ impl<T: Default> Machine<T> {
     /// # Errors
     /// At the first that it does not take; the rest is dropped.
     pub fn send_all(&mut self, id: u32, messages: &mut Vec<Bytes>) -> Result<(), Error> {
-        messages.drain(..).try_for_each(|message| self.send(id, message))
+        let most = PIECE.min(self.remote.map_or(0, |remote| remote.message) as usize);
+        let mut messages = messages.drain(..);
+        if let Some(stream) = self.streams.get_mut(&id)
+            && stream.queue.is_empty()
+        {
+            // As `send` does, with one look at the call for all of them.
+            while self.out.len() < ENOUGH
+                && let Some(message) = messages.as_slice().first()
+                && message.len() <= most
+                && let cost = OVERHEAD + message.len() as u32
+                && cost <= stream.credit.min(self.credit)
+            {
+                stream.credit -= cost;
+                self.credit -= cost;
+                write::data(&mut self.out, id, 0, message);
+                messages.next();
+            }
+        }
+        messages.try_for_each(|message| self.send(id, message))
     }
 
     /// Ends a request that streams.
