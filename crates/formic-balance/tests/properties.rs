@@ -261,7 +261,7 @@ fn a_subset_of_which_too_few_are_in_is_everybody() {
             assert_eq!(others.len(), 10 - out, "{policy:?}: {mine:?} → {others:?}");
             assert!(mine.iter().take(out).all(|index| !others.contains(index)), "{policy:?}");
             // As many as are enough come back, and it is a subset again.
-            mine.iter().take(1).for_each(|&index| drop(set.backend(index).reset(MS)));
+            mine.iter().take(1).for_each(|&index| _ = set.backend(index).reset(MS));
             assert!(picks(2_000).is_subset(&mine), "{policy:?}");
         }
     }
