@@ -144,6 +144,7 @@ fn a_gateway_that_is_not_ready_yet_ends_when_asked() {
         .env("FORMIC_CONFIG", r#"{"app":"none","listen":"127.0.0.1:0"}"#)
         .env("FORMIC_DAEMON", daemon)
         .env("FORMIC_INSTANCE", "gateway-1")
+        .env("FORMIC_SERVICE", "gateway")
         .run();
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
 }
