@@ -238,7 +238,8 @@ impl Dispatch {
         };
         let wait = match retry::judge(&traffic.retry, error, nature, &mut course.history) {
             Verdict::GiveUp => {
-                if course.history.repeats > 0 {
+                // Nor is anybody above to ask again who asked for a wait that nobody here had time for.
+                if course.history.repeats > 0 || error.retry_after().is_some() {
                     retry::mark(error);
                 }
                 return None;

@@ -8,8 +8,8 @@ use formic_balance::{Change, Outcome};
 use formic_core::{Code, Error, Shed};
 use tokio::time::Instant;
 
-use crate::Happening;
 use crate::remote::Remote;
+use crate::{Happening, retry};
 
 /// One attempt at one endpoint. Dropping it unfinished is what cancelling looks like.
 pub(crate) struct Flight {
@@ -84,6 +84,8 @@ fn judge(error: &Error) -> Outcome {
         return Outcome::Neutral;
     }
     match (error.code(), error.retry_after()) {
+        // Somebody further down is too busy, and was not asked again by whom this endpoint asked.
+        (Code::Unavailable | Code::ResourceExhausted, Some(_)) if retry::is_marked(error) => Outcome::Neutral,
         (Code::Unavailable | Code::ResourceExhausted, after @ Some(_)) => Outcome::Rejected { after },
         // Perhaps a quota of this caller alone.
         (Code::ResourceExhausted, None) => Outcome::Neutral,

@@ -50,10 +50,15 @@ pub(crate) enum Verdict {
     Repeat(Duration),
 }
 
-/// Whether who failed asks for a wait for itself alone: whoever sheds load does, and a rate limit may be the same for
-/// all.
+/// Whether an error was repeated or given up on further down, and was only handed on by who gave it.
+pub(crate) fn is_marked(error: &Error) -> bool {
+    error.metadata().as_headers().contains_key(REPEATED_NAME)
+}
+
+/// Whether who failed asks for a wait for itself alone: whoever sheds load does, unless it is somebody further down. A
+/// rate limit may be the same for all.
 pub(crate) fn speaks_for_itself(error: &Error) -> bool {
-    error.shed_reason().is_some_and(|reason| reason != Shed::Rate)
+    error.shed_reason().is_some_and(|reason| reason != Shed::Rate) && !is_marked(error)
 }
 
 /// Judges a failure, and notes it in the history of the call.
@@ -76,7 +81,7 @@ pub(crate) fn judge(config: &Config, error: &Error, nature: Nature, history: &mu
     let invited = shed || error.code() == Code::ResourceExhausted && wait.is_some();
     if nature.idempotent
         && !nature.retried
-        && !error.metadata().as_headers().contains_key(REPEATED_NAME)
+        && !is_marked(error)
         && (invited || config.codes.contains(&error.code()))
         && history.repeats < config.repeats
     {

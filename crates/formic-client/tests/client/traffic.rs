@@ -343,6 +343,27 @@ async fn a_push_back_holds_where_the_call_may_not_go_elsewhere() {
 }
 
 #[tokio::test]
+async fn a_rejection_from_further_down_is_repeated_at_no_level_and_charged_to_nobody_between() {
+    let rig = rig(2, Traffic { policy: Algorithm::RoundRobin, ..Traffic::default() }).await;
+    let last = Server::start(&Echo::new()).await;
+    for server in &rig.servers {
+        let next = Client::without_registry(Config::default()).at(last.endpoint.clone());
+        *server.echo.next.lock().unwrap() = Some(next);
+    }
+    let before = rig.calls();
+    for reason in [Shed::InFlight, Shed::QueueFull, Shed::Rate] {
+        last.echo.fail_next([Error::shed(reason, "busy", 60_000 * MS)]);
+        let error = rig.channel.call(call_of(RELAY.idempotent(true), "")).await.unwrap_err();
+        assert_eq!((error.shed_reason(), error.retry_after()), (Some(reason), Some(60_000 * MS)));
+    }
+    let calls: usize = rig.calls().iter().zip(before).map(|(after, before)| after - before).sum();
+    assert_eq!((calls, last.echo.calls()), (3, 3), "who asked for a minute was asked again");
+    for view in rig.client.traffic(&echo()).endpoints {
+        assert!(view.state == State::Ready && view.latency_ms < 1_000.0, "it is no fault of {view:?}");
+    }
+}
+
+#[tokio::test]
 async fn what_hangs_until_the_deadline_is_ejected() {
     let traffic = Traffic { policy: Algorithm::RoundRobin, ..Traffic::default() };
     let (slow, _servers, client) = slow_and_fast(traffic).await;
