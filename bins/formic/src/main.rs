@@ -2,6 +2,7 @@
 
 mod app;
 mod cli;
+mod engine;
 mod exit;
 mod output;
 mod reflect;

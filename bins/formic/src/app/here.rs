@@ -13,7 +13,7 @@ use super::{App, LOCK, STATE, in_folder};
 use crate::exit::{Failure, Outcome};
 use crate::output;
 use crate::verbs::server::{Place, instances};
-use crate::verbs::up::manifest;
+use crate::engine::manifest;
 
 /// The file within the state that a keeper holds open and locked, whether or not it has a brain.
 const KEEPER_LOCK: &str = "keeper/keeper.lock";

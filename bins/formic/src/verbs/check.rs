@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::cli::Check;
 use crate::exit::Outcome;
 use crate::output;
-use crate::verbs::up::{count, manifest};
+use crate::engine::{count, manifest};
 
 pub(crate) fn run(args: &Check) -> Outcome {
     let found = manifest::locate(&args.path)?;

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::app::App;
 use crate::cli::Plan;
 use crate::exit::{Failure, Outcome};
-use crate::verbs::up::{self, manifest};
+use crate::engine::{self, manifest};
 use crate::{app, output};
 
 /// What a manifest becomes on the way to the engine.
@@ -57,7 +57,7 @@ pub(crate) async fn wanted(app: &App, no_build: bool) -> Outcome<Wanted> {
         return Ok(Wanted { manifest: text, artifacts: HashMap::new() });
     }
     let folder = file.parent().ok_or_else(|| Failure::bug("the manifest is in no folder"))?;
-    let built = up::build(folder, &parsed, app.status.profile == "release", no_build).await?;
+    let built = engine::build(folder, &parsed, app.status.profile == "release", no_build).await?;
     let artifacts = built.into_iter().map(|(package, path)| (package, path.display().to_string())).collect();
     Ok(Wanted { manifest: text, artifacts })
 }

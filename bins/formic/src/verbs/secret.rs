@@ -11,9 +11,9 @@ use crate::app::{self, App};
 use crate::cli::{Secret, Target};
 use crate::exit::{Failure, Outcome};
 use crate::output;
-use crate::verbs::up::control::secrets;
-use crate::verbs::up::state::State;
-use crate::verbs::up::{manifest, vault};
+use crate::engine::control::secrets;
+use crate::engine::state::State;
+use crate::engine::{manifest, vault};
 
 /// Where the secrets are: with the engine, or, while none runs, in its state.
 enum Store {

@@ -36,8 +36,8 @@ use crate::app::App;
 use crate::cli::{Detached, Doors, Server, ServerVerb};
 use crate::exit::{Failure, Outcome};
 use crate::output::{self, talk};
-use crate::verbs::up::manifest;
-use crate::verbs::up::state::State;
+use crate::engine::manifest;
+use crate::engine::state::State;
 use crate::{app, signals};
 
 /// How long a server may take to answer after it was started. It reads files and takes over what runs.

@@ -1,50 +1,33 @@
 //! `formic up`: builds an application, runs it in the foreground, and leaves nothing behind.
 
-pub(crate) mod artifacts;
-pub(crate) mod build;
-pub(crate) mod callers;
-pub(crate) mod control;
-pub(crate) mod desired;
-pub(crate) mod doors;
-mod facts;
-mod files;
-pub(crate) mod manifest;
-pub(crate) mod metrics;
-mod registry;
-mod routes;
 mod show;
-pub(crate) mod state;
-pub(crate) mod vault;
 mod watch;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use formic_api::RegistryServer;
-use formic_api::control::v1 as pb;
 use formic_client::Client;
-use formic_core::Endpoint;
 use formic_reconcile::{Change, Command, Engine, Handle};
 use formic_registry::{DynRegistry, Memory};
-use formic_server::{Bound, Server, Serving};
-use formic_spec::{Manifest, Source};
+use formic_spec::Manifest;
 use formic_supervise::{Features, Lock, LockError, LogLimits, Supervisor};
 use formic_telemetry::LogFormat;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::Up;
+use crate::engine::control::{About, Control};
+use crate::engine::facts::Facts;
+use crate::engine::state::State;
+use crate::engine::vault::Vault;
+use crate::engine::{artifacts, build, callers, desired, doors, manifest, metrics, serve, vault};
 use crate::exit::{Failure, Outcome};
 use crate::output::talk;
 use crate::signals::Ends;
 use crate::verbs::server;
-use control::{About, Control};
-use facts::Facts;
-use state::State;
-use vault::Vault;
 
 /// What is left of an earlier run gets this long to end by itself.
 const LEFTOVER_GRACE: Duration = Duration::from_secs(5);
@@ -226,75 +209,12 @@ fn port_is_free(manifest: &Manifest) -> Outcome {
     Ok(())
 }
 
-/// `1 service`, `2 services`.
-pub(crate) fn count(services: usize) -> String {
-    if services == 1 { "1 service".into() } else { format!("{services} services") }
-}
-
-/// Builds the Cargo packages of a manifest, or finds what an earlier build has made.
-pub(crate) async fn build(
-    folder: &Path,
-    manifest: &Manifest,
-    release: bool,
-    no_build: bool,
-) -> Outcome<build::Artifacts> {
-    let packages: BTreeMap<String, String> = manifest
-        .services
-        .iter()
-        .filter_map(|service| match &service.source {
-            Source::Cargo(package) => Some((package.clone(), service.name.clone())),
-            _ => None,
-        })
-        .collect();
-    if !no_build && !packages.is_empty() {
-        talk(&format!("building {}", count(packages.len())));
-    }
-    if no_build {
-        return build::find(folder, &packages, release).await;
-    }
-    build::build(folder, &packages, release).await
-}
-
 /// An end that is asked for during something that leaves nothing behind is the end.
 async fn interruptible<T>(ends: &mut Ends, work: impl Future<Output = T>) -> Outcome<T> {
     tokio::select! {
         done = work => Ok(done),
         () = ends.next() => Err(Failure::interrupted()),
     }
-}
-
-/// The API, not served yet. What is asked from afar gets the registry to read, and no more.
-pub(crate) fn api(control: &Control, limits: formic_server::Config) -> Outcome<Server> {
-    let failed = |error: formic_core::Error| Failure::bug(error.to_string());
-    let known = control.engine.registry();
-    let known = if control.from_afar { Arc::new(registry::Shown(known)) as DynRegistry } else { known };
-    Server::new(limits, metrics::of(control))
-        .serve(Arc::new(pb::ControlServiceServer::new(control.clone())))
-        .map_err(failed)?
-        .serve(Arc::new(pb::CronServiceServer::new(control.clone())))
-        .map_err(failed)?
-        .serve(Arc::new(pb::SecretServiceServer::new(control.clone())))
-        .map_err(failed)?
-        .serve(Arc::new(pb::DeployServiceServer::new(control.clone())))
-        .map_err(failed)?
-        .serve(Arc::new(pb::ServerServiceServer::new(control.clone())))
-        .map_err(failed)?
-        .serve(Arc::new(pb::TrafficServiceServer::new(control.clone())))
-        .map_err(failed)?
-        .serve(Arc::new(formic_api::registry::v1::RegistryServiceServer::new(RegistryServer::new(known))))
-        .map_err(failed)
-}
-
-/// The API on its socket.
-pub(crate) async fn serve(state: &State, control: &Control) -> Outcome<formic_server::Running> {
-    let failed = |error: formic_core::Error| Failure::bug(error.to_string());
-    let mut api = api(control, formic_server::Config::default())?.build().map_err(failed)?;
-    let bound = Bound::bind(&Endpoint::Unix(state.socket()))
-        .await
-        .map_err(|error| Failure::user("cannot open the API's socket").because(error))?;
-    api.listen(bound);
-    api.health().set(Serving::Ready);
-    Ok(api)
 }
 
 /// Waits for a signal or for a stop by the API; the first signal drains, the second kills. That nobody reads

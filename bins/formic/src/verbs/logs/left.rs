@@ -11,7 +11,7 @@ use formic_reconcile::{Line, Logs, Which};
 use crate::app::{self, App, STATE};
 use crate::cli::Target;
 use crate::exit::{Failure, Outcome};
-use crate::verbs::up::vault;
+use crate::engine::vault;
 
 /// Where logs are read.
 pub(super) enum Source {

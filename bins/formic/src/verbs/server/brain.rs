@@ -20,13 +20,13 @@ use super::{Place, ports};
 use crate::exit::{Failure, Outcome};
 use crate::output::talk;
 use crate::signals::Ends;
-use crate::verbs::up::artifacts;
-use crate::verbs::up::callers;
-use crate::verbs::up::control::{About, Control, by};
-use crate::verbs::up::doors;
-use crate::verbs::up::serve;
-use crate::verbs::up::state::State;
-use crate::verbs::up::vault::Vault;
+use crate::engine::artifacts;
+use crate::engine::callers;
+use crate::engine::control::{About, Control, by};
+use crate::engine::doors;
+use crate::engine::serve;
+use crate::engine::state::State;
+use crate::engine::vault::Vault;
 
 /// Answers under way get so long when the brain ends.
 const FAREWELL: Duration = Duration::from_millis(500);

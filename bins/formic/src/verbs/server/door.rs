@@ -30,8 +30,8 @@ use super::wary::Wary;
 use crate::exit::{Failure, Outcome};
 use crate::tls;
 use crate::token::{self, Tokens};
-use crate::verbs::up::api;
-use crate::verbs::up::control::Control;
+use crate::engine::api;
+use crate::engine::control::Control;
 
 /// Connections at a time: people, a pipeline or two, and a page that watches.
 const CONNECTIONS: usize = 128;

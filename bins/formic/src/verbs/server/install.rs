@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::cli::Install;
 use crate::exit::{Failure, Outcome};
 use crate::output::{self, talk};
-use crate::verbs::up::manifest;
+use crate::engine::manifest;
 
 /// Where an administrator's units are.
 const SYSTEM: &str = "/etc/systemd/system";

@@ -15,8 +15,8 @@ use tokio::net::TcpListener;
 use super::Place;
 use super::door::Door;
 use crate::exit::{Failure, Outcome};
-use crate::verbs::up::control::Control;
-use crate::verbs::up::metrics;
+use crate::engine::control::Control;
+use crate::engine::metrics;
 
 /// The names that the keeper knows the sockets by.
 const API: &str = "server.api";

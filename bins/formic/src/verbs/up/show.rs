@@ -13,7 +13,7 @@ use formic_registry::{DynRegistry, Memory};
 use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 
-use super::control::Control;
+use crate::engine::control::Control;
 use crate::output::{self, talk};
 use crate::reflect;
 use crate::verbs::logs::Prefixes;

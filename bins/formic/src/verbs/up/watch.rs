@@ -13,10 +13,10 @@ use formic_plan::Service;
 use formic_reconcile::{Change, Command};
 use formic_spec::{HumanDuration, Manifest, Source};
 
-use super::build::{self, Artifacts};
-use super::control::Control;
-use super::facts::Facts;
-use super::{desired, manifest};
+use crate::engine::build::{self, Artifacts};
+use crate::engine::control::Control;
+use crate::engine::facts::Facts;
+use crate::engine::{desired, manifest};
 use crate::exit::{Failure, Outcome};
 use crate::output::talk;
 use sources::{Affected, Sources};

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use formic_spec::{Manifest, Source};
 
 use crate::exit::Outcome;
-use crate::verbs::up::{build, files};
+use crate::engine::{build, files};
 
 /// The sources of an application.
 #[derive(Debug, Default)]

@@ -10,7 +10,7 @@ use formic_rpc::{Context, Reply, Request, reply};
 use formic_state::Secret;
 
 use super::{Control, by};
-use crate::verbs::up::vault::given;
+use crate::engine::vault::given;
 
 /// A key, a certificate with its chain: what is larger is no secret but data.
 pub(crate) const MAX: usize = 256 << 10;

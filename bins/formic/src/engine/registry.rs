@@ -6,7 +6,7 @@ use formic_core::{Instance, InstanceId, ServiceName};
 use formic_registry::{BoxFuture, DynRegistry, Error, Lease, Registry, ServiceEntry, Watch};
 
 #[derive(Debug)]
-pub(super) struct Shown(pub(super) DynRegistry);
+pub(crate) struct Shown(pub(crate) DynRegistry);
 
 fn refused<T: Send + 'static>() -> BoxFuture<'static, Result<T, Error>> {
     Box::pin(std::future::ready(Err(Error::ReadOnly {

@@ -10,7 +10,7 @@ use super::control::Control;
 use crate::exit::{Failure, Outcome};
 
 /// The metrics of an engine, those of its instances among them.
-pub(super) fn of(control: &Control) -> Metrics {
+pub(crate) fn of(control: &Control) -> Metrics {
     let metrics = Metrics::new();
     let control = control.clone();
     metrics.add_source(move || control.metrics());
@@ -18,7 +18,7 @@ pub(super) fn of(control: &Control) -> Metrics {
 }
 
 /// A port for those who scrape; nothing else is served there.
-pub(super) async fn listen(address: Option<SocketAddr>, control: &Control) -> Outcome<Option<Running>> {
+pub(crate) async fn listen(address: Option<SocketAddr>, control: &Control) -> Outcome<Option<Running>> {
     let Some(address) = address else { return Ok(None) };
     let bound = Bound::bind(&Endpoint::Tcp(address))
         .await

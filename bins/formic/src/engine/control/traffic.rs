@@ -8,7 +8,7 @@ use formic_rpc::{Context, Reply, Request, Streaming, reply};
 use serde_json::Value;
 
 use super::Control;
-use crate::verbs::up::facts::Facts;
+use crate::engine::facts::Facts;
 
 /// The policies of a desired state, as callers take them.
 fn policies(generation: u64, tag: &Value) -> pb::Policies {

@@ -24,7 +24,7 @@ const MAX_TEXT: u64 = 1 << 20;
 const PROGRAMS: [&[u8]; 4] = [b"PK\x03\x04", b"\x7fELF", b"\0asm", b"\xca\xfe\xba\xbe"];
 
 /// The files of this folder that a service's command and arguments name, by their places in it.
-pub(super) fn named(service: &formic_spec::Service, folder: &Path) -> BTreeMap<String, PathBuf> {
+pub(crate) fn named(service: &formic_spec::Service, folder: &Path) -> BTreeMap<String, PathBuf> {
     let mut files = BTreeMap::new();
     let (Source::Command(words), Ok(folder)) = (&service.source, folder.canonicalize()) else { return files };
     let from = service.cwd.as_ref().map_or_else(|| folder.clone(), |cwd| folder.join(cwd));
@@ -46,7 +46,7 @@ pub(super) fn named(service: &formic_spec::Service, folder: &Path) -> BTreeMap<S
 
 /// What tells each of these files from an earlier one; those that are no part of a program are left out. Of text, a copy
 /// is kept in this folder.
-pub(super) fn digests(files: &BTreeMap<String, PathBuf>, kept: &Path) -> BTreeMap<String, String> {
+pub(crate) fn digests(files: &BTreeMap<String, PathBuf>, kept: &Path) -> BTreeMap<String, String> {
     let digest = |(place, path): (&String, &PathBuf)| {
         let (digest, text) = digest(path).ok()??;
         if let (Some(text), Some(name)) = (text, path.file_name()) {
@@ -82,7 +82,7 @@ fn keep(folder: &Path, name: &Path, text: &[u8]) -> io::Result<()> {
 }
 
 /// A file that is not what it was when a state was made.
-pub(super) struct Changed {
+pub(crate) struct Changed {
     service: String,
     place: String,
     /// How it comes back, if a copy is kept.
@@ -90,7 +90,7 @@ pub(super) struct Changed {
 }
 
 /// Those of these services whose files are not what they were.
-pub(super) fn changed(services: &[Service], folder: &Path, kept: &Path) -> Vec<Changed> {
+pub(crate) fn changed(services: &[Service], folder: &Path, kept: &Path) -> Vec<Changed> {
     let mut all = Vec::new();
     for service in services {
         let files = service.start.get("files").cloned().unwrap_or_default();
@@ -108,7 +108,7 @@ pub(super) fn changed(services: &[Service], folder: &Path, kept: &Path) -> Vec<C
 }
 
 /// What to say of a way back that they are in the way of.
-pub(super) fn refusal(changed: &[Changed], index: u64, folder: &Path) -> String {
+pub(crate) fn refusal(changed: &[Changed], index: u64, folder: &Path) -> String {
     let is: Vec<String> = changed.iter().map(|file| format!("{} of {}", file.place, file.service)).collect();
     let (is_not, it_was, them) = if changed.len() == 1 {
         ("is not what it was", "it was", "it")

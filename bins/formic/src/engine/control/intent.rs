@@ -11,7 +11,7 @@ use formic_rpc::Context;
 
 use super::deploy::refused;
 use super::{Control, by, wire};
-use crate::verbs::up::facts::Facts;
+use crate::engine::facts::Facts;
 
 /// What is to become of services.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
