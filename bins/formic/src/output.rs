@@ -52,7 +52,7 @@ pub(crate) fn talk_raw(bytes: &[u8]) {
 
 /// Whether to use colours on standard error or output.
 pub(crate) fn colour(stream_is_terminal: bool) -> bool {
-    stream_is_terminal && std::env::var_os("NO_COLOR").is_none()
+    stream_is_terminal && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty())
 }
 
 /// The width of the terminal on standard output or error, 80 where there is none.

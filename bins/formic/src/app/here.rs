@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use formic_supervise::{Record, boot_id, is_running};
 
 use super::{App, LOCK, STATE, in_folder};
+use crate::engine::manifest;
 use crate::exit::{Failure, Outcome};
 use crate::output;
 use crate::verbs::server::{Place, instances};
-use crate::engine::manifest;
 
 /// The file within the state that a keeper holds open and locked, whether or not it has a brain.
 const KEEPER_LOCK: &str = "keeper/keeper.lock";

@@ -3,9 +3,9 @@
 use serde_json::json;
 
 use crate::cli::Check;
+use crate::engine::{count, manifest};
 use crate::exit::Outcome;
 use crate::output;
-use crate::engine::{count, manifest};
 
 pub(crate) fn run(args: &Check) -> Outcome {
     let found = manifest::locate(&args.path)?;

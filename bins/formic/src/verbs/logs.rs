@@ -34,11 +34,11 @@ pub(crate) async fn run(args: Logs) -> Outcome {
         previous: args.previous,
         ..Default::default()
     };
-    let (colour, json) = (output::colour(std::io::stdout().is_terminal()), args.listing.json);
+    let (style, json) = (Style::of_output(), args.listing.json);
     let app = match left::source(&args.listing.target).await? {
         Source::Engine(app) => app,
         Source::Folder(folder) => {
-            let mut prefixes = Prefixes::new(&request.services, colour);
+            let mut prefixes = Prefixes::new(&request.services, style);
             for line in left::read(&folder, request).await? {
                 show(&line, &mut prefixes, json);
             }
@@ -54,7 +54,7 @@ pub(crate) async fn run(args: Logs) -> Outcome {
         }
     }
     let known: Vec<&str> = app.status.services.iter().map(|service| service.name.as_str()).collect();
-    let mut prefixes = Prefixes::new(&known, colour);
+    let mut prefixes = Prefixes::new(&known, style);
     let mut lines = app.control().logs(request).await?.into_message();
     // Listened to from here on: a signal that comes while a line is printed counts as well.
     let mut interrupted = signals::interrupt()?;
@@ -80,30 +80,54 @@ fn show(line: &pb::LogLine, prefixes: &mut Prefixes, json: bool) {
     output::line(&value.to_string());
 }
 
+/// How lines are shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Style {
+    /// As they are, for programs.
+    Plain,
+    /// For people: structured ones unfolded.
+    Unfolded,
+    /// The same in colours.
+    Coloured,
+}
+
 /// Puts the service's name before its lines, in a colour of its own.
 pub(crate) struct Prefixes {
     width: usize,
     names: Vec<String>,
-    colour: bool,
+    style: Style,
 }
 
 /// Readable on dark and on light; red is for errors.
 const COLOURS: [&str; 6] = ["36", "33", "32", "35", "34", "96"];
 
+impl Style {
+    /// For whatever reads standard output.
+    pub(crate) fn of_output() -> Self {
+        let terminal = std::io::stdout().is_terminal();
+        match (terminal, output::colour(terminal)) {
+            (false, _) => Self::Plain,
+            (true, false) => Self::Unfolded,
+            (true, true) => Self::Coloured,
+        }
+    }
+}
+
 impl Prefixes {
-    pub(crate) fn new<S: AsRef<str>>(names: &[S], colour: bool) -> Self {
+    pub(crate) fn new<S: AsRef<str>>(names: &[S], style: Style) -> Self {
         let width = names.iter().map(|name| name.as_ref().len()).max().unwrap_or(0);
-        Self { width, names: names.iter().map(|name| name.as_ref().to_owned()).collect(), colour }
+        Self { width, names: names.iter().map(|name| name.as_ref().to_owned()).collect(), style }
     }
 
     /// A line as people read it: a structured one unfolded, any other as it is.
     pub(crate) fn line(&mut self, service: &str, line: &str) -> String {
-        let unfolded = self.colour.then(|| unfold(line)).flatten();
+        let colour = self.style == Style::Coloured;
+        let unfolded = (self.style != Style::Plain).then(|| unfold(line, colour)).flatten();
         let line = unfolded.as_deref().unwrap_or(line);
         // A name that nobody foretold widens what follows.
         self.width = self.width.max(service.len());
         let width = self.width;
-        if !self.colour {
+        if !colour {
             return format!("{service:width$} | {line}");
         }
         let at = match self.names.iter().position(|name| name == service) {
@@ -119,27 +143,31 @@ impl Prefixes {
 }
 
 /// A structured line of a Formic service (one JSON object) as its pretty form; `None` for other lines.
-fn unfold(line: &str) -> Option<String> {
+fn unfold(line: &str, colour: bool) -> Option<String> {
     let Value::Object(mut fields) = serde_json::from_str(line).ok()? else { return None };
     let mut take = |name: &str| fields.remove(name).and_then(|value| value.as_str().map(str::to_owned));
     let (time, level, message) = (take("time")?, take("level")?, take("message")?);
     let trace = take("trace_id");
     take("span_id");
     take("target");
-    let colour = match level.as_str() {
+    let of_level = match level.as_str() {
         "error" => "31",
         "warn" => "33",
         "info" => "32",
         _ => "2",
     };
+    let paint = |code: &str, text: &str| {
+        if colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+    };
     let clock = time.get(11..23).unwrap_or(&time);
-    let mut out = format!("\x1b[2m{clock}\x1b[0m \x1b[{colour}m{level:>5}\x1b[0m {message}");
+    let level = format!("{level:>5}");
+    let mut out = format!("{} {} {message}", paint("2", clock), paint(of_level, &level));
     for (name, value) in fields {
         let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        out.push_str(&format!(" \x1b[2m{name}=\x1b[0m{text}"));
+        out.push_str(&format!(" {}{text}", paint("2", &format!("{name}="))));
     }
     if let Some(trace) = trace.as_deref().and_then(|trace| trace.get(..8)) {
-        out.push_str(&format!(" \x1b[2mtrace={trace}\x1b[0m"));
+        out.push_str(&format!(" {}", paint("2", &format!("trace={trace}"))));
     }
     Some(out)
 }
@@ -151,24 +179,28 @@ mod tests {
     #[test]
     fn structured_lines_are_unfolded_and_others_left() {
         let line = r#"{"time":"2026-11-21T05:38:35.375001Z","level":"info","target":"x","message":"ready","port":80}"#;
-        let text = unfold(line).expect("structured");
+        let text = unfold(line, true).expect("structured");
         assert!(
             text.contains("05:38:35.375") && text.contains("ready") && text.contains("port=\x1b[0m80"),
             "{text}"
         );
-        assert_eq!(unfold("plain"), None);
-        assert_eq!(unfold("{\"a\":1}"), None);
+        assert_eq!(unfold(line, false).expect("structured"), "05:38:35.375  info ready port=80");
+        assert_eq!(unfold("plain", true), None);
+        assert_eq!(unfold("{\"a\":1}", true), None);
+        // For eyes that want no colours it is unfolded all the same.
+        let mut prefixes = Prefixes::new(&["user"], Style::Unfolded);
+        assert_eq!(prefixes.line("user", line), "user | 05:38:35.375  info ready port=80");
     }
 
     #[test]
     fn prefixes_line_up_with_and_without_colour() {
-        let mut plain = Prefixes::new(&["user", "shipping"], false);
+        let mut plain = Prefixes::new(&["user", "shipping"], Style::Plain);
         assert_eq!(plain.line("user", "a"), "user     | a");
         assert_eq!(plain.line("shipping", "b"), "shipping | b");
-        let mut colour = Prefixes::new(&["user", "shipping"], true);
+        let mut colour = Prefixes::new(&["user", "shipping"], Style::Coloured);
         assert_eq!(colour.line("user", "a"), "\x1b[36muser     |\x1b[0m a");
         // A name that was not foretold counts from its first line on.
-        let mut learning = Prefixes::new::<&str>(&[], false);
+        let mut learning = Prefixes::new::<&str>(&[], Style::Plain);
         assert_eq!(learning.line("gateway", "a"), "gateway | a");
         assert_eq!(learning.line("user", "b"), "user    | b");
     }

@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 
 use crate::app::App;
 use crate::cli::Plan;
-use crate::exit::{Failure, Outcome};
 use crate::engine::{self, manifest};
+use crate::exit::{Failure, Outcome};
 use crate::{app, output};
 
 /// What a manifest becomes on the way to the engine.

@@ -9,11 +9,11 @@ use serde_json::json;
 
 use crate::app::{self, App};
 use crate::cli::{Secret, Target};
-use crate::exit::{Failure, Outcome};
-use crate::output;
 use crate::engine::control::secrets;
 use crate::engine::state::State;
 use crate::engine::{manifest, vault};
+use crate::exit::{Failure, Outcome};
+use crate::output;
 
 /// Where the secrets are: with the engine, or, while none runs, in its state.
 enum Store {

@@ -34,10 +34,10 @@ use door::{Certificate, Door};
 
 use crate::app::App;
 use crate::cli::{Detached, Doors, Server, ServerVerb};
-use crate::exit::{Failure, Outcome};
-use crate::output::{self, talk};
 use crate::engine::manifest;
 use crate::engine::state::State;
+use crate::exit::{Failure, Outcome};
+use crate::output::{self, talk};
 use crate::{app, signals};
 
 /// How long a server may take to answer after it was started. It reads files and takes over what runs.

@@ -17,10 +17,10 @@ use tokio::sync::oneshot;
 
 use super::intent::Intent;
 use super::{Control, by, outlook, wire};
-use crate::exit::Failure;
 use crate::engine::desired::services;
 use crate::engine::facts::Facts;
 use crate::engine::{artifacts, files, manifest};
+use crate::exit::Failure;
 
 /// The engine answers between two events; what takes longer than this is no answer any more.
 const PATIENCE: Duration = Duration::from_secs(10);

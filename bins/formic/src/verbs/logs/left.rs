@@ -10,8 +10,8 @@ use formic_reconcile::{Line, Logs, Which};
 
 use crate::app::{self, App, STATE};
 use crate::cli::Target;
-use crate::exit::{Failure, Outcome};
 use crate::engine::vault;
+use crate::exit::{Failure, Outcome};
 
 /// Where logs are read.
 pub(super) enum Source {

@@ -17,9 +17,6 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::{Place, ports};
-use crate::exit::{Failure, Outcome};
-use crate::output::talk;
-use crate::signals::Ends;
 use crate::engine::artifacts;
 use crate::engine::callers;
 use crate::engine::control::{About, Control, by};
@@ -27,6 +24,9 @@ use crate::engine::doors;
 use crate::engine::serve;
 use crate::engine::state::State;
 use crate::engine::vault::Vault;
+use crate::exit::{Failure, Outcome};
+use crate::output::talk;
+use crate::signals::Ends;
 
 /// Answers under way get so long when the brain ends.
 const FAREWELL: Duration = Duration::from_millis(500);

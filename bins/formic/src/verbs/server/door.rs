@@ -27,11 +27,11 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 use super::wary::Wary;
+use crate::engine::api;
+use crate::engine::control::Control;
 use crate::exit::{Failure, Outcome};
 use crate::tls;
 use crate::token::{self, Tokens};
-use crate::engine::api;
-use crate::engine::control::Control;
 
 /// Connections at a time: people, a pipeline or two, and a page that watches.
 const CONNECTIONS: usize = 128;

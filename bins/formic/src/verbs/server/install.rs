@@ -5,9 +5,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::cli::Install;
+use crate::engine::manifest;
 use crate::exit::{Failure, Outcome};
 use crate::output::{self, talk};
-use crate::engine::manifest;
 
 /// Where an administrator's units are.
 const SYSTEM: &str = "/etc/systemd/system";

@@ -14,9 +14,9 @@ use tokio::net::TcpListener;
 
 use super::Place;
 use super::door::Door;
-use crate::exit::{Failure, Outcome};
 use crate::engine::control::Control;
 use crate::engine::metrics;
+use crate::exit::{Failure, Outcome};
 
 /// The names that the keeper knows the sockets by.
 const API: &str = "server.api";

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::engine::control::Control;
 use crate::output::{self, talk};
 use crate::reflect;
-use crate::verbs::logs::Prefixes;
+use crate::verbs::logs::{Prefixes, Style};
 use crate::verbs::status;
 
 /// How often logs are looked at.
@@ -43,8 +43,7 @@ impl Show {
         let secrets = Arc::clone(self.control.vault.secrets.state());
         let mut logs = Logs::new(self.logs.clone(), Vec::new()).without_secrets(secrets);
         logs.skip();
-        let colour = output::colour(std::io::stdout().is_terminal());
-        let mut prefixes = Prefixes::new(&self.services, colour);
+        let mut prefixes = Prefixes::new(&self.services, Style::of_output());
         let mut known: Vec<(String, ServiceState, u32)> = Vec::new();
         let mut greeted = false;
         let mut look = tokio::time::interval(LOOK);

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use formic_spec::{Manifest, Source};
 
-use crate::exit::Outcome;
 use crate::engine::{build, files};
+use crate::exit::Outcome;
 
 /// The sources of an application.
 #[derive(Debug, Default)]
