@@ -162,13 +162,13 @@ fn row(service: &pb::ServiceStatus) -> String {
 
 /// As many instances as are wanted answer or have come to their end with success, nothing on its way out, and no rollout that is under way.
 fn is_done(service: &pb::ServiceStatus) -> bool {
-    // A cron job is what it is to be as soon as it is known.
-    if service.cron.is_set() {
-        return true;
-    }
-    let over = matches!(service.rollout.as_str(), "succeeded" | "reverted" | "failed");
     let leaving =
         service.instances.iter().any(|instance| matches!(instance.state.as_str(), "stopping" | "ending"));
+    // A cron job is what it is to be as soon as it is known, but for a run that was told to stop.
+    if service.cron.is_set() {
+        return !leaving;
+    }
+    let over = matches!(service.rollout.as_str(), "succeeded" | "reverted" | "failed");
     // A brain that has just begun stops nobody yet: those beyond the wanted ones run, and nothing of them shows.
     let runs = |instance: &&pb::InstanceStatus| {
         instance.pid != 0 && !matches!(instance.state.as_str(), "standby" | "quarantined")
@@ -245,6 +245,13 @@ mod tests {
         assert_eq!(verdict(&stopped, &["order"]), Some(Ok(())));
         assert_eq!(done(&stopped, &response), "order has stopped; nothing of it runs");
         assert_eq!(done(&status("succeeded", 1), &response), "all of it runs and answers");
+        // A cron job's run that goes on is no reason to wait, and one that was told to stop is.
+        let mut cron = status("", 0);
+        cron.services[0].cron = pb::CronStatus::default().into();
+        cron.services[0].instances = vec![runs(7)];
+        assert_eq!(verdict(&cron, &["order"]), Some(Ok(())));
+        cron.services[0].instances[0].state = "stopping".into();
+        assert_eq!(verdict(&cron, &["order"]), None);
         // A job that came to its end is all that was wanted, in this change and in later ones.
         let mut job = status("succeeded", 1);
         job.services[0].state = "completed".into();
