@@ -9,7 +9,7 @@ use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use formic_core::{Error, Method, RpcService, Shed};
+use formic_core::{Error, Method, Priority, RpcService, Shed};
 use formic_rpc::context::Scope;
 use formic_rpc::table::Table;
 use formic_rpc::trace::TRACEPARENT;
@@ -127,11 +127,24 @@ impl Pipeline {
         if known.always {
             return Ok((admitted, Entry::Free));
         }
-        if before >= self.max_in_flight {
+        // Of many the last eighth is not for what matters little, and the last sixteenth for what matters most only.
+        if before >= self.max_in_flight - self.max_in_flight / 8
+            && before >= most(self.max_in_flight, self.gate.priority(call))
+        {
             return Err(self.gate.refuse(Shed::InFlight, call));
         }
         Ok((admitted, self.gate.enter(known.gated, call)?))
     }
+}
+
+/// How many calls a server takes, as far as calls of this priority go.
+fn most(max_in_flight: usize, priority: Priority) -> usize {
+    max_in_flight
+        - match priority {
+            Priority::High => 0,
+            Priority::Normal => max_in_flight / 16,
+            Priority::Low => max_in_flight / 8,
+        }
 }
 
 fn trace_of(call: &Call) -> TraceContext {
@@ -177,7 +190,11 @@ impl Handle for Pipeline {
     fn call(&self, mut call: Call) -> BoxFuture<'static, Result<Answer, Error>> {
         let known = self.methods.get(call.method.path()).unwrap_or(&self.other);
         let mut metrics = known.metrics.begin();
-        let (admitted, entry) = match self.admit(known, &call) {
+        let deadline = call.deadline;
+        // Nobody waits for it any more, so it takes neither a place nor a token.
+        let expired = deadline.is_some_and(|deadline| deadline <= Instant::now());
+        let admitted = if expired { Err(late()) } else { self.admit(known, &call) };
+        let (admitted, entry) = match admitted {
             Ok(admitted) => admitted,
             Err(error) => {
                 let refused = Err(error);
@@ -189,7 +206,6 @@ impl Handle for Pipeline {
         call.extensions.insert(trace);
         call.drain = Some(self.leave.drain().clone());
         let leave = Arc::clone(&self.leave);
-        let deadline = call.deadline;
         let retried = call.metadata.as_headers().contains_key(ATTEMPT_NAME);
         let priority = self.gate.priority(&call);
         let scope = Scope { deadline, trace: Some(trace), retried, priority };
@@ -197,9 +213,6 @@ impl Handle for Pipeline {
         let inner = Arc::clone(&self.inner);
         Box::pin(async move {
             let answering = async {
-                if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-                    return Err(late());
-                }
                 let mut permit = match entry {
                     Entry::Free => None,
                     Entry::Open(permit) => Some(permit),

@@ -388,6 +388,37 @@ async fn rates_are_counted_by_key() {
     );
 }
 
+#[tokio::test(start_paused = true)]
+async fn the_last_places_are_for_what_matters() {
+    let mut config = Config { max_in_flight: 32, ..Config::default() };
+    config.overload.adaptive = false;
+    let load = serve(1, 1, config);
+    let mut held = JoinSet::new();
+    for (priority, places) in [("low", 28), ("", 30), ("high", 32)] {
+        while load.running.in_flight() < places {
+            let before = load.running.in_flight();
+            held.spawn(load.channel.call(call(POLL, priority)));
+            until("the call to be in", || load.running.in_flight() > before).await;
+        }
+        let error = load.channel.call(call(POLL, priority)).await.unwrap_err();
+        assert_eq!(error.shed_reason(), Some(Shed::InFlight), "{priority:?} at {places}");
+    }
+    held.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_nobody_waits_for_takes_neither_a_token_nor_a_place() {
+    let mut config = Config { max_in_flight: 1, ..Config::default() };
+    let rate = Rate { name: "all".into(), by: By::All, per_second: 0.001, burst: 1, methods: Vec::new() };
+    config.overload.rates = vec![rate];
+    let load = serve(1, 1, config);
+    let mut expired = call(WORK, "");
+    expired.deadline = Some(Instant::now());
+    let error = load.channel.call(expired).await.unwrap_err();
+    assert_eq!((error.code(), load.service.began.load(Ordering::Relaxed)), (Code::DeadlineExceeded, 0));
+    load.channel.call(call(WORK, "")).await.expect("the one that the rate allows");
+}
+
 #[tokio::test]
 async fn a_refusal_is_told_apart_over_every_transport() {
     let mut config = Config::default();
