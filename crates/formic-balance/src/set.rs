@@ -156,12 +156,12 @@ impl Set {
     /// The name of the strict rule that leaves nobody for a call, if one does.
     #[must_use]
     pub fn refusal(&self, choice: &Choice<'_>) -> Option<&str> {
-        let rule = self.rules.iter().filter(|rule| rule.is_about(choice.metadata)).find(|rule| {
-            let has_somebody = |target: &Target| !self.groups[target.group].is_empty();
-            rule.strict || rule.targets.iter().any(has_somebody)
-        })?;
-        (rule.strict && rule.targets.iter().all(|target| self.groups[target.group].is_empty()))
-            .then_some(&rule.name)
+        let has_somebody = |rule: &Compiled| {
+            rule.targets.iter().any(|target| target.weight > 0 && !self.groups[target.group].is_empty())
+        };
+        let about = self.rules.iter().filter(|rule| rule.is_about(choice.metadata));
+        let rule = about.into_iter().find(|rule| rule.strict || has_somebody(rule))?;
+        (!has_somebody(rule)).then_some(&rule.name)
     }
 
     fn scene(&self) -> Scene<'_> {

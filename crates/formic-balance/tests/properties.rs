@@ -118,6 +118,34 @@ fn a_rule_whose_instances_are_all_down_is_passed_over() {
     assert_eq!(share(&set, &[("x-user", "beta")], |instance| instance.id.as_str() == "i1"), 1.0);
 }
 
+#[test]
+fn a_rule_is_described_as_a_whole() {
+    let share = |weight, to| Share { weight, to, except: Filter::default() };
+    let described = |split: Vec<Share>, strict| {
+        let rule = Rule { name: "r".into(), split, strict, ..Rule::default() };
+        let (_, set) = arrange(&Traffic { rules: vec![rule], ..Traffic::default() }, &Seat::default());
+        let choice = Choice { now: MS, random: 1, metadata: &|_| None, usable: &|_| true, expendable: true };
+        let refused = set.refusal(&choice).is_some();
+        assert_eq!(set.pick(&choice).is_none(), refused);
+        (set.notes().to_vec(), refused)
+    };
+    let nobody = || vec![share(5, version("3")), share(95, version("4"))];
+    let note = |end: &str| {
+        vec![format!("rule \"r\": no instance has version \"3\", none has version \"4\", so {end}")]
+    };
+    assert_eq!(described(nobody(), true), (note("its calls fail"), true));
+    assert_eq!(described(nobody(), false), (note("the rule is passed over"), false));
+    // A share of nothing helps nobody, and nobody misses it.
+    let weightless = || vec![share(0, version("1")), share(7, version("3"))];
+    let note = |end: &str| vec![format!("rule \"r\": no instance has version \"3\", so {end}")];
+    assert_eq!(described(weightless(), true), (note("its calls fail"), true));
+    assert_eq!(described(weightless(), false), (note("the rule is passed over"), false));
+    let one = || vec![share(1, version("1")), share(7, version("3")), share(0, version("4"))];
+    for strict in [false, true] {
+        assert_eq!(described(one(), strict), (note("its share goes to the others"), false));
+    }
+}
+
 /// Fails as often as it takes.
 fn eject(set: &Set, index: usize) {
     let fail = |_| set.backend(index).learn(MS, Some(MS), Outcome::Failure, false);

@@ -258,9 +258,13 @@ impl Service {
 
     /// Waits for a first instance: until the registry has answered, and then as long as a restart takes.
     async fn wait(&self, call: &Outgoing, course: &Course) -> Result<Picked, Error> {
-        if let Some(rule) = self.state.refusal(call) {
+        let refused = || {
+            let rule = self.state.refusal(call)?;
             let message = format!("no instance of {:?} is one that the rule {rule:?} allows", self.name);
-            return Err(Error::unavailable(message).with_unsent());
+            Some(Error::unavailable(message).with_unsent())
+        };
+        if let Some(error) = refused() {
+            return Err(error);
         }
         let mut news = self.state.news.subscribe();
         // The sender is the state's, so neither wait can fail; being late is what is looked at after.
@@ -268,12 +272,15 @@ impl Service {
         let _ = timeout(self.patience, news.wait_for(|news| news.members > 0)).await;
         let now = self.source.origin.elapsed();
         self.state.pick(now, call, course, &self.hedging).ok_or_else(|| {
-            let name = &self.name;
-            let message = match &news.borrow().trouble {
-                Some(trouble) => format!("no instance of {name:?} is known, and {trouble}"),
-                None => format!("no instance of {name:?} is registered"),
-            };
-            Error::unavailable(message).with_unsent()
+            // Who there is may be known only now, and so whom a rule leaves of them.
+            refused().unwrap_or_else(|| {
+                let name = &self.name;
+                let message = match &news.borrow().trouble {
+                    Some(trouble) => format!("no instance of {name:?} is known, and {trouble}"),
+                    None => format!("no instance of {name:?} is registered"),
+                };
+                Error::unavailable(message).with_unsent()
+            })
         })
     }
 

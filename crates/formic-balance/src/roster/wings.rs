@@ -25,8 +25,8 @@ pub(super) struct Wings {
 /// A group: the own zone, or all, and the others.
 #[derive(Debug)]
 struct Wing {
-    /// Which rule, and which of its targets.
-    of: Option<(usize, usize)>,
+    /// It is a rule's.
+    chosen: bool,
     near: Part,
     far: Part,
     /// Everybody, where the others are subsets.
@@ -49,24 +49,25 @@ impl Wings {
             Part::new(traffic, seat.seed, cursor, custom)
         };
         let zone = if traffic.zone.is_some() { seat.zone.clone() } else { None };
-        let mut wing = |of, name: &str| {
+        let mut wing = |chosen, name: &str| {
             let rest = traffic.subset.is_some().then(|| part(&whole, &format!("{name}/rest")));
             let (near, far) = match &zone {
                 Some(_) => (part(traffic, &format!("{name}/near")), part(traffic, &format!("{name}/far"))),
                 None => (part(traffic, name), Part::default()),
             };
-            Wing { of, near, far, rest }
+            Wing { chosen, near, far, rest }
         };
         let (mut all, mut compiled) = (Vec::new(), Vec::new());
-        for (number, rule) in traffic.rules.iter().enumerate() {
+        for rule in &traffic.rules {
             let mut targets = Vec::new();
             for (at, (weight, _)) in rules::targets(rule).into_iter().enumerate() {
-                targets.push(Target { weight, group: all.len() });
-                all.push(wing(Some((number, at)), &format!("{}/{at}", rule.name)));
+                let who = rules::describe(rule, at).into();
+                targets.push(Target { weight, group: all.len(), who });
+                all.push(wing(true, &format!("{}/{at}", rule.name)));
             }
             compiled.push(Compiled::new(rule, targets));
         }
-        all.push(wing(None, ""));
+        all.push(wing(false, ""));
         Self { rules: compiled.into(), all, zone }
     }
 
@@ -124,14 +125,15 @@ impl Wings {
         notes: &mut Vec<String>,
     ) -> Vec<Group> {
         let nobody = self.all.last().is_none_or(Wing::is_empty);
+        if !nobody {
+            let is_empty = |target: &Target| self.all[target.group].is_empty();
+            let compiled = traffic.rules.iter().zip(&*self.rules);
+            notes.extend(
+                compiled.flat_map(|(rule, compiled)| rules::notes(rule, &compiled.targets, is_empty)),
+            );
+        }
         let mut groups = Vec::with_capacity(self.all.len());
         for wing in &mut self.all {
-            if let Some((rule, at)) = wing.of {
-                let weight = self.rules[rule].targets[at].weight;
-                if wing.is_empty() && weight > 0 && !nobody {
-                    notes.push(rules::nobody(&traffic.rules[rule], at));
-                }
-            }
             let spill = wing.spill(traffic, seat, notes);
             let far_only = wing.near.is_empty() && !wing.far.is_empty();
             let mut tiers = Vec::with_capacity(2);
@@ -171,7 +173,7 @@ impl Wing {
             return None;
         };
         if self.near.is_empty() && !self.far.is_empty() {
-            let whose = if self.of.is_none() { "no instance" } else { "no instance that a rule chose" };
+            let whose = if self.chosen { "no instance that a rule chose" } else { "no instance" };
             note(&format!("{whose} is in {own:?}"));
         }
         Some(preference.spill as f32)

@@ -19,6 +19,8 @@ pub(crate) struct Compiled {
 pub(crate) struct Target {
     pub(crate) weight: u64,
     pub(crate) group: usize,
+    /// What it asks of instances, for people.
+    pub(crate) who: Box<str>,
 }
 
 #[derive(Debug)]
@@ -90,19 +92,26 @@ pub(crate) fn targets(rule: &Rule) -> Vec<(u64, Vec<Fit<'_>>)> {
     all
 }
 
-/// Says, for people, what becomes of calls whose target matches nobody.
-pub(crate) fn nobody(rule: &Rule, at: usize) -> String {
-    let describe = |to: &Filter, except: &Filter| match (to.is_empty(), except.is_empty()) {
+/// What a target of a rule asks of instances, for people.
+pub(crate) fn describe(rule: &Rule, at: usize) -> String {
+    let share = rule.split.get(at).filter(|share| !(share.to.is_empty() && share.except.is_empty()));
+    let (to, except) = share.map_or((&rule.to, &rule.except), |share| (&share.to, &share.except));
+    match (to.is_empty(), except.is_empty()) {
         (false, true) => format!("has {to}"),
         (true, false) => format!("is without {except}"),
         _ => format!("has {to} without {except}"),
-    };
-    let (who, fallback) = match rule.split.get(at) {
-        Some(share) if !(share.to.is_empty() && share.except.is_empty()) => {
-            (describe(&share.to, &share.except), "its share goes to the others")
-        }
-        _ if rule.strict => (describe(&rule.to, &rule.except), "its calls fail"),
-        _ => (describe(&rule.to, &rule.except), "the rule is passed over"),
-    };
-    format!("rule {:?}: no instance {who}, so {fallback}", rule.name)
+    }
+}
+
+/// Says, for people, what becomes of calls whose targets match nobody. `nobody` says of which targets that is so.
+pub(crate) fn notes(rule: &Rule, targets: &[Target], nobody: impl Fn(&Target) -> bool) -> Vec<String> {
+    let counted = || targets.iter().enumerate().filter(|(_, target)| target.weight > 0);
+    let empty: Vec<_> =
+        counted().filter(|(_, target)| nobody(target)).map(|(at, _)| describe(rule, at)).collect();
+    let note = |who: &str, fallback: &str| format!("rule {:?}: no instance {who}, so {fallback}", rule.name);
+    if empty.len() < counted().count() {
+        return empty.iter().map(|who| note(who, "its share goes to the others")).collect();
+    }
+    let fallback = if rule.strict { "its calls fail" } else { "the rule is passed over" };
+    if empty.is_empty() { Vec::new() } else { vec![note(&empty.join(", none "), fallback)] }
 }

@@ -125,6 +125,12 @@ async fn a_rule_that_matches_nobody_is_seen_and_a_strict_one_fails_its_calls() {
     assert_eq!((error.code(), error.is_unsent()), (Code::Unavailable, true));
     assert!(error.message().contains("\"only\""), "{error}");
     rig.channel.call(call_of(SAY, "x")).await.unwrap();
+    // A client's first call, which waits for the registry, is told the same.
+    let mut traffic = only("9");
+    (traffic.rules[0].strict, traffic.rules[0].when) = (true, BTreeMap::new());
+    let client = Client::new(Arc::new(rig.registry.clone()), Config { traffic, ..Config::default() });
+    let error = client.of("echo").call(call_of(SAY, "x")).await.unwrap_err();
+    assert!(error.is_unsent() && error.message().contains("\"only\""), "{error}");
 }
 
 #[tokio::test]
