@@ -28,6 +28,7 @@ use formic_registry::{Cache, DynRegistry};
 use formic_server::{Bound, ListenError, Server, Serving};
 use formic_telemetry::Metrics;
 use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -62,6 +63,12 @@ pub struct Front {
 
 /// After an error of the system's own, for want of descriptors perhaps.
 const PAUSE: Duration = Duration::from_millis(50);
+
+/// How long a caller may send nothing to an instance that has said all.
+const SILENCE: Duration = Duration::from_secs(5);
+
+/// What is passed on at a time, each way.
+const BUFFER: usize = 16 << 10;
 
 /// What there was of one service's connections.
 #[derive(Debug, Default)]
@@ -200,9 +207,48 @@ async fn carry(line: &Line, mut caller: TcpStream) {
     };
     // What a program writes is to arrive now, as it would without anybody in between.
     let _ = caller.set_nodelay(true);
-    match tokio::io::copy_bidirectional(&mut caller, &mut reached.io).await {
+    let said_all = CancellationToken::new();
+    let (from_caller, to_caller) = caller.split();
+    let (from_instance, to_instance) = tokio::io::split(&mut reached.io);
+    let up = pass(from_caller, to_instance, &said_all);
+    let down = async {
+        // Nothing of the instance's ends because the caller has said all.
+        let passed = pass(from_instance, to_caller, &CancellationToken::new()).await;
+        said_all.cancel();
+        passed
+    };
+    match tokio::try_join!(up, down) {
         Ok((up, down)) => tracing::debug!(service = line.name, up, down, "a connection ended"),
         Err(error) => tracing::debug!(service = line.name, %error, "a connection broke"),
+    }
+}
+
+/// Passes bytes on to their end, which is passed on too. Says how many. Once the other side `is_over`, whoever sends nothing
+/// for a while is at an end: an instance that is gone has said all, and its caller may not have noticed.
+async fn pass(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    is_over: &CancellationToken,
+) -> io::Result<u64> {
+    let mut buffer = vec![0; BUFFER];
+    let mut passed = 0;
+    loop {
+        let silence = async {
+            is_over.cancelled().await;
+            sleep(SILENCE).await;
+        };
+        // Cancel safe: bytes that were not read stay where they are.
+        let read = tokio::select! {
+            biased;
+            read = from.read(&mut buffer) => read?,
+            () = silence => 0,
+        };
+        if read == 0 {
+            to.shutdown().await?;
+            return Ok(passed);
+        }
+        to.write_all(&buffer[..read]).await?;
+        passed += read as u64;
     }
 }
 

@@ -4,7 +4,6 @@
 
 use formic_core::{Instance, InstanceId};
 use formic_registry::{Memory, Registry};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -150,7 +149,6 @@ async fn who_is_dead_is_passed_over_and_who_comes_too_early_waits() {
     };
     let ((stream, name), a) = tokio::join!(early, first);
     assert_eq!(name, "a");
-    drop(stream);
     let b = scene.program("b").await;
     // Killed: the registry has it still, its port refuses.
     a.task.abort();
@@ -158,6 +156,9 @@ async fn who_is_dead_is_passed_over_and_who_comes_too_early_waits() {
     for _ in 0..20 {
         assert_eq!(scene.connect().await.1, "b");
     }
+    // Who was on it and has not noticed takes no place for ever.
+    scene.until("formic_proxy_open_connections{service=\"db\"} 0").await;
+    drop(stream);
     scene.registry.deregister(&b.id).await.unwrap();
     b.task.abort();
     scene.end().await;
