@@ -4,6 +4,7 @@
 mod faults;
 mod greeting;
 mod mux;
+mod places;
 mod retries;
 mod server;
 mod suite;
