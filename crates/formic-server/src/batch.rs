@@ -7,11 +7,13 @@
 
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Wake, Waker};
 
 use formic_mux::learn::Learnt;
 use formic_rpc::BoxFuture;
+use futures::task::AtomicWaker;
 use hyper::rt::Executor;
 use hyper_util::rt::TokioExecutor;
 use tokio::time::Instant;
@@ -19,9 +21,43 @@ use tokio::time::Instant;
 /// So many are tried one after the other; those after them become tasks, so that other threads have a part in it.
 const AT_ONCE: usize = 128;
 
+/// A connection that is asked on and on gives way after so many rounds.
+const TURNS: usize = 16;
+
 /// What a connection was asked and has not begun.
 #[derive(Clone, Default)]
-pub(crate) struct Batch(Arc<Mutex<Waiting>>);
+pub(crate) struct Batch(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    waiting: Mutex<Waiting>,
+    door: Arc<Door>,
+}
+
+/// The waker that the connection gets. An answer wakes its connection so that it is written; while the connection is
+/// polled it is written anyway, and the task would be polled once more for nothing, on another thread that is woken for it.
+#[derive(Default)]
+struct Door {
+    task: AtomicWaker,
+    /// The connection is being polled.
+    inside: AtomicBool,
+    /// It was woken meanwhile.
+    knocked: AtomicBool,
+}
+
+impl Wake for Door {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        // In this order, and the other way round where it is looked at: one of both sees the other.
+        self.knocked.store(true, Ordering::SeqCst);
+        if !self.inside.load(Ordering::SeqCst) {
+            self.task.wake();
+        }
+    }
+}
 
 #[derive(Default)]
 struct Waiting {
@@ -32,7 +68,7 @@ struct Waiting {
 
 impl Batch {
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The request being taken is to a method of which so much is known; of others nothing is.
@@ -41,12 +77,23 @@ impl Batch {
     }
 
     /// Drives a connection, and what it is asked.
-    pub(crate) fn poll<C: Future>(
-        &self,
-        mut connection: Pin<&mut C>,
-        cx: &mut Context<'_>,
-    ) -> Poll<C::Output> {
-        loop {
+    pub(crate) fn poll<C: Future>(&self, connection: Pin<&mut C>, cx: &mut Context<'_>) -> Poll<C::Output> {
+        let door = &self.0.door;
+        door.task.register(cx.waker());
+        door.inside.store(true, Ordering::SeqCst);
+        let waker = Waker::from(Arc::clone(door));
+        let polled = self.poll_inside(connection, &mut Context::from_waker(&waker));
+        door.inside.store(false, Ordering::SeqCst);
+        if polled.is_pending() && door.knocked.swap(false, Ordering::SeqCst) {
+            cx.waker().wake_by_ref();
+        }
+        polled
+    }
+
+    fn poll_inside<C: Future>(&self, mut connection: Pin<&mut C>, cx: &mut Context<'_>) -> Poll<C::Output> {
+        for _ in 0..TURNS {
+            // What happened before this is seen by the poll.
+            self.0.door.knocked.store(false, Ordering::SeqCst);
             let polled = connection.as_mut().poll(cx);
             let requests = std::mem::take(&mut self.waiting().requests);
             if requests.is_empty() {
@@ -65,6 +112,9 @@ impl Batch {
             }
             // Once more, for what was answered goes out.
         }
+        // Others are to have their turn too.
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 }
 
@@ -133,7 +183,7 @@ impl Future for Measured {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::AtomicUsize;
     use std::task::ready;
     use std::time::Duration;
 
@@ -229,5 +279,44 @@ mod tests {
         let mut connection = Box::pin(connection);
         std::future::poll_fn(|cx| batch.poll(connection.as_mut(), cx)).await;
         told.await.unwrap();
+    }
+
+    struct Count(AtomicUsize);
+
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_wakes_nobody_and_what_comes_later_does() {
+        let kept = Arc::new(Mutex::new(None::<Waker>));
+        let count = Arc::new(Count(AtomicUsize::new(0)));
+        let waker = Waker::from(Arc::clone(&count));
+        let (batch, learnt) = (Batch::default(), Book::default().of(&"/p.S/M".into()));
+        let mut asked = false;
+        let mut connection = Box::pin(std::future::poll_fn(|cx| {
+            *kept.lock().unwrap() = Some(cx.waker().clone());
+            if !std::mem::replace(&mut asked, true) {
+                let kept = Arc::clone(&kept);
+                batch.expect(Some(&learnt));
+                // As an answer does.
+                batch.execute(async move { kept.lock().unwrap().clone().unwrap().wake() });
+            }
+            Poll::<()>::Pending
+        }));
+        let mut cx = Context::from_waker(&waker);
+        assert!(batch.poll(connection.as_mut(), &mut cx).is_pending());
+        assert_eq!(count.0.load(Ordering::SeqCst), 0, "it was written at once");
+        kept.lock().unwrap().clone().unwrap().wake();
+        assert_eq!(count.0.load(Ordering::SeqCst), 1, "something came");
+        // Woken by its own poll, as one that has used up its share: it is polled again, and not at once.
+        let mut tired = Box::pin(std::future::poll_fn(|cx| {
+            cx.waker().wake_by_ref();
+            Poll::<()>::Pending
+        }));
+        assert!(batch.poll(tired.as_mut(), &mut cx).is_pending());
+        assert_eq!(count.0.load(Ordering::SeqCst), 2);
     }
 }

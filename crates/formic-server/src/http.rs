@@ -328,7 +328,7 @@ pub(crate) struct Answering {
 /// Nearly all are calls, which take connectrpc's future as it is: within one that has room for everything else
 /// too, each would pay for 3.5 KB allocated, and moved.
 enum Way {
-    Plain(BoxFuture<Response<ConnectRpcBody>>),
+    Plain(BoxFuture<Response<EdgeBody>>),
     Call(BoxFuture<Result<Response<ConnectRpcBody>, Infallible>>),
     Other(BoxFuture<Response<EdgeBody>>),
 }
@@ -341,7 +341,7 @@ impl Future for Answering {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
         let mut response = match &mut this.way {
-            Way::Plain(plain) => ready!(plain.as_mut().poll(cx)).map(EdgeBody::Rpc),
+            Way::Plain(answer) => ready!(answer.as_mut().poll(cx)),
             Way::Call(call) => {
                 let Ok(response) = ready!(call.as_mut().poll(cx));
                 response.map(EdgeBody::Rpc)

@@ -10,7 +10,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use connectrpc::{ConnectError, ConnectRpcBody};
+use connectrpc::ConnectError;
 use formic_core::{Error, Kind, Metadata, Method};
 use formic_rpc::wire_error::to_connect;
 use formic_rpc::{Answer, Body, Call, Codec, Handle, Peer};
@@ -20,6 +20,7 @@ use http_body_util::Full;
 use tokio::time::{Instant, timeout_at};
 
 use crate::Config;
+use crate::http::EdgeBody;
 
 const PROTO: &str = "application/proto";
 const JSON: &str = "application/json";
@@ -84,7 +85,7 @@ pub(crate) struct Plain<B> {
 }
 
 /// Answers a call.
-pub(crate) async fn answer<B>(handle: Arc<dyn Handle>, call: Plain<B>) -> Response<ConnectRpcBody>
+pub(crate) async fn answer<B>(handle: Arc<dyn Handle>, call: Plain<B>) -> Response<EdgeBody>
 where
     B: http_body::Body<Data = Bytes> + Unpin + Send,
     B::Error: std::error::Error,
@@ -92,14 +93,11 @@ where
     match answered(handle, call).await {
         Ok(response) => response,
         // Of a request without a type, which is answered in this form.
-        Err(error) => error.into_http_response(&HeaderMap::new()),
+        Err(error) => error.into_http_response(&HeaderMap::new()).map(EdgeBody::Rpc),
     }
 }
 
-async fn answered<B>(
-    handle: Arc<dyn Handle>,
-    plain: Plain<B>,
-) -> Result<Response<ConnectRpcBody>, ConnectError>
+async fn answered<B>(handle: Arc<dyn Handle>, plain: Plain<B>) -> Result<Response<EdgeBody>, ConnectError>
 where
     B: http_body::Body<Data = Bytes> + Unpin + Send,
     B::Error: std::error::Error,
@@ -119,9 +117,10 @@ where
     response(answer, codec).map_err(|error| to_connect(&error))
 }
 
-fn response(answer: Answer, codec: Codec) -> Result<Response<ConnectRpcBody>, Error> {
+fn response(answer: Answer, codec: Codec) -> Result<Response<EdgeBody>, Error> {
     let message = answer.body.into_message()?;
-    let mut response = Response::new(ConnectRpcBody::Full(Full::new(message)));
+    // A body that knows its length and its end, so that both travel with the message and not after it.
+    let mut response = Response::new(EdgeBody::Full(Full::new(message)));
     let headers = response.headers_mut();
     let kind = if codec == Codec::Json { JSON } else { PROTO };
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
