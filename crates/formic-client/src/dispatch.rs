@@ -374,6 +374,9 @@ fn is_lost(outcome: &Result<(Answer, Flight), Error>) -> bool {
 }
 
 fn finish(outcome: Result<Answer, Error>, report: Option<Reporting>) -> Result<Answer, Error> {
+    if outcome.as_ref().is_err_and(retry::is_marked) {
+        Scope::note_repeated();
+    }
     if let Some(mut report) = report {
         report.end(&outcome);
     }

@@ -66,13 +66,10 @@ pub use client::Client;
 pub use config::{Config, Protocol, Transport};
 pub use connect::{BoxIo, Connect, Duplex};
 pub use formic_balance::{Algorithm, BackendView, State, Traffic, policy, traffic};
+pub use formic_rpc::context::REPEATED;
 pub use observe::{Happening, Observer, Report};
 pub use view::{InvalidTraffic, TrafficView};
 
 /// The header that marks a call as a repetition, or as caused by one. Its value is the number of the
 /// attempt; servers look only whether it is there.
 pub const ATTEMPT: &str = "formic-attempt";
-
-/// The trailer that marks an error: what it is about was repeated below, or would have been if the budget had
-/// borne it. A caller that gets it does not repeat the whole, or repetitions would multiply layer by layer.
-pub const REPEATED: &str = "formic-repeated";

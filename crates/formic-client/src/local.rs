@@ -14,7 +14,7 @@ use futures::Stream;
 use http::HeaderValue;
 
 use crate::stack::PRIORITY;
-use crate::{ATTEMPT, headers};
+use crate::{ATTEMPT, headers, retry};
 
 /// The name that a handler sees of a caller in its own process.
 const PEER: &str = "in-process";
@@ -48,7 +48,16 @@ pub(crate) async fn call(
     call.peer = Some(Peer(PEER.into()));
     let priority = Priority::of(&call.metadata, &PRIORITY);
     let scope = Scope { deadline: call.deadline, trace, retried, priority };
-    let mut answer = scope.run(async move { handle.call(call).await }).await?;
+    let served = async move {
+        let mut outcome = handle.call(call).await;
+        if let Err(error) = &mut outcome
+            && Scope::is_repeated()
+        {
+            retry::mark(error);
+        }
+        outcome
+    };
+    let mut answer = scope.run(served).await?;
     if let Body::Stream(stream) = answer.body {
         answer.body = Body::Stream(Box::pin(Scoped { stream, scope }));
     }

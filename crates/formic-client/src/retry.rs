@@ -4,11 +4,9 @@ use std::time::Duration;
 
 pub use formic_balance::traffic::Retry as Config;
 use formic_core::{Code, Error, Shed};
-use http::{HeaderName, HeaderValue};
-
-use crate::REPEATED;
-
-const REPEATED_NAME: HeaderName = HeaderName::from_static(REPEATED);
+/// Of errors that were repeated or given up on: whoever gets one from a handler that hands it on does not repeat the
+/// whole once more.
+pub(crate) use formic_rpc::context::{is_marked, mark_repeated as mark};
 
 /// What a call has been through so far.
 #[derive(Clone, Copy, Debug, Default)]
@@ -33,12 +31,6 @@ pub(crate) struct Nature {
     pub(crate) elsewhere: bool,
 }
 
-/// Notes on an error that what it is about was repeated, or would have been: whoever gets it from a handler
-/// that hands it on does not repeat the whole once more.
-pub(crate) fn mark(error: &mut Error) {
-    error.metadata_mut().as_headers_mut().insert(REPEATED_NAME, HeaderValue::from_static("1"));
-}
-
 /// What to do about a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
@@ -48,11 +40,6 @@ pub(crate) enum Verdict {
     Elsewhere,
     /// A repetition, marked as such, after as long as the server asked for.
     Repeat(Duration),
-}
-
-/// Whether an error was repeated or given up on further down, and was only handed on by who gave it.
-pub(crate) fn is_marked(error: &Error) -> bool {
-    error.metadata().as_headers().contains_key(REPEATED_NAME)
 }
 
 /// Whether who failed asks for a wait for itself alone: whoever sheds load does, unless it is somebody further down. A

@@ -11,6 +11,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use formic_core::Error;
+use formic_rpc::context::Scope;
 use formic_rpc::{Answer, Body, BoxFuture, ByteStream};
 use futures::Stream;
 use tokio::time::{Instant, timeout};
@@ -19,6 +20,7 @@ use crate::dispatch::{Course, Dispatch};
 use crate::flight::Flight;
 use crate::observe::Reporting;
 use crate::outgoing::Outgoing;
+use crate::retry;
 
 /// A response stream and its guards.
 pub(crate) struct Watched {
@@ -55,6 +57,9 @@ impl Watched {
     }
 
     fn end(&mut self, outcome: &Result<(), Error>) {
+        if outcome.as_ref().is_err_and(retry::is_marked) {
+            Scope::note_repeated();
+        }
         self.stream = None;
         if let Some(mut flight) = self.flight.take() {
             flight.answer(outcome);

@@ -1,9 +1,11 @@
 //! What a handler sees of a call besides the message, and what its own calls inherit from it.
 
+use std::cell::Cell;
 use std::future::Future;
 use std::time::Duration;
 
-use formic_core::{Metadata, Method, Priority};
+use formic_core::{Error, Metadata, Method, Priority};
+use http::{HeaderName, HeaderValue};
 use tokio::time::Instant;
 
 use crate::{Call, Codec, Drain, Peer, TraceContext};
@@ -117,27 +119,78 @@ pub struct Scope {
     pub priority: Priority,
 }
 
-tokio::task_local! {
-    static SCOPE: Scope;
+/// The trailer that marks an error: what it is about was repeated below, or would have been if the budget had
+/// borne it. A caller that gets it does not repeat the whole, or repetitions would multiply layer by layer.
+pub const REPEATED: &str = "formic-repeated";
+
+const REPEATED_NAME: HeaderName = HeaderName::from_static(REPEATED);
+
+/// What a task knows of the call that it serves.
+struct Serving {
+    scope: Scope,
+    /// A call made for it ended with an error that is marked.
+    repeated: Cell<bool>,
 }
+
+tokio::task_local! {
+    static SERVING: Serving;
+}
+
+/// Marks an error as [`REPEATED`].
+pub fn mark_repeated(error: &mut Error) {
+    error.metadata_mut().as_headers_mut().insert(REPEATED_NAME, HeaderValue::from_static("1"));
+}
+
+/// Whether an error is marked as [`REPEATED`].
+#[must_use]
+pub fn is_marked(error: &Error) -> bool {
+    error.metadata().as_headers().contains_key(REPEATED_NAME)
+}
+
+// === impl Scope ===
 
 impl Scope {
     /// The scope of the call being served by this task; empty outside of one.
     #[must_use]
     pub fn current() -> Self {
-        SCOPE.try_with(|scope| *scope).unwrap_or_default()
+        SERVING.try_with(|serving| serving.scope).unwrap_or_default()
     }
 
     /// Runs a future within this scope. Handlers are run so by the server; a task that a handler
     /// starts takes the scope along with `scope.run(…)`.
     pub fn run<F: Future>(self, future: F) -> impl Future<Output = F::Output> {
-        SCOPE.scope(self, future)
+        SERVING.scope(self.serving(false), future)
     }
-}
 
-impl Scope {
     /// Runs a function within this scope.
     pub fn enter<T>(self, f: impl FnOnce() -> T) -> T {
-        SCOPE.sync_scope(self, f)
+        SERVING.sync_scope(self.serving(false), f)
+    }
+
+    /// Runs a part of what serves a call. Whether a call made for it was repeated is known from the parts before, and
+    /// to those after.
+    pub fn resume<T>(self, repeated: &mut bool, f: impl FnOnce() -> T) -> T {
+        SERVING.sync_scope(self.serving(*repeated), || {
+            let output = f();
+            *repeated = Self::is_repeated();
+            output
+        })
+    }
+
+    /// Notes that a call made for the one being served ended with an error that is marked as [`REPEATED`]. Whatever its
+    /// handler makes of that: if it fails, nobody above is to repeat it.
+    pub fn note_repeated() {
+        // Outside of a call nobody has to know.
+        let _ = SERVING.try_with(|serving| serving.repeated.set(true));
+    }
+
+    /// Whether that was noted in this task.
+    #[must_use]
+    pub fn is_repeated() -> bool {
+        SERVING.try_with(|serving| serving.repeated.get()).unwrap_or_default()
+    }
+
+    fn serving(self, repeated: bool) -> Serving {
+        Serving { scope: self, repeated: Cell::new(repeated) }
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use formic_core::{Error, Method, Priority, RpcService, Shed};
-use formic_rpc::context::Scope;
+use formic_rpc::context::{Scope, mark_repeated};
 use formic_rpc::table::Table;
 use formic_rpc::trace::TRACEPARENT;
 use formic_rpc::{Answer, Body, BoxFuture, ByteStream, Call, Handle, TraceContext};
@@ -157,6 +157,14 @@ fn trace_of(call: &Call) -> TraceContext {
     }
 }
 
+/// The error of a handler; marked if something that the handler called was repeated, whatever it made of that.
+fn told(mut error: Error, repeated: bool) -> Error {
+    if repeated {
+        mark_repeated(&mut error);
+    }
+    error
+}
+
 fn late() -> Error {
     Error::deadline_exceeded("the deadline passed before the answer was there")
 }
@@ -219,8 +227,16 @@ impl Handle for Pipeline {
                     Entry::Wait(turn) => Some(turn.come(deadline).await?),
                 };
                 // The handler is called inside, so that a panic before its first await is caught too.
-                let handler =
-                    AssertUnwindSafe(scope.run(async move { inner.call(call).await })).catch_unwind();
+                let serving = async move {
+                    match inner.call(call).await {
+                        Ok(answer) => {
+                            let streams = matches!(answer.body, Body::Stream(_));
+                            Ok((answer, streams && Scope::is_repeated()))
+                        }
+                        Err(error) => Err(told(error, Scope::is_repeated())),
+                    }
+                };
+                let handler = AssertUnwindSafe(scope.run(serving)).catch_unwind();
                 let outcome = match deadline {
                     Some(deadline) => tokio::time::timeout_at(deadline, handler).await.map_err(|_| late())?,
                     None => handler.await,
@@ -231,7 +247,10 @@ impl Handle for Pipeline {
                 }
                 outcome
             };
-            let mut answer = answering.await;
+            let (mut answer, repeated) = match answering.await {
+                Ok((answer, repeated)) => (Ok(answer), repeated),
+                Err(error) => (Err(error), false),
+            };
             if !matches!(&answer, Ok(Answer { body: Body::Stream(_), .. })) {
                 metrics.outcome(&answer);
             } else {
@@ -245,6 +264,7 @@ impl Handle for Pipeline {
                             ended: None,
                             leaving: Leaving::new(leave),
                             scope,
+                            repeated,
                             method,
                             metrics,
                             _admitted: admitted,
@@ -273,6 +293,8 @@ struct Outgoing {
     sleep: Option<Pin<Box<Sleep>>>,
     leaving: Leaving,
     scope: Scope,
+    /// What it is made of was repeated.
+    repeated: bool,
     method: Method,
     metrics: InFlight,
     _admitted: Admitted,
@@ -281,7 +303,7 @@ struct Outgoing {
 impl Outgoing {
     /// Takes what is ready, within the scope of the call. A panic ends it as an error does, after what came before.
     fn gather(&mut self, cx: &mut TaskContext<'_>) {
-        let Self { stream, ready, ended, scope, method, .. } = self;
+        let Self { stream, ready, ended, scope, repeated, method, .. } = self;
         let Some(stream) = stream else { return };
         let mut bytes = 0;
         let gather = || {
@@ -297,8 +319,13 @@ impl Outgoing {
                 }
             }
         };
-        if let Err(panic) = std::panic::catch_unwind(AssertUnwindSafe(|| scope.enter(gather))) {
+        if let Err(panic) = std::panic::catch_unwind(AssertUnwindSafe(|| scope.resume(repeated, gather))) {
             *ended = Some(Err(panicked(&*panic, method.path())));
+        }
+        if let Some(Err(error)) = ended
+            && *repeated
+        {
+            mark_repeated(error);
         }
     }
 

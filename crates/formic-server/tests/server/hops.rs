@@ -1,13 +1,17 @@
 //! What goes through a chain of services: deadline, trace, cancellation.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use formic_core::Code;
+use bytes::Bytes;
+use formic_core::{Code, Error, Kind, Method, RpcService};
 use formic_probe::{Action, Counts, Order, ProbeClient, ProbeServer, Prober};
-use formic_rpc::Channel;
-use formic_server::Config;
+use formic_rpc::{Answer, Body, BoxFuture, Call, Channel, Codec, Handle};
+use formic_server::{Config, Server};
+use formic_telemetry::Metrics;
 use formic_testing::{Network, Transient};
+use futures::StreamExt;
 
 use crate::suite::told;
 use crate::ways::{server, until, within};
@@ -108,5 +112,60 @@ async fn leaving_reaches_two_hops_down() {
         assert_eq!(error.await.unwrap_err().code(), Code::DeadlineExceeded, "{}", chain.name);
         until("all three to be over", || chain.counts.iter().all(|counts| counts.busy() == 0)).await;
         assert_eq!(last.began(), 2, "{}", chain.name);
+    }
+}
+
+const ASK: Method = Method::new("/remap.Service/Ask", Kind::Unary).idempotent(true);
+const LIST: Method = Method::new("/remap.Service/List", Kind::ServerStream).idempotent(true);
+
+/// Calls on, and tells of a failure in words of its own.
+struct Remaps {
+    next: Channel,
+    called: AtomicUsize,
+}
+
+impl Handle for Remaps {
+    fn method(&self, path: &str) -> Option<Method> {
+        [ASK, LIST].into_iter().find(|method| method.path() == path)
+    }
+
+    fn services(&self) -> Vec<RpcService> {
+        vec![formic_rpc::handle::describe("remap.Service", &[ASK, LIST])]
+    }
+
+    fn call(&self, call: Call) -> BoxFuture<'static, Result<Answer, Error>> {
+        self.called.fetch_add(1, Ordering::SeqCst);
+        let unavailable = told(Action::ACTION_FAIL, u32::from(Code::Unavailable.number()));
+        let next = ProbeClient::new(self.next.clone()).get(unavailable).into_future();
+        let next = async { next.await.map_err(|_| Error::unavailable("in words of its own")) };
+        Box::pin(async move {
+            if call.method == LIST {
+                let stream = futures::stream::once(async { next.await.map(|_| Bytes::new()) });
+                return Ok(Answer::new(Body::Stream(Box::pin(stream))));
+            }
+            next.await?;
+            Ok(Answer::new(Body::Message(Bytes::new())))
+        })
+    }
+}
+
+#[tokio::test]
+async fn what_was_repeated_below_is_not_repeated_above_whatever_the_handler_says() {
+    let last = Prober::new();
+    let third = Transient::start(server(Config::default(), &last)).await;
+    let middle = Arc::new(Remaps { next: third.channel(), called: AtomicUsize::new(0) });
+    let second = Server::new(Config::default(), Metrics::new());
+    let second = second.serve(Arc::clone(&middle) as Arc<dyn Handle>).unwrap();
+    let second = Transient::start(second).await;
+    for (turn, method) in [(1, ASK), (2, LIST)] {
+        let name = method.path();
+        let call = Call::new(method.clone(), Codec::Proto, Body::Message(Bytes::new()));
+        let error = match second.channel().call(call).await {
+            Ok(answer) => answer.body.into_stream().next().await.unwrap().unwrap_err(),
+            Err(error) => error,
+        };
+        assert_eq!((error.code(), error.message()), (Code::Unavailable, "in words of its own"), "{name}");
+        assert_eq!(last.counts().began(), 2 * turn, "{name}: once, and once more by its neighbour");
+        assert_eq!(middle.called.load(Ordering::SeqCst), turn, "{name}");
     }
 }
