@@ -92,8 +92,8 @@ pub(crate) type Cursor = Arc<AtomicUsize>;
 /// What a policy is made of, beside who is there.
 pub(crate) struct Made {
     pub(crate) cursor: Cursor,
-    /// The largest weight.
-    pub(crate) largest: f32,
+    /// By position.
+    pub(crate) weights: Box<[f32]>,
     /// Where the policy is a ring: its places, and the positions by seat.
     pub(crate) circle: Option<(Circle, Box<[u32]>)>,
 }
@@ -103,7 +103,7 @@ impl Algorithm {
         match self {
             Self::P2c => Box::new(P2c),
             Self::RoundRobin => Box::new(RoundRobin::new(made.cursor)),
-            Self::WeightedRoundRobin => Box::new(WeightedRoundRobin::new(made.largest, made.cursor)),
+            Self::WeightedRoundRobin => Box::new(WeightedRoundRobin::new(&made.weights, made.cursor)),
             Self::LeastRequest => Box::new(LeastRequest),
             Self::Random => Box::new(Random),
             Self::Hash => match (&traffic.hash, made.circle) {

@@ -52,7 +52,7 @@ fn policy(algorithm: Algorithm, list: &List) -> Box<dyn Policy> {
     list.seats.iter().enumerate().for_each(|(at, &seat)| positions[seat as usize] = at as u32);
     let made = Made {
         cursor: Cursor::default(),
-        largest: list.iter().map(|backend| backend.weight()).fold(0.0, f32::max),
+        weights: list.iter().map(|backend| backend.weight()).collect(),
         circle: Some((Circle::of(list.iter().map(|backend| &**backend)), positions.into())),
     };
     algorithm.build(&traffic, made)
@@ -141,6 +141,32 @@ fn weights_are_kept_and_spread_smoothly() {
     // Between two turns of a small one there are never two whole rounds of the large one.
     let longest = turns.split(|&turn| turn != 0).map(<[_]>::len).max().unwrap();
     assert!(longest <= 5, "{longest} in a row");
+}
+
+#[test]
+fn weights_far_apart_cost_no_turns() {
+    const PICKS: usize = 20_000;
+    let list = list(&[MS; 1_000]);
+    list[7].set_weight(1_000.0);
+    let cursor = Cursor::default();
+    let weights: Vec<_> = list.iter().map(|backend| backend.weight()).collect();
+    let policy = WeightedRoundRobin::new(&weights, Arc::clone(&cursor));
+    let turns = |policy: &WeightedRoundRobin, out: Option<usize>| {
+        let usable = |index: usize| Some(index) != out;
+        let choice = Choice { now: MS, random: 7, metadata: &|_| None, usable: &usable, expendable: true };
+        let mut counts = vec![0; list.len()];
+        (0..PICKS).for_each(|_| counts[policy.pick(&among(&list), &choice).unwrap()] += 1);
+        counts
+    };
+    let counts = turns(&policy, None);
+    assert!((9_900..10_200).contains(&counts[7]), "1000 of 1999: {}", counts[7]);
+    assert!(counts.iter().enumerate().all(|(at, n)| at == 7 || (8..=12).contains(n)), "{counts:?}");
+    // One turn a pick, and in a class no more than one in vain for each.
+    assert_eq!(cursor.load(std::sync::atomic::Ordering::Relaxed), PICKS);
+    assert!(policy.turns() <= 2 * PICKS, "{}", policy.turns());
+    // While it is out, the others share alike.
+    let counts = turns(&policy, Some(7));
+    assert!(counts.iter().enumerate().all(|(at, n)| at == 7 || (17..=23).contains(n)), "{counts:?}");
 }
 
 #[test]

@@ -41,14 +41,14 @@ fn any_traffic() -> impl Strategy<Value = Traffic> {
 }
 
 /// What a part of a policy is, by identity and not by seat.
-type Part = (BTreeSet<String>, Option<Vec<(u64, String)>>, Option<(u32, usize)>);
+type Part = (BTreeSet<String>, Option<Vec<(u64, String)>>, Vec<u32>);
 
 fn parts(roster: &Roster) -> Vec<Part> {
     let name = |seat: u32| roster.backends.get(seat as usize).unwrap().id().to_string();
     let all = roster.wings.parts().chain([&roster.whole]);
     all.map(|part| {
         assert!(part.is_consistent());
-        (part.seats().iter().map(|&seat| name(seat)).collect(), part.ring(name), part.largest())
+        (part.seats().iter().map(|&seat| name(seat)).collect(), part.ring(name), part.weights())
     })
     .collect()
 }

@@ -1,7 +1,7 @@
 //! The endpoints among which nothing but the policy decides, kept while they come and go: each change costs itself,
 //! and copies of plain numbers.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -23,8 +23,8 @@ pub(super) struct Part {
     /// By seat.
     positions: Vec<u32>,
     members: Seats,
-    /// How many there are of each weight, by the bits of it, which for numbers above 0 sort as they do.
-    weights: BTreeMap<u32, usize>,
+    /// By position.
+    weights: Vec<f32>,
     subset: Option<Subset>,
     /// Where the policy is a ring. `None`: it is to be made anew.
     circle: Option<Circle>,
@@ -107,7 +107,7 @@ impl Part {
         self.positions[seat as usize] = self.seats.len() as u32;
         self.seats.push(seat);
         self.members.add(seat);
-        *self.weights.entry(backend.weight().to_bits()).or_default() += 1;
+        self.weights.push(backend.weight());
         self.circle = self.circle.take().and_then(|mut circle| circle.add(backend).then_some(circle));
         self.tier = None;
     }
@@ -120,17 +120,11 @@ impl Part {
         };
         let position = std::mem::replace(place, NOWHERE);
         self.seats.swap_remove(position as usize);
+        self.weights.swap_remove(position as usize);
         if let Some(&moved) = self.seats.get(position as usize) {
             self.positions[moved as usize] = position;
         }
         self.members.remove(seat);
-        let weight = backend.weight().to_bits();
-        if let Some(count) = self.weights.get_mut(&weight) {
-            *count -= 1;
-            if *count == 0 {
-                self.weights.remove(&weight);
-            }
-        }
         self.circle = self.circle.take().and_then(|mut circle| circle.remove(backend).then_some(circle));
         self.tier = None;
     }
@@ -160,8 +154,8 @@ impl Part {
             self.circle = Some(Circle::of(self.list(table).map(|backend| &**backend)));
         }
         let circle = self.circle.clone().map(|circle| (circle, self.positions.as_slice().into()));
-        let largest = self.weights.last_key_value().map_or(0.0, |(&bits, _)| f32::from_bits(bits));
-        Made { cursor: Arc::clone(&self.cursor), largest, circle }
+        let weights = self.weights.as_slice().into();
+        Made { cursor: Arc::clone(&self.cursor), weights, circle }
     }
 
     fn list<'a>(&'a self, table: &'a Table<Arc<Backend>>) -> impl Iterator<Item = &'a Arc<Backend>> + Clone {
@@ -206,8 +200,11 @@ impl Part {
         Some(self.circle.as_ref()?.all().into_iter().map(|(hash, seat)| (hash, name(seat))).collect())
     }
 
-    pub(super) fn largest(&self) -> Option<(u32, usize)> {
-        self.weights.last_key_value().map(|(&bits, &count)| (bits, count))
+    /// In order, as bits.
+    pub(super) fn weights(&self) -> Vec<u32> {
+        let mut all: Vec<_> = self.weights.iter().map(|weight| weight.to_bits()).collect();
+        all.sort_unstable();
+        all
     }
 
     /// Seats and positions lead to each other, and nowhere else.
