@@ -237,6 +237,12 @@ impl Shared {
         self.enough.load(Ordering::Relaxed)
     }
 
+    /// Holds the lock, to show who waits for it.
+    #[cfg(test)]
+    pub(crate) fn hold(&self) -> impl Sized + '_ {
+        self.court()
+    }
+
     fn court(&self) -> MutexGuard<'_, Court> {
         self.court.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -215,3 +215,6 @@ impl Set {
         self.indices().filter_map(move |index| Some((index, shown(self.get(index)?))))
     }
 }
+
+#[cfg(test)]
+mod tests;
