@@ -25,7 +25,7 @@ pub use view::{BackendView, State};
 
 pub(crate) use group::{Group, Tier};
 
-use group::Scene;
+use group::{Census, Scene};
 use rules::{Compiled, Target};
 
 /// What is asked of the endpoint of a call, from the best to the last resort; and whether it may be one where this
@@ -143,6 +143,50 @@ impl Set {
         &self.notes
     }
 
+    /// Whether so few endpoints are in that ejections are ignored, but for rules that have somebody who is in.
+    #[must_use]
+    pub fn panics(&self) -> bool {
+        self.groups.last().is_some_and(|group| group.census(self.scene()).panics)
+    }
+
+    /// What of the policy does not hold for as long as the endpoints fare as they do, for people: a panic, a subset
+    /// that is not kept to, a rule that is left.
+    #[must_use]
+    pub fn plight(&self) -> Vec<String> {
+        let scene = self.scene();
+        let mut all = Vec::new();
+        let Some(everybody) = self.groups.last().map(|group| group.census(scene)) else { return all };
+        if everybody.panics {
+            let Census { fit, len, .. } = everybody;
+            all.push(format!(
+                "panic: {fit} of {len} instances are in, so those that are ejected get calls, too"
+            ));
+        }
+        if let Some((fit, len)) = everybody.subset {
+            all.push(format!(
+                "subset: {fit} of its {len} instances are in, so all {} get calls",
+                everybody.len
+            ));
+        }
+        for rule in &*self.rules {
+            let counted = || {
+                let targets = rule.targets.iter().filter(|target| target.weight > 0);
+                targets.map(|target| (target, self.groups[target.group].census(scene)))
+            };
+            let dead = || counted().filter(|(_, census)| census.len > 0 && census.fit == 0);
+            let gone = counted().all(|(_, census)| census.fit == 0);
+            let so = match (gone, rule.strict) {
+                (false, _) => "its share goes to the others",
+                (true, false) if everybody.fit > 0 => "the rule is passed over",
+                // They get the calls all the same.
+                (true, _) => continue,
+            };
+            let note = |who: &str| format!("rule {:?}: every instance that {who} is out, so {so}", rule.name);
+            all.extend(dead().map(|(target, _)| note(&target.who)));
+        }
+        all
+    }
+
     /// The endpoint for the next attempt of a call; `None` if there is none, or if a strict rule says that it
     /// may go to none of those that there are.
     ///
@@ -159,8 +203,8 @@ impl Set {
         let has_somebody = |rule: &Compiled| {
             rule.targets.iter().any(|target| target.weight > 0 && !self.groups[target.group].is_empty())
         };
-        let about = self.rules.iter().filter(|rule| rule.is_about(choice.metadata));
-        let rule = about.into_iter().find(|rule| rule.strict || has_somebody(rule))?;
+        let mut about = self.rules.iter().filter(|rule| rule.is_about(choice.metadata));
+        let rule = about.find(|rule| rule.strict || has_somebody(rule))?;
         (!has_somebody(rule)).then_some(&rule.name)
     }
 

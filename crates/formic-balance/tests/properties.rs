@@ -289,10 +289,38 @@ fn a_subset_of_which_too_few_are_in_is_everybody() {
             assert_eq!(others.len(), 10 - out, "{policy:?}: {mine:?} → {others:?}");
             assert!(mine.iter().take(out).all(|index| !others.contains(index)), "{policy:?}");
             // As many as are enough come back, and it is a subset again.
-            mine.iter().take(1).for_each(|&index| _ = set.backend(index).reset(MS));
+            mine.iter().take(1).for_each(|&index| assert!(set.backend(index).reset(MS).is_some()));
             assert!(picks(2_000).is_subset(&mine), "{policy:?}");
         }
     }
+}
+
+#[test]
+fn what_does_not_hold_for_the_moment_is_said() {
+    let (_roster, set) = arrange(&canary(), &Seat::default());
+    assert_eq!((set.panics(), set.plight()), (false, Vec::new()));
+    (0..2).for_each(|index| eject(&set, index));
+    let out = "every instance that has version \"2\" is out, so";
+    let left = [
+        format!("rule \"beta\": {out} the rule is passed over"),
+        format!("rule \"canary\": {out} its share goes to the others"),
+    ];
+    assert_eq!((set.panics(), set.plight()), (false, left.to_vec()));
+    // Four of ten are in.
+    (2..6).for_each(|index| set.backend(index).set_down(true));
+    assert!(set.panics());
+    assert_eq!(set.plight()[0], "panic: 4 of 10 instances are in, so those that are ejected get calls, too");
+    assert_eq!(set.plight()[1..], left);
+    // Nobody is.
+    (6..10).for_each(|index| set.backend(index).set_down(true));
+    assert!(set.panics());
+    assert_eq!(set.plight().len(), 1, "{:?}", set.plight());
+    // Who is down is no reason to panic: there is no ejection to ignore.
+    (0..2).for_each(|index| assert!(set.backend(index).reset(MS).is_some()));
+    assert_eq!((set.panics(), set.plight().len()), (false, 1), "{:?}", set.plight());
+    let (_roster, set) = arrange(&Traffic { subset: Some(1), ..Traffic::default() }, &Seat::default());
+    eject(&set, pick(&set, MS, 1, &[]).unwrap());
+    assert_eq!(set.plight(), ["subset: 0 of its 1 instances are in, so all 10 get calls"]);
 }
 
 fn any_policy() -> impl Strategy<Value = Traffic> {

@@ -15,6 +15,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
+use crate::Happening;
 use crate::budget::Budget;
 use crate::dispatch::Course;
 use crate::flight::{Flight, announce};
@@ -218,7 +219,8 @@ impl Service {
             called: self.started.get().is_some(),
             retries_left: self.budget.left(now, &set.traffic.budget).max(0.0),
             endpoints,
-            notes: set.endpoints.notes().to_vec(),
+            panic: set.endpoints.panics(),
+            notes: set.endpoints.plight().into_iter().chain(set.endpoints.notes().iter().cloned()).collect(),
         }
     }
 
@@ -401,6 +403,7 @@ impl Follower {
     /// Takes over every set that the cache publishes, until it is shut down. Cancel safe.
     async fn run(self, mut instances: Instances) {
         self.apply(&instances.view());
+        let mut plight = Plight::default();
         let mut sweeps = interval(SWEEP);
         sweeps.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -411,7 +414,10 @@ impl Follower {
             match event {
                 Event::Changed(Some(view)) => self.apply(&view),
                 Event::Changed(None) => return,
-                Event::Sweep => self.sweep(),
+                Event::Sweep => {
+                    self.sweep();
+                    plight.look(&self.state);
+                }
             }
         }
     }
@@ -439,6 +445,29 @@ impl Follower {
             trouble: view.stale.as_ref().map(|stale| stale.error.to_string()),
         };
         self.state.news.send_replace(news);
+    }
+}
+
+// === impl Plight ===
+
+/// What of a policy did not hold when it was last looked: people are told once.
+#[derive(Default)]
+struct Plight {
+    panics: bool,
+    notes: Vec<String>,
+}
+
+impl Plight {
+    fn look(&mut self, state: &State) {
+        let set = state.set.load();
+        let now = Self { panics: set.endpoints.panics(), notes: set.endpoints.plight() };
+        for note in now.notes.iter().filter(|note| !self.notes.contains(note)) {
+            tracing::warn!(service = %state.service, "{note}");
+        }
+        if let (true, false, Some((_, remote))) = (now.panics, self.panics, set.remotes.iter().next()) {
+            remote.happened(Happening::Panic);
+        }
+        *self = now;
     }
 }
 

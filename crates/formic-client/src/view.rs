@@ -19,7 +19,10 @@ pub struct TrafficView {
     pub retries_left: f64,
     /// Its instances, in the order of their ids, and then those that left and finish their last calls.
     pub endpoints: Vec<BackendView>,
-    /// What of the policy does not apply to the instances that there are.
+    /// So few of them are in that ejections are ignored: those that are ejected get calls, too.
+    #[serde(default)]
+    pub panic: bool,
+    /// What of the policy does not apply to the instances that there are, or not as long as they fare as they do.
     pub notes: Vec<String>,
 }
 

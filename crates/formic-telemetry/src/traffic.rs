@@ -21,6 +21,8 @@ pub enum Happening {
     Hedge,
     /// Another attempt is not made, for the budget is used up.
     Exhausted,
+    /// So few instances are in from now on that ejections are ignored.
+    Panic,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -34,7 +36,7 @@ impl EncodeLabelSet for Service {
 
 /// A family for each happening, in the order of the enum.
 #[derive(Debug)]
-pub(crate) struct Families([Family<Service, Counter>; 5]);
+pub(crate) struct Families([Family<Service, Counter>; 6]);
 
 impl Families {
     pub(crate) fn register(registry: &mut Registry) -> Self {
@@ -45,6 +47,10 @@ impl Families {
             ("retries", "Attempts after a failed one, by called service"),
             ("hedges", "Attempts beside a slow one, by called service"),
             ("budget_exhausted", "Attempts not made because the budget was used up, by called service"),
+            (
+                "panics",
+                "Times that too few instances were left in, so that ejections were ignored, by called service",
+            ),
         ];
         Self(texts.map(|(name, help)| {
             let family = Family::<Service, Counter>::default();
@@ -71,6 +77,7 @@ mod tests {
             (Happening::Retry, "retries"),
             (Happening::Hedge, "hedges"),
             (Happening::Exhausted, "budget_exhausted"),
+            (Happening::Panic, "panics"),
         ];
         for (times, (what, _)) in all.iter().enumerate() {
             (0..=times).for_each(|_| metrics.happened("order", *what));

@@ -61,7 +61,8 @@ impl Wings {
         for rule in &traffic.rules {
             let mut targets = Vec::new();
             for (at, (weight, _)) in rules::targets(rule).into_iter().enumerate() {
-                targets.push(Target { weight, group: all.len() });
+                let who = rules::describe(rule, at).into();
+                targets.push(Target { weight, group: all.len(), who });
                 all.push(wing(true, &format!("{}/{at}", rule.name)));
             }
             compiled.push(Compiled::new(rule, targets));

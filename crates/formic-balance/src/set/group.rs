@@ -32,6 +32,19 @@ pub(crate) struct Group {
     panic: f32,
 }
 
+/// How the endpoints of a group fare, for people.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Census {
+    /// How many are in,
+    pub(crate) fit: u32,
+    /// of how many.
+    pub(crate) len: usize,
+    /// Calls that go nowhere else get those who are ejected, too.
+    pub(crate) panics: bool,
+    /// Where the subset is not kept to: how many of it are in, and of how many.
+    pub(crate) subset: Option<(u32, usize)>,
+}
+
 /// Endpoints among which nothing but the policy decides.
 #[derive(Debug)]
 pub(crate) struct Tier {
@@ -114,6 +127,20 @@ impl Group {
         let care = if last && care == Care::In && self.is_thin(tiers) { Care::Up } else { care };
         let index = self.among(tiers, choice, scene, care, tried)?;
         Some(Pick { index, probe: false })
+    }
+
+    /// How its endpoints fare.
+    pub(crate) fn census(&self, scene: Scene<'_>) -> Census {
+        self.tiers.iter().chain(&self.rest).for_each(|tier| tier.look(scene));
+        let len = |tiers: &[Arc<Tier>]| tiers.iter().map(|tier| tier.seats.len()).sum::<usize>();
+        let chosen = (fit(&self.tiers), len(&self.tiers));
+        let rest = self.rest.as_ref().filter(|_| chosen.0 == 0 || self.is_thin(&self.tiers));
+        let tiers = rest.map_or(&self.tiers[..], std::slice::from_ref);
+        let up: u32 = tiers.iter().map(|tier| tier.pulse.up.load(Ordering::Relaxed)).sum();
+        let fit = fit(tiers);
+        // Where nobody is out there is nothing to ignore.
+        let panics = up > fit && (fit == 0 || self.is_thin(tiers));
+        Census { fit, len: len(tiers), panics, subset: rest.map(|_| chosen) }
     }
 
     /// Whether some are in, and too few for all the calls.

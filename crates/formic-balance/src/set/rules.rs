@@ -19,6 +19,8 @@ pub(crate) struct Compiled {
 pub(crate) struct Target {
     pub(crate) weight: u64,
     pub(crate) group: usize,
+    /// What it asks of instances, for people.
+    pub(crate) who: Box<str>,
 }
 
 #[derive(Debug)]

@@ -324,6 +324,42 @@ async fn a_shed_call_goes_elsewhere_at_once_where_it_may() {
 }
 
 #[tokio::test]
+async fn a_panic_is_seen_and_counted() {
+    let registry = Memory::new();
+    let mut servers = Vec::new();
+    for n in 0..3 {
+        let server = Server::start(&Echo::new()).await;
+        register(&registry, &format!("i{n}"), &server.endpoint).await;
+        servers.push(server);
+    }
+    let metrics = Metrics::new();
+    // With one of three out, that is.
+    let ejection =
+        Ejection { panic: 0.9, min_wait: 60_000 * MS, max_wait: 60_000 * MS, ..Ejection::default() };
+    let traffic = Traffic { policy: Algorithm::RoundRobin, ejection, ..Traffic::default() };
+    let config = Config { traffic, observer: Some(Arc::new(metrics.clone())), ..Config::default() };
+    let client = Client::new(Arc::new(registry), config);
+    let channel = client.of("echo");
+    channel.call(call_of(SAY, "x")).await.unwrap();
+    assert!(!client.traffic(&echo()).panic);
+    servers[0].echo.fail_next((0..5).map(|_| Error::internal("broken")));
+    for _ in 0..60 {
+        let _ = channel.call(call_of(SAY, "x")).await;
+    }
+    assert_eq!(client.traffic(&echo()).endpoints[0].state, State::Ejected);
+    let view = client.traffic(&echo());
+    let note = "panic: 2 of 3 instances are in, so those that are ejected get calls, too";
+    assert!(view.panic && view.notes == [note], "{view:?}");
+    let before = servers[0].echo.calls();
+    for _ in 0..6 {
+        channel.call(call_of(SAY, "x")).await.unwrap();
+    }
+    assert!(servers[0].echo.calls() > before, "and it does get calls");
+    let counted = || metrics.render().contains("formic_client_panics_total{service=\"echo\"} 1");
+    until("the panic to be counted", counted).await;
+}
+
+#[tokio::test]
 async fn a_push_back_holds_where_the_call_may_not_go_elsewhere() {
     let strict = |mut traffic: Traffic| {
         traffic.rules[0].strict = true;
