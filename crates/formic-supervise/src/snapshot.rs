@@ -94,9 +94,9 @@ impl Snapshot {
     ///
     /// Found by the kernel's lists of cgroups and not by `/proc`, which takes some microseconds for each process of the
     /// machine to be listed: this costs nothing for those of instances.
-    fn take_outside(run_dir: &Path, groups: &Path) -> io::Result<Self> {
+    fn take_outside(run_dir: &Path, groups: &Path, most: u64) -> io::Result<Self> {
         let mut processes = Vec::new();
-        let complete = cgroup::pids_outside(groups, |pid| {
+        let complete = cgroup::pids_outside(groups, most, |pid| {
             let Some(stat) = Stat::read(pid).filter(|stat| !stat.is_zombie()) else { return };
             let mark = if stat.env == Extent::None { Mark::None } else { mark(stat.pid, run_dir) };
             processes.push(Seen { stat, mark });
@@ -152,6 +152,9 @@ impl Snapshot {
     }
 }
 
+/// A look into a cgroup costs about as much as this many processes do in `/proc`, each some five microseconds.
+const DEARER: u64 = 6;
+
 /// Takes snapshots, one for all who ask at the same time: stopping a hundred instances reads `/proc`
 /// no more often than stopping one.
 #[derive(Debug)]
@@ -181,6 +184,12 @@ impl Scanner {
         Self { groups: groups.map(|groups| Arc::new(groups.to_owned())), ..self }
     }
 
+    /// How many cgroups cost as much to look into as the processes that need not be looked at then.
+    fn worth(&self) -> u64 {
+        let held = self.table.upgrade().map_or(0, |table| table.lock().processes.len());
+        held as u64 / DEARER
+    }
+
     fn mains(&self) -> HashMap<u32, Process> {
         let Some(table) = self.table.upgrade() else { return HashMap::new() };
         let rows = table.lock();
@@ -201,17 +210,17 @@ impl Scanner {
     }
 
     /// The same of those alone that are in no instance's cgroup: of an instance whose own is empty, who has left it.
-    /// Where instances have none, or they cannot be read, of all.
+    /// Where instances have none, or few beside what else the machine has, or they cannot be read, of all.
     pub(crate) async fn outside(&self) -> io::Result<Arc<Snapshot>> {
         let Some(groups) = &self.groups else { return self.snapshot().await };
         let take = || {
-            let (run_dir, groups) = (self.run_dir.clone(), Arc::clone(groups));
-            move || Snapshot::take_outside(&run_dir, &groups)
+            let (run_dir, groups, most) = (self.run_dir.clone(), Arc::clone(groups), self.worth());
+            move || Snapshot::take_outside(&run_dir, &groups, most)
         };
         match shared(&self.outside, take).await {
             Ok(snapshot) => Ok(snapshot),
             Err(error) => {
-                tracing::debug!(%error, "the cgroups of the machine cannot be read; all processes are looked at");
+                tracing::debug!(%error, "all processes of the machine are looked at, and not its cgroups");
                 self.snapshot().await
             }
         }

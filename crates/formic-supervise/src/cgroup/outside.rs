@@ -5,18 +5,27 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::is_gone;
+use super::{field, is_gone};
 
 /// How long this may take before it is given up as incomplete.
 const LIMIT: Duration = Duration::from_secs(2);
 
 /// Shows the number of every process that is in none of the cgroups at `but` and below it to `each`, as far as cgroups can
-/// be seen from here. `false` if it took too long.
-pub(crate) fn pids_outside(but: &Path, mut each: impl FnMut(u32)) -> io::Result<bool> {
+/// be seen from here. `false` if it took too long. With more than `most` cgroups to look into it is not begun: each costs as
+/// much as some processes do in `/proc`.
+pub(crate) fn pids_outside(but: &Path, most: u64, mut each: impl FnMut(u32)) -> io::Result<bool> {
     let begun = Instant::now();
     let is_group = |dir: &&Path| dir.join("cgroup.procs").exists();
     let top = but.ancestors().skip_while(|dir| !is_group(dir)).take_while(is_group).last();
-    let mut next = vec![top.ok_or(io::ErrorKind::NotFound)?.to_owned()];
+    let top = top.ok_or(io::ErrorKind::NotFound)?;
+    let below = |dir: &Path| {
+        let stat = fs::read_to_string(dir.join("cgroup.stat")).unwrap_or_default();
+        field(&stat, "nr_descendants").unwrap_or(0)
+    };
+    if below(top).saturating_sub(below(but)) > most {
+        return Err(io::Error::new(io::ErrorKind::Unsupported, "there are too many cgroups"));
+    }
+    let mut next = vec![top.to_owned()];
     while let Some(dir) = next.pop() {
         if begun.elapsed() > LIMIT {
             return Ok(false);
@@ -60,16 +69,23 @@ mod tests {
             fs::write(top.join(dir).join("cgroup.procs"), procs).unwrap();
         }
         fs::create_dir_all(top.join("gone")).unwrap();
+        for (dir, below) in [("", 14), ("ours", 5)] {
+            fs::write(
+                top.join(dir).join("cgroup.stat"),
+                format!("nr_descendants {below}\nnr_dying_descendants 0\n"),
+            )
+            .unwrap();
+        }
         let found = |but: &Path| {
             let mut found = Vec::new();
-            assert!(pids_outside(but, |pid| found.push(pid)).unwrap());
+            assert!(pids_outside(but, 10, |pid| found.push(pid)).unwrap());
             found.sort_unstable();
             found
         };
         assert_eq!(found(&top.join("ours")), [1, 2, 3]);
-        // Not made yet, or removed: nobody is in it.
-        assert_eq!(found(&top.join("never")), [1, 2, 3, 4, 5]);
+        // Nine are none of ours.
+        assert!(pids_outside(&top.join("ours"), 8, |_| {}).is_err());
         fs::remove_dir_all(&top).unwrap();
-        assert!(pids_outside(&top.join("ours"), |_| {}).is_err());
+        assert!(pids_outside(&top.join("ours"), 10, |_| {}).is_err());
     }
 }
