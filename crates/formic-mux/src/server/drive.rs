@@ -26,6 +26,9 @@ const ROUNDS: usize = 16;
 /// Nothing is read while so much is to be written: who does not read answers is not asked for more calls.
 const CROWDED: usize = 1 << 20;
 
+/// So many answers that were ready at once are written together.
+const TOGETHER: usize = 32;
+
 pub(super) struct Driver<S> {
     pub(super) link: Arc<Link>,
     pub(super) pipe: Pipe<S>,
@@ -111,8 +114,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         self.yielded = false;
         for _ in 0..ROUNDS {
             self.calls.reap(cx);
-            self.answer();
-            if let Poll::Ready(Err(error)) = self.write(cx) {
+            if let Poll::Ready(Err(error)) = self.answer(cx) {
                 return Poll::Ready(Over::Broken(error));
             }
             let crowded = {
@@ -155,16 +157,28 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         expired
     }
 
-    /// Handlers run here, outside of the lock; what is ready at once is said all together.
-    fn answer(&mut self) {
+    /// Handlers run here, outside of the lock. What is ready at once is written together, but not too much of it: whoever gets the
+    /// first answers goes on while the next are made.
+    fn answer(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
         if !self.events.is_empty() {
             let mut events = std::mem::take(&mut self.events);
             self.calls.now = Instant::now();
             for event in events.drain(..) {
                 self.calls.take(event, &self.link);
+                if self.calls.ready.len() >= TOGETHER {
+                    self.say_ready();
+                    if let Poll::Ready(Err(error)) = self.write(cx) {
+                        return Poll::Ready(Err(error));
+                    }
+                }
             }
             self.events = events;
         }
+        self.say_ready();
+        self.write(cx)
+    }
+
+    fn say_ready(&mut self) {
         if !self.calls.ready.is_empty() {
             let mut state = self.link.lock();
             for (id, over, answer) in self.calls.ready.drain(..) {
