@@ -153,7 +153,7 @@ pub struct Machine<T> {
     local: Limits,
     remote: Option<Limits>,
     alive: Alive,
-    /// The most bytes of unfinished messages.
+    /// The most bytes of unfinished messages, and of unfinished requests.
     most_partial: usize,
     partial: usize,
     /// An unfinished frame.
@@ -381,9 +381,35 @@ impl<T: Default> Machine<T> {
     /// Removes a call; what its unfinished message holds of the connection's credit is given back.
     fn remove(&mut self, id: u32) -> Option<Stream<T>> {
         let stream = self.streams.remove(&id)?;
-        self.partial -= stream.partial.len();
+        self.partial -= stream.partial.len() + stream.held;
         self.give_back(stream.partial_charge);
         Some(stream)
+    }
+
+    /// How much is there of a call's unfinished message.
+    #[must_use]
+    pub fn unfinished(&self, id: u32) -> usize {
+        self.streams.get(&id).map_or(0, |stream| stream.partial.len())
+    }
+
+    /// Counts a message that waits for the end of its request like one that is unfinished itself. False if that is too much.
+    #[must_use]
+    pub fn hold(&mut self, id: u32, bytes: usize) -> bool {
+        if self.partial + bytes > self.most_partial {
+            return false;
+        }
+        if let Some(stream) = self.streams.get_mut(&id) {
+            stream.held += bytes;
+            self.partial += bytes;
+        }
+        true
+    }
+
+    /// The request is complete.
+    pub fn complete(&mut self, id: u32) {
+        if let Some(stream) = self.streams.get_mut(&id) {
+            self.partial -= std::mem::take(&mut stream.held);
+        }
     }
 
     fn unsent(text: &str) -> Error {

@@ -33,6 +33,9 @@ pub struct Accept {
     pub limits: Limits,
     /// How long a client may take to greet.
     pub greeting: Duration,
+    /// How long nothing of a request may arrive while the rest of it is waited for, whatever its deadline. Requests that
+    /// stream may pause.
+    pub body_timeout: Duration,
     /// When a silent client is asked whether it is there, and how long it may take to say so.
     pub alive: (Duration, Duration),
     /// Deadline of a call that brought none; of an answer that streams it bounds the beginning.

@@ -29,6 +29,7 @@ pub(crate) fn accept(handle: Arc<dyn Handle>, config: &Config) -> Arc<Accept> {
         handle,
         limits,
         greeting: config.header_timeout,
+        body_timeout: config.body_timeout,
         alive: (config.keep_alive_interval, config.keep_alive_timeout),
         default_deadline: config.default_deadline,
         max_deadline: config.max_deadline,

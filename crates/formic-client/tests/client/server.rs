@@ -204,6 +204,7 @@ fn accept(echo: &Arc<Echo>) -> Arc<formic_mux::Accept> {
         handle: Arc::new(Around(Arc::new(Service(Arc::clone(echo))))),
         limits: formic_mux::Limits::default(),
         greeting: long,
+        body_timeout: long,
         alive: (long, long),
         default_deadline: long,
         max_deadline: long,

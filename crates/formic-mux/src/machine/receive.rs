@@ -168,6 +168,11 @@ impl<T: Default> Machine<T> {
                 return Ok(None);
             }
             if request.more {
+                if self.partial + bytes.len() > self.most_partial {
+                    let error = self.too_large();
+                    self.write_error(id, &error, false);
+                    return Ok(None);
+                }
                 stream.partial.extend_from_slice(bytes);
                 stream.unfinished = true;
                 self.partial += bytes.len();

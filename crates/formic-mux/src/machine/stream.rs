@@ -30,6 +30,8 @@ pub(super) struct Stream<T> {
     pub(super) partial_charge: u32,
     /// There is an unfinished message, though it may be empty still.
     pub(super) unfinished: bool,
+    /// Finished messages of a request that is not.
+    pub(super) held: usize,
     /// How long the last message was that came in pieces.
     pub(super) usual: usize,
     /// Messages, or batches of them, that the application has not taken.
@@ -71,6 +73,7 @@ impl<T> Stream<T> {
             partial: BytesMut::new(),
             partial_charge: 0,
             unfinished: false,
+            held: 0,
             usual: 0,
             waiting: 0,
             credit,

@@ -5,6 +5,7 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
+use bytes::Bytes;
 use formic_core::{Error, Metadata};
 use formic_rpc::{Answer, Body, BoxFuture, ByteStream, Call, Codec, Peer};
 use http::{HeaderName, HeaderValue};
@@ -21,6 +22,14 @@ use crate::outgoing::Outgoing;
 /// Marks a repetition for handlers, as it does over HTTP.
 const ATTEMPT: HeaderName = HeaderName::from_static("formic-attempt");
 
+/// A request of one message that is not complete.
+struct Gathering {
+    request: Request,
+    since: Instant,
+    /// How much of its message was there, and when that was looked at.
+    seen: (usize, Instant),
+}
+
 type Answering = BoxFuture<'static, Result<Answer, Error>>;
 
 pub(super) struct Calls {
@@ -28,8 +37,7 @@ pub(super) struct Calls {
     peer: Option<Peer>,
     /// By the place in the table of paths.
     learnt: Vec<Option<(Arc<str>, Arc<Learnt>)>>,
-    /// Requests of one message that is not there yet.
-    gathering: HashMap<u32, (Request, Instant)>,
+    gathering: HashMap<u32, Gathering>,
     /// Calls that became tasks; each says its number when it ends.
     pub(super) tasks: JoinSet<u32>,
     running: HashMap<u32, AbortHandle>,
@@ -69,28 +77,36 @@ impl Calls {
 
     /// When the first of the requests that are not complete has no time left.
     pub(super) fn due(&self) -> Option<Instant> {
-        self.gathering.values().map(|(request, since)| self.complete_by(request, *since)).min()
+        self.gathering.values().map(|one| self.complete_by(one).min(self.goes_on_by(one))).min()
     }
 
-    /// Gives up requests that did not become complete in time.
-    pub(super) fn expire(&mut self, now: Instant) {
-        let late: Vec<u32> = self
-            .gathering
-            .iter()
-            .filter(|(_, (request, since))| self.complete_by(request, *since) <= now)
-            .map(|(id, _)| *id)
-            .collect();
+    /// Gives up requests that did not become complete in time, or of which nothing comes any more.
+    pub(super) fn expire(&mut self, now: Instant, link: &Link) {
+        let due = |one: &Gathering| self.complete_by(one).min(self.goes_on_by(one)) <= now;
+        let late: Vec<u32> = self.gathering.iter().filter(|(_, one)| due(one)).map(|(id, _)| *id).collect();
         for id in late {
-            self.gathering.remove(&id);
-            self.refuse(id, Error::deadline_exceeded("the deadline passed before the request was complete"));
+            let Some(mut one) = self.gathering.remove(&id) else { continue };
+            let there = link.lock().machine.unfinished(id);
+            let text = if self.complete_by(&one) <= now {
+                "the deadline passed before the request was complete"
+            } else if there == one.seen.0 {
+                "the request does not go on"
+            } else {
+                one.seen = (there, now);
+                self.gathering.insert(id, one);
+                continue;
+            };
+            self.refuse(id, Error::deadline_exceeded(text));
         }
     }
 
-    fn complete_by(&self, request: &Request, since: Instant) -> Instant {
-        since
-            + request
-                .timeout
-                .map_or(self.accept.default_deadline, |asked| asked.min(self.accept.max_deadline))
+    fn complete_by(&self, one: &Gathering) -> Instant {
+        let Accept { default_deadline, max_deadline, .. } = *self.accept;
+        one.since + one.request.timeout.map_or(default_deadline, |asked| asked.min(max_deadline))
+    }
+
+    fn goes_on_by(&self, one: &Gathering) -> Instant {
+        one.seen.1 + self.accept.body_timeout
     }
 
     /// Ends the work on a call whose answer nobody waits for any more.
@@ -114,7 +130,7 @@ impl Calls {
         match event {
             Event::Request(request) => self.request(request, link),
             Event::Messages { id, mut messages, charge, end } => {
-                if let Some((mut request, since)) = self.gathering.remove(&id) {
+                if let Some(Gathering { mut request, since, .. }) = self.gathering.remove(&id) {
                     link.say(|machine| machine.consumed(id, charge));
                     let several = request.message.is_some();
                     request.message = messages.next();
@@ -135,7 +151,8 @@ impl Calls {
                 }
             }
             Event::Finished { id } => {
-                if let Some((request, since)) = self.gathering.remove(&id) {
+                if let Some(Gathering { request, since, .. }) = self.gathering.remove(&id) {
+                    link.lock().machine.complete(id);
                     return self.gathered(request, since, true, link);
                 }
                 let inbox = link.lock().machine.data(id).and_then(|inbox| inbox.clone());
@@ -182,7 +199,13 @@ impl Calls {
     /// A request of one message, once it is complete.
     fn gathered(&mut self, mut request: Request, since: Instant, end: bool, link: &Arc<Link>) {
         if !end {
-            self.gathering.insert(request.id, (request, since));
+            let (id, there) = (request.id, request.message.as_ref().map_or(0, Bytes::len));
+            if !link.lock().machine.hold(id, there) {
+                let error = Error::resource_exhausted("too much of unfinished requests is held already");
+                return self.refuse(id, error);
+            }
+            let seen = (link.lock().machine.unfinished(id), self.now);
+            self.gathering.insert(id, Gathering { request, since, seen });
             return;
         }
         let method = self.accept.handle.method(&request.path);

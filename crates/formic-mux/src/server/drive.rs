@@ -142,7 +142,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     fn expire(&mut self) -> bool {
         let now = Instant::now();
         let before = self.calls.ready.len();
-        self.calls.expire(now);
+        self.calls.expire(now, &self.link);
         let mut expired = self.calls.ready.len() > before;
         let mut state = self.link.lock();
         while let Some(id) = state.late.expired(now) {

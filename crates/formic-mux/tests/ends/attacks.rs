@@ -60,7 +60,7 @@ async fn a_dead_client_is_let_go() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_that_does_not_go_on_ends_at_its_deadline() {
+async fn a_request_that_does_not_go_on_ends() {
     let echo = Arc::new(Echo::default());
     let (mut ours, server, _) = served(&echo, Limits::default());
     ours.write_all(&greeting()).await.unwrap();
@@ -71,8 +71,9 @@ async fn a_request_that_does_not_go_on_ends_at_its_deadline() {
     let mut said = [0; 1024];
     let mut text = String::new();
     let began = Instant::now();
-    while !text.contains("deadline") {
+    while !text.contains("does not go on") {
         let count = ours.read(&mut said).await.unwrap();
+        assert!(began.elapsed() < Duration::from_secs(100), "it has no end");
         text.push_str(&String::from_utf8_lossy(&said[..count]));
         let mut pong = Vec::new();
         write::ping(&mut pong, 1, [0; 8]);

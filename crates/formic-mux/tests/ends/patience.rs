@@ -5,12 +5,16 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use formic_mux::Limits;
+use formic_mux::codec::frame::request::MORE;
+use formic_mux::codec::{Type, write};
 use tokio::time::{Instant, timeout};
 
 use crate::raw::*;
 use crate::rig::*;
 
+const INVALID_ARGUMENT: u8 = 3;
 const DEADLINE_EXCEEDED: u8 = 4;
+const RESOURCE_EXHAUSTED: u8 = 8;
 
 #[tokio::test(start_paused = true)]
 async fn an_answer_without_credit_ends_at_its_deadline() {
@@ -46,4 +50,87 @@ async fn many_answers_without_credit_end_each_at_its_own_time() {
         assert!(began.elapsed() < Duration::from_secs(u64::from(id) + 1), "{:?}", began.elapsed());
     }
     until("all work to end", || echo.dropped.load(Ordering::SeqCst) == 100).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_does_not_end_is_let_go_whatever_its_deadline() {
+    let hour = Some(Duration::from_secs(3600));
+    // The message is there and the end is not; or there is a part of the message only.
+    for flags in [0, MORE] {
+        let echo = Arc::new(Echo::default());
+        let (ours, _server, _) = served(&echo, Limits::default());
+        let mut raw = Raw::greet(ours, Limits::default()).await;
+        let began = Instant::now();
+        raw.send(&request(1, "/t.Echo/Say", hour, flags, b"hello")).await;
+        let end = timeout(Duration::from_secs(100), raw.end_of(1)).await.expect("an end");
+        assert_eq!(end, Some(DEADLINE_EXCEEDED));
+        assert!(began.elapsed() < Duration::from_secs(41), "{:?}", began.elapsed());
+        assert_eq!(echo.began.load(Ordering::SeqCst), 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_goes_on_slowly_is_waited_for() {
+    let echo = Arc::new(Echo::default());
+    let (ours, _server, _) = served(&echo, Limits::default());
+    let mut raw = Raw::greet(ours, Limits::default()).await;
+    raw.send(&request(1, "/t.Echo/Say", Some(Duration::from_secs(3600)), MORE, b"hello")).await;
+    for flags in [1, 1, 1, 1, 2] {
+        // The pings of so long a silence are answered on the way.
+        assert!(timeout(Duration::from_secs(19), raw.end_of(1)).await.is_err(), "it goes on");
+        let mut piece = Vec::new();
+        write::data(&mut piece, 1, flags, b"and on");
+        raw.send(&piece).await;
+    }
+    assert_eq!(within("the answer", raw.end_of(1)).await, None);
+}
+
+#[tokio::test]
+async fn a_call_of_one_request_brings_one() {
+    let echo = Arc::new(Echo::default());
+    let (ours, _server, _) = served(&echo, Limits::default());
+    let mut raw = Raw::greet(ours, Limits::default()).await;
+    raw.send(&request(1, "/t.Echo/Say", None, 0, b"one")).await;
+    let mut more = Vec::new();
+    write::data(&mut more, 1, 0, b"two");
+    raw.send(&more).await;
+    assert_eq!(within("an end", raw.end_of(1)).await, Some(INVALID_ARGUMENT));
+    assert_eq!(echo.began.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn what_waits_for_the_end_of_its_request_is_counted() {
+    let echo = Arc::new(Echo::default());
+    // Sixteen of the largest messages may be unfinished at a time, which are a mebibyte here.
+    let (ours, _server, _) = served(&echo, Limits { message: 60_000, ..Limits::default() });
+    let mut raw = Raw::greet(ours, Limits::default()).await;
+    let message = vec![7; 60_000];
+    for id in 1..=100 {
+        raw.send(&request(id, "/t.Echo/Say", None, 0, &message)).await;
+    }
+    let mut refused = 0;
+    while refused < 83 {
+        let (kind, _, payload) = within("a refusal", raw.frame()).await.expect("the connection lives");
+        assert_eq!((kind, payload[1]), (Type::Error, RESOURCE_EXHAUSTED));
+        refused += 1;
+    }
+    // What is complete, or given up, counts no more.
+    for id in 1..=17 {
+        let mut end = Vec::new();
+        if id % 2 == 0 {
+            write::frame(&mut end, Type::End, id, |_| {});
+        } else {
+            write::frame(&mut end, Type::Cancel, id, |out| out.push(1));
+        }
+        raw.send(&end).await;
+    }
+    for id in (2..=17).step_by(2) {
+        assert_eq!(within("an answer", raw.end_of(id)).await, None);
+    }
+    for id in 101..=117 {
+        raw.send(&request(id, "/t.Echo/Say", None, 0, &message)).await;
+    }
+    raw.send(&whole(118, "/t.Echo/Say", None, b"")).await;
+    let (kind, id, _) = within("an answer", raw.frame()).await.expect("the connection lives");
+    assert_eq!((kind, id), (Type::Response, 118), "none of the others is refused");
 }

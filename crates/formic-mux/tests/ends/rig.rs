@@ -108,6 +108,7 @@ pub(crate) fn accept(echo: &Arc<Echo>, limits: Limits) -> Arc<Accept> {
         handle: Arc::new(Service(Arc::clone(echo))),
         limits,
         greeting: Duration::from_secs(5),
+        body_timeout: Duration::from_secs(20),
         alive: (Duration::from_secs(20), Duration::from_secs(10)),
         default_deadline: Duration::from_secs(30),
         max_deadline: long,
