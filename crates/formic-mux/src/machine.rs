@@ -153,6 +153,8 @@ pub struct Machine<T> {
     local: Limits,
     remote: Option<Limits>,
     alive: Alive,
+    /// Something cannot be written, which is as good a reason to ask as an open call.
+    stuck: bool,
     /// The most bytes of unfinished messages, and of unfinished requests.
     most_partial: usize,
     partial: usize,
@@ -226,6 +228,7 @@ impl<T: Default> Machine<T> {
             local,
             remote: None,
             alive,
+            stuck: false,
             most_partial: (local.message as usize).saturating_mul(PARTIAL).max(1 << 20),
             partial: 0,
             input: BytesMut::new(),
@@ -285,9 +288,14 @@ impl<T: Default> Machine<T> {
     pub fn due(&self) -> Option<Duration> {
         match self.asked {
             Some(asked) => Some(asked + self.alive.timeout),
-            None if self.alive.busy_only && self.streams.is_empty() => None,
+            None if self.alive.busy_only && self.streams.is_empty() && !self.stuck => None,
             None => Some(self.heard + self.alive.interval),
         }
+    }
+
+    /// Notes whether there is something that cannot be written.
+    pub fn set_stuck(&mut self, stuck: bool) {
+        self.stuck = stuck;
     }
 
     /// Notes that time has passed: asks the other side whether it is there.

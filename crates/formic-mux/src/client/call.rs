@@ -90,9 +90,12 @@ impl Opening<'_> {
                 // The answer is never there at once: the first look is saved.
                 slot.waker = Some(cx.waker().clone());
                 let driver = state.driver.take();
+                // What made room for this one may have made more.
+                let in_line = self.turn.take().is_some() && !state.machine.is_full();
+                let next = if in_line { state.next_in_line() } else { None };
                 drop(guard);
                 wake(driver);
-                self.turn = None;
+                wake(next);
                 Poll::Ready(Ok(Calling { link: Arc::clone(link), key, over: false, fresh: true }))
             }
             Err(refusal) => {

@@ -15,6 +15,10 @@ use crate::machine::Event;
 /// Rounds before others get their turn on the thread.
 const ROUNDS: usize = 16;
 
+/// Nothing is read while so much is to be written: a server may ask, by pings, for more than it reads. What callers have said is
+/// never so much, so two ends that both wait for the other to read cannot be.
+const CROWDED: usize = 2 << 20;
+
 pub(super) struct Driver<S> {
     pub(super) link: Arc<Link>,
     pub(super) pipe: Pipe<S>,
@@ -99,6 +103,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             if let Poll::Ready(Err(error)) = self.write(cx) {
                 return Poll::Ready(Over::Broken(error));
             }
+            if self.pipe.unwritten() > 0
+                && self.pipe.unwritten() + self.link.lock().machine.unwritten() > CROWDED
+            {
+                return self.rest(cx);
+            }
             match self.read(cx) {
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(over)) => return Poll::Ready(over),
@@ -115,6 +124,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 let mut state = self.link.lock();
                 state.machine.output(&mut self.pipe.writing);
                 state.wake_pumps(&mut self.wake);
+                if !state.room.is_empty() && !state.machine.is_full() {
+                    self.wake.extend(state.next_in_line());
+                }
                 drop(state);
                 self.wake_all();
                 if self.pipe.writing.is_empty() {
@@ -158,6 +170,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 state.machine.shrink();
                 self.pipe.shrink();
             }
+            state.machine.set_stuck(self.pipe.unwritten() > 0);
             let due = state.machine.due();
             if due.is_some_and(|due| due <= now) {
                 if let Err(fault) = state.machine.tick(now) {

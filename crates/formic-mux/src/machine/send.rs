@@ -19,6 +19,9 @@ const PIECE: usize = MAX_PAYLOAD - 1;
 /// Pieces of long messages wait while so many bytes are to be written: what is written next is then not far behind.
 const ENOUGH: usize = 128 << 10;
 
+/// No call is begun while so much is to be written: who writes faster than the other side reads waits, and does not fill memory.
+const FULL: usize = 512 << 10;
+
 /// A call sends so much in its turn, or one piece: short messages go together, which is what makes them cheap to read.
 const TURN: usize = 16 << 10;
 
@@ -50,7 +53,7 @@ pub struct Head<'a> {
 pub enum Refusal {
     /// The connection takes no more calls; another one may.
     Leaving,
-    /// As many are open as the server takes; later.
+    /// As many are open as the server takes, or much is to be written; later.
     Full,
     /// It can never be sent.
     Invalid(Error),
@@ -76,7 +79,7 @@ impl<T: Default> Machine<T> {
         if self.is_leaving() || self.highest + 1 >= LAST_NUMBER {
             return Err(Refusal::Leaving);
         }
-        if self.streams.len() >= remote.calls as usize {
+        if self.is_full() {
             return Err(Refusal::Full);
         }
         let invalid = |error| Err(Refusal::Invalid(error));
@@ -139,6 +142,13 @@ impl<T: Default> Machine<T> {
             self.take_turn(id);
         }
         Ok(id)
+    }
+
+    /// Whether no further call can be begun for now.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        let most = self.remote.map_or(0, |remote| remote.calls as usize);
+        self.streams.len() >= most || self.out.len() >= FULL
     }
 
     /// Whether the next message of a call can be passed on at once. If not, [`writable`](Self::writable) will name the

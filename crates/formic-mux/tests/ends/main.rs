@@ -3,6 +3,7 @@
 
 mod attacks;
 mod calls;
+mod floods;
 mod patience;
 mod raw;
 mod rig;
