@@ -37,7 +37,7 @@ pub struct Limits {
     pub paths: u32,
     /// Entries of the table of metadata.
     pub pairs: u32,
-    /// Bytes of names and values in a block.
+    /// Bytes of names and values in a block, and 32 for each pair.
     pub metadata: u32,
 }
 

@@ -90,10 +90,13 @@ impl PathsIn {
     }
 }
 
-/// The bytes that a block of these pairs counts.
+/// What a pair counts beside its bytes, as in HTTP/2: one of no bytes takes memory too, and a place in the frame.
+const PAIR: usize = 32;
+
+/// What a block of these pairs counts; it takes no more on the wire than this and the count.
 pub fn weight(metadata: &HeaderMap, skip: fn(&HeaderName) -> bool) -> usize {
     let pairs = metadata.iter().filter(|(name, _)| !skip(name));
-    pairs.map(|(name, value)| name.as_str().len() + value.len()).sum()
+    pairs.map(|(name, value)| name.as_str().len() + value.len() + PAIR).sum()
 }
 
 impl PairsOut {
@@ -186,7 +189,7 @@ impl PairsIn {
                     pair
                 }
             };
-            let weight = name.as_str().len() + value.len();
+            let weight = name.as_str().len() + value.len() + PAIR;
             left = left.checked_sub(weight).ok_or(Fault("metadata is larger than the limit"))?;
             if metadata.try_append(name, value).is_err() {
                 return Err(Fault("there are too many pairs of metadata"));

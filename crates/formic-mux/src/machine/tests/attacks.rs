@@ -97,6 +97,60 @@ fn frames_that_cannot_be() {
 }
 
 #[test]
+fn pairs_of_no_bytes_weigh_too() {
+    // One pair of one byte in the table, and then as often as the frame holds it.
+    let bomb = |count: u32| {
+        let mut out = Vec::new();
+        write::frame(&mut out, Type::Request, 1, |out| {
+            out.push(request::END);
+            write::varint(out, 1);
+            write::bytes(out, b"/t/Unary");
+            write::varint(out, count);
+            out.extend_from_slice(&[1, 1, b'a', 0]);
+            out.resize(out.len() + count as usize - 1, 2);
+        });
+        out
+    };
+    assert_eq!(fault(&mut server(), &bomb(16_384)), "metadata is larger than the limit");
+    // 4096 bytes, the limit here, are 124 pairs of 33.
+    assert_eq!(fault(&mut server(), &bomb(125)), "metadata is larger than the limit");
+    assert_eq!(feed(&mut server(), &bomb(124)).len(), 1);
+}
+
+#[test]
+fn as_much_metadata_as_there_may_be_fits_its_frame() {
+    let limits = Limits { metadata: 32 << 10, ..Limits::default() };
+    let hour = Duration::from_secs(3600);
+    let alive = Alive { interval: hour, timeout: hour, busy_only: false };
+    let (mut client, mut server) =
+        (Machine::<u32>::new(Role::Client, limits, alive), Machine::<u32>::new(Role::Server, limits, alive));
+    model::greet(&mut client, &mut server);
+    let mut metadata = HeaderMap::new();
+    // No two are the same, and none is in a table. Each counts 37.
+    for n in 1000..1000 + (32 << 10) / 37 {
+        metadata.append("x", HeaderValue::from(n));
+    }
+    let id = client.open(&head("/t/Unary", &metadata), None, true, 7).unwrap();
+    let (mut up, mut down) = (Vec::new(), Vec::new());
+    client.output(&mut up);
+    let events = feed(&mut server, &up);
+    let [Event::Request(request)] = &events[..] else { panic!("{events:?}") };
+    assert!((id, &request.metadata) == (request.id, &metadata));
+    assert!(server.answer(id, &metadata, &metadata, Bytes::from(vec![0; 60_000])).unwrap());
+    server.output(&mut down);
+    let events = feed(&mut client, &down);
+    let [Event::Response { metadata: leading, .. }, Event::Messages { .. }, Event::End { trailers, .. }] =
+        &events[..]
+    else {
+        panic!("{events:?}")
+    };
+    assert!((leading, trailers) == (&metadata, &metadata));
+    metadata.append("x", HeaderValue::from(1));
+    let refused = client.open(&head("/t/Unary", &metadata), None, true, 7);
+    assert!(matches!(refused, Err(Refusal::Invalid(error)) if error.code() == Code::ResourceExhausted));
+}
+
+#[test]
 fn more_data_than_credit() {
     let mut server = server();
     feed(&mut server, &call(1, 0, b""));
