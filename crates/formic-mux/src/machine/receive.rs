@@ -321,7 +321,8 @@ impl<T: Default> Machine<T> {
 
     pub(super) fn give_back(&mut self, charge: u32) {
         self.owed += charge;
-        if self.owed >= self.local.connection_credit / 2 {
+        // Half of what the other side may still send, not of what it began with: others of its streams may hold the rest for long.
+        if self.owed >= self.credit_in / 2 && self.owed > 0 {
             let owed = std::mem::take(&mut self.owed);
             self.credit_in += owed;
             write::credit(&mut self.out, 0, owed);

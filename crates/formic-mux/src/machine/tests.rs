@@ -136,6 +136,47 @@ fn a_long_message_lets_short_ones_by() {
     assert!(at.is_some(), "the short one waits behind the long one");
 }
 
+/// Whatever the streams hold that nobody reads, what is left goes round.
+#[test]
+fn streams_that_nobody_reads_leave_the_rest_to_others() {
+    let held = [0, 20_000, 32_000, 40_000, 60_000, 65_000];
+    for held in held {
+        let (mut client, mut server) = (machine(Role::Client, true), machine(Role::Server, true));
+        model::greet(&mut client, &mut server);
+        let none = HeaderMap::new();
+        let carry = |from: &mut Machine<u32>, to: &mut Machine<u32>| {
+            let mut out = Vec::new();
+            from.output(&mut out);
+            model::feed(to, &out)
+        };
+        let unread = client.open(&head("/t/Stream", &none), None, false, 0).unwrap();
+        if held > 0 {
+            client.send(unread, Bytes::from(vec![0; held])).unwrap();
+        }
+        carry(&mut client, &mut server);
+        for _ in 0..100 {
+            let id = client.open(&head("/t/Unary", &none), None, false, 1).unwrap();
+            client.send(id, Bytes::from(vec![1; 70_000])).unwrap();
+            let mut came = false;
+            for _ in 0..1_000 {
+                for event in carry(&mut client, &mut server) {
+                    if let Event::Messages { id, charge, .. } = event {
+                        server.consumed(id, charge);
+                        came = true;
+                    }
+                }
+                carry(&mut server, &mut client);
+                if came {
+                    break;
+                }
+            }
+            assert!(came, "stuck with {held} bytes held");
+            client.cancel(id, Code::Canceled);
+            carry(&mut client, &mut server);
+        }
+    }
+}
+
 #[test]
 fn silence_is_asked_about_and_then_an_end() {
     let alive =

@@ -200,3 +200,18 @@ async fn a_record_says_what_was_said() {
     assert!(formic_mux::capture::decode(&b"something else"[..], |_| {}).is_err());
     std::fs::remove_dir_all(&folder).unwrap();
 }
+
+#[tokio::test]
+async fn requests_that_nobody_reads_leave_the_connection_to_others() {
+    let rig = rig(Limits::default()).await;
+    // More than half of the connection's credit is held by handlers that do not read.
+    let mut holding = Vec::new();
+    for _ in 0..5 {
+        let requests = futures::stream::repeat_with(|| Ok(Bytes::from(vec![0; 60_000])));
+        holding.push(stream(&rig.sender, "/t.Echo/Hold", None, Some(Box::pin(requests))).await.unwrap());
+    }
+    for _ in 0..20 {
+        let call = say(&rig.sender, "/t.Echo/Say", vec![1; 600_000].into());
+        assert_eq!(within("an answer", call).await.unwrap().len(), 600_000);
+    }
+}

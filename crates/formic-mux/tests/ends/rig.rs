@@ -19,7 +19,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-const METHODS: [Method; 8] = [
+const METHODS: [Method; 9] = [
     Method::new("/t.Echo/Say", Kind::Unary),
     Method::new("/t.Echo/Later", Kind::Unary),
     Method::new("/t.Echo/Spin", Kind::Unary),
@@ -27,6 +27,7 @@ const METHODS: [Method; 8] = [
     Method::new("/t.Echo/Big", Kind::Unary),
     Method::new("/t.Echo/Endless", Kind::ServerStream),
     Method::new("/t.Echo/Chat", Kind::BidiStream),
+    Method::new("/t.Echo/Hold", Kind::BidiStream),
     Method::new("/t.Echo/Deaf", Kind::ClientStream),
 ];
 
@@ -84,6 +85,14 @@ impl Handle for Service {
                     Answer::new(Body::Stream(Box::pin(messages)))
                 }
                 "Chat" => Answer::new(Body::Stream(call.body.into_stream())),
+                // Keeps what comes, and says nothing.
+                "Hold" => {
+                    let unread = call.body;
+                    let silence = futures::stream::pending::<Result<Bytes, Error>>().inspect(move |_| {
+                        let _kept = &unread;
+                    });
+                    Answer::new(Body::Stream(Box::pin(silence)))
+                }
                 // Answers without a look at what comes.
                 _ => Answer::new(Body::Message("deaf".into())),
             };
