@@ -3,6 +3,10 @@
 //! A handler that computes for long would keep all other calls of its connection waiting. Whether one does is not
 //! declared but learnt: a counter goes up with each poll that took longer than the limit and down with each that did not,
 //! so it climbs if and only if the median is above the limit.
+//!
+//! A poll of many milliseconds is another matter: a few in a thousand stop a connection for so long that its caller gives it up,
+//! with all calls on it. One is enough, and it takes many quick ones until it is forgotten. Since most polls are not measured,
+//! the connection's task also tells when all that it had read took very long.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
@@ -17,6 +21,15 @@ const SLOW: i32 = 8;
 
 /// How far the counter goes, so that it can come back.
 const END: i32 = 16;
+
+/// A poll that takes so long is not to happen again where requests are read.
+const ENDLESS: Duration = Duration::from_millis(10);
+
+/// Where the counter is then.
+const NEVER_AGAIN: i32 = 256;
+
+/// The requests of one read that take longer had such a poll among them, or the machine is so busy that a task more is nothing.
+pub const BATCH: Duration = Duration::from_millis(100);
 
 /// Every call is measured at first, then one in so many: reading the clock twice costs as much as many handlers do.
 const ALL: u32 = 64;
@@ -62,9 +75,12 @@ impl Learnt {
 
     /// Takes a measurement.
     pub fn note(&self, took: Duration) {
-        let step = if took > LONG { 1 } else { -1 };
         // Two at a time may lose a step, which a median survives.
-        let counter = (self.counter.load(Ordering::Relaxed) + step).clamp(-END, END);
+        let counter = match self.counter.load(Ordering::Relaxed) {
+            _ if took >= ENDLESS => NEVER_AGAIN,
+            counter if took > LONG => (counter + 1).min(counter.max(END)),
+            counter => (counter - 1).max(-END),
+        };
         self.counter.store(counter, Ordering::Relaxed);
     }
 
@@ -92,6 +108,25 @@ mod tests {
         }
         assert!(learnt.is_slow(), "three of five are long");
         for _ in 0..40 {
+            learnt.note(quick);
+        }
+        assert!(!learnt.is_slow(), "it became quick");
+    }
+
+    #[test]
+    fn one_endless_poll_is_enough_and_long_remembered() {
+        let learnt = Learnt::default();
+        let (quick, long) = (Duration::from_micros(5), Duration::from_millis(1));
+        for _ in 0..1000 {
+            learnt.note(quick);
+        }
+        learnt.note(Duration::from_secs(3));
+        for n in 0..100 {
+            assert!(learnt.is_slow(), "forgotten after {n}");
+            learnt.note(if n % 2 == 0 { quick } else { long });
+            learnt.note(quick);
+        }
+        for _ in 0..300 {
             learnt.note(quick);
         }
         assert!(!learnt.is_slow(), "it became quick");

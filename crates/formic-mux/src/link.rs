@@ -126,6 +126,11 @@ impl Clock {
         self.origin.elapsed()
     }
 
+    /// What the machine counts as a moment.
+    pub(crate) fn moment(&self, at: Duration) -> Instant {
+        self.origin + at
+    }
+
     /// A moment as the machine counts it.
     pub(crate) fn at(&self, moment: Instant) -> Duration {
         moment.saturating_duration_since(self.origin)

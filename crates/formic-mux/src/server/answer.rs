@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::inbox::{Inbox, Requests};
 use super::late::Patience;
 use super::{Accept, Link};
-use crate::learn::Learnt;
+use crate::learn::{BATCH, Learnt};
 use crate::machine::{Batch, Event, Request};
 use crate::outgoing::Outgoing;
 
@@ -43,6 +43,8 @@ pub(super) struct Calls {
     running: HashMap<u32, AbortHandle>,
     /// When the requests at hand were read.
     pub(super) now: Instant,
+    /// Methods were called on this task since then.
+    called: bool,
     /// Answers that were ready at once, and when their calls are over.
     pub(super) ready: Vec<(u32, Instant, Result<Answer, Error>)>,
 }
@@ -57,6 +59,7 @@ impl Calls {
             tasks: JoinSet::new(),
             running: HashMap::new(),
             now: Instant::now(),
+            called: false,
             ready: Vec::new(),
         }
     }
@@ -107,6 +110,18 @@ impl Calls {
 
     fn goes_on_by(&self, one: &Gathering) -> Instant {
         one.seen.1 + self.accept.body_timeout
+    }
+
+    /// Notes the time after the requests at hand were looked after. Which of the methods took too long, if that was so, is not
+    /// known, nor does it matter: those that did not are soon known as quick again.
+    pub(super) fn done_at(&mut self, now: Instant) {
+        if !std::mem::take(&mut self.called) {
+            return;
+        }
+        let took = now.saturating_duration_since(self.now);
+        if took >= BATCH {
+            self.learnt.iter().flatten().for_each(|(_, learnt)| learnt.note(took));
+        }
     }
 
     /// Ends the work on a call whose answer nobody waits for any more.
@@ -268,6 +283,7 @@ impl Calls {
                 }
             });
         }
+        self.called = true;
         let mut answering = self.accept.handle.call(call);
         // Whoever wakes this is not heard, and need not be: a call that is not ready becomes a task, which is polled again.
         let mut cx = Context::from_waker(Waker::noop());

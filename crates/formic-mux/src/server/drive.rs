@@ -205,6 +205,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
 
     fn read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Over>> {
         let (link, events, now) = (&self.link, &mut self.events, self.clock.now());
+        self.calls.done_at(self.clock.moment(now));
         let read = self.pipe.poll_read(cx, |mut bytes| {
             let mut state = link.lock();
             while let Some(event) = state.machine.receive(&mut bytes, now)? {

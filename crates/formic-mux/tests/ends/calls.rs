@@ -109,6 +109,18 @@ async fn a_method_that_computes_for_long_is_learnt() {
 }
 
 #[tokio::test]
+async fn one_call_in_many_that_computes_for_long_is_enough() {
+    let rig = rig(Limits::default()).await;
+    // Far beyond the calls that are all measured, and at one that is not.
+    for _ in 0..200 {
+        say(&rig.sender, "/t.Echo/Sleep", "".into()).await.unwrap();
+    }
+    say(&rig.sender, "/t.Echo/Sleep", "long".into()).await.unwrap();
+    say(&rig.sender, "/t.Echo/Sleep", "".into()).await.unwrap();
+    assert!(rig.accept.book.of(&"/t.Echo/Sleep".into()).is_slow());
+}
+
+#[tokio::test]
 async fn a_reader_who_does_not_read_holds_up_only_its_own_stream() {
     let rig = rig(Limits::default()).await;
     let mut endless = stream(&rig.sender, "/t.Echo/Endless", Some("".into()), None).await.unwrap();

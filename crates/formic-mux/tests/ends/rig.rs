@@ -19,10 +19,11 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-const METHODS: [Method; 9] = [
+const METHODS: [Method; 10] = [
     Method::new("/t.Echo/Say", Kind::Unary),
     Method::new("/t.Echo/Later", Kind::Unary),
     Method::new("/t.Echo/Spin", Kind::Unary),
+    Method::new("/t.Echo/Sleep", Kind::Unary),
     Method::new("/t.Echo/Hang", Kind::Unary),
     Method::new("/t.Echo/Big", Kind::Unary),
     Method::new("/t.Echo/Endless", Kind::ServerStream),
@@ -72,6 +73,13 @@ impl Handle for Service {
                     let began = std::time::Instant::now();
                     while began.elapsed() < Duration::from_micros(200) {}
                     Answer::new(call.body)
+                }
+                "Sleep" => {
+                    let message = call.body.into_message()?;
+                    if !message.is_empty() {
+                        std::thread::sleep(Duration::from_millis(150));
+                    }
+                    Answer::new(Body::Message(message))
                 }
                 "Hang" => std::future::pending().await,
                 "Big" => Answer::new(Body::Message(vec![2; 200_000].into())),
