@@ -315,6 +315,11 @@ impl<T: Default> Machine<T> {
         Ok(())
     }
 
+    /// What was asked could not be answered until now.
+    pub fn ask_anew(&mut self, now: Duration) {
+        self.asked = self.asked.map(|_| now);
+    }
+
     /// Takes no more calls; those that are open go on.
     pub fn go_away(&mut self) {
         self.say_go_away(0, "");

@@ -86,6 +86,7 @@ pub async fn serve<S>(
         calls: answer::Calls::new(accept, peer),
         drained: false,
         yielded: false,
+        unasked: false,
     };
     let fault = driver.begin(read).err();
     driver.run(draining, fault).await;

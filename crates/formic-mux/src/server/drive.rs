@@ -39,6 +39,8 @@ pub(super) struct Driver<S> {
     pub(super) drained: bool,
     /// Others were let by since the last write.
     pub(super) yielded: bool,
+    /// Whether the client lives could not be asked when this was last looked at.
+    pub(super) unasked: bool,
 }
 
 enum Over {
@@ -124,12 +126,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                     || self.pipe.unwritten() + self.link.lock().machine.unwritten() > CROWDED
             };
             if crowded {
-                return self.rest(cx);
+                return self.rest(cx, false);
             }
             match self.read(cx) {
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(over)) => return Poll::Ready(over),
-                Poll::Pending => return self.rest(cx),
+                Poll::Pending => return self.rest(cx, true),
             }
         }
         // Others on the thread are let by. Who is kept busy looks at the time all the same.
@@ -221,8 +223,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         })
     }
 
-    /// Nothing more to read: waits, for bytes, for handlers, or for the time.
-    fn rest(&mut self, cx: &mut Context<'_>) -> Poll<Over> {
+    /// Nothing more to read: waits, for bytes, for handlers, or for the time. While nothing is read nobody is heard, and a ping is
+    /// not there before what is to be written before it: whether the client takes that is for the socket to watch.
+    fn rest(&mut self, cx: &mut Context<'_>, reads: bool) -> Poll<Over> {
         loop {
             let now = self.clock.now();
             let mut state = self.link.lock();
@@ -253,10 +256,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                     self.events = Vec::new();
                 }
             }
-            let due = if state.machine.is_greeted() {
-                state.machine.due()
-            } else {
-                Some(self.calls.accept.greeting)
+            let unasked = state.machine.is_greeted() && !(reads && unwritten == 0);
+            if std::mem::replace(&mut self.unasked, unasked) && !unasked {
+                state.machine.ask_anew(now);
+            }
+            let due = match state.machine.is_greeted() {
+                true if unasked => None,
+                true => state.machine.due(),
+                false => Some(self.calls.accept.greeting),
             };
             if due.is_some_and(|due| due <= now) {
                 let ticked = if state.machine.is_greeted() {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use formic_mux::Limits;
 use formic_mux::codec::frame::request::MORE;
 use formic_mux::codec::{Type, write};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
 
 use crate::raw::*;
@@ -133,4 +134,32 @@ async fn what_waits_for_the_end_of_its_request_is_counted() {
     raw.send(&whole(118, "/t.Echo/Say", None, b"")).await;
     let (kind, id, _) = within("an answer", raw.frame()).await.expect("the connection lives");
     assert_eq!((kind, id), (Type::Response, 118), "none of the others is refused");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_reads_slowly_is_not_taken_for_dead() {
+    let echo = Arc::new(Echo::default());
+    let (ours, server, _) = served(&echo, Limits::default());
+    let Raw { io, .. } = Raw::greet(ours, Limits::default()).await;
+    let message = vec![7; 60_000];
+    let hour = Some(Duration::from_secs(3600));
+    // Asks for as much as it can, until the server reads no more.
+    let (mut read, mut write) = tokio::io::split(io);
+    let asking = tokio::spawn(async move {
+        for id in 1..=100 {
+            write.write_all(&whole(id, "/t.Echo/Say", hour, &message)).await.unwrap();
+        }
+        write
+    });
+    // 4 KiB a second: much longer than a client may be silent, and bytes move all the time.
+    let mut bytes = vec![0; 4 << 10];
+    let mut all = 0;
+    while all < 5_900_000 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let count = read.read(&mut bytes).await.unwrap();
+        assert!(count > 0, "let go after {all} bytes");
+        all += count;
+    }
+    assert!(!server.is_finished());
+    drop((read, asking.await.unwrap()));
 }
