@@ -1,8 +1,9 @@
 //! Records of connections: written by a client that is asked to, read by `formic wire decode`.
 
 use std::fmt::Write as _;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Instant;
 
@@ -40,12 +41,13 @@ pub struct Capture {
 }
 
 impl Capture {
-    /// Begins a record.
+    /// Begins a record, which nobody else can read: it holds what was said, secrets included.
     ///
     /// # Errors
     /// If the file cannot be made, or exists.
     pub fn create(path: &Path) -> io::Result<Self> {
-        let mut file = BufWriter::new(File::create_new(path)?);
+        let mut file =
+            BufWriter::new(OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?);
         file.write_all(&MAGIC)?;
         Ok(Self { file, began: Instant::now() })
     }
@@ -219,13 +221,15 @@ impl Side {
     fn path(&mut self, method: MethodRef<'_>) -> String {
         match method {
             MethodRef::Known(place) => {
+                // Whatever a peer has sent goes to somebody's terminal.
                 let known = self.paths.iter().find(|(at, _)| *at == place);
                 known.map_or_else(|| format!("the path in {place}"), |(_, path)| path.clone())
             }
             MethodRef::Define(place, path) => {
                 self.paths.retain(|(at, _)| *at != place);
-                self.paths.push((place, path.to_owned()));
-                path.to_owned()
+                let path = path.escape_debug().to_string();
+                self.paths.push((place, path.clone()));
+                path
             }
         }
     }
@@ -234,7 +238,8 @@ impl Side {
         let mut out = String::new();
         for pair in block.pairs() {
             let say = |name: &[u8], value: &[u8]| {
-                format!("{}={}", String::from_utf8_lossy(name), String::from_utf8_lossy(value))
+                let (name, value) = (String::from_utf8_lossy(name), String::from_utf8_lossy(value));
+                format!("{}={}", name.escape_debug(), value.escape_debug())
             };
             let text = match pair {
                 Pair::Literal(name, value) => say(name, value),

@@ -187,9 +187,16 @@ async fn a_record_says_what_was_said() {
         say(&rig.sender, "/t.Echo/Say", "abc".into()).await.unwrap();
     }
     assert!(say(&rig.sender, "/t.Echo/None", "".into()).await.is_err());
+    // What is printed does nothing to a terminal.
+    let mut metadata = http::HeaderMap::new();
+    metadata.insert("x-a", http::HeaderValue::from_bytes(b"\x9b2J").unwrap());
+    let odd = head("/t.Echo/\u{1b}[2J", &metadata);
+    assert!(rig.sender.call(&odd, Some(Bytes::new()), || None, false).await.is_err());
     let hanging = say(&rig.sender, "/t.Echo/Hang", "".into());
     assert!(timeout(Duration::from_millis(50), hanging).await.is_err());
     let file = std::fs::read_dir(&folder).unwrap().next().unwrap().unwrap().path();
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&file).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600, "it holds secrets");
     let read = || {
         let mut lines = Vec::new();
         let file = std::fs::File::open(&file).unwrap();
@@ -205,10 +212,12 @@ async fn a_record_says_what_was_said() {
         "→ call 2 request /t.Echo/Say proto 3 B, complete",
         "← call 2 response 3 B, complete",
         "← call 3 error unimplemented: \"no method /t.Echo/None\"",
-        "→ call 4 cancel",
+        "→ call 5 cancel",
     ] {
         assert!(text.contains(expected), "{expected:?} is not in\n{text}");
     }
+    assert!(!text.contains('\u{1b}'), "{text:?}");
+    assert!(text.contains(r"/t.Echo/\u{1b}[2J") && text.contains("x-a=\u{fffd}2J"), "{text}");
     assert!(formic_mux::capture::decode(&b"something else"[..], |_| {}).is_err());
     std::fs::remove_dir_all(&folder).unwrap();
 }
