@@ -10,6 +10,7 @@ use formic_core::{Code, Error, Metadata};
 use formic_rpc::{Answer, Body, ByteStream};
 use futures::Stream;
 use http::HeaderMap;
+use tokio::time::Instant;
 
 use super::{Link, Sender, wake};
 use crate::machine::{Batch, Head, Refusal};
@@ -37,6 +38,8 @@ struct Calling {
 struct Opening<'a> {
     link: &'a Arc<Link>,
     turn: Option<u64>,
+    /// It waits since then, and the caller has so much less time.
+    since: Option<Instant>,
 }
 
 impl Sender {
@@ -52,7 +55,7 @@ impl Sender {
         answers_stream: bool,
     ) -> Result<Answer, Failure> {
         let streams = message.is_none();
-        let mut opening = Opening { link: &self.0.link, turn: None };
+        let mut opening = Opening { link: &self.0.link, turn: None, since: None };
         let mut calling = poll_fn(|cx| opening.poll(cx, head, message.as_ref())).await?;
         if streams {
             match requests() {
@@ -82,8 +85,12 @@ impl Opening<'_> {
         if state.closed {
             return Poll::Ready(Err(Failure::Closed));
         }
+        let mut head = *head;
+        if let (Some(timeout), Some(since)) = (&mut head.timeout, self.since) {
+            *timeout = timeout.saturating_sub(since.elapsed());
+        }
         let key = state.slots.take();
-        match state.machine.open(head, message.cloned(), message.is_some(), key) {
+        match state.machine.open(&head, message.cloned(), message.is_some(), key) {
             Ok(id) => {
                 let slot = state.slots.get(key);
                 slot.id = id;
@@ -113,6 +120,7 @@ impl Opening<'_> {
                             state.turns
                         });
                         if state.room.len() < MOST_WAITING {
+                            self.since.get_or_insert_with(Instant::now);
                             state.room.insert(turn, cx.waker().clone());
                             return Poll::Pending;
                         }

@@ -5,10 +5,12 @@ use std::time::Duration;
 use formic_core::Code;
 use formic_mux::Limits;
 use formic_mux::client::connect;
-use formic_mux::codec::write;
+use formic_mux::codec::{Frame, Header, Type, write};
+use formic_mux::machine::Head;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
+use crate::raw::Raw;
 use crate::rig::*;
 
 fn greeting() -> Vec<u8> {
@@ -84,4 +86,41 @@ async fn calls_that_wait_for_what_is_unwritten_are_all_made() {
         });
     }
     all(calls).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn time_spent_in_line_is_not_the_servers() {
+    let (ours, theirs) = tokio::io::duplex(64 << 10);
+    let greeted = Raw::greet(theirs, Limits { calls: 1, ..Limits::default() });
+    let with = with();
+    let (sender, mut raw) = futures::future::join(connect(ours, "busy".into(), &with), greeted).await;
+    let sender = sender.unwrap();
+    let none = http::HeaderMap::new();
+    let head = Head { timeout: Some(Duration::from_secs(2)), ..head("/t.Echo/Say", &none) };
+    let first = sender.call(&head, Some("1".into()), || None, false);
+    let second = sender.call(&head, Some("2".into()), || None, false);
+    let answering = async {
+        let (_, id, payload) = raw.frame().await.unwrap();
+        assert_eq!((id, timeout_in(&payload)), (1, 2_000_000));
+        tokio::time::sleep(Duration::from_millis(800)).await;
+        let mut answer = Vec::new();
+        write::frame(&mut answer, Type::Response, 1, |out| out.extend_from_slice(&[0x0a, 0]));
+        raw.send(&answer).await;
+        let (_, id, payload) = raw.frame().await.unwrap();
+        assert_eq!(id, 2);
+        assert!((1_190_000..=1_210_000).contains(&timeout_in(&payload)), "{}", timeout_in(&payload));
+        answer[4..8].copy_from_slice(&2u32.to_be_bytes());
+        raw.send(&answer).await;
+    };
+    let (first, second, ()) = within("both", futures::future::join3(first, second, answering)).await;
+    assert!(first.is_ok() && second.is_ok());
+}
+
+/// The timeout of a request in microseconds.
+fn timeout_in(payload: &[u8]) -> u64 {
+    let header = Header { length: payload.len(), kind: Type::Request, id: 1 };
+    match Frame::parse(header, payload).unwrap() {
+        Frame::Request(request) => u64::try_from(request.timeout.unwrap().as_micros()).unwrap(),
+        other => panic!("{other:?}"),
+    }
 }
