@@ -16,6 +16,9 @@ const LARGEST_BLOCK: u32 = 32 << 10;
 /// More credit than this at a time is a fault.
 pub const MAX_CREDIT: u32 = i32::MAX as u32;
 
+/// The one fault that is nobody's.
+pub const NO_VERSION: Fault = Fault("there is no version that both sides speak");
+
 /// A greeting without limits.
 const SHORTEST: usize = 11;
 
@@ -111,7 +114,7 @@ impl Limits {
         reader.take(MAGIC.len())?;
         let [highest, lowest, count] = reader.array()?;
         if lowest > VERSION || highest < VERSION {
-            return Err(Fault("there is no version that both sides speak"));
+            return Err(NO_VERSION);
         }
         let mut limits = Self::UNSAID;
         for _ in 0..count {

@@ -28,7 +28,7 @@ use formic_rpc::TraceContext;
 use http::HeaderMap;
 
 use crate::codec::{Fault, write};
-use crate::limits::Limits;
+use crate::limits::{Limits, NO_VERSION};
 use crate::tables::{PairsIn, PairsOut, PathsIn, PathsOut};
 use stream::Stream;
 
@@ -170,6 +170,8 @@ pub struct Machine<T> {
     highest: u32,
     /// This side takes no more calls.
     leaving: bool,
+    /// As it was said: the last that was taken.
+    last: Option<u32>,
     /// The other side takes none after this one.
     left: Option<u32>,
     paths_in: PathsIn,
@@ -238,6 +240,7 @@ impl<T: Default> Machine<T> {
             streams: HashMap::default(),
             highest: 0,
             leaving: false,
+            last: None,
             left: None,
             paths_in: PathsIn::default(),
             paths_out: PathsOut::default(),
@@ -327,7 +330,7 @@ impl<T: Default> Machine<T> {
 
     /// Says goodbye because of a fault of the other side.
     pub fn give_up(&mut self, fault: Fault) {
-        let reason = if self.is_greeted() { 1 } else { 2 };
+        let reason = if fault == NO_VERSION { 2 } else { 1 };
         self.leaving = false;
         self.say_go_away(reason, fault.0);
     }
@@ -335,7 +338,9 @@ impl<T: Default> Machine<T> {
     fn say_go_away(&mut self, reason: u8, text: &str) {
         if !self.leaving {
             self.leaving = true;
-            let last = if self.role == Role::Server { self.highest } else { 0 };
+            // Calls may have come since this was said first, and were not taken.
+            let taken = if self.role == Role::Server { self.highest } else { 0 };
+            let last = *self.last.get_or_insert(taken);
             write::go_away(&mut self.out, last, reason, text);
         }
     }

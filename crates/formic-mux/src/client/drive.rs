@@ -84,7 +84,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             Over::Broken(error) => tracing::debug!(endpoint = %name, %error, "connection lost"),
             Over::Fault(fault) => tracing::debug!(endpoint = %name, %fault, "connection given up"),
         }
-        self.link.close(self.pipe.unwritten());
+        let unwritten = self.pipe.unwritten();
+        self.link.close(unwritten);
+        if let Over::Fault(fault) = over
+            && unwritten == 0
+        {
+            // Callers know that the rest was not sent, so it must not be sent now.
+            let mut last = Vec::new();
+            {
+                let mut state = self.link.lock();
+                state.machine.output(&mut last);
+                last.clear();
+                state.machine.give_up(fault);
+                state.machine.output(&mut last);
+            }
+            self.pipe.close(last).await;
+        }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Over> {

@@ -124,3 +124,19 @@ fn timeout_in(payload: &[u8]) -> u64 {
         other => panic!("{other:?}"),
     }
 }
+
+#[tokio::test]
+async fn a_fault_of_the_server_is_told_to_it() {
+    let (ours, mut theirs) = tokio::io::duplex(64 << 10);
+    theirs.write_all(&greeting()).await.unwrap();
+    let sender = connect(ours, "faulty".into(), &with()).await.unwrap();
+    let mut credit = Vec::new();
+    write::credit(&mut credit, 99, 1);
+    theirs.write_all(&credit).await.unwrap();
+    let mut said = Vec::new();
+    within("the client's last words", theirs.read_to_end(&mut said)).await.unwrap();
+    let mut goodbye = Vec::new();
+    write::go_away(&mut goodbye, 0, 1, "a frame is about a call that never was");
+    assert!(said.ends_with(&goodbye), "{said:?}");
+    assert!(sender.is_closed());
+}

@@ -160,6 +160,36 @@ fn more_data_than_credit() {
     assert_eq!(fault(&mut server, &bytes), "there is more data than credit");
 }
 
+/// What a machine says at last: which call it took, and why it goes.
+fn goodbye(machine: &mut Machine<u32>, fault: Fault) -> (u32, u8) {
+    let mut before = Vec::new();
+    machine.output(&mut before);
+    machine.give_up(fault);
+    let mut out = Vec::new();
+    machine.output(&mut out);
+    (u32::from_be_bytes(out[HEADER..HEADER + 4].try_into().unwrap()), out[HEADER + 4])
+}
+
+#[test]
+fn a_goodbye_says_what_was_taken_and_why() {
+    let mut late = server();
+    feed(&mut late, &[call(1, request::END, b""), call(2, request::END, b"")].concat());
+    late.go_away();
+    // Calls that come after a drain has begun are not taken, whatever ends the connection then.
+    assert!(feed(&mut late, &call(3, request::END, b"")).is_empty());
+    assert_eq!(goodbye(&mut late, Fault("some")), (2, 1));
+    assert_eq!(goodbye(&mut server(), Fault("some")), (0, 1));
+    let mut other = Vec::new();
+    Limits::default().write(&mut other);
+    other[8..10].copy_from_slice(&[9, 7]);
+    for (greeting, reason) in [(&b"\xf0formik\n"[..], 1), (&other[..], 2)] {
+        let mut machine = machine(Role::Server, true);
+        let mut bytes = greeting;
+        let fault = machine.receive(&mut bytes, Duration::ZERO).unwrap_err();
+        assert_eq!(goodbye(&mut machine, fault), (0, reason));
+    }
+}
+
 #[test]
 fn calls_beyond_the_limit_are_refused_and_those_within_live() {
     let mut server = server();
