@@ -8,9 +8,9 @@ use formic_rpc::TraceContext;
 use http::{HeaderMap, HeaderName};
 
 use super::stream::{OVERHEAD, Stream, Tail};
-use super::{LAST_NUMBER, Machine, Role};
+use super::{LAST_NUMBER, Machine};
 use crate::codec::frame::{REFUSED, data, request, response};
-use crate::codec::{HEADER, MAX_PATH, MAX_PAYLOAD, Type, write};
+use crate::codec::{MAX_PATH, MAX_PAYLOAD, Type, write};
 use crate::tables::weight;
 
 /// The longest piece of a message in a data frame.
@@ -444,17 +444,5 @@ impl<T: Default> Machine<T> {
                 self.write_tail(id, &tail);
             }
         }
-    }
-
-    /// Which end this is.
-    #[must_use]
-    pub fn role(&self) -> Role {
-        self.role
-    }
-
-    /// The least that a frame takes, for whoever counts.
-    #[must_use]
-    pub const fn overhead() -> usize {
-        HEADER
     }
 }
