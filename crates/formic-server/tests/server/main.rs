@@ -10,3 +10,4 @@ mod raw;
 mod standard;
 mod suite;
 mod ways;
+mod wire;
