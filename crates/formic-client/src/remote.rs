@@ -84,6 +84,8 @@ pub(crate) struct Remote {
     pub(crate) json: ClientConfig,
     slots: Box<[Slot]>,
     spoken: Arc<Spoken>,
+    /// A task greets the endpoint again, while it is called over HTTP.
+    greeting: AtomicBool,
     /// The last attempt to connect failed, and a task is trying again.
     down: AtomicBool,
     /// The instance has another address by now, so what befalls this one says nothing of it.
@@ -199,7 +201,7 @@ impl Remote {
         let (down, retired, trouble) = (AtomicBool::new(false), AtomicBool::new(false), Mutex::new(None));
         // A new address has not failed yet.
         backend.set_down(false);
-        let spoken = Arc::new(Spoken::default());
+        let (spoken, greeting) = (Arc::new(Spoken::default()), AtomicBool::new(false));
         Self {
             service,
             endpoint,
@@ -209,6 +211,7 @@ impl Remote {
             json,
             slots,
             spoken,
+            greeting,
             down,
             retired,
             trouble,
@@ -304,6 +307,9 @@ impl Remote {
         if let Some(sender) = &*slot.live.load()
             && !sender.is_closed()
         {
+            if matches!(**sender, Sender::Http(_)) && self.dialer.mux.tries(&self.spoken) {
+                self.greet_again();
+            }
             return Ok(Sender::clone(sender));
         }
         if self.is_down() {
@@ -323,10 +329,36 @@ impl Remote {
             return 0;
         }
         // One multiplexed connection is enough, and so is one that may become one.
-        if self.spoken.is_spoken() || self.dialer.mux.tries(&self.spoken) {
-            return 0;
+        let multiplexed = match &*self.slots[0].live.load() {
+            Some(sender) if !sender.is_closed() => matches!(**sender, Sender::Mux(_)),
+            _ => self.spoken.is_spoken() || self.dialer.mux.tries(&self.spoken),
+        };
+        if multiplexed { 0 } else { fastrand::usize(..connections) }
+    }
+
+    /// An endpoint that is called over HTTP, because it left greetings without an answer, may have one by now. Calls go on as
+    /// they do until it has.
+    fn greet_again(self: &Arc<Self>) {
+        if self.greeting.swap(true, Ordering::AcqRel) {
+            return;
         }
-        fastrand::usize(..connections)
+        let (remote, stop) = (Arc::clone(self), self.dialer.stop.clone());
+        let greeting = async move {
+            let Dialer { mux, connect_timeout, .. } = &*remote.dialer;
+            match mux.dial(&remote.endpoint, &remote.spoken, *connect_timeout).await {
+                Ok(Some(sender)) => {
+                    tracing::debug!(endpoint = %remote.endpoint, "endpoint is multiplexed from now on");
+                    remote.slots[0].live.store(Some(Arc::new(Sender::Mux(sender))));
+                    // The others end with the last call that uses them.
+                    remote.slots[1..].iter().for_each(|slot| slot.live.store(None));
+                }
+                Ok(None) => {}
+                // It is no worse than it was.
+                Err(_) => sleep(MAX_BACKOFF).await,
+            }
+            remote.greeting.store(false, Ordering::Release);
+        };
+        self.dialer.tasks.spawn(async move { stop.run_until_cancelled(greeting).await });
     }
 
     fn unreachable(&self, trouble: Trouble) -> Error {

@@ -1,12 +1,15 @@
 //! Who is called over the multiplexed wire, and what happens when that fails.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use formic_client::{Client, Config, Observer, Report, Transport};
-use formic_core::{Code, ServiceName};
+use formic_client::{BoxIo, Client, Config, Connect, Observer, Report, Transport};
+use formic_core::{Code, Endpoint, ServiceName};
 use formic_registry::Memory;
+use formic_rpc::BoxFuture;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
 
 use crate::server::*;
 
@@ -86,6 +89,76 @@ async fn who_announces_nothing_is_called_over_http_unless_told_otherwise() {
     let (http, _) = client(&registry, Transport::Http);
     let call = http.of("echo").call(call_of(SAY, "hi"));
     assert!(within("the call to fail", call).await.is_err());
+}
+
+/// Two greetings have no answer, and by the fourth connection the endpoint speaks the wire.
+struct Recovering {
+    http: Server,
+    mux: Server,
+    connections: AtomicUsize,
+}
+
+impl Connect for Recovering {
+    fn connect(&self, _endpoint: &Endpoint) -> BoxFuture<'static, std::io::Result<BoxIo>> {
+        let server = match self.connections.fetch_add(1, Ordering::SeqCst) {
+            0 | 1 => {
+                let (ours, mut theirs) = tokio::io::duplex(1024);
+                return Box::pin(async move {
+                    tokio::spawn(async move { theirs.read_exact(&mut [0; 8]).await });
+                    Ok(Box::new(ours) as BoxIo)
+                });
+            }
+            2 => self.http.addr(),
+            _ => self.mux.addr(),
+        };
+        Box::pin(async move { Ok(Box::new(TcpStream::connect(server).await?) as BoxIo) })
+    }
+}
+
+#[tokio::test]
+async fn a_fallback_to_http_lasts_no_longer_than_its_reason() {
+    let echo = Echo::new();
+    let (http, mux) = (Server::start(&echo).await, Server::start_mux(&echo).await);
+    let there = Arc::new(Recovering { http, mux, connections: AtomicUsize::new(0) });
+    let registry = Memory::new();
+    register_mux(&registry, "one", &"127.0.0.1:9".parse().unwrap()).await;
+    let travelled = Arc::new(Travelled::default());
+    let config = Config {
+        transport: Transport::Auto,
+        connector: Some(Arc::clone(&there) as Arc<dyn Connect>),
+        observer: Some(Arc::clone(&travelled) as Arc<dyn Observer>),
+        // Longer than the jump below: the library that serves HTTP goes by another clock.
+        timeout: Duration::from_secs(60),
+        ..Config::default()
+    };
+    let client = Client::new(Arc::new(registry), config);
+    let channel = client.of("echo");
+    within("an answer over HTTP", async {
+        while channel.call(call_of(SAY, "hi")).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    assert_eq!(travelled.take().last(), Some(&"http"));
+    for _ in 0..20 {
+        channel.call(call_of(SAY, "hi")).await.unwrap();
+    }
+    assert_eq!((travelled.take(), there.connections.load(Ordering::SeqCst)), (vec!["http"; 20], 3));
+    // The reason is over; that the connection of HTTP lives is none.
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(11)).await;
+    tokio::time::resume();
+    within("calls over the other wire", async {
+        while travelled.take().last() != Some(&"multiplexed") {
+            channel.call(call_of(SAY, "hi")).await.unwrap();
+        }
+    })
+    .await;
+    for _ in 0..20 {
+        channel.call(call_of(SAY, "hi")).await.unwrap();
+    }
+    assert_eq!(there.connections.load(Ordering::SeqCst), 4, "one is enough");
+    until("the connection of HTTP to end", || there.http.open.load(Ordering::SeqCst) == 0).await;
 }
 
 #[tokio::test]
