@@ -229,8 +229,8 @@ fn a_damaged_state_harms_nothing_that_runs() {
     managed.formic(&["server", "stop"]).says(0, &[]);
     let database = managed.folder().join(".formic/state/state.redb");
     let mut bytes = std::fs::read(&database).unwrap();
-    let middle = bytes.len() / 2;
-    bytes.truncate(middle);
+    // Half of it may be all that is in use, and then nothing is lost and nothing is said.
+    bytes.truncate(8 << 10);
     std::fs::write(&database, &bytes).unwrap();
     let ended = managed.try_serve(&[]);
     assert_ne!(ended.code, Some(0));
