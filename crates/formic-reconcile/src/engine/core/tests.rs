@@ -263,11 +263,13 @@ fn registered(id: &InstanceId, address: &str) -> formic_core::Instance {
 }
 
 mod adopted;
+mod commands;
 mod cron;
 mod ends;
 mod programs;
 mod revisions;
 mod secrets;
+mod stops;
 
 #[test]
 fn dependants_start_when_what_they_need_is_ready() {
@@ -367,113 +369,6 @@ fn one_that_never_worked_backs_off_and_is_not_yet_restarted() {
 }
 
 #[test]
-fn a_stop_while_starting_waits_for_the_process() {
-    let mut world = World::new(vec![service("user", 1, &[])]);
-    // There is nothing to signal yet.
-    assert_eq!(world.shut_down(false), Vec::<String>::new());
-    assert_eq!(world.instance("user").state, "stopping");
-    // It is not probed, and it is stopped as it was asked to be.
-    assert_eq!(world.started("user/0"), ["stop user/0 within 30s"]);
-    assert!(world.ended.is_none());
-    world.gone("user/0", false);
-    assert_eq!(world.ended, Some(Stopped { killed: 0 }));
-}
-
-#[test]
-fn a_kill_while_starting_is_a_kill_when_the_process_comes() {
-    let mut world = World::new(vec![service("user", 1, &[])]);
-    world.shut_down(false);
-    assert_eq!(world.shut_down(true), Vec::<String>::new());
-    assert_eq!(world.started("user/0"), ["kill user/0"]);
-}
-
-#[test]
-fn a_start_that_fails_during_a_stop_is_an_end() {
-    let mut world = World::new(vec![service("user", 1, &[])]);
-    world.shut_down(false);
-    let id = world.id("user/0");
-    let lines = world.handle(Event::NotStarted { id, why: "no such file".into() });
-    assert_eq!(lines, ["tell user cannot be started: no such file"]);
-    assert!(world.ended.is_some());
-}
-
-#[test]
-fn a_start_that_fails_is_told_and_tried_again_later() {
-    let mut world = World::new(vec![service("user", 1, &[])]);
-    let id = world.id("user/0");
-    let lines = world.handle(Event::NotStarted { id, why: "no such file".into() });
-    assert_eq!(lines, ["tell user cannot be started: no such file"]);
-    assert_eq!(world.row("user").state, ServiceState::Backoff);
-    assert_eq!(world.instance("user").last_exit, "could not be started: no such file");
-    assert!(world.wake_at.is_some());
-}
-
-#[test]
-fn a_start_that_nobody_can_read_is_no_start() {
-    let broken = Service { start: serde_json::json!({ "program": 7 }), ..service("user", 1, &[]) };
-    let world = World::new(vec![broken]);
-    assert!(world.ids.is_empty());
-    // It backs off like any other that fails.
-    assert!(world.wake_at.is_some_and(|at| at < Time::from_millis(400)), "{:?}", world.wake_at);
-    let row = world.row("user");
-    assert_eq!(row.state, ServiceState::Backoff);
-    assert!(row.reason.contains("does not say how to start it"), "{}", row.reason);
-}
-
-#[test]
-fn a_leader_that_ends_and_leaves_children_is_gone_when_they_are() {
-    let mut world = World::running();
-    let told = "tell user ended by itself: exit code 0";
-    assert_eq!(world.leader_exits("user/0", 0), [told, "stop user/0 within 1s"]);
-    // A polite stop has nothing to add to that; a kill has.
-    assert_eq!(world.shut_down(false), ["stop order/0 within 30s"]);
-    world.gone("order/0", false);
-    assert_eq!(world.instance("user").state, "stopping");
-    assert_eq!(world.shut_down(true), ["kill user/0"]);
-    // The children had to be killed, and that was asked for.
-    assert_eq!(world.gone("user/0", true), ["leave user/0", "deregister user/0"]);
-    assert_eq!(world.ended, Some(Stopped { killed: 1 }));
-}
-
-#[test]
-fn a_leader_that_ends_during_a_stop_changes_nothing_but_the_outcome() {
-    let mut world = World::running();
-    world.shut_down(false);
-    assert_eq!(world.leader_exits("order/0", 7), Vec::<String>::new());
-    world.gone("order/0", false);
-    assert_eq!(world.instance("order").last_exit, "exited with code 7");
-}
-
-#[test]
-fn what_outlives_its_grace_is_killed_once_and_counted_once() {
-    let mut world = World::new(vec![service("user", 1, &[])]);
-    world.up("user/0");
-    assert_eq!(world.shut_down(false), ["stop user/0 within 30s"]);
-    assert_eq!(world.wake_at, Some(Time::from_millis(30_000)));
-    assert_eq!(world.shut_down(false), Vec::<String>::new());
-    world.after(30_000);
-    assert_eq!(world.handle(Event::Timer), ["kill user/0"]);
-    assert_eq!(world.recorded, ["kill user is killed: it did not stop in time"]);
-    assert_eq!(world.handle(Event::Timer), Vec::<String>::new());
-    // Both stops report.
-    let (id, status) = (world.id("user/0"), ExitStatus::Signal(9));
-    let gone = || Event::Gone { id: id.clone(), status, killed: true };
-    let turn = world.core.handle([gone(), gone()], world.now());
-    assert_eq!(turn.ended, Some(Stopped { killed: 1 }));
-    let lines: Vec<String> = turn.effects.into_iter().filter_map(|effect| world.line(effect)).collect();
-    assert_eq!(lines, ["leave user/0", "deregister user/0"]);
-}
-
-#[test]
-fn what_cannot_be_stopped_is_told() {
-    let mut world = World::running();
-    world.shut_down(true);
-    let id = world.id("order/0");
-    let lines = world.handle(Event::NotStopped { id, why: "a process is left".into() });
-    assert_eq!(lines[0], "tell order cannot be stopped: a process is left");
-}
-
-#[test]
 fn what_is_not_ready_in_time_is_told_and_stopped_and_has_failed() {
     let mut world = World::new(vec![service("user", 1, &[])]);
     world.started("user/0");
@@ -516,99 +411,6 @@ fn an_instance_is_stopped_by_the_signal_that_its_manifest_names() {
     let mut world = World::new(vec![wanted]);
     world.up("user/0");
     assert_eq!(world.shut_down(false), ["stop user/0 within 30s by SIGQUIT"]);
-}
-
-#[test]
-fn a_stale_index_is_refused_and_the_same_state_changes_nothing() {
-    let mut world = World::running();
-    let services = |replicas| vec![service("user", replicas, &[]), service("order", 1, &["user"])];
-    let (lines, answer) = world.apply(services(2), Some(1));
-    assert_eq!((lines, answer), (vec!["spawn user/1".to_owned()], Ok(Applied { index: 2, changed: true })));
-    assert_eq!(world.recorded[0], "applied  index 2 by apply: user changed (replicas)");
-    // Made from what was before; even what is so already is refused then.
-    for replicas in [9, 2] {
-        let stale = Err(Refused::Stale { asked: 1, present: 2 });
-        assert_eq!(world.apply(services(replicas), Some(1)), (Vec::new(), stale));
-        assert_eq!(world.recorded, ["refused  apply is refused: index 1 is not the present one, which is 2"]);
-    }
-    assert_eq!(world.row("user").wanted, 2);
-    let same = Ok(Applied { index: 2, changed: false });
-    assert_eq!(world.apply(services(2), Some(2)), (Vec::new(), same.clone()));
-    assert_eq!(world.apply(services(2), None), (Vec::new(), same));
-    assert_eq!(world.recorded, Vec::<String>::new());
-    // A stop is the last wish.
-    world.shut_down(false);
-    assert_eq!(world.apply(services(1), None).1, Err(Refused::Stopping));
-    assert_eq!(world.restart("user").1, Err(Refused::Stopping));
-}
-
-#[test]
-fn a_tag_alone_is_another_state_and_comes_back_with_the_view() {
-    let mut world = World::running();
-    let services = world.core.wanted();
-    let change = Change { services, tag: "exposed".into(), index: None, cause: "apply".into() };
-    let (lines, answer) = world.ask(|answer| Command::Change(change, answer));
-    assert_eq!((lines, answer), (Vec::new(), Ok(Applied { index: 2, changed: true })));
-    let view = world.core.view(world.now().time);
-    assert_eq!((view.index, &*view.tag), (2, &Value::from("exposed")));
-    assert_eq!(world.recorded, ["applied  index 2 by apply: no service changed"]);
-}
-
-#[test]
-fn the_last_fifty_states_are_kept() {
-    let mut world = World::new(Vec::new());
-    for n in 1..=60 {
-        world.apply(vec![service("user", n, &[])], None).1.unwrap();
-    }
-    let (_, history) = world.ask(Command::History);
-    assert_eq!((history.len(), history[0].index, history[49].index), (50, 11, 60));
-    assert_eq!((history[49].services[0].replicas, history[49].cause.as_str()), (60, "apply"));
-}
-
-#[test]
-fn a_preview_says_what_would_be_done_and_does_nothing() {
-    let mut world = World::running();
-    let wanted = vec![service("user", 2, &[]), service("pay", 1, &["order"])];
-    let (lines, preview): (_, Preview) = world.ask(|answer| Command::Preview(wanted, answer));
-    assert_eq!(lines, Vec::<String>::new());
-    assert_eq!((preview.index, preview.services.len(), preview.live.len()), (1, 2, 2));
-    assert_eq!(preview.plan.starts().collect::<Vec<_>>(), [("user", 1)]);
-    assert_eq!(preview.plan.stops().count(), 1);
-    assert!(world.recorded.is_empty() && world.row("user").wanted == 1);
-}
-
-#[test]
-fn a_restart_by_hand_brings_the_new_before_the_old_goes_and_counts_as_none() {
-    let mut world = World::new(vec![service("user", 1, &[])]);
-    world.up("user/0");
-    assert_eq!(world.restart("user"), (vec!["spawn user/1".to_owned()], Ok(1)));
-    assert_eq!(world.recorded[0], "restart user is to get new instances, by restart user (uid 7)");
-    world.started("user/1");
-    assert_eq!(world.probed("user/1", true), ["stop user/0 within 30s"]);
-    world.gone("user/0", false);
-    let row = world.row("user");
-    assert_eq!((row.instances.len(), row.instances[0].restarts, row.rollout), (1, 0, "succeeded"));
-    assert_eq!(world.restart("nobody").1, Err(Refused::Unknown("nobody".into())));
-    let (_, history) = world.ask(Command::History);
-    assert_eq!(
-        history.iter().map(|state| state.cause.as_str()).collect::<Vec<_>>(),
-        ["apply", "restart user (uid 7)"]
-    );
-}
-
-#[test]
-fn a_restart_by_hand_does_not_wait_for_a_back_off_nor_for_one_that_gave_up() {
-    let mut world = World::new(vec![service("user", 1, &[])]);
-    world.started("user/0");
-    world.leader_exits("user/0", 1);
-    world.gone("user/0", false);
-    assert_eq!(world.row("user").state, ServiceState::Backoff);
-    assert_eq!(world.restart("user"), (vec!["spawn user/0".to_owned()], Ok(1)));
-    world.started("user/0");
-    world.leader_exits("user/0", 78);
-    world.gone("user/0", false);
-    assert_eq!(world.row("user").state, ServiceState::Failed);
-    assert_eq!(world.restart("user"), (vec!["spawn user/0".to_owned()], Ok(1)));
 }
 
 #[test]
