@@ -164,9 +164,14 @@ fn sections_are_judged_together() {
     assert_eq!((waits.faults.len(), waits.faults[0].line), (1, 6));
     let lacking = faults(&with("subset = 3", "policy = \"hash\""));
     assert!(lacking.to_string().contains("`hash` in [client.b.traffic]: is missing"), "{lacking}");
-    let useless = faults(&with("hash = { key = \"x-user\" }", "subset = 3"));
-    assert!(useless.to_string().contains("which is not chosen"), "{useless}");
-    assert_eq!((useless.faults.len(), useless.faults[0].line), (1, 6));
+    // Beside the other faults, not instead of them.
+    let useless = faults(&with("hash = { key = \"x-user\" }", "subset = 0"));
+    let shown = useless.to_string();
+    assert!(
+        shown.contains("which is not chosen") && shown.contains("expected at least 1, got 0"),
+        "{useless}"
+    );
+    assert_eq!((useless.faults.len(), useless.faults[0].line, useless.faults[1].line), (2, 6, 8));
 }
 
 #[test]

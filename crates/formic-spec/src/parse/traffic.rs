@@ -57,6 +57,7 @@ pub(super) fn merge(parts: &[Part], notes: &mut Notes<'_>) -> Option<Value> {
     for part in parts {
         value::merge(&mut merged, part.value.clone());
     }
+    let mut useless = false;
     let hashes = merged.get("policy").is_some_and(|policy| policy == "hash");
     if let Some(at) = parts.iter().rposition(|part| part.says("hash"))
         && !hashes
@@ -68,7 +69,7 @@ pub(super) fn merge(parts: &[Part], notes: &mut Notes<'_>) -> Option<Value> {
             let help = "add policy = \"hash\", or take `hash` out".to_owned();
             let key = format!("{}.hash", part.path);
             notes.push(&part.place("hash").1, FaultKind::Conflict, &key, message, Some(help));
-            return None;
+            useless = true;
         }
         merged.as_object_mut().map(|merged| merged.remove("hash"));
     }
@@ -86,7 +87,7 @@ pub(super) fn merge(parts: &[Part], notes: &mut Notes<'_>) -> Option<Value> {
         let full = format!("{}.{key}", part.path);
         notes.push(&part.place(key).1, FaultKind::InvalidValue, &full, message, None);
     }
-    (faults.is_empty() && parts.iter().all(|part| part.removed.is_empty())).then_some(merged)
+    (!useless && faults.is_empty() && parts.iter().all(|part| part.removed.is_empty())).then_some(merged)
 }
 
 impl Part {
