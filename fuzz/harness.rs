@@ -1,14 +1,18 @@
 //! What a fuzzer does with its bytes; the tests of `formic-mux` do the same with bytes from a seeded generator.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use formic_core::{Code, Error};
-use formic_mux::Limits;
 use formic_mux::machine::{Alive, Event, Head, Machine, Role};
+use formic_mux::{Budget, Limits};
 use http::HeaderMap;
 
 /// No machine holds more output than a fuzzer's input can ask for, by this factor, beside what its owner said.
 const MOST_OUTPUT: usize = 64;
+
+/// What a server may hold of what it counts.
+const MOST_HELD: usize = 192 << 10;
 
 /// A message that goes in one frame, one that needs pieces and credit, and one that nobody takes.
 const SIZES: [usize; 4] = [0, 100, 65_536, 65_537];
@@ -72,8 +76,11 @@ fn act(machine: &mut Machine<u8>, role: Role, op: u32, open: &mut Vec<Open>, met
             }
         }
         (Role::Server, 13) => _ = machine.hold(id, size),
-        (Role::Server, 14) => machine.complete(id),
+        (Role::Server, 14) if op & 0x10000 == 0 => machine.complete(id),
+        (Role::Server, 14) => machine.work(id, size),
         (_, 15) if op >> 12 == 0 => machine.go_away(),
+        (Role::Server, 15) if op & 0x100 == 0 => machine.pause(id),
+        (Role::Server, 15) => _ = machine.grant(id),
         _ => {}
     }
     size + 64
@@ -92,6 +99,11 @@ pub(crate) fn machine(input: &[u8]) {
         Limits { calls: 8, message: 1 << 16, paths: 4, pairs: 4, metadata: 512, ..Limits::default() };
     let mut machine =
         Machine::<u8>::new(role, limits, Alive { interval: second, timeout: second, busy_only: false });
+    // So little that some inputs use it up.
+    let budget = Arc::new(Budget::new(MOST_HELD));
+    if role == Role::Server {
+        machine = machine.granting(1 << 20).drawing_on(Arc::clone(&budget));
+    }
     let mut greeting = Vec::new();
     limits.write(&mut greeting);
     let (mut said, mut own, mut now) = (0, 0, Duration::ZERO);
@@ -142,21 +154,26 @@ pub(crate) fn machine(input: &[u8]) {
             if machine.tick(now).is_err() {
                 return;
             }
+            for id in machine.relieve() {
+                assert!(!machine.is_open(id));
+            }
         }
         machine.writable().clear();
         out.clear();
         machine.output(&mut out);
         said += out.len();
-        assert!(machine.calls() <= 8);
+        assert!(machine.calls() <= 8 && budget.held() <= MOST_HELD);
     }
     let most = MOST_OUTPUT * (input.len() + greeting.len()) + 1024 + 2 * own;
     assert!(said <= most, "{said} bytes said, of {most}");
     if unread.is_empty() && machine.calls() == 0 {
         machine.shrink();
     }
+    machine.lost(0);
+    assert_eq!(budget.held(), 0, "what was held is free");
 }
 
 /// Reads the bytes as a record of a connection.
 pub(crate) fn capture(input: &[u8]) {
-    let _ = formic_mux::capture::decode(input, |line| assert!(!line.is_empty()));
+    let _ = formic_mux::capture::decode(input, |said| assert!(!said.to_string().is_empty()));
 }

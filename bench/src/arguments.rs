@@ -7,6 +7,7 @@ pub(crate) const USAGE: &str = "\
 usage: formic-bench rpc [--json FILE] [--rounds N] [--seconds N] [--quick]
        formic-bench wire [--calls N] [--json FILE] [--rounds N] [--seconds N] [--quick]
        formic-bench traffic [--json FILE] [--scene N]... [--seconds N]
+       formic-bench traffic --redraw FILE [--scene N]...
        formic-bench engine [--json FILE] [--instances N,N,N]
 
 rpc: what a call costs beside the peers
@@ -21,6 +22,7 @@ wire: answers that stream, idle connections, and calls in bad weather
 traffic: what becomes of calls when instances are slow, fail, end or have too much to do
 
   --json FILE    write the rows and the targets there too
+  --redraw FILE  measure nothing; draw the figures anew that an earlier run with --json wrote to FILE
   --scene N      only this scene, 1 to 7; may be given again; the results page stays as it is
   --seconds N    how long each part of a scene takes (8); with less than that the page stays as it is
 
@@ -47,6 +49,8 @@ pub(crate) struct Traffic {
     pub(crate) scenes: Vec<u8>,
     /// Of each part of a scene.
     pub(crate) seconds: f64,
+    /// Draw what an earlier run kept, and measure nothing.
+    pub(crate) redraw: Option<PathBuf>,
 }
 
 /// Short enough for a coffee, long enough for a p99 of a few thousand calls.
@@ -150,11 +154,12 @@ pub(crate) fn parse(arguments: &[String]) -> Result<Command, String> {
 }
 
 fn traffic<'a>(mut arguments: impl Iterator<Item = &'a String>) -> Result<Command, String> {
-    let (mut json, mut scenes, mut seconds) = (None, Vec::new(), SECONDS);
+    let (mut json, mut redraw, mut scenes, mut seconds) = (None, None, Vec::new(), SECONDS);
     while let Some(argument) = arguments.next() {
         let mut value = || arguments.next().ok_or_else(|| format!("{argument} needs a value"));
         match argument.as_str() {
             "--json" => json = Some(PathBuf::from(value()?)),
+            "--redraw" => redraw = Some(PathBuf::from(value()?)),
             "--scene" => {
                 let given = value()?;
                 let scene = given.parse().ok().filter(|scene| (1..=7).contains(scene));
@@ -170,7 +175,7 @@ fn traffic<'a>(mut arguments: impl Iterator<Item = &'a String>) -> Result<Comman
     }
     scenes.sort_unstable();
     scenes.dedup();
-    Ok(Command::Traffic(Traffic { json, scenes, seconds: seconds as f64 }))
+    Ok(Command::Traffic(Traffic { json, scenes, seconds: seconds as f64, redraw }))
 }
 
 fn engine<'a>(mut arguments: impl Iterator<Item = &'a String>) -> Result<Command, String> {
@@ -230,6 +235,7 @@ mod tests {
         let some = traffic("traffic --scene 5 --scene 2 --scene 5 --seconds 3");
         assert_eq!((some.scenes, some.seconds), (vec![2, 5], 3.0));
         assert!(!traffic("traffic --seconds 2").is_whole());
+        assert_eq!(traffic("traffic --redraw a.json").redraw, Some("a.json".into()));
     }
 
     #[test]

@@ -5,6 +5,10 @@
 
 use std::fmt::Write as _;
 
+use serde::{Deserialize, Serialize};
+
+mod kept;
+
 const WIDTH: f64 = 900.0;
 const LEFT: f64 = 74.0;
 const RIGHT: f64 = 190.0;
@@ -17,17 +21,21 @@ const FOOT: f64 = 52.0;
 const COLOURS: [&str; 7] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#666666"];
 
 /// A drawing.
+#[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct Figure {
     pub(crate) title: String,
     pub(crate) note: String,
     pub(crate) panels: Vec<Panel>,
 }
 
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(crate) enum Panel {
     Lines(Lines),
     Bars(Bars),
 }
 
+#[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct Lines {
     pub(crate) x: String,
     pub(crate) y: String,
@@ -40,20 +48,30 @@ pub(crate) struct Lines {
     pub(crate) limits: Vec<(f64, String)>,
 }
 
+#[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct Series {
     pub(crate) name: String,
+    #[serde(with = "kept::points")]
     pub(crate) points: Vec<(f64, f64)>,
 }
 
+#[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct Bars {
     pub(crate) y: String,
     pub(crate) log: bool,
     /// What each colour stands for.
     pub(crate) series: Vec<String>,
     /// A group of bars each: its name, and a value for each series.
+    #[serde(with = "kept::groups")]
     pub(crate) groups: Vec<(String, Vec<f64>)>,
     pub(crate) limits: Vec<(f64, String)>,
 }
+
+/// How limits are drawn.
+const LIMIT: &str = "stroke=\"#b00020\" stroke-dasharray=\"6 4\"";
+
+/// So many letters have room beside a panel.
+const NAME: usize = 23;
 
 /// Letters that stay legible over lines and bars.
 const OVER: &str = "stroke=\"#ffffff\" stroke-width=\"3\" paint-order=\"stroke\"";
@@ -119,13 +137,12 @@ impl Lines {
             let height = top + 12.0 + 13.0 * (index % 3) as f64;
             text(out, place + 4.0, height, "start", "fill=\"#555555\" font-size=\"11\"", word);
         }
-        limits(out, &self.limits, &y);
         // The first is drawn last, over the others.
         for (index, series) in self.series.iter().enumerate().rev() {
             let mut path = String::new();
             for (index, (when, value)) in series.points.iter().enumerate() {
                 let letter = if index == 0 { 'M' } else { 'L' };
-                let _ = write!(path, "{letter}{:.1} {:.1}", x.place(*when), y.place(*value));
+                let _ = write!(path, "{letter}{:.1} {:.1}", x.place(*when), y.place(drawn(*value)));
             }
             let width = if index == 0 { 2.4 } else { 1.3 };
             let _ = writeln!(
@@ -134,7 +151,8 @@ impl Lines {
                 colour(index)
             );
         }
-        legend(out, self.series.iter().map(|series| series.name.as_str()), top);
+        let below = legend(out, self.series.iter().map(|series| series.name.as_str()), top);
+        limits(out, &self.limits, &y, below);
     }
 }
 
@@ -147,10 +165,11 @@ impl Bars {
         frame(out, &y, &self.y, top);
         let room = (WIDTH - RIGHT - LEFT) / self.groups.len().max(1) as f64;
         let width = (room * 0.8 / self.series.len().max(1) as f64).min(60.0);
+        let mut numbers = String::new();
         for (group, (name, values)) in self.groups.iter().enumerate() {
             let middle = LEFT + room * (group as f64 + 0.5);
             let left = middle - width * values.len() as f64 / 2.0;
-            for (index, &value) in values.iter().enumerate() {
+            for (index, value) in values.iter().copied().map(drawn).enumerate() {
                 let (at, place) = (left + width * index as f64, y.place(value));
                 let _ = writeln!(
                     out,
@@ -160,12 +179,14 @@ impl Bars {
                     colour(index)
                 );
                 let over = at + width / 2.0 - 1.0;
-                text(out, over, place - 4.0, "middle", &format!("font-size=\"10\" {OVER}"), &number(value));
+                let style = format!("font-size=\"10\" {OVER}");
+                text(&mut numbers, over, place - 4.0, "middle", &style, &number(value));
             }
             text(out, middle, top + PANEL - 12.0, "middle", "font-size=\"10\"", name);
         }
-        limits(out, &self.limits, &y);
-        legend(out, self.series.iter().map(String::as_str), top);
+        let below = legend(out, self.series.iter().map(String::as_str), top);
+        limits(out, &self.limits, &y, below);
+        out.push_str(&numbers);
     }
 }
 
@@ -201,6 +222,11 @@ fn vertical(values: impl Iterator<Item = f64>, limits: &[(f64, String)], log: bo
     Scale { low, high, from: top + PANEL - 30.0, to: top, log }
 }
 
+/// What is no number is drawn as what has no end, for where figures are kept the two are one.
+fn drawn(value: f64) -> f64 {
+    if value.is_nan() { f64::INFINITY } else { value }
+}
+
 fn range(values: impl Iterator<Item = f64>) -> (f64, f64) {
     let (low, high) = values
         .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(value), high.max(value)));
@@ -230,26 +256,60 @@ fn frame(out: &mut String, y: &Scale, name: &str, top: f64) {
     text(out, across, down, "middle", &turn, name);
 }
 
-fn limits(out: &mut String, limits: &[(f64, String)], y: &Scale) {
-    for (value, word) in limits {
-        let at = y.place(*value);
-        rule(out, (LEFT, at), (WIDTH - RIGHT, at), "stroke=\"#b00020\" stroke-dasharray=\"7 4\"");
-        let style = format!("fill=\"#b00020\" font-size=\"11\" {OVER}");
-        text(out, WIDTH - RIGHT - 4.0, at - 4.0, "end", &style, word);
+/// Last of all, over series and bars, for these are mostly where the limit is; its words beside the panel, where they
+/// hide nothing, at its height or below what is there already.
+fn limits(out: &mut String, limits: &[(f64, String)], y: &Scale, legend: f64) {
+    let mut limits: Vec<_> = limits.iter().map(|(value, word)| (y.place(*value), word)).collect();
+    limits.sort_by(|one, other| one.0.total_cmp(&other.0));
+    let mut free = legend;
+    for (at, word) in limits {
+        rule(out, (LEFT, at), (WIDTH - RIGHT, at), LIMIT);
+        let mut below = free.max(at + 4.0);
+        let left = WIDTH - RIGHT + 8.0;
+        rule(out, (left, below - 4.0), (left + 16.0, below - 4.0), LIMIT);
+        for line in wrapped(word, NAME + 2) {
+            text(out, left + 20.0, below, "start", "fill=\"#b00020\" font-size=\"11\"", &line);
+            below += 13.0;
+        }
+        free = below;
     }
 }
 
-fn legend<'a>(out: &mut String, names: impl Iterator<Item = &'a str>, top: f64) {
+/// Gives back where there is room below it.
+fn legend<'a>(out: &mut String, names: impl Iterator<Item = &'a str>, top: f64) -> f64 {
+    let mut at = top + 14.0;
     for (index, name) in names.enumerate() {
-        let (left, at) = (WIDTH - RIGHT + 8.0, top + 14.0 + 17.0 * index as f64);
+        let left = WIDTH - RIGHT + 8.0;
         let _ = writeln!(
             out,
             "<rect x=\"{left}\" y=\"{:.1}\" width=\"14\" height=\"4\" fill=\"{}\"/>",
             at - 6.0,
             colour(index)
         );
-        text(out, left + 20.0, at, "start", "", name);
+        for (number, line) in wrapped(name, NAME).into_iter().enumerate() {
+            at += if number == 0 { 0.0 } else { 13.0 };
+            text(out, left + 20.0, at, "start", "", &line);
+        }
+        at += 17.0;
     }
+    at
+}
+
+/// In lines of so many letters, where a word is no longer than that.
+fn wrapped(words: &str, most: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in words.split(' ') {
+        let line = lines.last().map_or(0, |line| line.chars().count());
+        match lines.last_mut() {
+            Some(last) if line == 0 => last.push_str(word),
+            Some(last) if line + 1 + word.chars().count() <= most => {
+                last.push(' ');
+                last.push_str(word);
+            }
+            _ => lines.push(word.into()),
+        }
+    }
+    lines
 }
 
 fn colour(index: usize) -> &'static str {
@@ -294,6 +354,13 @@ mod tests {
     }
 
     #[test]
+    fn long_names_are_wrapped_at_words() {
+        let name = "while all five are replaced, twenty times";
+        assert_eq!(wrapped(name, NAME), ["while all five are", "replaced, twenty times"]);
+        assert_eq!(wrapped("weighted_round_robin_of_all", NAME), ["weighted_round_robin_of_all"]);
+    }
+
+    #[test]
     fn a_figure_holds_what_it_was_given_and_stays_within_its_frame() {
         let series =
             |name: &str, points: &[(f64, f64)]| Series { name: name.into(), points: points.to_vec() };
@@ -301,7 +368,10 @@ mod tests {
             x: "seconds".into(),
             y: "p99, ms".into(),
             log: true,
-            series: vec![series("p2c", &[(0.0, 1.0), (1.0, 900.0)]), series("a < b & c", &[])],
+            series: vec![
+                series("p2c", &[(0.0, 1.0), (0.5, f64::INFINITY), (1.0, 900.0)]),
+                series("a < b & c", &[]),
+            ],
             marks: vec![(0.5, "killed".into())],
             limits: vec![(40.0, "limit 40".into())],
         };
@@ -322,6 +392,13 @@ mod tests {
             assert!(svg.contains(part), "{part}");
         }
         assert!(svg.ends_with("</svg>\n"));
+        // Whatever is where the limit is, is below it.
+        let at = |part: &str| svg.find(part).unwrap_or_else(|| panic!("{part}"));
+        assert!(at("limit 40") > at("<path") && at("100 ns") > at("fill=\"#0072b2\""));
+        assert!(!svg.contains("NaN"), "{svg}");
+        // It is drawn the same after it was kept.
+        let kept = serde_json::to_string(&figure).expect("a figure as JSON");
+        assert_eq!(serde_json::from_str::<Figure>(&kept).expect("the same").svg(), svg);
         let scale = Scale { low: 1.0, high: 1000.0, from: 200.0, to: 0.0, log: true };
         assert_eq!([0.1, 1.0, 1000.0, 1e9].map(|value| scale.place(value)), [200.0, 200.0, 0.0, 0.0]);
     }

@@ -75,6 +75,9 @@ async fn play(command: &Command) -> Result<()> {
         Command::Rpc(arguments) => run(arguments).await,
         Command::Wire(arguments) => run_wire(arguments).await,
         Command::Traffic(arguments) => {
+            if let Some(from) = &arguments.redraw {
+                return traffic::redraw(arguments, from);
+            }
             let scratch = Scratch::new()?;
             traffic::run(arguments, &scratch.0).await
         }

@@ -11,7 +11,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use formic::bytes::Bytes;
 use formic::core::{Kind, Method};
+use formic::futures::{self, StreamExt as _};
 use formic::tokio::task::JoinSet;
 use formic::tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use formic::{Channel, Client, Code, Error};
@@ -57,6 +59,12 @@ pub struct Tally {
     pub lost: AtomicU64,
     /// Any other error.
     pub other: AtomicU64,
+    /// Of those answered, the ones that streamed: requests, answers, both.
+    pub collected: AtomicU64,
+    /// See `collected`.
+    pub spread: AtomicU64,
+    /// See `collected`.
+    pub chatted: AtomicU64,
     /// Answered with what belongs to another call, or to none.
     pub wrong: AtomicU64,
     /// Not over by their deadline.
@@ -151,6 +159,9 @@ impl Begun {
         stalls.shutdown().await;
         let watched = relay.stop().await;
         let counts = tally.all().map(|(name, count)| format!("\"{name}\":{count}")).join(",");
+        let streamed = [&tally.collected, &tally.spread, &tally.chatted];
+        let [collected, spread, chatted] = streamed.map(|count| count.load(Ordering::Relaxed));
+        let counts = format!("{counts},\"collected\":{collected},\"spread\":{spread},\"chatted\":{chatted}");
         let [latest, stalled] = [&tally.latest, &tally.stalled].map(|count| count.load(Ordering::Relaxed));
         let line = format!(
             "{{{counts},{watched},\"latest_ms\":{latest},\"stalled_ms\":{stalled},\"seconds\":{:.1}}}",
@@ -169,7 +180,7 @@ async fn greet(channel: &Channel) -> Result<(), String> {
     let give_up = Instant::now() + PATIENCE;
     loop {
         let request = server::request(0, 0, false, &mut fastrand::Rng::new(), 0);
-        let call = Call::new(Method::new(server::PATH, Kind::Unary), Codec::Proto, Body::Message(request));
+        let call = Call::new(server::ECHO, Codec::Proto, Body::Message(request));
         match channel.call(call).await {
             Ok(_) => return Ok(()),
             Err(error) if Instant::now() > give_up => return Err(format!("there is no server: {error}")),
@@ -220,16 +231,21 @@ impl Caller {
         let patience = Duration::from_micros(chance.u64(..3_000));
         let allowed = Duration::from_millis(if hangs { 50 } else { chance.u64(20..3_000) });
         let request = server::request(number, wait, hangs, chance, length);
-        let expected = server::answer(&request);
+        let (method, requests, expected) = plan_of(request, chance);
+        let streamed = match method.kind {
+            Kind::Unary => None,
+            Kind::ClientStream => Some(&self.tally.collected),
+            Kind::ServerStream => Some(&self.tally.spread),
+            Kind::BidiStream => Some(&self.tally.chatted),
+        };
 
         let deadline = Instant::now() + allowed;
-        let mut call =
-            Call::new(Method::new(server::PATH, Kind::Unary), Codec::Proto, Body::Message(request));
+        let mut call = Call::new(method, Codec::Proto, requests);
         call.deadline = Some(deadline);
-        let calling = self.channel.call(call);
+        let calling = ask(&self.channel, call, expected);
         let count = if gives_up {
             match timeout(patience, calling).await {
-                Ok(answer) => self.judge(answer.map(|answer| answer.body), &expected),
+                Ok(answer) => self.judge(&answer),
                 Err(_) => &self.tally.canceled,
             }
         } else {
@@ -237,21 +253,26 @@ impl Caller {
             let outcome = timeout_at(deadline + SLACK, calling).await;
             self.tally.latest.fetch_max(deadline.elapsed().as_millis() as u64, Ordering::Relaxed);
             match outcome {
-                Ok(answer) => self.judge(answer.map(|answer| answer.body), &expected),
+                Ok(answer) => self.judge(&answer),
                 Err(_) => &self.tally.hung,
             }
         };
         count.fetch_add(1, Ordering::Relaxed);
+        if let Some(streamed) = streamed
+            && std::ptr::eq(count, &raw const self.tally.answered)
+        {
+            streamed.fetch_add(1, Ordering::Relaxed);
+        }
         if std::ptr::eq(count, &raw const self.tally.lost) {
             // Nobody is there: it is not asked for the answer of the next call at once.
             sleep(PAUSE).await;
         }
     }
 
-    fn judge(&self, answer: Result<Body, Error>, expected: &[u8]) -> &AtomicU64 {
-        match answer {
-            Ok(Body::Message(message)) if message == expected => &self.tally.answered,
-            Ok(_) => &self.tally.wrong,
+    fn judge(&self, answered: &Result<bool, Error>) -> &AtomicU64 {
+        match answered {
+            Ok(true) => &self.tally.answered,
+            Ok(false) => &self.tally.wrong,
             Err(error) => match error.code() {
                 Code::DeadlineExceeded => &self.tally.late,
                 Code::Unavailable => &self.tally.lost,
@@ -259,4 +280,51 @@ impl Caller {
             },
         }
     }
+}
+
+/// What is called with a first message, all of the request, and the answers that belong to it.
+fn plan_of(request: Bytes, chance: &mut fastrand::Rng) -> (Method, Body, Vec<Bytes>) {
+    let method = match chance.u8(..10) {
+        0 => server::COLLECT,
+        1 => server::SPREAD,
+        2 => server::CHAT,
+        _ => server::ECHO,
+    };
+    if !method.kind.client_streams() {
+        let expected = match method.kind {
+            Kind::ServerStream => server::answers(&request).collect(),
+            _ => vec![server::answer(&request)],
+        };
+        return (method, Body::Message(request), expected);
+    }
+    let mut requests = vec![request];
+    for n in 0..chance.u64(..8) {
+        let length = if chance.u8(..50) == 0 { chance.usize(..70_000) } else { chance.usize(..64) };
+        requests.push(server::request(n, 0, false, chance, length));
+    }
+    let expected = match method.kind {
+        Kind::ClientStream => vec![server::answer_to_all(&requests)],
+        _ => requests.iter().map(|request| server::answer(request)).collect(),
+    };
+    // Some of them come at a time, some do not.
+    let pauses: Vec<bool> = requests.iter().map(|_| chance.bool()).collect();
+    let said = futures::stream::iter(requests.into_iter().zip(pauses)).then(|(request, pause)| async move {
+        if pause {
+            formic::tokio::task::yield_now().await;
+        }
+        Ok(request)
+    });
+    (method, Body::Stream(Box::pin(said)), expected)
+}
+
+/// Makes a call, and says whether the answers are what belongs to it, in their order and all of them.
+async fn ask(channel: &Channel, call: Call, expected: Vec<Bytes>) -> Result<bool, Error> {
+    let mut answers = channel.call(call).await?.body.into_stream();
+    let mut expected = expected.into_iter();
+    while let Some(answer) = answers.next().await {
+        if expected.next() != Some(answer?) {
+            return Ok(false);
+        }
+    }
+    Ok(expected.next().is_none())
 }

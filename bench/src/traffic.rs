@@ -40,6 +40,22 @@ struct Setting<'a> {
     seconds: f64,
 }
 
+/// Draws the figures of an earlier run anew, from what it kept; nothing is measured.
+pub(crate) fn redraw(arguments: &Traffic, from: &Path) -> Result<()> {
+    let what = || format!("read {}", from.display());
+    let kept = serde_json::from_slice(&std::fs::read(from).with_context(what)?).with_context(what)?;
+    let results = Workspace::find()?.root.join("bench/results");
+    let mut figures = finding::figures(&kept).with_context(what)?;
+    figures.retain(|(number, ..)| arguments.scenes.contains(number));
+    anyhow::ensure!(!figures.is_empty(), "{} has kept no figure of these scenes", from.display());
+    for (_, file, figure) in figures {
+        let path = results.join(file);
+        std::fs::write(&path, figure.svg()).with_context(|| format!("write {}", path.display()))?;
+        eprintln!("drew {}", path.display());
+    }
+    Ok(())
+}
+
 /// Builds, measures, and says so. A missed limit is a result and no failure.
 pub(crate) async fn run(arguments: &Traffic, scratch: &Path) -> Result<()> {
     // Before anything is built, or its load would be taken for the machine's.
@@ -59,9 +75,9 @@ pub(crate) async fn run(arguments: &Traffic, scratch: &Path) -> Result<()> {
     }
     print!("{}", finding::text(&scenes));
     if let Some(path) = &arguments.json {
-        let mut json = serde_json::to_string_pretty(&finding::json(&scenes, &machine, arguments.seconds))
-            .context("write the findings as JSON")?;
-        json.push('\n');
+        let before = std::fs::read(path).ok().and_then(|text| serde_json::from_slice(&text).ok());
+        let found = finding::json(&scenes, &machine, arguments.seconds, before);
+        let json = finding::lines(found).context("write the findings as JSON")?;
         std::fs::write(path, json).with_context(|| format!("write {}", path.display()))?;
     }
     let page = results.join("traffic.md");

@@ -25,6 +25,9 @@ async fn no_call_hangs_and_no_answer_goes_astray() {
         // It was a storm, and not a calm in which nothing can go wrong.
         assert!(count("answered") > CALLS / 4 && count("canceled") > CALLS / 100, "{said}");
         assert!(count("late") > 0, "{said}");
+        for kind in ["collected", "spread", "chatted"] {
+            assert!(count(kind) > CALLS / 100, "{kind}: {said}");
+        }
         cut_and_silent = [cut_and_silent[0] + count("cut"), cut_and_silent[1] + count("silent")];
         if cut_and_silent.iter().all(|times| *times > 0) {
             break;

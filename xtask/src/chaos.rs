@@ -1,6 +1,6 @@
 //! `cargo xtask chaos`: the test that kills the processes of a server, for as long as one likes.
 //!
-//! The test is one of the gate's (`testing/e2e/tests/server/chaos.rs`), where it runs for a minute; here it is given more
+//! The test is one of the gate's (`testing/e2e/tests/server/chaos.rs`), where it runs for two minutes; here it is given more
 //! time, a seed to repeat, and a file for the figures.
 
 use std::path::PathBuf;

@@ -33,7 +33,7 @@ usage: cargo xtask <verb>
   lint                                                   clippy, warnings are errors
   doc                                                    the documents of every crate, warnings are errors
   codegen [--check]                                      the generated code of formic-api, anew or compared
-  bench <rpc|…> [--json FILE] [--quick]                  side-by-side benchmarks, release profile
+  bench rpc|wire|traffic|engine [--json FILE] [--quick]  side-by-side benchmarks, release profile
   chaos [--seconds N] [--seed N] [--json FILE]           kills brain and keeper of a server under load
 ";
 
@@ -56,6 +56,11 @@ fn dispatch(args: &[String]) -> Result<bool> {
         return Ok(false);
     };
     if matches!(verb.as_str(), "help" | "-h" | "--help") {
+        print!("{USAGE}");
+        return Ok(true);
+    }
+    // Nobody who asks what there is waits for a build.
+    if rest.iter().any(|arg| matches!(arg.as_str(), "-h" | "--help")) {
         print!("{USAGE}");
         return Ok(true);
     }

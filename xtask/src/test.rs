@@ -16,6 +16,7 @@ mod kinds;
 mod libtest;
 mod options;
 mod tally;
+mod vm;
 
 use kinds::Kind;
 use options::Options;

@@ -83,6 +83,12 @@ fn cargo_program() -> std::ffi::OsString {
     std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
 }
 
+/// The folder in which cargo builds.
+pub(crate) fn target_dir(workspace: &Workspace) -> PathBuf {
+    let root = &workspace.root;
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |target| root.join(target))
+}
+
 /// Runs `command` and returns its standard output; a failure carries its standard error.
 pub(crate) fn capture(command: &mut Command) -> Result<String> {
     let name = describe(command);

@@ -74,10 +74,11 @@ impl Instance {
         Duration::from_micros(fastrand::u64(mean / 2..=mean + mean / 2))
     }
 
-    async fn pass_on(&self, next: &TrafficServiceClient) -> Result<(), Error> {
-        let mut tries = 0;
+    /// For the same user, which is what `hash` goes by.
+    async fn pass_on(&self, next: &TrafficServiceClient, ctx: &Context) -> Result<(), Error> {
+        let (mut tries, user) = (0, ctx.metadata().get("x-user").unwrap_or_default());
         loop {
-            match next.read(WorkRequest::default()).await {
+            match next.read(WorkRequest::default()).metadata("x-user", user).await {
                 Ok(_) => return Ok(()),
                 Err(error) if tries == self.0.by_hand => return Err(error),
                 Err(_) => tries += 1,
@@ -87,10 +88,10 @@ impl Instance {
 }
 
 impl TrafficService for Instance {
-    async fn read(&self, _ctx: Context, _request: Request<'_, WorkRequest>) -> Reply<WorkResponse> {
+    async fn read(&self, ctx: Context, _request: Request<'_, WorkRequest>) -> Reply<WorkResponse> {
         let response = self.work().await?;
         if let Some(next) = &self.0.next {
-            self.pass_on(next).await?;
+            self.pass_on(next, &ctx).await?;
         }
         reply(response)
     }

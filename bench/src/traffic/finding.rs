@@ -71,7 +71,7 @@ impl Finding {
 impl Scene {
     /// The name of its figure's file.
     pub(crate) fn file(&self) -> String {
-        format!("traffic-{}.svg", self.number)
+        file(self.number)
     }
 }
 
@@ -94,12 +94,29 @@ pub(crate) fn text(scenes: &[Scene]) -> String {
     out
 }
 
-pub(crate) fn json(scenes: &[Scene], machine: &Machine, seconds: f64) -> Value {
+/// The findings for programs. What `before` says of scenes that were not played stays.
+pub(crate) fn json(scenes: &[Scene], machine: &Machine, seconds: f64, before: Option<Value>) -> Value {
+    let played = |entry: &Value| {
+        let number = entry.get("scene").and_then(Value::as_u64);
+        scenes.iter().any(|scene| Some(u64::from(scene.number)) == number)
+    };
+    let kept = |list: &str| {
+        let entries = before.as_ref().and_then(|before| before.get(list)?.as_array());
+        let entries = entries.into_iter().flatten();
+        entries.filter(|entry| entry.get("scene").is_some() && !played(entry)).cloned().collect::<Vec<_>>()
+    };
+    let together = |list: &str, fresh: Vec<Value>| {
+        let mut entries = kept(list);
+        entries.extend(fresh);
+        entries.sort_by_key(|entry| entry.get("scene").and_then(Value::as_u64));
+        entries
+    };
     let rows = scenes.iter().flat_map(|scene| {
         scene.findings.iter().map(|finding| {
             let limit = finding.limit.as_ref();
             json!({
                 "scene": scene.number,
+                "date": machine.date,
                 "subject": finding.subject,
                 "figure": finding.what,
                 "value": finite(finding.value),
@@ -113,16 +130,51 @@ pub(crate) fn json(scenes: &[Scene], machine: &Machine, seconds: f64) -> Value {
         let limited = scene.findings.iter().filter_map(|finding| finding.limit.as_ref());
         limited.map(|target| {
             let name = format!("scene {}, {}", scene.number, target.name);
-            json!({ "name": name, "value": finite(target.value), "limit": target.limit, "met": target.met })
+            json!({
+                "scene": scene.number,
+                "name": name,
+                "value": finite(target.value),
+                "limit": target.limit,
+                "met": target.met,
+            })
         })
     });
+    let figures = scenes.iter().map(|scene| json!({ "scene": scene.number, "figure": scene.figure }));
     json!({
         "bench": "traffic",
         "machine": machine,
         "seconds": seconds,
-        "rows": rows.collect::<Vec<_>>(),
-        "targets": targets.collect::<Vec<_>>(),
+        "rows": together("rows", rows.collect()),
+        "targets": together("targets", targets.collect()),
+        "figures": together("figures", figures.collect()),
     })
+}
+
+/// As text in which people find their way: everything on lines of its own, but each figure, of hundreds of points, on
+/// one.
+pub(crate) fn lines(mut found: Value) -> serde_json::Result<String> {
+    let figures = found.as_object_mut().and_then(|found| found.remove("figures")).unwrap_or_default();
+    let mut text = serde_json::to_string_pretty(&found)?;
+    let entries = figures.as_array().into_iter().flatten().map(serde_json::to_string);
+    let entries = entries.collect::<serde_json::Result<Vec<_>>>()?;
+    text.truncate(text.trim_end_matches(['}', '\n']).len());
+    let _ = write!(text, ",\n  \"figures\": [\n    {}\n  ]\n}}\n", entries.join(",\n    "));
+    Ok(text)
+}
+
+/// The figures of scenes that were kept, each with its file.
+pub(crate) fn figures(kept: &Value) -> serde_json::Result<Vec<(u8, String, Figure)>> {
+    let entries = kept.get("figures").and_then(Value::as_array).into_iter().flatten();
+    entries
+        .map(|entry| {
+            let number: u8 = serde_json::from_value(entry["scene"].clone())?;
+            Ok((number, file(number), serde_json::from_value(entry["figure"].clone())?))
+        })
+        .collect()
+}
+
+fn file(number: u8) -> String {
+    format!("traffic-{number}.svg")
 }
 
 /// JSON has no word for what never happened.
@@ -159,12 +211,34 @@ pub(super) mod tests {
 
     #[test]
     fn programs_read_the_agreed_form() {
-        let json = json(&[scene()], &crate::machine::facts(), 8.0);
-        let expected =
-            json!({ "name": "scene 2, p2c: failed reads, %", "value": 0.2, "limit": 0.1, "met": false });
+        let json = json(&[scene()], &crate::machine::facts(), 8.0, None);
+        let expected = json!({
+            "scene": 2, "name": "scene 2, p2c: failed reads, %", "value": 0.2, "limit": 0.1, "met": false,
+        });
         assert_eq!(json["targets"][0], expected);
         assert_eq!(json["rows"].as_array().map(Vec::len), Some(4));
         assert_eq!(json["rows"][1]["met"], Value::Null);
         assert_eq!(json["targets"][2]["value"], Value::Null);
+    }
+
+    #[test]
+    fn what_was_not_played_stays_as_it_was() {
+        let machine = crate::machine::facts();
+        let other = Scene { number: 1, ..scene() };
+        let before = json(&[other, scene()], &machine, 8.0, None);
+        let mut again = scene();
+        again.findings.truncate(1);
+        let json = json(&[again], &machine, 8.0, Some(before));
+        let scenes = |list: &str| -> Vec<Option<u64>> {
+            json[list].as_array().into_iter().flatten().map(|entry| entry["scene"].as_u64()).collect()
+        };
+        assert_eq!(scenes("rows"), [Some(1), Some(1), Some(1), Some(1), Some(2)]);
+        assert_eq!(scenes("targets"), [Some(1), Some(1), Some(1), Some(2)]);
+        let text = lines(json.clone()).expect("as text");
+        assert_eq!(serde_json::from_str::<Value>(&text).expect("the same"), json);
+        assert!(text.lines().filter(|line| line.contains("panels")).count() == 2);
+        let figures = figures(&json).expect("as they were kept");
+        let files: Vec<_> = figures.iter().map(|(number, file, _)| (*number, file.as_str())).collect();
+        assert_eq!(files, [(1, "traffic-1.svg"), (2, "traffic-2.svg")]);
     }
 }

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::finding::{Finding, Scene};
 use super::record::{failed_share, percentile, rate, seconds};
 use super::stage::{Load, Stage, policy};
-use super::{DEFAULT, Setting};
+use super::{DEFAULT, POLICIES, Setting};
 use crate::chart::{Figure, Lines, Panel};
 
 const INSTANCES: usize = 2;
@@ -30,14 +30,8 @@ const CAPACITY: f64 = (INSTANCES * WORKERS) as f64 * 1e6 / MEAN_US as f64;
 pub(super) async fn play(setting: &Setting<'_>) -> Result<Scene> {
     let (mut findings, mut tails, mut goodputs) = (Vec::new(), Vec::new(), Vec::new());
     let (mut limit, mut marks) = (f64::NAN, Vec::new());
-    let subjects = [
-        (DEFAULT, DEFAULT, true),
-        ("least_request", "least_request", true),
-        ("round_robin", "round_robin", true),
-        ("random", "random", true),
-        ("p2c, limit off", DEFAULT, false),
-    ];
-    for (subject, name, adaptive) in subjects {
+    let subjects = POLICIES.iter().map(|&name| (name, name, true));
+    for (subject, name, adaptive) in subjects.chain([("p2c, limit off", DEFAULT, false)]) {
         eprintln!("scene 5: {subject}");
         let stage =
             Stage::new(setting.programs, setting.scratch, &format!("overload-{name}-{adaptive}")).await?;

@@ -4,8 +4,8 @@ use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::finding::{Finding, Scene};
-use super::stage::{Instance, Load, Stage};
-use super::{DEFAULT, Setting};
+use super::stage::{Instance, Load, Stage, policy};
+use super::{DEFAULT, POLICIES, Setting};
 use crate::chart::{Bars, Figure, Panel};
 
 /// So many that the ten a second which each client may make again in any case are few beside them.
@@ -20,10 +20,12 @@ const BY_HAND: u32 = 2;
 pub(super) async fn play(setting: &Setting<'_>) -> Result<Scene> {
     let (mut findings, mut groups) = (Vec::new(), Vec::new());
     let by_hand = format!("{BY_HAND} retries by hand");
-    for subject in [DEFAULT, by_hand.as_str()] {
+    let subjects = POLICIES.iter().map(|&name| (name, name, true));
+    for (subject, name, economy) in subjects.chain([(by_hand.as_str(), DEFAULT, false)]) {
         eprintln!("scene 6: {subject}");
-        let held = subject == DEFAULT;
-        let per_call = storm(setting, held).await?;
+        let per_call = storm(setting, name, economy).await?;
+        // Whoever picks, the economy is the same, and so is its limit.
+        let held = economy;
         let most = per_call.iter().copied().fold(0.0, f64::max);
         for (name, &attempts) in DEPTH.iter().zip(&per_call) {
             findings.push(Finding::beside(
@@ -42,12 +44,13 @@ pub(super) async fn play(setting: &Setting<'_>) -> Result<Scene> {
     let panel = Bars {
         y: "attempts ÷ calls".into(),
         log: false,
-        series: vec!["Formic".into(), by_hand.clone()],
+        series: POLICIES.iter().map(|&name| name.to_owned()).chain([by_hand.clone()]).collect(),
         groups: groups.collect(),
         limits: vec![(MOST, "limit 1.25".into())],
     };
     let setup = format!(
-        "Three services of two instances each; each call of the first makes one of the second, and that one of the third. \
+        "Three services of two instances each; each call of the first makes one of the second, and that one of the third, for \
+         the same user. \
          {RATE:.0} calls a second that may be repeated. Every call that reaches the third service fails, from the first on. \
          Each client may make a fifth of its calls again, or ten a second where that is more, which it is for one of fewer \
          than 50 calls a second. Beside it: nobody repeats but the handlers, {BY_HAND} times each, as is done where \
@@ -60,9 +63,12 @@ pub(super) async fn play(setting: &Setting<'_>) -> Result<Scene> {
 }
 
 /// Attempts at each service for each call, while the last one fails.
-async fn storm(setting: &Setting<'_>, economy: bool) -> Result<Vec<f64>> {
-    let stage = Stage::new(setting.programs, setting.scratch, &format!("storm-{economy}")).await?;
-    let traffic = if economy { json!({}) } else { json!({ "retry": { "repeats": 0 } }) };
+async fn storm(setting: &Setting<'_>, name: &str, economy: bool) -> Result<Vec<f64>> {
+    let stage = Stage::new(setting.programs, setting.scratch, &format!("storm-{name}-{economy}")).await?;
+    let mut traffic = policy(name);
+    if !economy {
+        traffic["retry"] = json!({ "repeats": 0 });
+    }
     let mut services: Vec<Vec<Instance>> = Vec::new();
     for (depth, service) in DEPTH.into_iter().enumerate() {
         let next = DEPTH.get(depth + 1);

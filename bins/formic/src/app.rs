@@ -1,5 +1,6 @@
 //! Finding the running application: that of this folder or of one above, else the only one that this user runs.
 
+pub(crate) mod again;
 mod here;
 
 use std::os::unix::fs::MetadataExt;
@@ -137,6 +138,11 @@ pub(crate) fn calls() -> formic_client::Config {
 /// A channel to a daemon's socket.
 pub(crate) fn channel(socket: PathBuf) -> Channel {
     Client::new(Arc::new(Memory::new()), formic_client::Config::default()).at(Endpoint::Unix(socket))
+}
+
+/// The folder at or above this one that has an application of this user's.
+pub(crate) fn own(from: &Path) -> Option<&Path> {
+    here::own(from)
 }
 
 async fn open(folder: PathBuf) -> Option<App> {

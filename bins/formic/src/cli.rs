@@ -9,7 +9,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{ArgMatches, Args, Parser, Subcommand};
+use clap::{Arg, ArgMatches, Args, Parser, Subcommand};
 use formic_spec::HumanDuration;
 
 pub(crate) use look::{Exec, Metrics, Sort, Top};
@@ -38,9 +38,12 @@ pub(crate) struct Target {
     pub(crate) remote: Remote,
 }
 
+/// The part of the help that has the flags of [`Remote`].
+const BY_TCP: &str = "By TCP";
+
 /// The server of another machine, or of this one by a port.
 #[derive(Args, Clone, Debug, Default)]
-#[command(next_help_heading = "By TCP")]
+#[command(next_help_heading = BY_TCP)]
 pub(crate) struct Remote {
     /// A server's API: https://host:port, or http://127.0.0.1:port
     #[arg(long, value_name = "URL", env = "FORMIC_SERVER")]
@@ -57,6 +60,13 @@ pub(crate) struct Remote {
     /// Its private key
     #[arg(long, value_name = "FILE", env = "FORMIC_TLS_KEY")]
     pub(crate) tls_key: Option<PathBuf>,
+}
+
+/// For a verb that needs what is on the server's machine: the flags are read, so that whoever gives them is told, and
+/// not offered.
+pub(crate) fn unoffered(flag: Arg) -> Arg {
+    let of_tcp = flag.get_help_heading() == Some(BY_TCP);
+    if of_tcp { flag.hide(true) } else { flag }
 }
 
 impl Remote {
@@ -82,13 +92,13 @@ pub(crate) enum Verb {
     Call(Call),
     /// Show what services write to standard output and error
     Logs(Logs),
-    /// Stop services until they are started again, or the whole running application
+    /// Stop services until they are started again; without names all that runs, as `down` does
     Stop(Stop),
     /// Start services that were stopped, with as many instances as they had
     Start(Start),
     /// Take services out of what is wanted; logs and data stay
     Rm(Rm),
-    /// Stop all workloads of the running application
+    /// Stop all that runs of the application, and `up` with it; a server goes on
     Down(Down),
     /// Show what an apply of the manifest would change and do
     Plan(Plan),
@@ -154,8 +164,11 @@ pub(crate) enum Verb {
 pub(crate) enum Wire {
     /// Print the frames of a recorded connection
     Decode {
-        /// What a client wrote into the folder of its setting `client.capture`
+        /// What `formic call --capture` wrote, or a client into the folder of its setting `client.capture`
         file: PathBuf,
+        /// Print each frame as JSON, one a line
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -198,6 +211,7 @@ pub(crate) struct Listing {
 }
 
 #[derive(Args, Debug)]
+#[command(mut_args(unoffered))]
 pub(crate) struct Describe {
     /// A service of the application, or package.Service
     pub(crate) service: String,
@@ -206,6 +220,7 @@ pub(crate) struct Describe {
 }
 
 #[derive(Args, Debug)]
+#[command(mut_args(unoffered))]
 pub(crate) struct Call {
     /// package.Service/Method
     pub(crate) method: String,
@@ -226,6 +241,9 @@ pub(crate) struct Call {
     /// Print the metadata of the response, and what the call travelled over, to standard error
     #[arg(short, long)]
     pub(crate) verbose: bool,
+    /// Record what is said on the multiplexed wire, secrets included, in a new file for `formic wire decode`
+    #[arg(long, value_name = "FILE")]
+    pub(crate) capture: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) target: Target,
 }
@@ -339,6 +357,49 @@ mod tests {
         assert!(
             asks_for_json(args("formic statsu --json")) && !asks_for_json(args("formic exec a -- x --json"))
         );
+    }
+
+    /// What a verb says of itself, in one line: where it is broken is the terminal's.
+    fn help(verb: &str) -> String {
+        let line = format!("formic {verb} --help");
+        let help = Cli::command().try_get_matches_from(line.split(' ')).unwrap_err().to_string();
+        help.split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn the_flags_of_tcp_stand_by_themselves_and_where_they_are_of_use() {
+        fn look(verb: &clap::Command) {
+            let of_tcp = verb.get_arguments().filter(|it| it.get_help_heading() == Some(BY_TCP));
+            let ids: Vec<&str> = of_tcp.map(|it| it.get_id().as_str()).collect();
+            let all = ["server", "token_file", "tls_ca", "tls_cert", "tls_key"];
+            assert!(ids.is_empty() || ids == all, "{}: {ids:?}", verb.get_name());
+            verb.get_subcommands().for_each(look);
+        }
+        look(&Cli::command());
+        for verb in ["exec", "call", "describe", "server stop", "server upgrade"] {
+            assert!(!help(verb).contains("--token-file") && !help(verb).contains(BY_TCP), "{}", help(verb));
+        }
+        assert!(help("status").contains("By TCP: --server <URL>"), "{}", help("status"));
+        let exec = help("exec");
+        assert!(exec.contains("Arguments: <SERVICE[/SLOT]> A service"), "{exec}");
+        // Who gives one all the same is told, and not that there is no such flag.
+        let line = "formic exec --server http://127.0.0.1:1 order true";
+        Cli::command().try_get_matches_from(line.split(' ')).unwrap();
+    }
+
+    #[test]
+    fn waits_and_stops_say_what_they_do() {
+        for (verb, text) in [
+            ("apply", "Wait until what was changed runs and answers"),
+            ("stop", "Wait until they have stopped"),
+            ("rm", "Wait until nothing of them runs any more"),
+            ("run", "Wait until the run is over"),
+            ("restart", "Wait until new instances answer and the old ones are gone"),
+            ("stop", "Without names it is `formic down`"),
+            ("down", "The same as `formic stop` without names"),
+        ] {
+            assert!(help(verb).contains(text), "{}", help(verb));
+        }
     }
 
     #[test]

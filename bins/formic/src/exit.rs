@@ -73,6 +73,12 @@ impl Failure {
         Self::new(UNREACHABLE, "unreachable", message)
     }
 
+    /// Before a person has mended it, no other try can do better: a keeper makes none.
+    pub(crate) fn hopeless(mut self) -> Self {
+        self.exit = formic_supervise::keeper::HOPELESS;
+        self
+    }
+
     /// Formic is at fault.
     pub(crate) fn bug(message: impl Into<String>) -> Self {
         Self::new(BUG, "bug", message)

@@ -26,18 +26,34 @@ pub(crate) struct Ends {
     hangup: Signal,
 }
 
+/// Which of them came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// Ctrl-C or SIGTERM.
+    Asked,
+    /// The terminal that was closed; a part of a server is told so to begin anew.
+    Hangup,
+}
+
 impl Ends {
     pub(crate) fn listen() -> Outcome<Self> {
         let (interrupt, terminate) = (interrupt()?, listen(SignalKind::terminate())?);
         Ok(Self { interrupt, terminate, hangup: listen(SignalKind::hangup())? })
     }
 
-    /// The next of them. Cancel safe.
+    /// The next of them, for one to whom they are all the same. Cancel safe.
     pub(crate) async fn next(&mut self) {
+        self.which().await;
+    }
+
+    /// The next of them, and which it is. Cancel safe. Of two that are there, the one that is no hangup: who is to end
+    /// does not begin anew.
+    pub(crate) async fn which(&mut self) -> End {
         tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-            _ = self.hangup.recv() => {}
+            biased;
+            _ = self.interrupt.recv() => End::Asked,
+            _ = self.terminate.recv() => End::Asked,
+            _ = self.hangup.recv() => End::Hangup,
         }
     }
 }

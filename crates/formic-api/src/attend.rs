@@ -136,6 +136,9 @@ fn caller_to_pb(caller: pb::Caller, view: &TrafficView) -> pb::CallerTraffic {
         retries_left: view.retries_left,
         endpoints: view.endpoints.iter().map(endpoint_to_pb).collect(),
         notes: view.notes.clone(),
+        panic: view.panic,
+        fit: view.fit,
+        counted: view.counted,
         ..Default::default()
     }
 }
@@ -179,6 +182,15 @@ mod tests {
 
     fn policy(attendant: &Attendant, name: &str) -> Algorithm {
         attendant.client.traffic(&ServiceName::new(name).unwrap()).policy.policy
+    }
+
+    #[test]
+    fn a_panic_and_its_numbers_go_over_the_wire() {
+        let attendant = attendant("{}");
+        let view = attendant.client.traffic(&ServiceName::new("b").unwrap());
+        let view = TrafficView { panic: true, fit: 1, counted: 4, ..view };
+        let sent = caller_to_pb(attendant.name(), &view);
+        assert_eq!((sent.panic, sent.fit, sent.counted), (true, 1, 4));
     }
 
     #[test]

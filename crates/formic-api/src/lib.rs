@@ -5,6 +5,7 @@
 //! daemon. It knows neither the daemon nor its engine.
 
 pub mod attend;
+mod changes;
 pub mod convert;
 pub mod local;
 pub mod serve;

@@ -3,13 +3,12 @@
 use std::time::Duration;
 
 use formic_core::{Code, Error, Instance, InstanceId, ServiceName};
-use formic_registry::{
-    BoxFuture, Error as RegistryError, Lease, LeaseId, Registry, ServiceEntry, Snapshot, Watch,
-};
+use formic_registry::{BoxFuture, Error as RegistryError, Lease, LeaseId, Registry, ServiceEntry, Watch};
 use formic_rpc::Channel;
 use futures::{FutureExt, Stream, StreamExt};
 
-use crate::convert::{instance_from_pb, instance_to_pb};
+use crate::changes::{self, Listener};
+use crate::convert::instance_to_pb;
 use crate::registry::v1 as pb;
 
 /// The reason in the error details that asks for a new registration.
@@ -37,11 +36,6 @@ fn failed(error: Error) -> RegistryError {
         Code::InvalidArgument => RegistryError::Invalid(error.message().into()),
         _ => RegistryError::unavailable_because("the daemon's registry did not answer", error),
     }
-}
-
-fn instances(instances: Vec<pb::Instance>) -> Result<Vec<Instance>, RegistryError> {
-    let read = |instance| instance_from_pb(instance).map_err(|e| RegistryError::Invalid(e.message().into()));
-    instances.into_iter().map(read).collect()
 }
 
 /// Skips to the newest of the sets that have arrived: a connection takes more than the one that a slow
@@ -107,7 +101,7 @@ impl Registry for LocalRegistry {
         Box::pin(async move {
             let request = pb::GetRequest { service: service.as_str().into(), ..Default::default() };
             let response = self.0.get(request).timeout(TIMEOUT).await.map_err(failed)?;
-            instances(response.into_message().instances)
+            response.into_message().instances.into_iter().map(changes::read).collect()
         })
     }
 
@@ -126,6 +120,7 @@ impl Registry for LocalRegistry {
     fn watch(&self, service: Option<ServiceName>) -> Watch {
         let request = pb::WatchRequest {
             service: service.as_ref().map(|name| name.as_str().into()).unwrap_or_default(),
+            changes: true,
             ..Default::default()
         };
         let client = self.0.clone();
@@ -134,15 +129,12 @@ impl Registry for LocalRegistry {
         Watch::new(opened.flat_map(|opened| {
             match opened {
                 Err(error) => futures::stream::iter([Err(error)]).left_stream(),
-                Ok(response) => newest(response.into_message())
-                    .map(|item| {
-                        let item = item.map_err(failed)?;
-                        Ok(Snapshot {
-                            generation: item.generation,
-                            instances: instances(item.instances)?.into(),
-                        })
-                    })
-                    .right_stream(),
+                Ok(response) => {
+                    let mut listener = Listener::default();
+                    // Each is heard, for the next may be changes to it.
+                    let sets = response.into_message().map(move |told| listener.hear(told.map_err(failed)?));
+                    newest(sets).right_stream()
+                }
             }
         }))
     }

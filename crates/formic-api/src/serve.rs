@@ -7,11 +7,13 @@ use formic_registry::{DynRegistry, Error as RegistryError, Lease, LeaseId};
 use formic_rpc::{Context, Reply, Request, Streaming, reply};
 use futures::StreamExt;
 
+use crate::changes::Teller;
 use crate::convert::{fault, instance_from_pb, instance_to_pb};
 use crate::local::{DOMAIN, LEASE_EXPIRED};
 use crate::registry::v1 as pb;
 
-/// Serves a registry. Its watches hold one set a watcher: a slow one skips to the newest.
+/// Serves a registry. Its watches hold two sets a watcher: the one told last, and one that was not taken yet; a slow
+/// watcher skips to the newest.
 #[derive(Clone, Debug)]
 pub struct RegistryServer(DynRegistry);
 
@@ -103,13 +105,8 @@ impl pb::RegistryService for RegistryServer {
             "" => None,
             service => Some(name(service)?),
         };
-        reply(Streaming::new(self.0.watch(service).map(|item| {
-            let item = item.map_err(refused)?;
-            Ok(pb::WatchResponse {
-                generation: item.generation,
-                instances: item.instances.iter().map(instance_to_pb).collect(),
-                ..Default::default()
-            })
-        })))
+        let mut teller = Teller::new(request.changes);
+        let watch = self.0.watch(service);
+        reply(Streaming::new(watch.map(move |item| item.map(|set| teller.tell(set)).map_err(refused))))
     }
 }

@@ -126,6 +126,35 @@ async fn a_daemon_that_goes_and_comes_back() {
 }
 
 #[tokio::test]
+async fn a_watch_tells_what_changed_to_those_who_ask_for_it() {
+    let path = socket();
+    let _running = daemon(&path).await;
+    let client = pb::RegistryServiceClient::new(
+        Client::without_registry(formic_client::Config::default()).at(Endpoint::Unix(path.clone())),
+    );
+    let (registry, hour) = (local(&path), Duration::from_secs(3600));
+    for number in 0..20 {
+        let id = InstanceId::new(format!("order-{number}"));
+        registry.register(Instance { id, ..instance() }, hour).await.unwrap();
+    }
+    let watch = async |changes| {
+        let request = pb::WatchRequest { service: "order".into(), changes, ..Default::default() };
+        within("the watch", client.watch(request).into_future()).await.unwrap().into_message()
+    };
+    let (mut asks, mut does_not) = (watch(true).await, watch(false).await);
+    let first = within("the set", asks.message()).await.unwrap().unwrap();
+    assert_eq!((first.since, first.instances.len()), (None, 20));
+    let first = within("the set", does_not.message()).await.unwrap().unwrap();
+    assert_eq!((first.since, first.instances.len()), (None, 20));
+    registry.deregister(&InstanceId::new("order-7")).await.unwrap();
+    let told = within("the change", asks.message()).await.unwrap().unwrap();
+    assert!(told.since.is_some() && told.instances.is_empty(), "{told:?}");
+    assert_eq!(told.gone, ["order-7"]);
+    let told = within("the set", does_not.message()).await.unwrap().unwrap();
+    assert_eq!((told.since, told.instances.len(), told.gone.len()), (None, 19, 0));
+}
+
+#[tokio::test]
 async fn what_is_wrong_names_its_field() {
     let client = pb::RegistryServiceClient::new(Channel::new(server()));
     let error = client.register(pb::RegisterRequest::default()).await.unwrap_err();

@@ -12,15 +12,20 @@ use formic_core::InstanceId;
 
 use crate::board::{Board, Place};
 use crate::ejection::{Change, Ejected, Shared};
+use crate::load::{Slot, Slots};
 use crate::{hash, micros};
 
 mod average;
+mod spell;
 mod window;
 
+pub(crate) use average::tick;
 pub use average::{DECAY, FLOOR, RISE};
+pub(crate) use spell::Course;
 pub(crate) use window::Counts;
 
-use average::{Average, tick};
+use average::Average;
+use spell::Spell;
 use window::Window;
 
 /// What a failure counts as, so that one costs an endpoint some of its traffic and a series of them
@@ -37,6 +42,10 @@ const TRIAL: u32 = 200;
 
 /// The smallest share of its traffic that an endpoint gets while it starts: none at all teaches nothing.
 const COLD: f32 = 0.1;
+
+/// So many times what calls take must have passed before a deadline that runs out is the endpoint's failure and not its caller's
+/// haste: whoever may choose deadlines could have healthy endpoints ejected otherwise.
+const OVERDUE: u32 = 2;
 
 /// One failure, in the unit of suspicion: a success takes back a quarter of it.
 pub(crate) const FAILED: u32 = 4;
@@ -68,6 +77,9 @@ pub struct Backend {
     /// Its seat, and its bits on the board.
     place: Place,
     recent: Window,
+    /// Of its calls since suspicion fell on it; old news while none does.
+    spell: Spell,
+    slots: Slots,
     /// When it may be probed, in microseconds, while it is out.
     probe_at: AtomicU64,
     /// Touched only when it is ejected, probed or looked at by people.
@@ -142,6 +154,8 @@ impl Backend {
             id,
             place,
             recent: Window::default(),
+            spell: Spell::default(),
+            slots: Slots::default(),
             probe_at: AtomicU64::new(NEVER),
             case: Mutex::default(),
             shared,
@@ -167,13 +181,30 @@ impl Backend {
     /// A call goes out.
     pub fn begin(&self) {
         self.hot.in_flight.fetch_add(1, Ordering::Relaxed);
-        self.shared.begin();
+        self.shared.loads.add(&self.slots, 1);
     }
 
     /// It is over, however it ended. Once for each [`begin`](Self::begin).
     pub fn end(&self) {
         self.hot.in_flight.fetch_sub(1, Ordering::Relaxed);
-        self.shared.end();
+        self.shared.loads.add(&self.slots, -1);
+    }
+
+    /// Its work counts in a part from now on.
+    pub(crate) fn join(&self, slot: Slot) {
+        self.slots.join(slot);
+        self.shared.loads.shift(slot, i64::from(self.in_flight()));
+    }
+
+    /// Its work counts in a part no longer.
+    pub(crate) fn leave(&self, slot: Slot) {
+        self.slots.leave(slot);
+        self.shared.loads.shift(slot, -i64::from(self.in_flight()));
+    }
+
+    /// Its work counts in no part.
+    pub(crate) fn leave_all(&self) {
+        self.slots.clear();
     }
 
     /// Calls on their way.
@@ -182,9 +213,29 @@ impl Backend {
         self.hot.in_flight.load(Ordering::Relaxed)
     }
 
-    /// An attempt ended. `took` is missing where its duration says nothing, as for a stream that fails
-    /// after it began; `probe` is what the pick said. Tells whether that changed who gets calls.
+    /// An attempt ended, after `took`; `probe` is what the pick said. Tells whether that changed who gets calls.
     pub fn learn(
+        &self,
+        now: Duration,
+        took: Option<Duration>,
+        outcome: Outcome,
+        probe: bool,
+    ) -> Option<Change> {
+        if let (Outcome::Success, Some(took)) = (outcome, took) {
+            self.hot.average.learn(now, took);
+        }
+        self.judge(now, took, outcome, probe)
+    }
+
+    /// An answer that streams began, after `took`. How fast the endpoint is it has shown, and whether it is well it
+    /// has not: that is told by [`judge`](Self::judge).
+    pub fn begun(&self, now: Duration, took: Duration) {
+        self.hot.average.learn(now, took);
+    }
+
+    /// What became of an attempt whose beginning was learnt from already, after `took`; otherwise as
+    /// [`learn`](Self::learn).
+    pub fn judge(
         &self,
         now: Duration,
         took: Option<Duration>,
@@ -193,11 +244,9 @@ impl Backend {
     ) -> Option<Change> {
         match outcome {
             Outcome::Success => {
-                if let Some(took) = took {
-                    self.hot.average.learn(now, took);
-                }
                 self.recent.add(now, false);
                 if self.hot.suspicion.load(Ordering::Relaxed) > 0 {
+                    self.spell.add(false);
                     let less = |suspicion: u32| suspicion.checked_sub(1);
                     let before = self.hot.suspicion.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
                     if let (Ok(1), Some(took)) = (before, took) {
@@ -207,15 +256,9 @@ impl Backend {
                 }
             }
             Outcome::Failure => {
-                self.hot.average.learn(now, took.unwrap_or_default().max(FAILURE));
                 self.recent.add(now, true);
-                self.shared.note_trouble();
-                // No more than is enough: what could not be ejected need not be made up for for ever.
-                let enough = self.shared.enough();
-                let more = |suspicion: u32| Some((suspicion + FAILED).min(enough));
-                let before = self.hot.suspicion.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
-                if !probe && before.unwrap_or_default() + FAILED >= enough {
-                    return self.shared.eject_for_failures(self, now);
+                if let change @ Some(_) = self.fail(now, took, probe, false) {
+                    return change;
                 }
             }
             Outcome::Rejected { after } => {
@@ -227,14 +270,59 @@ impl Backend {
         if probe { self.shared.probed(self, outcome, now) } else { None }
     }
 
+    /// An attempt that was judged a success failed after all, as a stream does that breaks off: it counts as a failure
+    /// and no more as a success.
+    pub fn revoke(&self, now: Duration) -> Option<Change> {
+        self.recent.amend(now);
+        self.fail(now, None, false, true)
+    }
+
+    /// One more call was lost with a connection whose end has counted: a failure among its calls, and none in a row.
+    /// `after_all` says that it was counted as a success before.
+    pub fn lost_too(&self, now: Duration, after_all: bool) {
+        if after_all {
+            self.recent.amend(now)
+        } else {
+            self.recent.add(now, true)
+        }
+        self.shared.note_trouble();
+    }
+
+    /// `after_all` says that it was counted as a success before.
+    fn fail(&self, now: Duration, took: Option<Duration>, probe: bool, after_all: bool) -> Option<Change> {
+        self.hot.average.learn(now, took.unwrap_or_default().max(FAILURE));
+        self.shared.note_trouble();
+        // No more than is enough: what could not be ejected need not be made up for for ever.
+        let enough = self.shared.enough();
+        // What its success has taken off is put back.
+        let added = |suspicion: u32| suspicion + u32::from(after_all && suspicion > 0) + FAILED;
+        let more = |suspicion: u32| Some(added(suspicion).min(enough));
+        let before = self.hot.suspicion.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+        let before = before.unwrap_or_default();
+        if before == 0 {
+            self.spell.begin(now, 1);
+        } else if after_all {
+            self.spell.turn();
+        } else {
+            self.spell.add(true);
+        }
+        let suspect = !probe && added(before) >= enough;
+        if suspect { self.shared.eject_for_failures(self, now) } else { None }
+    }
+
     /// The caller gave up after `took`: an answer would have taken at least that.
     pub fn abandoned(&self, now: Duration, took: Duration, probe: bool) {
-        if took > self.latency(now) {
-            self.hot.average.learn(now, took);
-        }
+        self.hot.average.reached(now, took);
         if probe {
             self.shared.probe_abandoned(self, now);
         }
+    }
+
+    /// Whether a call that has no answer after so long says something of the endpoint: not where its caller gave it less time
+    /// than calls take.
+    #[must_use]
+    pub fn is_overdue(&self, now: Duration, took: Duration) -> bool {
+        took >= self.shared.usual(now) * OVERDUE
     }
 
     /// A pick whose call never went out; only matters for probes.
@@ -249,6 +337,26 @@ impl Backend {
     #[must_use]
     pub fn latency(&self, now: Duration) -> Duration {
         Duration::from_secs_f32(self.hot.average.seconds(now))
+    }
+
+    /// The same where this caller has measured it.
+    pub(crate) fn measured(&self, now: Duration) -> Option<Duration> {
+        self.hot.average.measured(now)
+    }
+
+    /// What an answer took lately as of the last one, for people: where nobody asks, no endpoint gets faster.
+    pub(crate) fn last(&self, now: Duration) -> Option<Duration> {
+        self.hot.average.last(now)
+    }
+
+    /// Its bad spell, if it is in one.
+    pub(crate) fn spell(&self) -> Option<Course> {
+        self.is_suspect().then(|| self.spell.course())
+    }
+
+    /// Whether it has answered since a tick, one way or the other.
+    pub(crate) fn heard_since(&self, tick: u32) -> bool {
+        self.hot.average.heard_since(tick)
     }
 
     /// What one more call to it costs, in seconds: its latency times the calls that it would then have, more
@@ -282,7 +390,8 @@ impl Backend {
         }
         let (elapsed, whole) = (micros(now).saturating_sub(began), self.shared.slow_start());
         if elapsed >= whole {
-            self.hot.ramp.store(NEVER, Ordering::Relaxed);
+            // Unless another one has begun meanwhile.
+            let _ = self.hot.ramp.compare_exchange(began, NEVER, Ordering::Relaxed, Ordering::Relaxed);
             return 1.0;
         }
         (elapsed as f32 / whole as f32).max(COLD)
@@ -382,6 +491,8 @@ impl Backend {
         self.hot.average.reset(prior, now);
         self.recent.clear();
         self.hot.suspicion.store(suspicion, Ordering::Relaxed);
+        // Its failures from before count as much as the suspicion does.
+        self.spell.begin(now, suspicion / FAILED);
         self.start_slowly(now);
         self.probe_at.store(NEVER, Ordering::Relaxed);
         self.hot.state.store(IN, Ordering::Release);

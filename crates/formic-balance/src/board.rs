@@ -77,6 +77,21 @@ impl Board {
         tally
     }
 
+    /// Tells of those that are out or cannot be reached, and of the latter that they cannot.
+    pub(crate) fn absent(&self, seats: &Seats, mut tell: impl FnMut(usize, bool)) {
+        for (number, (block, words)) in self.0.iter().zip(seats.0.chunks(WORDS)).enumerate() {
+            for (at, &members) in words.iter().enumerate() {
+                let down = block.down[at].load(Ordering::Acquire);
+                let mut left = (block.out[at].load(Ordering::Acquire) | down) & members;
+                while left != 0 {
+                    let bit = left.trailing_zeros();
+                    tell(number * SEATS + at * 64 + bit as usize, down >> bit & 1 == 1);
+                    left &= left - 1;
+                }
+            }
+        }
+    }
+
     /// Finds a seat among those that are out and can be reached.
     pub(crate) fn find_out(&self, seats: &Seats, mut is_it: impl FnMut(usize) -> bool) -> Option<usize> {
         for (number, (block, words)) in self.0.iter().zip(seats.0.chunks(WORDS)).enumerate() {
@@ -132,6 +147,31 @@ impl Seats {
         self.0[word] |= 1 << (seat % 64);
     }
 
+    /// Each of them, or one in so many, without a look at those between.
+    pub(crate) fn every(&self, step: usize) -> impl Iterator<Item = usize> + '_ {
+        let (mut at, mut left, mut skip) = (0, self.0.first().copied().unwrap_or(0), 0);
+        std::iter::from_fn(move || {
+            loop {
+                let ones = left.count_ones() as usize;
+                if ones > skip {
+                    break;
+                }
+                (at, skip) = (at + 1, skip - ones);
+                left = *self.0.get(at)?;
+            }
+            (0..skip).for_each(|_| left &= left - 1);
+            let seat = at * 64 + left.trailing_zeros() as usize;
+            left &= left - 1;
+            skip = step - 1;
+            Some(seat)
+        })
+    }
+
+    /// How many they are.
+    pub(crate) fn count(&self) -> usize {
+        self.0.iter().map(|word| word.count_ones() as usize).sum()
+    }
+
     /// As long as another, so that they compare.
     #[cfg(test)]
     pub(crate) fn pad(&mut self, other: &Self) {
@@ -169,6 +209,11 @@ mod tests {
             None
         );
         assert_eq!(seen, [3]);
+        for step in [1, 7, 64, 100, 499, 500, 9_999] {
+            let every: Vec<_> = members.every(step).collect();
+            assert_eq!(every, (0..1_500).step_by(3).step_by(step).collect::<Vec<_>>(), "{step}");
+        }
+        assert_eq!(Seats::default().every(1).next(), None);
         members.remove(3);
         assert_eq!(board.tally(&members), Tally { fit: 497, up: 497, out: 1 });
         // Whoever gets a seat anew is well.

@@ -2,7 +2,7 @@
 //!
 //! Two kinds of evidence. *Failures in a row, or nearly so*, work from two endpoints on: each failure
 //! counts one, each success takes a quarter back, so that an endpoint that fails every second call is
-//! found as well as one that fails all. *Outliers*, gRPC's A50, compare success rates where five or more
+//! found as well as one that fails all; and what the others do must not explain it. *Outliers*, gRPC's A50, compare success rates where five or more
 //! endpoints have calls enough, and ask for more than chance explains. Neither ejects when the others fail as much: then it is the service that
 //! is ill, or the callers' requests, and not an instance.
 //!
@@ -11,15 +11,18 @@
 //! slowly. Every lock here is taken on failures and transitions only, never by a pick.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use crate::backend::{Counts, FAILED, IN, OUT, PROBING};
+use crate::backend::{Counts, FAILED, FAILURE, IN, OUT, PROBING};
 use crate::board::{Board, Seats};
+use crate::load::Loads;
 use crate::table::Table;
 use crate::traffic::{Ejection, Traffic};
 use crate::{Backend, Outcome, micros, mix};
+
+mod evidence;
 
 /// After so long without an ejection the next one counts as the first.
 const FORGIVEN: Duration = Duration::from_secs(60);
@@ -27,20 +30,19 @@ const FORGIVEN: Duration = Duration::from_secs(60);
 /// How much of a wait is left to chance, so that callers do not probe together.
 const JITTER: f64 = 0.2;
 
-/// So many standard errors of its own success rate are chance.
-const CHANCE: f64 = 3.0;
-
-/// So many others are asked how they fare, before somebody is ejected for failures.
-const WITNESSES: usize = 64;
-
 /// So many are asked what they take, for the median: enough to be near it.
 const ASKED: usize = 128;
 
 /// How long an ejection that was not granted is not asked for again: the question costs a look at all.
 const RECESS: u64 = 100_000;
 
+/// How long what all take counts as known, in microseconds: that question costs a look at many, too.
+const FRESH: u64 = 100_000;
+
 /// More suspicion than there ever is.
 const NEVER: u32 = u32::MAX / 2;
+
+const NEVER_ASKED: u64 = u64::MAX;
 
 /// What became of an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,9 +74,9 @@ pub enum Reason {
     Failures {
         /// So many failures …
         failed: u64,
-        /// … of so many calls of the last ten seconds.
+        /// … of so many calls since it was last beyond suspicion.
         calls: u64,
-        /// The share of failures of the others meanwhile.
+        /// The share of failures of the others, of the last ten seconds.
         others: f64,
     },
     /// A success rate far below that of the others.
@@ -124,13 +126,15 @@ pub(crate) struct Shared {
     /// The suspicion from which on an ejection is considered.
     enough: AtomicU32,
     slow_start: AtomicU64,
-    /// Work in flight is summed up only where somebody asks for the sum.
-    counting: AtomicBool,
-    in_flight: AtomicI64,
+    /// The work in flight of those parts whose policy asks for it.
+    pub(crate) loads: Loads,
     /// Something failed since the outliers were looked for.
     troubled: AtomicBool,
     /// No ejection for failures is considered before.
     recess: AtomicU64,
+    /// What an endpoint takes, as of then; in microseconds.
+    usual: AtomicU64,
+    usual_at: AtomicU64,
     court: Mutex<Court>,
 }
 
@@ -145,8 +149,8 @@ struct Court {
 #[derive(Debug, Default)]
 pub(crate) struct Present {
     pub(crate) backends: Table<Arc<Backend>>,
-    pub(crate) seats: Box<[u32]>,
     pub(crate) members: Seats,
+    pub(crate) len: usize,
     pub(crate) board: Board,
 }
 
@@ -156,10 +160,11 @@ impl Default for Shared {
             version: AtomicU64::new(1),
             enough: AtomicU32::new(NEVER),
             slow_start: AtomicU64::new(0),
-            counting: AtomicBool::new(false),
-            in_flight: AtomicI64::new(0),
+            loads: Loads::default(),
             troubled: AtomicBool::new(false),
             recess: AtomicU64::new(0),
+            usual: AtomicU64::new(0),
+            usual_at: AtomicU64::new(NEVER_ASKED),
             court: Mutex::default(),
         }
     }
@@ -175,26 +180,14 @@ impl Shared {
     }
 
     /// Takes over the policy.
-    pub(crate) fn configure(&self, traffic: &Traffic, counting: bool) {
+    pub(crate) fn configure(&self, traffic: &Traffic) {
         let rules = traffic.ejection.clone();
         let enough =
             if rules.failures == 0 { NEVER } else { rules.failures.saturating_mul(FAILED).min(NEVER) };
         self.enough.store(enough, Ordering::Relaxed);
         self.slow_start.store(micros(traffic.slow_start), Ordering::Relaxed);
-        self.counting.store(counting, Ordering::Relaxed);
-        let mut court = self.court();
-        court.rules = rules;
-        self.count(&court.present());
-        drop(court);
+        self.court().rules = rules;
         self.changed();
-    }
-
-    /// Counts the work in flight anew: for what began before counting did, and what those took along who left.
-    fn count(&self, present: &Present) {
-        if self.counting.load(Ordering::Relaxed) {
-            let sum = present.iter().map(|backend| i64::from(backend.in_flight())).sum();
-            self.in_flight.store(sum, Ordering::Relaxed);
-        }
     }
 
     pub(crate) fn version(&self) -> u64 {
@@ -203,23 +196,6 @@ impl Shared {
 
     pub(crate) fn changed(&self) {
         self.version.fetch_add(1, Ordering::Release);
-    }
-
-    pub(crate) fn begin(&self) {
-        if self.counting.load(Ordering::Relaxed) {
-            self.in_flight.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    pub(crate) fn end(&self) {
-        if self.counting.load(Ordering::Relaxed) {
-            self.in_flight.fetch_sub(1, Ordering::Relaxed);
-        }
-    }
-
-    /// All work in flight, where it is counted.
-    pub(crate) fn in_flight(&self) -> u64 {
-        self.in_flight.load(Ordering::Relaxed).max(0) as u64
     }
 
     pub(crate) fn slow_start(&self) -> u64 {
@@ -247,38 +223,46 @@ impl Shared {
         self.court.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What an endpoint takes that is well, as the one in the middle does. While nobody was measured lately it may be long.
+    pub(crate) fn usual(&self, now: Duration) -> Duration {
+        let (now_at, at) = (micros(now), self.usual_at.load(Ordering::Acquire));
+        if at == NEVER_ASKED || now_at.saturating_sub(at) >= FRESH {
+            let present = self.court().present();
+            let all = || present.sample(ASKED).filter(|one| one.state() == IN);
+            // Of those who failed lately the latency is partly what failures count as.
+            let well =
+                middle(all().filter(|one| !one.is_suspect()).filter_map(|one| one.last(now)).collect());
+            let usual = if well.is_zero() { FAILURE } else { well };
+            self.usual.store(micros(usual), Ordering::Relaxed);
+            // Others who ask meanwhile find out by themselves, or take the answer before.
+            self.usual_at.store(now_at, Ordering::Release);
+        }
+        Duration::from_micros(self.usual.load(Ordering::Relaxed))
+    }
+
     /// Ejects an endpoint that failed too often, unless the others fare no better.
     pub(crate) fn eject_for_failures(&self, backend: &Backend, now: Duration) -> Option<Change> {
         if backend.state() != IN || micros(now) < self.recess.load(Ordering::Relaxed) {
             return None;
         }
+        let course = backend.spell()?;
         let court = self.court();
         let present = court.present();
-        let (own, others) = (backend.counts(now), witnesses(&present, backend, now));
-        if others.calls >= 5.0 && others.failing() * 2.0 >= own.failing() {
+        let others = evidence::witnesses(&present, backend, course, now);
+        if !evidence::is_own(course, others, now) {
             self.recess.store(micros(now) + RECESS, Ordering::Relaxed);
             return None;
         }
-        let reason = Reason::Failures {
-            failed: own.failures.round() as u64,
-            calls: own.calls.round() as u64,
-            others: others.failing(),
-        };
-        self.eject(&court, &present, backend, reason, now)
+        let (failed, calls) = (course.failures.into(), course.calls.into());
+        self.eject(&court, &present, backend, Reason::Failures { failed, calls, others: others.usual }, now)
     }
 
     /// Looks for outliers; cheap while nothing fails.
     pub(crate) fn sweep(&self, now: Duration) -> Vec<Arc<Backend>> {
-        let (troubled, counting) =
-            (self.troubled.swap(false, Ordering::Relaxed), self.counting.load(Ordering::Relaxed));
-        if !troubled && !counting {
+        if !self.troubled.swap(false, Ordering::Relaxed) {
             return Vec::new();
         }
         let court = self.court();
-        self.count(&court.present());
-        if !troubled {
-            return Vec::new();
-        }
         let rules = &court.rules.outliers;
         let present = court.present();
         let measured = |calls: f64| {
@@ -295,19 +279,24 @@ impl Shared {
             let square = rates.iter().map(|(_, counts)| (rate(counts) - mean).powi(2)).sum::<f64>();
             let spread = mean - rules.deviations * (square / rates.len() as f64).sqrt();
             for (backend, counts) in &rates {
+                let (rate, calls) = (rate(counts), counts.calls);
                 // Of equal endpoints one is the last all the same: it must also be further off than chance
                 // explains.
-                let chance = CHANCE * (mean * (1.0 - mean) / counts.calls).sqrt();
-                let (rate, bound) = (rate(counts), spread.min(mean - chance));
-                if rate < bound {
-                    let calls = counts.calls.round() as u64;
-                    found.push((*backend, Reason::Outlier { rate, bound, calls }));
+                if rate < spread && evidence::is_no_chance(calls, 1.0 - rate, 1.0 - mean) {
+                    found.push((
+                        *backend,
+                        Reason::Outlier { rate, bound: spread, calls: calls.round() as u64 },
+                    ));
                 }
             }
         }
         let shares = measured(half);
         if rules.hosts > 0 && shares.len() >= rules.hosts as usize {
-            for (backend, counts) in shares.iter().filter(|(_, counts)| counts.failing() >= rules.failing) {
+            let sum: f64 = shares.iter().map(|(_, counts)| counts.failing()).sum();
+            let others = |own: f64| (sum - own) / (shares.len() - 1).max(1) as f64;
+            // Where the others fail half as much it is not the endpoint, however much that is.
+            let is_too_much = |share: f64| share >= rules.failing && share >= 2.0 * others(share);
+            for (backend, counts) in shares.iter().filter(|(_, counts)| is_too_much(counts.failing())) {
                 let calls = counts.calls.round() as u64;
                 found.push((*backend, Reason::Failing { share: counts.failing(), calls }));
             }
@@ -331,7 +320,7 @@ impl Shared {
         }
         let tally = present.board.tally(&present.members);
         let (out, others) = (tally.out as usize, tally.fit > u32::from(!backend.is_down()));
-        let share = (present.seats.len() as f64 * court.rules.max_share) as usize;
+        let share = (present.len as f64 * court.rules.max_share) as usize;
         let most = if court.rules.max_share > 0.0 { share.max(1) } else { 0 };
         if !others || out >= most {
             self.recess.store(micros(now) + RECESS, Ordering::Relaxed);
@@ -409,12 +398,15 @@ impl Shared {
     pub(crate) fn reset(&self, backend: &Backend, now: Duration) -> Option<Change> {
         let court = self.court();
         let mut case = backend.case();
-        let was_out = matches!(backend.state(), OUT | PROBING);
+        if !matches!(backend.state(), OUT | PROBING) {
+            // Who was not out has nothing to come back from, and keeps what is known of it.
+            return None;
+        }
         (case.ejected, case.times, case.passed) = (None, 0, 0);
         drop(case);
         backend.put_in(court.median(backend, now), 0, now);
         self.changed();
-        was_out.then_some(Change::Returned)
+        Some(Change::Returned)
     }
 }
 
@@ -428,7 +420,7 @@ impl Court {
     /// What the others take.
     fn median(&self, backend: &Backend, now: Duration) -> Duration {
         let present = self.present();
-        median(&present.backends, &present.seats, Some(backend), now)
+        median(&present.backends, &present.members, Some(backend), now)
     }
 }
 
@@ -441,7 +433,7 @@ impl Present {
 
     /// About so many of them, from everywhere; all, where there are no more.
     fn sample(&self, most: usize) -> impl Iterator<Item = &Arc<Backend>> {
-        sample(&self.backends, &self.seats, most)
+        sample(&self.backends, &self.members, most)
     }
 
     fn has(&self, backend: &Backend) -> bool {
@@ -457,36 +449,29 @@ fn wait(rules: &Ejection, times: u32, backend: &Backend, now: Duration) -> Durat
     wait.mul_f64(1.0 - JITTER * chance)
 }
 
-/// How some of the others fare together.
-fn witnesses(present: &Present, backend: &Backend, now: Duration) -> Counts {
-    let others =
-        present.sample(WITNESSES).filter(|other| !std::ptr::eq(&***other, backend) && other.state() == IN);
-    others.map(|other| other.counts(now)).fold(Counts::default(), |sum, counts| Counts {
-        calls: sum.calls + counts.calls,
-        failures: sum.failures + counts.failures,
-    })
-}
-
 fn sample<'a>(
     backends: &'a Table<Arc<Backend>>,
-    seats: &'a [u32],
+    seats: &'a Seats,
     most: usize,
 ) -> impl Iterator<Item = &'a Arc<Backend>> {
-    let step = seats.len().div_ceil(most).max(1);
-    seats.iter().step_by(step).filter_map(|&seat| backends.get(seat as usize))
+    // Of members and not of seats: those who stay when most have gone may sit anywhere.
+    let step = seats.count().div_ceil(most).max(1);
+    seats.every(step).filter_map(|seat| backends.get(seat))
 }
 
-/// What those take that are in, without one of them. Of many only some are asked; which, has nothing to do with how
-/// they fare.
+/// What those take that are in, without one of them, as far as this caller has measured it. Of many only some are asked;
+/// which, has nothing to do with how they fare.
 pub(crate) fn median(
     backends: &Table<Arc<Backend>>,
-    seats: &[u32],
+    seats: &Seats,
     without: Option<&Backend>,
     now: Duration,
 ) -> Duration {
-    let is_other = |other: &Backend| without.is_none_or(|without| !std::ptr::eq(other, without));
-    let others = sample(backends, seats, ASKED).filter(|other| is_other(other) && other.state() == IN);
-    middle(others.map(|other| other.latency(now)).collect())
+    let is_other = |other: &&Arc<Backend>| without.is_none_or(|without| !std::ptr::eq(&***other, without));
+    let mut others: Vec<_> = sample(backends, seats, ASKED).filter(is_other).collect();
+    // All are read before any is reckoned with: the waits for memory overlap.
+    others.retain(|other| other.state() == IN);
+    middle(others.into_iter().filter_map(|other| other.measured(now)).collect())
 }
 
 /// The median, the lower one of two: an endpoint that is taken for too fast is soon known better, one
@@ -497,4 +482,71 @@ fn middle(mut all: Vec<Duration>) -> Duration {
     }
     let at = (all.len() - 1) / 2;
     *all.select_nth_unstable(at).1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::board::Board;
+
+    #[test]
+    fn waits_double_to_their_limit_and_are_spread_by_chance() {
+        let (rules, mut board) = (Ejection::default(), Board::default());
+        let mut backend = |name: &str, seat| {
+            let id = formic_core::InstanceId::new(name);
+            Backend::new(id, Duration::ZERO, Duration::ZERO, Arc::default(), board.place(seat))
+        };
+        let all: Vec<_> = (0..50).map(|n| backend(&format!("i{n}"), n)).collect();
+        for times in 1..10 {
+            let whole = (rules.min_wait * (1 << (times - 1))).min(rules.max_wait);
+            let mut waits: Vec<_> =
+                all.iter().map(|one| wait(&rules, times, one, Duration::from_secs(7))).collect();
+            waits.sort_unstable();
+            let [first, last] = [waits[0], waits[49]].map(|wait| wait.as_secs_f64() / whole.as_secs_f64());
+            assert!(
+                (0.8..0.84).contains(&first) && (0.96..=1.0).contains(&last),
+                "{times}: {first} to {last}"
+            );
+            waits.dedup();
+            assert!(waits.len() > 45, "{times}: they come back one by one");
+        }
+    }
+
+    #[test]
+    fn what_calls_take_is_asked_for_now_and_then() {
+        let (mut roster, ms) = (crate::Roster::new(), Duration::from_millis(1));
+        let set = {
+            let instances = ["a", "b", "c"].iter().enumerate().map(|(n, name)| formic_core::Instance {
+                id: formic_core::InstanceId::new(*name),
+                service: formic_core::ServiceName::new("echo").expect("a name"),
+                version: String::new(),
+                endpoint: std::net::SocketAddr::from(([127, 0, 0, 1], 1 + n as u16)).into(),
+                metadata: std::collections::BTreeMap::new(),
+                rpc: Vec::new(),
+            });
+            roster.arrange(&instances.collect(), &Traffic::default(), &crate::Seat::default(), Duration::ZERO)
+        };
+        let backends: Vec<_> = set.indices().map(|index| Arc::clone(set.backend(index))).collect();
+        let long = 2 * FAILURE;
+        assert!(
+            !backends[0].is_overdue(ms, long - ms) && backends[0].is_overdue(ms, long),
+            "nothing is known"
+        );
+        for (backend, took) in backends.iter().zip([10 * ms, 30 * ms, 900 * ms]) {
+            for _ in 0..9 {
+                backend.learn(ms, Some(took), Outcome::Success, false);
+            }
+        }
+        let now = Duration::from_micros(FRESH) + ms;
+        let overdue = [50 * ms, 59 * ms, 61 * ms, 200 * ms].map(|took| backends[2].is_overdue(now, took));
+        assert_eq!(overdue, [false, false, true, true], "the one in the middle takes 30 ms");
+        // Half a minute later nothing is faster for it, and who fails is no measure.
+        for backend in &backends[..2] {
+            for _ in 0..3 {
+                backend.learn(now, Some(ms), Outcome::Failure, false);
+            }
+        }
+        let later = now + Duration::from_secs(30);
+        assert!(!backends[0].is_overdue(later, Duration::from_secs(1)), "the one that is well takes 900 ms");
+    }
 }

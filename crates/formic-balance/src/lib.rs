@@ -19,6 +19,7 @@
 pub mod backend;
 mod board;
 pub mod ejection;
+mod load;
 pub mod policy;
 pub mod roster;
 pub mod set;

@@ -13,12 +13,17 @@ mod hash;
 mod least;
 mod p2c;
 mod robin;
+mod weighted;
 
 pub(crate) use hash::Circle;
 pub use hash::Ring;
 pub use least::LeastRequest;
 pub use p2c::P2c;
-pub use robin::{RoundRobin, WeightedRoundRobin};
+pub use robin::RoundRobin;
+#[cfg(test)]
+pub(crate) use weighted::ClassView;
+pub(crate) use weighted::Schedule;
+pub use weighted::WeightedRoundRobin;
 
 /// What a pick may look at besides the endpoints themselves.
 #[derive(Clone, Copy)]
@@ -78,8 +83,17 @@ pub struct Among<'a> {
     pub(crate) care: Care,
     /// Even those that the choice leaves out.
     pub(crate) tried: bool,
-    /// All their work in flight, where it is too much to sum up.
-    pub(crate) total: Option<u64>,
+    /// Where it is too much to sum up.
+    pub(crate) burden: Option<Burden>,
+}
+
+/// The work of some endpoints, and who bears it.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Burden {
+    /// All their work in flight.
+    pub(crate) work: u64,
+    /// The weights of those of whom so much may be asked.
+    pub(crate) weight: f64,
 }
 
 /// Any.
@@ -92,8 +106,8 @@ pub(crate) type Cursor = Arc<AtomicUsize>;
 /// What a policy is made of, beside who is there.
 pub(crate) struct Made {
     pub(crate) cursor: Cursor,
-    /// By position.
-    pub(crate) weights: Box<[f32]>,
+    /// Where the policy goes by weight.
+    pub(crate) weighted: Option<WeightedRoundRobin>,
     /// Where the policy is a ring: its places, and the positions by seat.
     pub(crate) circle: Option<(Circle, Box<[u32]>)>,
 }
@@ -103,7 +117,11 @@ impl Algorithm {
         match self {
             Self::P2c => Box::new(P2c),
             Self::RoundRobin => Box::new(RoundRobin::new(made.cursor)),
-            Self::WeightedRoundRobin => Box::new(WeightedRoundRobin::new(&made.weights, made.cursor)),
+            Self::WeightedRoundRobin => match made.weighted {
+                Some(weighted) => Box::new(weighted),
+                // Made for another policy: all weigh the same.
+                None => Box::new(RoundRobin::new(made.cursor)),
+            },
             Self::LeastRequest => Box::new(LeastRequest),
             Self::Random => Box::new(Random),
             Self::Hash => match (&traffic.hash, made.circle) {
@@ -160,6 +178,18 @@ pub(crate) fn scan(from: usize, len: usize, usable: impl Fn(usize) -> bool) -> O
     (from..len).chain(0..from).find(|&position| usable(position))
 }
 
+// === impl Care ===
+
+impl Care {
+    fn fits(self, backend: &Backend) -> bool {
+        match self {
+            Self::In => !backend.is_ejected() && !backend.is_down(),
+            Self::Up => !backend.is_down(),
+            Self::Any => true,
+        }
+    }
+}
+
 // === impl Among ===
 
 impl Among<'_> {
@@ -185,19 +215,24 @@ impl Among<'_> {
     /// Whether the endpoint at a position may be picked.
     #[must_use]
     pub fn usable(&self, position: usize, choice: &Choice<'_>) -> bool {
-        let backend = self.backend(position);
-        let fits = match self.care {
-            Care::In => !backend.is_ejected() && !backend.is_down(),
-            Care::Up => !backend.is_down(),
-            Care::Any => true,
-        };
-        fits && (self.tried || (choice.usable)(self.index(position)))
+        self.open(position, choice).is_some()
     }
 
-    /// All their work in flight.
-    pub(crate) fn in_flight(&self) -> u64 {
-        let sum = || (0..self.len()).map(|position| u64::from(self.backend(position).in_flight())).sum();
-        self.total.unwrap_or_else(sum)
+    /// What is known of the endpoint at a position, if it may be picked: looked up once.
+    pub(crate) fn open(&self, position: usize, choice: &Choice<'_>) -> Option<&Backend> {
+        let backend = self.backend(position);
+        (self.care.fits(backend) && (self.tried || (choice.usable)(self.index(position)))).then_some(backend)
+    }
+
+    /// Their work, and who bears it.
+    pub(crate) fn burden(&self) -> Burden {
+        self.burden.unwrap_or_else(|| {
+            let all = (0..self.len()).map(|position| self.backend(position));
+            all.filter(|backend| self.care.fits(backend)).fold(Burden::default(), |sum, backend| Burden {
+                work: sum.work + u64::from(backend.in_flight()),
+                weight: sum.weight + f64::from(backend.weight()),
+            })
+        })
     }
 
     pub(crate) fn index(&self, position: usize) -> usize {
@@ -206,9 +241,13 @@ impl Among<'_> {
 
     /// Whether an endpoint that only starts takes this call; one that has started takes every.
     pub(crate) fn is_warm(&self, position: usize, choice: &Choice<'_>, draws: &mut Draws) -> bool {
-        let warmth = self.backend(position).warmth(choice.now);
-        warmth >= 1.0 || draws.unit() < warmth
+        is_warm(self.backend(position), choice, draws)
     }
+}
+
+fn is_warm(backend: &Backend, choice: &Choice<'_>, draws: &mut Draws) -> bool {
+    let warmth = backend.warmth(choice.now);
+    warmth >= 1.0 || draws.unit() < warmth
 }
 
 // === impl Random ===

@@ -16,7 +16,7 @@ use crate::ejection::{Present, Shared, median};
 use crate::policy::Cursor;
 use crate::set::{self, BackendView, Seat, Set, State, view};
 use crate::table::Table;
-use crate::traffic::{Algorithm, Traffic};
+use crate::traffic::Traffic;
 use crate::{Backend, Factory};
 
 mod part;
@@ -95,13 +95,15 @@ impl Roster {
         if !same {
             // Filled anew below, and not told of changes meanwhile.
             self.wings = Wings::default();
+            self.shared.loads.clear();
+            self.known.values().for_each(|known| known.backend.leave_all());
         }
         let changed = self.update(members, now);
         if !changed.is_empty() {
             self.present = Arc::new(Present {
                 backends: self.backends.clone(),
-                seats: self.whole.seats().into(),
                 members: self.whole.members().clone(),
+                len: self.whole.seats().len(),
                 board: self.board.clone(),
             });
             self.shared.seat(&self.present);
@@ -115,7 +117,7 @@ impl Roster {
                     self.wings.add(traffic, backend, instance, &self.backends);
                 }
             }
-            self.shared.configure(traffic, traffic.policy == Algorithm::Hash);
+            self.shared.configure(traffic);
             self.policy = Some((traffic.clone(), seat.clone()));
         }
         let mut notes: Vec<String> = self.odd_weights();
@@ -137,6 +139,7 @@ impl Roster {
     /// Looks for outliers among the endpoints and ejects them; to be called every second or so. Costs next to
     /// nothing while nothing fails. Gives back who was ejected.
     pub fn sweep(&self, now: Duration) -> Vec<Arc<Backend>> {
+        self.wings.count(&self.backends, &self.shared.loads);
         self.shared.sweep(now)
     }
 
@@ -180,7 +183,7 @@ impl Roster {
         }
         if !new.is_empty() {
             let alone = self.whole.is_empty();
-            let prior = median(&self.backends, self.whole.seats(), None, now);
+            let prior = median(&self.backends, self.whole.members(), None, now);
             for instance in new {
                 let seat = self.free.pop_first().unwrap_or_else(|| {
                     self.seats += 1;
@@ -261,11 +264,12 @@ impl Roster {
 
     fn odd_weights(&self) -> Vec<String> {
         let odd = self.odd.iter().take(NAMED).map(|(id, text)| {
-            format!("weight: {text:?} of instance {id} is no number above 0, so it counts as 1")
+            format!("weight: {text:?} of instance {id} is no number above 0 and up to 1,000,000, so it counts as 1")
         });
         let more = self.odd.len().saturating_sub(NAMED);
-        let rest =
-            (more > 0).then(|| format!("weight: {more} more instances have none that is a number above 0"));
+        let rest = (more > 0).then(|| {
+            format!("weight: {more} more instances have none that is a number above 0 and up to 1,000,000")
+        });
         odd.chain(rest).collect()
     }
 }
@@ -281,6 +285,8 @@ mod tests {
     use formic_core::ServiceName;
 
     use super::*;
+    use crate::load::Slot;
+    use crate::traffic::{Algorithm, Hash, Zone};
 
     const MS: Duration = Duration::from_millis(1);
 
@@ -329,6 +335,42 @@ mod tests {
     }
 
     #[test]
+    fn who_is_out_stays_out_whatever_else_changes_of_it() {
+        let (mut roster, traffic) = (Roster::new(), Traffic::default());
+        let mut members = instances(&["a", "b", "c"]);
+        let arrange = |roster: &mut Roster, members: &Members, now| {
+            let set = roster.arrange(members, &traffic, &Seat::default(), now);
+            let at = set.indices().find(|&index| set.instance(index).id.as_str() == "b").expect("there");
+            (Arc::clone(set.backend(at)), set)
+        };
+        let (ill, _) = arrange(&mut roster, &members, MS);
+        while !ill.is_ejected() {
+            ill.learn(MS, Some(MS), crate::Outcome::Failure, false);
+        }
+        let why = ill.ejected();
+        let mut ill_one = instances(&["b"]).iter().next().cloned().expect("one");
+        for change in 0..3 {
+            match change {
+                0 => drop(ill_one.metadata.insert("weight".into(), "3".into())),
+                1 => drop(ill_one.metadata.insert("zone".into(), "far".into())),
+                _ => ill_one.endpoint = std::net::SocketAddr::from(([127, 0, 0, 1], 9)).into(),
+            }
+            members.insert(ill_one.clone());
+            let (now_ill, set) = arrange(&mut roster, &members, 2 * MS);
+            assert!(Arc::ptr_eq(&ill, &now_ill) && now_ill.ejected() == why, "{change}");
+            let choice = crate::Choice {
+                now: 2 * MS,
+                random: change,
+                metadata: &|_| None,
+                usable: &|_| true,
+                expendable: true,
+            };
+            let picked = set.pick(&choice).expect("two are in");
+            assert!(!Arc::ptr_eq(set.backend(picked.index), &ill), "{change}");
+        }
+    }
+
+    #[test]
     fn a_newcomer_starts_slowly_at_the_median() {
         let mut roster = Roster::new();
         let stats = arrange(&mut roster, &["a", "b", "c"], MS);
@@ -343,6 +385,67 @@ mod tests {
         // Of those who leave nothing is inherited.
         let stats = arrange(&mut roster, &["a", "e"], MS);
         assert_eq!(stats[1].latency(MS).as_micros(), 1_000);
+    }
+
+    #[test]
+    fn who_was_never_called_has_no_say_in_what_a_newcomer_is_taken_for() {
+        let mut roster = Roster::new();
+        let stats = arrange(&mut roster, &["a", "b", "c", "d", "e"], MS);
+        (0..9).for_each(|_| succeed(&stats[0], MS, 3 * MS));
+        let names = ["a", "b", "c", "d", "e", "f"];
+        let stats = arrange(&mut roster, &names, MS);
+        assert_eq!(stats[5].latency(MS).as_micros(), 1_000 * 3, "one was measured, and five are unknown");
+        // What one is only taken for is no measurement of it.
+        succeed(&stats[1], MS, MS);
+        (0..4).for_each(|_| succeed(&stats[0], 20_000 * MS, 9 * MS));
+        let later = 40_000 * MS;
+        let stats = arrange(&mut roster, &["a", "b", "c", "d", "e", "f", "g"], later);
+        assert_eq!(stats[6].latency(later), stats[1].latency(later), "the lower one of two");
+        // Nor is what was measured so long ago that nothing is left of it.
+        let late = 90_000 * MS;
+        succeed(&stats[0], late, 9 * MS);
+        let stats = arrange(&mut roster, &["a", "b", "c", "d", "e", "f", "g", "h"], late);
+        assert_eq!(stats[7].latency(late), stats[0].latency(late));
+        // Where nobody was measured, a newcomer is as unknown as the first.
+        let mut roster = Roster::new();
+        arrange(&mut roster, &["a", "b"], MS);
+        assert_eq!(arrange(&mut roster, &["a", "b", "c"], MS)[2].latency(MS), Duration::ZERO);
+    }
+
+    #[test]
+    fn what_is_shown_does_not_fade_as_what_picks_go_by_does() {
+        let mut roster = Roster::new();
+        let set = roster.arrange(&instances(&["a", "b"]), &Traffic::default(), &Seat::default(), MS);
+        succeed(set.backend(0), MS, MS);
+        let shown = |now| set.view(now).map(|(_, view)| view.latency_ms).collect::<Vec<_>>();
+        let at_first = shown(MS);
+        assert!(at_first[0] > 0.9 && at_first[1] == 0.0, "{at_first:?}");
+        let later = 30_000 * MS;
+        assert!(set.backend(0).latency(later) < MS / 10);
+        assert_eq!(shown(later), at_first);
+        assert_eq!(shown(90_000 * MS), [0.0, 0.0], "that was too long ago");
+    }
+
+    #[test]
+    fn a_sweep_puts_right_what_was_counted_wrong() {
+        let mut roster = Roster::new();
+        let hash = Some(Hash { key: "x-user".into(), bound: 1.25 });
+        let traffic =
+            Traffic { policy: Algorithm::Hash, hash, zone: Some(Zone::default()), ..Traffic::default() };
+        let seat = Seat { zone: Some("near".into()), ..Seat::default() };
+        let mut members: Vec<Instance> = instances(&["a", "b", "c"]).iter().map(Instance::clone).collect();
+        members[0].metadata.insert("zone".into(), "near".into());
+        let set = roster.arrange(&members.into_iter().collect(), &traffic, &seat, MS);
+        set.indices().for_each(|index| set.backend(index).begin());
+        let [near, far] = [0, 1].map(|number| Slot::new(number).expect("so many are counted"));
+        let work = |roster: &Roster| [near, far].map(|slot| roster.shared.loads.get(slot));
+        assert_eq!(work(&roster), [1, 2]);
+        // As by calls that begin or end while their endpoint comes or goes.
+        roster.shared.loads.shift(near, 500);
+        roster.shared.loads.shift(far, -1);
+        assert_eq!(work(&roster), [501, 1]);
+        roster.sweep(2 * MS);
+        assert_eq!(work(&roster), [1, 2]);
     }
 
     #[test]

@@ -23,7 +23,7 @@ pub(crate) mod view;
 
 pub use view::{BackendView, State};
 
-pub(crate) use group::{Group, Tier};
+pub(crate) use group::{Group, Scale, Tier};
 
 use group::{Census, Scene};
 use rules::{Compiled, Target};
@@ -75,9 +75,12 @@ pub(crate) fn zone(instance: &Instance) -> Option<&str> {
     instance.metadata.get(ZONE).map(String::as_str).filter(|zone| !zone.is_empty())
 }
 
-/// The label `weight`, if it is a number above zero; anything else counts as 1.
+/// So heavy is nobody: sums of weights stay exact, and one endpoint is not the whole set.
+const HEAVIEST: f32 = 1e6;
+
+/// The label `weight`, if it is a number above zero and at most a million; anything else counts as 1.
 pub(crate) fn weight(instance: &Instance) -> Option<f32> {
-    instance.metadata.get(WEIGHT)?.parse().ok().filter(|weight: &f32| weight.is_finite() && *weight > 0.0)
+    instance.metadata.get(WEIGHT)?.parse().ok().filter(|weight: &f32| *weight > 0.0 && *weight <= HEAVIEST)
 }
 
 // === impl Set ===
@@ -149,6 +152,16 @@ impl Set {
         self.groups.last().is_some_and(|group| group.census(self.scene()).panics)
     }
 
+    /// How many endpoints are in, and of how many of those that calls go to which no rule is about: what
+    /// [`panics`](Self::panics) goes by.
+    #[must_use]
+    pub fn fit(&self) -> (u32, usize) {
+        self.groups.last().map_or((0, 0), |group| {
+            let census = group.census(self.scene());
+            (census.fit, census.len)
+        })
+    }
+
     /// What of the policy does not hold for as long as the endpoints fare as they do, for people: a panic, a subset
     /// that is not kept to, a rule that is left.
     #[must_use]
@@ -209,7 +222,7 @@ impl Set {
     }
 
     fn scene(&self) -> Scene<'_> {
-        Scene { shared: &self.shared, table: &self.backends, all: self.len }
+        Scene { shared: &self.shared, table: &self.backends }
     }
 
     /// The endpoint as of the first rule that leads to one, or of none.

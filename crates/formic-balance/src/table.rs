@@ -1,31 +1,67 @@
-//! A list that versions of itself share: what is at an index, in chunks that a change copies one of.
+//! A list that versions of itself share: what is at an index, in a tree of which a change copies one branch.
 //!
-//! An index stays an endpoint's own for as long as it is remembered, so there are holes.
+//! An index stays an endpoint's own for as long as it is remembered, so there are holes. What a change copies are
+//! mostly counts of who shares what, each of them in memory of its own; so a branch is narrow, for among ten
+//! thousand endpoints each of these is a wait for memory. Waits for counting up do not overlap, and those of plain
+//! reads do; so all that a copy will count is read first ([`Read`]).
 
 use std::fmt;
 use std::sync::Arc;
 
-/// The entries of a chunk.
-const CHUNK: usize = 128;
+/// The entries of a leaf, and the leaves of a twig.
+const WIDTH: usize = 16;
+
+/// The entries below a twig.
+const TWIG: usize = WIDTH * WIDTH;
+
+type Leaf<T> = Arc<[Option<T>; WIDTH]>;
+
+/// A leaf is missing where nothing was ever put.
+type Twig<T> = Arc<[Option<Leaf<T>>; WIDTH]>;
+
+/// What can be copied soon if it is read now.
+pub trait Read {
+    /// Reads what a copy will write; the number says nothing.
+    fn read(&self) -> usize {
+        0
+    }
+}
+
+impl<T: ?Sized> Read for Arc<T> {
+    fn read(&self) -> usize {
+        Self::strong_count(self)
+    }
+}
+
+impl<T: Read> Read for Option<T> {
+    fn read(&self) -> usize {
+        self.as_ref().map_or(0, Read::read)
+    }
+}
+
+/// Reads what a copy of these entries will write.
+fn read<E: Read>(entries: &[E]) {
+    std::hint::black_box(entries.iter().map(Read::read).fold(0, usize::wrapping_add));
+}
 
 /// Values by index; a clone shares them.
-pub struct Table<T>(Vec<Arc<[Option<T>; CHUNK]>>);
+pub struct Table<T>(Arc<[Twig<T>]>);
 
 impl<T> Clone for Table<T> {
     fn clone(&self) -> Self {
-        Self(self.0.clone())
+        Self(Arc::clone(&self.0))
     }
 }
 
 impl<T> Default for Table<T> {
     fn default() -> Self {
-        Self(Vec::new())
+        Self(Arc::new([]))
     }
 }
 
 impl<T> fmt::Debug for Table<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Table").field("chunks", &self.0.len()).finish_non_exhaustive()
+        f.debug_struct("Table").field("twigs", &self.0.len()).finish_non_exhaustive()
     }
 }
 
@@ -33,26 +69,60 @@ impl<T> Table<T> {
     /// What is at an index.
     #[must_use]
     pub fn get(&self, index: usize) -> Option<&T> {
-        self.0.get(index / CHUNK)?[index % CHUNK].as_ref()
+        let leaf = self.0.get(index / TWIG)?[index / WIDTH % WIDTH].as_ref()?;
+        leaf[index % WIDTH].as_ref()
     }
 
     /// All that there are, with their indices.
     pub fn iter(&self) -> impl Iterator<Item = (usize, &T)> {
-        let chunks = self.0.iter().flat_map(|chunk| chunk.iter());
-        chunks.enumerate().filter_map(|(index, value)| Some((index, value.as_ref()?)))
+        let leaves = self.0.iter().flat_map(|twig| twig.iter()).enumerate();
+        leaves.filter_map(|(at, leaf)| Some((at * WIDTH, leaf.as_ref()?))).flat_map(|(from, leaf)| {
+            leaf.iter().enumerate().filter_map(move |(at, value)| Some((from + at, value.as_ref()?)))
+        })
     }
 }
 
-impl<T: Clone> Table<T> {
+impl<T: Clone + Read> Table<T> {
     /// Puts something at an index, or nothing, and gives back what was there.
     pub fn set(&mut self, index: usize, value: Option<T>) -> Option<T> {
-        let at = index / CHUNK;
+        std::mem::replace(self.place(index), value)
+    }
+
+    /// What is at an index, to be changed in this version alone.
+    pub fn get_mut(&mut self, index: usize) -> Option<&mut T> {
+        // Looked for first, so that nothing is copied where there is nothing.
+        self.get(index)?;
+        self.place(index).as_mut()
+    }
+
+    fn place(&mut self, index: usize) -> &mut Option<T> {
+        let at = index / TWIG;
         if at >= self.0.len() {
-            self.0.resize_with(at + 1, || Arc::new([const { None }; CHUNK]));
+            let more = (self.0.len()..=at).map(|_| Arc::new([const { None }; WIDTH]));
+            self.0 = self.0.iter().cloned().chain(more).collect();
         }
-        std::mem::replace(&mut Arc::make_mut(&mut self.0[at])[index % CHUNK], value)
+        // Only one that is shared is copied.
+        if Arc::strong_count(&self.0) > 1 {
+            read(&self.0);
+        }
+        let twig = &mut Arc::make_mut(&mut self.0)[at];
+        if Arc::strong_count(twig) > 1 {
+            read(&**twig);
+        }
+        let leaf = Arc::make_mut(twig)[index / WIDTH % WIDTH]
+            .get_or_insert_with(|| Arc::new([const { None }; WIDTH]));
+        if Arc::strong_count(leaf) > 1 {
+            read(&**leaf);
+        }
+        &mut Arc::make_mut(leaf)[index % WIDTH]
     }
 }
+
+#[cfg(test)]
+impl Read for usize {}
+
+#[cfg(test)]
+impl Read for i32 {}
 
 #[cfg(test)]
 mod tests {
@@ -67,9 +137,25 @@ mod tests {
         let mut second = first.clone();
         assert_eq!(second.set(500, None), Some(500));
         assert_eq!((first.get(500), second.get(500), second.get(5_000)), (Some(&500), None, None));
-        let shared = first.0.iter().zip(&second.0).filter(|(one, other)| Arc::ptr_eq(one, other));
-        assert_eq!(shared.count(), first.0.len() - 1);
+        let twigs = first.0.iter().zip(&*second.0);
+        assert_eq!(twigs.filter(|(one, other)| Arc::ptr_eq(one, other)).count(), first.0.len() - 1);
+        let leaves = first.0[500 / TWIG].iter().zip(&*second.0[500 / TWIG]);
+        let shared = |(one, other): &(&Option<Leaf<usize>>, &Option<Leaf<usize>>)| matches!((one, other), (Some(one), Some(other)) if Arc::ptr_eq(one, other));
+        assert_eq!(leaves.filter(shared).count(), WIDTH - 1);
         assert_eq!(second.iter().count(), 999);
         assert!(second.iter().all(|(index, &value)| index == value));
+    }
+
+    #[test]
+    fn a_change_is_seen_in_one_version_alone() {
+        let mut first = Table::default();
+        first.set(700, Some(1));
+        let mut second = first.clone();
+        *second.get_mut(700).expect("set") += 1;
+        assert!(second.get_mut(701).is_none() && second.get_mut(70_000).is_none());
+        second.set(3, Some(9));
+        assert_eq!((first.get(700), second.get(700)), (Some(&1), Some(&2)));
+        assert_eq!(second.iter().collect::<Vec<_>>(), [(3, &9), (700, &2)]);
+        assert_eq!(first.iter().count(), 1);
     }
 }

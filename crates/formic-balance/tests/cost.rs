@@ -1,5 +1,5 @@
-//! A pick allocates nothing, whatever the policy, the rules and the state of the endpoints: counted by an allocator of
-//! this program's own, which is why it is a program of its own.
+//! A pick allocates nothing, whatever the policy, the rules and the state of the endpoints, and an update of one among
+//! ten thousand little: counted by an allocator of this program's own, which is why it is a program of its own.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -18,6 +18,7 @@ struct Counting;
 
 thread_local! {
     static COUNT: Cell<usize> = const { Cell::new(0) };
+    static BYTES: Cell<usize> = const { Cell::new(0) };
 }
 
 #[global_allocator]
@@ -27,6 +28,7 @@ static ALLOCATOR: Counting = Counting;
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         COUNT.with(|count| count.set(count.get() + 1));
+        BYTES.with(|bytes| bytes.set(bytes.get() + layout.size()));
         // SAFETY: the caller's promises are those that the system's allocator asks for.
         unsafe { System.alloc(layout) }
     }
@@ -113,5 +115,36 @@ fn picks_and_answers_allocate_nothing() {
                 }
             }
         }
+    }
+}
+
+/// What an update of one among so many asks of the allocator: how often, and for how much.
+fn update(traffic: &Traffic, count: usize) -> (usize, usize) {
+    let mut members: Members = (0..count).map(instance).collect();
+    let (mut roster, seat) = (Roster::new(), Seat { zone: Some("a".into()), seed: 7 });
+    let mut set = roster.arrange(&members, traffic, &seat, Duration::ZERO);
+    let mut most = (0, 0);
+    // So few that nothing doubles meanwhile.
+    for number in 0..20 {
+        members.remove(&instance(number * 7).id);
+        members.insert(instance(count + number));
+        let before = (COUNT.get(), BYTES.get());
+        // The set that it replaces ends with it, as it does for calls.
+        set = roster.arrange(&members, traffic, &seat, MS);
+        most = (most.0.max(COUNT.get() - before.0), most.1.max(BYTES.get() - before.1));
+    }
+    drop(set);
+    most
+}
+
+#[test]
+fn an_update_of_one_among_ten_thousand_costs_itself_and_copies_of_plain_numbers() {
+    for policy in Algorithm::ALL {
+        let hash = (policy == Algorithm::Hash).then(|| Hash { key: "x-user".into(), bound: 1.25 });
+        let traffic = Traffic { policy, hash, ..Traffic::default() };
+        let (times, bytes) = update(&traffic, 10_000);
+        // A ring has two dozen places for each of them, in as many stretches; numbers are 40 kB for each list of all.
+        let most = if policy == Algorithm::Hash { (500, 600_000) } else { (60, 120_000) };
+        assert!(times <= most.0 && bytes <= most.1, "{policy:?}: {times} times, {bytes} bytes");
     }
 }

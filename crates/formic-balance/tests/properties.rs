@@ -153,6 +153,20 @@ fn eject(set: &Set, index: usize) {
 }
 
 #[test]
+fn those_who_stay_when_most_have_gone_are_compared_with_each_other() {
+    let members = |count| -> Members { (0..count).map(|n| instance(n, "1", "a")).collect() };
+    let (mut roster, traffic) = (Roster::new(), Traffic::default());
+    roster.arrange(&members(200), &traffic, &seat("a"), Duration::ZERO);
+    let set = roster.arrange(&members(3), &traffic, &seat("a"), Duration::ZERO);
+    for round in 1..=50 {
+        for index in set.indices() {
+            let change = set.backend(index).learn(round * 10 * MS, Some(MS), Outcome::Failure, false);
+            assert!(change.is_none(), "all of them fail alike: {:?}", set.backend(index));
+        }
+    }
+}
+
+#[test]
 fn a_rule_whose_instances_are_all_ejected_is_left_and_only_probes_follow_it() {
     for policy in Algorithm::ALL.into_iter().filter(|&policy| policy != Algorithm::Hash) {
         for zone in [None, Some(Zone::default())] {
@@ -298,7 +312,7 @@ fn a_subset_of_which_too_few_are_in_is_everybody() {
 #[test]
 fn what_does_not_hold_for_the_moment_is_said() {
     let (_roster, set) = arrange(&canary(), &Seat::default());
-    assert_eq!((set.panics(), set.plight()), (false, Vec::new()));
+    assert_eq!((set.panics(), set.fit(), set.plight()), (false, (10, 10), Vec::new()));
     (0..2).for_each(|index| eject(&set, index));
     let out = "every instance that has version \"2\" is out, so";
     let left = [
@@ -308,7 +322,7 @@ fn what_does_not_hold_for_the_moment_is_said() {
     assert_eq!((set.panics(), set.plight()), (false, left.to_vec()));
     // Four of ten are in.
     (2..6).for_each(|index| set.backend(index).set_down(true));
-    assert!(set.panics());
+    assert!(set.panics() && set.fit() == (4, 10));
     assert_eq!(set.plight()[0], "panic: 4 of 10 instances are in, so those that are ejected get calls, too");
     assert_eq!(set.plight()[1..], left);
     // Nobody is.

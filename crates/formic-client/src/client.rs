@@ -12,13 +12,14 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::Config;
+use crate::allowance::Allowance;
 use crate::budget::Budget;
 use crate::dispatch::{Dispatch, Fixed, Target};
 use crate::remote::{Dialer, Remote};
 use crate::service::{Service, Setup, Source};
 use crate::stack::{Refusal, Stack};
 use crate::view::{InvalidTraffic, TrafficView};
+use crate::{Config, Happening};
 
 /// Makes channels. Clones share connections, retry budgets and what was learnt of endpoints, so a process
 /// needs one.
@@ -78,13 +79,21 @@ impl Client {
         match ServiceName::new(name) {
             Ok(name) => {
                 let service = self.0.service(&name);
-                match InvalidTraffic::check(&service.traffic()) {
-                    Ok(()) => self.channel(Target::Service(service)),
-                    Err(invalid) => refusal(Error::failed_precondition(format!("{name}: {invalid}"))),
-                }
+                let traffic = service.traffic();
+                self.to(service, &traffic)
             }
             Err(error) => refusal(Error::invalid_argument(error.to_string()).with_source(error)),
         }
+    }
+
+    /// The same, and whether its present policy goes by what stands in the metadata of its calls: both by one look, for
+    /// whoever passes calls on.
+    #[must_use]
+    pub fn of_passed_on(&self, name: &ServiceName) -> (Channel, bool) {
+        let service = self.0.service(name);
+        let traffic = service.traffic();
+        let by_metadata = traffic.hash.is_some() || traffic.rules.iter().any(|rule| !rule.when.is_empty());
+        (self.to(service, &traffic), by_metadata)
     }
 
     /// A channel to one endpoint, without discovery. Keep it: each has connections of its own.
@@ -125,6 +134,12 @@ impl Client {
     #[must_use]
     pub fn traffic(&self, name: &ServiceName) -> TrafficView {
         self.0.service(name).view()
+    }
+
+    /// The budget of a service, for attempts that are not calls of this client.
+    #[must_use]
+    pub fn allowance(&self, name: &ServiceName) -> Allowance {
+        Allowance::new(Arc::clone(&self.0), self.0.service(name))
     }
 
     /// The services that were called or set up, by name.
@@ -169,6 +184,14 @@ impl Client {
         self.0.source.tasks.wait().await;
     }
 
+    /// A channel to a service that is called so.
+    fn to(&self, service: Arc<Service>, traffic: &Traffic) -> Channel {
+        match InvalidTraffic::check(traffic) {
+            Ok(()) => self.channel(Target::Service(service)),
+            Err(invalid) => refusal(Error::failed_precondition(format!("{}: {invalid}", service.name()))),
+        }
+    }
+
     fn channel(&self, target: Target) -> Channel {
         let config = &self.0.config;
         let dispatch = Arc::new(Dispatch { client: Arc::clone(&self.0), target });
@@ -181,6 +204,22 @@ impl Client {
 impl Shared {
     pub(crate) fn since_origin(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.source.origin)
+    }
+
+    /// Takes another attempt out of a budget, and tells what came of it.
+    pub(crate) fn withdraw(
+        &self,
+        name: &str,
+        budget: &Budget,
+        traffic: &Traffic,
+        now: Instant,
+        what: Happening,
+    ) -> bool {
+        let granted = budget.withdraw(self.since_origin(now), &traffic.budget);
+        if let Some(observer) = &self.config.observer {
+            observer.on_happening(name, if granted { what } else { Happening::Exhausted });
+        }
+        granted
     }
 
     fn service(&self, name: &ServiceName) -> Arc<Service> {

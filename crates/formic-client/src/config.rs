@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use formic_balance::{Factory, Traffic};
 use formic_core::ServiceName;
+use formic_mux::capture::Recording;
 use formic_rpc::Interceptor;
 
 use crate::{Connect, Observer};
@@ -69,8 +69,8 @@ pub struct Config {
     pub patience: Duration,
     /// How calls reach servers.
     pub transport: Transport,
-    /// A folder that records each multiplexed connection, secrets included; `formic wire decode` reads them.
-    pub capture: Option<PathBuf>,
+    /// Where each multiplexed connection is recorded, secrets included; `formic wire decode` reads the records.
+    pub capture: Option<Recording>,
     /// What is spoken over HTTP.
     pub protocol: Protocol,
     /// How calls are spread over endpoints, when one is left out, when a call is made again, and how often.

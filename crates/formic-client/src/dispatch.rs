@@ -123,7 +123,7 @@ impl Target {
         match self {
             Self::Service(service) => service.pick(now, call, course).await,
             Self::Fixed(fixed) => {
-                let flight = Flight::begin(&fixed.remote, false, call.deadline());
+                let flight = Flight::begin(&fixed.remote, false, call);
                 Ok(Picked { flight, hedge: Beside::Never })
             }
         }
@@ -133,14 +133,14 @@ impl Target {
 // === impl Dispatch ===
 
 impl Dispatch {
-    /// Makes the call. `trace` is set where the metadata does not hold it yet.
+    /// Makes the call, which begins now. `trace` is set where the metadata does not hold it yet.
     pub(crate) async fn run(
         self: Arc<Self>,
         call: Call,
         trace: Option<TraceContext>,
         retried: bool,
+        now: Instant,
     ) -> Result<Answer, Error> {
-        let now = Instant::now();
         let mut report =
             self.client.config.observer.as_ref().map(|observer| {
                 Reporting::begin(observer, self.target.name(), &call.method, now, call.deadline)
@@ -159,6 +159,9 @@ impl Dispatch {
                 self.target.budget().call(self.client.since_origin(now));
                 let mut course = Course::new(retried);
                 let outcome = self.attempts(&outgoing, &mut course, now, report.as_mut()).await;
+                if let Some(report) = &mut report {
+                    report.attempted();
+                }
                 // A stream that can be begun again is, if it fails before its first message.
                 let method = &outgoing.method;
                 if method.kind == Kind::ServerStream && method.idempotent && !retried && outcome.is_ok() {
@@ -171,12 +174,17 @@ impl Dispatch {
         match outcome {
             Ok((mut answer, flight)) => match answer.body {
                 Body::Stream(stream) if flight.is_some() || report.is_some() => {
-                    answer.body = Body::Stream(Box::pin(Watched::new(stream, flight, report, again)));
+                    let stream = Watched::new(stream, flight, report, again, &mut answer.late);
+                    answer.body = Body::Stream(Box::pin(stream));
                     Ok(answer)
                 }
-                _ => finish(Ok(answer), report),
+                _ => {
+                    // The clock is read once for both.
+                    let at = flight.as_ref().and_then(Flight::answered);
+                    finish(Ok(answer), report, at)
+                }
             },
-            Err(error) => finish(Err(error), report),
+            Err(error) => finish(Err(error), report, None),
         }
     }
 
@@ -194,7 +202,7 @@ impl Dispatch {
                 None => self.target.pick(now, outgoing, course).await?,
             };
             if let Some(report) = &mut report {
-                report.attempt(Some(picked.flight.remote()));
+                report.attempt(Some((picked.flight.remote(), outgoing)));
             }
             let remote = Arc::clone(picked.flight.remote());
             let outcome = match picked.hedge {
@@ -259,11 +267,7 @@ impl Dispatch {
 
     /// Takes another attempt out of the budget, and tells what came of it.
     fn withdraw(&self, now: Instant, traffic: &Traffic, what: Happening) -> bool {
-        let granted = self.target.budget().withdraw(self.client.since_origin(now), &traffic.budget);
-        if let Some(observer) = &self.client.config.observer {
-            observer.on_happening(self.target.name(), if granted { what } else { Happening::Exhausted });
-        }
-        granted
+        self.client.withdraw(self.target.name(), self.target.budget(), traffic, now, what)
     }
 
     /// How long a call may take that says nothing.
@@ -298,14 +302,14 @@ impl Dispatch {
         if !self.withdraw(now, &service.traffic(), Happening::Hedge) {
             return learn(first.await, service, path, began);
         }
-        if let Some(report) = report {
-            report.attempt(Some(beside.flight.remote()));
-        }
         tracing::debug!(service = %self.target.name(), ?delay, "another attempt beside a slow one");
         // It is the call's one repetition, and marked as such.
         course.history.repeats += 1;
         course.note(beside.flight.remote());
         let (twin, mark) = (Arc::new(twin), course.mark());
+        if let Some(report) = report {
+            report.attempt(Some((beside.flight.remote(), &twin)));
+        }
         let second = std::pin::pin!(attempt(beside.flight, &twin, mark));
         let outcome = match futures::future::select(first, second).await {
             futures::future::Either::Left((outcome, second)) if is_lost(&outcome) => second.await,
@@ -343,12 +347,16 @@ async fn attempt(
     // A connection first, before anything of the request is used up.
     let outcome = match remote.connection().await {
         Ok(sender) => {
-            flight.send();
-            wire::call(sender, &remote, outgoing, mark).await
+            let now = Instant::now();
+            flight.send(now);
+            wire::call(sender, &remote, outgoing, mark, now).await
         }
         Err(error) => Err(error),
     };
-    flight.answer(&outcome);
+    match &outcome {
+        Ok(Answer { body: Body::Stream(_), .. }) => flight.begun(),
+        _ => flight.answer(&outcome),
+    }
     outcome.map(|answer| (answer, flight))
 }
 
@@ -373,12 +381,16 @@ fn is_lost(outcome: &Result<(Answer, Flight), Error>) -> bool {
     })
 }
 
-fn finish(outcome: Result<Answer, Error>, report: Option<Reporting>) -> Result<Answer, Error> {
+fn finish(
+    outcome: Result<Answer, Error>,
+    report: Option<Reporting>,
+    at: Option<Instant>,
+) -> Result<Answer, Error> {
     if outcome.as_ref().is_err_and(retry::is_marked) {
         Scope::note_repeated();
     }
     if let Some(mut report) = report {
-        report.end(&outcome);
+        report.end(&outcome, at);
     }
     outcome
 }
@@ -393,7 +405,7 @@ impl Handle for Terminal {
 
     fn call(&self, call: Call) -> BoxFuture<'static, Result<Answer, Error>> {
         let retried = Scope::current().retried;
-        Box::pin(Arc::clone(&self.0).run(call, None, retried))
+        Box::pin(Arc::clone(&self.0).run(call, None, retried, Instant::now()))
     }
 
     fn services(&self) -> Vec<RpcService> {

@@ -1,13 +1,24 @@
 //! A call on its way to an endpoint, as the balancer sees it: counted while it lasts, learnt from when it
 //! ends, however it ends.
+//!
+//! An answer that streams is judged once: at its first message or its end, whichever comes first. Over some transports it
+//! begins with its headers whatever becomes of it, so that one that fails at once would count as a success and as a
+//! failure, and a probe would pass by it. gRPC's outlier detection judges a stream when it ends, and so never one that
+//! lives for ever. Here the first message is enough; a stream that breaks off after it
+//! counts as a failure in the place of the success. How fast the endpoint is is learnt when the stream begins: when there
+//! is something to say is no matter of speed. And one that stays open in silence is taken for good after a while: for
+//! probes and suspects, who are waited for, as soon as that while is over, for others when it ends.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use formic_balance::{Change, Outcome};
 use formic_core::{Code, Error, Shed};
-use tokio::time::Instant;
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, sleep};
 
+use crate::outgoing::Outgoing;
 use crate::remote::Remote;
 use crate::{Happening, retry};
 
@@ -17,23 +28,44 @@ pub(crate) struct Flight {
     clock: Clock,
     /// It finds out whether an ejected endpoint is well again.
     probe: bool,
+    silence: Option<Box<Silence>>,
     /// Past it, being given up is the endpoint's doing.
     deadline: Option<Instant>,
+    /// The endpoint may be waiting for its caller, whose request streams.
+    waits: bool,
 }
 
 /// What there is to learn from a flight.
+#[derive(Clone, Copy)]
 enum Clock {
     /// It is not connected yet, and how long that takes says nothing of how fast the endpoint answers.
     Waiting,
     Running(Instant),
-    /// The endpoint has shown how fast it is.
-    Answered,
+    /// An answer that streams began then, after so long. How fast the endpoint is it has shown; whether it is well it
+    /// has not.
+    Begun(Instant, Duration),
+    /// The endpoint has shown both, then.
+    Answered(Instant),
+}
+
+/// For so long an open stream may say nothing before that is taken for a good sign. Who watches something for an hour
+/// without news is served well, and neither a probe nor a suspect can wait for the news.
+const QUIET: Duration = Duration::from_secs(1);
+
+/// A server ends what nobody waits for a moment before its deadline, as far as ways and clocks allow.
+const AHEAD: Duration = Duration::from_millis(20);
+
+/// Speaks the verdict on a stream that goes on in silence, in case the flight does not do so before.
+struct Silence {
+    judged: Arc<AtomicBool>,
+    task: AbortHandle,
 }
 
 impl Flight {
-    pub(crate) fn begin(remote: &Arc<Remote>, probe: bool, deadline: Option<Instant>) -> Self {
+    pub(crate) fn begin(remote: &Arc<Remote>, probe: bool, call: &Outgoing) -> Self {
         remote.backend().begin();
-        Self { remote: Arc::clone(remote), clock: Clock::Waiting, probe, deadline }
+        let (deadline, waits) = (call.deadline(), call.method.kind.client_streams());
+        Self { remote: Arc::clone(remote), clock: Clock::Waiting, probe, silence: None, deadline, waits }
     }
 
     pub(crate) fn remote(&self) -> &Arc<Remote> {
@@ -41,35 +73,167 @@ impl Flight {
     }
 
     /// The request goes out.
-    pub(crate) fn send(&mut self) {
-        self.clock = Clock::Running(Instant::now());
+    pub(crate) fn send(&mut self, now: Instant) {
+        self.clock = Clock::Running(now);
     }
 
-    /// An answer is there, or begins, or, after it has begun, ends. Gives back how long it took.
-    pub(crate) fn answer<T>(&mut self, outcome: &Result<T, Error>) -> Option<Duration> {
-        let took = match self.clock {
-            Clock::Waiting => return None,
-            Clock::Running(sent) => Some(sent),
-            Clock::Answered => None,
-        };
-        self.clock = Clock::Answered;
-        let now = Instant::now();
-        let took = took.map(|sent| now.duration_since(sent));
-        match outcome.as_ref().map_or_else(judge, |_| Outcome::Success) {
-            // That a stream ends well was learnt when it began; how long it lived says nothing.
-            Outcome::Success if took.is_none() => {}
-            outcome => self.learn(now, took, outcome),
+    /// When the answer came, or began to.
+    pub(crate) fn answered(&self) -> Option<Instant> {
+        match self.clock {
+            Clock::Answered(at) | Clock::Begun(at, _) => Some(at),
+            Clock::Waiting | Clock::Running(_) => None,
         }
-        took
     }
 
-    fn learn(&mut self, now: Instant, took: Option<Duration>, outcome: Outcome) {
+    /// An answer that streams begins.
+    pub(crate) fn begun(&mut self) {
+        let Clock::Running(sent) = self.clock else { return };
+        let now = Instant::now();
+        let took = now.duration_since(sent);
+        self.clock = Clock::Begun(now, took);
         let backend = self.remote.backend();
-        let probe = std::mem::take(&mut self.probe);
-        let change = backend.learn(self.remote.since_origin(now), took, outcome, probe);
+        backend.begun(self.remote.since_origin(now), took);
+        // Of the others the verdict can wait until there is something to go by.
+        if self.probe || backend.is_suspect() {
+            self.silence = Some(Box::new(Silence::begin(&self.remote, took, self.probe)));
+        }
+    }
+
+    /// A message of an answer that streams is there.
+    #[inline]
+    pub(crate) fn spoke(&mut self) {
+        if let Clock::Begun(..) = self.clock {
+            self.answer(&Ok(()));
+        }
+    }
+
+    /// An answer is there, or, after it has begun, ends.
+    pub(crate) fn answer<T>(&mut self, outcome: &Result<T, Error>) {
+        let now = Instant::now();
+        let at = self.remote.since_origin(now);
+        let backend = self.remote.backend();
+        let outcome = match outcome {
+            Ok(_) => Outcome::Success,
+            Err(error) if self.is_own_deadline(error, now) => match self.clock {
+                // A stream that went on until its own deadline, after a message or long enough in silence. Which of both
+                // ends says so first is chance, and it is no failure of either.
+                Clock::Answered(_) => Outcome::Success,
+                Clock::Begun(began, _) if now.duration_since(began) >= QUIET => Outcome::Success,
+                // One that began in time and had not much of it to say something in.
+                Clock::Begun(..) => return self.give_up(now),
+                Clock::Running(sent) if self.is_hasty(sent, now) => return self.give_up(now),
+                Clock::Waiting | Clock::Running(_) => judge(error),
+            },
+            Err(error) if error.is_lost() && !self.is_news(now) => {
+                backend.lost_too(at, self.has_succeeded());
+                Outcome::Neutral
+            }
+            Err(error) => judge(error),
+        };
+        let change = match std::mem::replace(&mut self.clock, Clock::Answered(now)) {
+            Clock::Waiting => {
+                self.clock = Clock::Waiting;
+                return;
+            }
+            Clock::Running(sent) => {
+                let took = now.duration_since(sent);
+                backend.learn(at, Some(took), outcome, std::mem::take(&mut self.probe))
+            }
+            Clock::Begun(_, took) if self.may_judge() => {
+                let probe = std::mem::take(&mut self.probe);
+                self.remote.backend().judge(at, Some(took), outcome, probe)
+            }
+            // It counts as a success already. That it ends well is no news; how long it lived says nothing.
+            Clock::Begun(..) | Clock::Answered(_) => match outcome {
+                Outcome::Success => None,
+                Outcome::Failure => self.remote.backend().revoke(at),
+                outcome => self.remote.backend().judge(at, None, outcome, false),
+            },
+        };
         if let Some(change) = change {
             announce(&self.remote, change);
         }
+    }
+
+    /// Whether the call has ended because its time was over.
+    fn is_own_deadline(&self, error: &Error, now: Instant) -> bool {
+        error.code() == Code::DeadlineExceeded
+            && self.deadline.is_some_and(|deadline| deadline.saturating_duration_since(now) < AHEAD)
+    }
+
+    /// Whether the caller gave less time than calls take, or may have taken it itself, so that it says nothing of the endpoint
+    /// that it is over.
+    fn is_hasty(&self, sent: Instant, now: Instant) -> bool {
+        let (at, took) = (self.remote.since_origin(now), now.duration_since(sent));
+        self.waits || !self.remote.backend().is_overdue(at, took)
+    }
+
+    /// Whether that the connection was lost under this call has not been counted for another one.
+    fn is_news(&self, now: Instant) -> bool {
+        match self.clock {
+            Clock::Waiting => true,
+            // A stream may be older than its last sign of life, and it was on this connection then.
+            Clock::Running(since) | Clock::Begun(since, _) | Clock::Answered(since) => {
+                self.remote.note_lost(since, now)
+            }
+        }
+    }
+
+    /// Whether it counts as a success already.
+    fn has_succeeded(&self) -> bool {
+        let judged = || self.silence.as_ref().is_some_and(|silence| silence.judged.load(Ordering::Acquire));
+        matches!(self.clock, Clock::Answered(_)) || judged()
+    }
+
+    /// Ends as if its caller had lost patience, which says nothing of the endpoint but that it takes so long. A probe has
+    /// told nothing, and is waited for again: the endpoint may well hang.
+    fn give_up(&mut self, now: Instant) {
+        let (at, probe) = (self.remote.since_origin(now), std::mem::take(&mut self.probe));
+        let judged = match std::mem::replace(&mut self.clock, Clock::Answered(now)) {
+            Clock::Running(sent) => {
+                self.remote.backend().abandoned(at, now.duration_since(sent), false);
+                false
+            }
+            // Somebody may have judged it meanwhile, and so used the probe.
+            _ => !self.may_judge(),
+        };
+        if probe && !judged {
+            self.remote.backend().judge(at, None, Outcome::Neutral, true);
+        }
+    }
+
+    /// Whether nobody has spoken the verdict on a stream yet; nobody else will from now on.
+    fn may_judge(&mut self) -> bool {
+        let may = self.silence.take().is_none_or(|silence| !silence.judged.swap(true, Ordering::AcqRel));
+        // Whoever judged has used it.
+        self.probe &= may;
+        may
+    }
+}
+
+// === impl Silence ===
+
+impl Silence {
+    fn begin(remote: &Arc<Remote>, took: Duration, probe: bool) -> Self {
+        let judged = Arc::new(AtomicBool::new(false));
+        let (its, remote_its) = (Arc::clone(&judged), Arc::clone(remote));
+        let task = remote.spawn(async move {
+            sleep(QUIET).await;
+            if its.swap(true, Ordering::AcqRel) {
+                return;
+            }
+            let (remote, now) = (remote_its, Instant::now());
+            let change =
+                remote.backend().judge(remote.since_origin(now), Some(took), Outcome::Success, probe);
+            change.into_iter().for_each(|change| announce(&remote, change));
+        });
+        Self { judged, task }
+    }
+}
+
+impl Drop for Silence {
+    fn drop(&mut self) {
+        self.task.abort();
     }
 }
 
@@ -113,20 +277,50 @@ pub(crate) fn announce(remote: &Remote, change: Change) {
 
 impl Drop for Flight {
     fn drop(&mut self) {
+        let clock = self.clock;
+        if let Clock::Answered(_) = clock {
+            return self.remote.backend().end();
+        }
         let now = Instant::now();
-        match self.clock {
+        let at = self.remote.since_origin(now);
+        let is_late = self.deadline.is_some_and(|deadline| deadline <= now);
+        let hasty = || match clock {
+            Clock::Running(sent) => self.is_hasty(sent, now),
+            Clock::Begun(began, _) => now.duration_since(began) < QUIET,
+            Clock::Waiting | Clock::Answered(_) => false,
+        };
+        if is_late && hasty() {
+            self.give_up(now);
+            return self.remote.backend().end();
+        }
+        let backend = self.remote.backend();
+        let change = match clock {
+            Clock::Waiting => {
+                backend.unused(at, self.probe);
+                None
+            }
+            // Whoever enforces the deadline does so by dropping the call.
+            Clock::Running(sent) if is_late => {
+                backend.learn(at, Some(now.duration_since(sent)), Outcome::Failure, self.probe)
+            }
             Clock::Running(sent) => {
-                let took = now.duration_since(sent);
-                if self.deadline.is_some_and(|deadline| deadline <= now) {
-                    // Whoever enforces the deadline does so by dropping the call.
-                    self.learn(now, Some(took), Outcome::Failure);
+                backend.abandoned(at, now.duration_since(sent), self.probe);
+                None
+            }
+            Clock::Begun(began, took) if self.may_judge() => {
+                let backend = self.remote.backend();
+                if now.duration_since(began) >= QUIET {
+                    backend.judge(at, Some(took), Outcome::Success, self.probe)
                 } else {
-                    let at = self.remote.since_origin(now);
-                    self.remote.backend().abandoned(at, took, self.probe);
+                    // Its caller has lost interest before it could show anything.
+                    backend.unused(at, self.probe);
+                    None
                 }
             }
-            Clock::Waiting => self.remote.backend().unused(self.remote.since_origin(now), self.probe),
-            Clock::Answered => {}
+            Clock::Begun(..) | Clock::Answered(_) => None,
+        };
+        if let Some(change) = change {
+            announce(&self.remote, change);
         }
         self.remote.backend().end();
     }

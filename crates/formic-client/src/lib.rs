@@ -37,6 +37,7 @@
 //! the registry knows other instances of it.
 #![warn(missing_docs)]
 
+mod allowance;
 mod client;
 mod config;
 mod deadline;
@@ -56,18 +57,22 @@ mod trace;
 mod unary;
 mod view;
 mod watched;
+mod way;
 mod wire;
 
 pub mod budget;
 pub mod connect;
 pub mod retry;
 
+pub use allowance::Allowance;
 pub use client::Client;
 pub use config::{Config, Protocol, Transport};
 pub use connect::{BoxIo, Connect, Duplex};
 pub use formic_balance::{Algorithm, BackendView, State, Traffic, policy, traffic};
+pub use formic_mux::capture::Recording;
 pub use formic_rpc::context::REPEATED;
 pub use observe::{Happening, Observer, Report};
+pub use outgoing::Seen;
 pub use view::{InvalidTraffic, TrafficView};
 
 /// The header that marks a call as a repetition, or as caused by one. Its value is the number of the

@@ -16,13 +16,11 @@ use tokio_util::task::TaskTracker;
 
 use crate::outgoing::Outgoing;
 use crate::remote::{Remote, Sender, Trouble};
+use crate::way::Way;
 use crate::{Config, Transport, connect, headers, wire};
 use spoken::Unanswered;
 
 pub(crate) use spoken::Spoken;
-
-/// The name of this transport in reports.
-pub(crate) const NAME: &str = "multiplexed";
 
 /// A dead peer is found within three seconds: silence of one, and no answer for another one and a half.
 const PING: Duration = Duration::from_secs(1);
@@ -114,6 +112,7 @@ pub(crate) async fn call(
     remote: &Arc<Remote>,
     outgoing: &Arc<Outgoing>,
     attempt: Option<u32>,
+    mut now: Instant,
 ) -> Result<Answer, Error> {
     let method = &outgoing.method;
     if method.static_path().is_none() && !method.path().bytes().all(|byte| byte.is_ascii_graphic()) {
@@ -124,15 +123,16 @@ pub(crate) async fn call(
     if !streams && message.is_none() {
         return Err(Error::internal("a method of one request was called with a stream"));
     }
+    remote.goes(outgoing, Way::Multiplexed);
     // A connection that takes no more calls is replaced once, which is no attempt.
     for _ in 0..2 {
-        let head = outgoing.head(attempt);
+        let head = outgoing.head(attempt, now);
         let (message, requests) = (message.clone(), || outgoing.take_stream());
         match sender.call(&head, message, requests, method.kind.server_streams()).await {
             Ok(answer) => return Ok(plain(answer)),
             Err(Failure::Error(error)) => return Err(error),
             Err(Failure::Closed) => match remote.connection().await? {
-                Sender::Mux(other) => sender = other,
+                Sender::Mux(other) => (sender, now) = (other, Instant::now()),
                 Sender::Http(other) => {
                     return Box::pin(wire::http(other, remote, outgoing, attempt)).await;
                 }

@@ -8,7 +8,9 @@ pub use formic_telemetry::Happening;
 use formic_telemetry::{Metrics, Side};
 use tokio::time::Instant;
 
+use crate::outgoing::Outgoing;
 use crate::remote::Remote;
+use crate::way;
 
 /// Is told of every call that goes out. Called on the caller's task, so it must be quick.
 pub trait Observer: Send + Sync + 'static {
@@ -33,8 +35,9 @@ impl Observer for Metrics {
     }
 
     fn on_call(&self, report: &Report<'_>) {
-        self.method(Side::Client, report.method.path()).ended(report.code, report.duration);
-        self.travelled(report.transport);
+        let method = self.method(Side::Client, report.method.path());
+        method.ended(report.code, report.duration);
+        method.travelled(report.service, report.transport);
     }
 
     fn on_happening(&self, service: &str, what: Happening) {
@@ -58,23 +61,32 @@ pub struct Report<'a> {
     pub duration: Duration,
     /// How often it was tried.
     pub attempts: u32,
-    /// What it travelled over last: `multiplexed`, `http`, or `none` within the process.
+    /// What it travelled over last: `multiplexed`, `http`, or `none` where it stayed in this process or got nowhere.
     pub transport: &'static str,
 }
 
 /// A report being written; dropping it unfinished reports a cancelled call.
 pub(crate) struct Reporting(Box<Inner>);
 
+/// What a call took.
+enum Took {
+    Nothing,
+    /// Whatever the last attempt takes.
+    OfLast(Arc<Outgoing>),
+    Taken(&'static str),
+}
+
 struct Inner {
     observer: Arc<dyn Observer>,
     service: Arc<str>,
     method: Method,
     endpoint: Option<Arc<Remote>>,
+    way: Took,
     code: Option<Code>,
     began: Instant,
     deadline: Option<Instant>,
     attempts: u32,
-    ended: bool,
+    ended: Option<Instant>,
 }
 
 impl Reporting {
@@ -91,29 +103,48 @@ impl Reporting {
             service: Arc::clone(service),
             method: method.clone(),
             endpoint: None,
+            way: Took::Nothing,
             code: None,
             began,
             deadline,
             attempts: 0,
-            ended: false,
+            ended: None,
         }))
     }
 
-    pub(crate) fn attempt(&mut self, endpoint: Option<&Arc<Remote>>) {
-        self.0.endpoint = endpoint.cloned();
+    /// An attempt begins; one that asks nobody stays in this process.
+    pub(crate) fn attempt(&mut self, asked: Option<(&Arc<Remote>, &Arc<Outgoing>)>) {
+        self.0.endpoint = asked.map(|(remote, _)| Arc::clone(remote));
+        self.0.way = asked.map_or(Took::Nothing, |(_, outgoing)| Took::OfLast(Arc::clone(outgoing)));
         self.0.attempts += 1;
     }
 
-    pub(crate) fn end<T>(&mut self, outcome: &Result<T, Error>) {
+    /// There are no more attempts for now, and the request is not kept on account of the report.
+    pub(crate) fn attempted(&mut self) {
+        self.0.way = Took::Taken(self.0.way.name());
+    }
+
+    /// The call is over, since then or only now.
+    pub(crate) fn end<T>(&mut self, outcome: &Result<T, Error>, at: Option<Instant>) {
         self.0.code = outcome.as_ref().err().map(Error::code);
-        self.0.ended = true;
+        self.0.ended = Some(at.unwrap_or_else(Instant::now));
+    }
+}
+
+impl Took {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Nothing => "none",
+            Self::OfLast(outgoing) => outgoing.way.way().map_or("none", way::Way::name),
+            Self::Taken(name) => name,
+        }
     }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        let now = Instant::now();
-        if !self.ended {
+        let now = self.ended.unwrap_or_else(Instant::now);
+        if self.ended.is_none() {
             // Whoever enforces the deadline does so by dropping the call.
             let late = self.deadline.is_some_and(|deadline| deadline <= now);
             self.code = Some(if late { Code::DeadlineExceeded } else { Code::Canceled });
@@ -125,7 +156,7 @@ impl Drop for Inner {
             code: self.code,
             duration: now.duration_since(self.began),
             attempts: self.attempts,
-            transport: self.endpoint.as_ref().map_or("none", |remote| remote.transport()),
+            transport: self.way.name(),
         });
     }
 }

@@ -2,7 +2,7 @@
 //! long as it can be sent again.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,7 +13,7 @@ use formic_rpc::{Body, ByteStream, Call, Codec, TraceContext};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use tokio::time::Instant;
 
-use crate::{ATTEMPT, Protocol, headers};
+use crate::{ATTEMPT, Protocol, headers, way};
 
 const TRACEPARENT_NAME: HeaderName = HeaderName::from_static(TRACEPARENT);
 const ATTEMPT_NAME: HeaderName = HeaderName::from_static(ATTEMPT);
@@ -26,13 +26,22 @@ pub(crate) struct Outgoing {
     pub(crate) method: Method,
     pub(crate) codec: Codec,
     metadata: HeaderMap,
+    /// What rules go by and does not travel.
+    seen: Option<Seen>,
     deadline: Option<Instant>,
     /// `None` when the metadata holds it already.
     trace: Option<TraceContext>,
     request: Request,
     /// The connection broke while the answer was being read.
     broken: AtomicBool,
+    /// Over what it travelled.
+    pub(crate) way: way::Last,
 }
+
+/// Headers that the policy of a service goes by, beside the metadata of a call, and that do not travel with it: of a
+/// request that a proxy passes on as a call, what was said to the proxy alone. Stands in the extensions of the call.
+#[derive(Clone, Debug)]
+pub struct Seen(pub Arc<HeaderMap>);
 
 enum Request {
     Message(Bytes),
@@ -65,16 +74,19 @@ impl Outgoing {
             method: call.method,
             codec: call.codec,
             metadata: call.metadata.into_headers(),
+            seen: call.extensions.get().cloned(),
             deadline: call.deadline,
             trace,
             request,
             broken: AtomicBool::new(false),
+            way: way::Last::default(),
         }
     }
 
-    /// The text value of a header.
+    /// The text value of a header, for the policy.
     pub(crate) fn text(&self, name: &str) -> Option<&str> {
-        self.metadata.get(name)?.to_str().ok()
+        let seen = || self.seen.as_ref()?.0.get(name);
+        self.metadata.get(name).or_else(seen)?.to_str().ok()
     }
 
     /// When its caller stops waiting.
@@ -89,10 +101,12 @@ impl Outgoing {
             method: self.method.clone(),
             codec: self.codec,
             metadata: self.metadata.clone(),
+            seen: self.seen.clone(),
             deadline: self.deadline,
             trace: self.trace,
             request,
             broken: AtomicBool::new(false),
+            way: way::Last::default(),
         })
     }
 
@@ -156,11 +170,11 @@ impl Outgoing {
     }
 
     /// What travels beside the request on the multiplexed wire; `attempt` marks a repetition.
-    pub(crate) fn head(&self, attempt: Option<u32>) -> Head<'_> {
+    pub(crate) fn head(&self, attempt: Option<u32>, now: Instant) -> Head<'_> {
         // Interceptors may have left the trace in the metadata.
         let written = || self.metadata.get(TRACEPARENT_NAME)?.to_str().ok()?.parse().ok();
         let trace = self.trace.or_else(written);
-        let left = |deadline: Instant| deadline.saturating_duration_since(Instant::now());
+        let left = |deadline: Instant| deadline.saturating_duration_since(now);
         Head {
             path: self.method.path(),
             json: self.codec == Codec::Json,

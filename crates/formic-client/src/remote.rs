@@ -1,7 +1,7 @@
 //! One endpoint and the connections to it: dialled when first needed, shared by all calls, dialled again
 //! with growing waits after a failure.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use connectrpc::client::ClientConfig;
 use formic_balance::Backend;
 use formic_core::{Endpoint, Error, Method};
 use formic_registry::Backoff;
-use formic_rpc::wire_error::Unsent;
+use formic_rpc::wire_error::Broken;
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use http::Uri;
@@ -22,6 +22,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::mux::{self, Spoken};
+use crate::outgoing::Outgoing;
+use crate::way::{self, Way};
 use crate::{Config, Connect, Happening, Observer, Protocol, connect, http2};
 
 /// Waits between attempts to reach an endpoint that is down: short at first, for a service that was just
@@ -84,6 +86,7 @@ pub(crate) struct Remote {
     pub(crate) json: ClientConfig,
     slots: Box<[Slot]>,
     spoken: Arc<Spoken>,
+    way: way::Last,
     /// A task greets the endpoint again, while it is called over HTTP.
     greeting: AtomicBool,
     /// The last attempt to connect failed, and a task is trying again.
@@ -91,6 +94,8 @@ pub(crate) struct Remote {
     /// The instance has another address by now, so what befalls this one says nothing of it.
     retired: AtomicBool,
     trouble: Mutex<Option<Trouble>>,
+    /// When calls were last lost with their connection, in microseconds since the origin.
+    lost: AtomicU64,
     dialer: Arc<Dialer>,
 }
 
@@ -211,10 +216,12 @@ impl Remote {
             json,
             slots,
             spoken,
+            way: way::Last::default(),
             greeting,
             down,
             retired,
             trouble,
+            lost: AtomicU64::new(0),
             dialer,
         }
     }
@@ -225,9 +232,20 @@ impl Remote {
         self
     }
 
-    /// What calls to the endpoint travel over, as of now.
-    pub(crate) fn transport(&self) -> &'static str {
-        if self.spoken.is_spoken() { mux::NAME } else { "http" }
+    /// What the last call to the endpoint travelled over; before the first, what is spoken on its connections. `None`
+    /// where there has been none yet.
+    pub(crate) fn transport(&self) -> Option<&'static str> {
+        let way = |slot: &Slot| match &**slot.live.load().as_ref()? {
+            Sender::Http(_) => Some(Way::Http),
+            Sender::Mux(_) => Some(Way::Multiplexed),
+        };
+        self.way.way().or_else(|| self.slots.iter().find_map(way)).map(Way::name)
+    }
+
+    /// Notes that an attempt of a call goes out.
+    pub(crate) fn goes(&self, outgoing: &Outgoing, way: Way) {
+        outgoing.way.note(way);
+        self.way.note(way);
     }
 
     pub(crate) fn endpoint(&self) -> &Endpoint {
@@ -290,6 +308,15 @@ impl Remote {
     /// The time as the balancer takes it.
     pub(crate) fn since_origin(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.dialer.origin)
+    }
+
+    /// A call that was on its way since then was lost with its connection. Says whether that is news: of all that one connection
+    /// carried, the first to tell is.
+    pub(crate) fn note_lost(&self, since: Instant, now: Instant) -> bool {
+        let micros = |at| u64::try_from(self.since_origin(at).as_micros()).unwrap_or(u64::MAX);
+        let (since, now) = (micros(since), micros(now));
+        let newer = |last| (since >= last).then_some(now);
+        self.lost.fetch_update(Ordering::AcqRel, Ordering::Acquire, newer).is_ok()
     }
 
     /// Whether the last attempt to connect failed; a task finds out when that is over.
@@ -367,7 +394,7 @@ impl Remote {
             reason = deeper;
         }
         let message = format!("cannot reach {}: {reason}", self.endpoint);
-        Error::unavailable(message).with_source(Unsent(Box::new(trouble))).with_unsent()
+        Error::unavailable(message).with_source(Broken::Unsent(Box::new(trouble))).with_unsent()
     }
 
     /// Connects, together with all who want the same.

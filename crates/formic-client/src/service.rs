@@ -10,7 +10,7 @@ use formic_core::{Error, Instance, Kind, Members, Method, RpcService, ServiceNam
 use formic_registry::{Cache, Instances, View};
 use formic_rpc::Handle;
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
@@ -34,6 +34,8 @@ const FIRST_ANSWER: Duration = Duration::from_secs(5);
 pub(crate) struct Service {
     name: Arc<str>,
     state: Arc<State>,
+    /// Endpoints are picked by the author's own code.
+    own_policy: bool,
     /// Serves it in this process.
     local: ArcSwapOption<Local>,
     started: OnceLock<DropGuard>,
@@ -116,6 +118,17 @@ struct News {
     /// The registry has answered, or has failed to.
     heard: bool,
     trouble: Option<String>,
+    /// When who is there was last said.
+    said: Option<Instant>,
+}
+
+// === impl News ===
+
+impl News {
+    /// Since when there is somebody.
+    fn settled(&self) -> Option<Instant> {
+        self.said.filter(|_| self.members > 0)
+    }
 }
 
 // === impl Service ===
@@ -123,6 +136,7 @@ struct News {
 impl Service {
     pub(crate) fn new(name: ServiceName, setup: Setup, source: Source) -> Self {
         let traffic = Arc::new(setup.traffic);
+        let own_policy = setup.policy.is_some();
         let set =
             Set { endpoints: Default::default(), traffic: Arc::clone(&traffic), remotes: Table::default() };
         let core = Core {
@@ -147,6 +161,7 @@ impl Service {
             started: OnceLock::new(),
             source,
             patience: setup.patience,
+            own_policy,
             budget: Budget::default(),
             hedging: Hedging::default(),
         }
@@ -184,6 +199,8 @@ impl Service {
         let mut core = self.state.core();
         core.traffic = Arc::new(traffic);
         self.state.arrange(&mut core);
+        // Whom a rule kept waiting may go now.
+        self.state.news.send_modify(|_| {});
         Ok(())
     }
 
@@ -205,13 +222,17 @@ impl Service {
     pub(crate) fn view(&self) -> TrafficView {
         let (set, now) = (self.state.set.load_full(), self.source.origin.elapsed());
         let shown = set.endpoints.view(now).map(|(index, mut view)| {
-            let transport = set.remotes.get(index).map(|remote| remote.transport().to_owned());
-            view.transport = transport.unwrap_or_default();
+            let transport = set.remotes.get(index).and_then(|remote| remote.transport());
+            view.transport = transport.unwrap_or_default().to_owned();
             view
         });
+        let (fit, counted) = set.endpoints.fit();
         let mut endpoints: Vec<_> = shown.collect();
         endpoints.sort_by(|one, other| one.instance.cmp(&other.instance));
         endpoints.extend(self.state.core().roster.draining(now));
+        let own = self
+            .own_policy
+            .then(|| "this caller picks by a policy of its own, whatever the one here is called".into());
         TrafficView {
             service: self.name.to_string(),
             policy: Traffic::clone(&set.traffic),
@@ -220,7 +241,13 @@ impl Service {
             retries_left: self.budget.left(now, &set.traffic.budget).max(0.0),
             endpoints,
             panic: set.endpoints.panics(),
-            notes: set.endpoints.plight().into_iter().chain(set.endpoints.notes().iter().cloned()).collect(),
+            fit,
+            counted: u32::try_from(counted).unwrap_or(u32::MAX),
+            notes: own
+                .into_iter()
+                .chain(set.endpoints.plight())
+                .chain(set.endpoints.notes().iter().cloned())
+                .collect(),
         }
     }
 
@@ -258,32 +285,38 @@ impl Service {
         guard
     }
 
-    /// Waits for a first instance: until the registry has answered, and then as long as a restart takes.
+    /// Waits for a first instance that may be called: until the registry has answered, and then as long as a restart takes. Whom a
+    /// strict rule leaves nobody of those who are there for so long already waits no more.
     async fn wait(&self, call: &Outgoing, course: &Course) -> Result<Picked, Error> {
         let refused = || {
             let rule = self.state.refusal(call)?;
             let message = format!("no instance of {:?} is one that the rule {rule:?} allows", self.name);
             Some(Error::unavailable(message).with_unsent())
         };
-        if let Some(error) = refused() {
-            return Err(error);
-        }
         let mut news = self.state.news.subscribe();
         // The sender is the state's, so neither wait can fail; being late is what is looked at after.
         let _ = timeout(FIRST_ANSWER, news.wait_for(|news| news.heard || news.members > 0)).await;
-        let _ = timeout(self.patience, news.wait_for(|news| news.members > 0)).await;
-        let now = self.source.origin.elapsed();
-        self.state.pick(now, call, course, &self.hedging).ok_or_else(|| {
-            // Who there is may be known only now, and so whom a rule leaves of them.
-            refused().unwrap_or_else(|| {
-                let name = &self.name;
-                let message = match &news.borrow().trouble {
-                    Some(trouble) => format!("no instance of {name:?} is known, and {trouble}"),
-                    None => format!("no instance of {name:?} is registered"),
-                };
-                Error::unavailable(message).with_unsent()
-            })
-        })
+        let mut until = Instant::now() + self.patience;
+        loop {
+            if let Some(said) = news.borrow_and_update().settled() {
+                until = until.min(said + self.patience);
+            }
+            let now = self.source.origin.elapsed();
+            if let Some(picked) = self.state.pick(now, call, course, &self.hedging) {
+                return Ok(picked);
+            }
+            if timeout_at(until, news.changed()).await.is_err() {
+                break;
+            }
+        }
+        Err(refused().unwrap_or_else(|| {
+            let name = &self.name;
+            let message = match &news.borrow().trouble {
+                Some(trouble) => format!("no instance of {name:?} is known, and {trouble}"),
+                None => format!("no instance of {name:?} is registered"),
+            };
+            Error::unavailable(message).with_unsent()
+        }))
     }
 
     /// The method at a path, as the instances registered it.
@@ -340,7 +373,7 @@ impl State {
             }
             _ => Beside::Never,
         };
-        let flight = Flight::begin(set.remotes.get(pick.index)?, pick.probe, call.deadline());
+        let flight = Flight::begin(set.remotes.get(pick.index)?, pick.probe, call);
         Some(Picked { flight, hedge })
     }
 
@@ -443,6 +476,7 @@ impl Follower {
             members: view.instances.len(),
             heard: view.known || view.stale.is_some(),
             trouble: view.stale.as_ref().map(|stale| stale.error.to_string()),
+            said: Some(Instant::now()),
         };
         self.state.news.send_replace(news);
     }

@@ -41,7 +41,8 @@ impl Handle for Stack {
 
     fn call(&self, mut call: Call) -> BoxFuture<'static, Result<Answer, Error>> {
         let scope = Scope::current();
-        let deadline = match Deadline::settle(&mut call, scope.deadline, self.timeout, Instant::now()) {
+        let now = Instant::now();
+        let deadline = match Deadline::settle(&mut call, scope.deadline, self.timeout, now) {
             Ok(deadline) => deadline,
             Err(error) => return fail(error),
         };
@@ -53,7 +54,7 @@ impl Handle for Stack {
         match &self.intercepted {
             None => {
                 let dispatch = Arc::clone(&self.dispatch);
-                Box::pin(deadline.bound(move || dispatch.run(call, Some(trace), scope.retried)))
+                Box::pin(deadline.bound(move || dispatch.run(call, Some(trace), scope.retried, now)))
             }
             Some(intercepted) => {
                 call.metadata.as_headers_mut().insert(TRACEPARENT, trace.to_header());

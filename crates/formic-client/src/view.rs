@@ -22,6 +22,12 @@ pub struct TrafficView {
     /// So few of them are in that ejections are ignored: those that are ejected get calls, too.
     #[serde(default)]
     pub panic: bool,
+    /// So many of them are in, which a panic goes by: neither ejected nor down,
+    #[serde(default)]
+    pub fit: u32,
+    /// of so many. Fewer than there are where the policy keeps to a subset.
+    #[serde(default)]
+    pub counted: u32,
     /// What of the policy does not apply to the instances that there are, or not as long as they fare as they do.
     pub notes: Vec<String>,
 }

@@ -12,7 +12,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use formic_core::Error;
 use formic_rpc::context::Scope;
-use formic_rpc::{Answer, Body, BoxFuture, ByteStream};
+use formic_rpc::{Answer, Body, BoxFuture, ByteStream, Trailing};
 use futures::Stream;
 use tokio::time::{Instant, timeout};
 
@@ -20,7 +20,7 @@ use crate::dispatch::{Course, Dispatch};
 use crate::flight::Flight;
 use crate::observe::Reporting;
 use crate::outgoing::Outgoing;
-use crate::retry;
+use crate::{headers, retry};
 
 /// A response stream and its guards.
 pub(crate) struct Watched {
@@ -30,6 +30,8 @@ pub(crate) struct Watched {
     /// What another attempt needs, until the first message.
     again: Option<Box<Again>>,
     repeating: Option<BoxFuture<'static, Repeated>>,
+    /// Where the transport of the last attempt says trailing metadata, and where the caller looks for it. Unset in this process.
+    late: Option<(Option<Trailing>, Trailing)>,
 }
 
 /// A call that may be repeated.
@@ -52,8 +54,13 @@ impl Watched {
         flight: Option<Flight>,
         report: Option<Reporting>,
         again: Option<Box<Again>>,
+        late: &mut Option<Trailing>,
     ) -> Self {
-        Self { stream: Some(stream), flight, report, again, repeating: None }
+        let late = flight.as_ref().map(|_| {
+            let told = Trailing::default();
+            (late.replace(told.clone()), told)
+        });
+        Self { stream: Some(stream), flight, report, again, repeating: None, late }
     }
 
     fn end(&mut self, outcome: &Result<(), Error>) {
@@ -65,7 +72,7 @@ impl Watched {
             flight.answer(outcome);
         }
         if let Some(mut report) = self.report.take() {
-            report.end(outcome);
+            report.end(outcome, None);
         }
     }
 
@@ -98,6 +105,9 @@ impl Again {
         // A deadline of the call's own is kept further up; this is the one of calls that have none.
         let late = |_| Error::deadline_exceeded("the deadline passed before the stream began again");
         let outcome = timeout(limit, attempts).await.unwrap_or_else(|elapsed| Err(late(elapsed)));
+        if let Some(report) = &mut report {
+            report.attempted();
+        }
         Repeated { outcome, again: self, report }
     }
 }
@@ -121,6 +131,9 @@ impl Stream for Watched {
                         };
                         (this.stream, this.flight) = (Some(stream), Some(flight));
                         this.again = Some(repeated.again);
+                        if let Some((said, _)) = &mut this.late {
+                            *said = answer.late;
+                        }
                     }
                     Err(error) => {
                         let ended = Err(error);
@@ -133,6 +146,9 @@ impl Stream for Watched {
             match ready!(stream.as_mut().poll_next(cx)) {
                 Some(Ok(message)) => {
                     this.again = None;
+                    if let Some(flight) = &mut this.flight {
+                        flight.spoke();
+                    }
                     return Poll::Ready(Some(Ok(message)));
                 }
                 Some(Err(mut error)) => {
@@ -144,6 +160,11 @@ impl Stream for Watched {
                     return Poll::Ready(ended.err().map(Err));
                 }
                 None => {
+                    if let Some((Some(said), told)) = &this.late
+                        && let Some(trailers) = said.get()
+                    {
+                        told.set(headers::metadata(trailers.as_headers().clone()));
+                    }
                     this.end(&Ok(()));
                     return Poll::Ready(None);
                 }

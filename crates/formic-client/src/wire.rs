@@ -17,8 +17,8 @@ use connectrpc::client::{
 use connectrpc::{ConnectError, ErrorCode, Spec, StreamType};
 use formic_core::{Code, Error, Kind, Method};
 use formic_rpc::raw::{Raw, RawView};
-use formic_rpc::wire_error::{Unsent, from_connect};
-use formic_rpc::{Answer, Body, ByteStream, Codec};
+use formic_rpc::wire_error::{Broken, from_connect};
+use formic_rpc::{Answer, Body, ByteStream, Codec, Trailing};
 use futures::FutureExt;
 use http::header::CONTENT_LENGTH;
 use http::request::Parts;
@@ -26,16 +26,18 @@ use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::Frame;
 use http_body_util::BodyExt;
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 
 use crate::http2::{self, Closed, Open, Place};
 use crate::outgoing::Outgoing;
 use crate::remote::{Remote, Sender};
+use crate::way::Way;
 use crate::{headers, mux, unary};
 
 /// Stands in for a path learnt at run time, which connectrpc cannot take; replaced before it is sent.
 pub(crate) const SOME_PATH: &str = "/formic.Client/Call";
 
-/// Makes one attempt on a connection of the endpoint.
+/// Makes one attempt on a connection of the endpoint, now.
 ///
 /// # Errors
 /// The server's, or `unavailable` with [`Error::is_unsent`] where no handler can have seen the call.
@@ -44,10 +46,11 @@ pub(crate) async fn call(
     remote: &Arc<Remote>,
     outgoing: &Arc<Outgoing>,
     attempt: Option<u32>,
+    now: Instant,
 ) -> Result<Answer, Error> {
     let sender = match sender {
         Sender::Http(sender) => sender,
-        Sender::Mux(sender) => return mux::call(sender, remote, outgoing, attempt).await,
+        Sender::Mux(sender) => return mux::call(sender, remote, outgoing, attempt, now).await,
     };
     http(sender, remote, outgoing, attempt).await
 }
@@ -59,6 +62,7 @@ pub(crate) async fn http(
     outgoing: &Arc<Outgoing>,
     attempt: Option<u32>,
 ) -> Result<Answer, Error> {
+    remote.goes(outgoing, Way::Http);
     if outgoing.method.kind == Kind::Unary && unary::is_plain(remote, outgoing) {
         return unary::call(sender, remote, outgoing, attempt).await;
     }
@@ -124,7 +128,7 @@ pub(crate) fn error(error: &ConnectError, remote: &Remote, outgoing: &Outgoing) 
     if outgoing.take_broken() {
         // connectrpc cannot tell a lost connection from a server that breaks the protocol.
         let message = format!("the connection to {} was lost", remote.endpoint());
-        return Error::new(Code::Unavailable, message).with_source(error);
+        return Error::new(Code::Unavailable, message).with_source(error).with_lost();
     }
     error
 }
@@ -178,15 +182,20 @@ impl Wire {
             Err(error) => return Err(self.error(&error)),
         };
         let metadata = headers::metadata(stream.headers().clone());
-        let messages = futures::stream::unfold(Some((stream, self)), |state| async move {
-            let (mut stream, wire) = state?;
+        let late = Trailing::default();
+        let state = Some((stream, self, late.clone()));
+        let messages = futures::stream::unfold(state, |state| async move {
+            let (mut stream, wire, late) = state?;
             match stream.message::<Raw>().await {
-                Ok(Some(message)) => Some((Ok(message.as_ref().bytes().clone()), Some((stream, wire)))),
-                Ok(None) => None,
+                Ok(Some(message)) => Some((Ok(message.as_ref().bytes().clone()), Some((stream, wire, late)))),
+                Ok(None) => {
+                    late.set(stream.trailers().cloned().unwrap_or_default().into());
+                    None
+                }
                 Err(error) => Some((Err(wire.error(&error)), None)),
             }
         });
-        Ok(Answer { metadata, ..Answer::new(Body::Stream(Box::pin(messages))) })
+        Ok(Answer { metadata, late: Some(late), ..Answer::new(Body::Stream(Box::pin(messages))) })
     }
 
     fn error(&self, error: &ConnectError) -> Error {
@@ -196,7 +205,7 @@ impl Wire {
 
 pub(crate) fn one(headers: HeaderMap, message: Bytes, trailers: HeaderMap) -> Answer {
     let (metadata, trailers) = (headers::metadata(headers), headers::metadata(trailers));
-    Answer { metadata, trailers, body: Body::Message(message) }
+    Answer { metadata, trailers, ..Answer::new(Body::Message(message)) }
 }
 
 impl ClientTransport for Wire {
@@ -257,7 +266,7 @@ pub(crate) fn no_path(method: &Method, error: http::Error) -> ConnectError {
 }
 
 fn unsent(source: Box<dyn std::error::Error + Send + Sync>) -> ConnectError {
-    ConnectError::unavailable("the call was not sent").with_source(Unsent(source))
+    ConnectError::unavailable("the call was not sent").with_source(Broken::Unsent(source))
 }
 
 /// What a failed request means; most of all, whether a handler may have seen it.
@@ -272,7 +281,10 @@ pub(crate) fn lost(error: h2::Error) -> ConnectError {
         Some(h2::Reason::CANCEL) => ErrorCode::Canceled,
         Some(h2::Reason::ENHANCE_YOUR_CALM) => ErrorCode::ResourceExhausted,
         Some(_) => ErrorCode::Internal,
-        None => return ConnectError::unavailable("the connection was lost").with_source(error),
+        None => {
+            let source = Broken::Lost(Box::new(error));
+            return ConnectError::unavailable("the connection was lost").with_source(source);
+        }
     };
     ConnectError::new(code, "the request was broken off").with_source(error)
 }

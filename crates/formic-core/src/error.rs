@@ -24,6 +24,7 @@ struct Inner {
     metadata: Metadata,
     source: Option<Arc<dyn std::error::Error + Send + Sync>>,
     unsent: bool,
+    lost: bool,
 }
 
 macro_rules! constructors {
@@ -45,6 +46,7 @@ impl Error {
             metadata: Metadata::new(),
             source: None,
             unsent: false,
+            lost: false,
         }))
     }
 
@@ -187,6 +189,20 @@ impl Error {
         self.0.unsent
     }
 
+    /// Marks that the connection ended while the call was on its way over it.
+    #[must_use]
+    pub fn with_lost(mut self) -> Self {
+        self.0.lost = true;
+        self
+    }
+
+    /// Whether the connection ended under the call, after it was sent: one event, however many calls it carried. Known to the
+    /// caller's side only.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.0.lost
+    }
+
     /// Whether repeating the same call later may succeed.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
@@ -251,6 +267,19 @@ impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         self.0.source.as_deref().map(|source| source as _)
     }
+}
+
+/// An error with all its causes.
+#[must_use]
+pub fn in_full(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
 }
 
 #[cfg(test)]

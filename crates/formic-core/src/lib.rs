@@ -13,6 +13,7 @@ pub mod method;
 pub mod name;
 pub mod priority;
 pub mod shed;
+pub mod stop_signal;
 
 pub use code::Code;
 pub use error::Error;
@@ -23,3 +24,4 @@ pub use method::{Kind, Method};
 pub use name::{InvalidName, ServiceName};
 pub use priority::Priority;
 pub use shed::Shed;
+pub use stop_signal::StopSignal;

@@ -4,6 +4,8 @@ use std::fmt;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use crate::Error;
+
 /// Names and values that travel beside a message. Names are lower-case; values are printable ASCII,
 /// or bytes for names that end in `-bin`.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -94,6 +96,13 @@ fn parse(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), InvalidMe
     let mut value = HeaderValue::from_str(value).map_err(|_| InvalidMetadata(name.into()))?;
     value.set_sensitive(SECRET.contains(&name));
     Ok((parsed, value))
+}
+
+/// What a handler says of itself, so it is not the caller's fault.
+impl From<InvalidMetadata> for Error {
+    fn from(invalid: InvalidMetadata) -> Self {
+        Self::internal(invalid.to_string())
+    }
 }
 
 impl From<HeaderMap> for Metadata {

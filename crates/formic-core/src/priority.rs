@@ -26,7 +26,13 @@ impl Priority {
     /// What the metadata says; anything unknown is [`Normal`](Self::Normal).
     #[must_use]
     pub fn of(metadata: &Metadata, header: &http::HeaderName) -> Self {
-        match metadata.as_headers().get(header).map(http::HeaderValue::as_bytes) {
+        Self::of_headers(metadata.as_headers(), header)
+    }
+
+    /// The same, of the head of a request.
+    #[must_use]
+    pub fn of_headers(headers: &http::HeaderMap, header: &http::HeaderName) -> Self {
+        match headers.get(header).map(http::HeaderValue::as_bytes) {
             Some(b"high") => Self::High,
             Some(b"low") => Self::Low,
             _ => Self::Normal,

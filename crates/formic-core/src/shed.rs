@@ -26,11 +26,13 @@ pub enum Shed {
     QueueDelay,
     /// The caller, or whatever the limit counts, has used up its rate. Other instances may count alike.
     Rate,
+    /// The server holds as many bytes of requests and answers as it may.
+    Memory,
 }
 
 impl Shed {
     /// Every reason.
-    pub const ALL: [Self; 4] = [Self::InFlight, Self::QueueFull, Self::QueueDelay, Self::Rate];
+    pub const ALL: [Self; 5] = [Self::InFlight, Self::QueueFull, Self::QueueDelay, Self::Rate, Self::Memory];
 
     /// The reason as it travels in `ErrorInfo`.
     #[must_use]
@@ -40,6 +42,7 @@ impl Shed {
             Self::QueueFull => "QUEUE_FULL",
             Self::QueueDelay => "QUEUE_DELAY",
             Self::Rate => "RATE",
+            Self::Memory => "MEMORY",
         }
     }
 
@@ -54,7 +57,7 @@ impl Shed {
     #[must_use]
     pub const fn code(self) -> Code {
         match self {
-            Self::InFlight | Self::Rate => Code::ResourceExhausted,
+            Self::InFlight | Self::Rate | Self::Memory => Code::ResourceExhausted,
             Self::QueueFull | Self::QueueDelay => Code::Unavailable,
         }
     }

@@ -7,6 +7,8 @@ use formic_client::Traffic;
 use formic_core::Endpoint;
 use serde::{Deserialize, Serialize};
 
+use crate::entry::{Network, Scrapers};
+
 /// The settings of a gateway.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -30,6 +32,15 @@ pub struct Config {
     /// Callers may say how much a call matters.
     #[serde(default)]
     pub priority: bool,
+    /// Who stands in front of it and is believed what it says of callers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub trusted: Vec<Network>,
+    /// Who is answered at `/metrics`.
+    #[serde(default, skip_serializing_if = "Scrapers::is_default")]
+    pub metrics: Scrapers,
+    /// What is known of it, as of an instance: `zone` is where it stands, for policies that prefer the near.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
     /// What services are called over: `auto`, `http` or `multiplexed`, as in a service's settings. Empty is `auto`.
     #[serde(default)]
     pub transport: String,

@@ -7,6 +7,7 @@
 //! passes through the process that manages, nor depends on it.
 
 pub mod config;
+mod entry;
 mod guard;
 pub mod page;
 pub mod proxy;
@@ -16,6 +17,7 @@ pub mod tcp;
 mod web;
 
 pub use config::Config;
+pub use entry::{Network, Scrapers};
 pub use proxy::Proxy;
 pub use routes::{Routes, Table};
 pub use run::{Addresses, GatewayError, run};

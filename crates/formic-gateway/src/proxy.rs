@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use formic_client::Client;
-use formic_core::{Error, Metadata, Method, priority};
+use formic_client::{Client, Seen};
+use formic_core::{Error, Metadata, Method, priority, shed};
 use formic_rpc::{Answer, Body, BoxFuture, Call, Codec, Handle};
 use http::header::{self, HeaderName};
 
@@ -58,6 +58,16 @@ fn forwarded(metadata: Metadata) -> Metadata {
     headers.into()
 }
 
+/// The same of an error. When to come again is for whoever asked, however many stand between.
+fn of_an_error(metadata: Metadata) -> Metadata {
+    let pushback = metadata.as_headers().get(shed::PUSHBACK).cloned();
+    let mut metadata = forwarded(metadata);
+    if let Some(pushback) = pushback {
+        metadata.as_headers_mut().insert(shed::PUSHBACK, pushback);
+    }
+    metadata
+}
+
 impl Proxy {
     /// Over a live table and a client that finds the services.
     #[must_use]
@@ -103,6 +113,11 @@ impl Handle for Proxy {
             return Box::pin(std::future::ready(Err(error)));
         }
         let mut out = Call::new(call.method, call.codec, call.body);
+        let (channel, by_metadata) = self.client.of_passed_on(&service);
+        if by_metadata {
+            // What was said to this hop alone, such as a host, is no less a reason to choose an instance.
+            out.extensions.insert(Seen(Arc::new(call.metadata.as_headers().clone())));
+        }
         let header = HeaderName::from_static(priority::HEADER);
         let priority = self.priority.then(|| call.metadata.as_headers().get(&header).cloned()).flatten();
         out.metadata = forwarded(call.metadata);
@@ -116,7 +131,7 @@ impl Handle for Proxy {
             let _ =
                 out.metadata.append("x-forwarded-for", peer.0.rsplit_once(':').map_or(&peer.0, |(ip, _)| ip));
         }
-        let answering = self.client.of(&service).call(out);
+        let answering = channel.call(out);
         Box::pin(async move {
             match answering.await {
                 Ok(mut answer) => {
@@ -125,10 +140,28 @@ impl Handle for Proxy {
                     Ok(answer)
                 }
                 Err(mut error) => {
-                    *error.metadata_mut() = forwarded(std::mem::take(error.metadata_mut()));
+                    *error.metadata_mut() = of_an_error(std::mem::take(error.metadata_mut()));
                     Err(error)
                 }
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use super::*;
+
+    #[test]
+    fn an_error_goes_on_with_when_to_come_again_and_without_what_the_wire_owns() {
+        let mut metadata = Metadata::default();
+        for name in [shed::PUSHBACK, "grpc-status", "formic-repeated", "x-failed"] {
+            metadata.insert(name, "250").unwrap();
+        }
+        let metadata = of_an_error(metadata);
+        let mut names: Vec<_> = metadata.as_headers().keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(names, [shed::PUSHBACK, "x-failed"]);
     }
 }

@@ -15,6 +15,7 @@ use http::{HeaderName, HeaderValue, Method};
 use tokio_util::sync::CancellationToken;
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer, ExposeHeaders};
 
+use crate::entry::Entry;
 use crate::guard::{REQUEST_ID, nobody_special, request_id, too_large};
 use crate::page::{self, Page};
 use crate::web::{Web, pass_on};
@@ -90,6 +91,7 @@ pub async fn run(
         formic_client::Config {
             timeout: config.timeout,
             services: services.clone(),
+            zone: config.labels.get("zone").cloned(),
             transport: Transport::named(&config.transport).unwrap_or_default(),
             observer: Some(Arc::new(metrics.clone())),
             ..formic_client::Config::default()
@@ -122,7 +124,7 @@ pub async fn run(
         limits.overload.priority = None;
     }
     let page = Page::new(config.app.clone(), routes.clone());
-    let web = Web::new(routes.clone(), metrics.clone(), config.max_body);
+    let web = Web::new(routes.clone(), client.clone(), metrics.clone(), config.max_body);
     let mut server = Server::new(limits, metrics)
         .proxy(Proxy::new(routes.clone(), client).with_priority(config.priority).handle())
         .router(page.clone().router())
@@ -140,6 +142,9 @@ pub async fn run(
     if !config.priority {
         server = server.layer(|router| router.layer(axum::middleware::from_fn(nobody_special)));
     }
+    let entry = Entry::new(config.trusted.clone(), config.metrics);
+    server = server
+        .layer(move |router| router.layer(axum::middleware::from_fn_with_state(entry, crate::entry::enter)));
     let mut running = server.build().map_err(GatewayError::Build)?;
     let health = Arc::new(running.health().clone());
     // Without a table every call would be a 404, which callers take for an answer: they wait in the queue, or

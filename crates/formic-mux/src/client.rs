@@ -8,21 +8,20 @@ mod drive;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::Duration;
 
 use bytes::Bytes;
-use formic_core::{Code, Error};
+use formic_core::Error;
 use http::HeaderMap;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::capture::{Capture, Direction};
+use crate::capture::{Direction, Recording};
 use crate::codec::Fault;
 use crate::limits::Limits;
 use crate::link::{Clock, Pipe};
@@ -39,8 +38,8 @@ pub struct Connect {
     pub ping: Duration,
     /// How long it may take to say something then.
     pub ping_timeout: Duration,
-    /// A folder for records of connections.
-    pub capture: Option<PathBuf>,
+    /// Where connections are recorded.
+    pub capture: Option<Recording>,
     /// Who owns the tasks of connections and of requests that stream.
     pub tasks: TaskTracker,
     /// Ends them.
@@ -135,7 +134,7 @@ where
         orphaned: false,
         closed: false,
     };
-    let capture = with.capture.as_deref().and_then(|folder| record(folder, &name));
+    let capture = with.capture.as_ref().and_then(|recording| recording.begin(&name));
     let link = Arc::new(Link { state: Mutex::new(state), leaving: AtomicBool::new(false), name });
     let mut driver = drive::Driver {
         link: Arc::clone(&link),
@@ -151,22 +150,6 @@ where
         stop.run_until_cancelled(driver.run()).await;
     });
     Ok(Sender(Arc::new(Owner { link, tasks: with.tasks.clone() })))
-}
-
-/// A record of this connection, under a name of its own.
-fn record(folder: &std::path::Path, name: &str) -> Option<Box<Capture>> {
-    let plain = name.replace(|c: char| !c.is_ascii_alphanumeric() && c != '.', "-");
-    let file = folder.join(format!("{plain}-{}-{:08x}.fmx", std::process::id(), fastrand::u32(..)));
-    match Capture::create(&file) {
-        Ok(capture) => {
-            tracing::info!(file = %file.display(), "a connection is recorded");
-            Some(Box::new(capture))
-        }
-        Err(error) => {
-            tracing::warn!(file = %file.display(), %error, "a connection cannot be recorded");
-            None
-        }
-    }
 }
 
 impl std::fmt::Debug for Sender {
@@ -209,7 +192,7 @@ impl Link {
         if unsent {
             return Error::unavailable(format!("the call to {} was not sent", self.name)).with_unsent();
         }
-        Error::new(Code::Unavailable, format!("the connection to {} was lost", self.name))
+        Error::unavailable(format!("the connection to {} was lost", self.name)).with_lost()
     }
 
     /// Ends all calls, for the connection is over.

@@ -11,6 +11,7 @@
 //! one connection, in any language, for a header block and several frames a call are what it is.
 #![warn(missing_docs)]
 
+pub mod budget;
 pub mod capture;
 pub mod client;
 pub mod codec;
@@ -25,6 +26,7 @@ mod outgoing;
 pub mod server;
 pub mod tables;
 
+pub use budget::Budget;
 pub use client::{Connect, Sender};
 pub use codec::Fault;
 pub use limits::Limits;

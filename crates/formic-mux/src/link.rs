@@ -98,6 +98,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Pipe<S> {
         }
     }
 
+    /// Reads what is still on its way, and forgets it, until the other side closes too. Not for long.
+    pub(crate) async fn linger(&mut self) {
+        let ending = poll_fn(|cx| {
+            loop {
+                if !matches!(std::task::ready!(self.poll_read(cx, |_| ())), Ok(Some(()))) {
+                    return Poll::Ready(());
+                }
+            }
+        });
+        if tokio::time::timeout(LAST_WORDS, ending).await.is_err() {
+            tracing::trace!("the other side did not close");
+        }
+    }
+
     /// Writes the last words, if the other side takes them, and closes.
     pub(crate) async fn close(&mut self, last: Vec<u8>) {
         self.writing.extend_from_slice(&last);

@@ -11,6 +11,7 @@
 
 mod batch;
 mod data;
+mod hold;
 mod receive;
 mod send;
 mod stream;
@@ -27,8 +28,9 @@ use formic_core::{Code, Error};
 use formic_rpc::TraceContext;
 use http::HeaderMap;
 
+use crate::budget::Share;
 use crate::codec::{Fault, write};
-use crate::limits::{Limits, NO_VERSION};
+use crate::limits::{Limits, MAX_CREDIT, NO_VERSION};
 use crate::tables::{PairsIn, PairsOut, PathsIn, PathsOut};
 use stream::Stream;
 
@@ -153,11 +155,16 @@ pub struct Machine<T> {
     local: Limits,
     remote: Option<Limits>,
     alive: Alive,
-    /// Something cannot be written, which is as good a reason to ask as an open call.
-    stuck: bool,
+    /// Bytes that were taken from here and cannot be written, which is as good a reason to ask as an open call.
+    unwritten: usize,
     /// The most bytes of unfinished messages, and of unfinished requests.
     most_partial: usize,
     partial: usize,
+    /// Bytes of messages that handlers work on, and of messages that wait to be sent.
+    working: usize,
+    queued: usize,
+    /// What this end draws on the budget for all that it holds.
+    share: Share,
     /// An unfinished frame.
     input: BytesMut,
     /// A long data frame that is passed on as it comes.
@@ -183,6 +190,8 @@ pub struct Machine<T> {
     credit_in: u32,
     /// Taken by the application, but not given back yet.
     owed: u32,
+    /// What the other side may send of a call.
+    window: u32,
     /// Calls with pieces to send and credit for them, in turn.
     turns: VecDeque<u32>,
     writable: Vec<u32>,
@@ -190,6 +199,9 @@ pub struct Machine<T> {
     heard: Duration,
     asked: Option<Duration>,
 }
+
+/// Why one goes away whom nobody has called.
+const IDLE: u8 = 3;
 
 /// Where calls' numbers end; a client opens another connection before.
 const LAST_NUMBER: u32 = 1 << 31;
@@ -230,9 +242,12 @@ impl<T: Default> Machine<T> {
             local,
             remote: None,
             alive,
-            stuck: false,
+            unwritten: 0,
             most_partial: (local.message as usize).saturating_mul(PARTIAL).max(1 << 20),
             partial: 0,
+            working: 0,
+            queued: 0,
+            share: Share::default(),
             input: BytesMut::new(),
             open: None,
             out,
@@ -249,12 +264,20 @@ impl<T: Default> Machine<T> {
             credit: 0,
             credit_in: local.connection_credit,
             owed: 0,
+            window: local.stream_credit,
             turns: VecDeque::new(),
             writable: Vec::new(),
             events: VecDeque::new(),
             heard: Duration::ZERO,
             asked: None,
         }
+    }
+
+    /// Has calls send so much once they are [granted](Self::grant) it, and what the greeting says before.
+    #[must_use]
+    pub fn granting(mut self, window: u32) -> Self {
+        self.window = window.clamp(self.local.stream_credit, MAX_CREDIT);
+        self
     }
 
     /// Whether the other side has greeted.
@@ -291,14 +314,14 @@ impl<T: Default> Machine<T> {
     pub fn due(&self) -> Option<Duration> {
         match self.asked {
             Some(asked) => Some(asked + self.alive.timeout),
-            None if self.alive.busy_only && self.streams.is_empty() && !self.stuck => None,
+            None if self.alive.busy_only && self.streams.is_empty() && self.unwritten == 0 => None,
             None => Some(self.heard + self.alive.interval),
         }
     }
 
-    /// Notes whether there is something that cannot be written.
-    pub fn set_stuck(&mut self, stuck: bool) {
-        self.stuck = stuck;
+    /// Notes how much of what was taken from here cannot be written yet.
+    pub fn set_unwritten(&mut self, bytes: usize) {
+        self.unwritten = bytes;
     }
 
     /// Notes that time has passed: asks the other side whether it is there.
@@ -328,6 +351,11 @@ impl<T: Default> Machine<T> {
         self.say_go_away(0, "");
     }
 
+    /// The same, because there were none for long.
+    pub fn go_away_idle(&mut self) {
+        self.say_go_away(IDLE, "there was no call for long");
+    }
+
     /// Says goodbye because of a fault of the other side.
     pub fn give_up(&mut self, fault: Fault) {
         let reason = if fault == NO_VERSION { 2 } else { 1 };
@@ -350,7 +378,8 @@ impl<T: Default> Machine<T> {
     pub fn lost(&mut self, unwritten: usize) -> Vec<(T, bool)> {
         let written = self.taken.saturating_sub(unwritten as u64);
         let all = std::mem::take(&mut self.streams);
-        self.partial = 0;
+        (self.partial, self.working, self.queued) = (0, 0, 0);
+        self.share.settle(0);
         all.into_values().map(|stream| (stream.data, stream.sent_at > written)).collect()
     }
 
@@ -360,6 +389,7 @@ impl<T: Default> Machine<T> {
         self.pump();
         self.taken += self.out.len() as u64;
         std::mem::swap(&mut self.out, empty);
+        self.settle();
     }
 
     /// Whether there is something to be written.
@@ -400,6 +430,8 @@ impl<T: Default> Machine<T> {
     fn remove(&mut self, id: u32) -> Option<Stream<T>> {
         let stream = self.streams.remove(&id)?;
         self.partial -= stream.partial.len() + stream.held;
+        self.working -= stream.working;
+        self.queued -= stream.queue.iter().map(Bytes::len).sum::<usize>();
         self.give_back(stream.partial_charge);
         Some(stream)
     }
@@ -410,23 +442,62 @@ impl<T: Default> Machine<T> {
         self.streams.get(&id).map_or(0, |stream| stream.partial.len())
     }
 
-    /// Counts a message that waits for the end of its request like one that is unfinished itself. False if that is too much.
-    #[must_use]
-    pub fn hold(&mut self, id: u32, bytes: usize) -> bool {
+    /// Counts a message that waits for the end of its request like one that is unfinished itself.
+    ///
+    /// # Errors
+    /// If that is too much.
+    pub fn hold(&mut self, id: u32, bytes: usize) -> Result<(), Error> {
         if self.partial + bytes > self.most_partial {
-            return false;
+            return Err(Error::resource_exhausted("too much of unfinished requests is held already"));
+        }
+        if !self.room(bytes) {
+            return Err(self.no_room(true));
         }
         if let Some(stream) = self.streams.get_mut(&id) {
+            stream.gathering = true;
             stream.held += bytes;
             self.partial += bytes;
+            // It came with the beginning of the request, and was taken for one to work on.
+            self.working -= std::mem::take(&mut stream.working);
         }
-        true
+        Ok(())
+    }
+
+    /// Gives a call no credit until it is granted some; whoever has sent what it may then waits.
+    pub fn pause(&mut self, id: u32) {
+        if let Some(stream) = self.streams.get_mut(&id) {
+            stream.paused = true;
+        }
+    }
+
+    /// Has a call send as much as one may that was heard; the result is how much is there of its unfinished message.
+    pub fn grant(&mut self, id: u32) -> usize {
+        let Some(stream) = self.streams.get_mut(&id) else { return 0 };
+        stream.paused = false;
+        if !std::mem::replace(&mut stream.granted, true) {
+            stream.owed += self.window - self.local.stream_credit;
+        }
+        self.repay(id, 0);
+        self.unfinished(id)
     }
 
     /// The request is complete.
     pub fn complete(&mut self, id: u32) {
         if let Some(stream) = self.streams.get_mut(&id) {
-            self.partial -= std::mem::take(&mut stream.held);
+            let held = std::mem::take(&mut stream.held);
+            stream.gathering = false;
+            stream.working += held;
+            self.partial -= held;
+            self.working += held;
+        }
+    }
+
+    /// Counts a message that was taken, and is worked on until its call is over.
+    pub fn work(&mut self, id: u32, bytes: usize) {
+        if let Some(stream) = self.streams.get_mut(&id) {
+            stream.gathering = false;
+            stream.working += bytes;
+            self.working += bytes;
         }
     }
 

@@ -5,7 +5,9 @@
 //! to be long becomes a task at once (see [`crate::learn`]).
 
 mod answer;
+pub mod door;
 mod drive;
+mod gather;
 mod inbox;
 mod late;
 
@@ -18,17 +20,24 @@ use formic_rpc::{Handle, Peer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
+use crate::budget::Budget;
 use crate::capture::Direction;
 use crate::learn::Book;
 use crate::limits::Limits;
 use crate::link::{Clock, Pipe};
 use crate::machine::{Alive, Machine, Role};
+use door::Door;
 use inbox::Inbox;
+
+/// What a call may send ahead of its handler once it is let in, if the greeting says less.
+const WINDOW: u32 = 1 << 20;
 
 /// How connections are served; one for all of a server.
 pub struct Accept {
     /// Who answers.
     pub handle: Arc<dyn Handle>,
+    /// Who lets calls in whose message is not there with their head; without, they ask as the others do, when they are whole.
+    pub door: Option<Arc<dyn Door>>,
     /// What clients may send.
     pub limits: Limits,
     /// How long a client may take to greet.
@@ -42,6 +51,10 @@ pub struct Accept {
     pub default_deadline: Duration,
     /// The longest deadline that a caller may ask for.
     pub max_deadline: Duration,
+    /// A connection without a call for so long is closed, with a word.
+    pub idle: Duration,
+    /// What all connections together may hold.
+    pub budget: Arc<Budget>,
     /// What was learnt of methods.
     pub book: Book,
 }
@@ -77,6 +90,7 @@ pub async fn serve<S>(
 {
     let (interval, timeout) = accept.alive;
     let machine = Machine::new(Role::Server, accept.limits, Alive { interval, timeout, busy_only: false });
+    let machine = machine.granting(WINDOW).drawing_on(Arc::clone(&accept.budget));
     let state = State { machine, driver: None, room: HashMap::new(), late: late::Late::default() };
     let mut driver = drive::Driver {
         link: Arc::new(Link(Mutex::new(state))),
@@ -87,6 +101,8 @@ pub async fn serve<S>(
         drained: false,
         yielded: false,
         unasked: false,
+        quiet: None,
+        weighed: Duration::ZERO,
     };
     let fault = driver.begin(read).err();
     driver.run(draining, fault).await;

@@ -45,6 +45,19 @@ pub struct History {
     /// When an instance last ended by itself here, of whatever revision.
     #[serde(default)]
     pub last_exit: Option<Time>,
+    /// Why the instance before this one was stopped, or this one is, if that was for what it depends on. For people, no
+    /// rule reads it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub along: Option<Along>,
+}
+
+/// A stop for the end of something else.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Along {
+    /// When.
+    pub at: Time,
+    /// What ended, and how.
+    pub with: String,
 }
 
 /// The delay before an instance is started again: `restarts` in a row before this one, after it had been
@@ -95,6 +108,14 @@ impl History {
         at + self.delay
     }
 
+    /// When it is tried again to start what never ran, for want of something that is nobody's own: ever later, as after exits,
+    /// and of no consequence beyond that.
+    pub(crate) fn withheld(&mut self, at: Time, rule: &Restart, random_unit: f64) -> Time {
+        self.delay = backoff(rule, self.row, Duration::ZERO, random_unit);
+        self.row = self.row.saturating_add(1);
+        at + self.delay
+    }
+
     /// What is remembered when the next instance is a restart: all of it, and that it is one more. It is
     /// counted here and not at the exit, because between the two nothing has been restarted yet.
     pub(crate) fn again(&self) -> Self {
@@ -104,6 +125,7 @@ impl History {
     /// Takes note of an end of its own, whatever follows it.
     pub(crate) fn ended(&mut self, at: Time, ready_for: Duration) {
         self.last_exit = Some(at);
+        self.along = None;
         self.failures = self.failures.saturating_add(1);
         if ready_for < STEADY_AFTER {
             self.crashes = self.crashes.saturating_add(1);

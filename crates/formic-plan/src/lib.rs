@@ -97,7 +97,7 @@ mod timetable;
 mod why;
 
 pub use action::{Action, Plan, StartCause, WaitCause};
-pub use backoff::{History, RESET_AFTER, STEADY_AFTER, backoff};
+pub use backoff::{Along, History, RESET_AFTER, STEADY_AFTER, backoff};
 pub use life::{End, Exit, Instance, InstanceId, Outcome, State, StopCause};
 pub use planner::plan;
 pub use rollout::{

@@ -9,7 +9,7 @@ use std::time::Duration;
 use formic_spec::{HumanDuration, Restart, RestartPolicy, Revision};
 use serde::{Deserialize, Serialize};
 
-use crate::backoff::History;
+use crate::backoff::{Along, History};
 use crate::set::Template;
 use crate::state::{Service, Time};
 
@@ -46,6 +46,9 @@ pub struct Instance {
     pub state: State,
     /// Since when it has been ready, with or without breaks.
     pub ready_since: Option<Time>,
+    /// Why its probe fails, while it does: for people, no rule reads it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failing: Option<String>,
     /// What its slot remembers.
     pub history: History,
     /// Its main process has ended, and what that left behind is being ended. Not written down: who takes over is told
@@ -144,6 +147,9 @@ pub struct Exit {
     /// Whether it was stopped because it did not come to its end in time.
     #[serde(default)]
     pub overrun: bool,
+    /// Why its probe failed, if that is what it was stopped for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe: Option<String>,
 }
 
 /// How a process ended.
@@ -157,6 +163,9 @@ pub enum Outcome {
     Signal(i32),
     /// It could not be started, and why.
     NotStarted(String),
+    /// It could not be started for want of something that is nobody's own (descriptors, memory, room on the disk), and
+    /// why. Nothing of it ran, and that says nothing of its revision.
+    Withheld(String),
     /// It is gone, and nobody saw how.
     Unknown,
 }
@@ -209,8 +218,15 @@ impl Instance {
     pub fn begin(id: InstanceId, service: &Service, slot: u32, previous: Option<&Self>, now: Time) -> Self {
         let template = service.at(slot).unwrap_or_else(|| service.template());
         let history = match previous {
+            // What never ran is not restarted.
+            Some(previous) if previous.is_restarted_by(&template) && previous.is_withheld() => {
+                previous.history.clone()
+            }
             Some(previous) if previous.is_restarted_by(&template) => previous.history.again(),
-            Some(previous) => previous.history.anew(),
+            Some(previous) => {
+                let along = previous.history.along.clone().filter(|along| along.at >= previous.started);
+                History { along, ..previous.history.anew() }
+            }
             None => History::default(),
         };
         Self {
@@ -225,6 +241,7 @@ impl Instance {
             grace: template.grace,
             state: State::Starting { since: now },
             ready_since: None,
+            failing: None,
             history,
             ending: false,
         }
@@ -235,6 +252,7 @@ impl Instance {
     pub fn ready(&mut self, now: Time) {
         if matches!(self.state, State::Starting { .. } | State::Unready { .. }) && !self.ending {
             self.state = State::Ready { since: now };
+            self.failing = None;
             self.ready_since.get_or_insert(now);
             self.history.was_ready = true;
         }
@@ -245,6 +263,17 @@ impl Instance {
         if matches!(self.state, State::Ready { .. }) {
             self.state = State::Unready { since: now };
         }
+    }
+
+    /// Its probe fails for this reason. Says whether that is news; nothing is, of one that is ready, stopping or about to
+    /// be gone.
+    pub fn failing(&mut self, why: String) -> bool {
+        let asked = matches!(self.state, State::Starting { .. } | State::Unready { .. }) && !self.ending;
+        let news = asked && self.failing.as_ref() != Some(&why);
+        if news {
+            self.failing = Some(why);
+        }
+        news
     }
 
     /// Its main process has ended: nothing answers any more, whatever a probe says. It is gone when all of its
@@ -275,6 +304,13 @@ impl Instance {
         }
     }
 
+    /// It is stopped for the end of what it depends on.
+    pub fn taken_along(&mut self, with: String, now: Time) {
+        if self.is_live() && !self.is_stopping() {
+            self.history.along = Some(Along { at: now, with });
+        }
+    }
+
     /// Nobody can say whether it runs, or end it. Does nothing to one that is gone.
     pub fn quarantined(&mut self, reason: impl Into<String>, now: Time) {
         if self.is_live() {
@@ -292,6 +328,7 @@ impl Instance {
                 ready_for: self.ready_since.map_or(Duration::ZERO, |since| now.since(since)),
                 overdue: false,
                 overrun: false,
+                probe: None,
             };
             self.state = State::Exited { exit, end: End::Stopped };
         }
@@ -303,8 +340,10 @@ impl Instance {
         self.given_up(now);
         self.started = now;
         self.ready_since = None;
+        self.failing = None;
         self.history.unready_exits.clear();
         self.history.last_exit = None;
+        self.history.along = None;
         match &mut self.state {
             State::Backoff { exit, until } => (exit.at, *until) = (now, now),
             State::Exited { exit, .. } => exit.at = now,
@@ -321,6 +360,14 @@ impl Instance {
             State::Backoff { .. } | State::Exited { .. } => return,
             _ => None,
         };
+        let failing = self.failing.take();
+        if cause.is_none() && matches!(outcome, Outcome::Withheld(_)) {
+            let until = self.history.withheld(now, rule, random_unit);
+            let ready_for = Duration::ZERO;
+            let exit = Exit { at: now, outcome, ready_for, overdue: false, overrun: false, probe: None };
+            self.state = State::Backoff { until, exit };
+            return;
+        }
         let overdue = cause == Some(StopCause::NotReady);
         let overrun = cause == Some(StopCause::Overrun);
         let ready_for = self.ready_since.map_or(Duration::ZERO, |since| now.since(since));
@@ -340,11 +387,16 @@ impl Instance {
         if !matches!(end, Some(End::Stopped | End::Completed)) {
             self.history.ended(now, ready_for);
         }
-        let exit = Exit { at: now, outcome, ready_for, overdue, overrun };
+        let exit = Exit { at: now, outcome, ready_for, overdue, overrun, probe: failing.filter(|_| overdue) };
         self.state = match end {
             Some(end) => State::Exited { exit, end },
             None => State::Backoff { until: self.history.exit(now, ready_for, rule, random_unit), exit },
         };
+    }
+
+    /// Whether it never ran, for want of something that is nobody's own.
+    fn is_withheld(&self) -> bool {
+        self.exit().is_some_and(|exit| matches!(exit.outcome, Outcome::Withheld(_)))
     }
 
     /// Whether there may be a process.
@@ -458,6 +510,7 @@ impl fmt::Display for Outcome {
             Self::Code(code) => write!(f, "exited with code {code}"),
             Self::Signal(signal) => write!(f, "was ended by signal {signal}"),
             Self::NotStarted(why) => write!(f, "could not be started: {why}"),
+            Self::Withheld(why) => write!(f, "could not be started for now: {why}"),
             Self::Unknown => f.write_str("ended, nobody saw how"),
         }
     }
@@ -466,6 +519,7 @@ impl fmt::Display for Outcome {
 impl fmt::Display for Exit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self { overdue: true, probe: Some(why), .. } => write!(f, "was not ready in time ({why})"),
             Self { overdue: true, .. } => f.write_str("was not ready in time"),
             Self { overrun: true, .. } => f.write_str("took too long"),
             _ => self.outcome.fmt(f),

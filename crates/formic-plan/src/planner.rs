@@ -33,7 +33,7 @@ struct Planner<'a> {
     /// What is wanted, by name.
     wanted: HashMap<&'a str, &'a Service>,
     /// What each slot holds: the instance that stays, the rest of the live ones are surplus.
-    slots: BTreeMap<(&'a str, u32), &'a Instance>,
+    slots: HashMap<&'a str, BTreeMap<u32, &'a Instance>>,
     surplus: Vec<&'a Instance>,
     live: Vec<&'a Instance>,
     /// Decided so far.
@@ -48,7 +48,7 @@ impl<'a> Planner<'a> {
     fn new(desired: &'a Desired, observed: &'a Observed, now: Time) -> Self {
         let wanted: HashMap<&str, &Service> =
             desired.services.iter().map(|service| (service.name.as_str(), service)).collect();
-        let mut slots: BTreeMap<(&str, u32), &Instance> = BTreeMap::new();
+        let mut slots: HashMap<&str, BTreeMap<u32, &Instance>> = HashMap::new();
         let mut surplus = Vec::new();
         // Of several in a slot one that answers stays, if possible one of the revision that is wanted.
         let worth = |instance: &'a Instance| {
@@ -58,10 +58,10 @@ impl<'a> Planner<'a> {
             (instance.is_live(), !stopping, instance.is_ready(), current, instance.recency())
         };
         for instance in &observed.instances {
-            let key = (instance.service.as_str(), instance.slot);
-            let beaten = match slots.get(&key) {
+            let holders = slots.entry(instance.service.as_str()).or_default();
+            let beaten = match holders.get(&instance.slot) {
                 Some(holder) if worth(holder) >= worth(instance) => Some(instance),
-                _ => slots.insert(key, instance),
+                _ => holders.insert(instance.slot, instance),
             };
             surplus.extend(beaten.filter(|instance| instance.is_live()));
         }
@@ -188,8 +188,8 @@ impl<'a> Planner<'a> {
 
     /// The wanted slots of a service with what they hold.
     fn slots_of(&self, service: &'a Service) -> impl Iterator<Item = (u32, Option<&'a Instance>)> {
-        let slots = service.slots().into_iter();
-        slots.map(|slot| (slot, self.slots.get(&(service.name.as_str(), slot)).copied()))
+        let held = self.slots.get(service.name.as_str());
+        service.slots().into_iter().map(move |slot| (slot, held.and_then(|held| held.get(&slot)).copied()))
     }
 
     /// What did not get ready in time, or, of a job, did not come to its end.
@@ -290,8 +290,8 @@ impl<'a> Planner<'a> {
     /// The dependencies of a service that have not come as far as it waits for, or are about to stop.
     fn needs(&self, service: &Service) -> Vec<String> {
         let met = |name: &str| {
-            let slots = self.slots.range((name, 0)..=(name, u32::MAX)).map(|(_, instance)| *instance);
-            needs::met(service.condition(name), slots.filter(|i| !self.doomed.contains(&i.id)))
+            let held = self.slots.get(name).into_iter().flat_map(|held| held.values().copied());
+            needs::met(service.condition(name), held.filter(|i| !self.doomed.contains(&i.id)))
         };
         service.depends_on.iter().filter(|name| !met(name)).cloned().collect()
     }

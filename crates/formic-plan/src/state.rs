@@ -156,12 +156,6 @@ impl Service {
 }
 
 impl Service {
-    /// The same, where the part of the revision that needs a new process is known.
-    #[must_use]
-    pub fn with_process(self, process: Revision) -> Self {
-        Self { process: Some(process), ..self }
-    }
-
     /// What needs a new process when it changes.
     #[must_use]
     pub fn process(&self) -> &Revision {

@@ -62,6 +62,8 @@ pub enum ServiceState {
     Scheduled,
     /// A cron job, of which a run goes on.
     Running,
+    /// It runs, and nobody has said anything yet of what is wanted: the state was begun anew.
+    Kept,
 }
 
 /// The status of each service, wanted ones first and in their order.
@@ -89,9 +91,20 @@ pub fn status(desired: &Desired, observed: &Observed, now: Time) -> Vec<ServiceS
         })
         .collect();
     let others = by_service.iter().filter(|(name, _)| !wanted.contains(*name));
-    rows.extend(others.map(|(name, instances)| row(name, None, instances, &ready, now)));
+    rows.extend(others.map(|(name, instances)| {
+        let mut row = row(name, None, instances, &ready, now);
+        let goes_on = |i: &&Instance| i.is_live() && !i.is_stopping();
+        if desired.generation == 0 && instances.iter().any(goes_on) {
+            row.state = ServiceState::Kept;
+            row.detail = Some(KEPT.to_owned());
+        }
+        row
+    }));
     rows
 }
+
+/// What is said of what runs while nobody has said what is wanted.
+const KEPT: &str = "it goes on as it is; nobody has said what is wanted since the state was begun anew";
 
 fn row(
     name: &str,
@@ -214,7 +227,14 @@ fn detail(
         return Some(format!("{service}/{slot} has ended; what it left behind is being ended"));
     }
     if let Some(instance) = instances.iter().find(|i| matches!(i.state, State::Unready { .. })) {
-        return Some(format!("{}/{} does not answer its probe", instance.service, instance.slot));
+        let why = instance.failing.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+        return Some(format!("{}/{} does not answer its probe{why}", instance.service, instance.slot));
+    }
+    let starting = instances.iter().filter(|i| matches!(i.state, State::Starting { .. }));
+    if let Some((Instance { service, slot, .. }, why)) =
+        starting.filter_map(|i| Some((i, i.failing.as_ref()?))).next()
+    {
+        return Some(format!("{service}/{slot} is not ready yet: {why}"));
     }
     let needs: Vec<&str> =
         service.depends_on.iter().map(String::as_str).filter(|name| !ready_services.contains(name)).collect();
@@ -237,6 +257,7 @@ impl fmt::Display for ServiceState {
             Self::Failed => "failed",
             Self::Scheduled => "scheduled",
             Self::Running => "running",
+            Self::Kept => "kept",
         })
     }
 }

@@ -7,7 +7,8 @@ use std::fmt::Write;
 use formic_spec::HumanDuration;
 
 use crate::action::{Action, Plan, WaitCause};
-use crate::life::State;
+use crate::backoff::Along;
+use crate::life::{State, StopCause};
 use crate::rollout::{Deployment, Phase};
 use crate::set::Role;
 use crate::state::{Desired, Observed, Time};
@@ -33,6 +34,9 @@ pub fn why(service: &str, deployment: Option<&Deployment>, facts: Facts<'_>, now
     let mut text = format!("{service} is {}", row.state);
     if row.replicas > 0 {
         let _ = write!(text, ": {}", counts(row, facts));
+    }
+    if let (ServiceState::Kept, Some(detail)) = (row.state, &row.detail) {
+        let _ = write!(text, ": {detail}");
     }
     text.push('.');
     if let Some(deployment) = deployment {
@@ -164,6 +168,11 @@ fn instances(service: &str, facts: Facts<'_>, now: Time) -> Vec<String> {
             sentences.push(format!("{name} has ended; what it left behind is being ended."));
             continue;
         }
+        if let Some(Along { at, with }) = instance.history.along.as_ref().filter(|_| !instance.is_stopping())
+        {
+            let ago = HumanDuration::rough(now.since(*at));
+            sentences.push(format!("{name} was restarted {ago} ago after what it depends on: {with}."));
+        }
         match &instance.state {
             State::Backoff { exit, until } => {
                 let left = HumanDuration::rough(until.since(now));
@@ -175,11 +184,21 @@ fn instances(service: &str, facts: Facts<'_>, now: Time) -> Vec<String> {
             }
             State::Unready { since } => {
                 let ago = HumanDuration::rough(now.since(*since));
-                sentences.push(format!("{name} has not answered its probe for {ago}."));
+                let why = instance.failing.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+                sentences.push(format!("{name} has not answered its probe for {ago}{why}."));
+            }
+            State::Starting { since } => {
+                let ago = HumanDuration::rough(now.since(*since));
+                let failing = instance.failing.iter();
+                sentences.extend(
+                    failing.map(|why| format!("{name} was started {ago} ago and is not ready yet: {why}.")),
+                );
             }
             State::Stopping { cause, deadline } => {
                 let left = HumanDuration::rough(deadline.since(now));
-                sentences.push(format!("{name} is stopping ({cause}), {left} are left to it."));
+                let along = instance.history.along.iter().filter(|_| *cause == StopCause::Dependency);
+                let with: String = along.map(|along| format!(": {}", along.with)).collect();
+                sentences.push(format!("{name} is stopping ({cause}{with}), {left} are left to it."));
             }
             State::Quarantined { since, reason } => {
                 let ago = HumanDuration::rough(now.since(*since));

@@ -4,15 +4,18 @@
 //! All that an engine keeps is its own user's alone. An instance of another user gets the right to pass through the
 //! folders above what is its own, and to list or open nothing else in them.
 
+mod own;
+
 use std::fs;
 use std::io;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, lchown};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use formic_supervise::{Account, Launch, NoAccount, Privileges, Ulimits};
 use tokio::sync::mpsc;
 
-use crate::engine::in_full;
+use self::own::own;
+use formic_core::error::in_full;
 
 /// Others may pass through, and see nothing.
 const PASS: u32 = 0o011;
@@ -96,37 +99,93 @@ fn open_way(from: &Path, to: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes a folder and all in it a user's. Once: what is that user's already is left alone.
-fn own(folder: &Path, account: &Account) -> io::Result<()> {
-    let is_theirs = |of: &fs::Metadata| (of.uid(), of.gid()) == (account.uid, account.gid);
-    if is_theirs(&fs::symlink_metadata(folder)?) {
-        return Ok(());
-    }
-    let mut folders = vec![folder.to_owned()];
-    let mut next = 0;
-    while let Some(folder) = folders.get(next).cloned() {
-        next += 1;
-        for entry in fs::read_dir(&folder)? {
-            let path = entry?.path();
-            let found = fs::symlink_metadata(&path)?;
-            if found.is_dir() {
-                folders.push(path);
-            } else if found.nlink() == 1 && !is_theirs(&found) {
-                // Another name of it may be in a place that is none of theirs.
-                lchown(&path, Some(account.uid), Some(account.gid))?;
-            }
-        }
-    }
-    // The first one last: if this is cut off, it is done again.
-    folders.iter().rev().try_for_each(|folder| lchown(folder, Some(account.uid), Some(account.gid)))
-}
-
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may panic")]
     #![expect(clippy::print_stdout, reason = "a test that cannot run says so")]
 
+    use std::os::unix::fs::MetadataExt as _;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
+
+    /// Somebody else, if files can be given away here. In a user namespace there are only those users that it has been given.
+    fn another(test: &str) -> Option<Account> {
+        let user = Account { name: None, uid: 1_999_999_999, gid: 7, groups: vec![7], home: None };
+        let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+        let can = user.check().is_ok() && map.trim().ends_with(" 4294967295");
+        if !can {
+            println!("formic-test-skipped: account::{test}: only root can give files away");
+        }
+        can.then_some(user)
+    }
+
+    /// Says that it is over, however a test ends.
+    struct Over<'a>(&'a AtomicBool);
+
+    impl Drop for Over<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn folders_without_end_in_one_another_are_refused() {
+        let top = std::env::temp_dir().join(format!("formic-account-deep-{}", std::process::id()));
+        let deepest = (0..own::DEEPEST).fold(top.clone(), |folder, _| folder.join("d"));
+        let below = deepest.join("d");
+        fs::create_dir_all(&below).unwrap();
+        // They may not be given away here, which is another error.
+        let user = Account { name: None, uid: 1_999_999_999, gid: 7, groups: vec![7], home: None };
+        let too_deep = || own(&top, &user).is_err_and(|error| error.kind() == io::ErrorKind::InvalidData);
+        let refused = too_deep();
+        fs::remove_dir(&below).unwrap();
+        let refused_then = too_deep();
+        fs::remove_dir_all(&top).unwrap();
+        assert_eq!((refused, refused_then), (true, false));
+    }
+
+    #[test]
+    fn a_link_that_takes_a_folders_place_meanwhile_leads_nowhere() {
+        let Some(user) = another("a_link_that_takes_a_folders_place_meanwhile_leads_nowhere") else { return };
+        let top = std::env::temp_dir().join(format!("formic-account-race-{}", std::process::id()));
+        let (data, elsewhere) = (top.join("data"), top.join("elsewhere"));
+        fs::create_dir_all(data.join("deep")).unwrap();
+        fs::create_dir_all(&elsewhere).unwrap();
+        for name in 0..20 {
+            fs::write(elsewhere.join(name.to_string()), "x").unwrap();
+        }
+        std::os::unix::fs::symlink(&elsewhere, data.join("link")).unwrap();
+        // Its present user has it now be a folder, now a link to what is somebody else's.
+        let (over, swaps) = (AtomicBool::new(false), std::sync::atomic::AtomicU64::new(0));
+        std::thread::scope(|scope| {
+            let swapping = scope.spawn(|| {
+                use rustix::fs::{CWD, RenameFlags, renameat_with};
+                while !over.load(Ordering::Relaxed) {
+                    let (deep, link) = (data.join("deep"), data.join("link"));
+                    renameat_with(CWD, &deep, CWD, &link, RenameFlags::EXCHANGE).unwrap();
+                    swaps.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+            // The thread is waited for where something here panics, too.
+            let _over = Over(&over);
+            let mut owned = 0;
+            // Often enough for the one to come between any two steps of the other.
+            while owned < 3_000 || swaps.load(Ordering::Relaxed) < 3_000 {
+                assert!(!swapping.is_finished(), "nothing is exchanged any more");
+                let given = own(&data, &user);
+                rustix::fs::chown(&data, Some(rustix::fs::Uid::ROOT), None).unwrap();
+                given.unwrap();
+                owned += 1;
+            }
+        });
+        for entry in
+            [elsewhere.clone()].into_iter().chain((0..20).map(|name| elsewhere.join(name.to_string())))
+        {
+            assert_eq!(fs::symlink_metadata(&entry).unwrap().uid(), 0, "{}", entry.display());
+        }
+        fs::remove_dir_all(&top).unwrap();
+    }
 
     #[test]
     fn what_a_manifest_says_becomes_numbers() {
@@ -140,16 +199,10 @@ mod tests {
 
     #[test]
     fn a_folder_becomes_its_users_and_others_only_pass_through_what_is_above() {
-        let user = Account { name: None, uid: 1_999_999_999, gid: 7, groups: vec![7], home: None };
-        // In a user namespace there are only those users that it has been given.
-        let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-        if user.check().is_err() || !map.trim().ends_with(" 4294967295") {
-            println!(
-                "formic-test-skipped: account::a_folder_becomes_its_users_and_others_only_pass_through_what_is_above: \
-                 only root can give files away"
-            );
+        let Some(user) = another("a_folder_becomes_its_users_and_others_only_pass_through_what_is_above")
+        else {
             return;
-        }
+        };
         let top = std::env::temp_dir().join(format!("formic-account-{}", std::process::id()));
         let (data, kept) = (top.join(".formic/data/order"), top.join(".formic/artifacts/1/order"));
         for folder in [&data.join("deep"), kept.parent().unwrap(), &top.join(".formic/run")] {

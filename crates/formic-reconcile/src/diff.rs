@@ -5,8 +5,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use formic_plan::Service;
+use formic_settings::is_secret;
 use serde::Serialize;
 use serde_json::Value;
+
+mod masked;
+
+use masked::masked;
+pub use masked::without_passwords;
 
 /// What stands for a value that nobody is to read.
 const HIDDEN: &str = "(hidden)";
@@ -91,26 +97,25 @@ fn fields(from: Option<&Service>, to: Option<&Service>) -> Vec<FieldChange> {
         .filter(|name| from.get(*name) != to.get(*name))
         .map(|name| {
             let shown = |values: &BTreeMap<String, String>, hidden: &str| match values.get(name) {
-                Some(_) if is_secret(name) => hidden.to_owned(),
-                Some(value) => value.clone(),
+                Some(_) if is_hidden(name) => hidden.to_owned(),
+                Some(value) => masked(value),
                 None => String::new(),
             };
             let hidden = if from.contains_key(name) { HIDDEN_CHANGED } else { HIDDEN };
-            FieldChange { field: name.clone(), from: shown(&from, HIDDEN), to: shown(&to, hidden) }
+            let (from, mut to) = (shown(&from, HIDDEN), shown(&to, hidden));
+            if from == to && !to.is_empty() {
+                // They differ in nothing that may be read.
+                to = format!("{to} {HIDDEN_CHANGED}");
+            }
+            FieldChange { field: name.clone(), from, to }
         })
         .collect()
 }
 
 /// Names that may hold what nobody else should read.
-fn is_secret(name: &str) -> bool {
-    let name = name.to_ascii_lowercase();
+fn is_hidden(name: &str) -> bool {
     // Which versions of which secrets a service is given: no values.
-    if name.starts_with("secrets.") {
-        return false;
-    }
-    ["secret", "token", "password", "passwd", "credential", "private", "api_key", "apikey"]
-        .iter()
-        .any(|word| name.contains(word))
+    !name.starts_with("secrets.") && is_secret(name)
 }
 
 /// Every field that says something, by its place as a manifest has it.
@@ -237,5 +242,24 @@ mod tests {
         );
         assert!(changes[1].fields.iter().any(|field| field.field == "port" && field.to == "80"));
         assert!(changes[2].fields.is_empty());
+    }
+
+    #[test]
+    fn a_password_alone_that_changes_is_told_and_not_shown() {
+        let of = |password: &str| {
+            service(
+                "order",
+                1,
+                1,
+                json!({ "env": { "DB": format!("pg://u:{password}@h"), "KEY": password } }),
+            )
+        };
+        let changes = diff(&[of("one")], &[of("two")]);
+        let told = |field: &str| {
+            let found = changes[0].fields.iter().find(|change| change.field == field);
+            found.map(|change| (change.from.as_str(), change.to.as_str()))
+        };
+        assert_eq!(told("env.DB"), Some(("pg://u:(hidden)@h", "pg://u:(hidden)@h (hidden, changed)")));
+        assert_eq!(told("env.KEY"), Some(("(hidden)", "(hidden, changed)")));
     }
 }

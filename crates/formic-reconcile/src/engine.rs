@@ -11,28 +11,29 @@ mod launch;
 mod permit;
 mod view;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use formic_client::Client;
+use formic_core::error::in_full;
 use formic_plan::Time;
 use formic_registry::DynRegistry;
 use formic_state::State;
-use formic_supervise::{Supervisor, keeper};
+use formic_supervise::{Rights, Supervisor, keeper};
 use tokio::sync::{broadcast, mpsc, watch};
 
 pub use self::command::{Applied, Busy, Change, Command, Generation, Preview, Refused, Slot, Stopped};
 pub(crate) use self::core::Now;
 use self::core::{Core, Event, Fate, Found, Turn};
+pub(crate) use self::effects::Probing;
 use self::effects::{Effect, Executor, Listeners};
-pub(crate) use self::effects::{Probing, in_full};
 use self::permit::Permit;
 use crate::clock::now;
 use crate::gated::Gated;
 use crate::journal::{self, Journal};
-use crate::measures::{Measured, Measures};
+use crate::measures::{Measured, Measures, Probed};
 use crate::secrets::Secrets;
 use crate::start;
 use crate::view::View;
@@ -111,6 +112,10 @@ pub struct Handle {
     measures: Measures,
 }
 
+/// Of what comes with the present desired state, and with an earlier one, what is to come with the present one once this service
+/// is what it was in the earlier one.
+pub type WayBack = fn(&serde_json::Value, &serde_json::Value, &str) -> serde_json::Value;
+
 /// The loop's state. Run it with [`Engine::run`]; talk to it by its [`Handle`].
 #[derive(Debug)]
 pub struct Engine {
@@ -159,6 +164,19 @@ impl Handle {
     #[must_use]
     pub fn measured(&self) -> Measured {
         self.measures.now(&self.supervisor)
+    }
+
+    /// How the probes of all instances go.
+    #[must_use]
+    pub fn probed(&self) -> HashMap<formic_core::InstanceId, Probed> {
+        self.measures.probed()
+    }
+
+    /// What each instance that is not gone was started with.
+    #[must_use]
+    pub fn rights(&self) -> HashMap<formic_core::InstanceId, Rights> {
+        let processes = self.supervisor.processes().into_iter();
+        processes.map(|process| (process.id().clone(), process.rights())).collect()
     }
 
     /// What was decided and what happened so far.
@@ -225,6 +243,13 @@ impl Engine {
         self
     }
 
+    /// What comes with a desired state is, of a service that goes back, what came with the one that it goes back to.
+    #[must_use]
+    pub fn with_way_back(mut self, way_back: WayBack) -> Self {
+        self.core.way_back = Some(way_back);
+        self
+    }
+
     /// Has a keeper hold the public sockets, so that they outlive this engine.
     #[must_use]
     pub fn with_keeper(mut self, keeper: keeper::Client) -> Self {
@@ -241,11 +266,12 @@ impl Engine {
     pub async fn resume(&mut self, state: Arc<State>) -> Result<Takeover, ResumeError> {
         let boot = formic_supervise::boot_id().map_err(ResumeError::Boot)?;
         self.core.restore(&state, &boot, now())?;
-        self.journal.restore(state.last_events(journal::KEPT)?);
+        self.journal.restore(state.last_events(journal::KEPT)?, state.next_event()?);
         self.state = Some((state, boot));
         let found = self.executor.adopt().await?;
         if let Some(secrets) = &self.executor.secrets {
-            let there = |found: &&Found| !matches!(found.fate, Fate::Gone | Fate::NeverRan);
+            let there =
+                |found: &&Found| !matches!(found.fate, Fate::Gone | Fate::NeverRan | Fate::Elsewhere { .. });
             let live = found.iter().filter(there).map(|found| found.id.as_str().to_owned());
             secrets.sweep(&live.collect());
         }
@@ -318,7 +344,7 @@ impl Engine {
             let (state, boot) = (Arc::clone(state), boot.clone());
             let began = Instant::now();
             let written = tokio::task::spawn_blocking(move || {
-                let written = save.commit(&state, &boot).map_err(|error| effects::in_full(&error));
+                let written = save.commit(&state, &boot).map_err(|error| in_full(&error));
                 written.map_err(|why| (save, why))
             });
             // After the commit was begun, which would else wait behind a thousand forks.

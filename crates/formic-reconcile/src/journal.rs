@@ -30,7 +30,7 @@ pub enum Kind {
     Start,
     /// An instance answers its probe.
     Ready,
-    /// An instance does not answer its probe any more.
+    /// An instance does not answer its probe any more, or for another reason than before.
     Unready,
     /// An instance is told to stop.
     Stop,
@@ -52,9 +52,11 @@ pub enum Kind {
     Run,
     /// A secret was set or removed.
     Secret,
+    /// Somebody had an instance count again that callers had left out.
+    Traffic,
 }
 
-const KINDS: [Kind; 18] = [
+const KINDS: [Kind; 19] = [
     Kind::Applied,
     Kind::Refused,
     Kind::Restart,
@@ -73,6 +75,7 @@ const KINDS: [Kind; 18] = [
     Kind::Adopted,
     Kind::Run,
     Kind::Secret,
+    Kind::Traffic,
 ];
 
 /// Something that was decided or that happened.
@@ -137,6 +140,7 @@ impl Kind {
             Self::Adopted => "adopted",
             Self::Run => "run",
             Self::Secret => "secret",
+            Self::Traffic => "traffic",
         }
     }
 
@@ -153,7 +157,7 @@ impl Journal {
     }
 
     /// Goes on from what an engine before this one has written. A kind that this one does not know is left out.
-    pub(crate) fn restore(&self, events: Vec<(u64, formic_state::Event)>) {
+    pub(crate) fn restore(&self, events: Vec<(u64, formic_state::Event)>, next: u64) {
         let mut ring = self.lock();
         for (sequence, event) in events {
             if let Some(kind) = Kind::of(&event.kind) {
@@ -166,8 +170,9 @@ impl Journal {
                     text: event.text,
                 });
             }
-            self.0.last.send_replace(sequence);
         }
+        // Those that were lost have been seen by somebody: their numbers are not given again.
+        self.0.last.send_replace(next.saturating_sub(1));
     }
 
     pub(crate) fn record(&self, news: News) {

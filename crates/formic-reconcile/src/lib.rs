@@ -26,6 +26,7 @@ mod ports;
 mod probe;
 mod secrets;
 mod shelf;
+mod shown;
 mod sockets;
 mod start;
 mod view;
@@ -33,11 +34,12 @@ mod view;
 pub use diff::{ChangeKind, FieldChange, HIDDEN_CHANGED, ServiceChange, diff};
 pub use engine::{
     Applied, Busy, Change, Command, Config, Engine, Generation, Handle, Notice, Preview, Refused,
-    ResumeError, Slot, Stopped, Takeover,
+    ResumeError, Slot, Stopped, Takeover, WayBack,
 };
 pub use journal::{Entry, Journal, Kind};
-pub use logs::{Line, LogFile, Logs, ToldBy, Which, tail};
+pub use logs::{Line, LogFile, LogPlace, Logs, ToldBy, Which, tail};
 pub use measures::{Instance as InstanceMeasures, Measured, Probed};
 pub use secrets::{Given, Secrets};
+pub use shown::{on_terminal, plain, without_passwords};
 pub use start::{Listen, Start};
 pub use view::{CronView, InstanceView, ServiceView, View};

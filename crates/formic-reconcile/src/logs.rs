@@ -15,6 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncSeekExt};
 mod mask;
 
 use self::mask::Mask;
+use crate::shown::without_passwords;
 
 /// A line is cut here; what follows is the next line. Bounds memory against a program that never ends one.
 const MAX_LINE: usize = 64 << 10;
@@ -38,6 +39,21 @@ pub struct Line {
     pub unix_ms: i64,
     /// What tells so.
     pub told_by: ToldBy,
+    /// Where the next line of its file begins.
+    pub next: u64,
+}
+
+/// A place in a log file, from where it can be read on.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct LogPlace {
+    /// The service.
+    pub service: String,
+    /// The instance.
+    pub instance: String,
+    /// `out` or `err`.
+    pub stream: String,
+    /// In bytes from the beginning.
+    pub offset: u64,
 }
 
 /// What tells when a line was written.
@@ -151,15 +167,27 @@ fn time(line: &str) -> Option<i64> {
 /// # Errors
 /// If it cannot be read.
 pub async fn tail(path: &Path, lines: usize) -> io::Result<Vec<String>> {
+    Ok(placed_tail(path, lines).await?.1.into_iter().map(|(line, _)| line).collect())
+}
+
+/// The same with where they begin, and where each of them ends: at the last, the end of what was read.
+async fn placed_tail(path: &Path, lines: usize) -> io::Result<(u64, Vec<(String, u64)>)> {
     let mut file = File::open(path).await?;
     let size = file.metadata().await?.len();
-    let from = size.saturating_sub(MAX_TAIL);
-    file.seek(SeekFrom::Start(from)).await?;
+    let mut at = size.saturating_sub(MAX_TAIL);
+    file.seek(SeekFrom::Start(at)).await?;
     let mut bytes = Vec::new();
     file.take(MAX_TAIL).read_to_end(&mut bytes).await?;
-    let text = String::from_utf8_lossy(&bytes);
-    let all: Vec<&str> = text.lines().collect();
-    Ok(all[all.len().saturating_sub(lines)..].iter().map(|line| (*line).to_owned()).collect())
+    let mut all: Vec<&[u8]> = bytes.split_inclusive(|byte| *byte == b'\n').collect();
+    let shown = all.split_off(all.len().saturating_sub(lines));
+    at += all.into_iter().map(<[u8]>::len).sum::<usize>() as u64;
+    let begins = at;
+    let placed = |line: &[u8]| {
+        at += line.len() as u64;
+        let line = String::from_utf8_lossy(line);
+        (line.trim_end_matches('\n').trim_end_matches('\r').to_owned(), at)
+    };
+    Ok((begins, shown.into_iter().map(placed).collect()))
 }
 
 /// The same without a runtime, for the few lines that go with a failure; nothing if it cannot be read.
@@ -233,11 +261,18 @@ impl Logs {
         Self { secrets: Some(state), ..self }
     }
 
+    /// Without secrets, and without what is known to be a password.
     fn masked(&self, mut lines: Vec<Line>) -> Vec<Line> {
         // Read for every batch of lines: a secret may have been set since the last one.
         let texts = lines.iter_mut().map(|line| &mut line.text);
         if let Some(state) = self.secrets.as_deref() {
             mask(state, texts);
+        }
+        for line in &mut lines {
+            // Nearly all lines are let through at a look.
+            if line.text.contains("--") || line.text.contains("://") {
+                line.text = without_passwords(&line.text);
+            }
         }
         lines
     }
@@ -272,21 +307,48 @@ impl Logs {
     /// # Errors
     /// If a file cannot be read.
     pub async fn last(&mut self, lines: usize) -> io::Result<Vec<Line>> {
+        Ok(self.last_and_places(lines).await?.1)
+    }
+
+    /// The same with the places in all files from where exactly these, and what is written after them, are read.
+    ///
+    /// # Errors
+    /// If a file cannot be read.
+    pub async fn last_and_places(&mut self, lines: usize) -> io::Result<(Vec<LogPlace>, Vec<Line>)> {
         let lines = if lines == 0 { usize::MAX } else { lines };
-        let mut out = Vec::new();
+        let (mut out, mut places) = (Vec::new(), Vec::new());
         let since = self.which.since_unix_ms.saturating_mul(1000);
         for file in self.files() {
-            let size = tokio::fs::metadata(&file.path).await?.len();
-            let texts = tail(&file.path, lines).await?;
+            let (mut begins, tail) = placed_tail(&file.path, lines).await?;
+            let (texts, ends): (Vec<_>, Vec<_>) = tail.into_iter().unzip();
             let times = times(&texts, file.modified);
-            let all = times.into_iter().zip(texts).filter(|((time, _), _)| since == 0 || *time >= since);
-            out.extend(all.map(|((time, by), text)| (time, file.line(text, time / 1000, by))));
-            self.places.insert(file.path, Place { offset: size, ..Place::default() });
+            for ((time, by), (text, next)) in times.into_iter().zip(texts.into_iter().zip(ends)) {
+                if since == 0 || time >= since {
+                    out.push((time, places.len(), begins, file.line(text, time / 1000, by, next)));
+                }
+                begins = next;
+            }
+            // What is written after the last one is told when it is followed.
+            let LogFile { service, instance, stream, path, .. } = file;
+            places.push(LogPlace { service, instance, stream: stream.to_owned(), offset: begins });
+            self.places.insert(path, Place { offset: begins, ..Place::default() });
         }
         // Stable: lines of one moment stay in the order of their files.
-        out.sort_by_key(|(time, _)| *time);
+        out.sort_by_key(|(time, ..)| *time);
         let out = out.split_off(out.len().saturating_sub(lines));
-        Ok(self.masked(out.into_iter().map(|(_, line)| line).collect()))
+        for (_, file, begins, _) in &out {
+            places[*file].offset = places[*file].offset.min(*begins);
+        }
+        Ok((places, self.masked(out.into_iter().map(|(.., line)| line).collect())))
+    }
+
+    /// Goes on at these places, instead of with the last lines. A file that is not named is read from its beginning.
+    pub fn go_on(&mut self, places: impl IntoIterator<Item = LogPlace>) {
+        for LogPlace { service, instance, stream, offset } in places {
+            // Looked for by these names when it is read, so a name that leads elsewhere leads nowhere.
+            let path = self.dir.join(service).join(format!("{instance}.{stream}.log"));
+            self.places.insert(path, Place { offset, ..Place::default() });
+        }
     }
 
     /// Skips what is there; following starts with what is written from now on.
@@ -320,15 +382,16 @@ impl Logs {
             std::io::Seek::seek(&mut file, SeekFrom::Start(place.offset))?;
             let file = File::from_std(file);
             let mut bytes = Vec::new();
+            let at = place.offset;
             place.offset += file.take(CHUNK).read_to_end(&mut bytes).await? as u64;
-            for byte in bytes {
+            for (at, byte) in (at..).zip(bytes) {
                 if byte == b'\n' || place.partial.len() >= MAX_LINE {
                     let text = String::from_utf8_lossy(&place.partial).trim_end_matches('\r').to_owned();
                     // Of a line whose beginning is gone, the rest is not a line.
                     if !std::mem::take(&mut place.broken) {
                         let (time, by) =
                             time(&text).map_or((now, ToldBy::Read), |told| (told / 1000, ToldBy::Line));
-                        out.push(log.line(text, time, by));
+                        out.push(log.line(text, time, by, at + u64::from(byte == b'\n')));
                     }
                     place.partial.clear();
                 }
@@ -342,9 +405,9 @@ impl Logs {
 }
 
 impl LogFile {
-    fn line(&self, text: String, unix_ms: i64, told_by: ToldBy) -> Line {
+    fn line(&self, text: String, unix_ms: i64, told_by: ToldBy, next: u64) -> Line {
         let (service, instance) = (self.service.clone(), self.instance.clone());
-        Line { service, instance, stream: self.stream, text, unix_ms, told_by }
+        Line { service, instance, stream: self.stream, text, unix_ms, told_by, next }
     }
 }
 
@@ -362,141 +425,4 @@ impl ToldBy {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::io::Write;
-
-    fn scratch(name: &str) -> PathBuf {
-        let dir = std::env::temp_dir().join(format!("formic-logs-{name}-{}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&dir);
-        std::fs::create_dir_all(dir.join("order")).expect("temporary directory");
-        dir
-    }
-
-    #[tokio::test]
-    async fn following_misses_nothing_and_joins_split_lines() {
-        let dir = scratch("follow");
-        let path = dir.join("order/order-1.out.log");
-        let mut file = std::fs::File::create(&path).expect("create");
-        file.write_all(b"one\ntwo\nthree\n").expect("write");
-        let mut logs = Logs::new(dir.clone(), vec![]);
-        let last: Vec<_> = logs.last(2).await.expect("read").into_iter().map(|line| line.text).collect();
-        assert_eq!(last, ["two", "three"]);
-        file.write_all(b"fo").expect("write");
-        assert_eq!(logs.more().await.expect("read"), []);
-        file.write_all(b"ur\r\nfive\n").expect("write");
-        let more = logs.more().await.expect("read");
-        assert_eq!(more.iter().map(|line| line.text.as_str()).collect::<Vec<_>>(), ["four", "five"]);
-        assert_eq!(
-            (more[0].service.as_str(), more[0].instance.as_str(), more[0].stream),
-            ("order", "order-1", "out")
-        );
-        std::fs::remove_dir_all(dir).expect("remove");
-    }
-
-    #[tokio::test]
-    async fn the_last_lines_of_several_are_merged_by_their_times() {
-        let dir = scratch("merge");
-        std::fs::create_dir_all(dir.join("user")).expect("folder");
-        let line = |second: u32, text: &str| {
-            format!("{{\"time\":\"2026-11-21T07:00:{second:02}.5Z\",\"message\":\"{text}\"}}\n")
-        };
-        let order = format!("{}{}  at: trace\n{}", line(1, "a"), line(5, "b"), line(9, "c"));
-        std::fs::write(dir.join("order/order-1.err.log"), order).expect("write");
-        std::fs::write(dir.join("user/user-1.err.log"), line(3, "x") + &line(6, "y")).expect("write");
-        let mut logs = Logs::new(dir.clone(), vec![]);
-        let last = logs.last(5).await.expect("read");
-        let texts: Vec<&str> = last
-            .iter()
-            .map(|line| {
-                line.text.rsplit("message").next().unwrap_or_default().trim_matches(['"', ':', '}', ' '])
-            })
-            .collect();
-        assert_eq!(texts, ["x", "b", "at: trace", "y", "c"]);
-        std::fs::remove_dir_all(dir).expect("remove");
-    }
-
-    #[tokio::test]
-    async fn a_line_says_when_it_was_written_and_what_tells_so() {
-        let dir = scratch("told");
-        let path = dir.join("order/order-1.out.log");
-        let line = |second| format!("{{\"time\":\"1970-01-01T00:00:{second:02}.5Z\",\"message\":\"x\"}}\n");
-        std::fs::write(&path, format!("first\n{}  at: trace\n", line(7))).expect("write");
-        std::fs::write(dir.join("order/order-1.err.log"), "plain\n").expect("write");
-        let mut logs = Logs::new(dir.clone(), vec![]);
-        let told = |lines: Vec<Line>| -> Vec<(i64, &'static str)> {
-            lines.into_iter().map(|line| (line.unix_ms, line.told_by.as_str())).collect()
-        };
-        let last = told(logs.last(0).await.expect("read"));
-        assert_eq!(last[..3], [(7500, "near"), (7500, "line"), (7500, "near")]);
-        assert!(last[3].0 > 1_000_000 && last[3].1 == "file", "{last:?}");
-        let mut file = std::fs::OpenOptions::new().append(true).open(&path).expect("open");
-        file.write_all(format!("late\n{}", line(9)).as_bytes()).expect("write");
-        let more = told(logs.more().await.expect("read"));
-        assert!(more[0].0 > 1_000_000 && more[0].1 == "read", "{more:?}");
-        assert_eq!(more[1], (9500, "line"));
-        // What was written before is left out, what cannot be told counts by its file.
-        let which = Which { since_unix_ms: 8_000, ..Which::default() };
-        let mut since = Logs::new(dir.clone(), vec![]).with_which(which);
-        assert_eq!(since.last(0).await.expect("read").len(), 2);
-        std::fs::remove_dir_all(dir).expect("remove");
-    }
-
-    #[tokio::test]
-    async fn one_instance_or_the_previous_one_is_read_by_itself() {
-        let dir = scratch("which");
-        for (at, id) in ["order-1", "order-2", "order-3"].into_iter().enumerate() {
-            let path = dir.join(format!("order/{id}.out.log"));
-            std::fs::write(&path, format!("{id}\n")).expect("write");
-            let file = std::fs::File::options().append(true).open(path).expect("open");
-            let when = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1000 + at as u64);
-            file.set_modified(when).expect("touch");
-        }
-        let texts = async |which| {
-            let mut logs = Logs::new(dir.clone(), vec![]).with_which(which);
-            let lines = logs.last(0).await.expect("read");
-            lines.into_iter().map(|line| line.text).collect::<Vec<_>>()
-        };
-        let one = Which { instance: "order-2".into(), ..Which::default() };
-        assert_eq!(texts(one).await, ["order-2"]);
-        let running = ["order-3".to_owned()].into();
-        let previous = Which { previous: Some(running), ..Which::default() };
-        assert_eq!(texts(previous).await, ["order-2"]);
-        let none = Which { instance: "order-9".into(), ..Which::default() };
-        assert!(Logs::new(dir.clone(), vec![]).with_which(none).is_empty());
-        std::fs::remove_dir_all(&dir).expect("remove");
-    }
-
-    #[tokio::test]
-    async fn the_value_of_a_secret_is_not_shown() {
-        let dir = scratch("masked");
-        let path = dir.join("order/order-1.out.log");
-        std::fs::write(&path, "token=hunter2-and-more\n").expect("write");
-        let state = Arc::new(State::in_memory().expect("state"));
-        let set = |value: &str| {
-            let mut write = state.write().expect("write");
-            write.set_secret("api", &formic_state::Secret::new(value), 1).expect("set");
-            write.commit().expect("commit");
-        };
-        set("hunter2");
-        let mut logs = Logs::new(dir.clone(), vec![]).without_secrets(Arc::clone(&state));
-        assert_eq!(logs.last(0).await.expect("read")[0].text, "token=[secret api]-and-more");
-        set("set meanwhile");
-        let mut file = std::fs::OpenOptions::new().append(true).open(&path).expect("open");
-        file.write_all(b"now set meanwhile\n").expect("write");
-        assert_eq!(logs.more().await.expect("read")[0].text, "now [secret api]");
-        std::fs::remove_dir_all(dir).expect("remove");
-    }
-
-    #[test]
-    fn times_are_read_as_the_calendar_has_them() {
-        let at = |text: &str| time(&format!("{{\"time\":\"{text}\",\"level\":\"info\"}}"));
-        assert_eq!(at("1970-01-01T00:00:00Z"), Some(0));
-        assert_eq!(at("2000-02-29T00:00:00.000001Z"), Some(951_782_400_000_001));
-        assert_eq!(at("2026-11-21T07:30:35.211Z"), Some(1_795_246_235_211_000));
-        for none in ["yesterday", "2026-11-21", "2026-11-21T07:30Z", "2026-11-21T07:30:00+01:00"] {
-            assert_eq!(at(none), None, "{none}");
-        }
-        assert_eq!(time("plain \"time\":\"1970-01-01T00:00:00Z\""), None);
-    }
-}
+mod tests;

@@ -30,6 +30,10 @@ pub struct Probed {
     pub latency: Option<Duration>,
     /// How often it did not answer.
     pub failures: u64,
+    /// How often in a row, up to now.
+    pub in_row: u64,
+    /// When it did not the last time, in milliseconds since 1970.
+    pub failed_unix_ms: Option<i64>,
 }
 
 /// What is measured now.
@@ -59,14 +63,26 @@ pub struct Instance {
 }
 
 impl Measures {
-    /// The instance was asked; it answered after so long, or not.
-    pub(crate) fn probed(&self, id: &InstanceId, latency: Option<Duration>) {
+    /// The instance was asked, and answered, after so long if that says something of it.
+    pub(crate) fn answered(&self, id: &InstanceId, latency: Option<Duration>) {
         let mut probes = self.probes();
         let probed = probes.entry(id.clone()).or_default();
-        match latency {
-            Some(latency) => probed.latency = Some(latency),
-            None => probed.failures += 1,
-        }
+        probed.in_row = 0;
+        probed.latency = latency.or(probed.latency);
+    }
+
+    /// The instance was asked and is not ready.
+    pub(crate) fn failed(&self, id: &InstanceId, unix_ms: i64) {
+        let mut probes = self.probes();
+        let probed = probes.entry(id.clone()).or_default();
+        probed.failures += 1;
+        probed.in_row += 1;
+        probed.failed_unix_ms = Some(unix_ms);
+    }
+
+    /// How the probes of all instances go.
+    pub(crate) fn probed(&self) -> HashMap<InstanceId, Probed> {
+        self.probes().clone()
     }
 
     /// The instance is not asked any more.
@@ -121,11 +137,15 @@ mod tests {
     fn the_last_answer_and_all_failures_of_a_probe_are_kept() {
         let measures = Measures::default();
         let id = InstanceId::new("a-1");
-        measures.probed(&id, None);
-        measures.probed(&id, Some(Duration::from_millis(2)));
-        measures.probed(&id, None);
-        let probed = measures.probes().get(&id).copied();
-        assert_eq!(probed, Some(Probed { latency: Some(Duration::from_millis(2)), failures: 2 }));
+        measures.failed(&id, 1);
+        measures.answered(&id, Some(Duration::from_millis(2)));
+        let latency = Some(Duration::from_millis(2));
+        let mut probed = Probed { latency, failures: 1, in_row: 0, failed_unix_ms: Some(1) };
+        assert_eq!(measures.probed()[&id], probed);
+        measures.failed(&id, 2);
+        measures.failed(&id, 3);
+        (probed.failures, probed.in_row, probed.failed_unix_ms) = (3, 2, Some(3));
+        assert_eq!(measures.probed()[&id], probed);
         measures.forget(&id);
         assert!(measures.probes().is_empty());
     }

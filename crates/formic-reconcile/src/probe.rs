@@ -1,18 +1,24 @@
 //! Probing: asks an instance until it is ready, then goes on asking.
 
+mod fault;
 mod log;
 mod way;
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use formic_core::{Endpoint, Instance, InstanceId, ServiceName};
 use formic_registry::DynRegistry;
 use formic_spec::Health;
+use formic_state::State;
 use tokio::time::Instant;
 
+use self::fault::Fault;
 pub(crate) use self::way::Way;
 use crate::announce::{Announcer, shown};
+use crate::clock;
+use crate::logs;
 use crate::measures::Measures;
 
 /// The pause between probes of an instance that is starting: its readiness is what people wait for.
@@ -21,6 +27,11 @@ const EAGER: Duration = Duration::from_millis(15);
 const EAGER_COMMAND: Duration = Duration::from_millis(100);
 /// Probes in a row that must fail before a ready instance counts as unready; one may be lost to load.
 const PATIENCE: u32 = 3;
+/// Why one that starts is not ready is told after so long, or sooner where it has little time: nothing answers at once.
+/// As often another reason is told, so that one that changes with each probe is no flood.
+const TELL: Duration = Duration::from_secs(1);
+/// So many reasons are told of one until it is ready: each is kept, and who has more of them makes them up.
+const REASONS: usize = 8;
 
 /// What is probed.
 pub(crate) struct Target {
@@ -34,12 +45,25 @@ pub(crate) struct Target {
     pub(crate) measures: Measures,
     /// Whether it was ready when it was last heard of, by an engine before this one.
     pub(crate) ready: bool,
+    /// Whose secrets are not told.
+    pub(crate) secrets: Option<Arc<State>>,
+}
+
+/// What a probe has to say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Heard {
+    /// It is ready, and answers there, if it said so.
+    Ready(Option<String>),
+    /// It is not ready any more, and why.
+    Unready(String),
+    /// It is not ready yet or still, and why: told once for each reason.
+    Failing(String),
 }
 
 impl Target {
     /// Probes for ever; tells of every change, and with readiness where the instance said that it answers.
     /// One that has a port is in the registry while it is ready.
-    pub(crate) async fn watch(mut self, mut changed: impl FnMut(bool, Option<String>)) {
+    pub(crate) async fn watch(mut self, mut changed: impl FnMut(Heard)) {
         let announcer =
             |port| Announcer::new(&self.registry, &self.instance, &self.service, &self.version, port);
         let mut announcer = self.port.map(announcer);
@@ -47,48 +71,68 @@ impl Target {
             if let Some(announcer) = &mut announcer {
                 announcer.ready().await;
             }
-            changed(true, None);
+            changed(Heard::Ready(None));
             return std::future::pending().await;
         }
         let eager = if matches!(self.way, Way::Exec { .. }) { EAGER_COMMAND } else { EAGER };
         let mut ready = self.ready;
         let mut failures = 0;
+        let mut telling = Telling::new(self.health.deadline.get());
         if let Some(announcer) = announcer.as_mut().filter(|_| ready) {
             announcer.ready().await;
         }
         loop {
             let began = Instant::now();
-            let answers = tokio::time::timeout(self.health.timeout.get(), self.once()).await.unwrap_or(false);
-            if self.way.is_answered() {
-                self.measures.probed(&self.instance, answers.then(|| began.elapsed()));
-            }
-            failures = if answers { 0 } else { failures + 1 };
-            if answers && !ready {
-                ready = true;
-                if let Some(announcer) = &mut announcer {
-                    announcer.ready().await;
+            let limit = self.health.timeout.get();
+            let answer = tokio::time::timeout(limit, self.once()).await;
+            let answer = answer.unwrap_or_else(|_| Err(way::timed_out(limit)));
+            let said_at = Instant::now();
+            failures = if answer.is_ok() { 0 } else { failures + 1 };
+            match answer {
+                Ok(()) => {
+                    let latency = self.way.is_answered().then(|| said_at - began);
+                    self.measures.answered(&self.instance, latency);
+                    telling.ready();
+                    if !ready {
+                        ready = true;
+                        if let Some(announcer) = &mut announcer {
+                            announcer.ready().await;
+                        }
+                        let registered = tokio::time::timeout(limit, self.registered()).await;
+                        changed(Heard::Ready(registered.ok().flatten().as_ref().map(shown)));
+                    }
                 }
-                let registered = tokio::time::timeout(self.health.timeout.get(), self.registered()).await;
-                changed(true, registered.ok().flatten().as_ref().map(shown));
-            } else if ready && failures >= PATIENCE {
-                ready = false;
-                if let Some(announcer) = &mut announcer {
-                    announcer.unready().await;
+                Err(fault) => {
+                    self.measures.failed(&self.instance, clock::now().unix_ms);
+                    if ready && failures >= PATIENCE {
+                        ready = false;
+                        if let Some(announcer) = &mut announcer {
+                            announcer.unready().await;
+                        }
+                        changed(Heard::Unready(self.in_words(&fault)));
+                        telling.told(&fault, said_at);
+                    } else if !ready && telling.is_due(&fault, began, said_at) {
+                        changed(Heard::Failing(self.in_words(&fault)));
+                        telling.told(&fault, said_at);
+                    }
                 }
-                changed(false, None);
             }
             tokio::time::sleep(if ready { self.health.interval.get() } else { eager }).await;
         }
     }
 
-    async fn once(&mut self) -> bool {
+    /// What is told of a fault: an answer may have a secret in it.
+    fn in_words(&self, fault: &Fault) -> String {
+        fault.in_words(|texts| {
+            if let Some(state) = &self.secrets {
+                logs::mask(state, texts.iter_mut());
+            }
+        })
+    }
+
+    async fn once(&mut self) -> Result<(), Fault> {
         let limit = self.health.timeout.get();
-        let endpoint = if self.way.needs_endpoint() {
-            let Some(endpoint) = self.endpoint().await else { return false };
-            Some(endpoint)
-        } else {
-            None
-        };
+        let endpoint = if self.way.needs_endpoint() { self.endpoint().await } else { None };
         self.way.ask(endpoint, &self.health.path, limit).await
     }
 
@@ -104,5 +148,85 @@ impl Target {
     async fn registered(&self) -> Option<Instance> {
         let instances = self.registry.get(&self.service).await.ok()?;
         instances.into_iter().find(|found| found.id == self.instance)
+    }
+}
+
+/// When it is time to tell why a probe fails.
+struct Telling {
+    /// For so long nothing is told of one that starts.
+    quiet: Duration,
+    /// Since when it fails.
+    since: Option<Instant>,
+    /// When a reason was told last.
+    last: Option<Instant>,
+    /// The kinds of those that were told: one that comes back, in turn with another, is no news.
+    kinds: Vec<String>,
+}
+
+impl Telling {
+    /// For one that has so long to get ready.
+    fn new(deadline: Duration) -> Self {
+        Self { quiet: TELL.min(deadline / 4), since: None, last: None, kinds: Vec::new() }
+    }
+
+    /// Whether this is to be told, of a probe that began and ended then.
+    fn is_due(&mut self, fault: &Fault, began: Instant, now: Instant) -> bool {
+        let since = *self.since.get_or_insert(began);
+        match self.last {
+            None => now - since >= self.quiet,
+            Some(at) => {
+                let is_new = self.kinds.len() < REASONS && self.kinds.iter().all(|kind| kind != fault.kind());
+                is_new && now - at >= TELL
+            }
+        }
+    }
+
+    fn told(&mut self, fault: &Fault, at: Instant) {
+        self.since.get_or_insert(at);
+        self.last = Some(at);
+        self.kinds.push(fault.kind().to_owned());
+    }
+
+    fn ready(&mut self) {
+        (self.since, self.last) = (None, None);
+        self.kinds.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_is_told_once_and_no_two_at_once() {
+        let (mut telling, start) = (Telling::new(Duration::from_secs(60)), Instant::now());
+        let at = |ms| start + Duration::from_millis(ms);
+        let (a, b) = (Fault::new("a"), Fault::new("b"));
+        assert!(!telling.is_due(&a, start, at(10)), "nothing answers at once");
+        assert!(telling.is_due(&b, at(900), at(1_000)));
+        telling.told(&b, at(1_000));
+        assert!(!telling.is_due(&b, at(5_000), at(5_000)), "it was told");
+        assert!(!telling.is_due(&a, at(1_100), at(1_100)), "another one so soon");
+        assert!(telling.is_due(&a, at(2_000), at(2_000)));
+        telling.told(&a, at(2_000));
+        assert!(!telling.is_due(&b, at(4_000), at(4_000)), "it was told before the last one");
+        telling.ready();
+        assert!(!telling.is_due(&a, at(9_000), at(9_010)), "it begins anew");
+        assert!(telling.is_due(&a, at(9_000), at(11_000)), "a probe that took long");
+        assert!(Telling::new(Duration::from_secs(1)).is_due(&a, start, at(250)));
+    }
+
+    #[test]
+    fn of_ever_new_reasons_the_first_are_told() {
+        let (mut telling, start) = (Telling::new(Duration::from_secs(60)), Instant::now());
+        let mut told = 0;
+        for second in 1..100 {
+            let (fault, at) = (Fault::new(format!("reason {second}")), start + Duration::from_secs(second));
+            if telling.is_due(&fault, at, at + TELL) {
+                telling.told(&fault, at + TELL);
+                told += 1;
+            }
+        }
+        assert_eq!(told, REASONS);
     }
 }

@@ -2,10 +2,13 @@
 //! of each instance's own, in memory where the machine has such a folder.
 //!
 //! A value is nowhere else: what is written down, shown or logged of an instance has names and versions. The
-//! files go when the instance is gone; what an engine that died has left goes when the next one begins.
+//! files go when the instance is gone, and with the last of them the folder; what an engine that died has left goes when the
+//! next one begins, of whichever application where its own is gone ([`left`]).
 //!
 //! Refused: `memfd`s instead of files (a program would have to be told a number, and a language that opens a path
 //! would need `/proc`); one folder for all instances (a version that goes would go for those that still have it).
+
+mod left;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -14,7 +17,7 @@ use std::io::{self, Write as _};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, lchown};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use formic_state::{Secret, State};
 use formic_supervise::Account;
@@ -43,6 +46,11 @@ pub struct Given {
 pub struct Secrets {
     state: Arc<State>,
     root: PathBuf,
+    /// The folder of the application's state, whose the secrets are.
+    of: PathBuf,
+    /// Held while the folder of all instances is made or removed, so that none is made in one that is gone, or that is
+    /// another's by then.
+    making: Arc<Mutex<()>>,
 }
 
 /// An instance cannot have its secrets.
@@ -68,23 +76,35 @@ pub(crate) enum Error {
 
 impl Secrets {
     /// Takes a folder for the files, which nobody else may be able to look into; what is in it is of an engine
-    /// that died. Makes the folder if it is not there.
+    /// that died. It is there only while something is in it. `of` is the folder whose the state is.
     ///
     /// # Errors
-    /// It is not a folder of this user's own, or the system refuses.
-    pub fn new(state: Arc<State>, root: impl Into<PathBuf>) -> io::Result<Self> {
-        let root = root.into();
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&root)?;
+    /// It cannot be made, it is not a folder of this user's own, or the system refuses.
+    pub fn new(state: Arc<State>, root: impl Into<PathBuf>, of: impl Into<PathBuf>) -> io::Result<Self> {
+        let secrets = Self { state, root: root.into(), of: of.into(), making: Arc::default() };
+        secrets.open()?;
+        secrets.close();
+        Ok(secrets)
+    }
+
+    /// Removes what engines that were killed have left in a folder of many, of applications whose folder is gone. `prefix`
+    /// is what the names of such folders begin with, of this user's.
+    pub fn sweep_left(base: &Path, prefix: &str) {
+        left::sweep(base, prefix);
+    }
+
+    /// Makes the folder, if it is not there.
+    fn open(&self) -> io::Result<()> {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.root)?;
         // Others can make names where all may, as in /dev/shm.
-        let found = fs::symlink_metadata(&root)?;
+        let found = fs::symlink_metadata(&self.root)?;
         let own = fs::metadata("/proc/self")?.uid();
         if !found.is_dir() || found.uid() != own {
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, "it belongs to somebody else"));
         }
         // What an engine before this one has handed to other users is theirs still.
         let mode = if found.mode() & 0o7777 == PASSED { PASSED } else { 0o700 };
-        fs::set_permissions(&root, fs::Permissions::from_mode(mode))?;
-        Ok(Self { state, root })
+        fs::set_permissions(&self.root, fs::Permissions::from_mode(mode))
     }
 
     /// Where the secrets are kept.
@@ -96,16 +116,21 @@ impl Secrets {
     /// Removes the files of all instances but these.
     pub fn sweep(&self, live: &BTreeSet<String>) {
         for entry in fs::read_dir(&self.root).into_iter().flatten().flatten() {
-            if entry.file_name().to_str().is_none_or(|name| !live.contains(name)) {
+            if entry.file_name().to_str().is_none_or(|name| !live.contains(name) && name != left::OWNER) {
                 remove(&entry.path());
             }
         }
+        self.close();
     }
 
-    /// Removes the folder itself, when nothing is in it.
-    pub fn close(&self) {
-        // Left where something is in it still: then that is of an instance nobody could end.
-        let _ = fs::remove_dir(&self.root);
+    /// Removes the folder itself, when no instance has anything in it.
+    fn close(&self) {
+        let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+        let entries = fs::read_dir(&self.root).into_iter().flatten().flatten();
+        if entries.into_iter().all(|entry| entry.file_name() == left::OWNER) {
+            let _ = fs::remove_file(self.root.join(left::OWNER));
+            let _ = fs::remove_dir(&self.root);
+        }
     }
 
     /// Writes an instance's files, and gives the variables that tell of them.
@@ -121,7 +146,7 @@ impl Secrets {
             handed.map(|()| env).map_err(|source| Error::Io { folder: folder.clone(), source })
         });
         if delivered.is_err() {
-            remove(&folder);
+            self.take_back(instance);
         }
         delivered
     }
@@ -132,7 +157,11 @@ impl Secrets {
         given: &BTreeMap<String, Given>,
     ) -> Result<BTreeMap<String, OsString>, Error> {
         let io = |source| Error::Io { folder: folder.to_owned(), source };
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(io)?;
+        {
+            let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+            self.open().and_then(|()| left::note(&self.root, &self.of)).map_err(io)?;
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(io)?;
+        }
         let mut env = BTreeMap::from([(DIR_ENV.to_owned(), folder.as_os_str().to_owned())]);
         for (file, Given { secret, version, env: variable }) in given {
             let (name, version) = (secret.clone(), *version);
@@ -162,6 +191,7 @@ impl Secrets {
     /// Removes an instance's files.
     pub(crate) fn take_back(&self, instance: &str) {
         remove(&self.root.join(instance));
+        self.close();
     }
 }
 
@@ -202,7 +232,9 @@ mod tests {
         }
         write.set_secret("binary", &Secret::new([0, 1]), 1).unwrap();
         write.commit().unwrap();
-        (Secrets::new(Arc::new(state), &folder).unwrap(), Folder(folder))
+        let secrets = Secrets::new(Arc::new(state), &folder, std::env::temp_dir()).unwrap();
+        assert!(!folder.exists(), "nobody has any");
+        (secrets, Folder(folder))
     }
 
     fn given(secret: &str, version: u64, env: Option<&str>) -> BTreeMap<String, Given> {
@@ -226,11 +258,8 @@ mod tests {
         secrets.deliver("order-3", &given("password", 1, None), None).unwrap();
         secrets.sweep(&BTreeSet::from(["order-3".to_owned()]));
         assert!(read("order-2").is_err() && read("order-3").is_ok());
-        secrets.close();
-        assert!(folder.0.exists(), "something is in it still");
         secrets.take_back("order-3");
-        secrets.close();
-        assert!(!folder.0.exists());
+        assert!(!folder.0.exists(), "with the last of them goes the folder");
     }
 
     #[test]
@@ -242,10 +271,11 @@ mod tests {
         assert_eq!(variable["P"], "two");
         secrets.take_back("order-1");
         assert!(secrets.deliver("order-1", &given("binary", 1, Some("B")), None).is_err());
-        assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 0);
+        assert!(!folder.0.exists());
+        fs::create_dir(&folder.0).unwrap();
         // A name that is somebody else's plan.
         let link = folder.0.join("link");
         std::os::unix::fs::symlink(std::env::temp_dir(), &link).unwrap();
-        assert!(Secrets::new(Arc::clone(secrets.state()), &link).is_err());
+        assert!(Secrets::new(Arc::clone(secrets.state()), &link, &folder.0).is_err());
     }
 }

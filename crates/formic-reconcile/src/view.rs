@@ -12,6 +12,8 @@ pub struct View {
     pub services: Vec<ServiceView>,
     /// Index of the desired state.
     pub index: u64,
+    /// Why nothing follows from the desired state; empty where all does.
+    pub held: String,
     /// What came with the desired state for whoever shows it; the engine does not read it.
     #[serde(skip)]
     pub tag: Arc<serde_json::Value>,
@@ -40,6 +42,8 @@ pub struct ServiceView {
     pub rollout: &'static str,
     /// Why that failed, if it did.
     pub rollout_failure: String,
+    /// The number of that change; a later one has a greater number.
+    pub rollout_number: u64,
     /// How often instances were restarted after ends of their own, in places that are not wanted now too.
     pub restarts: u32,
     /// When it is due, if it is a cron job.
@@ -82,6 +86,8 @@ pub struct InstanceView {
     pub started_unix_ms: i64,
     /// How the one before it, or it, ended.
     pub last_exit: String,
+    /// Why its probe fails; empty while it does not, and for the first second of an instance that starts.
+    pub probe_failure: String,
 }
 
 impl View {
@@ -103,6 +109,7 @@ impl View {
             reason: status.detail.unwrap_or_default(),
             rollout: "",
             rollout_failure: String::new(),
+            rollout_number: 0,
             restarts: status.restarts,
             cron: None,
             name: status.service,

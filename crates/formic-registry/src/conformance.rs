@@ -7,7 +7,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
 use formic_core::{Endpoint, Instance, InstanceId, RpcService, ServiceName};
@@ -17,9 +16,6 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::{BoxFuture, DynRegistry, Error, Watch};
 
 mod cases;
-
-/// Makes time pass for a subject.
-pub type Advance = Arc<dyn Fn(Duration) -> BoxFuture<'static, ()> + Send + Sync>;
 
 /// One registry under test, and what may be expected of it.
 #[derive(Clone)]
@@ -38,7 +34,6 @@ pub struct Subject {
     pub immediate: bool,
     /// How many operations a churning test makes per task.
     pub churn: usize,
-    advance: Advance,
     nonce: u32,
 }
 
@@ -97,7 +92,6 @@ impl Subject {
             converge: Duration::from_secs(5),
             immediate: true,
             churn: 200,
-            advance: Arc::new(|time| sleep(time).boxed()),
             nonce: fastrand::u32(..),
         }
     }
@@ -123,17 +117,6 @@ impl Subject {
     pub const fn with_churn(mut self, operations: usize) -> Self {
         self.churn = operations;
         self
-    }
-
-    /// For a registry with a clock of its own.
-    #[must_use]
-    pub fn with_advance(mut self, advance: Advance) -> Self {
-        self.advance = advance;
-        self
-    }
-
-    async fn advance(&self, time: Duration) {
-        (self.advance)(time).await;
     }
 
     fn service(&self, name: &str) -> ServiceName {

@@ -6,7 +6,6 @@ use std::task::{Context, Poll};
 
 use formic_core::Members;
 use futures::stream::{self, BoxStream, Stream, StreamExt};
-use tokio::sync::watch;
 
 use crate::Error;
 
@@ -44,18 +43,6 @@ impl Watch {
     /// by flow control keeps them when its server coalesces.
     pub fn new(stream: impl Stream<Item = Result<Snapshot, Error>> + Send + 'static) -> Self {
         Self(stream.boxed())
-    }
-
-    /// A watch over the present and later values of a channel; ends when the sender is dropped.
-    #[must_use]
-    pub fn from_receiver(receiver: watch::Receiver<Snapshot>) -> Self {
-        Self::new(stream::unfold((receiver, true), |(mut receiver, first)| async move {
-            if !first && receiver.changed().await.is_err() {
-                return None;
-            }
-            let snapshot = receiver.borrow_and_update().clone();
-            Some((Ok(snapshot), (receiver, false)))
-        }))
     }
 
     /// A watch that has nothing but this error to say.

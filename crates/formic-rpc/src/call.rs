@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use formic_core::{Error, Metadata, Method};
@@ -110,8 +110,10 @@ impl Call {
 pub struct Answer {
     /// Leading metadata (headers).
     pub metadata: Metadata,
-    /// Trailing metadata, for answers of one message; a stream's end carries none.
+    /// Trailing metadata that is known already: of one message, or what the handler of a stream said before its first one.
     pub trailers: Metadata,
+    /// Trailing metadata of a stream that came over a network, which is known at its end.
+    pub late: Option<Trailing>,
     /// The response.
     pub body: Body,
 }
@@ -120,6 +122,24 @@ impl Answer {
     /// An answer without metadata.
     #[must_use]
     pub fn new(body: Body) -> Self {
-        Self { metadata: Metadata::new(), trailers: Metadata::new(), body }
+        Self { metadata: Metadata::new(), trailers: Metadata::new(), late: None, body }
+    }
+}
+
+/// Trailing metadata that is known once its stream has ended: who carries the stream says it, before the stream gives its
+/// end, and who has read the stream looks.
+#[derive(Clone, Debug, Default)]
+pub struct Trailing(Arc<OnceLock<Metadata>>);
+
+impl Trailing {
+    /// Says it; what was said before stays.
+    pub fn set(&self, trailers: Metadata) {
+        let _ = self.0.set(trailers);
+    }
+
+    /// What was said.
+    #[must_use]
+    pub fn get(&self) -> Option<&Metadata> {
+        self.0.get()
     }
 }

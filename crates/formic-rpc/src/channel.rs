@@ -155,8 +155,7 @@ macro_rules! draft {
                 let sent = self.draft.send();
                 Box::pin(async move {
                     let answer = sent?.await?;
-                    let message = $finish(answer.body, codec)?;
-                    Ok(Response::from_parts(message, answer.metadata, answer.trailers))
+                    $finish(answer, codec)
                 })
             }
         }
@@ -165,12 +164,19 @@ macro_rules! draft {
 
 draft! {
     /// A call that is answered with one message, under construction; `.await` makes it.
-    UnaryCall => Res, |body: Body, codec| rt::decode::<Res>(&body.into_message()?, codec).map_err(garbled)
+    UnaryCall => Res, |answer: Answer, codec| {
+        let message = rt::decode::<Res>(&answer.body.into_message()?, codec).map_err(garbled)?;
+        Ok(Response::from_parts(message, answer.metadata, answer.trailers))
+    }
 }
 
 draft! {
     /// A call that is answered with a stream, under construction; `.await` makes it.
-    StreamCall => Streaming<Res>, |body, codec| Ok::<_, Error>(rt::decode_stream::<Res>(body, codec))
+    StreamCall => Streaming<Res>, |answer: Answer, codec| {
+        let messages = rt::decode_stream::<Res>(answer.body, codec);
+        let messages = messages.with_trailers(answer.trailers, answer.late);
+        Ok(Response::from_parts(messages, answer.metadata, Metadata::new()))
+    }
 }
 
 /// A response that does not decode is the server's fault, not the request's.

@@ -25,6 +25,13 @@ where
     }
 }
 
+/// One that is shared.
+impl Interceptor for Arc<dyn Interceptor> {
+    fn intercept(&self, call: Call, next: Next) -> BoxFuture<'static, Result<Answer, Error>> {
+        (**self).intercept(call, next)
+    }
+}
+
 /// The rest of the way to the handler.
 #[derive(Clone)]
 pub struct Next {

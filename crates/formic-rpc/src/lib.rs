@@ -24,7 +24,7 @@ pub mod table;
 pub mod trace;
 pub mod wire_error;
 
-pub use call::{Answer, Body, ByteStream, Call, Codec, Peer};
+pub use call::{Answer, Body, ByteStream, Call, Codec, Peer, Trailing};
 pub use channel::{Channel, StreamCall, UnaryCall};
 pub use context::Context;
 pub use drain::Drain;

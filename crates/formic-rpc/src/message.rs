@@ -12,6 +12,8 @@ use formic_core::{Error, Metadata};
 use futures::{Stream, StreamExt};
 use tokio::sync::mpsc;
 
+use crate::Trailing;
+
 /// A request of one message: a zero-copy view into the bytes that came in, valid during the call.
 ///
 /// Fields are read directly (`request.name` is a `&str`); what must outlive the call takes
@@ -100,7 +102,7 @@ impl<T> Response<T> {
         &self.metadata
     }
 
-    /// Trailing metadata.
+    /// Trailing metadata. Of a stream it is known at the end: see [`Streaming::trailers`].
     #[must_use]
     pub fn trailers(&self) -> &Metadata {
         &self.trailers
@@ -140,7 +142,13 @@ impl<T> DerefMut for Response<T> {
 }
 
 /// A stream of messages. Dropping it cancels the call it belongs to.
-pub struct Streaming<T>(Pin<Box<dyn Stream<Item = Result<T, Error>> + Send>>);
+pub struct Streaming<T> {
+    messages: Pin<Box<dyn Stream<Item = Result<T, Error>> + Send>>,
+    /// Known before the end, and known at the end.
+    trailers: Metadata,
+    late: Option<Trailing>,
+    ended: bool,
+}
 
 /// The requests of a method whose caller streams.
 pub type Inbound<T> = Streaming<T>;
@@ -185,7 +193,7 @@ impl<T> Sender<T> {
 impl<T: Send + 'static> Streaming<T> {
     /// Takes any stream of results.
     pub fn new(stream: impl Stream<Item = Result<T, Error>> + Send + 'static) -> Self {
-        Self(Box::pin(stream))
+        Self { messages: Box::pin(stream), trailers: Metadata::new(), late: None, ended: false }
     }
 
     /// Takes messages that are there already.
@@ -213,7 +221,19 @@ impl<T: Send + 'static> Streaming<T> {
     /// # Errors
     /// The error that ended the stream.
     pub async fn message(&mut self) -> Result<Option<T>, Error> {
-        self.0.next().await.transpose()
+        self.next().await.transpose()
+    }
+
+    /// Trailing metadata, once the stream has ended without an error. What comes with an error is
+    /// [`Error::metadata`].
+    #[must_use]
+    pub fn trailers(&self) -> Option<&Metadata> {
+        let late = self.late.as_ref().map(Trailing::get);
+        self.ended.then(|| late.flatten().unwrap_or(&self.trailers))
+    }
+
+    pub(crate) fn with_trailers(self, trailers: Metadata, late: Option<Trailing>) -> Self {
+        Self { trailers, late, ..self }
     }
 }
 
@@ -221,7 +241,9 @@ impl<T> Stream for Streaming<T> {
     type Item = Result<T, Error>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Option<Self::Item>> {
-        self.0.as_mut().poll_next(cx)
+        let polled = self.messages.as_mut().poll_next(cx);
+        self.ended |= matches!(polled, Poll::Ready(None));
+        polled
     }
 }
 

@@ -104,13 +104,13 @@ pub(crate) fn encode_stream<M: Msg>(
 /// The answer of a handler that sends one message.
 pub fn answer<M: Msg>(response: Response<M>, codec: Codec) -> Result<Answer, Error> {
     let body = Body::Message(encode(&response.message, codec)?);
-    Ok(Answer { metadata: response.metadata, trailers: response.trailers, body })
+    Ok(Answer { metadata: response.metadata, trailers: response.trailers, ..Answer::new(body) })
 }
 
 /// The answer of a handler that streams.
 pub fn stream_answer<M: Msg>(response: Response<Streaming<M>>, codec: Codec) -> Result<Answer, Error> {
     let body = encode_stream(response.message, codec);
-    Ok(Answer { metadata: response.metadata, trailers: response.trailers, body })
+    Ok(Answer { metadata: response.metadata, trailers: response.trailers, ..Answer::new(body) })
 }
 
 /// The answer to a method that is not there.

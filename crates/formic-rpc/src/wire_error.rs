@@ -14,20 +14,15 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
         .with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// Marks a failure of the transport of which the server surely saw nothing.
-#[derive(Debug)]
-pub struct Unsent(pub Box<dyn std::error::Error + Send + Sync>);
-
-impl std::fmt::Display for Unsent {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("the call was not sent")
-    }
-}
-
-impl std::error::Error for Unsent {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&*self.0)
-    }
+/// A failure of the transport, and how far the call had come.
+#[derive(Debug, thiserror::Error)]
+pub enum Broken {
+    /// The server surely saw nothing of it.
+    #[error("the call was not sent")]
+    Unsent(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// Its connection ended under it.
+    #[error("the connection was lost")]
+    Lost(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
 /// For the wire.
@@ -65,7 +60,11 @@ pub fn from_connect(error: &ConnectError) -> Error {
         metadata.append(name.clone(), value.clone());
     }
     if let Some(source) = error.source_arc() {
-        let unsent = source.downcast_ref::<Unsent>().is_some();
+        let broken: fn(Error) -> Error = match source.downcast_ref::<Broken>() {
+            Some(Broken::Unsent(_)) => Error::with_unsent,
+            Some(Broken::Lost(_)) => Error::with_lost,
+            None => |error| error,
+        };
         // Without its reason "connection refused" reads as "request failed".
         let mut reason: &dyn std::error::Error = &*source;
         while let Some(deeper) = reason.source() {
@@ -75,9 +74,7 @@ pub fn from_connect(error: &ConnectError) -> Error {
         let metadata = std::mem::take(out.metadata_mut());
         out = Error::new(code, message).with_source(source);
         *out.metadata_mut() = metadata;
-        if unsent {
-            out = out.with_unsent();
-        }
+        out = broken(out);
     }
     out
 }

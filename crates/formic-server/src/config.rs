@@ -34,6 +34,11 @@ pub struct Config {
     pub default_deadline: Duration,
     /// The longest deadline that a caller may ask for.
     pub max_deadline: Duration,
+    /// What all multiplexed connections together may hold, in bytes: requests that are not complete or are worked on, and answers that
+    /// are not written. The first 16 KiB of each connection are not counted.
+    pub max_held: usize,
+    /// A multiplexed connection without a call for so long is closed, with a word.
+    pub idle_timeout: Duration,
     /// How long streams of answers may go on once the server finishes its calls; those that are quiet end
     /// after a fifth of it.
     pub drain_streams: Duration,
@@ -60,6 +65,10 @@ impl Default for Config {
             keep_alive_timeout: Duration::from_secs(10),
             default_deadline: Duration::from_secs(30),
             max_deadline: Duration::from_secs(3600),
+            // Sixty-four of the largest messages on one connection.
+            max_held: 512 << 20,
+            // Callers that are there but quiet cost little; this is for those that are forgotten.
+            idle_timeout: Duration::from_secs(3600),
             // A download ends within; who watches for changes has nothing to lose but the connection.
             drain_streams: Duration::from_secs(5),
             multiplexed: true,

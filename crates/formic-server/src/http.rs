@@ -23,6 +23,8 @@ use tokio::sync::Notify;
 use tower::{Service, ServiceExt};
 
 use crate::batch::Batch;
+use crate::door::Door;
+use crate::door::http as door;
 use crate::farewell::{Talk, Turn};
 use crate::patience::Sender;
 use crate::unary::{self, Bounds, Plain};
@@ -38,6 +40,7 @@ pub(crate) struct Edge(Arc<Shared>);
 struct Shared {
     handle: Arc<dyn Handle>,
     rpc: ConnectRpcService<Bridge>,
+    door: Arc<Door>,
     health: Health,
     metrics: Metrics,
     router: Option<axum::Router>,
@@ -51,6 +54,7 @@ struct Shared {
 
 /// What an edge is made of besides what answers calls.
 pub(crate) struct Parts {
+    pub(crate) door: Door,
     pub(crate) health: Health,
     pub(crate) metrics: Metrics,
     pub(crate) router: Option<axum::Router>,
@@ -60,7 +64,7 @@ pub(crate) struct Parts {
 
 impl Edge {
     pub(crate) fn new(handle: Arc<dyn Handle>, config: &Config, parts: Parts) -> Self {
-        let Parts { health, metrics, router, layers, guard } = parts;
+        let Parts { door, health, metrics, router, layers, guard } = parts;
         let limits = Limits::default()
             .with_max_message_size(config.max_message)
             .with_max_request_body_size(config.max_message);
@@ -71,6 +75,7 @@ impl Edge {
             .with_deadline_policy(deadlines);
         let body_timeout = config.body_timeout;
         let bounds = Bounds::new(config);
+        let door = Arc::new(door);
         let services = handle.services();
         let methods =
             services.iter().flat_map(|service| service.methods.iter().map(move |method| (service, method)));
@@ -78,13 +83,25 @@ impl Edge {
             |(service, method): (&RpcService, &RpcMethod)| format!("/{}/{}", service.name, method.name);
         let learnt = methods.map(|method| (path(method), Arc::default())).collect();
         let layered = None;
-        let mut shared =
-            Shared { handle, rpc, health, metrics, router, layered, body_timeout, bounds, learnt, guard };
+        let mut shared = Shared {
+            handle,
+            rpc,
+            door,
+            health,
+            metrics,
+            router,
+            layered,
+            body_timeout,
+            bounds,
+            learnt,
+            guard,
+        };
         if !layers.is_empty() {
             // With layers everything goes through axum; without, calls take the short way.
             let inner = Self(Arc::new(Shared {
                 handle: Arc::clone(&shared.handle),
                 rpc: shared.rpc.clone(),
+                door: Arc::clone(&shared.door),
                 health: shared.health.clone(),
                 metrics: shared.metrics.clone(),
                 router: shared.router.take(),
@@ -136,6 +153,22 @@ impl Edge {
         self.serve(request).await
     }
 
+    /// The way of a call that nothing of the author's stands around.
+    fn way<B>(&self, request: Request<B>, method: formic_core::Method, peer: Option<Peer>) -> Way
+    where
+        B: Body<Data = Bytes> + Unpin + Send + 'static,
+        B::Error: std::error::Error + Send + Sync + 'static,
+    {
+        let shared = &self.0;
+        match unary::codec(&request, &method) {
+            Some(codec) => {
+                let plain = Plain { request, method, codec, peer, bounds: shared.bounds };
+                Way::Plain(Box::pin(unary::answer(Arc::clone(&shared.handle), plain)))
+            }
+            None => Way::Call(shared.rpc.clone().call(with_peer(request, peer))),
+        }
+    }
+
     /// How long the request may pause.
     fn patience(&self, called: Option<&formic_core::Method>) -> Option<Duration> {
         // What is no call may be the author's own, an upload of any length.
@@ -152,12 +185,24 @@ impl Edge {
 
     async fn respond<B>(&self, request: Request<B>) -> Response<EdgeBody>
     where
-        B: Body<Data = Bytes> + Send + 'static,
+        B: Body<Data = Bytes> + Unpin + Send + 'static,
         B::Error: std::error::Error + Send + Sync + 'static,
     {
         let path = request.uri().path();
-        if self.0.handle.method(path).is_some() {
-            return self.call(request).await;
+        if let Some(method) = self.0.handle.method(path) {
+            if !door::is_for(&request, &method) {
+                return self.call(request).await;
+            }
+            let peer = request.extensions().get::<Peer>().cloned();
+            let entered = match self.0.door.ask(request, peer.as_ref()) {
+                door::Answer::Open(request) => Ok(request),
+                door::Answer::Wait(waiting) => waiting.await,
+                door::Answer::Closed(response) => Err(response),
+            };
+            return match entered {
+                Ok(request) => self.call(request).await,
+                Err(response) => response,
+            };
         }
         if let Some(response) = self.plain(request.method(), path) {
             return response;
@@ -288,7 +333,7 @@ impl hyper::service::Service<Request<Incoming>> for PerConnection {
     type Error = Infallible;
     type Future = Answering;
 
-    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
         let turn = self.talk.request(request.version());
         let shared = &self.edge.0;
         let called = shared.handle.method(request.uri().path());
@@ -297,26 +342,38 @@ impl hyper::service::Service<Request<Incoming>> for PerConnection {
         if request.version() == Version::HTTP_2 {
             self.batch.expect(if is_call { shared.learnt.get(request.uri().path()) } else { None });
         }
-        if is_call
-            && let Some(method) = &called
-            && let Some(codec) = unary::codec(&request, method)
-        {
-            let (peer, bounds) = (self.peer.clone(), shared.bounds);
-            let request = request.map(|body| Sender::new(body, patience));
-            let plain = Plain { request, method: method.clone(), codec, peer, bounds };
-            let answering = unary::answer(Arc::clone(&shared.handle), plain);
-            return Answering { way: Way::Plain(Box::pin(answering)), turn };
-        }
-        if let Some(peer) = &self.peer {
-            request.extensions_mut().insert(peer.clone());
-        }
         let request = request.map(|body| Sender::new(body, patience));
-        if is_call {
-            return Answering { way: Way::Call(shared.rpc.clone().call(request)), turn };
-        }
-        let (edge, denied) = (self.edge.clone(), Arc::clone(&self.denied));
-        Answering { way: Way::Other(Box::pin(edge.guarded(request, denied))), turn }
+        let way = match called.filter(|_| is_call) {
+            Some(method) if door::is_for(&request, &method) => {
+                match shared.door.ask(request, self.peer.as_ref()) {
+                    door::Answer::Open(request) => self.edge.way(request, method, self.peer.clone()),
+                    door::Answer::Wait(waiting) => {
+                        let (edge, peer) = (self.edge.clone(), self.peer.clone());
+                        Way::Other(Box::pin(async move {
+                            match waiting.await {
+                                Ok(request) => edge.way(request, method, peer).await,
+                                Err(response) => response,
+                            }
+                        }))
+                    }
+                    door::Answer::Closed(response) => Way::Other(Box::pin(std::future::ready(response))),
+                }
+            }
+            Some(method) => self.edge.way(request, method, self.peer.clone()),
+            None => {
+                let (edge, denied) = (self.edge.clone(), Arc::clone(&self.denied));
+                Way::Other(Box::pin(edge.guarded(with_peer(request, self.peer.clone()), denied)))
+            }
+        };
+        Answering { way, turn }
     }
+}
+
+fn with_peer<B>(mut request: Request<B>, peer: Option<Peer>) -> Request<B> {
+    if let Some(peer) = peer {
+        request.extensions_mut().insert(peer);
+    }
+    request
 }
 
 /// The way to a response.
@@ -335,19 +392,27 @@ enum Way {
 
 type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
+impl Future for Way {
+    type Output = Response<EdgeBody>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Poll::Ready(match self.get_mut() {
+            Self::Plain(answer) => ready!(answer.as_mut().poll(cx)),
+            Self::Call(call) => {
+                let Ok(response) = ready!(call.as_mut().poll(cx));
+                response.map(EdgeBody::Rpc)
+            }
+            Self::Other(other) => ready!(other.as_mut().poll(cx)),
+        })
+    }
+}
+
 impl Future for Answering {
     type Output = Result<Response<Telling>, Infallible>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
-        let mut response = match &mut this.way {
-            Way::Plain(answer) => ready!(answer.as_mut().poll(cx)),
-            Way::Call(call) => {
-                let Ok(response) = ready!(call.as_mut().poll(cx));
-                response.map(EdgeBody::Rpc)
-            }
-            Way::Other(other) => ready!(other.as_mut().poll(cx)),
-        };
+        let mut response = ready!(Pin::new(&mut this.way).poll(cx));
         let turn = this.turn.take();
         if let Some(turn) = &turn {
             turn.mark(response.headers_mut());

@@ -15,6 +15,7 @@
 
 mod batch;
 pub mod config;
+mod door;
 mod farewell;
 pub mod guard;
 pub mod health;
@@ -26,6 +27,7 @@ pub mod overload;
 mod patience;
 pub mod pipeline;
 pub mod reflection;
+mod seldom;
 pub mod server;
 mod unary;
 /// The generated messages and clients of the standard services that every server has.

@@ -5,36 +5,60 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use formic_core::{Error, Method, RpcService};
+use formic_core::{Error, Method, Priority, RpcService, Shed};
+use formic_mux::budget::{Budget, Watch};
 use formic_mux::learn::Book;
 use formic_mux::{Accept, Limits, codec};
 use formic_rpc::{Answer, BoxFuture, Call, Handle};
-use formic_telemetry::Arrivals;
+use formic_telemetry::{Arrivals, Metrics, Overload};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
 use crate::Config;
+use crate::door::Door;
 
 /// How much is read to tell who calls; more than one byte only saves the next read.
 const FIRST: usize = 64;
 
+/// What a call may send before it is let in: three frames, so that one that is let in at its first goes on without a pause, and one
+/// that is turned away has sent little.
+const UNHEARD: u32 = 192 << 10;
+
 /// How the server's limits read on this wire.
-pub(crate) fn accept(handle: Arc<dyn Handle>, config: &Config) -> Arc<Accept> {
+pub(crate) fn accept(handle: Arc<dyn Handle>, door: Door, config: &Config, metrics: &Metrics) -> Arc<Accept> {
     let limits = Limits {
         calls: config.max_concurrent_streams,
         message: u32::try_from(config.max_message).unwrap_or(u32::MAX),
         metadata: config.max_headers,
+        stream_credit: UNHEARD,
         ..Limits::default()
     };
     Arc::new(Accept {
         handle,
+        door: Some(Arc::new(door)),
         limits,
         greeting: config.header_timeout,
         body_timeout: config.body_timeout,
         alive: (config.keep_alive_interval, config.keep_alive_timeout),
         default_deadline: config.default_deadline,
         max_deadline: config.max_deadline,
+        idle: config.idle_timeout,
+        budget: Arc::new(Budget::new(config.max_held).watched(Held(metrics.overload()))),
         book: Book::default(),
     })
+}
+
+/// Shows what is held.
+struct Held(Arc<Overload>);
+
+impl Watch for Held {
+    fn changed(&self, bytes: i64) {
+        self.0.held(bytes);
+    }
+
+    fn refused(&self) {
+        // What it says of itself was not looked at.
+        self.0.shed(Shed::Memory, Priority::Normal);
+    }
 }
 
 /// A handle that counts its calls, one for each transport.

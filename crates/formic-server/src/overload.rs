@@ -20,7 +20,26 @@ pub mod rate;
 mod reach;
 
 pub use formic_core::Priority;
+use formic_rpc::{Call, Peer};
+use http::HeaderMap;
 pub use rate::{By, Rate};
+
+/// What is known of a call before its message is, and all that is asked to let it in.
+#[derive(Clone, Copy, Debug)]
+pub struct Head<'a> {
+    /// The path of the method.
+    pub path: &'a str,
+    /// The leading metadata.
+    pub headers: &'a HeaderMap,
+    /// Who called, as far as the transport knows.
+    pub peer: Option<&'a Peer>,
+}
+
+impl<'a> From<&'a Call> for Head<'a> {
+    fn from(call: &'a Call) -> Self {
+        Self { path: call.method.path(), headers: call.metadata.as_headers(), peer: call.peer.as_ref() }
+    }
+}
 
 /// How a server defends itself. Every default is safe for a service of which nothing is known.
 #[derive(Clone, Debug)]

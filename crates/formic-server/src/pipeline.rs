@@ -21,7 +21,12 @@ use tokio::time::{Instant, Sleep};
 
 use crate::Config;
 use crate::leaving::{self, Leave, Leaving};
+use crate::overload::Head;
 use crate::overload::gate::{Entry, Gate};
+
+mod pass;
+
+pub(crate) use pass::{Entrance, Pass};
 
 /// Marks a call that is itself a repetition; what it causes is not repeated again.
 pub const ATTEMPT: &str = "formic-attempt";
@@ -118,10 +123,27 @@ impl Pipeline {
         self.in_flight.load(Ordering::Acquire)
     }
 
-    fn admit(&self, known: &Known, call: &Call) -> Result<(Admitted, Entry), Error> {
+    fn known(&self, path: &str) -> &Known {
+        self.methods.get(path).unwrap_or(&self.other)
+    }
+
+    fn admit(&self, known: &Known, head: &Head<'_>) -> Result<(Admitted, Entry), Error> {
         if !known.always {
-            self.gate.rate(call)?;
+            self.gate.rate(head)?;
         }
+        self.place(known, head)
+    }
+
+    /// A place for a call that the rates have counted; they count none that has to go.
+    fn place(&self, known: &Known, head: &Head<'_>) -> Result<(Admitted, Entry), Error> {
+        let place = self.take_place(known, head);
+        if place.is_err() {
+            self.gate.give_back(head);
+        }
+        place
+    }
+
+    fn take_place(&self, known: &Known, head: &Head<'_>) -> Result<(Admitted, Entry), Error> {
         let before = self.in_flight.fetch_add(1, Ordering::AcqRel);
         let admitted = Admitted(Arc::clone(&self.in_flight));
         if known.always {
@@ -129,11 +151,11 @@ impl Pipeline {
         }
         // Of many the last eighth is not for what matters little, and the last sixteenth for what matters most only.
         if before >= self.max_in_flight - self.max_in_flight / 8
-            && before >= most(self.max_in_flight, self.gate.priority(call))
+            && before >= most(self.max_in_flight, self.gate.priority(head))
         {
-            return Err(self.gate.refuse(Shed::InFlight, call));
+            return Err(self.gate.refuse(Shed::InFlight, head));
         }
-        Ok((admitted, self.gate.enter(known.gated, call)?))
+        Ok((admitted, self.gate.enter(known.gated, head)?))
     }
 }
 
@@ -196,12 +218,19 @@ impl Handle for Pipeline {
     }
 
     fn call(&self, mut call: Call) -> BoxFuture<'static, Result<Answer, Error>> {
-        let known = self.methods.get(call.method.path()).unwrap_or(&self.other);
+        let pass = call.extensions.remove::<Pass>();
+        let head = Head::from(&call);
+        let known = self.known(head.path);
         let mut metrics = known.metrics.begin();
         let deadline = call.deadline;
         // Nobody waits for it any more, so it takes neither a place nor a token.
         let expired = deadline.is_some_and(|deadline| deadline <= Instant::now());
-        let admitted = if expired { Err(late()) } else { self.admit(known, &call) };
+        let admitted = match pass {
+            _ if expired => Err(late()),
+            None => self.admit(known, &head),
+            // Whose place was given away asks for another; of the rates it was let in already.
+            Some(pass) => pass.place().map_or_else(|| self.place(known, &head), Ok),
+        };
         let (admitted, entry) = match admitted {
             Ok(admitted) => admitted,
             Err(error) => {
@@ -215,7 +244,7 @@ impl Handle for Pipeline {
         call.drain = Some(self.leave.drain().clone());
         let leave = Arc::clone(&self.leave);
         let retried = call.metadata.as_headers().contains_key(ATTEMPT_NAME);
-        let priority = self.gate.priority(&call);
+        let priority = self.gate.priority(&Head::from(&call));
         let scope = Scope { deadline, trace: Some(trace), retried, priority };
         let method = call.method.clone();
         let inner = Arc::clone(&self.inner);

@@ -26,9 +26,11 @@ const PROTO: &str = "application/proto";
 const JSON: &str = "application/json";
 const PROTOCOL_VERSION: HeaderName = HeaderName::from_static("connect-protocol-version");
 const TIMEOUT: HeaderName = HeaderName::from_static("connect-timeout-ms");
+const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// The longest timeout of the protocol has so many digits.
 const TIMEOUT_DIGITS: usize = 10;
+const GRPC_DIGITS: usize = 8;
 
 /// What of the server's limits such a call is under.
 #[derive(Clone, Copy, Debug)]
@@ -47,14 +49,39 @@ impl Bounds {
         }
     }
 
-    fn deadline(&self, headers: &HeaderMap) -> Instant {
-        let asked = headers.get(TIMEOUT).and_then(|value| value.to_str().ok());
-        let asked =
-            asked.filter(|digits| digits.len() <= TIMEOUT_DIGITS).and_then(|digits| digits.parse().ok());
-        let timeout =
-            asked.map_or(self.default_deadline, |ms| Duration::from_millis(ms).min(self.max_deadline));
-        Instant::now() + timeout
+    pub(crate) fn max_message(&self) -> usize {
+        self.max_message
     }
+
+    /// How long a call may take for which a caller has asked for so long.
+    pub(crate) fn timeout(&self, asked: Option<Duration>) -> Duration {
+        asked.map_or(self.default_deadline, |asked| asked.min(self.max_deadline))
+    }
+
+    fn deadline(&self, headers: &HeaderMap) -> Instant {
+        Instant::now() + self.timeout(asked_by_connect(headers))
+    }
+}
+
+fn asked_by_connect(headers: &HeaderMap) -> Option<Duration> {
+    let digits = headers.get(TIMEOUT)?.to_str().ok().filter(|digits| digits.len() <= TIMEOUT_DIGITS)?;
+    Some(Duration::from_millis(digits.parse().ok()?))
+}
+
+/// How long the caller waits, as it says in either protocol.
+pub(crate) fn asked(headers: &HeaderMap) -> Option<Duration> {
+    let Some(value) = headers.get(GRPC_TIMEOUT) else { return asked_by_connect(headers) };
+    let (digits, unit) = value.to_str().ok()?.split_at_checked(value.len().checked_sub(1)?)?;
+    let count: u64 = digits.parse().ok().filter(|_| digits.len() <= GRPC_DIGITS)?;
+    Some(match unit {
+        "H" => Duration::from_secs(count * 3600),
+        "M" => Duration::from_secs(count * 60),
+        "S" => Duration::from_secs(count),
+        "m" => Duration::from_millis(count),
+        "u" => Duration::from_micros(count),
+        "n" => Duration::from_nanos(count),
+        _ => return None,
+    })
 }
 
 /// How the messages of a request are encoded, if it is of the plain form.
@@ -278,5 +305,20 @@ mod tests {
         for none in ["", "soon", "-1", "99999999999"] {
             assert_eq!(of(none), Config::default().default_deadline, "{none}");
         }
+    }
+
+    #[test]
+    fn either_protocol_says_how_long_its_caller_waits() {
+        let of = |name, text| asked(&HeaderMap::from_iter([(name, HeaderValue::from_static(text))]));
+        assert_eq!(of(TIMEOUT, "1500"), Some(Duration::from_millis(1500)));
+        let millis = |text| of(GRPC_TIMEOUT, text).map(|asked| asked.as_millis());
+        assert_eq!(
+            ["2H", "3M", "4S", "5m", "6000u", "7000000n", "0n"].map(millis),
+            [7_200_000, 180_000, 4_000, 5, 6, 7, 0].map(Some)
+        );
+        for none in ["", "S", "5", "5x", "-5S", "123456789S"] {
+            assert_eq!(millis(none), None, "{none}");
+        }
+        assert_eq!(asked(&HeaderMap::new()), None);
     }
 }

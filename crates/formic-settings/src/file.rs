@@ -33,12 +33,12 @@ const OURS: [(&str, &[&str]); 13] = [
     ("drain", &["grace", "propagation", "streams"]),
     ("limits", &LIMITS),
     ("transport", &[]),
-    ("client", &["transport", "capture"]),
+    (CLIENT, &["transport", "capture"]),
     ("config", &[]),
 ];
 
 /// Keys that are the engine's.
-const ENGINES: [&str; 15] = [
+const ENGINES: [&str; 24] = [
     "cargo",
     "command",
     "image",
@@ -54,10 +54,22 @@ const ENGINES: [&str; 15] = [
     "update",
     "cwd",
     "traffic",
+    "sockets",
+    "proxy",
+    "secrets",
+    "job",
+    "cron",
+    "user",
+    "group",
+    "ulimits",
+    "no_new_privileges",
 ];
 
 /// What a manifest says of the calls to a service.
 const TRAFFIC: &str = "traffic";
+
+/// Where a service says how it calls others, for all of them and for single ones.
+const CLIENT: &str = "client";
 
 /// Lays the section of a service over the settings.
 pub(crate) fn lay(layers: &mut Layers, name: &ServiceName, text: &str, faults: &mut Vec<Error>) {
@@ -133,12 +145,27 @@ impl Lines<'_> {
         }
         for (key, value) in table {
             let word = key.get_ref().as_ref();
-            if !known.is_empty() && !known.contains(&word) {
-                self.unknown(&format!("{}.{word}", path.join(".")), key.span().start, known);
-                continue;
-            }
             path.push(word.to_owned());
-            self.put(path, value, &[]);
+            if known.is_empty() || known.contains(&word) {
+                self.put(path, value, &[]);
+            } else if let (CLIENT, DeValue::Table(called)) = (path[0].as_str(), value.get_ref()) {
+                self.put_called(path, called);
+            } else {
+                self.unknown(&path.join("."), key.span().start, known);
+            }
+            path.pop();
+        }
+    }
+
+    /// How this service calls one other, over what is said to everybody.
+    fn put_called(&mut self, path: &mut Vec<String>, called: &DeTable<'_>) {
+        for (key, value) in called {
+            path.push(key.get_ref().to_string());
+            if key.get_ref() == TRAFFIC {
+                self.put(path, value, &[]);
+            } else {
+                self.unknown(&path.join("."), key.span().start, &[TRAFFIC]);
+            }
             path.pop();
         }
     }

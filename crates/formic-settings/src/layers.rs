@@ -53,7 +53,7 @@ pub struct Layers {
 }
 
 /// Keys that hold what must not be shown.
-const SECRET: [&str; 6] = ["secret", "password", "passwd", "token", "key", "credential"];
+const SECRET: [&str; 7] = ["secret", "password", "passwd", "token", "key", "credential", "private"];
 
 impl Layers {
     /// Lays a tree over the present one. Tables are merged, everything else is replaced.
@@ -122,8 +122,9 @@ impl Layers {
     }
 }
 
-/// Whether a value at this path is kept out of sight.
-pub(crate) fn is_secret(path: &str) -> bool {
+/// Whether a value at this path, or of this name, is kept out of sight: one list for settings, manifests and arguments.
+#[must_use]
+pub fn is_secret(path: &str) -> bool {
     let path = path.to_ascii_lowercase();
     SECRET.iter().any(|secret| path.contains(secret))
 }

@@ -13,6 +13,7 @@ mod error;
 mod file;
 mod flags;
 mod layers;
+pub mod people;
 mod service;
 mod suggest;
 mod typed;
@@ -20,6 +21,6 @@ mod whole;
 
 pub use addresses::Addresses;
 pub use error::Error;
-pub use layers::{Layers, Row, Source};
+pub use layers::{Layers, Row, Source, is_secret};
 pub use service::{ClientSettings, Drain, Limits, RateLimit, ServiceSettings, load_service, read_service};
 pub use suggest::nearest;

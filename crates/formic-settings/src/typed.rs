@@ -17,6 +17,7 @@ use serde_json::Value;
 
 use crate::flags::scalar;
 use crate::layers::{Layers, Source, join};
+use crate::people;
 
 /// What is wrong, in words that show the value and in words that do not.
 #[derive(Debug)]
@@ -68,13 +69,17 @@ impl serde::de::Error for Fault {
 
     fn invalid_type(unexpected: Unexpected<'_>, expected: &dyn Expected) -> Self {
         let kind = kind(&unexpected);
+        let expected = expected.to_string();
+        let expected = people::expected(&expected);
         let shown = match unexpected {
             Unexpected::Str(text) => format!("expected {expected}, got {text:?}"),
             Unexpected::Bool(_)
             | Unexpected::Unsigned(_)
             | Unexpected::Signed(_)
             | Unexpected::Float(_)
-            | Unexpected::Char(_) => format!("expected {expected}, got {unexpected}"),
+            | Unexpected::Char(_) => {
+                format!("expected {expected}, got {}", people::got(&unexpected.to_string()))
+            }
             _ => format!("expected {expected}, got {kind}"),
         };
         Self::new(shown, format!("expected {expected}, got {kind}"))

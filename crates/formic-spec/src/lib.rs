@@ -32,9 +32,11 @@
 mod fault;
 mod graph;
 mod manifest;
+mod network;
 mod parse;
 mod port;
 mod privileges;
+mod remarks;
 mod revision;
 mod route;
 mod schedule;
@@ -44,10 +46,11 @@ mod update;
 
 pub use fault::{Fault, FaultKind, Faults};
 pub use manifest::{
-    App, Cors, DEFAULT_LISTEN, DEFAULT_MAX_BODY, FORMAT, Gateway, Health, MAX_BYTES, MAX_REPLICAS,
-    MAX_SERVICES, Manifest, PROXY, Probe, Proxy, Resources, Restart, RestartPolicy, SecretUse, Service,
-    Source,
+    App, Cors, DEFAULT_LISTEN, DEFAULT_MAX_BODY, FORMAT, GATEWAY, Gateway, Health, MAX_BYTES, MAX_REPLICAS,
+    MAX_SERVICES, Manifest, PROXY, Probe, Proxy, Resources, Restart, RestartPolicy, Scrapers, SecretUse,
+    Service, Source,
 };
+pub use network::{Network, NoNetwork};
 pub use port::Port;
 pub use privileges::{Privileges, Ulimits};
 pub use revision::{InvalidRevision, Revision};

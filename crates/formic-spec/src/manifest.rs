@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::graph;
+use crate::network::Network;
+use crate::parse;
 use crate::port::Port;
 use crate::privileges::Privileges;
 use crate::revision::Revision;
@@ -40,6 +42,9 @@ pub const DEFAULT_LISTEN: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr
 /// What gRPC servers accept in one message by default.
 pub const DEFAULT_MAX_BODY: ByteSize = ByteSize::from_bytes(4 << 20);
 
+/// The name of the gateway, among the services and as a caller.
+pub const GATEWAY: &str = "gateway";
+
 /// The name of the part of the engine that carries the connections of every [`Proxy`], among the services.
 pub const PROXY: &str = "proxy";
 
@@ -61,6 +66,10 @@ pub struct Manifest {
     /// `[client.<name>.traffic]`. Checked; what is not said keeps its default.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub traffic: BTreeMap<String, Value>,
+    /// What single callers are told instead, by their names ([`GATEWAY`] is one) and then as in `traffic`, whole:
+    /// `[service.<caller>.client.<name>.traffic]` and `[gateway.client.<name>.traffic]` over all else that is said.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub calls: BTreeMap<String, BTreeMap<String, Value>>,
 }
 
 /// `[app]`.
@@ -84,6 +93,34 @@ pub struct Gateway {
     /// Whether callers from outside may say how much a call matters; not by default, or all would say most.
     #[serde(default)]
     pub priority: bool,
+    /// Who stands in front of it and is believed what it says of callers; nobody by default.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub trusted_proxies: Vec<Network>,
+    /// Who is answered at its `/metrics`.
+    #[serde(default, skip_serializing_if = "Scrapers::is_default")]
+    pub metrics: Scrapers,
+    /// What is known of it, as of an instance: `zone` is where it stands, for policies that prefer the near.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+}
+
+/// Who is answered at the gateway's `/metrics`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scrapers {
+    /// Whoever asks from this machine, and by no proxy that says so.
+    #[default]
+    Local,
+    /// Everybody.
+    All,
+    /// Nobody.
+    None,
+}
+
+impl Scrapers {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// `[gateway.cors]`.
@@ -283,6 +320,12 @@ impl Manifest {
         self.gateway.as_ref().is_some_and(|gateway| gateway.expose.iter().any(|exposed| exposed == name))
     }
 
+    /// How a caller calls services, by their names: what everybody is told, and over it what is said for this one.
+    #[must_use]
+    pub fn traffic_of(&self, caller: &str) -> BTreeMap<String, Value> {
+        parse::told(&self.traffic, self.calls.get(caller))
+    }
+
     /// The services in waves: each depends only on services of earlier waves. Start in this order, stop
     /// in the reverse. Within a wave, the order of the file.
     ///
@@ -360,6 +403,9 @@ impl Default for Gateway {
             cors: Cors::default(),
             max_body: DEFAULT_MAX_BODY,
             priority: false,
+            trusted_proxies: Vec::new(),
+            metrics: Scrapers::default(),
+            labels: BTreeMap::new(),
         }
     }
 }

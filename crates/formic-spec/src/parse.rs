@@ -4,6 +4,7 @@
 //! one to another. A file that is not TOML is still walked as far as it could be read, but then nothing
 //! is said to be *missing* or unknown: it may stand in the part that was lost.
 
+mod calls;
 mod health;
 mod job;
 mod privileges;
@@ -15,18 +16,20 @@ mod service;
 mod settings;
 mod sockets;
 mod traffic;
+mod trust;
 mod update;
 mod value;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::ops::Range;
 
 use formic_settings::nearest;
-use serde_json::{Map, Value, json};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use self::calls::Calls;
+pub(crate) use self::calls::told;
 use self::section::{Notes, Section};
 use self::service::Located;
 use crate::fault::{FaultKind, Faults, Raw, quote};
@@ -36,7 +39,6 @@ use crate::manifest::{
     App, Cors, DEFAULT_LISTEN, FORMAT, Gateway, MAX_BYTES, MAX_SERVICES, Manifest, RestartPolicy, Service,
 };
 use crate::port::Port;
-use crate::revision;
 use crate::update::Condition;
 
 /// More circles than this are not worth reading.
@@ -110,15 +112,17 @@ fn read(root: &DeTable<'_>, notes: &mut Notes<'_>) -> Option<Manifest> {
     let app = read_app(&mut top, notes);
     let gateway = read_gateway(&mut top, notes);
     let mut services = read_services(&mut top, notes);
-    let traffic = read_traffic(&mut top, &mut services, notes);
+    let client = top.section("client", notes).map(Section::entries).unwrap_or_default();
+    let client = calls::read(client, "client", notes);
     let routes = route::read(&mut top, notes);
     route::check_gateway(&routes, &top, notes);
     top.finish(notes);
 
-    let (gateway, listen, expose) = match gateway {
-        Some((gateway, listen, expose)) => (Some(gateway), listen, expose),
-        None => (None, None, Vec::new()),
+    let (gateway, listen, expose, said) = match gateway {
+        Some(Door { gateway, listen, expose, calls }) => (Some(gateway), listen, expose, calls),
+        None => (None, None, Vec::new(), Vec::new()),
     };
+    let calls = calls::settle(client, said, &mut services, notes);
     let names: BTreeSet<&str> = services.iter().map(|located| located.service.name.as_str()).collect();
     for (name, span) in &expose {
         check_name(&names, name, span, "gateway.expose", "exposed in [gateway]", notes);
@@ -144,7 +148,8 @@ fn read(root: &DeTable<'_>, notes: &mut Notes<'_>) -> Option<Manifest> {
     check_ports(gateway.as_ref().map(|g| g.listen), listen, &services, notes);
     let services = services.into_iter().map(|located| located.service).collect();
     let routes = routes.into_iter().map(|located| located.route).collect();
-    Some(Manifest { format: FORMAT, app: app?, gateway, services, traffic, routes })
+    let Calls { all: traffic, single: calls } = calls;
+    Some(Manifest { format: FORMAT, app: app?, gateway, services, traffic, calls, routes })
 }
 
 fn read_app(top: &mut Section<'_, '_>, notes: &mut Notes<'_>) -> Option<App> {
@@ -178,11 +183,18 @@ fn read_app(top: &mut Section<'_, '_>, notes: &mut Notes<'_>) -> Option<App> {
 /// A name from the file and where it stands.
 type Named = (String, Range<usize>);
 
-/// The gateway, where its `listen` stands, and the names it exposes.
-fn read_gateway(
-    top: &mut Section<'_, '_>,
-    notes: &mut Notes<'_>,
-) -> Option<(Gateway, Option<Range<usize>>, Vec<Named>)> {
+/// The gateway, and what of it can only be checked beside the services.
+struct Door {
+    gateway: Gateway,
+    /// Where its `listen` stands.
+    listen: Option<Range<usize>>,
+    /// The names that it exposes.
+    expose: Vec<Named>,
+    /// How it calls them.
+    calls: calls::Said,
+}
+
+fn read_gateway(top: &mut Section<'_, '_>, notes: &mut Notes<'_>) -> Option<Door> {
     let mut section = top.section("gateway", notes)?;
     let mut gateway = Gateway::default();
     let mut at = Some(section.span());
@@ -203,6 +215,7 @@ fn read_gateway(
         gateway.max_body = size;
     }
     gateway.priority = section.boolean("priority", notes).unwrap_or(false);
+    trust::read(&mut section, &mut gateway, notes);
     if let Some(mut cors) = section.section("cors", notes) {
         let origins = cors.distinct("origins", notes);
         for (origin, span) in &origins {
@@ -215,8 +228,11 @@ fn read_gateway(
         gateway.cors = Cors { origins: origins.into_iter().map(|(origin, _)| origin).collect() };
         cors.finish(notes);
     }
+    gateway.labels = settings::texts(&mut section, "labels", notes);
+    let client = section.section("client", notes).map(Section::entries).unwrap_or_default();
+    let calls = calls::read(client, "gateway.client", notes);
     section.finish(notes);
-    Some((gateway, at, expose))
+    Some(Door { gateway, listen: at, expose, calls })
 }
 
 /// What a browser sends as `Origin`: no path, no final slash.
@@ -247,47 +263,6 @@ fn read_services(top: &mut Section<'_, '_>, notes: &mut Notes<'_>) -> Vec<Locate
         return Vec::new();
     }
     entries.into_iter().map(|(key, value)| service::read(key, value, notes)).collect()
-}
-
-/// How services are called: what stands at the service itself, and over it what `[client.<name>]` says, which
-/// may be about services of other manifests too. Every service is a caller, and is told all of it.
-fn read_traffic(
-    top: &mut Section<'_, '_>,
-    services: &mut [Located],
-    notes: &mut Notes<'_>,
-) -> BTreeMap<String, Value> {
-    let own = services
-        .iter_mut()
-        .filter_map(|located| Some((located.service.name.clone(), vec![located.traffic.take()?])));
-    let mut parts: BTreeMap<String, Vec<traffic::Part>> = own.collect();
-    for (key, table) in top.section("client", notes).map(Section::entries).unwrap_or_default() {
-        let name = key.get_ref().to_string();
-        let path = format!("client.{name}");
-        notes.name(&name, &key.span(), &path, "the name of a service");
-        let DeValue::Table(inner) = table.get_ref() else {
-            let message =
-                format!("{} must be a table, not of type {}", quote(&path), table.get_ref().type_str());
-            let help = "write [client.name.traffic] with its keys below".to_owned();
-            notes.push(&table.span(), FaultKind::WrongType, &path, message, Some(help));
-            continue;
-        };
-        let mut section = Section::new(inner, key.span(), path);
-        if let Some(over) = traffic::read(&mut section, notes) {
-            parts.entry(name).or_default().push(over);
-        }
-        section.finish(notes);
-    }
-    let merged = parts.into_iter().filter_map(|(name, parts)| Some((name, traffic::merge(&parts, notes)?)));
-    let all: BTreeMap<String, Value> = merged.collect();
-    if !all.is_empty() {
-        let told: Map<String, Value> =
-            all.iter().map(|(name, traffic)| (name.clone(), json!({ "traffic": traffic }))).collect();
-        let told = Value::Object(told).to_string();
-        for located in services {
-            located.service.settings.insert(revision::CALLS.into(), told.clone());
-        }
-    }
-    all
 }
 
 fn check_name(

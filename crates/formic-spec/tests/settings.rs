@@ -40,6 +40,12 @@ stop = { grace = "10s" }
 restart = { policy = "never" }
 update = {}
 traffic = { policy = "random" }
+secrets = { db = "db-password" }
+sockets = { admin = "127.0.0.1:9000" }
+user = "shop"
+group = "1000"
+ulimits = { nofile = 4096 }
+no_new_privileges = false
 "#;
 
 fn read(
@@ -73,6 +79,18 @@ fn a_service_reads_the_same_by_itself_and_under_an_engine() {
     assert_eq!((told.drain.grace.as_secs(), told.drain.streams.as_secs()), (7, 3));
     // The daemon's registry is the one where callers look.
     assert_eq!((alone.registry.as_deref(), told.registry), (Some("mdns"), None));
+}
+
+#[test]
+fn what_only_an_engine_heeds_is_passed_over_by_a_service() {
+    let head = "[app]\nname = \"shop\"\n[service.order]\ncommand = [\"order\"]\n";
+    for keys in
+        ["job = {}", "cron = { schedule = \"@daily\" }", "port = \"auto\"\nproxy = \"127.0.0.1:5432\""]
+    {
+        let text = format!("{head}{keys}\n");
+        Manifest::parse(&text, "formic.toml").unwrap();
+        read(Some(&text), []).unwrap();
+    }
 }
 
 #[test]

@@ -108,10 +108,10 @@ window = "90s"
     for text in [
         "unknown key `polcy` in [service.order.traffic]",
         "help: did you mean `policy`?",
-        "`subset` in [service.order.traffic]: invalid type: string \"many\", expected u32",
+        "`subset` in [service.order.traffic]: expected a whole number from 0 to 4294967295, got \"many\"",
         "expected a duration such as 250ms, 5s or 1m30s",
         "`zone.spill` in [service.order.traffic]: expected 1 to 1000, got 0.5",
-        "unknown variant `broken`",
+        "cannot be `broken`",
         "help: did you mean `weight`?",
         "`budget.window` in [service.order.traffic]: expected whole seconds",
     ] {
@@ -124,9 +124,12 @@ fn a_policy_that_is_unknown_and_one_that_lacks_something() {
     let with = |traffic: &str| {
         format!("[app]\nname = \"a\"\n[service.b]\ncargo = \"b\"\n[service.b.traffic]\n{traffic}\n")
     };
+    const KNOWN: &str = "did you mean \"round_robin\"? It is one of \"p2c\", \"round_robin\", \"weighted_round_robin\", \
+                         \"least_request\", \"random\", \"hash\"";
     let unknown = faults(&with("policy = \"round-robin\""));
+    assert_eq!(unknown.faults[0].message, "`policy` in [service.b.traffic] cannot be `round-robin`");
     assert_eq!((unknown.faults.len(), unknown.faults[0].line, unknown.faults[0].column), (1, 6, 10));
-    assert_eq!(unknown.faults[0].help.as_deref(), Some("did you mean \"round_robin\"?"));
+    assert_eq!(unknown.faults[0].help.as_deref(), Some(KNOWN));
     let lacking = faults(&with("policy = \"hash\""));
     assert!(lacking.to_string().contains("`hash` in [service.b.traffic]: is missing"), "{lacking}");
     let nothing = faults(&with("[[service.b.traffic.rules]]\nname = \"x\"\nsplit = [{ weight = 0 }]"));
@@ -182,7 +185,41 @@ fn lists_and_tables_are_named_as_people_do() {
     let zone = faults(&with("zone = \"a\"")).to_string();
     assert!(zone.contains("expected a table such as { spill = 1.5 }"), "{zone}");
     let codes = faults(&with("retry = { codes = [\"unavailable\", \"broken\"] }")).to_string();
-    assert!(codes.contains("`codes` in [service.b.traffic.retry]: unknown variant `broken`"), "{codes}");
+    assert!(codes.contains("`codes` in [service.b.traffic.retry] cannot be `broken`"), "{codes}");
+    assert!(codes.contains("one of \"canceled\"") && codes.contains("\"unauthenticated\""), "{codes}");
+    // No type of Rust, no word of serde's, and no number of three hundred digits.
+    for (traffic, message, help) in [
+        (
+            "[service.b.traffic.rules]\nname = \"x\"",
+            "`rules` in [service.b.traffic]: expected a list, got a table",
+            Some("write [[service.b.traffic.rules]], with two brackets, once for each of them"),
+        ),
+        (
+            "[[service.b.traffic.rules]]\nname = \"x\"\n[service.b.traffic.rules.split]\nweight = 5",
+            "`split` in [service.b.traffic.rules.0]: expected a list, got a table",
+            Some("write [[service.b.traffic.rules.split]], with two brackets, once for each of them"),
+        ),
+        (
+            "[[service.b.traffic.rules]]\nname = \"x\"\nsplit = [{ weight = -5 }]",
+            "`weight` in [service.b.traffic.rules.0.split.0]: expected a whole number from 0 to 4294967295, got -5",
+            None,
+        ),
+        (
+            "subset = nan",
+            "`subset` in [service.b.traffic]: expected a whole number from 0 to 4294967295, got nan",
+            None,
+        ),
+        ("policy = 3", "`policy` in [service.b.traffic]: expected text", None),
+        (
+            "zone = { spill = 1e300 }",
+            "`zone.spill` in [service.b.traffic]: expected 1 to 1000, got 1e300",
+            None,
+        ),
+    ] {
+        let faults = faults(&with(traffic));
+        let found = faults.faults.iter().find(|fault| fault.message == message);
+        assert_eq!(found.map(|fault| fault.help.as_deref()), Some(help), "{faults}");
+    }
 }
 
 #[test]
@@ -204,4 +241,100 @@ fn a_policy_makes_no_new_revision() {
     assert_ne!(told(&one), told(&other), "a new instance begins with what is in force");
     assert_eq!(one.revision("b", "digest"), other.revision("b", "digest"));
     assert_eq!(one.process("b", "digest"), other.process("b", "digest"));
+}
+
+/// Two callers, of which one has a word of its own, and the gateway.
+const CALLERS: &str = r#"
+[app]
+name = "shop"
+[gateway]
+expose = ["order"]
+labels = { zone = "a" }
+[gateway.client.order.traffic]
+subset = 2
+[service.order]
+cargo = "order"
+[service.order.traffic]
+policy = "hash"
+hash = { key = "x-user" }
+[client.order.traffic]
+slow_start = "1m"
+[service.web]
+cargo = "web"
+[service.web.client]
+transport = "http"
+[service.web.client.order.traffic]
+hash = { key = "x-cart" }
+subset = 4
+[service.mail]
+cargo = "mail"
+"#;
+
+#[test]
+fn a_single_caller_has_the_last_word_and_nobody_else_hears_it() {
+    let manifest = Manifest::parse(CALLERS, "formic.toml").unwrap_or_else(|faults| panic!("{faults}"));
+    let told = |caller: &str| {
+        let order = &manifest.traffic_of(caller)["order"];
+        (order["hash"]["key"].clone(), order["subset"].clone(), order["slow_start"].clone())
+    };
+    assert_eq!(told("mail"), ("x-user".into(), serde_json::Value::Null, "1m".into()));
+    assert_eq!(told("gateway"), ("x-user".into(), 2.into(), "1m".into()));
+    assert_eq!(told("web"), ("x-cart".into(), 4.into(), "1m".into()));
+    assert_eq!(manifest.gateway.as_ref().unwrap().labels["zone"], "a");
+    // Under the engine, and alone.
+    let web = manifest.service("web").unwrap().settings.clone();
+    assert_eq!(web["FORMIC_CLIENT_TRANSPORT"], "http");
+    let name = ServiceName::new("web").unwrap();
+    let none = std::iter::empty;
+    let alone = read_service(&name, |_| {}, Some(CALLERS), std::iter::empty(), none()).unwrap();
+    let under = read_service(&name, |_| {}, None, web.into_iter(), none()).unwrap();
+    assert_eq!(clients(&alone), clients(&under));
+    let [(_, traffic)] = &clients(&alone)[..] else { panic!("one is called") };
+    assert_eq!((traffic.subset, traffic.slow_start.as_secs()), (Some(4), 60));
+    // It makes no new revision, of the caller neither.
+    let without = CALLERS.replace("subset = 4\n", "");
+    let without = Manifest::parse(&without, "").unwrap();
+    assert_eq!(manifest.revision("web", "digest"), without.revision("web", "digest"));
+}
+
+#[test]
+fn faults_of_single_callers_are_told_once_and_at_their_places() {
+    let text = CALLERS
+        .replace("slow_start = \"1m\"", "zone = { spill = 0.5 }")
+        .replace("subset = 4", "subset = 0")
+        .replace("subset = 2", "polcy = 1");
+    let faults = faults(&text);
+    let shown = faults.to_string();
+    for part in [
+        "unknown key `polcy` in [gateway.client.order.traffic]",
+        "`zone.spill` in [client.order.traffic]: expected 1 to 1000",
+        "`subset` in [service.web.client.order.traffic]: expected at least 1",
+    ] {
+        assert_eq!(shown.matches(part).count(), 1, "{part}\n{shown}");
+    }
+    assert_eq!(faults.faults.len(), 3, "{faults}");
+    let odd = CALLERS.replace("transport = \"http\"", "trnsport = \"http\"");
+    assert!(self::faults(&odd).to_string().contains("did you mean `transport`?"));
+    let odd = CALLERS.replace("[service.web.client.order.traffic]", "[service.web.client.order.trafic]");
+    let odd = self::faults(&odd).to_string();
+    assert!(odd.contains("unknown key `trafic` in [service.web.client.order]"), "{odd}");
+}
+
+#[test]
+fn what_nobody_follows_is_noted() {
+    let notes = |more: &str| {
+        let text = format!(
+            "[app]\nname = 'a'\n[gateway]\nexpose = ['b']\n[service.b]\ncargo = 'b'\n[service.web]\ncommand = ['w']\nport = 'auto'\n{more}"
+        );
+        Manifest::parse(&text, "").unwrap_or_else(|faults| panic!("{faults}")).notes()
+    };
+    assert_eq!(notes("[service.b.traffic]\nsubset = 2\n[route.'/']\nservice = 'web'\n"), [""; 0]);
+    let routed = notes("[route.'/w']\nservice = 'web'\n[service.web.traffic]\npolicy = 'random'\n");
+    assert!(routed.len() == 1 && routed[0].contains("what the route /w passes on"), "{routed:?}");
+    let proxied = notes("proxy = { listen = '127.0.0.1:7000' }\ntraffic = { subset = 2 }\n");
+    assert!(proxied.len() == 1 && proxied[0].contains("its proxy 127.0.0.1:7000"), "{proxied:?}");
+    let unknown = notes("[service.b.client.wbe.traffic]\nsubset = 2\n");
+    assert!(unknown.len() == 1 && unknown[0].ends_with("did you mean `web`?"), "{unknown:?}");
+    let placeless = notes("[service.b.traffic]\nzone = {}\n");
+    assert!(placeless.len() == 1 && placeless[0].contains("has no zone"), "{placeless:?}");
 }

@@ -16,7 +16,11 @@ pub enum OpenError {
         holder: String,
     },
     /// The database is not what was written.
-    #[error("{} is damaged: {reason}. Nothing in it was changed; running instances do not need it", path.display())]
+    #[error(
+        "{} is damaged: {}. Nothing in it was changed; running instances do not need it",
+        path.display(),
+        reason.trim_end_matches('.')
+    )]
     Damaged {
         /// The file.
         path: PathBuf,

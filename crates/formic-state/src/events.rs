@@ -102,6 +102,16 @@ impl State {
 }
 
 impl State {
+    /// The number that the next event gets: those that were lost are not given again.
+    ///
+    /// # Errors
+    /// The database refuses.
+    pub fn next_event(&self) -> Result<u64, Error> {
+        let read = self.reading()?;
+        let next: u64 = schema::meta(&read.open_table(META)?, AT_NEXT_EVENT)?.unwrap_or(1);
+        Ok(next.max(self.folder.floor.next_event))
+    }
+
     /// The last so many events, oldest first, each with its number.
     ///
     /// # Errors
@@ -126,7 +136,7 @@ impl Write<'_> {
     /// The database refuses.
     pub fn event(&mut self, event: &Event) -> Result<Token, Error> {
         let mut meta = self.transaction.open_table(META)?;
-        let number: u64 = schema::meta(&meta, AT_NEXT_EVENT)?.unwrap_or(1);
+        let number: u64 = schema::meta(&meta, AT_NEXT_EVENT)?.unwrap_or(1).max(self.folder.floor.next_event);
         meta.insert(AT_NEXT_EVENT, schema::encode(&(number + 1)).as_slice())?;
         let mut table = self.transaction.open_table(EVENTS)?;
         table.insert(number, schema::encode(event).as_slice())?;

@@ -13,6 +13,7 @@ use redb::{Database, DatabaseError};
 use crate::check::{Verdict, check};
 use crate::error::{Error, OpenError};
 use crate::key::Key;
+use crate::promise::{Lost, Mark, Promise};
 use crate::schema::{self, AT_IDENTITY, AT_KEY_CHECK, META, SCHEMA};
 
 /// The name of the database in its folder.
@@ -39,6 +40,11 @@ pub(crate) struct Folder {
     path: Option<PathBuf>,
     pub(crate) key: Key,
     pub(crate) identity: String,
+    /// None without a file, or where it cannot be written.
+    promise: Option<Promise>,
+    /// No commit and no event gets a smaller number.
+    pub(crate) floor: Mark,
+    pub(crate) lost: Option<Lost>,
     /// Held for as long as the database is open.
     pub(crate) lock: Option<File>,
 }
@@ -58,14 +64,27 @@ impl Folder {
             begin(&path, &key_path)?
         };
         let identity = known(&database, &key, &path, &key_path)?;
+        let found = schema::mark(&database).map_err(|error| OpenError::Database(Box::new(error)))?;
+        let (promise, promised) = Promise::open(folder, &identity).map_err(io("write a promise into"))?;
+        let floor = promised.unwrap_or(found);
+        let missing = floor.commits.saturating_sub(found.commits);
+        let lost = (missing > 0).then_some(Lost { commits: missing });
         let database = RwLock::new(Some(database));
-        Ok(Self { database, path: Some(path), key, identity, lock: Some(lock) })
+        let (path, promise, lock) = (Some(path), Some(promise), Some(lock));
+        Ok(Self { database, path, key, identity, promise, floor, lost, lock })
     }
 
     /// Asks the database something.
     pub(crate) fn with<T>(&self, ask: impl FnOnce(&Database) -> Result<T, Error>) -> Result<T, Error> {
         let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
         database.as_ref().map_or_else(|| Err(Error::closed()), ask)
+    }
+
+    /// Promises that this much is on the disk. Where that cannot be written, less is promised.
+    pub(crate) fn promise(&self, mark: Mark) {
+        let Some(promise) = &self.promise else { return };
+        // There is no room to say so either, and nothing follows from it.
+        let _ = promise.write(mark);
     }
 
     /// Opens the database anew, as it was at the last write that succeeded.
@@ -85,7 +104,8 @@ impl Folder {
             .create_with_backend(redb::backends::InMemoryBackend::new())
             .map_err(|error| OpenError::Database(Box::new(error.into())))?;
         let identity = first(&database, &key)?;
-        Ok(Self { database: RwLock::new(Some(database)), path: None, key, identity, lock: None })
+        let (database, floor) = (RwLock::new(Some(database)), Mark::default());
+        Ok(Self { database, path: None, key, identity, promise: None, floor, lost: None, lock: None })
     }
 }
 

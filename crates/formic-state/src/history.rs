@@ -34,6 +34,12 @@ pub struct Generation {
     /// What became of it, once that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<Outcome>,
+    /// Why that was no success, if it was none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub why: String,
+    /// The services that got new instances by it and are otherwise as they were.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub restarted: Vec<String>,
 }
 
 /// What became of a desired state.

@@ -18,7 +18,7 @@
 //!
 //! A file of one bit less than whole can still be whole: where the damage is in pages that hold nothing, or
 //! in the last commit alone, the database reads as of that commit or of the one before, as after a crash of
-//! the machine. It never reads as anything that was not written.
+//! the machine. It never reads as anything that was not written, and [`State::lost`] says where it is older than it should be.
 //!
 //! All calls block, for as long as an fsync takes. An asynchronous caller gives them a thread.
 //!
@@ -32,6 +32,7 @@ mod folder;
 mod history;
 mod instances;
 mod key;
+mod promise;
 mod schema;
 mod secrets;
 mod state;
@@ -42,6 +43,7 @@ pub use events::{Event, Events, InvalidToken, KEPT_EVENTS, Token};
 pub use folder::{DATABASE, KEY, set_aside};
 pub use history::{Generation, KEPT_GENERATIONS, Outcome};
 pub use instances::Held;
+pub use promise::Lost;
 pub use schema::SCHEMA;
 pub use secrets::{KEPT_VERSIONS, Secret, SecretInfo};
 pub use state::{State, Write};

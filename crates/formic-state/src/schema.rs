@@ -5,6 +5,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::Error;
+use crate::promise::Mark;
 
 /// The version of the tables below. Counts up with each change that an older release would misread; a newer
 /// one than its own is refused by every release.
@@ -29,6 +30,7 @@ pub(crate) const AT_KEY_CHECK: &str = "key_check";
 pub(crate) const AT_FLEET: &str = "fleet";
 pub(crate) const AT_TIMETABLE: &str = "timetable";
 pub(crate) const AT_NEXT_EVENT: &str = "next_event";
+pub(crate) const AT_COMMITS: &str = "commits";
 
 /// What a database says of itself.
 pub(crate) enum Version {
@@ -71,6 +73,14 @@ pub(crate) fn version(read: &ReadTransaction) -> Result<Version, Error> {
         0 => Version::NotOurs,
         newer => Version::Newer(newer),
     })
+}
+
+/// How far a database has come.
+pub(crate) fn mark(database: &Database) -> Result<Mark, Error> {
+    let read = reading(database)?;
+    let meta_table = read.open_table(META)?;
+    let commits = meta(&meta_table, AT_COMMITS)?.unwrap_or(0);
+    Ok(Mark { commits, next_event: meta(&meta_table, AT_NEXT_EVENT)?.unwrap_or(1) })
 }
 
 /// A value of the meta table.

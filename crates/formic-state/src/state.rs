@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, OpenError};
 use crate::folder::Folder;
 use crate::key::Key;
-use crate::schema::{self, AT_FLEET, AT_TIMETABLE, FLEET, META};
+use crate::promise::{Lost, Mark};
+use crate::schema::{self, AT_COMMITS, AT_FLEET, AT_NEXT_EVENT, AT_TIMETABLE, FLEET, META};
 
 /// The state of one engine. Can be shared between threads; writes take turns.
 pub struct State {
@@ -24,6 +25,7 @@ pub struct Write<'s> {
     pub(crate) transaction: WriteTransaction,
     pub(crate) key: &'s Key,
     pub(crate) identity: &'s str,
+    pub(crate) folder: &'s Folder,
 }
 
 /// What of the fleet is not the matter of one service.
@@ -55,6 +57,13 @@ impl State {
         Folder::in_memory().map(|folder| Self { folder })
     }
 
+    /// Commits that were told to be on the disk and are not in the database that was opened: the last one was damaged, or an older
+    /// copy of the file was put in its place. Whoever goes on from there does not know what was decided since.
+    #[must_use]
+    pub fn lost(&self) -> Option<Lost> {
+        self.folder.lost
+    }
+
     /// Begins a write. Waits while there is another. After one that the disk had no room for, or that failed in another way,
     /// the database is opened anew, as it is after a crash.
     ///
@@ -69,7 +78,8 @@ impl State {
             }
             begun => begun?,
         };
-        Ok(Write { transaction, key: &self.folder.key, identity: &self.folder.identity })
+        let folder = &self.folder;
+        Ok(Write { transaction, key: &folder.key, identity: &folder.identity, folder })
     }
 
     /// The fleet as it was last written, and the identity of the start of the machine that its moments are
@@ -158,7 +168,17 @@ impl Write<'_> {
     /// # Errors
     /// The database refuses; then nothing of it is so.
     pub fn commit(self) -> Result<(), Error> {
-        Ok(self.transaction.commit()?)
+        let mark = {
+            let mut meta = self.transaction.open_table(META)?;
+            let commits =
+                schema::meta::<u64>(&meta, AT_COMMITS)?.unwrap_or(0).max(self.folder.floor.commits) + 1;
+            meta.insert(AT_COMMITS, schema::encode(&commits).as_slice())?;
+            let next_event = schema::meta(&meta, AT_NEXT_EVENT)?.unwrap_or(1);
+            Mark { commits, next_event: self.folder.floor.next_event.max(next_event) }
+        };
+        self.transaction.commit()?;
+        self.folder.promise(mark);
+        Ok(())
     }
 }
 

@@ -18,7 +18,7 @@ use crate::cgroup::Group;
 use crate::disk::{self, FileError};
 use crate::exit::ExitStatus;
 use crate::gate::Gate;
-use crate::judge::{self, AMBIGUOUS, Judge};
+use crate::judge::{self, AMBIGUOUS, Judge, Whose};
 use crate::launch::is_file_name;
 use crate::process::{Leader, Process};
 use crate::record::{Entry, Record, State, Unreadable};
@@ -56,6 +56,12 @@ pub enum Fate {
     NeverRan,
     /// The machine was started anew since. The record is gone.
     OtherBoot,
+    /// This directory is a copy, and the instance that of the one it is a copy of. It was left alone; the copied record is
+    /// gone.
+    Elsewhere {
+        /// The directory that it was started for.
+        dir: PathBuf,
+    },
     /// It may be running, and that cannot be proven. Nothing was done, and the record stays.
     Quarantined {
         /// The processes in question.
@@ -181,6 +187,14 @@ impl Adopter {
         if record.boot_id != self.judge.boot_id {
             self.judge.care.store.remove(&record.id)?;
             return Ok(Fate::OtherBoot);
+        }
+        match self.judge.whose(&record)? {
+            Whose::Ours => {}
+            Whose::Elsewhere(dir) => {
+                self.judge.care.store.remove(&record.id)?;
+                return Ok(Fate::Elsewhere { dir });
+            }
+            Whose::Unclear { pids, reason } => return Ok(Fate::Quarantined { pids, reason }),
         }
         if record.state == State::Intent {
             // The gate was closed: it has executed nothing, and has ended by itself unless it is about to.

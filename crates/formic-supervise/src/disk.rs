@@ -4,8 +4,8 @@
 //! advice instead of an errno in ten places.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
@@ -41,6 +41,13 @@ pub enum FileError {
         #[source]
         source: io::Error,
     },
+}
+
+impl FileError {
+    /// Whether there was no room.
+    pub(crate) fn is_full(&self) -> bool {
+        matches!(self, Self::DiskFull(_))
+    }
 }
 
 /// How many bytes this user may still write to the disk that holds `path`.
@@ -80,6 +87,34 @@ pub fn replace(path: &Path, content: &[u8]) -> Result<(), FileError> {
     path.parent().map_or(Ok(()), sync_dir)
 }
 
+/// What a file takes at least that must find room on a full disk: a block of most file systems.
+const BLOCK: usize = 4096;
+
+/// The same for a small file of JSON that is to be written on a full disk too. It always takes a whole block, and that one is
+/// overwritten in place where there is no other: a crash of the machine may leave a mix then.
+///
+/// # Errors
+/// If the file system refuses, or the disk is full and there was no such file.
+pub(crate) fn replace_even_if_full(path: &Path, content: &[u8]) -> Result<(), FileError> {
+    let mut block = content.to_vec();
+    // Blanks after a JSON text mean nothing.
+    block.resize(content.len().max(BLOCK), b' ');
+    match replace(path, &block) {
+        Err(FileError::DiskFull(full)) => overwrite(path, &block).map_err(|_| full.into()),
+        done => done,
+    }
+}
+
+/// Writes over the beginning of a file that is there.
+fn overwrite(path: &Path, content: &[u8]) -> io::Result<()> {
+    let flags = OFlags::NOFOLLOW.bits().cast_signed();
+    let file = OpenOptions::new().write(true).custom_flags(flags).open(path)?;
+    file.write_all_at(content, 0)?;
+    // One that was longer would end in what was there before.
+    file.set_len(content.len() as u64)?;
+    file.sync_data()
+}
+
 /// The same for what means nothing after a crash of the machine, which may leave the old content, the new, half of it or
 /// none. A crash of this process leaves the old or the new as well, and nobody waits for the disk.
 pub(crate) fn replace_for_now(path: &Path, content: &[u8]) -> Result<(), FileError> {
@@ -115,6 +150,28 @@ fn write(path: &Path, content: &[u8]) -> io::Result<File> {
         .open(path)?;
     file.write_all(content)?;
     Ok(file)
+}
+
+/// No file of ours is nearly as long.
+const MOST: u64 = 16 << 20;
+
+/// Reads a file of ours. Who may write to our directory may have put something else in its place, and some of it is waited for
+/// when it is opened (a pipe), or changed (a device): what is no plain file, or far too long, is [`io::ErrorKind::InvalidData`].
+pub(crate) fn read_plain(path: &Path) -> io::Result<Vec<u8>> {
+    let invalid = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what);
+    let not_plain = || invalid("it is no plain file");
+    if !fs::symlink_metadata(path)?.is_file() {
+        return Err(not_plain());
+    }
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let file = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path)?;
+    // It may have been exchanged in between.
+    if !file.metadata()?.is_file() {
+        return Err(not_plain());
+    }
+    let mut content = Vec::new();
+    file.take(MOST + 1).read_to_end(&mut content)?;
+    if content.len() as u64 > MOST { Err(invalid("it is far too long")) } else { Ok(content) }
 }
 
 /// Removes a file, which a crash of the machine may bring back; one that is not there is no error.
@@ -162,6 +219,19 @@ mod tests {
             "{error:?}"
         );
         assert!(error.to_string().contains("free some space"), "{error}");
+    }
+
+    #[test]
+    fn a_small_file_keeps_its_block_and_is_written_over_where_there_is_no_other() {
+        let dir = std::env::temp_dir().join(format!("formic-block-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        let path = dir.join("file");
+        replace_even_if_full(&path, b"[1]").unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().len(), BLOCK as u64);
+        overwrite(&path, b"[2, 3]").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"[2, 3]");
+        assert!(overwrite(&dir.join("none"), b"[]").is_err(), "nothing to write over");
+        fs::remove_dir_all(dir).unwrap();
     }
 
     #[test]

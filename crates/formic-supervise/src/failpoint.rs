@@ -13,7 +13,7 @@ use rustix::process::{Signal, getpid, kill_process};
 pub const FILE_ENV: &str = "FORMIC_FAILPOINT_FILE";
 
 /// Every moment, in the order in which an instance comes by them.
-pub const ALL: [&str; 24] = [
+pub const ALL: [&str; 26] = [
     "save.before",
     "save.after",
     "promote.before",
@@ -26,6 +26,8 @@ pub const ALL: [&str; 24] = [
     "start.admitted",
     "start.gate.open",
     "start.running",
+    "log.punch.before",
+    "log.punch.after",
     "stop.recorded.before",
     "stop.recorded.after",
     "stop.gone",

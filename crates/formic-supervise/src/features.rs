@@ -38,6 +38,8 @@ pub struct Features {
     pub pidfs_handle: bool,
     /// Whether the kernel keeps how a process ended for others than its parent (Linux 6.15).
     pub exit_info: bool,
+    /// Whether the kernel lists the children of a process.
+    pub children: bool,
     /// How the processes of an instance are held together.
     pub containment: Containment,
     /// Which cgroups there are for us, and why not others.
@@ -79,6 +81,7 @@ impl Features {
             pidfs: id.is_some(),
             pidfs_handle,
             exit_info: kernel_version() >= (6, 15),
+            children: Path::new("/proc/thread-self/children").exists(),
             containment: Containment::Session,
             cgroups: Cgroups::detect(Path::new("/proc")),
         };
@@ -104,6 +107,7 @@ impl Features {
                 "pidfs" => (self.pidfs, self.pidfs_handle) = (false, false),
                 "pidfs-handle" => self.pidfs_handle = false,
                 "exit-info" => self.exit_info = false,
+                "children" => self.children = false,
                 "cgroup" => self.cgroups.give_up(OFF),
                 "memory" => self.cgroups.lose(Controller::Memory, OFF),
                 "cpu" => self.cgroups.lose(Controller::Cpu, OFF),
@@ -155,6 +159,15 @@ impl Features {
                     "the kernel tells how an adopted process ended"
                 } else {
                     "how an adopted process ended is known from the keeper's journal, or unknown"
+                },
+            },
+            Feature {
+                name: "children",
+                used: self.children,
+                effect: if self.children {
+                    "who has left the cgroup of an ended instance is looked for among what was left behind"
+                } else {
+                    "who has left the cgroup of an ended instance is looked for on the whole machine"
                 },
             },
             Feature {

@@ -58,6 +58,7 @@ impl Gate {
             revision: launch.revision.clone(),
             state: State::Intent,
             boot_id: self.boot_id.clone(),
+            home: Some(self.care.store.home().clone()),
             identity: None,
             containment: self.features.containment,
             cgroup: self.care.groups.as_ref().map(|groups| groups.of(&launch.id).dir().to_owned()),
@@ -65,6 +66,7 @@ impl Gate {
             port: asked.port,
             stop_signal: asked.stop_signal,
             account: asked.privileges.account.clone(),
+            bounds: Some(asked.privileges.bounds()),
             started_at_ms: now_ms(),
             stdout: absolute(&launch.stdout)?,
             stderr: absolute(&launch.stderr)?,
@@ -131,7 +133,7 @@ impl Gate {
         stderr: File,
     ) -> io::Result<Forked> {
         // From its first moment it can be found as a process of the instance.
-        let marker = marker(&launch.id, self.care.store.dir());
+        let marker = marker(&launch.id, self.care.store.home());
         let mut leaders = Leaders::lock();
         let born = match group {
             Some(group) => {
@@ -165,7 +167,7 @@ impl Gate {
     fn fork_into(
         &self,
         group: &Group,
-        marker: &[(String, OsString); 2],
+        marker: &[(String, OsString); 3],
         stdio: [BorrowedFd<'_>; 3],
     ) -> io::Result<Option<u32>> {
         let program = CString::new(self.trampoline.program.as_os_str().as_bytes())?;
@@ -173,8 +175,8 @@ impl Gate {
         let variable = |(name, value): &(String, OsString)| {
             CString::new([name.as_bytes(), b"=", value.as_bytes()].concat())
         };
-        let [id, run_dir] = marker.each_ref().map(variable);
-        match birth::exec_in(group.open()?.as_fd(), &program, &args, &[id?, run_dir?], stdio) {
+        let env = marker.iter().map(variable).collect::<Result<Vec<_>, _>>()?;
+        match birth::exec_in(group.open()?.as_fd(), &program, &args, &env, stdio) {
             Ok(pid) => Ok(Some(pid)),
             Err(Failed::Exec(error)) => Err(error),
             Err(Failed::Fork(error)) => {

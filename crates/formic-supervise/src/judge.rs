@@ -1,8 +1,9 @@
 //! Whose the processes are that an earlier engine may have left: what both its heirs rest on, the one that
 //! adopts and the one that ends.
 
+use std::collections::HashSet;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,10 +18,10 @@ use crate::features::Features;
 use crate::identity::Proof;
 use crate::pidfd::{self, PidFd};
 use crate::process::{Care, StopError};
-use crate::procfs::{Mark, mark};
+use crate::procfs::{Mark, is_of_another, mark};
 use crate::record::Record;
 use crate::snapshot::{Claim, Snapshot};
-use crate::stop_signal::StopSignal;
+use crate::stop_signal::{StopSignal, raw};
 use crate::tree::{Ending, Session};
 
 /// Judges records.
@@ -48,15 +49,58 @@ pub(crate) enum Leader {
 pub(crate) const AMBIGUOUS: &str =
     "number and start time agree, but it does not carry the mark of the instance";
 
+/// Whose an instance is that a record of this directory is about.
+#[derive(Debug)]
+pub(crate) enum Whose {
+    /// This directory's.
+    Ours,
+    /// That of another directory, which is where it was: this one is its copy.
+    Elsewhere(PathBuf),
+    /// It runs, and was started for a directory that is not where it was, and is not this one.
+    Unclear { pids: Vec<u32>, reason: String },
+}
+
 impl Judge {
+    /// Asked of a record of this boot, before anything else. A copied record proves its process as well as the original does.
+    pub(crate) fn whose(&self, record: &Record) -> Result<Whose, FileError> {
+        let own = self.care.store.home();
+        let Some(home) = record.home.as_ref().filter(|home| home.id != own.id) else {
+            return Ok(Whose::Ours);
+        };
+        if home.is_there() {
+            return Ok(Whose::Elsewhere(home.dir.clone()));
+        }
+        let Some(identity) = &record.identity else { return Ok(Whose::Ours) };
+        let proof = identity.prove(&self.boot_id, &self.features);
+        match proof
+            .map_err(|source| disk::explain("take hold of a process by", Path::new("/proc"), source))?
+        {
+            Proof::Proven(pidfd) | Proof::Likely(pidfd) if !pidfd.has_ended() => Ok(Whose::Unclear {
+                pids: vec![identity.pid],
+                reason: format!(
+                    "it was started for {}, which has been moved or removed since, and this folder is another one",
+                    home.dir.display()
+                ),
+            }),
+            // What is gone is nobody's: its place is free.
+            _ => Ok(Whose::Ours),
+        }
+    }
+
     pub(crate) fn leader(&self, record: &Record) -> Result<Leader, FileError> {
         let Some(identity) = &record.identity else { return Ok(Leader::NotOurs) };
         let failed = |source| disk::explain("take hold of a process by", Path::new("/proc"), source);
         let pidfd = match identity.prove(&self.boot_id, &self.features).map_err(failed)? {
+            // That it is the recorded process says nothing of whose record this is, and one of an older engine does not.
+            Proof::Proven(_)
+                if record.home.is_none() && is_of_another(identity.pid, self.care.store.home()) =>
+            {
+                return Ok(Leader::Ambiguous);
+            }
             Proof::Proven(pidfd) => pidfd,
             Proof::Likely(pidfd) => {
                 let own = Mark::Instance(record.id.as_str().to_owned());
-                if mark(identity.pid, self.care.scanner.run_dir()) == own {
+                if mark(identity.pid, self.care.store.home()) == own {
                     pidfd
                 } else if pidfd.has_ended() {
                     return Ok(Leader::Nobody);
@@ -77,7 +121,8 @@ impl Judge {
 
     /// The living processes that carry an id, those of a session, and the descendants of both.
     pub(crate) async fn found(&self, id: &InstanceId, session: Option<u32>) -> Result<Vec<u32>, FileError> {
-        let claim = Claim { instance: id.as_str().to_owned(), session };
+        let claim =
+            Claim { instance: id.as_str().to_owned(), session, known: HashSet::new(), logs: Vec::new() };
         Ok(self.snapshot().await?.members(&claim).iter().map(|member| member.pid).collect())
     }
 
@@ -111,9 +156,11 @@ impl Judge {
             scanner: &self.care.scanner,
             instance: id.as_str(),
             session: &session,
+            logs: Vec::new(),
             group,
+            is_kin: false,
             leader,
-            ask: ask.signal(),
+            ask: raw(ask),
             deadline,
         };
         let ended = tree.run().await.map(|_| ()).map_err(|error| StopError::new(id, error));

@@ -19,11 +19,14 @@
 //! Refused here: a process per instance, which costs memory for each and can be lost one at a time; and
 //! a keeper that knows what an instance is, which would have to be replaced whenever that changes.
 
+use std::time::Duration;
+
 mod brain;
 mod client;
 mod handoff;
 mod journal;
 mod notify;
+mod patience;
 mod process;
 mod protocol;
 
@@ -37,6 +40,28 @@ pub const ARGUMENT: &str = "__keeper";
 
 /// The variable that tells a brain its generation, and that its standard input is the keeper's socket.
 pub const GENERATION_ENV: &str = "FORMIC_KEEPER";
+
+/// The exit code by which a brain says that no brain can do better before a person has mended something (`EX_DATAERR`). A keeper
+/// that has seen none at work ends with it too, and starts none again.
+pub const HOPELESS: u8 = 65;
+
+/// The variable that says for how many seconds a brain may be silent; 0 is for ever, as for one in a debugger.
+pub const WATCHDOG_ENV: &str = "FORMIC_WATCHDOG";
+
+/// Much longer than a busy machine keeps any process from running, and shorter than people wait.
+const WATCHDOG: Duration = Duration::from_secs(60);
+
+/// For how long a brain may be silent before it is taken for stuck; `None` is for ever.
+#[must_use]
+pub fn watchdog() -> Option<Duration> {
+    let said = std::env::var(WATCHDOG_ENV).ok().and_then(|seconds| seconds.parse().ok());
+    let watchdog = said.map_or(WATCHDOG, Duration::from_secs);
+    (!watchdog.is_zero()).then_some(watchdog)
+}
+
+/// The variable that says how many seconds a brain may take until it is ready; 0 is for ever. One that is to take another's place
+/// has a third of that, and a machine that is merely slow is no obstacle: each next one of a program that was late has twice as long.
+pub const READY_LIMIT_ENV: &str = "FORMIC_READY_LIMIT";
 
 /// The variable that tells a brain the directory of its keeper, by which it is known.
 pub const DIR_ENV: &str = "FORMIC_KEEPER_DIR";

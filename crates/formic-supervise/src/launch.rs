@@ -10,10 +10,11 @@ use formic_core::{InstanceId, ServiceName};
 
 use crate::account::Account;
 use crate::cgroup::Limits;
+use crate::home::Home;
 use crate::passing;
 use crate::privileges::Privileges;
 use crate::stop_signal::StopSignal;
-use crate::{INSTANCE_ENV, RUN_DIR_ENV};
+use crate::{INSTANCE_ENV, RUN_DIR_ENV, RUN_ID_ENV};
 
 /// One process to start.
 #[derive(Clone)]
@@ -30,8 +31,8 @@ pub struct Launch {
     pub program: OsString,
     /// Its arguments, without the program's name.
     pub args: Vec<OsString>,
-    /// The whole environment; nothing is inherited. Two variables are added: [`INSTANCE_ENV`] and [`RUN_DIR_ENV`]; and
-    /// for another user `HOME`, `USER` and `LOGNAME`, where they are not here.
+    /// The whole environment; nothing is inherited. Three variables are added: [`INSTANCE_ENV`], [`RUN_DIR_ENV`] and
+    /// [`RUN_ID_ENV`]; and for another user `HOME`, `USER` and `LOGNAME`, where they are not here.
     pub env: BTreeMap<String, OsString>,
     /// The directory it starts in.
     pub cwd: PathBuf,
@@ -234,21 +235,21 @@ impl Launch {
     }
 
     /// The environment with the marker, and with what there is to say of its user.
-    pub(crate) fn whole_env(
-        &self,
-        run_dir: &std::path::Path,
-        user: Option<&Account>,
-    ) -> BTreeMap<String, OsString> {
+    pub(crate) fn whole_env(&self, home: &Home, user: Option<&Account>) -> BTreeMap<String, OsString> {
         let mut env = user.map(Account::variables).unwrap_or_default();
         env.extend(self.env.clone());
-        env.extend(marker(&self.id, run_dir));
+        env.extend(marker(&self.id, home));
         env
     }
 }
 
 /// The variables by which the processes of an instance are known.
-pub(crate) fn marker(id: &InstanceId, run_dir: &std::path::Path) -> [(String, OsString); 2] {
-    [(INSTANCE_ENV.to_owned(), id.as_str().into()), (RUN_DIR_ENV.to_owned(), run_dir.into())]
+pub(crate) fn marker(id: &InstanceId, home: &Home) -> [(String, OsString); 3] {
+    [
+        (INSTANCE_ENV.to_owned(), id.as_str().into()),
+        (RUN_DIR_ENV.to_owned(), home.dir.clone().into()),
+        (RUN_ID_ENV.to_owned(), home.id.to_string().into()),
+    ]
 }
 
 /// Whether an id can be the stem of a file's name.

@@ -29,9 +29,11 @@ pub mod failpoint;
 mod features;
 mod gate;
 mod handed;
+mod home;
 mod identity;
 mod judge;
 pub mod keeper;
+mod kin;
 mod launch;
 mod lock;
 mod logs;
@@ -56,19 +58,20 @@ mod usage;
 
 pub use account::{Account, NoAccount, sees_others};
 pub use adopt::{Adopted, Fate};
-pub use beside::Beside;
+pub use beside::{Answer, Beside};
 pub use cgroup::{Cgroups, Controller, Limits, Unenforced};
 pub use disk::{DiskFull, FileError, disk_free, replace as write_file};
 pub use exit::ExitStatus;
 pub use features::{Containment, FEATURES_OFF_ENV, Feature, Features, Unsupported};
 pub use handed::listens_on;
+pub use home::{Home, HomeId};
 pub use identity::{Identity, boot_id};
 pub use launch::{InvalidLaunch, Launch, Socket, Start};
 pub use lock::{Lock, LockError};
 pub use logs::{LogLimits, Trimmed, log_begins, trim_log};
 pub use place::Place;
-pub use privileges::{Privileges, Ulimits};
-pub use process::{Process, StopError, Stopped};
+pub use privileges::{Bounds, Privileges, Ulimits, raise_files};
+pub use process::{Process, Rights, StopError, Stopped};
 pub use procfs::is_running;
 pub use record::{Record, State, boottime_ms};
 pub use spawn_error::SpawnError;
@@ -84,3 +87,6 @@ pub const INSTANCE_ENV: &str = "FORMIC_INSTANCE";
 
 /// The variable that names the run directory, so that two engines with equal instance ids never meet.
 pub const RUN_DIR_ENV: &str = "FORMIC_RUN_DIR";
+
+/// The variable that says which directory that was ([`HomeId`]): one that was moved is the same, and its copy is not.
+pub const RUN_ID_ENV: &str = "FORMIC_RUN_ID";

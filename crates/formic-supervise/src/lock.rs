@@ -11,10 +11,12 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::{Errno, FdFlags};
+use rustix::process::Signal;
 
 use crate::disk::{self, FileError};
 use crate::features::Features;
 use crate::identity::{Identity, Proof, boot_id};
+use crate::pidfd::PidFd;
 
 /// The lock, held until this is dropped.
 #[derive(Debug)]
@@ -71,13 +73,37 @@ impl Lock {
             Err(error) => return Err(disk::explain("lock", &path, error.into()).into()),
         }
         let written = Identity::own(features).and_then(|own| {
-            file.set_len(0)?;
+            let own = serde_json::to_vec(&own)?;
             file.rewind()?;
-            file.write_all(&serde_json::to_vec(&own)?)?;
+            // In place, and cut only then: on a full disk the room that is given back is another's at once.
+            file.write_all(&own)?;
+            file.set_len(own.len() as u64)?;
             file.sync_all()
         });
-        written.map_err(|source| disk::explain("write", &path, source))?;
+        match written.map_err(|source| disk::explain("write", &path, source)) {
+            // The lock is had, and whoever cannot start on a full disk cannot make room on it.
+            Err(error) if error.is_full() => {
+                let _ = file.set_len(0);
+            }
+            done => done?,
+        }
         Ok(Self { file, path })
+    }
+
+    /// Asks the holder of a lock to end, as `kill` does, if the file proves who that is; its number.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn end_holder(path: &Path, features: &Features) -> std::io::Result<Option<u32>> {
+        let mut file =
+            OpenOptions::new().read(true).custom_flags(OFlags::NOFOLLOW.bits().cast_signed()).open(path)?;
+        // Nobody holds what can be had.
+        if flock(&file, FlockOperation::NonBlockingLockShared).is_ok() {
+            return Ok(None);
+        }
+        let Some(pidfd) = holding(&mut file, features) else { return Ok(None) };
+        pidfd.signal(Signal::TERM)?;
+        Ok(Some(pidfd.pid()))
     }
 
     /// The lock that an earlier image of this process took and left open over an exec.
@@ -108,12 +134,16 @@ impl Drop for Lock {
 }
 
 fn holder(file: &mut File, features: &Features) -> Option<u32> {
+    holding(file, features).map(|pidfd| pidfd.pid())
+}
+
+fn holding(file: &mut File, features: &Features) -> Option<PidFd> {
     let mut content = String::new();
     // An identity is some hundred bytes; more is not ours.
     file.take(4096).read_to_string(&mut content).ok()?;
     let identity: Identity = serde_json::from_str(&content).ok()?;
     match identity.prove(&boot_id().ok()?, features).ok()? {
-        Proof::Proven(_) | Proof::Likely(_) => Some(identity.pid),
+        Proof::Proven(pidfd) | Proof::Likely(pidfd) => Some(pidfd),
         Proof::Other | Proof::Gone | Proof::OtherBoot => None,
     }
 }

@@ -5,10 +5,11 @@
 //! at the front instead: the file keeps its length, the writer and every reader keep their places, and the
 //! blocks are free. Where the file system has no holes, the file grows until the instance is replaced.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs::{FallocateFlags, OFlags, SeekFrom, fallocate};
@@ -16,6 +17,7 @@ use rustix::io::Errno;
 use tokio_util::sync::CancellationToken;
 
 use crate::disk::{self, FileError};
+use crate::failpoint;
 use crate::supervisor::Supervisor;
 
 /// How much of the logs of running instances is kept.
@@ -26,6 +28,12 @@ pub struct LogLimits {
     /// How often files are looked at.
     pub every: Duration,
 }
+
+/// With less room than this on the disk of the logs, nothing new would be started there, and programs are about to fail.
+const SCARCE: u64 = 16 << 20;
+
+/// What is kept of each file then. The last minutes of a program that talks much are worth less than what all others cannot write.
+const KEPT_WHEN_SCARCE: u64 = 2 << 20;
 
 impl Default for LogLimits {
     fn default() -> Self {
@@ -72,7 +80,10 @@ pub fn trim_log(path: &Path, keep: u64) -> Result<Trimmed, FileError> {
     if begins == 0 {
         return Ok(Trimmed::Kept);
     }
-    match fallocate(&file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, 0, begins) {
+    failpoint::hit("log.punch.before");
+    let punched = fallocate(&file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, 0, begins);
+    failpoint::hit("log.punch.after");
+    match punched {
         Ok(()) => Ok(Trimmed::Cut { begins }),
         Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(Trimmed::Unsupported),
         Err(error) => Err(failed(error.into())),
@@ -99,11 +110,19 @@ pub fn log_begins(file: &File, after: u64) -> io::Result<u64> {
     found
 }
 
+/// How much of the logs in a folder is kept at the moment.
+fn keep_in(dir: &Path, limits: LogLimits) -> u64 {
+    match disk::disk_free(dir) {
+        Ok(free) if free < SCARCE => limits.keep.min(KEPT_WHEN_SCARCE),
+        _ => limits.keep,
+    }
+}
+
 impl Supervisor {
     /// Trims the logs of the instances that are not stopped yet, again and again until cancelled; the caller
-    /// owns the task. An instance is never held up by it, and a file that cannot be trimmed is told once.
+    /// owns the task. Where the disk is nearly full, more is cut. An instance is never held up by it, and a file that cannot be trimmed is told once.
     pub async fn tend_logs(&self, limits: LogLimits, cancel: CancellationToken) {
-        let mut told = std::collections::BTreeSet::new();
+        let mut told = BTreeSet::new();
         loop {
             // Cancel safe arms: neither holds anything.
             tokio::select! {
@@ -115,10 +134,26 @@ impl Supervisor {
             files.sort_unstable();
             files.dedup();
             let trimmed = tokio::task::spawn_blocking(move || {
-                files.into_iter().map(|file| (trim_log(&file, limits.keep), file)).collect::<Vec<_>>()
+                let mut keep = BTreeMap::new();
+                let mut trim = |file: &Path| {
+                    let dir = file.parent().unwrap_or(file);
+                    let keep = *keep.entry(dir.to_owned()).or_insert_with(|| keep_in(dir, limits));
+                    trim_log(file, keep)
+                };
+                let trimmed: Vec<_> = files.into_iter().map(|file| (trim(&file), file)).collect();
+                let scarce: BTreeSet<PathBuf> =
+                    keep.into_iter().filter(|(_, keep)| *keep < limits.keep).map(|(dir, _)| dir).collect();
+                (trimmed, scarce)
             });
             // A blocking task that fails has panicked, which it tells itself; the next turn tries again.
-            for (outcome, file) in trimmed.await.unwrap_or_default() {
+            let (trimmed, short) = trimmed.await.unwrap_or_default();
+            for dir in short {
+                if told.insert(dir.clone()) {
+                    let kept = limits.keep.min(KEPT_WHEN_SCARCE);
+                    tracing::warn!(dir = %dir.display(), kept, "the disk is nearly full: less is kept of each log");
+                }
+            }
+            for (outcome, file) in trimmed {
                 match outcome {
                     Ok(Trimmed::Kept | Trimmed::Cut { .. }) => {}
                     Ok(Trimmed::Unsupported) if told.insert(file.clone()) => {
@@ -173,6 +208,16 @@ mod tests {
         assert_eq!(log_begins(&file, begins + 5).unwrap(), begins + 5);
         assert_eq!(log_begins(&file, about.len()).unwrap(), about.len());
         fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn less_is_kept_where_the_disk_is_nearly_full() {
+        let limits = LogLimits::default();
+        // It says so of itself: nothing is ever free there.
+        assert_eq!(disk::disk_free("/proc").unwrap(), 0);
+        assert_eq!(keep_in(Path::new("/proc"), limits), KEPT_WHEN_SCARCE);
+        assert_eq!(keep_in(Path::new("/proc"), LogLimits { keep: 5, ..limits }), 5);
+        assert_eq!(keep_in(Path::new("/no/such/folder"), limits), limits.keep);
     }
 
     #[test]

@@ -31,6 +31,16 @@ pub struct Privileges {
     pub ulimits: Ulimits,
 }
 
+/// What each process of an instance is held to, whoever it runs as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bounds {
+    /// See [`Privileges::no_new_privileges`].
+    pub no_new_privileges: bool,
+    /// See [`Privileges::ulimits`].
+    #[serde(default)]
+    pub ulimits: Ulimits,
+}
+
 /// Limits of single processes, as `ulimit` shows them; both the present and the greatest are set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ulimits {
@@ -56,12 +66,40 @@ impl Default for Privileges {
 impl Privileges {
     /// Takes them on for good. To be called in the process that is to become the program, by its only thread.
     pub(crate) fn take_on(&self) -> Result<(), (Step, io::Error)> {
-        // First, while it may still raise them.
-        self.ulimits.take_on().map_err(|error| (Step::Limits, error))?;
-        if let Some(user) = Taken::of(self.account.clone()) {
+        Ready::of(self.account.clone(), Some(self.bounds())).take_on()
+    }
+
+    /// All of it but the account.
+    pub(crate) fn bounds(&self) -> Bounds {
+        Bounds { no_new_privileges: self.no_new_privileges, ulimits: self.ulimits }
+    }
+}
+
+/// Privileges that are taken on by system calls alone, so that it can be done between a fork and an exec.
+#[derive(Clone, Debug)]
+pub(crate) struct Ready {
+    user: Option<Taken>,
+    bounds: Option<Bounds>,
+}
+
+// === impl Ready ===
+
+impl Ready {
+    /// Without bounds a process keeps what it has.
+    pub(crate) fn of(account: Option<Account>, bounds: Option<Bounds>) -> Self {
+        Self { user: Taken::of(account), bounds }
+    }
+
+    /// Takes them on for good, in this thread.
+    pub(crate) fn take_on(&self) -> Result<(), (Step, io::Error)> {
+        if let Some(bounds) = &self.bounds {
+            // First, while it may still raise them.
+            bounds.ulimits.take_on().map_err(|error| (Step::Limits, error))?;
+        }
+        if let Some(user) = &self.user {
             user.take_on().map_err(|error| (Step::User, error))?;
         }
-        if self.no_new_privileges {
+        if self.bounds.is_some_and(|bounds| bounds.no_new_privileges) {
             set_no_new_privs(true).map_err(|error| (Step::User, error.into()))?;
         }
         Ok(())
@@ -115,6 +153,15 @@ impl Ulimits {
         setrlimit(Resource::Core, both(self.core))?;
         Ok(())
     }
+}
+
+/// Lets this process open as many files as it may at most, within reason: it holds one and more for each instance, and what
+/// a shell or a service manager gives it to begin with is often a thousand.
+///
+/// # Errors
+/// If the system refuses.
+pub fn raise_files() -> io::Result<()> {
+    Ok(setrlimit(Resource::Nofile, raised(getrlimit(Resource::Nofile)))?)
 }
 
 /// As many open files as are allowed, within reason; never fewer than before.

@@ -1,6 +1,8 @@
-//! A running instance: how it ends, and how to end it.
+//! A running instance, and how it ends.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+mod stop;
+
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -13,26 +15,24 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+pub use self::stop::{StopError, Stopped};
+use crate::account::Account;
 use crate::beside::Commands;
 use crate::cgroup::{Group, Groups};
 use crate::exit::ExitStatus;
-use crate::failpoint;
 use crate::handed::{self, listens_on};
+use crate::home::Home;
 use crate::identity::Identity;
 use crate::keeper;
 use crate::pidfd::{PidFd, Waited, ended};
-use crate::record::{Record, State, Store};
+use crate::privileges::Bounds;
+use crate::record::{Record, Store};
 use crate::snapshot::{Scanner, Snapshot};
-use crate::stop_signal::StopSignal;
-use crate::subreaper::Leaders;
-use crate::tree::{Ending, Session, TreeError};
+use crate::tree::Session;
 use crate::usage::Usage;
 
 /// A deadline that is never reached, for those who are not being stopped.
 const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
-
-/// Longer grace is taken as this, so that no clock overflows.
-const MAX_GRACE: Duration = Duration::from_secs(24 * 3600);
 
 /// A process of an instance. Clones are the same process; dropping all of them leaves it running,
 /// in the care of its supervisor.
@@ -45,6 +45,8 @@ struct Inner {
     identity: Identity,
     session: Session,
     group: Option<Group>,
+    /// Whether what it leaves behind goes where this engine looks.
+    is_kin: bool,
     /// Whether the kernel killed it for want of memory, once its cgroup is gone.
     oom_killed: OnceLock<bool>,
     id: InstanceId,
@@ -131,59 +133,13 @@ impl Table {
     }
 }
 
-/// How a stop went.
+/// What an instance may do, as it was started.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Stopped {
-    /// How the main process ended.
-    pub status: ExitStatus,
-    /// The processes that had to be killed, because the grace was over.
-    pub killed: BTreeSet<u32>,
-    /// Whether the kernel had killed of it for want of memory, within its limit or the machine's.
-    pub oom_killed: bool,
-    /// How long it took.
-    pub took: Duration,
-}
-
-/// A tree could not be ended.
-#[derive(Debug, thiserror::Error)]
-pub enum StopError {
-    /// Processes are left that do not even die of SIGKILL: the kernel holds them, or they are another user's.
-    #[error("stop {instance}: {} left after SIGKILL: {pids:?}", if pids.len() == 1 { "a process is" } else { "processes are" })]
-    Survivors {
-        /// The instance.
-        instance: InstanceId,
-        /// Their numbers.
-        pids: Vec<u32>,
-    },
-    /// Processes are in a session of its number, which its main process, gone, no longer proves to be its own.
-    #[error("stop {instance}: nothing proves whose the processes of its session are: {pids:?}")]
-    Unproven {
-        /// The instance.
-        instance: InstanceId,
-        /// Their numbers.
-        pids: Vec<u32>,
-    },
-    /// `/proc` could not be read, so nobody can say what is left.
-    #[error("stop {instance}: look at /proc")]
-    Scan {
-        /// The instance.
-        instance: InstanceId,
-        /// What the system said.
-        #[source]
-        source: io::Error,
-    },
-}
-
-impl StopError {
-    pub(crate) fn new(instance: &InstanceId, error: TreeError) -> Self {
-        let instance = instance.clone();
-        match error {
-            TreeError::Scan(source) => Self::Scan { instance, source },
-            TreeError::Survivors(pids) => Self::Survivors { instance, pids },
-            TreeError::Unproven(pids) => Self::Unproven { instance, pids },
-        }
-    }
+pub struct Rights {
+    /// Whom it was started as, if not as the engine's own user.
+    pub account: Option<Account>,
+    /// What it was bound to; unknown of one that an engine started which did not write that down.
+    pub bounds: Option<Bounds>,
 }
 
 // === impl Process ===
@@ -202,8 +158,17 @@ impl Process {
         if let Leader::Gone(gone) = leader {
             let _ = status.set(gone);
         }
+        let is_kin = match (&leader, care.scanner.kin()) {
+            (Leader::Child(_), kin) => kin.is_some(),
+            // One of a keeper before this one came to another when that died. Asked before: its number is its own till then.
+            (Leader::Adopted(pidfd), Some(kin)) => {
+                kin.is_parent_of(identity.pid) && !pidfd.get_ref().is_reaped()
+            }
+            (Leader::Adopted(_), None) | (Leader::Gone(_), _) => false,
+        };
         Self(Arc::new(Inner {
             leader,
+            is_kin,
             session: Session::new(Some(identity.pid)),
             group: care.store.group(&record),
             oom_killed: OnceLock::new(),
@@ -228,6 +193,11 @@ impl Process {
     /// Whether the main process has ended, however that was.
     pub(crate) fn has_ended(&self) -> bool {
         self.0.leader.pidfd().is_none_or(|pidfd| pidfd.get_ref().has_ended())
+    }
+
+    /// Whether the number of its main process means that one and no other, ended or not.
+    pub(crate) fn has_its_number(&self) -> bool {
+        self.0.leader.pidfd().is_some_and(|pidfd| !pidfd.get_ref().is_reaped())
     }
 
     /// Learns from a snapshot who is in its session while that is proven.
@@ -263,6 +233,13 @@ impl Process {
     #[must_use]
     pub fn record(&self) -> Record {
         self.lock_record().clone()
+    }
+
+    /// What it was started with.
+    #[must_use]
+    pub fn rights(&self) -> Rights {
+        let record = self.lock_record();
+        Rights { account: record.account.clone(), bounds: record.bounds }
     }
 
     /// The file of its standard output.
@@ -337,16 +314,14 @@ impl Process {
         match &self.0.group {
             Some(group) if group.exists() => Usage::of_group(group),
             // A process that was reaped has no number of its own any more.
-            _ if self.0.leader.pidfd().is_some_and(|pidfd| !pidfd.get_ref().is_reaped()) => {
-                Usage::of_process(self.pid())
-            }
+            _ if self.has_its_number() => Usage::of_process(self.pid()),
             _ => Usage::default(),
         }
     }
 
     /// Where the records of its supervisor are.
-    pub(crate) fn run_dir(&self) -> &std::path::Path {
-        self.0.care.store.dir()
+    pub(crate) fn home(&self) -> &Home {
+        self.0.care.store.home()
     }
 
     /// What is run beside it.
@@ -394,125 +369,6 @@ impl Process {
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(Duration::from_millis(50));
-        }
-    }
-
-    /// Ends the whole tree: the signal of its record (SIGTERM, unless another was asked for) to the main
-    /// process; to those that outlive it as well; SIGKILL for whatever is left after `grace`; at most 5 s
-    /// more until all are gone. Then reaps the main process and removes the record. Zero grace kills at
-    /// once; on an ended process it clears up behind it.
-    ///
-    /// Cancel safe: called again, it goes on. Called while another waits in it, the shorter grace holds.
-    ///
-    /// # Errors
-    /// If processes are left, or nobody can say. The instance stays known and may be stopped again.
-    pub async fn stop(&self, grace: Duration) -> Result<Stopped, StopError> {
-        let recorded = self.lock_record().stop_signal;
-        self.stop_by(recorded, grace).await
-    }
-
-    /// The same by this signal instead of the one in its record, which becomes this: what another engine has begun
-    /// goes on by the signal that was sent.
-    ///
-    /// # Errors
-    /// As [`Process::stop`].
-    pub async fn stop_by(&self, signal: StopSignal, grace: Duration) -> Result<Stopped, StopError> {
-        let begun = Instant::now();
-        let asked = begun + grace.min(MAX_GRACE);
-        self.0.deadline.send_if_modified(|deadline| {
-            let sooner = asked < *deadline;
-            *deadline = asked.min(*deadline);
-            sooner
-        });
-        let mut ending = self.0.ending.lock().await;
-        if let Some(stopped) = &*ending {
-            return Ok(stopped.clone());
-        }
-        let signal = {
-            let record = self.lock_record();
-            let has_begun = matches!(record.state, State::Stopping { .. });
-            if has_begun { record.stop_signal } else { signal }
-        };
-        // Killing is not announced: by the time it is on disk, it is done.
-        let left = self.0.deadline.borrow().saturating_duration_since(begun);
-        if !left.is_zero() && self.try_wait().is_none() {
-            self.note_stopping(signal, left).await;
-        }
-        // They carry its mark: one that began while the tree is looked through might be seen by no look.
-        self.0.commands.close().await;
-        let mut tree = Ending {
-            scanner: &self.0.care.scanner,
-            instance: self.id().as_str(),
-            session: &self.0.session,
-            group: self.0.group.as_ref(),
-            leader: self.0.leader.pidfd(),
-            ask: signal.signal(),
-            deadline: self.0.deadline.subscribe(),
-        };
-        let ended = tree.run().await.map_err(|error| StopError::new(self.id(), error))?;
-        failpoint::hit("stop.gone");
-        let status = self.settled().await;
-        let oom_killed = *self.0.oom_killed.get_or_init(|| self.oom_killed());
-        let stopped = Stopped { status, killed: ended.killed, oom_killed, took: begun.elapsed() };
-        *ending = Some(stopped.clone());
-        self.let_go().await;
-        Ok(stopped)
-    }
-
-    /// Kills the whole tree now, whatever grace another has given it.
-    ///
-    /// # Errors
-    /// As [`Process::stop`].
-    pub async fn kill(&self) -> Result<Stopped, StopError> {
-        self.stop(Duration::ZERO).await
-    }
-
-    /// The deadline goes to disk first, so that an engine that dies meanwhile does not reset it.
-    async fn note_stopping(&self, signal: StopSignal, left: Duration) {
-        let record = {
-            let mut record = self.lock_record();
-            record.stop_signal = signal;
-            record.state = State::stopping(left);
-            record.clone()
-        };
-        let care = self.0.care.clone();
-        failpoint::hit("stop.recorded.before");
-        let written = tokio::task::spawn_blocking(move || care.store.write(&record)).await;
-        failpoint::hit("stop.recorded.after");
-        // A full disk must not keep anything from being stopped.
-        if let Ok(Err(error)) = written {
-            tracing::warn!(instance = %self.id(), %error, "cannot record that an instance is being stopped");
-        }
-    }
-
-    /// The tree is gone: reap, forget, remove the record.
-    pub(crate) async fn let_go(&self) {
-        let process = self.clone();
-        let done = tokio::task::spawn_blocking(move || {
-            // Before the record: a crash in between leaves a record of nothing, which the next engine clears.
-            if let Some(Err(error)) = process.0.group.as_ref().map(Group::remove) {
-                tracing::warn!(instance = %process.id(), %error, "cannot remove the cgroup of a stopped instance");
-            }
-            // Before the id is free: a namesake's record must not be the one that is removed.
-            failpoint::hit("stop.unrecorded.before");
-            let removed = process.0.care.store.remove(process.id());
-            failpoint::hit("stop.unrecorded.after");
-            let mut leaders = Leaders::lock();
-            // Reaped and forgotten under one lock: no other may take the number for its own in between.
-            if let Some(pidfd) = process.0.leader.pidfd() {
-                pidfd.get_ref().reap();
-                leaders.remove(process.pid());
-            }
-            drop(leaders);
-            if let Some(table) = process.0.table.upgrade() {
-                let mut rows = table.lock();
-                rows.processes.remove(process.id());
-                rows.ids.remove(process.id());
-            }
-            removed
-        });
-        if let Ok(Err(error)) = done.await {
-            tracing::warn!(instance = %self.id(), %error, "cannot remove the record of a stopped instance");
         }
     }
 

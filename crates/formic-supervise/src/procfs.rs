@@ -3,13 +3,14 @@
 use std::fs;
 use std::io;
 use std::mem::MaybeUninit;
-use std::path::Path;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags, RawDir};
 
 use crate::exit::ExitStatus;
-use crate::{INSTANCE_ENV, RUN_DIR_ENV};
+use crate::home::Home;
+use crate::{INSTANCE_ENV, RUN_DIR_ENV, RUN_ID_ENV};
 
 /// The fields of `/proc/<pid>/stat` that matter here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -180,6 +181,12 @@ pub(crate) fn numbers(mut each: impl FnMut(u32)) -> io::Result<bool> {
     Ok(true)
 }
 
+/// The files that a process has as its standard output and error, by name. They are not looked at: of a file system that
+/// does not answer, nothing would come back.
+pub(crate) fn outputs(pid: u32) -> Vec<PathBuf> {
+    [1, 2].iter().filter_map(|number| fs::read_link(format!("/proc/{pid}/fd/{number}")).ok()).collect()
+}
+
 /// Whose a process says it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Mark {
@@ -191,8 +198,8 @@ pub(crate) enum Mark {
     Undecided,
 }
 
-/// Reads the mark of a process for the engine of `run_dir`.
-pub(crate) fn mark(pid: u32, run_dir: &Path) -> Mark {
+/// Reads the mark of a process for the engine of this run directory.
+pub(crate) fn mark(pid: u32, home: &Home) -> Mark {
     // Unreadable: another user's, one that protects itself, or gone.
     let Ok(environment) = fs::read(format!("/proc/{pid}/environ")) else { return Mark::None };
     if environment.is_empty() {
@@ -204,17 +211,25 @@ pub(crate) fn mark(pid: u32, run_dir: &Path) -> Mark {
             _ => Mark::None,
         };
     }
-    let value = |name: &str| {
-        environment
-            .split(|&byte| byte == 0)
-            .find_map(|variable| variable.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
-    };
-    if value(RUN_DIR_ENV) != Some(run_dir.as_os_str().as_encoded_bytes()) {
+    if !home.is_meant(value(&environment, RUN_DIR_ENV), value(&environment, RUN_ID_ENV)) {
         return Mark::None;
     }
-    value(INSTANCE_ENV)
+    value(&environment, INSTANCE_ENV)
         .and_then(|instance| std::str::from_utf8(instance).ok())
         .map_or(Mark::None, |instance| Mark::Instance(instance.to_owned()))
+}
+
+/// Whether a process carries the mark of an engine of another run directory.
+pub(crate) fn is_of_another(pid: u32, home: &Home) -> bool {
+    let Ok(environment) = fs::read(format!("/proc/{pid}/environ")) else { return false };
+    let dir = value(&environment, RUN_DIR_ENV);
+    dir.is_some() && !home.is_meant(dir, value(&environment, RUN_ID_ENV))
+}
+
+fn value<'a>(environment: &'a [u8], name: &str) -> Option<&'a [u8]> {
+    environment
+        .split(|&byte| byte == 0)
+        .find_map(|variable| variable.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -20,8 +21,10 @@ use crate::account::Account;
 use crate::cgroup::{Group, Groups};
 use crate::disk::{self, FileError};
 use crate::features::Containment;
+use crate::home::Home;
 use crate::identity::Identity;
 use crate::launch::is_file_name;
+use crate::privileges::Bounds;
 use crate::stop_signal::StopSignal;
 use crate::times::Times;
 
@@ -65,6 +68,9 @@ pub struct Record {
     pub state: State,
     /// The boot it was started in.
     pub boot_id: String,
+    /// The run directory that it was started for, which this file may be in a copy of; not there in what older engines wrote.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub home: Option<Home>,
     /// Its main process, once there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity: Option<Identity>,
@@ -85,6 +91,9 @@ pub struct Record {
     /// Whom it was started as, if not as the engine's own user.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub account: Option<Account>,
+    /// What else it was bound to when it was started; not there in what older engines wrote.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bounds: Option<Bounds>,
     /// When it was started, in milliseconds since 1970.
     pub started_at_ms: u64,
     /// The file of its standard output.
@@ -114,14 +123,6 @@ impl State {
             Self::Intent | Self::Spawned => return None,
         };
         Some(Duration::from_millis(left))
-    }
-}
-
-impl Record {
-    /// When it was started.
-    #[must_use]
-    pub fn started_at(&self) -> SystemTime {
-        UNIX_EPOCH + Duration::from_millis(self.started_at_ms)
     }
 }
 
@@ -160,9 +161,14 @@ pub(crate) struct Entry {
 /// The records of one engine.
 #[derive(Clone, Debug)]
 pub(crate) struct Store {
-    dir: PathBuf,
+    home: Home,
     /// How long it takes to write a record.
     pub(crate) writes: Times,
+}
+
+/// The file that says that a person has had something run where an instance does.
+pub(crate) fn entered(dir: &Path, id: &InstanceId) -> PathBuf {
+    dir.join(format!("{id}.entered"))
 }
 
 impl Store {
@@ -170,15 +176,20 @@ impl Store {
     pub(crate) fn open(dir: &Path) -> Result<Self, FileError> {
         disk::private_dir(dir)?;
         let dir = fs::canonicalize(dir).map_err(|source| disk::explain("find", dir, source))?;
-        Ok(Self { dir, writes: Times::default() })
+        let home = Home::find(dir.clone()).map_err(|source| disk::explain("find", &dir, source))?;
+        Ok(Self { home, writes: Times::default() })
     }
 
     pub(crate) fn dir(&self) -> &Path {
-        &self.dir
+        &self.home.dir
+    }
+
+    pub(crate) fn home(&self) -> &Home {
+        &self.home
     }
 
     pub(crate) fn path(&self, id: &InstanceId) -> PathBuf {
-        self.dir.join(format!("{id}.{EXTENSION}"))
+        self.home.dir.join(format!("{id}.{EXTENSION}"))
     }
 
     /// Writes a record so that it survives a crash of the engine.
@@ -193,11 +204,19 @@ impl Store {
 
     /// The cgroup of a record, if it is one that an engine of this run directory makes.
     pub(crate) fn group(&self, record: &Record) -> Option<Group> {
-        Groups::recorded(&self.dir, &record.id, record.cgroup.as_deref()?)
+        Groups::recorded(&self.home, &record.id, record.cgroup.as_deref()?)
     }
 
     pub(crate) fn remove(&self, id: &InstanceId) -> Result<(), FileError> {
-        disk::remove(&self.path(id))
+        disk::remove(&self.path(id))?;
+        // Most have none. One that was made just now says nothing of anybody any more.
+        let _ = fs::remove_file(entered(self.dir(), id));
+        Ok(())
+    }
+
+    /// Whether a person has had something run where this instance does.
+    pub(crate) fn is_entered(&self, id: &InstanceId) -> bool {
+        entered(self.dir(), id).exists()
     }
 
     /// Sets a damaged file aside, for people to look at.
@@ -205,31 +224,38 @@ impl Store {
         let mut aside = path.to_owned().into_os_string();
         aside.push(".damaged");
         fs::rename(path, &aside).map_err(|source| disk::explain("rename", path, source))?;
-        disk::sync_dir(&self.dir)
+        disk::sync_dir(&self.home.dir)
     }
 
     /// Reads every record, good or bad, and removes what a crash left half-written.
     pub(crate) fn load(&self) -> Result<Vec<Entry>, FileError> {
-        let failed = |source| disk::explain("read", &self.dir, source);
+        let failed = |source| disk::explain("read", self.dir(), source);
         let mut entries = Vec::new();
-        for file in fs::read_dir(&self.dir).map_err(failed)? {
+        for file in fs::read_dir(self.dir()).map_err(failed)? {
             let path = file.map_err(failed)?.path();
             let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
             if name.starts_with(disk::TEMPORARY) {
-                disk::remove(&path)?;
+                if let Err(error) = disk::remove(&path) {
+                    tracing::warn!(%error, "what is left of a record that was not written stays");
+                }
                 continue;
             }
             let stem = name.strip_suffix(EXTENSION).and_then(|stem| stem.strip_suffix('.'));
             let Some(stem) = stem.filter(|stem| is_file_name(stem)) else { continue };
             let id = InstanceId::new(stem);
-            let content = fs::read(&path).map_err(|source| disk::explain("read", &path, source))?;
-            let record = parse(&content).and_then(|record| {
-                if record.id == id {
-                    Ok(record)
-                } else {
-                    Err(Unreadable::Damaged(format!("it is about {}", record.id)))
+            let record = match disk::read_plain(&path) {
+                Ok(content) => parse(&content).and_then(|record| {
+                    let is_its_own = record.id == id;
+                    let other = || Unreadable::Damaged(format!("it is about {}", record.id));
+                    if is_its_own { Ok(record) } else { Err(other()) }
+                }),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                    Err(Unreadable::Damaged(error.to_string()))
                 }
-            });
+                // What all of them need is no fault of this one.
+                Err(source) => return Err(disk::explain("read", &path, source)),
+            };
             entries.push(Entry { id, path, record });
         }
         entries.sort_by(|a, b| a.id.cmp(&b.id));
@@ -295,6 +321,7 @@ mod tests {
             revision: "r1".into(),
             state: State::Stopping { deadline_ms: 7, boottime_ms: None },
             boot_id: "b".into(),
+            home: Some(Home::find("/".into()).unwrap()),
             identity: Some(Identity { boot_id: "b".into(), pid: 7, pidfs_id: Some(u64::MAX), start_time: 9 }),
             containment: Containment::Cgroup,
             cgroup: Some("/sys/fs/cgroup/x/a-1".into()),
@@ -302,6 +329,7 @@ mod tests {
             port: Some(20_001),
             stop_signal: StopSignal::Quit,
             account: None,
+            bounds: Some(crate::privileges::Privileges::default().bounds()),
             started_at_ms: 5,
             stdout: "/tmp/o".into(),
             stderr: "/tmp/e".into(),
@@ -343,6 +371,29 @@ mod tests {
     }
 
     #[test]
+    fn what_is_no_file_or_no_end_of_one_is_told_as_damage_and_set_aside() {
+        use rustix::fs::{CWD, FileType, Mode, mknodat};
+        let store = store("no-file");
+        let path = |id: &str| store.path(&InstanceId::new(id));
+        store.write(&record("a-1")).unwrap();
+        fs::create_dir(path("a-2")).unwrap();
+        // Nobody ever writes to it.
+        mknodat(CWD, path("a-3"), FileType::Fifo, Mode::RUSR, 0).unwrap();
+        std::os::unix::fs::symlink(path("a-1"), path("a-4")).unwrap();
+        fs::File::create(path("a-5")).unwrap().set_len(1 << 40).unwrap();
+        let entries = store.load().unwrap();
+        assert_eq!(entries.iter().filter(|entry| entry.record.is_ok()).count(), 1);
+        let damaged: Vec<_> =
+            entries.iter().filter(|e| matches!(e.record, Err(Unreadable::Damaged(_)))).collect();
+        assert_eq!(damaged.len(), 4, "{entries:?}");
+        for entry in damaged {
+            store.set_aside(&entry.path).unwrap();
+        }
+        assert_eq!(store.load().unwrap().len(), 1);
+        fs::remove_dir_all(store.dir()).unwrap();
+    }
+
+    #[test]
     fn every_torn_or_foreign_file_is_told_apart_and_none_is_an_error() {
         let store = store("torn");
         let whole = serde_json::to_vec(&record("a-1")).unwrap();
@@ -356,6 +407,7 @@ mod tests {
         fs::write(store.path(&InstanceId::new("a-3")), r#"{"format": 2, "new": true}"#).unwrap();
         fs::write(store.dir().join(".new-a-4.json"), "{").unwrap();
         fs::write(store.dir().join("notes.txt"), "hello").unwrap();
+        fs::create_dir(store.dir().join(".new-a-5.json")).unwrap();
         let entries = store.load().unwrap();
         assert!(entries[0].record.is_ok());
         assert!(matches!(entries[1].record, Err(Unreadable::Damaged(_))), "a record under another's name");

@@ -9,6 +9,8 @@ use std::time::Instant;
 use tokio::sync::Mutex;
 
 use crate::cgroup;
+use crate::home::Home;
+use crate::kin::Kin;
 use crate::process::{Process, Table};
 use crate::procfs::{self, Extent, Mark, Stat, mark};
 
@@ -17,6 +19,8 @@ use crate::procfs::{self, Extent, Mark, Stat, mark};
 struct Seen {
     stat: Stat,
     mark: Mark,
+    /// What it has as its standard output and error. Asked only of an orphan that says nothing else.
+    outputs: Vec<PathBuf>,
 }
 
 /// All processes at about one moment.
@@ -33,18 +37,34 @@ pub(crate) struct Claim {
     pub(crate) instance: String,
     /// Its session, only if it is proven that the number still means it.
     pub(crate) session: Option<u32>,
+    /// Number and start time of those that were seen to be its before: one that says so no more, whose parent has ended, still is.
+    pub(crate) known: HashSet<(u32, u64)>,
+    /// The files that its processes are given as their standard output and error, and no other instance's. An orphan of this
+    /// engine's that has one of them has inherited it.
+    pub(crate) logs: Vec<PathBuf>,
 }
 
 impl Claim {
-    /// Whether a process says itself that it is the instance's. Never this one, and never init.
+    /// Whether a process says itself that it is the instance's, or is known for it. Never this one, and never init.
     fn holds(&self, seen: &Seen) -> bool {
-        let says = matches!(&seen.mark, Mark::Instance(instance) if *instance == self.instance)
-            || self.session.is_some_and(|session| seen.stat.session == session);
+        let says = self.known.contains(&(seen.stat.pid, seen.stat.start_time))
+            || matches!(&seen.mark, Mark::Instance(instance) if *instance == self.instance)
+            || self.session.is_some_and(|session| seen.stat.session == session)
+            || seen.outputs.iter().any(|output| self.logs.contains(output));
         says && seen.may_be_claimed()
     }
 }
 
 impl Seen {
+    fn of(stat: Stat, home: &Home, kin: Option<Kin>) -> Self {
+        // Kernel threads have no memory, so no environment. Their session reads as 0, but so does that of
+        // every process whose session began outside this pid namespace, or with the first process.
+        let mark = if stat.env == Extent::None { Mark::None } else { mark(stat.pid, home) };
+        let is_orphan = mark == Mark::None && kin.is_some_and(|kin| kin.has_child(&stat));
+        let outputs = if is_orphan { procfs::outputs(stat.pid) } else { Vec::new() };
+        Self { stat, mark, outputs }
+    }
+
     /// A main process that has not ended, and so has its number still. It began its session and cannot leave it,
     /// no other instance's process is its parent, and what it has made of its environment makes it no less the
     /// instance's.
@@ -55,7 +75,8 @@ impl Seen {
         let (pid, start_time) = (process.pid(), process.identity().start_time);
         let stat =
             Stat { pid, state: b'S', parent: 0, session: pid, start_time, threads: 1, env: Extent::Some };
-        Some(Self { stat, mark: Mark::Instance(process.id().as_str().to_owned()) })
+        let mark = Mark::Instance(process.id().as_str().to_owned());
+        Some(Self { stat, mark, outputs: Vec::new() })
     }
 
     fn may_be_claimed(&self) -> bool {
@@ -68,7 +89,8 @@ impl Snapshot {
     /// here is known without a look at their files, so that one stop among many instances costs little more than
     /// one among few.
     fn take(
-        run_dir: &Path,
+        home: &Home,
+        kin: Option<Kin>,
         mains: &HashMap<u32, Process>,
         mut on_sight: impl FnMut(&Seen),
     ) -> io::Result<Self> {
@@ -80,10 +102,7 @@ impl Snapshot {
                 return;
             }
             let Some(stat) = Stat::read(pid).filter(|stat| !stat.is_zombie()) else { return };
-            // Kernel threads have no memory, so no environment. Their session reads as 0, but so does that of
-            // every process whose session began outside this pid namespace, or with the first process.
-            let mark = if stat.env == Extent::None { Mark::None } else { mark(stat.pid, run_dir) };
-            let seen = Seen { stat, mark };
+            let seen = Seen::of(stat, home, kin);
             on_sight(&seen);
             processes.push(seen);
         })?;
@@ -94,14 +113,27 @@ impl Snapshot {
     ///
     /// Found by the kernel's lists of cgroups and not by `/proc`, which takes some microseconds for each process of the
     /// machine to be listed: this costs nothing for those of instances.
-    fn take_outside(run_dir: &Path, groups: &Path, most: u64) -> io::Result<Self> {
+    fn take_outside(home: &Home, kin: Option<Kin>, groups: &Path, most: u64) -> io::Result<Self> {
         let mut processes = Vec::new();
         let complete = cgroup::pids_outside(groups, most, |pid| {
             let Some(stat) = Stat::read(pid).filter(|stat| !stat.is_zombie()) else { return };
-            let mark = if stat.env == Extent::None { Mark::None } else { mark(stat.pid, run_dir) };
-            processes.push(Seen { stat, mark });
+            processes.push(Seen::of(stat, home, kin));
         })?;
         Ok(Self { processes, complete })
+    }
+
+    /// Those alone that main processes which have ended may have left behind.
+    fn take_left_behind(home: &Home, kin: Kin, table: &Weak<Table>) -> io::Result<Self> {
+        let left = kin.left_behind(|listed| {
+            let Some(table) = table.upgrade() else { return HashSet::new() };
+            let listed: Vec<Process> = {
+                let rows = table.lock();
+                rows.processes.values().filter(|process| listed.contains(&process.pid())).cloned().collect()
+            };
+            listed.iter().filter(|process| process.has_its_number()).map(Process::pid).collect()
+        })?;
+        let seen = |stat: Stat| Seen::of(stat, home, Some(kin));
+        Ok(Self { processes: left.into_iter().map(seen).collect(), complete: true })
     }
 
     /// Whether every process was asked, and could say, whose it is.
@@ -159,19 +191,23 @@ const DEARER: u64 = 6;
 /// no more often than stopping one.
 #[derive(Debug)]
 pub(crate) struct Scanner {
-    run_dir: Arc<PathBuf>,
+    home: Arc<Home>,
     /// Empty where nothing is held.
     table: Weak<Table>,
     /// Where the cgroups of the instances are, if they have any.
     groups: Option<Arc<PathBuf>>,
+    /// Where those go whose parents have ended, if that is known.
+    kin: Option<Kin>,
     last: Mutex<Option<(Instant, Arc<Snapshot>)>>,
+    left_behind: Mutex<Option<(Instant, Arc<Snapshot>)>>,
     outside: Mutex<Option<(Instant, Arc<Snapshot>)>>,
 }
 
 impl Scanner {
-    pub(crate) fn new(run_dir: &Path) -> Self {
-        let (last, outside) = (Mutex::default(), Mutex::default());
-        Self { run_dir: Arc::new(run_dir.to_owned()), table: Weak::new(), groups: None, last, outside }
+    pub(crate) fn new(home: &Home) -> Self {
+        let (last, left_behind, outside) = (Mutex::default(), Mutex::default(), Mutex::default());
+        let home = Arc::new(home.clone());
+        Self { home, table: Weak::new(), groups: None, kin: None, last, left_behind, outside }
     }
 
     /// The same for one who holds main processes.
@@ -182,6 +218,15 @@ impl Scanner {
     /// The same where instances have cgroups, below this one.
     pub(crate) fn with_groups(self, groups: Option<&Path>) -> Self {
         Self { groups: groups.map(|groups| Arc::new(groups.to_owned())), ..self }
+    }
+
+    /// The same where it is known who takes in orphans.
+    pub(crate) fn with_kin(self, kin: Option<Kin>) -> Self {
+        Self { kin, ..self }
+    }
+
+    pub(crate) fn kin(&self) -> Option<Kin> {
+        self.kin
     }
 
     /// How many cgroups cost as much to look into as the processes that need not be looked at then.
@@ -196,15 +241,11 @@ impl Scanner {
         rows.processes.values().map(|process| (process.pid(), process.clone())).collect()
     }
 
-    pub(crate) fn run_dir(&self) -> &Path {
-        &self.run_dir
-    }
-
     /// A snapshot that was begun after this call was made.
     pub(crate) async fn snapshot(&self) -> io::Result<Arc<Snapshot>> {
         let take = || {
-            let (run_dir, mains) = (self.run_dir.clone(), self.mains());
-            move || Snapshot::take(&run_dir, &mains, |_| {})
+            let (home, kin, mains) = (Arc::clone(&self.home), self.kin, self.mains());
+            move || Snapshot::take(&home, kin, &mains, |_| {})
         };
         shared(&self.last, take).await
     }
@@ -214,8 +255,9 @@ impl Scanner {
     pub(crate) async fn outside(&self) -> io::Result<Arc<Snapshot>> {
         let Some(groups) = &self.groups else { return self.snapshot().await };
         let take = || {
-            let (run_dir, groups, most) = (self.run_dir.clone(), Arc::clone(groups), self.worth());
-            move || Snapshot::take_outside(&run_dir, &groups, most)
+            let (home, groups, most) = (Arc::clone(&self.home), Arc::clone(groups), self.worth());
+            let kin = self.kin;
+            move || Snapshot::take_outside(&home, kin, &groups, most)
         };
         match shared(&self.outside, take).await {
             Ok(snapshot) => Ok(snapshot),
@@ -226,15 +268,51 @@ impl Scanner {
         }
     }
 
+    /// The same of those alone that are below where orphans go, for an instance that descends from there and whose main
+    /// process has ended.
+    pub(crate) async fn left_behind(&self) -> io::Result<Arc<Snapshot>> {
+        let Some(kin) = self.kin else { return self.outside().await };
+        let take = || {
+            let (home, table) = (Arc::clone(&self.home), Weak::clone(&self.table));
+            move || Snapshot::take_left_behind(&home, kin, &table)
+        };
+        match shared(&self.left_behind, take).await {
+            Ok(snapshot) => Ok(snapshot),
+            Err(error) => {
+                tracing::debug!(%error, "others than those that were left behind are looked at too");
+                self.outside().await
+            }
+        }
+    }
+
+    /// The numbers of those that somebody of ours has left behind, and nothing says who: below where orphans go, held by nobody, in
+    /// sessions of their own, with an environment that names no instance.
+    pub(crate) async fn strays(&self) -> io::Result<Vec<u32>> {
+        let Some(kin) = self.kin else { return Ok(Vec::new()) };
+        let (home, table) = (Arc::clone(&self.home), Weak::clone(&self.table));
+        let take = move || Snapshot::take_left_behind(&home, kin, &table);
+        let snapshot = tokio::task::spawn_blocking(take).await.map_err(io::Error::other)??;
+        // What the engine itself has started, and its keeper before that, is in its session.
+        let own = Stat::read(std::process::id()).map(|stat| stat.session);
+        let strays =
+            snapshot.processes.iter().filter(|seen| seen.mark == Mark::None && seen.may_be_claimed());
+        Ok(strays
+            .map(|seen| &seen.stat)
+            .filter(|stat| Some(stat.session) != own)
+            .map(|stat| stat.pid)
+            .collect())
+    }
+
     /// A snapshot for a claim alone that calls `on_sight` for each process at the moment it is found.
     pub(crate) async fn hunt(
         &self,
         claim: &Claim,
         on_sight: impl Fn(&Stat) + Send + 'static,
     ) -> io::Result<Snapshot> {
-        let (claim, run_dir, mains) = (claim.clone(), self.run_dir.clone(), self.mains());
+        let (claim, home, mains) = (claim.clone(), Arc::clone(&self.home), self.mains());
+        let kin = self.kin;
         let take = move || {
-            Snapshot::take(&run_dir, &mains, |seen| {
+            Snapshot::take(&home, kin, &mains, |seen| {
                 if claim.holds(seen) {
                     on_sight(&seen.stat)
                 }
@@ -268,6 +346,9 @@ where
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    #![expect(clippy::print_stdout, reason = "a test that cannot run says so")]
+
     use super::*;
     use crate::procfs::Extent;
 
@@ -275,7 +356,46 @@ mod tests {
         Seen {
             stat: Stat { pid, state: b'S', parent, session, start_time: 1, threads: 1, env: Extent::Some },
             mark: instance.map_or(Mark::None, |instance| Mark::Instance(instance.to_owned())),
+            outputs: Vec::new(),
         }
+    }
+
+    #[tokio::test]
+    async fn strays_have_neither_the_mark_of_an_instance_nor_the_session_of_the_engine() {
+        let home = Home::find(std::env::temp_dir()).unwrap();
+        let scanner = Scanner::new(&home).with_kin(Some(Kin::of(std::process::id())));
+        if let Err(error) = Kin::of(std::process::id()).left_behind(|_| HashSet::new())
+            && error.kind() == io::ErrorKind::NotFound
+        {
+            println!(
+                "formic-test-skipped: snapshot::strays_have_neither_the_mark_of_an_instance_nor_the_session_of_the_engine: {error}"
+            );
+            return;
+        }
+        let child = |args: &[&str], env: Vec<(String, std::ffi::OsString)>| {
+            let mut command = std::process::Command::new(args[0]);
+            command.args(&args[1..]).env_clear().envs(env).spawn().unwrap()
+        };
+        let marked = crate::launch::marker(&formic_core::InstanceId::new("a-1"), &home);
+        let apart = ["/usr/bin/setsid", "/bin/sleep", "600"];
+        let mut children =
+            [child(&apart, Vec::new()), child(&apart, marked.into()), child(&apart[1..], Vec::new())];
+        let pids: Vec<u32> = children.iter().map(std::process::Child::id).collect();
+        let limit = Instant::now() + std::time::Duration::from_secs(20);
+        // Other tests of this process have children that come and go, and each of ours becomes what it is in steps.
+        let found = loop {
+            let strays = scanner.strays().await.unwrap_or_default();
+            let found: Vec<bool> = pids.iter().map(|pid| strays.contains(pid)).collect();
+            if found == [true, false, false] || Instant::now() > limit {
+                break found;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        };
+        for child in &mut children {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        assert_eq!(found, [true, false, false]);
     }
 
     #[test]
@@ -292,8 +412,28 @@ mod tests {
             ],
         };
         let pids = |claim: &Claim| snapshot.members(claim).iter().map(|stat| stat.pid).collect::<Vec<_>>();
-        assert_eq!(pids(&Claim { instance: "a-1".into(), session: Some(10) }), [10, 11, 12]);
-        assert_eq!(pids(&Claim { instance: "a-1".into(), session: None }), [11, 12]);
-        assert_eq!(pids(&Claim { instance: "a-3".into(), session: None }), [0_u32; 0]);
+        let claim = |instance: &str, session, known: &[(u32, u64)]| Claim {
+            instance: instance.into(),
+            session,
+            known: known.iter().copied().collect(),
+            logs: vec!["/logs/a.log".into()],
+        };
+        assert_eq!(pids(&claim("a-1", Some(10), &[])), [10, 11, 12]);
+        assert_eq!(pids(&claim("a-1", None, &[])), [11, 12]);
+        assert_eq!(pids(&claim("a-3", None, &[])), [0_u32; 0]);
+        // The same one that was seen before, and not another of its number.
+        assert_eq!(pids(&claim("a-3", None, &[(12, 1)])), [12]);
+        assert_eq!(pids(&claim("a-3", None, &[(12, 2)])), [0_u32; 0]);
+        // An orphan that writes to the log of the instance, and what it has started since.
+        let mut snapshot = snapshot;
+        snapshot
+            .processes
+            .push(Seen { outputs: vec!["/dev/null".into(), "/logs/a.log".into()], ..seen(15, 2, 15, None) });
+        snapshot
+            .processes
+            .push(Seen { outputs: vec!["/logs/a.log (deleted)".into()], ..seen(16, 2, 16, None) });
+        snapshot.processes.push(seen(17, 15, 17, None));
+        let pids = |claim: &Claim| snapshot.members(claim).iter().map(|stat| stat.pid).collect::<Vec<_>>();
+        assert_eq!(pids(&claim("a-3", None, &[])), [15, 17]);
     }
 }

@@ -68,12 +68,17 @@ impl SpawnError {
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::File(_) | Self::Withheld(_) | Self::Start { .. } | Self::Handshake { .. } => true,
-            Self::Exec { source, .. } => matches!(
-                source.raw_os_error(),
-                Some(libc::EAGAIN | libc::ENOMEM | libc::EMFILE | libc::ENFILE | libc::ETXTBSY | libc::EIO)
-            ),
+            Self::File(FileError::DiskFull(_)) | Self::Withheld(_) | Self::Handshake { .. } => true,
+            Self::File(FileError::Io { source, .. }) | Self::Start { source, .. } => is_shortage(source),
+            Self::Exec { source, .. } => {
+                is_shortage(source) || matches!(source.raw_os_error(), Some(libc::ETXTBSY | libc::EIO))
+            }
             Self::Invalid(_) | Self::Duplicate(_) => false,
         }
     }
+}
+
+/// Whether the system had too little of what all share: descriptors, memory, processes.
+fn is_shortage(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::ENOMEM | libc::EMFILE | libc::ENFILE))
 }

@@ -1,43 +1,32 @@
-//! What a main process is sent when it is to end, by a name that means the same in every record.
+//! What a main process is sent when it is to end, by its number here.
 
+pub use formic_core::StopSignal;
 use rustix::process::Signal;
-use serde::{Deserialize, Serialize};
 
-/// A signal that a program may take for the wish that it ends.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "UPPERCASE")]
-pub enum StopSignal {
-    /// SIGTERM, unless something else is said.
-    #[default]
-    Term,
-    /// SIGQUIT.
-    Quit,
-    /// SIGINT.
-    Int,
-    /// SIGHUP.
-    Hup,
-    /// SIGUSR1.
-    Usr1,
-    /// SIGUSR2.
-    Usr2,
-    /// SIGWINCH.
-    Winch,
+pub(crate) fn raw(signal: StopSignal) -> Signal {
+    match signal {
+        StopSignal::Term => Signal::TERM,
+        StopSignal::Quit => Signal::QUIT,
+        StopSignal::Int => Signal::INT,
+        StopSignal::Hup => Signal::HUP,
+        StopSignal::Usr1 => Signal::USR1,
+        StopSignal::Usr2 => Signal::USR2,
+        StopSignal::Winch => Signal::WINCH,
+    }
 }
 
-impl StopSignal {
-    pub(crate) fn is_default(&self) -> bool {
-        *self == Self::default()
-    }
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
-    pub(crate) fn signal(self) -> Signal {
-        match self {
-            Self::Term => Signal::TERM,
-            Self::Quit => Signal::QUIT,
-            Self::Int => Signal::INT,
-            Self::Hup => Signal::HUP,
-            Self::Usr1 => Signal::USR1,
-            Self::Usr2 => Signal::USR2,
-            Self::Winch => Signal::WINCH,
+    use super::*;
+
+    #[test]
+    fn a_word_of_a_manifest_is_the_word_of_a_record() {
+        for (word, signal) in StopSignal::WORDS {
+            assert_eq!(serde_json::to_value(signal).unwrap(), word);
+            assert_eq!(signal.to_string(), format!("SIG{word}"));
         }
+        assert!(StopSignal::default().is_default() && !StopSignal::Quit.is_default());
     }
 }

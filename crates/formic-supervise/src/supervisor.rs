@@ -22,6 +22,7 @@ use crate::features::Features;
 use crate::gate::Gate;
 use crate::identity::boot_id;
 use crate::keeper;
+use crate::kin::Kin;
 use crate::launch::{Socket, Start};
 use crate::passing;
 use crate::process::{Care, Process, StopError, Stopped};
@@ -76,12 +77,16 @@ impl Supervisor {
         let store = Store::open(&config.run_dir)?;
         let boot_id = boot_id().map_err(|source| disk::explain("read", Path::new("/proc"), source))?;
         let table = Arc::default();
+        let keeper = config.keeper.as_ref().map(keeper::Client::keeper_pid);
         let mut ours = vec![std::process::id()];
-        ours.extend(config.keeper.as_ref().map(keeper::Client::keeper_pid));
-        let groups = Groups::prepare(store.dir(), &mut config.features.cgroups, &ours);
+        ours.extend(keeper);
+        let groups = Groups::prepare(store.home(), &mut config.features.cgroups, &ours);
         config.features.contain();
-        let scanner =
-            Scanner::new(store.dir()).with_table(&table).with_groups(groups.as_ref().map(Groups::dir));
+        let kin = config.features.children.then(|| Kin::find(keeper)).flatten();
+        let scanner = Scanner::new(store.home())
+            .with_table(&table)
+            .with_groups(groups.as_ref().map(Groups::dir))
+            .with_kin(kin);
         let care =
             Care { store, scanner, groups, exit_info: config.features.exit_info, keeper: config.keeper };
         Ok(Self(Arc::new(Gate {
@@ -185,7 +190,7 @@ impl Supervisor {
         let payload = Payload {
             program: launch.program.clone(),
             args: launch.args.clone(),
-            env: launch.whole_env(self.run_dir(), start.privileges.account.as_ref()),
+            env: launch.whole_env(self.0.care.store.home(), start.privileges.account.as_ref()),
             cwd: launch.cwd.clone().into_os_string(),
             sockets: sockets.iter().map(|socket| socket.name.clone()).collect(),
             privileges: start.privileges.clone(),

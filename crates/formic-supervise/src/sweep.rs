@@ -20,7 +20,7 @@ use crate::cgroup::{Group, Groups};
 use crate::disk::{self, FileError};
 use crate::features::Features;
 use crate::identity::boot_id;
-use crate::judge::{AMBIGUOUS, Judge, Leader};
+use crate::judge::{AMBIGUOUS, Judge, Leader, Whose};
 use crate::pidfd::PidFd;
 use crate::process::Care;
 use crate::record::{Entry, Record, Store, Unreadable};
@@ -58,6 +58,12 @@ pub enum Outcome {
         /// Why they were left alone, or are left.
         reason: String,
     },
+    /// This directory is a copy, and the instance that of the one it is a copy of. It was left alone; the copied record is
+    /// gone.
+    Elsewhere {
+        /// The directory that it was started for.
+        dir: PathBuf,
+    },
     /// The record could not be read and was set aside; what carried its id was ended.
     Damaged {
         /// Where it is now.
@@ -76,8 +82,8 @@ pub enum Outcome {
 pub async fn sweep(run_dir: &Path, features: &Features, grace: Duration) -> Result<Vec<Swept>, FileError> {
     let store = Store::open(run_dir)?;
     let boot_id = boot_id().map_err(|source| disk::explain("read", Path::new("/proc"), source))?;
-    let scanner = Scanner::new(store.dir());
-    let groups = Groups::find(store.dir(), &features.cgroups);
+    let scanner = Scanner::new(store.home());
+    let groups = Groups::find(store.home(), &features.cgroups);
     let care = Care { store, scanner, groups, exit_info: features.exit_info, keeper: None };
     let judge = Judge { care: Arc::new(care), boot_id, features: features.clone() };
     let entries = judge.load().await?;
@@ -146,6 +152,14 @@ impl Sweeper {
         if record.boot_id != self.judge.boot_id {
             self.judge.care.store.remove(&record.id)?;
             return Ok(Outcome::OtherBoot);
+        }
+        match self.judge.whose(record)? {
+            Whose::Ours => {}
+            Whose::Elsewhere(dir) => {
+                self.judge.care.store.remove(&record.id)?;
+                return Ok(Outcome::Elsewhere { dir });
+            }
+            Whose::Unclear { pids, reason } => return Ok(Outcome::Quarantined { pids, reason }),
         }
         let pid = record.identity.as_ref().map(|identity| identity.pid);
         let (leader, session, suspect) = match self.judge.leader(record)? {

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::io;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -54,11 +55,13 @@ pub(crate) struct Session {
     number: Option<u32>,
     /// Number and start time of those that were seen in it.
     proven: Mutex<HashSet<(u32, u64)>>,
+    /// The same of all that were seen to be the instance's, for example because their parent was.
+    known: Mutex<HashSet<(u32, u64)>>,
 }
 
 impl Session {
     pub(crate) fn new(number: Option<u32>) -> Self {
-        Self { number, proven: Mutex::default() }
+        Self { number, proven: Mutex::default(), known: Mutex::default() }
     }
 
     /// The session, if its number means it now.
@@ -90,6 +93,16 @@ impl Session {
         snapshot.session(number).map(|stat| stat.pid).collect()
     }
 
+    /// Those that were seen to be the instance's, with these.
+    fn remember(&self, seen: &[Stat]) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.extend(seen.iter().map(|stat| (stat.pid, stat.start_time)));
+    }
+
+    fn known(&self) -> HashSet<(u32, u64)> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashSet<(u32, u64)>> {
         // Only ever added to.
         self.proven.lock().unwrap_or_else(PoisonError::into_inner)
@@ -102,8 +115,12 @@ pub(crate) struct Ending<'a> {
     /// The id that its processes carry in their environment.
     pub(crate) instance: &'a str,
     pub(crate) session: &'a Session,
+    /// What its processes are given as their standard output and error, and no other's.
+    pub(crate) logs: Vec<PathBuf>,
     /// Its cgroup, if it has one.
     pub(crate) group: Option<&'a Group>,
+    /// Whether what its main process leaves behind goes where [`Scanner::left_behind`] looks.
+    pub(crate) is_kin: bool,
     /// The main process, if it is held.
     pub(crate) leader: Option<&'a AsyncFd<PidFd>>,
     /// What asking is.
@@ -118,7 +135,7 @@ impl Ending<'_> {
         let ended = self.end().await?;
         // Only where another reaps the main process can there be any.
         if self.session.number.is_some() && self.pidfd().is_none_or(PidFd::is_reaped) {
-            let snapshot = self.scanner.snapshot().await.map_err(TreeError::Scan)?;
+            let snapshot = self.others().await?;
             let unproven = self.session.unproven(self.pidfd(), &snapshot);
             if !unproven.is_empty() {
                 return Err(TreeError::Unproven(unproven));
@@ -128,8 +145,11 @@ impl Ending<'_> {
     }
 
     async fn end(&mut self) -> Result<Ended, TreeError> {
-        if self.pidfd().is_some_and(|leader| leader.peek() == Waited::NotOurs && !leader.is_reaped()) {
-            // Another reaps it, at once perhaps: who is in its session is to be learnt before that.
+        let lives = |leader: &PidFd| !leader.has_ended();
+        let is_anothers = |leader: &PidFd| leader.peek() == Waited::NotOurs && !leader.is_reaped();
+        if self.pidfd().is_some_and(|leader| is_anothers(leader) || (self.group.is_none() && lives(leader))) {
+            // Another reaps it, at once perhaps: who is in its session is to be learnt before that. And where there is no
+            // cgroup, nothing but its parent says of a child whose it is that has emptied its environment and left the session.
             self.look().await?;
         }
         if let Some(leader) = self.leader
@@ -169,19 +189,27 @@ impl Ending<'_> {
     }
 
     fn claim(&self, session: Option<u32>) -> Claim {
-        Claim { instance: self.instance.to_owned(), session }
+        let (instance, logs) = (self.instance.to_owned(), self.logs.clone());
+        Claim { instance, session, known: self.session.known(), logs }
     }
 
     async fn look(&self) -> Result<Look, TreeError> {
         if let Some(members) = self.in_group()? {
             return Ok(Look { members, decided: false });
         }
+        Ok(self.seen_in(&*self.others().await?))
+    }
+
+    /// Where its processes may be that are not in its cgroup.
+    async fn others(&self) -> Result<Arc<Snapshot>, TreeError> {
+        let has_ended = self.pidfd().is_some_and(PidFd::has_ended);
         let snapshot = match self.group {
             // It is empty, and who has the right to may have left it; to be among another instance's is no way out.
+            Some(_) if self.is_kin && has_ended => self.scanner.left_behind().await,
             Some(_) => self.scanner.outside().await,
             None => self.scanner.snapshot().await,
         };
-        Ok(self.seen_in(&*snapshot.map_err(TreeError::Scan)?))
+        snapshot.map_err(TreeError::Scan)
     }
 
     /// The processes in the cgroup while there are any.
@@ -196,7 +224,9 @@ impl Ending<'_> {
 
     fn seen_in(&self, snapshot: &Snapshot) -> Look {
         let claim = self.claim(self.session.learn(self.pidfd(), snapshot));
-        Look { members: snapshot.members(&claim), decided: snapshot.is_decided() }
+        let members = snapshot.members(&claim);
+        self.session.remember(&members);
+        Look { members, decided: snapshot.is_decided() }
     }
 
     /// A look of our own that kills on sight.

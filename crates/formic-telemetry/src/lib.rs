@@ -8,6 +8,7 @@ pub mod logs;
 pub mod metrics;
 pub mod overload;
 pub mod traffic;
+mod travelled;
 
 pub use logs::LogFormat;
 pub use metrics::{Arrivals, InFlight, MethodMetrics, Metrics, Side};

@@ -4,6 +4,7 @@ use std::fmt;
 use std::io::IsTerminal;
 use std::str::FromStr;
 
+use formic_core::error::in_full;
 use formic_rpc::context::Scope;
 use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
@@ -131,14 +132,7 @@ impl Visit for Fields {
     }
 
     fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
-        let mut text = value.to_string();
-        let mut cause = value.source();
-        while let Some(error) = cause {
-            text.push_str(": ");
-            text.push_str(&error.to_string());
-            cause = error.source();
-        }
-        self.put(field, text.into());
+        self.put(field, in_full(value).into());
     }
 }
 

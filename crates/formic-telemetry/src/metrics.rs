@@ -17,6 +17,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::travelled::{First, Travelled};
 use crate::{Happening, Overload, traffic};
 
 /// 0.1 ms to 30 s, about ×2.5 a step: loopback calls and slow external ones fall into different buckets.
@@ -102,7 +103,7 @@ struct Inner {
     server_methods: Methods,
     client_methods: Methods,
     /// Calls that were made, by what they travelled over.
-    travelled: [(&'static str, Counter); 3],
+    travelled: Arc<Travelled>,
     /// What happened to calls that were made, besides that they ended.
     traffic: traffic::Families,
     arrived: [(&'static str, Arrivals); 2],
@@ -135,11 +136,7 @@ impl Metrics {
         let server = Families::new(&mut registry, Side::Server);
         let client = Families::new(&mut registry, Side::Client);
         let (server_methods, client_methods) = (RwLock::default(), RwLock::default());
-        let transports = Family::<[(&str, &str); 1], Counter>::default();
-        let help = "Calls made from here, by what they travelled over";
-        registry.sub_registry_with_prefix("client").register("transport", help, transports.clone());
-        let travelled = ["multiplexed", "http", "none"]
-            .map(|name| (name, transports.get_or_create_owned(&[("transport", name)])));
+        let travelled = Arc::new(Travelled::register(&mut registry));
         let traffic = traffic::Families::register(&mut registry);
         let arrived = Arrivals::register(&mut registry);
         let registry = RwLock::new(registry);
@@ -156,13 +153,6 @@ impl Metrics {
             overload,
             sources: RwLock::default(),
         }))
-    }
-
-    /// Counts a call made from here: `multiplexed`, `http`, or `none` within the process.
-    pub fn travelled(&self, transport: &str) {
-        if let Some((_, counter)) = self.0.travelled.iter().find(|(name, _)| *name == transport) {
-            counter.inc();
-        }
     }
 
     /// Counts what happened to the calls to a service. Call it with services that exist only.
@@ -205,6 +195,8 @@ impl Metrics {
             in_flight: families.in_flight.get_or_create_owned(&labels),
             requests: families.requests.clone(),
             by_code: std::array::from_fn(|_| OnceLock::new()),
+            travelled: Arc::clone(&self.0.travelled),
+            first: First::default(),
             labels,
         });
         let mut methods = methods.write().unwrap_or_else(PoisonError::into_inner);
@@ -280,6 +272,8 @@ pub struct MethodMetrics {
     by_code: [OnceLock<Counter>; 17],
     latency: Histogram,
     in_flight: Gauge,
+    travelled: Arc<Travelled>,
+    first: First,
 }
 
 impl MethodMetrics {
@@ -300,6 +294,12 @@ impl MethodMetrics {
     pub fn ended(&self, code: Option<Code>, took: Duration) {
         self.in_flight.dec();
         self.observe(code, took);
+    }
+
+    /// Counts what a call from here to a service travelled over: `multiplexed`, `http`, or `none` within the process. Call it
+    /// with services that exist only, or with a fixed address.
+    pub fn travelled(&self, service: &str, transport: &str) {
+        self.travelled.count(&self.first, service, transport);
     }
 
     fn observe(&self, code: Option<Code>, took: Duration) {
@@ -344,15 +344,6 @@ impl Drop for InFlight {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_call_says_what_it_travelled_over() {
-        let metrics = Metrics::new();
-        metrics.travelled("multiplexed");
-        let text = metrics.render();
-        assert!(text.contains(r#"formic_client_transport_total{transport="multiplexed"} 1"#), "{text}");
-        assert!(text.contains(r#"formic_client_transport_total{transport="http"} 0"#), "{text}");
-    }
 
     #[test]
     fn a_server_says_what_calls_came_over() {

@@ -26,6 +26,7 @@ pub struct Overload {
     limit: Gauge,
     working: Gauge,
     queued: Gauge,
+    held: Gauge,
     shed: [[Counter; Priority::ALL.len()]; Shed::ALL.len()],
 }
 
@@ -34,12 +35,17 @@ impl Overload {
         let family = Family::<Labels, Counter>::default();
         let counter = |reason, priority| family.get_or_create_owned(&Labels(reason, priority));
         let shed = Shed::ALL.map(|reason| Priority::ALL.map(|priority| counter(reason, priority)));
-        let overload =
-            Self { limit: Gauge::default(), working: Gauge::default(), queued: Gauge::default(), shed };
+        let [limit, working, queued, held] = std::array::from_fn(|_| Gauge::default());
+        let overload = Self { limit, working, queued, held, shed };
         let registry = registry.sub_registry_with_prefix("server");
         registry.register("limit", "Calls that may be worked on at a time", overload.limit.clone());
         registry.register("working", "Calls that count against the limit now", overload.working.clone());
         registry.register("queued", "Calls that wait for their turn", overload.queued.clone());
+        registry.register(
+            "held_bytes",
+            "Bytes of requests and answers that multiplexed connections hold",
+            overload.held.clone(),
+        );
         registry.register("shed", "Calls refused before any work, by reason and priority", family);
         Arc::new(overload)
     }
@@ -62,6 +68,11 @@ impl Overload {
     /// So many wait.
     pub fn queued(&self, calls: usize) {
         self.queued.set(i64::try_from(calls).unwrap_or(i64::MAX));
+    }
+
+    /// So many bytes more are held, or less.
+    pub fn held(&self, bytes: i64) {
+        self.held.inc_by(bytes);
     }
 
     /// One of this priority was refused.

@@ -72,7 +72,7 @@ pub mod service;
 
 pub use axum;
 pub use bytes;
-pub use formic_client::Client;
+pub use formic_client::{self as client, Client};
 pub use formic_core::{self as core, Code, Endpoint, Error, Instance, Metadata, ServiceName};
 pub use formic_macros::{main, test};
 pub use formic_registry as registry;

@@ -19,7 +19,16 @@ pub(crate) fn config(settings: &ServiceSettings) -> Config {
     };
     let (max_in_flight, drain_streams) = (limits.max_in_flight, settings.drain.streams);
     let multiplexed = settings.transport != "http";
-    Config { max_in_flight, overload, drain_streams, multiplexed, ..Config::default() }
+    let (max_held, idle_timeout) = (limits.memory, limits.idle);
+    Config {
+        max_in_flight,
+        max_held,
+        idle_timeout,
+        overload,
+        drain_streams,
+        multiplexed,
+        ..Config::default()
+    }
 }
 
 /// What of a client's configuration is a setting.
@@ -28,7 +37,11 @@ pub(crate) fn client(settings: &ServiceSettings) -> formic_client::Config {
     formic_client::Config {
         timeout: settings.timeout,
         transport: formic_client::Transport::named(transport).unwrap_or_default(),
-        capture: settings.client.capture.as_ref().map(Into::into),
+        capture: settings
+            .client
+            .capture
+            .as_ref()
+            .map(|folder| formic_client::Recording::Folder(folder.into())),
         ..formic_client::Config::default()
     }
 }

@@ -33,6 +33,18 @@ impl Folder {
         Self(path.canonicalize().unwrap())
     }
 
+    /// Moves it aside, with all that is in it.
+    ///
+    /// # Panics
+    /// If that cannot be done.
+    pub fn rename(&mut self) {
+        let mut name = self.0.clone().into_os_string();
+        name.push("-moved");
+        let to = PathBuf::from(name);
+        fs::rename(&self.0, &to).unwrap();
+        self.0 = to;
+    }
+
     /// Where it is.
     #[must_use]
     pub fn path(&self) -> &Path {

@@ -87,7 +87,9 @@ impl Tool {
         self
     }
 
-    pub(crate) fn into_command(self) -> Command {
+    /// The command, for one that goes on.
+    #[must_use]
+    pub fn into_command(self) -> Command {
         self.command
     }
 

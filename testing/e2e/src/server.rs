@@ -1,7 +1,7 @@
 //! An application under `formic server`.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -11,7 +11,7 @@ use crate::clock::wait_for;
 use crate::folder::{Folder, free_port};
 use crate::http::Gateway;
 use crate::manifest::Manifest;
-use crate::process::{Ended, alive, of_application, signal};
+use crate::process::{Ended, Tool, alive, of_application, signal};
 use crate::programs::{builds, formic_in};
 
 /// A busy machine with unoptimised programs gets more than the second that a brain needs.
@@ -49,6 +49,30 @@ impl Managed {
         let managed = Self::new(manifest, env);
         managed.formic(&["apply", "--wait"]).says(0, &[]);
         managed
+    }
+
+    /// A copy of its folder, with all that is in it. No server has it yet.
+    ///
+    /// # Panics
+    /// If it cannot be copied.
+    #[must_use]
+    pub fn copied(&self) -> Folder {
+        let copy = Folder::new("copy");
+        let from = self.folder.path().join(".");
+        let copied = Tool::new("cp").args([Path::new("-a"), &from, copy.path()]).run();
+        copied.says(0, &[]);
+        copy
+    }
+
+    /// The server of a folder that was prepared, which is begun by [`Managed::try_serve`].
+    #[must_use]
+    pub fn over(folder: Folder) -> Self {
+        Self { folder, gateway: Gateway { authority: String::new() }, env: Vec::new() }
+    }
+
+    /// Moves its folder aside. What runs is known by its mark to none of these tools any more.
+    pub fn moved(&mut self) {
+        self.folder.rename();
     }
 
     /// Another manifest in its place.

@@ -33,6 +33,10 @@ fn a_new_service_compiles_passes_its_test_and_runs() {
     let folder = Folder::new("new");
     // Not `greeter`: its program would take the place of the example's.
     let made = scaffold(&folder, "doorman");
+    // As anybody's rustfmt has it, whatever the name sorts before.
+    for made in [&made, &scaffold(&folder, "attic")] {
+        cargo(made, &["fmt", "--check"]).run().says(0, &[]);
+    }
     let tested = cargo(&made, &["test", "--offline"]).good();
     assert!(tested.stdout.contains("1 passed"), "{}", tested.stdout);
     assert!(!tested.stderr.contains("warning"), "it compiles without a warning:\n{}", tested.stderr);

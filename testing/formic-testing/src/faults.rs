@@ -6,6 +6,9 @@
 //! let slow = faults.calls().to("payment").times(2).meet(Fault::Latency(Duration::from_secs(1)));
 //! network.inject(&faults);                       // every call of a network in memory
 //! let server = server.intercept(faults.server("payment"));    // a real server
+//! config.interceptors.push(faults.client("order"));           // a real client: its calls say who makes them
+//! config.connector = Some(faults.transport("order"));         // or its connections, to whoever is there
+//! faults.name(&addr.into(), "payment");                       // and what they call an address
 //! let relay = faults.relay("order", "payment", addr).await;   // in front of anything that speaks TCP
 //! // … and then the test
 //! assert_eq!(slow.happened(), 2);
@@ -16,20 +19,24 @@
 mod call;
 mod relay;
 mod rule;
+mod transport;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use formic_core::Error;
+use formic_client::Connect;
+use formic_core::{Endpoint, Error};
 use formic_rpc::{Channel, Interceptor};
 use tokio::sync::watch;
 
-use rule::Rules;
+use rule::{Dealt, Rules};
+use transport::Transport;
 
 pub use relay::Relay;
 pub use rule::{Calls, Rule};
 
+pub(crate) use call::{sign, signature};
 pub(crate) use relay::{Link, pump};
 
 /// What befalls a call. On a [`Relay`], which sees connections and no calls, it befalls a connection.
@@ -64,11 +71,19 @@ pub struct Faults(pub(crate) Arc<Inner>);
 #[derive(Debug)]
 pub(crate) struct Inner {
     rules: Mutex<Rules>,
-    /// Names that do not reach each other, and whether that has kept anything from arriving.
+    /// Names that do not reach each other.
     parted: watch::Sender<HashSet<(String, String)>>,
-    held: Mutex<HashSet<(String, String)>>,
     /// All that were ever parted.
-    ordered: Mutex<Vec<(String, String)>>,
+    partitions: Mutex<Vec<Partition>>,
+    /// What addresses are called.
+    names: Mutex<HashMap<Endpoint, String>>,
+}
+
+/// Two names that were parted, and whether that has kept anything from arriving, there and back.
+#[derive(Debug)]
+struct Partition {
+    names: [String; 2],
+    held: [bool; 2],
 }
 
 impl Default for Faults {
@@ -91,8 +106,8 @@ impl Faults {
         Self(Arc::new(Inner {
             rules,
             parted: watch::Sender::default(),
-            held: Mutex::default(),
-            ordered: Mutex::default(),
+            partitions: Mutex::default(),
+            names: Mutex::default(),
         }))
     }
 
@@ -106,7 +121,8 @@ impl Faults {
     ///
     /// It is a fault like the others: expected, and counted once for each way in which it held something up.
     pub fn part(&self, one: &str, other: &str) {
-        self.0.ordered().push((one.into(), other.into()));
+        let names = [one.into(), other.into()];
+        self.0.partitions().push(Partition { names, held: [false; 2] });
         self.0.parted.send_modify(|parted| {
             parted.insert((one.into(), other.into()));
             parted.insert((other.into(), one.into()));
@@ -121,17 +137,41 @@ impl Faults {
         });
     }
 
-    /// An interceptor for a server of this name: whoever calls it, over whatever transport.
+    /// An interceptor for a server of this name: whoever calls it, over whatever transport. Faults between two names
+    /// and partitions are met here, by each attempt, of callers that say who they are: those with
+    /// [`client`](Self::client).
+    ///
+    /// ```
+    /// # use formic_testing::Faults;
+    /// fn troubled(service: formic::Service, faults: &Faults) -> formic::Service {
+    ///     service.intercept(faults.server("payment")).intercept_client(faults.client("payment"))
+    /// }
+    /// ```
     #[must_use]
     pub fn server(&self, name: &str) -> Arc<dyn Interceptor> {
-        call::interceptor(Arc::clone(&self.0), None, Some(name))
+        call::server(Arc::clone(&self.0), name)
     }
 
-    /// An interceptor for a client of this name: whomever it calls. It stands around the client's retries;
-    /// faults of single attempts come from servers and relays.
+    /// An interceptor for a client of this name: whomever it calls. It stands around the client's retries and knows
+    /// no name of the server, so here calls meet the faults that name none; and they say who makes them, so that
+    /// [`server`](Self::server) knows both names. A server without it shows that to its handlers, as the
+    /// metadata `formic-testing-from`.
     #[must_use]
     pub fn client(&self, name: &str) -> Arc<dyn Interceptor> {
-        call::interceptor(Arc::clone(&self.0), Some(name), None)
+        call::client(Arc::clone(&self.0), name)
+    }
+
+    /// How a client of this name connects, for its configuration: over sockets, of which each connection meets faults
+    /// as on a [`relay`](Self::relay), partitions too. It needs nothing of the servers but their names.
+    #[must_use]
+    pub fn transport(&self, name: &str) -> Arc<dyn Connect> {
+        Arc::new(Transport { inner: Arc::clone(&self.0), name: name.into() })
+    }
+
+    /// What an address is called from now on, by connections of a [`transport`](Self::transport). One without a name
+    /// is called as it is written.
+    pub fn name(&self, endpoint: &Endpoint, name: &str) {
+        self.0.names().insert(endpoint.clone(), name.into());
     }
 
     /// A channel of which each call meets the faults between the two names.
@@ -151,14 +191,15 @@ impl Faults {
     /// Whether a partition of these two has held something up.
     #[must_use]
     pub fn has_held(&self, one: &str, other: &str) -> bool {
-        let held = self.0.held();
-        held.contains(&(one.into(), other.into())) || held.contains(&(other.into(), one.into()))
+        let about = |names: &[String; 2]| *names == [one, other] || *names == [other, one];
+        self.0.partitions().iter().any(|partition| about(&partition.names) && partition.held != [false; 2])
     }
 
     /// How many faults have happened.
     #[must_use]
     pub fn happened(&self) -> usize {
-        self.0.rules().happened() + self.0.held().len()
+        let held = |partition: &Partition| partition.held.into_iter().filter(|held| *held).count();
+        self.0.rules().happened() + self.0.partitions().iter().map(held).sum::<usize>()
     }
 
     /// How many are still to come, of those that happen a number of times.
@@ -169,10 +210,8 @@ impl Faults {
 
     fn missing(&self) -> Vec<String> {
         let mut missing = self.0.rules().missing();
-        let held = self.0.held();
-        for (one, other) in self.0.ordered().iter() {
-            let pair = (one.clone(), other.clone());
-            if !held.contains(&pair) && !held.contains(&(pair.1, pair.0)) {
+        for Partition { names: [one, other], held } in self.0.partitions().iter() {
+            if *held == [false; 2] {
                 missing
                     .push(format!("nothing was on its way between {one} and {other} while they were parted"));
             }
@@ -196,17 +235,44 @@ impl Inner {
         self.rules.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn held(&self) -> MutexGuard<'_, HashSet<(String, String)>> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    fn names(&self) -> MutexGuard<'_, HashMap<Endpoint, String>> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn ordered(&self) -> MutexGuard<'_, Vec<(String, String)>> {
-        self.ordered.lock().unwrap_or_else(PoisonError::into_inner)
+    fn name_of(&self, endpoint: &Endpoint) -> String {
+        self.names().get(endpoint).cloned().unwrap_or_else(|| endpoint.to_string())
     }
 
-    /// The fault for the next call or connection of this kind.
+    fn partitions(&self) -> MutexGuard<'_, Vec<Partition>> {
+        self.partitions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Something is held up on this way: by the last partition that is about it.
+    fn hold(&self, from: &str, to: &str) {
+        let mut partitions = self.partitions();
+        let mut last = partitions.iter_mut().rev();
+        let way = last.find_map(|Partition { names: [one, other], held: [there, back] }| {
+            match (one == from && other == to, one == to && other == from) {
+                (true, _) => Some(there),
+                (_, true) => Some(back),
+                _ => None,
+            }
+        });
+        way.into_iter().for_each(|held| *held = true);
+    }
+
+    /// The fault of the next call of this kind, which meets it.
     fn take(&self, from: Option<&str>, to: Option<&str>, method: Option<&str>) -> Option<Fault> {
-        self.rules().take(from, to, method)
+        let mut rules = self.rules();
+        let (fault, index) = rules.deal(from, to, method)?;
+        rules.strike(index);
+        Some(fault)
+    }
+
+    /// The fault of the next connection of this kind, which may meet it.
+    fn deal(self: &Arc<Self>, from: Option<&str>, to: Option<&str>) -> Option<Dealt> {
+        let dealt = self.rules().deal(from, to, None)?;
+        Some(Dealt::new(Arc::clone(self), dealt))
     }
 
     /// Waits while the two do not reach each other.
@@ -215,7 +281,7 @@ impl Inner {
         let pair = (from.to_owned(), to.to_owned());
         let mut parted = self.parted.subscribe();
         if parted.borrow_and_update().contains(&pair) {
-            self.held().insert(pair.clone());
+            self.hold(from, to);
             // The sender lives as long as this.
             let _ = parted.wait_for(|parted| !parted.contains(&pair)).await;
         }

@@ -21,9 +21,6 @@ pub struct Network {
     faults: Arc<Mutex<Option<Arc<faults::Inner>>>>,
 }
 
-/// Says who calls, where a fault asks; taken off before the service sees it.
-const FROM: &str = "formic-testing-from";
-
 /// Where a name leads, at the moment of each call.
 #[derive(Debug)]
 struct Node {
@@ -143,9 +140,9 @@ impl Handle for Named {
     }
 
     fn call(&self, mut call: Call) -> BoxFuture<'static, Result<Answer, Error>> {
-        match call.metadata.insert(FROM, &self.caller) {
+        match faults::sign(&mut call, &self.caller) {
             Ok(()) => self.handle.call(call),
-            Err(error) => Box::pin(std::future::ready(Err(Error::invalid_argument(error.to_string())))),
+            Err(error) => Box::pin(std::future::ready(Err(error))),
         }
     }
 
@@ -174,10 +171,7 @@ impl Handle for Place {
                 Box::pin(std::future::ready(Err(error))) as BoxFuture<'static, _>
             }
         };
-        let from = call.metadata.get(FROM).map(ToOwned::to_owned);
-        if from.is_some() {
-            call.metadata.remove(FROM);
-        }
+        let from = faults::signature(&mut call);
         let faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner).clone();
         match faults {
             Some(faults) => Box::pin(faults.befall(from, Some(self.name.clone()), call, answer)),

@@ -10,7 +10,7 @@ use formic_probe::{Order, ProbeClient, ProbeServer, Prober, Report};
 use formic_rpc::Streaming;
 use formic_server::{Config, Server};
 use formic_telemetry::Metrics;
-use formic_testing::{Fault, Faults, Network, Transient, transport, wait_until};
+use formic_testing::{Fabric, Fault, Faults, Network, Transient, transport, wait_until};
 use tokio::time::Instant;
 
 const SAY: &str = "/probe.v1.Probe/Say";
@@ -138,6 +138,77 @@ async fn on_a_real_server_and_around_a_real_client() {
     transient.stop(LONG).await;
 }
 
+/// A client of its own, and so with connections of its own.
+fn probe_at(transient: &Transient, config: ClientConfig) -> ProbeClient {
+    let config = ClientConfig { connections: 1, transport: transport(), ..config };
+    ProbeClient::new(Client::without_registry(config).at(transient.addr().into()))
+}
+
+#[tokio::test]
+async fn between_names_on_a_real_server_and_a_real_client() {
+    let (faults, prober) = (Faults::new(), Prober::new());
+    let transient = Transient::start(server(&prober).intercept(faults.server("probe"))).await;
+    let caller = |name| {
+        probe_at(
+            &transient,
+            ClientConfig { interceptors: vec![faults.client(name)], ..ClientConfig::default() },
+        )
+    };
+    let (order, web) = (caller("order"), caller("web"));
+    let aborted = Fault::Error(Error::aborted("as ordered"));
+    let rule = faults.calls().from("order").to("probe").always().meet(aborted);
+    assert_eq!(say(&order).await.unwrap_err().code(), Code::Aborted);
+    let seen = web.say(Order::default()).await.unwrap();
+    assert!(seen.seen.metadata.keys().all(|name| !name.contains("formic-testing")), "{:?}", seen.seen);
+    rule.stop();
+    assert_eq!(rule.happened(), 1);
+
+    faults.part("order", "probe");
+    let soon = Duration::from_millis(300);
+    let began = prober.counts().began();
+    let error = order.say(Order::default()).timeout(soon).await.unwrap_err();
+    assert_eq!((error.code(), prober.counts().began()), (Code::DeadlineExceeded, began));
+    assert!(faults.has_held("order", "probe"));
+    say(&web).await.unwrap();
+    faults.join("order", "probe");
+    say(&order).await.unwrap();
+    transient.stop(LONG).await;
+}
+
+#[tokio::test]
+async fn on_the_transport_of_a_real_client() {
+    let (faults, prober) = (Faults::new(), Prober::new());
+    // Servers that know nothing of it.
+    let (one, other) = (Transient::start(server(&prober)).await, Transient::start(server(&prober)).await);
+    faults.name(&one.addr().into(), "probe");
+    let to = |transient| {
+        let connector = Some(faults.transport("order"));
+        probe_at(transient, ClientConfig { connector, ..ClientConfig::default() })
+    };
+    let refused = faults.calls().from("order").to("probe").always().meet(Fault::Refuse);
+    assert_eq!(say(&to(&one)).await.unwrap_err().code(), Code::Unavailable);
+    assert_eq!((say(&to(&other)).await.unwrap(), prober.counts().began()), ("hi".into(), 1));
+    refused.stop();
+    assert!(refused.happened() > 0);
+    // One without a name is called by its address.
+    let address = other.addr().to_string();
+    let reset = faults.calls().to(&address).always().meet(Fault::Reset);
+    assert_eq!(say(&to(&other)).await.unwrap_err().code(), Code::Unavailable);
+    reset.stop();
+
+    // A connection that is there falls silent, and speaks again.
+    let (probe, free) = (to(&one), to(&other));
+    say(&probe).await.unwrap();
+    let began = prober.counts().began();
+    faults.part("order", "probe");
+    let error = probe.say(order("hi")).timeout(Duration::from_millis(300)).await.unwrap_err();
+    assert_eq!((error.code(), prober.counts().began()), (Code::DeadlineExceeded, began));
+    say(&free).await.unwrap();
+    faults.join("order", "probe");
+    say(&probe).await.unwrap();
+    assert!(faults.has_held("order", "probe") && reset.happened() > 0);
+}
+
 #[tokio::test]
 async fn on_connections_of_any_client() {
     let (faults, prober) = (Faults::new(), Prober::new());
@@ -198,4 +269,23 @@ async fn on_connections_of_any_client() {
     assert_eq!(hanging.await.unwrap().unwrap_err().code(), Code::Unavailable);
     say(&probe).await.unwrap();
     assert_eq!(relay.connections(), connections + 1);
+}
+
+/// As the documentation shows it.
+#[tokio::test(start_paused = true)]
+async fn between_processes_that_are_found_balanced_and_lost() {
+    let (faults, fabric) = (Faults::new(), Fabric::new());
+    fabric.inject(&faults);
+    let _first = fabric.serve("probe", Prober::new()).await;
+    let second = fabric.serve("probe", Prober::new()).await;
+    let probe = ProbeClient::new(fabric.client("order").of("probe"));
+    let lost = faults.calls().to("probe").times(1).meet(Fault::Reset);
+    for _ in 0..20 {
+        assert_eq!(probe.get(order("hi")).await.unwrap().text, "hi");
+    }
+    assert_eq!(lost.happened(), 1);
+    drop(second);
+    for _ in 0..20 {
+        assert_eq!(probe.get(order("hi")).await.unwrap().text, "hi");
+    }
 }

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use formic_balance::traffic::Hash;
+use formic_balance::{Algorithm, Traffic};
 use formic_client::{Client, Config as ClientConfig, Protocol};
 use formic_core::{Code, Instance, InstanceId, ServiceName, Shed};
 use formic_probe::{Action, Order, ProbeClient, ProbeServer, Prober};
@@ -66,11 +68,21 @@ impl Fleet {
     }
 
     fn client(&self, protocol: Protocol) -> Client {
+        self.balanced(protocol, Traffic::default())
+    }
+
+    fn balanced(&self, protocol: Protocol, traffic: Traffic) -> Client {
         let connector = Some(self.fabric.connector("web"));
         // Wire deadlines are of the real clock; see `Fabric`.
         let transport = formic_testing::transport();
-        let config =
-            ClientConfig { connector, protocol, transport, timeout: HOUR / 2, ..ClientConfig::default() };
+        let config = ClientConfig {
+            connector,
+            protocol,
+            transport,
+            traffic,
+            timeout: HOUR / 2,
+            ..ClientConfig::default()
+        };
         Client::new(self.registry.clone(), config)
     }
 }
@@ -81,19 +93,31 @@ fn wait(millis: u64, number: u32) -> Order {
 
 /// Callers who never stop; each counts what it got.
 fn load(fleet: &Fleet, over: &Arc<AtomicBool>, done: &Arc<AtomicUsize>) -> JoinSet<Vec<String>> {
+    balanced_load(fleet, &Traffic::default(), over, done)
+}
+
+fn balanced_load(
+    fleet: &Fleet,
+    traffic: &Traffic,
+    over: &Arc<AtomicBool>,
+    done: &Arc<AtomicUsize>,
+) -> JoinSet<Vec<String>> {
     let mut callers = JoinSet::new();
     for number in 0..9_u64 {
         let protocol = if number % 2 == 0 { Protocol::Connect } else { Protocol::Grpc };
         // `Say` may not be repeated, so nothing here is saved by a repetition.
-        let probe = ProbeClient::new(fleet.client(protocol).of("probe"));
+        let probe = ProbeClient::new(fleet.balanced(protocol, traffic.clone()).of("probe"));
         let (over, done) = (Arc::clone(over), Arc::clone(done));
         callers.spawn(async move {
             let mut failures = Vec::new();
             while !over.load(Ordering::Relaxed) {
+                // Another one each time, for those who go by it.
+                let user = format!("user-{}", done.load(Ordering::Relaxed));
                 let outcome = if number % 3 == 0 {
-                    stream(&probe, 20 + number).await
+                    stream(&probe, 20 + number, &user).await
                 } else {
-                    probe.say(wait(20 + 3 * number, 0)).await.map(drop).map_err(|error| format!("{error:?}"))
+                    let call = probe.say(wait(20 + 3 * number, 0)).metadata("x-user", &user);
+                    call.await.map(drop).map_err(|error| format!("{error:?}"))
                 };
                 match outcome {
                     Ok(()) => _ = done.fetch_add(1, Ordering::Relaxed),
@@ -106,8 +130,9 @@ fn load(fleet: &Fleet, over: &Arc<AtomicBool>, done: &Arc<AtomicUsize>) -> JoinS
     callers
 }
 
-async fn stream(probe: &ProbeClient, millis: u64) -> Result<(), String> {
-    let mut stream = probe.count(wait(millis, 8)).await.map_err(|error| format!("{error:?}"))?.into_message();
+async fn stream(probe: &ProbeClient, millis: u64, user: &str) -> Result<(), String> {
+    let call = probe.count(wait(millis, 8)).metadata("x-user", user);
+    let mut stream = call.await.map_err(|error| format!("{error:?}"))?.into_message();
     let mut count = 0;
     while let Some(report) = stream.message().await.map_err(|error| format!("after {count}: {error:?}"))? {
         assert_eq!(report.number, count);
@@ -127,34 +152,44 @@ fn each_seed<F: Future<Output = ()>>(seeds: std::ops::Range<u64>, scene: impl Fn
     }
 }
 
-/// Five instances are replaced one after the other, twenty times, under load; not one call fails.
+/// Five instances are replaced one after the other, twenty times, under load; not one call fails, whoever picks.
 #[test]
 fn rolling_restarts_lose_nothing() {
-    each_seed(0..4, |seed| async move {
-        let mut fleet = Fleet::new();
-        let mut replicas = std::collections::VecDeque::new();
-        for _ in 0..5 {
-            replicas.push_back(fleet.start(Config::default()).await);
-        }
-        let (over, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-        let callers = load(&fleet, &over, &done);
-        sleep(200 * MS).await;
-        for _ in 0..20 {
-            for _ in 0..5 {
-                let before = done.load(Ordering::Relaxed);
-                replicas.push_back(fleet.start(Config::default()).await);
-                let old = replicas.pop_front().unwrap();
-                fleet.stop(old).await;
-                assert!(done.load(Ordering::Relaxed) > before, "there was no load");
-            }
-        }
-        over.store(true, Ordering::Relaxed);
-        let failures: Vec<String> = callers.join_all().await.concat();
-        assert!(failures.is_empty(), "seed {seed}: {} failed: {:?}", failures.len(), &failures[..1]);
-        let done = done.load(Ordering::Relaxed);
-        assert!(done > 2_000, "seed {seed}: {done} calls are no load");
-        assert_eq!(fleet.prober.counts().dropped(), 0, "seed {seed}");
+    // Many with the default, some with each of the others.
+    let each = |policy: Algorithm| vec![policy; if policy == Algorithm::default() { 8 } else { 2 }];
+    let policies: Vec<Algorithm> = Algorithm::ALL.into_iter().flat_map(each).collect();
+    each_seed(0..policies.len() as u64, |seed| {
+        let policy = policies[seed as usize];
+        rolling(seed, policy)
     });
+}
+
+async fn rolling(seed: u64, policy: Algorithm) {
+    let hash = (policy == Algorithm::Hash).then(|| Hash { key: "x-user".into(), bound: 1.25 });
+    let traffic = Traffic { policy, hash, ..Traffic::default() };
+    let mut fleet = Fleet::new();
+    let mut replicas = std::collections::VecDeque::new();
+    for _ in 0..5 {
+        replicas.push_back(fleet.start(Config::default()).await);
+    }
+    let (over, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let callers = balanced_load(&fleet, &traffic, &over, &done);
+    sleep(200 * MS).await;
+    for _ in 0..20 {
+        for _ in 0..5 {
+            let before = done.load(Ordering::Relaxed);
+            replicas.push_back(fleet.start(Config::default()).await);
+            let old = replicas.pop_front().unwrap();
+            fleet.stop(old).await;
+            assert!(done.load(Ordering::Relaxed) > before, "there was no load");
+        }
+    }
+    over.store(true, Ordering::Relaxed);
+    let failures: Vec<String> = callers.join_all().await.concat();
+    assert!(failures.is_empty(), "{policy:?}, seed {seed}: {} failed: {:?}", failures.len(), &failures[..1]);
+    let done = done.load(Ordering::Relaxed);
+    assert!(done > 2_000, "{policy:?}, seed {seed}: {done} calls are no load");
+    assert_eq!(fleet.prober.counts().dropped(), 0, "{policy:?}, seed {seed}");
 }
 
 /// The same without a drain shows: so the scene above does not pass for nothing.

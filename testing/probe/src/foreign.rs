@@ -12,7 +12,7 @@ use connectrpc::{ConnectError, Protocol, Spec, StreamType};
 use formic_core::{Error, Kind, Metadata, Method};
 use formic_rpc::raw::{Raw, RawView};
 use formic_rpc::wire_error::from_connect;
-use formic_rpc::{Answer, Body, BoxFuture, Call, Channel, Codec, Handle};
+use formic_rpc::{Answer, Body, BoxFuture, Call, Channel, Codec, Handle, Trailing};
 use futures::StreamExt;
 
 /// A version of HTTP.
@@ -114,15 +114,19 @@ where
                 call_server_stream::<_, Raw, RawView<'static>>(transport, config, spec, request, options)
                     .await?;
             let metadata = Metadata::from(stream.headers().clone());
-            let messages = futures::stream::unfold(Some(stream), |state| async move {
-                let mut stream = state?;
+            let late = Trailing::default();
+            let messages = futures::stream::unfold(Some((stream, late.clone())), |state| async move {
+                let (mut stream, late) = state?;
                 match stream.message::<Raw>().await {
-                    Ok(Some(message)) => Some((Ok(message.as_ref().bytes().clone()), Some(stream))),
-                    Ok(None) => None,
+                    Ok(Some(message)) => Some((Ok(message.as_ref().bytes().clone()), Some((stream, late)))),
+                    Ok(None) => {
+                        late.set(stream.trailers().cloned().unwrap_or_default().into());
+                        None
+                    }
                     Err(error) => Some((Err(from_connect(&error)), None)),
                 }
             });
-            Ok(Answer { metadata, ..Answer::new(Body::Stream(Box::pin(messages))) })
+            Ok(Answer { metadata, late: Some(late), ..Answer::new(Body::Stream(Box::pin(messages))) })
         }
         Kind::BidiStream => {
             let spec = Spec::client(path, StreamType::BidiStream);
@@ -158,5 +162,5 @@ where
 
 fn one(headers: http::HeaderMap, message: bytes::Bytes, trailers: http::HeaderMap) -> Answer {
     let (metadata, trailers) = (Metadata::from(headers), Metadata::from(trailers));
-    Answer { metadata, trailers, body: Body::Message(message) }
+    Answer { metadata, trailers, ..Answer::new(Body::Message(message)) }
 }

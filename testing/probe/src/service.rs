@@ -157,25 +157,23 @@ fn report(ctx: &Context, order: Order) -> Report {
 }
 
 /// Answers with metadata before and after it, for those who ask with `x-ask`.
-fn dressed<T>(ctx: &Context, message: T, trailers: bool) -> Reply<T> {
+fn dressed<T>(ctx: &Context, message: T) -> Reply<T> {
     let response = Response::new(message);
     let Some(ask) = ctx.metadata().get("x-ask") else { return Ok(response) };
-    let invalid = |_| Error::internal("what came cannot go");
-    let response = response.with_metadata("x-before", ask).map_err(invalid)?;
-    if trailers { response.with_trailer("x-after", ask).map_err(invalid) } else { Ok(response) }
+    Ok(response.with_metadata("x-before", ask)?.with_trailer("x-after", ask)?)
 }
 
 impl Probe for Prober {
     async fn say(&self, ctx: Context, order: Request<'_, Order>) -> Reply<Report> {
         let order = order.to_owned_message();
-        dressed(&ctx, self.obey(&ctx, order).await?, true)
+        dressed(&ctx, self.obey(&ctx, order).await?)
     }
 
     fn get(&self, ctx: Context, order: Request<'_, Order>) -> impl Future<Output = Reply<Report>> + Send {
         let order = order.to_owned_message();
         // Not an async fn: this panics while the future is being made, not while it runs.
         assert!(order.action.as_known() != Some(Action::ACTION_PANIC), "as told, before any await");
-        async move { dressed(&ctx, self.obey(&ctx, order).await?, true) }
+        async move { dressed(&ctx, self.obey(&ctx, order).await?) }
     }
 
     async fn count(&self, ctx: Context, order: Request<'_, Order>) -> Reply<Streaming<Report>> {
@@ -211,7 +209,7 @@ impl Probe for Prober {
                 Some((Ok(message), (at + 1, guard)))
             }
         });
-        dressed(&ctx, Streaming::new(messages), false)
+        dressed(&ctx, Streaming::new(messages))
     }
 
     async fn join(&self, ctx: Context, mut orders: Inbound<Order>) -> Reply<Report> {
@@ -224,7 +222,7 @@ impl Probe for Prober {
         }
         let outcome = self.act(&ctx, joined).await;
         guard.end();
-        dressed(&ctx, outcome?, true)
+        dressed(&ctx, outcome?)
     }
 
     async fn chat(&self, ctx: Context, orders: Inbound<Order>) -> Reply<Streaming<Report>> {
@@ -247,7 +245,7 @@ impl Probe for Prober {
                 }
             }
         });
-        dressed(&ctx, Streaming::new(answers), false)
+        dressed(&ctx, Streaming::new(answers))
     }
 }
 

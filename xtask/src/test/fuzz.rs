@@ -3,7 +3,6 @@
 //! Built by the nightly toolchain beside, with the flags that `cargo fuzz` gives, so that nothing has to be installed for it.
 //! Without a nightly, or a compiler for the fuzzer's own C++, it is skipped, and says so.
 
-use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -11,7 +10,7 @@ use anyhow::{Context as _, Result};
 
 use super::tally::Tally;
 use crate::run;
-use crate::workspace::{Workspace, capture};
+use crate::workspace::{Workspace, capture, target_dir};
 
 /// The targets, and how many seconds of the minute each gets: a connection has more states than a file.
 const TARGETS: [(&str, u32); 2] = [("machine", 45), ("capture", 15)];
@@ -39,7 +38,7 @@ pub(crate) fn run(workspace: &Workspace) -> Result<Tally> {
             return Ok(tally);
         }
     };
-    let folder = target(workspace).join("fuzz");
+    let folder = target_dir(workspace).join("fuzz");
     let cargo = |verb: &str, target: &str| {
         let mut command = Command::new("rustup");
         command.args([
@@ -96,11 +95,6 @@ fn host() -> Result<String, String> {
         .find_map(|line| line.strip_prefix("host: "))
         .map(str::to_owned)
         .ok_or_else(|| "the nightly toolchain does not say its platform".to_owned())
-}
-
-fn target(workspace: &Workspace) -> PathBuf {
-    let root: &Path = &workspace.root;
-    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |target| root.join(target))
 }
 
 /// How many runs a fuzzer made, from its last words.

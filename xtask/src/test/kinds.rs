@@ -32,11 +32,12 @@ pub(crate) enum Kind {
     E2e,
     Foreign,
     Http,
+    Vm,
     Fuzz,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::Fmt,
         Self::Clippy,
         Self::Tidy,
@@ -47,6 +48,7 @@ impl Kind {
         Self::E2e,
         Self::Foreign,
         Self::Http,
+        Self::Vm,
         Self::Fuzz,
     ];
 
@@ -62,8 +64,14 @@ impl Kind {
             Self::E2e => "e2e",
             Self::Foreign => "foreign",
             Self::Http => "http",
+            Self::Vm => "vm",
             Self::Fuzz => "fuzz",
         }
+    }
+
+    /// Whether it runs when no kind is asked for. An emulated machine takes minutes, and its packages to be installed.
+    pub(crate) fn is_of_the_gate(self) -> bool {
+        self != Self::Vm
     }
 
     pub(crate) fn about(self) -> &'static str {
@@ -78,6 +86,7 @@ impl Kind {
             Self::E2e => "the binary and the shop, end to end",
             Self::Foreign => "the shop, driven by clients that are not ours",
             Self::Http => "the shop, the crash tests and the fault scenes once more, over HTTP",
+            Self::Vm => "what needs cgroup v2 with every controller, in a machine of its own",
             Self::Fuzz => "what parses bytes from outside, a minute under a fuzzer",
         }
     }
@@ -110,6 +119,7 @@ pub(crate) fn run(kind: Kind, workspace: &Workspace, verbose: bool) -> Result<Ta
             tests(&mut command, &[], verbose)
         }
         Kind::E2e | Kind::Foreign | Kind::Http => end_to_end(kind, workspace, verbose),
+        Kind::Vm => super::vm::run(workspace, verbose),
         Kind::Fuzz => super::fuzz::run(workspace),
     }
 }

@@ -39,7 +39,9 @@ impl Options {
                 }
             }
         }
-        options.kinds = Kind::ALL.into_iter().filter(|kind| only.is_empty() || only.contains(kind)).collect();
+        let is_asked =
+            |kind: &Kind| if only.is_empty() { kind.is_of_the_gate() } else { only.contains(kind) };
+        options.kinds = Kind::ALL.into_iter().filter(is_asked).collect();
         Ok(options)
     }
 }
@@ -65,8 +67,11 @@ mod tests {
     }
 
     #[test]
-    fn nothing_said_means_everything() {
-        assert_eq!(parse("").unwrap().kinds, Kind::ALL);
+    fn nothing_said_means_the_gate() {
+        let kinds = parse("").unwrap().kinds;
+        assert_eq!(kinds.len(), Kind::ALL.len() - 1);
+        assert!(!kinds.contains(&Kind::Vm));
+        assert_eq!(parse("--only vm").unwrap().kinds, [Kind::Vm]);
     }
 
     #[test]

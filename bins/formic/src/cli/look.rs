@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use clap::{Args, ValueEnum};
 
-use super::{Listing, Target};
+use super::{Listing, Target, unoffered};
 
 #[derive(Args, Debug)]
 pub(crate) struct Top {
@@ -36,13 +36,15 @@ pub(crate) struct Metrics {
 }
 
 #[derive(Args, Debug)]
+#[command(mut_args(unoffered))]
 pub(crate) struct Exec {
-    #[command(flatten)]
-    pub(crate) target: Target,
     /// A service, one of its slots (order/1), or the id of an instance
     #[arg(value_name = "SERVICE[/SLOT]")]
     pub(crate) instance: String,
     /// The command and its arguments
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
     pub(crate) command: Vec<OsString>,
+    // Last, as its flags begin a part of the help of their own.
+    #[command(flatten)]
+    pub(crate) target: Target,
 }

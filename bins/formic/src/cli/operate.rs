@@ -15,10 +15,17 @@ pub(crate) struct Plan {
     pub(crate) listing: Listing,
 }
 
+/// How the two differ that stop something.
+const STOP: &str = "Named services stay stopped until `formic start` or the next apply; the others run on. Without names it is \
+`formic down`: all that runs is drained and stopped, and `formic up` ends with it; a server goes on with nothing to run until \
+`formic apply` or `formic rollback`.";
+const DOWN: &str = "The same as `formic stop` without names. `formic stop SERVICE` stops single services, and the others run on; \
+`formic server stop` ends a server, and what runs goes on.";
+
 /// Whether a command waits for what it has set off.
 #[derive(Args, Clone, Copy, Debug)]
 pub(crate) struct Wait {
-    /// Wait until all of it runs and answers; fails if a service fails
+    /// Wait until what was changed runs and answers; fails if an update of it fails
     #[arg(long)]
     pub(crate) wait: bool,
     /// How long to wait, for example 30s or 5m
@@ -55,6 +62,7 @@ pub(crate) struct Scale {
 }
 
 #[derive(Args, Debug)]
+#[command(mut_arg("wait", |it| it.help("Wait until new instances answer and the old ones are gone; fails if a service fails")))]
 pub(crate) struct Restart {
     /// Services
     #[arg(required = true, value_name = "SERVICE")]
@@ -66,8 +74,10 @@ pub(crate) struct Restart {
 }
 
 #[derive(Args, Debug)]
+#[command(mut_arg("wait", |it| it.help("Wait until they have stopped; all that runs is always waited for")))]
+#[command(after_help = STOP)]
 pub(crate) struct Stop {
-    /// Services [default: all, and the application with them]
+    /// Services [default: all that runs, as `formic down`]
     pub(crate) services: Vec<String>,
     /// Kill instead of drain
     #[arg(long, conflicts_with = "services")]
@@ -96,6 +106,7 @@ pub(crate) struct Start {
 }
 
 #[derive(Args, Debug)]
+#[command(mut_arg("wait", |it| it.help("Wait until nothing of them runs any more")))]
 pub(crate) struct Rm {
     /// Services
     #[arg(required = true, value_name = "SERVICE")]
@@ -110,6 +121,7 @@ pub(crate) struct Rm {
 }
 
 #[derive(Args, Debug)]
+#[command(after_help = DOWN)]
 pub(crate) struct Down {
     /// Kill instead of drain
     #[arg(long)]
@@ -127,6 +139,7 @@ pub(crate) struct Pause {
 }
 
 #[derive(Args, Debug)]
+#[command(mut_arg("wait", |it| it.help("Wait until the run is over, and say how it ended; fails if the run fails")))]
 pub(crate) struct Run {
     /// A service with a `cron`
     pub(crate) service: String,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, Subcommand};
 
-use super::Listing;
+use super::{Listing, unoffered};
 
 #[derive(Args, Debug)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -83,12 +83,14 @@ pub(crate) enum ServerVerb {
 }
 
 #[derive(Args, Debug)]
+#[command(mut_args(unoffered))]
 pub(crate) struct Detached {
     #[command(flatten)]
     pub(crate) listing: Listing,
 }
 
 #[derive(Args, Debug)]
+#[command(mut_args(unoffered))]
 pub(crate) struct Upgrade {
     /// The program [default: this one]
     #[arg(long, value_name = "FILE")]

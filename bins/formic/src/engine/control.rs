@@ -2,6 +2,7 @@
 
 mod cron;
 mod deploy;
+pub(crate) mod farewell;
 mod intent;
 mod measure;
 mod outlook;
@@ -90,7 +91,11 @@ impl Control {
             pid: std::process::id(),
             gateway: facts.gateway,
             services: view.services.iter().map(wire::service).collect(),
-            notes: facts.notes,
+            notes: facts
+                .notes
+                .into_iter()
+                .chain((!view.held.is_empty()).then(|| view.held.clone()))
+                .collect(),
             index: view.index,
             profile: self.about.profile.into(),
             server: self.managed.as_ref().map(Managed::status).into(),
@@ -127,7 +132,16 @@ where
 impl pb::ControlService for Control {
     async fn status(&self, _: Context, _: Request<'_, pb::StatusRequest>) -> Reply<pb::StatusResponse> {
         let view = self.engine.view().borrow().clone();
-        reply(self.status_of(&view))
+        let mut status = self.status_of(&view);
+        let (rights, probed) = (self.engine.rights(), self.engine.probed());
+        for instance in status.services.iter_mut().flat_map(|service| &mut service.instances) {
+            let id = formic_core::InstanceId::new(instance.id.as_str());
+            instance.rights = rights.get(&id).map(wire::rights).into();
+            let probe = probed.get(&id).filter(|_| instance.pid != 0 && instance.state != "stopping");
+            let failure = probe.and_then(|p| wire::probe_failure(instance.probe_failure.as_option(), p));
+            instance.probe_failure = failure.or_else(|| instance.probe_failure.as_option().cloned()).into();
+        }
+        reply(status)
     }
 
     async fn watch_status(
@@ -136,15 +150,16 @@ impl pb::ControlService for Control {
         _: Request<'_, pb::StatusRequest>,
     ) -> Reply<Streaming<pb::StatusResponse>> {
         let control = self.clone();
-        reply(follow(self.engine.view(), move |view| control.status_of(view)))
+        reply(self.until_stopped(follow(self.engine.view(), move |view| control.status_of(view))))
     }
 
     async fn logs(&self, _: Context, request: Request<'_, pb::LogsRequest>) -> Reply<Streaming<pb::LogLine>> {
-        let services = request.services.iter().map(|name| (*name).to_owned()).collect();
+        let mut request = request.to_owned_message();
+        let services = std::mem::take(&mut request.services);
         let (follow, tail) = (request.follow, request.tail as usize);
-        for name in request.services.iter() {
+        for name in &services {
             let view = self.engine.view().borrow().clone();
-            let is_kept = ServiceName::new(*name).is_ok() && self.logs.join(name).is_dir();
+            let is_kept = ServiceName::new(name.as_str()).is_ok() && self.logs.join(name).is_dir();
             if !is_kept && !view.services.iter().any(|service| service.name == *name) {
                 let message = format!("{} has no service {name:?}, and no logs of one", self.about.app);
                 return Err(Error::not_found(message));
@@ -157,7 +172,7 @@ impl pb::ControlService for Control {
         };
         let which = Which {
             since_unix_ms: request.since_unix_ms,
-            instance: request.instance.to_owned(),
+            instance: request.instance.clone(),
             previous: request.previous.then(running),
         };
         let logs = Logs::new(self.logs.clone(), services).with_which(which);
@@ -170,24 +185,35 @@ impl pb::ControlService for Control {
         }
         let unreadable =
             |error: std::io::Error| Error::internal("the logs cannot be read").with_source(error);
-        let first = logs.last(tail).await.map_err(unreadable)?;
-        let state = (logs, VecDeque::from(first), self.engine.view());
-        reply(Streaming::new(futures::stream::unfold(state, move |(mut logs, mut lines, view)| async move {
-            loop {
-                if let Some(line) = lines.pop_front() {
-                    return Some((Ok(wire::line(line)), (logs, lines, view)));
+        let mut first = VecDeque::new();
+        if let Some(from) = request.from.as_option() {
+            logs.go_on(from.files.iter().cloned().map(wire::place));
+            first.extend(logs.more().await.map_err(unreadable)?.into_iter().map(wire::line));
+        } else {
+            let (places, last) = logs.last_and_places(tail).await.map_err(unreadable)?;
+            first.extend(request.places.then(|| wire::places(places)));
+            first.extend(last.into_iter().map(wire::line));
+        }
+        let state = (logs, first, self.engine.view());
+        reply(self.until_stopped(Streaming::new(futures::stream::unfold(
+            state,
+            move |(mut logs, mut lines, view)| async move {
+                loop {
+                    if let Some(line) = lines.pop_front() {
+                        return Some((Ok(line), (logs, lines, view)));
+                    }
+                    // The view ends with the engine; what was written last comes after that.
+                    let is_over = !follow || view.has_changed().is_err();
+                    if follow {
+                        tokio::time::sleep(LOOK).await;
+                        lines.extend(logs.more().await.unwrap_or_default().into_iter().map(wire::line));
+                    }
+                    if is_over && lines.is_empty() {
+                        return None;
+                    }
                 }
-                // The view ends with the engine; what was written last comes after that.
-                let is_over = !follow || view.has_changed().is_err();
-                if follow {
-                    tokio::time::sleep(LOOK).await;
-                    lines.extend(logs.more().await.unwrap_or_default());
-                }
-                if is_over && lines.is_empty() {
-                    return None;
-                }
-            }
-        })))
+            },
+        ))))
     }
 
     async fn measure(&self, _: Context, _: Request<'_, pb::MeasureRequest>) -> Reply<pb::MeasureResponse> {

@@ -9,8 +9,8 @@ use formic_gateway::tcp;
 use formic_plan::Service;
 use formic_reconcile::{Listen, Start};
 use formic_spec::{
-    ByteSize, Dependents, Health, HumanDuration, Manifest, PROXY, Privileges, Probe, Resources, Restart,
-    Revision, Share, Source, StopSignal, Strategy, Update,
+    ByteSize, Dependents, GATEWAY, Health, HumanDuration, Manifest, PROXY, Privileges, Probe, Resources,
+    Restart, Revision, Share, Source, StopSignal, Strategy, Update,
 };
 use formic_supervise::Limits;
 
@@ -19,9 +19,6 @@ use super::build::Artifacts;
 use super::routes::behind_gateway;
 use super::{files, vault};
 use crate::exit::{Failure, Outcome};
-
-/// The name of the gateway among the services.
-pub(crate) const GATEWAY: &str = "gateway";
 
 /// The manifest's services as they are wanted, and the gateway in front of them. `kept` is the folder where
 /// the executables of Cargo packages are kept, `versions` has the present ones of the secrets.
@@ -156,6 +153,10 @@ fn json(of: &impl serde::Serialize) -> Outcome<serde_json::Value> {
         .map_err(|error| Failure::bug("how a service is started does not encode").because(error))
 }
 
+fn network(network: &formic_spec::Network) -> formic_gateway::Network {
+    formic_gateway::Network { address: network.address, bits: network.bits }
+}
+
 /// The gateway: the same binary, in a process of its own, once what it exposes is ready.
 fn gateway(manifest: &Manifest, folder: &Path) -> Outcome<Option<Service>> {
     let Some(gateway) = &manifest.gateway else { return Ok(None) };
@@ -169,6 +170,13 @@ fn gateway(manifest: &Manifest, folder: &Path) -> Outcome<Option<Service>> {
         cors: gateway.cors.origins.clone(),
         max_body: usize::try_from(gateway.max_body.bytes()).unwrap_or(usize::MAX),
         priority: gateway.priority,
+        trusted: gateway.trusted_proxies.iter().map(network).collect(),
+        metrics: match gateway.metrics {
+            formic_spec::Scrapers::Local => formic_gateway::Scrapers::Local,
+            formic_spec::Scrapers::All => formic_gateway::Scrapers::All,
+            formic_spec::Scrapers::None => formic_gateway::Scrapers::None,
+        },
+        labels: gateway.labels.clone(),
         timeout: Duration::from_secs(15),
         grace: Duration::from_secs(10),
         transport: String::new(),
@@ -286,16 +294,13 @@ impl Part {
     }
 }
 
-/// How services are called, for a caller that is not one of them.
+/// How services are called by the gateway.
 fn calls(manifest: &Manifest) -> Outcome<BTreeMap<String, Traffic>> {
-    let read = |(name, traffic): (&String, &serde_json::Value)| {
-        let traffic = serde_json::from_value(traffic.clone());
-        Ok((
-            name.clone(),
-            traffic.map_err(|error| Failure::bug("a checked policy does not read").because(error))?,
-        ))
+    let read = |(name, traffic): (String, serde_json::Value)| {
+        let read = serde_json::from_value(traffic);
+        Ok((name, read.map_err(|error| Failure::bug("a checked policy does not read").because(error))?))
     };
-    manifest.traffic.iter().map(read).collect()
+    manifest.traffic_of(GATEWAY).into_iter().map(read).collect()
 }
 
 /// A program with a slash is meant from the manifest's folder; one without is looked up in `PATH`.

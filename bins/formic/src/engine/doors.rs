@@ -13,6 +13,7 @@ use formic_core::Endpoint;
 use formic_reconcile::account;
 use formic_server::{Bound, Running, Server, Serving};
 use formic_telemetry::Metrics;
+use rustix::process::{Resource, getrlimit};
 use tokio::sync::mpsc;
 
 use super::control::Control;
@@ -34,9 +35,31 @@ pub(crate) async fn run(state: State, control: Control, mut asked: mpsc::Unbound
     }
 }
 
+/// Connections of one user's instances, where the engine may open many files, and where it may not.
+const MOST: usize = 4096;
+const LEAST: usize = 16;
+
+/// What is enough for thousands of instances, and not for one that wants to use up the engine: each has a connection, on which
+/// it renews a lease, follows what it calls, and answers questions.
+///
+/// A connection is a descriptor of the engine's, of which each user gets an eighth at most: the rest is for who manages it, and
+/// for what it has open itself.
+fn narrow(files: Option<u64>) -> formic_server::Config {
+    let share = files.map_or(MOST, |files| usize::try_from(files / 8).unwrap_or(MOST));
+    formic_server::Config {
+        max_connections: share.clamp(LEAST, MOST),
+        max_held: 64 << 20,
+        max_concurrent_streams: 128,
+        max_in_flight: 8192,
+        // A report about a thousand instances is a few hundred kilobytes.
+        max_message: 512 << 10,
+        ..formic_server::Config::default()
+    }
+}
+
 async fn serve(state: &State, control: &Control, uid: u32) -> Outcome<Running> {
     let failed = |error: formic_core::Error| Failure::bug(error.to_string());
-    let mut api = Server::new(formic_server::Config::default(), Metrics::new())
+    let mut api = Server::new(narrow(getrlimit(Resource::Nofile).current), Metrics::new())
         .serve(Arc::new(pb::TrafficServiceServer::new(control.clone())))
         .map_err(failed)?
         .serve(Arc::new(formic_api::registry::v1::RegistryServiceServer::new(RegistryServer::new(
@@ -61,4 +84,15 @@ async fn serve(state: &State, control: &Control, uid: u32) -> Outcome<Running> {
     api.listen(bound);
     api.health().set(Serving::Ready);
     Ok(api)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_user_gets_most_of_the_descriptors() {
+        let connections = |files| narrow(files).max_connections;
+        assert_eq!([None, Some(1 << 20), Some(1024), Some(64)].map(connections), [MOST, MOST, 128, LEAST]);
+    }
 }

@@ -27,6 +27,9 @@ pub(crate) struct Facts {
     /// How services are called, by their names; checked. Callers are told while they run.
     #[serde(default)]
     pub(crate) traffic: BTreeMap<String, Value>,
+    /// What single callers are told instead, by their names, whole.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) calls: BTreeMap<String, BTreeMap<String, Value>>,
     /// How many instances those services had that were stopped.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) stopped: BTreeMap<String, u32>,
@@ -49,14 +52,58 @@ impl Facts {
             exposed: gateway.map(|gateway| gateway.expose.clone()).unwrap_or_default(),
             routes: manifest.routes.clone(),
             traffic: manifest.traffic.clone(),
+            calls: manifest.calls.clone(),
             stopped: BTreeMap::new(),
-            notes: notes(manifest, |limits| features.unenforced(limits)),
+            notes: manifest
+                .notes()
+                .into_iter()
+                .chain(notes(manifest, |limits| features.unenforced(limits)))
+                .collect(),
         }
+    }
+
+    /// How a caller calls services, by their names.
+    pub(crate) fn traffic_of(&self, caller: &str) -> BTreeMap<String, Value> {
+        let mut told = self.traffic.clone();
+        told.extend(self.calls.get(caller).cloned().unwrap_or_default());
+        told
     }
 
     /// What came with a desired state; before the first there is nothing.
     pub(crate) fn from_tag(tag: &Value) -> Self {
         Self::deserialize(tag).unwrap_or_default()
+    }
+
+    /// The present ones once this service is what it was in earlier ones: exposed or not, routed and called as it was then.
+    fn bring_back(&mut self, earlier: &Self, service: &str) {
+        self.exposed.retain(|name| name != service);
+        self.exposed.extend(earlier.exposed.iter().filter(|name| *name == service).cloned());
+        self.routes.retain(|route| route.service != service);
+        let taken = |route: &&Route| self.routes.iter().any(|other| other.name == route.name);
+        let own = earlier.routes.iter().filter(|route| route.service == service);
+        let own: Vec<Route> = own.filter(|route| !taken(route)).cloned().collect();
+        self.routes.extend(own);
+        match earlier.traffic.get(service) {
+            Some(policy) => drop(self.traffic.insert(service.to_owned(), policy.clone())),
+            None => drop(self.traffic.remove(service)),
+        }
+        for calls in self.calls.values_mut() {
+            calls.remove(service);
+        }
+        for (caller, calls) in &earlier.calls {
+            if let Some(policy) = calls.get(service) {
+                self.calls.entry(caller.clone()).or_default().insert(service.to_owned(), policy.clone());
+            }
+        }
+        self.calls.retain(|_, calls| !calls.is_empty());
+    }
+
+    /// See [`formic_reconcile::WayBack`].
+    pub(crate) fn way_back(present: &Value, earlier: &Value, service: &str) -> Value {
+        let mut facts = Self::from_tag(present);
+        facts.bring_back(&Self::from_tag(earlier), service);
+        // What does not encode stays.
+        facts.tag().unwrap_or_else(|_| present.clone())
     }
 
     /// For a desired state.
@@ -102,15 +149,54 @@ mod tests {
     fn facts_travel_with_the_desired_state() {
         let text = "[app]\nname = 'shop'\n[gateway]\nlisten = '127.0.0.1:1'\nexpose = ['a']\n\
                     [route.'/x']\nservice = 'a'\n[service.a]\ncargo = 'a'\nresources = { memory = '1MiB' }\n\
-                    [service.a.traffic]\npolicy = 'random'\n";
+                    [service.a.traffic]\npolicy = 'random'\n\
+                    [gateway.client.a.traffic]\npolicy = 'p2c'\n";
         let bare = Features::detect().expect("the machine's").masked(["cgroup"]);
         let facts = Facts::bare(&Manifest::parse(text, "formic.toml").expect("a manifest"), &bare);
         assert_eq!((facts.gateway.as_str(), facts.exposed.len()), ("http://127.0.0.1:1", 1));
         assert_eq!(facts.routes[0].service, "a");
         assert_eq!(facts.traffic["a"]["policy"], "random");
+        assert_eq!(facts.traffic_of("b"), facts.traffic);
+        assert_eq!(facts.traffic_of("gateway")["a"]["policy"], "p2c");
         assert_eq!(facts.notes.len(), 1);
         assert!(facts.notes[0].starts_with("a: unenforced (memory: "), "{:?}", facts.notes);
         assert_eq!(Facts::from_tag(&facts.tag().expect("encodes")), facts);
         assert_eq!(Facts::from_tag(&Value::Null), Facts::default());
+    }
+
+    #[test]
+    fn a_service_that_goes_back_has_its_routes_and_its_policy_back_and_no_others() {
+        let of = |text: &str| {
+            let text = format!(
+                "[app]\nname = 'shop'\n[service.a]\ncommand = ['a']\nport = 21\n[service.b]\ncommand = ['b']\nport = 22\n{text}"
+            );
+            let bare = Features::detect().expect("the machine's").masked(["cgroup"]);
+            Facts::bare(&Manifest::parse(&text, "formic.toml").expect("a manifest"), &bare)
+        };
+        let gateway = |expose: &str| format!("[gateway]\nlisten = '127.0.0.1:1'\nexpose = [{expose}]\n");
+        let earlier = of(&format!(
+            "{}[route.'/a']\nservice = 'a'\n[route.'/b']\nservice = 'b'\n[service.a.traffic]\npolicy = 'random'\n\
+             [service.b.client.a.traffic]\nsubset = 2\n",
+            gateway("'a'")
+        ));
+        let present = of(&format!(
+            "{}[route.'/moved']\nservice = 'a'\n[route.'/c']\nservice = 'b'\n[service.b.traffic]\npolicy = 'random'\n\
+             [service.a.client.b.traffic]\nsubset = 3\n",
+            gateway("'b'")
+        ));
+        let tag = |facts: &Facts| facts.tag().expect("encodes");
+        let back = Facts::from_tag(&Facts::way_back(&tag(&present), &tag(&earlier), "a"));
+        let routes: Vec<(&str, &str)> =
+            back.routes.iter().map(|route| (route.name.as_str(), route.service.as_str())).collect();
+        assert_eq!(routes, [("/c", "b"), ("/a", "a")]);
+        assert_eq!(back.exposed, ["b", "a"]);
+        assert_eq!(back.traffic.keys().collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!(
+            (&back.calls["b"]["a"]["subset"], &back.calls["a"]["b"]["subset"]),
+            (&2.into(), &3.into())
+        );
+        // And one that was not called in any way of its own then is not now.
+        let back = Facts::from_tag(&Facts::way_back(&tag(&present), &tag(&earlier), "b"));
+        assert!(back.traffic.is_empty() && back.calls.is_empty() && back.exposed.is_empty(), "{back:?}");
     }
 }

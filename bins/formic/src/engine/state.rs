@@ -1,7 +1,7 @@
 //! The folder of state beside the manifest: `.formic/`, private, ignoring itself in git.
 
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::app::{LOCK, SOCKET, STATE};
@@ -11,12 +11,49 @@ use crate::exit::{Failure, Outcome};
 #[derive(Clone, Debug)]
 pub(crate) struct State(PathBuf);
 
+/// The folders in it that must be the engine's own: what is in them is run, read and written with its rights.
+const OWN: [&str; 7] = ["", "artifacts", "data", "keeper", "logs", "run", DATABASE];
+
+/// Where the engine's state is in it.
+pub(crate) const DATABASE: &str = "state";
+
 /// Starting with less free space than this ends in half-written databases.
 const MIN_FREE: u64 = 16 << 20;
 
 impl State {
-    /// Makes the folder, or takes it as it is, with mode 0700; with 0711 if instances of other users pass through it.
+    /// Makes the folder, or takes it as it is where it is this user's own, with mode 0700; with 0711 if instances of other users pass through it.
     pub(crate) fn open(folder: &Path) -> Outcome<Self> {
+        Self::taken_over(folder)?.with_room()
+    }
+
+    /// The same for a server, which may be one that goes on.
+    pub(crate) fn of_server(folder: &Path) -> Outcome<Self> {
+        let state = Self::taken_over(folder)?;
+        let records = |entry: std::fs::DirEntry| entry.path().extension().is_some_and(|end| end == "json");
+        if std::fs::read_dir(state.run())
+            .is_ok_and(|mut entries| entries.any(|entry| entry.is_ok_and(records)))
+        {
+            return Ok(state);
+        }
+        state.with_room()
+    }
+
+    fn with_room(self) -> Outcome<Self> {
+        if let Ok(free) = formic_supervise::disk_free(&self.0)
+            && free < MIN_FREE
+        {
+            return Err(Failure::user(format!(
+                "only {} KiB are free where {} is; services could not keep their data",
+                free / 1024,
+                self.0.display()
+            ))
+            .help("free at least 16 MiB and try again"));
+        }
+        Ok(self)
+    }
+
+    /// The same for one who goes on with what runs, however full the disk is: what fills it is stopped, and cut, by nobody else.
+    pub(crate) fn taken_over(folder: &Path) -> Outcome<Self> {
         let state = Self(folder.join(STATE));
         let failed = |error: io::Error| {
             let failure = Failure::user(format!("cannot keep state in {}", state.0.display()));
@@ -49,17 +86,9 @@ impl State {
             }
             Ok(())
         };
+        // Before anything is written into it.
+        own(&state.0)?;
         make().map_err(failed)?;
-        if let Ok(free) = formic_supervise::disk_free(&state.0)
-            && free < MIN_FREE
-        {
-            return Err(Failure::user(format!(
-                "only {} KiB are free where {} is; services could not keep their data",
-                free / 1024,
-                state.0.display()
-            ))
-            .help("free at least 16 MiB and try again"));
-        }
         Ok(state)
     }
 
@@ -70,7 +99,7 @@ impl State {
 
     /// The engine's state: the secrets, and what a server wants.
     pub(crate) fn database(&self) -> PathBuf {
-        self.0.join("state")
+        self.0.join(DATABASE)
     }
 
     pub(crate) fn lock(&self) -> PathBuf {
@@ -101,4 +130,22 @@ impl State {
     pub(crate) fn run(&self) -> PathBuf {
         self.0.join("run")
     }
+}
+
+/// Refuses folders that another user may exchange, or has. A link counts as what it leads to, if it is the user's own too.
+fn own(state: &Path) -> Outcome {
+    let user = rustix::process::geteuid().as_raw();
+    for dir in OWN.map(|name| if name.is_empty() { state.to_path_buf() } else { state.join(name) }) {
+        let Ok(there) = std::fs::symlink_metadata(&dir) else { continue };
+        let behind = std::fs::metadata(&dir).map_or(user, |behind| behind.uid());
+        if let Some(other) = [there.uid(), behind].into_iter().find(|uid| *uid != user) {
+            let text = format!("{} belongs to user {other}, and this is user {user}", dir.display());
+            return Err(Failure::user(text).help(format!(
+                "what is in there is run and written as user {user}: run this as the other user, or look what it is and remove it or \
+                 make it your own, as by `chown -R {user} {}`",
+                state.display()
+            )));
+        }
+    }
+    Ok(())
 }

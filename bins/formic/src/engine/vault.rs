@@ -35,14 +35,16 @@ pub(crate) fn open(folder: &Path) -> Outcome<formic_state::State> {
 impl Vault {
     /// Of an application's folder of state.
     pub(crate) fn of(state: &State, kept: Arc<formic_state::State>) -> Outcome<Self> {
-        let name = format!("formic-{}-{}", rustix::process::geteuid().as_raw(), short(&state.database()));
+        let prefix = format!("formic-{}-", rustix::process::geteuid().as_raw());
+        let (name, of) = (format!("{prefix}{}", short(&state.database())), state.folder());
         for base in in_memory() {
+            Secrets::sweep_left(&base, &prefix);
             // What others have put in its place, or what is full, is passed over.
-            if let Ok(secrets) = Secrets::new(Arc::clone(&kept), base.join(&name)) {
+            if let Ok(secrets) = Secrets::new(Arc::clone(&kept), base.join(&name), of) {
                 return Ok(Self { secrets, on_disk: false });
             }
         }
-        let secrets = Secrets::new(kept, state.secrets());
+        let secrets = Secrets::new(kept, state.secrets(), of);
         let failed = |error| Failure::user("cannot make a folder for secrets").because(error);
         Ok(Self { secrets: secrets.map_err(failed)?, on_disk: true })
     }

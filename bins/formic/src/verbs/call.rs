@@ -1,13 +1,15 @@
 //! `formic call`: any method with JSON in and JSON out, streams too, found by registry or reflection.
 
 mod fields;
+mod record;
 
 use std::io::Read;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use formic_client::{Client, Config, Observer, Report};
-use formic_core::{Endpoint, Error, Kind, Method, method};
+use formic_client::{Client, Config, Observer, Report, Transport};
+use formic_core::{Endpoint, Error, Kind, Method, ServiceName, method};
+use formic_registry::DynRegistry;
 use formic_rpc::{Body, Call, Channel, Codec};
 use formic_settings::nearest;
 use futures::StreamExt;
@@ -18,6 +20,7 @@ use crate::cli;
 use crate::exit::{Failure, Outcome};
 use crate::verbs::services::instances;
 use crate::{app, output, reflect, signals};
+use record::Record;
 
 /// Standard input is read whole before the call; this is the most that is taken.
 const MAX_INPUT: u64 = 64 << 20;
@@ -50,11 +53,17 @@ impl Observer for Travelled {
 
 async fn make(args: &cli::Call, service: &str, name: &str, requests: Vec<Bytes>) -> Outcome {
     let travelled = Arc::new(Travelled::default());
-    let config = Config { observer: Some(Arc::clone(&travelled) as Arc<dyn Observer>), ..app::calls() };
-    let (channel, method) = match &args.address {
-        Some(address) => at_address(config, address, service, name).await?,
-        None => in_app(config, &args.target, service, name).await?,
+    let record = args.capture.as_deref().map(Record::begin).transpose()?;
+    let mut config = Config { observer: Some(Arc::clone(&travelled) as Arc<dyn Observer>), ..app::calls() };
+    if record.is_some() && args.address.is_some() && config.transport == Transport::Auto {
+        // Nobody has announced what is spoken there.
+        config.transport = Transport::Multiplexed;
+    }
+    let (place, method) = match &args.address {
+        Some(address) => at_address(config.clone(), address, service, name).await?,
+        None => in_app(&args.target, service, name).await?,
     };
+    let channel = place.channel(config.clone());
     fields::check(&channel, service, name, &requests).await?;
     let mut call = Call::new(method.clone(), Codec::Json, body(&method, requests)?);
     call.deadline = Some(Instant::now() + args.timeout);
@@ -66,16 +75,53 @@ async fn make(args: &cli::Call, service: &str, name: &str, requests: Vec<Bytes>)
             .append(&name.trim().to_ascii_lowercase(), value.trim())
             .map_err(|error| Failure::user(error.to_string()))?;
     }
+    // What was asked on the way here is not of the call.
+    let channel = match &record {
+        Some(record) => place.channel(Config { capture: Some(record.recording()), ..config }),
+        None => channel,
+    };
+    travelled.forget();
     let outcome = print(&channel, call, args).await;
+    let transport = travelled.over();
     if args.verbose
-        && let Some(transport) = *travelled.0.lock().unwrap_or_else(PoisonError::into_inner)
+        && let Some(transport) = transport
     {
         output::talk(&format!("transport: {transport}"));
+    }
+    if let Some(record) = &record {
+        record.tell(transport);
     }
     outcome.map_err(|error| {
         show(&error);
         Failure::answered(&error)
     })
+}
+
+impl Travelled {
+    fn forget(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    fn over(&self) -> Option<&'static str> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Where a method is called.
+enum Place {
+    At(Endpoint),
+    Of(DynRegistry, ServiceName),
+}
+
+impl Place {
+    fn channel(&self, config: Config) -> Channel {
+        match self {
+            Self::At(endpoint) => {
+                Client::new(Arc::new(formic_registry::Memory::new()), config).at(endpoint.clone())
+            }
+            Self::Of(registry, service) => Client::new(Arc::clone(registry), config).of(service),
+        }
+    }
 }
 
 async fn print(channel: &Channel, call: Call, args: &cli::Call) -> Result<(), Error> {
@@ -119,13 +165,13 @@ fn show(error: &Error) {
     }
 }
 
-async fn at_address(config: Config, address: &str, service: &str, name: &str) -> Outcome<(Channel, Method)> {
+async fn at_address(config: Config, address: &str, service: &str, name: &str) -> Outcome<(Place, Method)> {
     let endpoint: Endpoint =
         address.parse().map_err(|error| Failure::user("--address is no address").because(error))?;
-    let client = Client::new(Arc::new(formic_registry::Memory::new()), config);
-    let channel = client.at(endpoint);
+    let place = Place::At(endpoint);
+    let channel = place.channel(config);
     match reflect::method(&channel, service, name).await {
-        Ok(Some(method)) => Ok((channel, method)),
+        Ok(Some(method)) => Ok((place, method)),
         Ok(None) => Err(Failure::user(format!("{service} has no method {name:?}"))),
         Err(error) if error.code() == formic_core::Code::NotFound => {
             let there = reflect::services(&channel).await.unwrap_or_default().join(", ");
@@ -136,12 +182,7 @@ async fn at_address(config: Config, address: &str, service: &str, name: &str) ->
     }
 }
 
-async fn in_app(
-    config: Config,
-    target: &cli::Target,
-    service: &str,
-    name: &str,
-) -> Outcome<(Channel, Method)> {
+async fn in_app(target: &cli::Target, service: &str, name: &str) -> Outcome<(Place, Method)> {
     let app = app::find_here(target, "`formic call` to an instance").await?;
     let all = instances(&app).await?;
     let known = || all.iter().flat_map(|i| i.rpc.iter().map(move |rpc| (i, rpc)));
@@ -161,7 +202,7 @@ async fn in_app(
         });
     };
     let found = Method::dynamic(format!("/{service}/{name}"), method.kind).idempotent(method.idempotent);
-    Ok((Client::new(app.registry(), config).of(&instance.service), found))
+    Ok((Place::Of(app.registry(), instance.service.clone()), found))
 }
 
 /// The JSON values of the command line, or of standard input for `-`.

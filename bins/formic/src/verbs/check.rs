@@ -15,7 +15,9 @@ pub(crate) fn run(args: &Check) -> Outcome {
         Err(faults) => return Err(manifest::faulty(&faults)),
     };
     if args.json {
-        output::json(&json!({ "app": manifest.app.name, "order": manifest.order() }));
+        output::json(
+            &json!({ "app": manifest.app.name, "order": manifest.order(), "notes": manifest.notes() }),
+        );
         return Ok(());
     }
     output::line(&format!(
@@ -25,6 +27,9 @@ pub(crate) fn run(args: &Check) -> Outcome {
     ));
     for (at, wave) in manifest.order().iter().enumerate() {
         output::line(&format!("  {}. {}", at + 1, wave.join(", ")));
+    }
+    for note in manifest.notes() {
+        output::line(&output::wrap(&format!("note: {note}"), output::limit(), 2).join("\n"));
     }
     Ok(())
 }

@@ -22,14 +22,54 @@ const VALUED: &str =
 pub(crate) fn run(shell: Shell) -> Outcome {
     let mut out = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "formic", &mut out);
-    let script = String::from_utf8_lossy(&out);
+    let script = without_hidden(&String::from_utf8_lossy(&out), shell, &hidden(&Cli::command()));
     output::data(&match shell {
         Shell::Bash => format!("{script}\n{}", bash()),
         Shell::Zsh => zsh(&script),
-        Shell::Fish => format!("{script}\n{}", fish()),
-        _ => script.into_owned(),
+        Shell::Fish => format!("{}\n{}", exclusive(&script), fish()),
+        _ => script,
     });
     Ok(())
+}
+
+/// Verbs that Formic itself uses. None of them is the name of one that people do.
+fn hidden(command: &clap::Command) -> Vec<String> {
+    let below = command.get_subcommands().flat_map(hidden);
+    let own = command.get_subcommands().filter(|verb| verb.is_hide_set());
+    own.map(|verb| verb.get_name().to_owned()).chain(below).collect()
+}
+
+/// Takes them out of what a script offers, which the generator does not.
+fn without_hidden(script: &str, shell: Shell, hidden: &[String]) -> String {
+    let offers = |line: &str| {
+        let line = line.trim_start();
+        hidden.iter().any(|verb| match shell {
+            Shell::Fish => line.contains(&format!(" -a \"{verb}\" ")),
+            Shell::Zsh => line.starts_with(&format!("'{verb}:")),
+            _ => false,
+        })
+    };
+    let shown = |line: &str| match line.split_once("opts=\"") {
+        Some((before, words)) if shell == Shell::Bash => {
+            let words = words.trim_end_matches('"').split(' ');
+            let words: Vec<&str> = words.filter(|word| !hidden.iter().any(|verb| verb == word)).collect();
+            format!("{before}opts=\"{}\"\n", words.join(" "))
+        }
+        _ => format!("{line}\n"),
+    };
+    script.lines().filter(|line| !offers(line)).map(shown).collect()
+}
+
+/// No files where a value is none.
+fn exclusive(script: &str) -> String {
+    let names = ["app", "server", "timeout", "index", "since", "instance", "tail", "from", "reset"];
+    let line = |line: &str| match line.strip_suffix(" -r") {
+        Some(rest) if names.iter().any(|name| rest.contains(&format!(" -l {name} "))) => {
+            format!("{rest} -x\n")
+        }
+        _ => format!("{line}\n"),
+    };
+    script.lines().map(line).collect()
 }
 
 /// The names of the services, for the scripts above.
@@ -66,11 +106,16 @@ complete -F _formic_with_names -o bashdefault -o default formic
 
 fn fish() -> String {
     let line = |verb: &str| {
-        format!(
-            "complete -c formic -n \"__fish_formic_using_subcommand {verb}\" -f -a \"(formic names 2>/dev/null)\"\n"
-        )
+        let (also, names) = match verb {
+            // What follows is a command of the instance.
+            "exec" => ("; and test (count (commandline -opc)) -le 2", "(formic names 2>/dev/null)"),
+            "scale" => ("", "(formic names 2>/dev/null | string replace -r '(.+)' '\\$1=')"),
+            _ => ("", "(formic names 2>/dev/null)"),
+        };
+        format!("complete -c formic -n \"__fish_formic_using_subcommand {verb}{also}\" -f -a \"{names}\"\n")
     };
-    VERBS.into_iter().map(line).collect()
+    let shells = "complete -c formic -n \"__fish_formic_using_subcommand completions\" -f -a \"bash elvish fish powershell zsh\"\n";
+    VERBS.into_iter().map(line).chain([shells.to_owned()]).collect()
 }
 
 /// The generated script says what each argument is called, and how it is completed at the end of its line.
@@ -85,7 +130,16 @@ fn zsh(script: &str) -> String {
         }
     };
     let lines: Vec<String> = script.lines().map(named).collect();
-    let names = "_formic_names() {\n    local -a names\n    names=(${(f)\"$(formic names 2>/dev/null)\"})\n    compadd -a names\n}\n";
+    let names = r#"_formic_names() {
+    local -a names
+    names=(${(f)"$(formic names 2>/dev/null)"})
+    if [[ $curcontext == *-scale:* ]]; then
+        compadd -S = -a names
+    else
+        compadd -a names
+    fi
+}
+"#;
     // The first line says what it is for, and stays the first.
     let (first, rest) = lines.split_first().map(|(first, rest)| (first.as_str(), rest)).unwrap_or_default();
     format!("{first}\n\n{names}\n{}\n", rest.join("\n"))

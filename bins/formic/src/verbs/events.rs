@@ -1,16 +1,15 @@
 //! `formic events`: what was decided and what happened, each with its cause.
 
-use std::time::Instant;
-
 use formic_api::control::v1 as pb;
-use formic_core::{Code, Error};
+use formic_core::Error;
+use formic_reconcile::plain;
 use formic_rpc::Streaming;
 use serde_json::json;
 
-use crate::app::{AWAY, LOOK};
+use crate::app::again;
 use crate::cli::Events;
-use crate::exit::{Failure, Outcome};
-use crate::{app, output, signals};
+use crate::exit::Outcome;
+use crate::{app, output};
 
 /// What stands before the text of an event: when it was, and its kind.
 const BEFORE: usize = 34;
@@ -28,40 +27,16 @@ pub(crate) async fn run(args: Events) -> Outcome {
         tail: args.tail,
         ..Default::default()
     };
-    let mut interrupted = signals::interrupt()?;
-    let mut last = None;
-    let mut answered = Instant::now();
-    loop {
-        let listen = async {
-            let events = app.deploy().events(request.clone()).await?.into_message();
-            let outcome = show(events, &mut last, args.listing.json).await;
-            answered = Instant::now();
-            outcome
-        };
-        let outcome = tokio::select! {
-            outcome = listen => outcome,
-            _ = interrupted.recv() => return Ok(()),
-        };
-        // A server's brain is followed by another, which has the same events and goes on with them.
-        let goes_on = args.follow && app.status.server.is_set();
-        match outcome {
-            Err(error) if !(goes_on && error.code() == Code::Unavailable) => return Err(error.into()),
-            Ok(()) if !goes_on => return Ok(()),
-            _ => {}
-        }
-        if answered.elapsed() > AWAY {
-            return Err(Failure::unreachable(format!(
-                "the server of {} does not answer any more",
-                app.status.app
-            )));
-        }
-        // All of them: those that were shown are left out.
+    let (mut last, json) = (None, args.listing.json);
+    again::listen(&app, args.follow, async |silence| {
+        let events = app.deploy().events(request.clone()).await?.into_message();
+        // Of the next brain all that are kept: those that were shown are left out.
         request.tail = 0;
-        tokio::select! {
-            () = tokio::time::sleep(LOOK) => {}
-            _ = interrupted.recv() => return Ok(()),
-        }
-    }
+        let outcome = show(events, &mut last, json).await;
+        silence.broken();
+        outcome
+    })
+    .await
 }
 
 /// Shows the events after the last one, and those that come, until their end. Cancel safe: what was shown is known.
@@ -81,7 +56,8 @@ async fn show(mut events: Streaming<pb::Event>, last: &mut Option<u64>, json: bo
         }
         let who = if event.instance.is_empty() { &event.service } else { &event.instance };
         let space = if who.is_empty() { "" } else { " " };
-        let text = format!("{} {:9} {who}{space}{}", output::time(event.unix_ms), event.kind, event.text);
+        let text =
+            format!("{} {:9} {who}{space}{}", output::time(event.unix_ms), event.kind, plain(&event.text));
         // Below the text where there is room for it.
         let limit = output::limit();
         let indent = if limit.is_some_and(|limit| limit < WIDE) { 4 } else { BEFORE };

@@ -1,6 +1,7 @@
 //! `formic history`: the desired states that were, newest first.
 
 use formic_api::control::v1 as pb;
+use formic_reconcile::plain;
 use serde_json::json;
 
 use crate::cli::Listing;
@@ -15,6 +16,7 @@ pub(crate) async fn run(args: Listing) -> Outcome {
         let state = |state: &pb::Generation| {
             json!({
                 "index": state.index, "unix_ms": state.unix_ms, "cause": state.cause, "outcome": state.outcome,
+                "why": Some(&state.why).filter(|why| !why.is_empty()),
                 "services": state.services.iter().map(service).collect::<Vec<_>>(),
             })
         };
@@ -44,5 +46,10 @@ pub(crate) async fn run(args: Listing) -> Outcome {
         &rows,
         output::limit(),
     ));
+    for state in history.generations.iter().filter(|state| !state.why.is_empty()) {
+        let why = plain(&state.why);
+        let text = format!("{} {}: {why}", state.index, state.outcome);
+        output::line(&output::wrap(&text, output::limit(), 2).join("\n"));
+    }
     Ok(())
 }

@@ -7,13 +7,15 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use formic_api::control::v1 as pb;
 use formic_core::ServiceName;
+use formic_reconcile::{on_terminal, plain};
 use formic_spec::HumanDuration;
 use serde_json::{Value, json};
 
 use self::left::Source;
+use crate::app::again;
 use crate::cli::Logs;
 use crate::exit::Outcome;
-use crate::{output, signals};
+use crate::output;
 
 /// How many lines there are where nobody says how many.
 const TAIL: u32 = 100;
@@ -55,16 +57,50 @@ pub(crate) async fn run(args: Logs) -> Outcome {
     }
     let known: Vec<&str> = app.status.services.iter().map(|service| service.name.as_str()).collect();
     let mut prefixes = Prefixes::new(&known, style);
-    let mut lines = app.control().logs(request).await?.into_message();
-    // Listened to from here on: a signal that comes while a line is printed counts as well.
-    let mut interrupted = signals::interrupt()?;
-    loop {
-        let line = tokio::select! {
-            line = lines.message() => line?,
-            _ = interrupted.recv() => return Ok(()),
+    let follow = request.follow;
+    let mut request = pb::LogsRequest { places: follow, ..request };
+    again::listen(&app, follow, async |silence| {
+        let mut lines = app.control().logs(request.clone()).await?.into_message();
+        let outcome = loop {
+            match lines.message().await {
+                Ok(Some(line)) => {
+                    silence.broken();
+                    reached(&mut request, &line);
+                    if line.places.is_unset() {
+                        show(&line, &mut prefixes, json);
+                    }
+                }
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(error),
+            }
         };
-        let Some(line) = line else { return Ok(()) };
-        show(&line, &mut prefixes, json);
+        silence.broken();
+        outcome
+    })
+    .await
+}
+
+/// Takes note of where whoever is asked next is to go on.
+fn reached(request: &mut pb::LogsRequest, line: &pb::LogLine) {
+    if line.places.is_set() {
+        request.from = line.places.clone();
+    }
+    let Some(from) = request.from.as_option_mut() else { return };
+    if line.next == 0 {
+        return;
+    }
+    let own = |place: &&mut pb::LogPlace| {
+        (&place.service, &place.instance, &place.stream) == (&line.service, &line.instance, &line.stream)
+    };
+    match from.files.iter_mut().find(own) {
+        Some(place) => place.offset = line.next,
+        None => from.files.push(pb::LogPlace {
+            service: line.service.clone(),
+            instance: line.instance.clone(),
+            stream: line.stream.clone(),
+            offset: line.next,
+            ..Default::default()
+        }),
     }
 }
 
@@ -119,14 +155,22 @@ impl Prefixes {
         Self { width, names: names.iter().map(|name| name.as_ref().to_owned()).collect(), style }
     }
 
-    /// A line as people read it: a structured one unfolded, any other as it is.
+    /// A line as people read it: a structured one unfolded, any other as it is, and neither of them moves the cursor of a
+    /// terminal or says what it is called. For programs it is as it was written.
     pub(crate) fn line(&mut self, service: &str, line: &str) -> String {
         let colour = self.style == Style::Coloured;
-        let unfolded = (self.style != Style::Plain).then(|| unfold(line, colour)).flatten();
-        let line = unfolded.as_deref().unwrap_or(line);
+        let shown = match self.style {
+            Style::Plain => None,
+            _ => Some(unfold(line, colour).unwrap_or_else(|| on_terminal(line, colour))),
+        };
+        let line = shown.as_deref().unwrap_or(line);
         // A name that nobody foretold widens what follows.
         self.width = self.width.max(service.len());
         let width = self.width;
+        // What goes on below itself is nobody else's line.
+        let below = shown.as_deref().filter(|shown| shown.contains('\n'));
+        let below = below.map(|shown| shown.replace('\n', &format!("\n{:width$} | ", "")));
+        let line = below.as_deref().unwrap_or(line);
         if !colour {
             return format!("{service:width$} | {line}");
         }
@@ -145,7 +189,9 @@ impl Prefixes {
 /// A structured line of a Formic service (one JSON object) as its pretty form; `None` for other lines.
 fn unfold(line: &str, colour: bool) -> Option<String> {
     let Value::Object(mut fields) = serde_json::from_str(line).ok()? else { return None };
-    let mut take = |name: &str| fields.remove(name).and_then(|value| value.as_str().map(str::to_owned));
+    // Several lines stay several lines.
+    let shown = |text: &str| text.lines().map(plain).collect::<Vec<_>>().join("\n");
+    let mut take = |name: &str| fields.remove(name).and_then(|value| value.as_str().map(shown));
     let (time, level, message) = (take("time")?, take("level")?, take("message")?);
     let trace = take("trace_id");
     take("span_id");
@@ -163,8 +209,8 @@ fn unfold(line: &str, colour: bool) -> Option<String> {
     let level = format!("{level:>5}");
     let mut out = format!("{} {} {message}", paint("2", clock), paint(of_level, &level));
     for (name, value) in fields {
-        let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        out.push_str(&format!(" {}{text}", paint("2", &format!("{name}="))));
+        let text = value.as_str().map_or_else(|| plain(&value.to_string()), plain);
+        out.push_str(&format!(" {}{text}", paint("2", &format!("{}=", plain(&name)))));
     }
     if let Some(trace) = trace.as_deref().and_then(|trace| trace.get(..8)) {
         out.push_str(&format!(" {}", paint("2", &format!("trace={trace}"))));
@@ -190,6 +236,23 @@ mod tests {
         // For eyes that want no colours it is unfolded all the same.
         let mut prefixes = Prefixes::new(&["user"], Style::Unfolded);
         assert_eq!(prefixes.line("user", line), "user | 05:38:35.375  info ready port=80");
+    }
+
+    #[test]
+    fn a_terminal_carries_nothing_out_and_a_program_gets_what_was_written() {
+        let line = "\u{1b}[31mred \u{1b}[2J\u{1b}]0;title\u{7}";
+        let shown = |style| Prefixes::new(&["a"], style).line("a", line);
+        assert_eq!(shown(Style::Plain), format!("a | {line}"));
+        assert_eq!(shown(Style::Unfolded), "a | red \\u{1b}[2J\\u{1b}]0;title\\u{7}");
+        let coloured = shown(Style::Coloured);
+        assert!(coloured.ends_with("\u{1b}[31mred \\u{1b}[2J\\u{1b}]0;title\\u{7}\u{1b}[0m"), "{coloured:?}");
+        let several = r#"{"time":"2026-11-21T05:38:35.375001Z","level":"info","message":"a\nb | c"}"#;
+        let text = Prefixes::new(&["b"], Style::Unfolded).line("b", several);
+        assert_eq!(text, "b | 05:38:35.375  info a\n  | b | c");
+        let structured =
+            r#"{"time":"2026-11-21T05:38:35.375001Z","level":"info","message":"a\u001b[2J","b\u0007":"\r"}"#;
+        let text = Prefixes::new(&["a"], Style::Unfolded).line("a", structured);
+        assert_eq!(text, "a | 05:38:35.375  info a\\u{1b}[2J b\\u{7}=\\r");
     }
 
     #[test]

@@ -24,8 +24,8 @@ const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 
 /// Names that would shadow what the generated code uses, that Cargo refuses, or that the manifest keeps for
 /// itself.
-const RESERVED: [&str; 10] =
-    ["formic", "core", "std", "alloc", "test", "proc-macro", "self", "super", "crate", "gateway"];
+const RESERVED: [&str; 11] =
+    ["formic", "core", "std", "alloc", "test", "tests", "proc-macro", "self", "super", "crate", "gateway"];
 
 /// Types that every file of a service sees: a service called `error` would hide one of them.
 const SEEN: [&str; 44] = [

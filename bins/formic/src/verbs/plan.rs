@@ -1,5 +1,7 @@
 //! `formic plan`: what an apply of the manifest would change and do; nothing is done.
 
+mod show;
+
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
@@ -12,6 +14,8 @@ use crate::cli::Plan;
 use crate::engine::{self, manifest};
 use crate::exit::{Failure, Outcome};
 use crate::{app, output};
+
+pub(crate) use show::changes;
 
 /// What a manifest becomes on the way to the engine.
 pub(crate) struct Wanted {
@@ -83,41 +87,6 @@ fn render(plan: &pb::PlanResponse) -> String {
     }
     out.push_str(&format!("\nindex {}", plan.index));
     out
-}
-
-/// Each service that changes, and below it each field; then what changes beside them.
-pub(crate) fn changes(changes: &[pb::ServiceChange], beside: &[pb::FieldChange]) -> String {
-    let mut lines = Vec::new();
-    for change in changes {
-        let sign = match change.change.as_str() {
-            "added" => '+',
-            "removed" => '-',
-            _ => '~',
-        };
-        let how = match change.how.as_str() {
-            "in-place" => ", taken up by what runs",
-            "rollout" if change.change == "changed" => ", by new instances",
-            _ => "",
-        };
-        lines.push(format!("{sign} {} {}{how}", change.service, change.change));
-        lines.extend(change.fields.iter().map(|field| format!("    {}: {}", field.field, values(field))));
-    }
-    lines.extend(beside.iter().map(|field| match (field.from.is_empty(), field.to.is_empty()) {
-        (true, false) => format!("+ {}: added, {}", field.field, field.to),
-        (false, true) => format!("- {}: removed, was {}", field.field, field.from),
-        _ => format!("~ {}: {}", field.field, values(field)),
-    }));
-    let limit = output::limit();
-    lines.iter().flat_map(|line| output::wrap(line, limit, 4)).collect::<Vec<_>>().join("\n")
-}
-
-fn values(field: &pb::FieldChange) -> String {
-    // Of what nobody is to read there is one thing to say.
-    if field.to == formic_reconcile::HIDDEN_CHANGED {
-        return field.to.clone();
-    }
-    let shown = |text: &str| if text.is_empty() { "none".to_owned() } else { text.to_owned() };
-    format!("{} -> {}", shown(&field.from), shown(&field.to))
 }
 
 fn to_json(plan: &pb::PlanResponse) -> Value {

@@ -11,9 +11,12 @@
 //! broken, is nothing to a server that runs.
 
 pub(crate) mod brain;
+mod copied;
 mod door;
 mod install;
+mod last_words;
 mod ports;
+mod shares;
 mod upgrade;
 mod wary;
 
@@ -91,8 +94,19 @@ impl Place {
     fn write(&self, state: &State) -> Outcome {
         let path = Self::path(state);
         let text = serde_json::to_vec_pretty(self).map_err(|error| Failure::bug("place").because(error))?;
+        // The same again need not find room on a full disk.
+        if std::fs::read(&path).is_ok_and(|there| there == text) {
+            return Ok(());
+        }
         formic_supervise::write_file(&path, &text)
             .map_err(|error| Failure::user(format!("cannot write {}", path.display())).because(error))
+    }
+}
+
+/// Makes room for the descriptors of many instances. Where it is refused, those that are there must do.
+pub(crate) fn more_files() {
+    if let Err(error) = formic_supervise::raise_files() {
+        tracing::warn!(%error, "cannot raise the number of open files");
     }
 }
 
@@ -111,7 +125,7 @@ pub(crate) async fn run(args: Server) -> Outcome {
 async fn start(args: &Server) -> Outcome {
     let (file, manifest) = manifest::load(&args.path)?;
     let folder = file.parent().unwrap_or(Path::new("/")).to_path_buf();
-    let state = State::open(&folder)?;
+    let state = State::of_server(&folder)?;
     let features = Features::from_env().map_err(|error| Failure::user(error.to_string()))?;
     free(&state, &features, &manifest.app.name).await?;
     Bound::is_free(&Endpoint::Unix(state.socket()))
@@ -119,6 +133,8 @@ async fn start(args: &Server) -> Outcome {
         .map_err(|error| Failure::user("the API's socket cannot be opened").because(error))?;
     if args.set_aside {
         set_aside(&state)?;
+    } else {
+        copied::check(&folder, &state)?;
     }
     let release = if args.debug { false } else { args.release || !cfg!(debug_assertions) };
     let (door, metrics) = (opened(&args.doors)?, args.doors.metrics);
@@ -215,10 +231,14 @@ async fn detached(mut keeper: Command, state: &State, place: &Place) -> Outcome 
         let mut options = std::fs::OpenOptions::new();
         options.append(true).create(true);
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        // A link there must not choose what the server writes to.
+        let flags = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
+        std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, flags);
         options.open(&log)
     };
     let failed = |error: std::io::Error| Failure::user("the server does not start").because(error);
     let (out, err) = (file().map_err(failed)?, file().map_err(failed)?);
+    let from = out.metadata().map_err(failed)?.len();
     let started = Instant::now();
     // A session of its own: neither Ctrl-C nor the end of this terminal is meant for it.
     let mut child = signals::in_own_session(&mut keeper)
@@ -229,8 +249,15 @@ async fn detached(mut keeper: Command, state: &State, place: &Place) -> Outcome 
         .map_err(failed)?;
     loop {
         if let Ok(Some(status)) = child.try_wait() {
-            return Err(Failure::user(format!("the server ended at once: {status}"))
-                .help(format!("{} says why", log.display())));
+            let help = format!("{} says more", log.display());
+            return Err(match last_words::last_error(&log, from) {
+                Some((error, Some(what))) => Failure::user(format!("the server does not start: {error}"))
+                    .help(format!("{what}; {help}")),
+                Some((error, None)) => {
+                    Failure::user(format!("the server does not start: {error}")).help(help)
+                }
+                None => Failure::user(format!("the server ended at once: {status}")).help(help),
+            });
         }
         if let Some(app) = answering(state).await {
             let taken = app.status.server.adopted;
@@ -277,8 +304,12 @@ pub(crate) async fn find(detached: &Detached) -> Outcome<App> {
 
 /// Ends the server, and nothing else.
 async fn stop(args: &Detached) -> Outcome {
-    let app = find(args).await?;
+    let app = match find(args).await {
+        Ok(app) => app,
+        Err(failure) => return stop_silent(args, failure).await,
+    };
     let (name, keeper) = (app.status.app.clone(), app.status.server.keeper_pid);
+    let left = crate::verbs::stop::left_alone(&app.status);
     let response = app.server().detach(pb::DetachRequest::default()).await?;
     let limit = Instant::now() + END_LIMIT;
     while is_running(keeper) && Instant::now() < limit {
@@ -288,7 +319,8 @@ async fn stop(args: &Detached) -> Outcome {
         return Err(Failure::unreachable(format!("the keeper of {name}, process {keeper}, has not ended")));
     }
     if args.listing.json {
-        output::json(&json!({ "app": name, "detached": true, "running": response.running }));
+        let running = response.running;
+        output::json(&json!({ "app": name, "detached": true, "running": running, "left_alone": left }));
     } else {
         talk(&match response.running {
             0 => format!("the server of {name} has ended; nothing was running"),
@@ -297,6 +329,41 @@ async fn stop(args: &Detached) -> Outcome {
                 go_on(running)
             ),
         });
+        if !left.is_empty() {
+            talk(&crate::verbs::stop::told(&left));
+        }
+    }
+    Ok(())
+}
+
+/// Ends a server whose brain does not answer, by its keeper, as a service manager would.
+async fn stop_silent(args: &Detached, failure: Failure) -> Outcome {
+    let target = &args.listing.target;
+    let here = || std::env::current_dir().ok().and_then(|here| app::own(&here).map(Path::to_path_buf));
+    let folder = match (&target.app, target.remote.url()) {
+        (None, None) => here(),
+        (Some(wanted), None) => Path::new(wanted).canonicalize().ok(),
+        _ => None,
+    };
+    let Some(folder) = folder else { return Err(failure) };
+    let lock = folder.join(crate::app::STATE).join("keeper/keeper.lock");
+    let features = Features::from_env().map_err(|error| Failure::user(error.to_string()))?;
+    let Ok(Some(keeper)) = Lock::end_holder(&lock, &features) else { return Err(failure) };
+    talk(&format!("its brain does not answer: its keeper, process {keeper}, is told to end"));
+    let limit = Instant::now() + END_LIMIT;
+    while is_running(keeper) && Instant::now() < limit {
+        tokio::time::sleep(LOOK).await;
+    }
+    if is_running(keeper) {
+        return Err(Failure::unreachable(format!("the keeper, process {keeper}, has not ended")));
+    }
+    let name = Place::of(&folder).map_or_else(|| folder.display().to_string(), |place| place.app);
+    if args.listing.json {
+        output::json(&json!({ "app": name, "detached": true, "running": null }));
+    } else {
+        talk(&format!(
+            "detached: the server of {name} has ended; what runs goes on, and `formic server` takes it over"
+        ));
     }
     Ok(())
 }

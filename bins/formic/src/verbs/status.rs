@@ -81,6 +81,11 @@ fn reasons(status: &pb::StatusResponse) -> Vec<String> {
         let (name, rollout, failure) = (&service.name, &service.rollout, &service.rollout_failure);
         format!("{name}: its last update is {rollout}: {failure}")
     }));
+    let paused = status.services.iter().filter(|service| service.rollout == "paused");
+    lines.extend(paused.map(|service| {
+        let name = &service.name;
+        format!("{name}: its update is paused; `formic resume {name}` lets it go on")
+    }));
     lines
 }
 
@@ -102,12 +107,30 @@ fn pid(instance: &pb::InstanceStatus) -> String {
     if instance.pid == 0 { String::new() } else { instance.pid.to_string() }
 }
 
+/// What an instance was started with. What is null is as the server itself has it, or unknown.
+pub(crate) fn rights(rights: &pb::Rights) -> serde_json::Value {
+    json!({
+        "user": Some(&rights.user).filter(|user| !user.is_empty()), "uid": rights.uid, "gid": rights.gid,
+        "no_new_privileges": rights.no_new_privileges,
+        "ulimits": { "nofile": rights.nofile, "nproc": rights.nproc, "core": rights.core },
+    })
+}
+
+/// Why a probe fails, how often it has in a row, and when the last time: null of what an engine before this one has seen.
+pub(crate) fn probe_failure(failure: &pb::ProbeFailure) -> serde_json::Value {
+    let pb::ProbeFailure { reason, in_row, last_unix_ms, .. } = failure;
+    let known = *in_row > 0;
+    json!({ "reason": reason, "in_row": known.then_some(in_row), "last_unix_ms": known.then_some(last_unix_ms) })
+}
+
 /// The same for programs.
 pub(crate) fn to_json(status: &pb::StatusResponse) -> serde_json::Value {
     let instance = |i: &pb::InstanceStatus| {
         json!({
             "id": i.id, "slot": i.slot, "version": i.version, "state": i.state, "address": i.address,
             "pid": i.pid, "restarts": i.restarts, "started_unix_ms": i.started_unix_ms, "last_exit": i.last_exit,
+            "rights": i.rights.as_option().map(rights),
+            "probe_failure": i.probe_failure.as_option().map(probe_failure),
         })
     };
     let cron = |c: &pb::CronStatus| {
@@ -120,6 +143,7 @@ pub(crate) fn to_json(status: &pb::StatusResponse) -> serde_json::Value {
         json!({
             "name": s.name, "version": s.version, "state": s.state, "ready": s.ready, "wanted": s.wanted,
             "system": s.system, "reason": s.reason, "rollout": s.rollout, "rollout_failure": s.rollout_failure,
+            "rollout_number": s.rollout_number,
             "restarts": s.restarts,
             "cron": s.cron.as_option().map(cron),
             "instances": s.instances.iter().map(instance).collect::<Vec<_>>(),
@@ -174,6 +198,12 @@ mod tests {
              product             2/2        ready\n\
              \u{20} product-30d922c0             ready\n\
              \u{20} product-d52014bd             ready"
+        );
+        let mut paused = status();
+        paused.services[0].rollout = "paused".into();
+        assert!(
+            render(&paused, None)
+                .ends_with("product: its update is paused; `formic resume product` lets it go on")
         );
         let between = render(&status(), Some(58));
         assert!(

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use crate::app::App;
 use crate::cli::{Down, Stop};
-use crate::exit::Outcome;
+use crate::exit::{Failure, Outcome};
 use crate::verbs::intent;
 use crate::verbs::server::instances;
 use crate::{app, output};
@@ -33,20 +33,36 @@ fn workloads(status: &pb::StatusResponse) -> usize {
     instances.filter(|instance| instance.pid != 0).count()
 }
 
+/// Those that may be running, and that nobody but people may end.
+pub(crate) fn left_alone(status: &pb::StatusResponse) -> Vec<String> {
+    let instances = status.services.iter().flat_map(|service| &service.instances);
+    instances.filter(|instance| instance.state == "quarantined").map(|instance| instance.id.clone()).collect()
+}
+
+/// What is said of them.
+pub(crate) fn told(left: &[String]) -> String {
+    let be = if left.len() == 1 { "is" } else { "are" };
+    format!("{} {be} quarantined, may be running, and {be} left alone", left.join(", "))
+}
+
 async fn whole(app: &App, now: bool, json: bool) -> Outcome {
     let name = app.meant()?.status.app.clone();
-    let workloads = workloads(&app.status);
+    let (workloads, left) = (workloads(&app.status), left_alone(&app.status));
     if !json {
         output::talk(&format!("stopping {name} in {}", app.place()));
     }
     let request = pb::StopRequest { now, ..Default::default() };
     let response = app.control().stop(request).timeout(PATIENCE).await?;
     let (killed, goes_on) = (response.killed, response.goes_on);
+    let said = json!({
+        "app": name, "stopped": left.is_empty(), "killed": killed, "workloads": workloads, "left_alone": left,
+        "server_goes_on": goes_on,
+    });
+    if json && left.is_empty() {
+        output::json(&said);
+    }
     if json {
-        output::json(&json!({
-            "app": name, "stopped": true, "killed": killed, "workloads": workloads, "server_goes_on": goes_on,
-        }));
-        return Ok(());
+        return all_of_it(&left, said);
     }
     let engine = if goes_on { "" } else { " and the engine that ran them" };
     let noun = if workloads == 1 { "workload" } else { "workloads" };
@@ -62,12 +78,35 @@ async fn whole(app: &App, now: bool, json: bool) -> Outcome {
             "its server goes on, with nothing to run: `formic apply` or `formic rollback` starts it again, `formic server stop` ends the server",
         );
     }
-    Ok(())
+    all_of_it(&left, said)
+}
+
+/// To stop a part is no success.
+fn all_of_it(left: &[String], said: serde_json::Value) -> Outcome {
+    let Some(one) = left.first() else { return Ok(()) };
+    Err(Failure::user(told(left)).beside(said).help(format!(
+        "`formic why` of its service says what is known, and which process it may be; `formic release {one}` gives it up"
+    )))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_left_alone_is_no_success() {
+        let instance = |id: &str, state: &str| pb::InstanceStatus {
+            id: id.into(),
+            state: state.into(),
+            ..Default::default()
+        };
+        let instances = vec![instance("a-1", "ready"), instance("a-2", "quarantined")];
+        let service = pb::ServiceStatus { instances, ..Default::default() };
+        let left = left_alone(&pb::StatusResponse { services: vec![service], ..Default::default() });
+        assert_eq!(left, ["a-2"]);
+        assert!(all_of_it(&left, json!({})).is_err() && all_of_it(&[], json!({})).is_ok());
+        assert!(told(&left).starts_with("a-2 is quarantined"));
+    }
 
     #[test]
     fn what_has_ended_is_no_workload() {

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use self::frame::{Frame, Size};
 use self::rows::{Row, rows};
 use self::screen::{Key, Screen};
-use crate::app::{self, App};
+use crate::app::{self, App, again};
 use crate::cli::Top;
 use crate::exit::{Failure, Outcome};
 use crate::output;
@@ -64,6 +64,8 @@ async fn interactive(app: &App, args: Top) -> Outcome {
     let mut tick = tokio::time::interval(EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     tick.tick().await;
+    let stopped = again::stopped(app);
+    tokio::pin!(stopped);
     loop {
         let mut rows = rows(&status, &measures, before.as_ref());
         rows::sort(&mut rows, sort);
@@ -71,7 +73,7 @@ async fn interactive(app: &App, args: Top) -> Outcome {
         let frame = Frame { status: &status, measures: &measures, rows: &rows, sort, size, away };
         offset = offset.min(frame.last_offset());
         screen.draw(&frame.lines(offset)).map_err(|error| Failure::user("cannot draw").because(error))?;
-        // Each arm is cancel safe: a timer, a signal, a look that is begun anew, keys that stay in the terminal.
+        // Each arm is cancel safe: a timer, a signal, a stream that is kept, a look that is begun anew, keys that stay in the terminal.
         tokio::select! {
             _ = tick.tick() => {
                 match look(app).await {
@@ -86,6 +88,12 @@ async fn interactive(app: &App, args: Top) -> Outcome {
                 }
             }
             () = ends.next() => return Ok(()),
+            () = &mut stopped => {
+                // Said where it stays.
+                drop(screen);
+                again::tell_stopped(app);
+                return Ok(());
+            }
             key = screen.key() => match key {
                 Key::Quit => return Ok(()),
                 Key::Sort => sort = rows::next(sort),

@@ -10,6 +10,7 @@ use formic_core::Code;
 use serde_json::json;
 
 use crate::app::App;
+use crate::app::again::{self, Silence, is_between_brains};
 use crate::cli::Traffic;
 use crate::exit::{Failure, Outcome};
 use crate::{app, output, signals};
@@ -41,6 +42,9 @@ pub(crate) async fn run(args: Traffic) -> Outcome {
     let mut interrupted = signals::interrupt()?;
     let redraws = !args.listing.json && std::io::stdout().is_terminal();
     let mut seen = ask().await?;
+    let mut silence = Silence::new();
+    let stopped = again::stopped(&app);
+    tokio::pin!(stopped);
     loop {
         if args.listing.json {
             // One line each, on a terminal too.
@@ -49,14 +53,25 @@ pub(crate) async fn run(args: Traffic) -> Outcome {
             let text = show::render(&args.service, &seen, output::limit());
             output::line(&if redraws { format!("{CLEAR}{text}") } else { format!("{text}\n") });
         }
-        tokio::select! {
-            () = tokio::time::sleep(EVERY) => {}
-            _ = interrupted.recv() => return Ok(()),
-        }
-        seen = match ask().await {
-            // It has stopped, and there is nothing left to look at.
-            Err(error) if error.code() == Code::Unavailable => return Ok(()),
-            seen => seen?,
+        seen = loop {
+            tokio::select! {
+                () = tokio::time::sleep(EVERY) => {}
+                _ = interrupted.recv() => return Ok(()),
+                () = &mut stopped => {
+                    again::tell_stopped(&app);
+                    return Ok(());
+                }
+            }
+            match ask().await {
+                Ok(seen) => {
+                    silence.broken();
+                    break seen;
+                }
+                Err(error) if is_between_brains(&app, &error) => silence.bear(&app)?,
+                // It has stopped, and there is nothing left to look at.
+                Err(error) if error.code() == Code::Unavailable => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
         };
     }
 }

@@ -3,7 +3,7 @@
 mod show;
 mod watch;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
@@ -57,6 +57,7 @@ pub(crate) async fn run(args: Up) -> Outcome {
     // What is missing is better told before the build than after.
     vault::complete(&manifest, &vault.versions()?)?;
 
+    server::more_files();
     let built = interruptible(&mut ends, build(&folder, &manifest, release, args.no_build)).await??;
     let started = Instant::now();
 
@@ -84,7 +85,7 @@ pub(crate) async fn run(args: Up) -> Outcome {
     };
     let (engine, handle) = Engine::new(config, supervisor, Arc::clone(&registry), client);
     let (door, doors) = tokio::sync::mpsc::unbounded_channel();
-    let engine = engine.with_secrets(vault.secrets.clone()).with_doors(door);
+    let engine = engine.with_secrets(vault.secrets.clone()).with_way_back(Facts::way_back).with_doors(door);
     let profile = if release { "release" } else { "dev" };
     let about = About { app: manifest.app.name.clone(), manifest: file.clone(), profile };
     let control = Control {
@@ -147,7 +148,6 @@ pub(crate) async fn run(args: Up) -> Outcome {
     }
     reaping.cancel();
     while reaper.join_next().await.is_some() {}
-    vault.secrets.close();
     let stopped = outcome?;
     if stopped.killed > 0 {
         let killed = server::instances(stopped.killed);
@@ -172,8 +172,13 @@ async fn sweep(state: &State, features: &Features) -> crate::exit::Outcome {
     let swept = formic_supervise::sweep(&state.run(), features, LEFTOVER_GRACE)
         .await
         .map_err(|error| Failure::user("cannot look after what an earlier run left").because(error))?;
-    for found in swept {
+    let mut elsewhere = BTreeMap::<_, Vec<_>>::new();
+    for found in &swept {
         let what = match &found.outcome {
+            Outcome::Elsewhere { dir } => {
+                elsewhere.entry(dir).or_default().push(&found.id);
+                continue;
+            }
             Outcome::OtherBoot | Outcome::Gone => continue,
             Outcome::Stopped { .. } => "was still running and is stopped",
             Outcome::Quarantined { .. } => {
@@ -184,6 +189,10 @@ async fn sweep(state: &State, features: &Features) -> crate::exit::Outcome {
             }
         };
         talk(&format!("left by an earlier run: {} {what}", found.id));
+    }
+    for (dir, ids) in elsewhere {
+        let number = server::instances(u32::try_from(ids.len()).unwrap_or(u32::MAX));
+        talk(&format!("this folder is a copy: {number} of {} are left alone", dir.display()));
     }
     Ok(())
 }

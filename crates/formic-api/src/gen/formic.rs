@@ -2104,6 +2104,16 @@ pub mod formic {
                     skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str"
                 )]
                 pub rollout_failure: ::formic_rpc::rt::buffa::alloc::string::String,
+                /// The number of that change; a later one has a greater number.
+                ///
+                /// Field 21: `rollout_number`
+                #[serde(
+                    rename = "rolloutNumber",
+                    alias = "rollout_number",
+                    with = "::formic_rpc::rt::buffa::json_helpers::uint64",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u64"
+                )]
+                pub rollout_number: u64,
                 /// How often instances were restarted after ends of their own, in places that are not wanted now too; never falls.
                 ///
                 /// Field 20: `restarts`
@@ -2141,6 +2151,7 @@ pub mod formic {
                         .field("reason", &self.reason)
                         .field("rollout", &self.rollout)
                         .field("rollout_failure", &self.rollout_failure)
+                        .field("rollout_number", &self.rollout_number)
                         .field("restarts", &self.restarts)
                         .field("cron", &self.cron)
                         .finish()
@@ -2225,6 +2236,10 @@ pub mod formic {
                         size +=
                             2u64 + ::formic_rpc::rt::buffa::types::uint32_encoded_len(self.restarts) as u64;
                     }
+                    if self.rollout_number != 0u64 {
+                        size += 2u64
+                            + ::formic_rpc::rt::buffa::types::uint64_encoded_len(self.rollout_number) as u64;
+                    }
                     size += self.__buffa_unknown_fields.encoded_len() as u64;
                     ::formic_rpc::rt::buffa::saturate_size(size)
                 }
@@ -2280,6 +2295,9 @@ pub mod formic {
                     }
                     if self.restarts != 0u32 {
                         ::formic_rpc::rt::buffa::types::put_uint32_field(20u32, self.restarts, buf);
+                    }
+                    if self.rollout_number != 0u64 {
+                        ::formic_rpc::rt::buffa::types::put_uint64_field(21u32, self.rollout_number, buf);
                     }
                     self.__buffa_unknown_fields.write_to(buf);
                 }
@@ -2387,6 +2405,13 @@ pub mod formic {
                             )?;
                             self.restarts = ::formic_rpc::rt::buffa::types::decode_uint32(buf)?;
                         }
+                        21u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                            )?;
+                            self.rollout_number = ::formic_rpc::rt::buffa::types::decode_uint64(buf)?;
+                        }
                         _ => {
                             self.__buffa_unknown_fields.push(
                                 ::formic_rpc::rt::buffa::encoding::decode_unknown_field(tag, buf, ctx)?,
@@ -2408,6 +2433,7 @@ pub mod formic {
                     self.rollout_failure.clear();
                     self.cron = ::formic_rpc::rt::buffa::MessageField::none();
                     self.restarts = 0u32;
+                    self.rollout_number = 0u64;
                     self.__buffa_unknown_fields.clear();
                 }
             }
@@ -2520,6 +2546,27 @@ pub mod formic {
                     skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str"
                 )]
                 pub last_exit: ::formic_rpc::rt::buffa::alloc::string::String,
+                /// What it was started with, while it runs. Told by `Status`, and not by `WatchStatus`.
+                ///
+                /// Field 10: `rights`
+                #[serde(
+                    rename = "rights",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_unset_message_field"
+                )]
+                pub rights:
+                    ::formic_rpc::rt::buffa::MessageField<Rights, ::formic_rpc::rt::buffa::Inline<Rights>>,
+                /// How its probe fails, while it does.
+                ///
+                /// Field 11: `probe_failure`
+                #[serde(
+                    rename = "probeFailure",
+                    alias = "probe_failure",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_unset_message_field"
+                )]
+                pub probe_failure: ::formic_rpc::rt::buffa::MessageField<
+                    ProbeFailure,
+                    ::formic_rpc::rt::buffa::Inline<ProbeFailure>,
+                >,
                 #[serde(skip)]
                 #[doc(hidden)]
                 pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFields,
@@ -2536,6 +2583,8 @@ pub mod formic {
                         .field("restarts", &self.restarts)
                         .field("started_unix_ms", &self.started_unix_ms)
                         .field("last_exit", &self.last_exit)
+                        .field("rights", &self.rights)
+                        .field("probe_failure", &self.probe_failure)
                         .finish()
                 }
             }
@@ -2562,7 +2611,7 @@ pub mod formic {
                 /// above [`::formic_rpc::rt::buffa::MAX_MESSAGE_BYTES`] that the encode entry
                 /// points reject, never a silently wrapped size.
                 #[allow(clippy::let_and_return)]
-                fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                fn compute_size(&self, __cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
                     #[allow(unused_imports)]
                     use ::formic_rpc::rt::buffa::Enumeration as _;
                     let mut size = 0u64;
@@ -2598,12 +2647,28 @@ pub mod formic {
                         size +=
                             1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.last_exit) as u64;
                     }
+                    if self.rights.is_set() {
+                        let __slot = __cache.reserve();
+                        let inner_size = self.rights.compute_size(__cache);
+                        __cache.set(__slot, inner_size);
+                        size += 1u64
+                            + ::formic_rpc::rt::buffa::encoding::varint_len(inner_size as u64) as u64
+                            + inner_size as u64;
+                    }
+                    if self.probe_failure.is_set() {
+                        let __slot = __cache.reserve();
+                        let inner_size = self.probe_failure.compute_size(__cache);
+                        __cache.set(__slot, inner_size);
+                        size += 1u64
+                            + ::formic_rpc::rt::buffa::encoding::varint_len(inner_size as u64) as u64
+                            + inner_size as u64;
+                    }
                     size += self.__buffa_unknown_fields.encoded_len() as u64;
                     ::formic_rpc::rt::buffa::saturate_size(size)
                 }
                 fn write_to(
                     &self,
-                    _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                    __cache: &mut ::formic_rpc::rt::buffa::SizeCache,
                     buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
                 ) {
                     #[allow(unused_imports)]
@@ -2634,6 +2699,22 @@ pub mod formic {
                     }
                     if !self.last_exit.is_empty() {
                         ::formic_rpc::rt::buffa::types::put_string_field(9u32, &self.last_exit, buf);
+                    }
+                    if self.rights.is_set() {
+                        ::formic_rpc::rt::buffa::types::put_len_delimited_header(
+                            10u32,
+                            u64::from(__cache.consume_next()),
+                            buf,
+                        );
+                        self.rights.write_to(__cache, buf);
+                    }
+                    if self.probe_failure.is_set() {
+                        ::formic_rpc::rt::buffa::types::put_len_delimited_header(
+                            11u32,
+                            u64::from(__cache.consume_next()),
+                            buf,
+                        );
+                        self.probe_failure.write_to(__cache, buf);
                     }
                     self.__buffa_unknown_fields.write_to(buf);
                 }
@@ -2711,6 +2792,28 @@ pub mod formic {
                             )?;
                             ::formic_rpc::rt::buffa::types::merge_string(&mut self.last_exit, buf)?;
                         }
+                        10u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::Message::merge_length_delimited(
+                                self.rights.get_or_insert_default(),
+                                buf,
+                                ctx,
+                            )?;
+                        }
+                        11u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::Message::merge_length_delimited(
+                                self.probe_failure.get_or_insert_default(),
+                                buf,
+                                ctx,
+                            )?;
+                        }
                         _ => {
                             self.__buffa_unknown_fields.push(
                                 ::formic_rpc::rt::buffa::encoding::decode_unknown_field(tag, buf, ctx)?,
@@ -2729,6 +2832,8 @@ pub mod formic {
                     self.restarts = 0u32;
                     self.started_unix_ms = 0i64;
                     self.last_exit.clear();
+                    self.rights = ::formic_rpc::rt::buffa::MessageField::none();
+                    self.probe_failure = ::formic_rpc::rt::buffa::MessageField::none();
                     self.__buffa_unknown_fields.clear();
                 }
             }
@@ -2760,6 +2865,507 @@ pub mod formic {
                     type_url: "type.googleapis.com/formic.control.v1.InstanceStatus",
                     to_json: ::formic_rpc::rt::buffa::type_registry::any_to_json::<InstanceStatus>,
                     from_json: ::formic_rpc::rt::buffa::type_registry::any_from_json::<InstanceStatus>,
+                    is_wkt: false,
+                };
+            /// Why an instance is not ready, or soon is not any more.
+            #[derive(
+                Clone,
+                PartialEq,
+                Default,
+                ::formic_rpc::rt::serde::Serialize,
+                ::formic_rpc::rt::serde::Deserialize,
+            )]
+            #[serde(crate = "::formic_rpc::rt::serde")]
+            #[serde(default)]
+            pub struct ProbeFailure {
+                /// Why, for example `HTTP 503: warming up` or `connection refused at 127.0.0.1:8080`. Empty in the first second of an
+                /// instance that starts, and while one that is ready may still answer.
+                ///
+                /// Field 1: `reason`
+                #[serde(
+                    rename = "reason",
+                    with = "::formic_rpc::rt::buffa::json_helpers::proto_string",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str"
+                )]
+                pub reason: ::formic_rpc::rt::buffa::alloc::string::String,
+                /// How often in a row; 0 until this engine has asked it. Told by `Status`, and not by `WatchStatus`.
+                ///
+                /// Field 2: `in_row`
+                #[serde(
+                    rename = "inRow",
+                    alias = "in_row",
+                    with = "::formic_rpc::rt::buffa::json_helpers::uint64",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u64"
+                )]
+                pub in_row: u64,
+                /// When the last time, in milliseconds since 1970. Told by `Status`, and not by `WatchStatus`.
+                ///
+                /// Field 3: `last_unix_ms`
+                #[serde(
+                    rename = "lastUnixMs",
+                    alias = "last_unix_ms",
+                    with = "::formic_rpc::rt::buffa::json_helpers::int64",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_i64"
+                )]
+                pub last_unix_ms: i64,
+                #[serde(skip)]
+                #[doc(hidden)]
+                pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFields,
+            }
+            impl ::core::fmt::Debug for ProbeFailure {
+                fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                    f.debug_struct("ProbeFailure")
+                        .field("reason", &self.reason)
+                        .field("in_row", &self.in_row)
+                        .field("last_unix_ms", &self.last_unix_ms)
+                        .finish()
+                }
+            }
+            impl ProbeFailure {
+                /// Protobuf type URL for this message, for use with `Any::pack` and
+                /// `Any::unpack_if`.
+                ///
+                /// Format: `type.googleapis.com/<fully.qualified.TypeName>`
+                pub const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.ProbeFailure";
+            }
+            ::formic_rpc::rt::buffa::impl_default_instance!(ProbeFailure);
+            impl ::formic_rpc::rt::buffa::MessageName for ProbeFailure {
+                const PACKAGE: &'static str = "formic.control.v1";
+                const NAME: &'static str = "ProbeFailure";
+                const FULL_NAME: &'static str = "formic.control.v1.ProbeFailure";
+                const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.ProbeFailure";
+            }
+            impl ::formic_rpc::rt::buffa::Message for ProbeFailure {
+                /// Returns the total encoded size in bytes.
+                ///
+                /// Accumulates in `u64` (which cannot overflow for in-memory
+                /// data) and saturates to `u32` at return, so a message whose
+                /// encoded size exceeds the 2 GiB protobuf limit yields a value
+                /// above [`::formic_rpc::rt::buffa::MAX_MESSAGE_BYTES`] that the encode entry
+                /// points reject, never a silently wrapped size.
+                #[allow(clippy::let_and_return)]
+                fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    let mut size = 0u64;
+                    if !self.reason.is_empty() {
+                        size +=
+                            1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.reason) as u64;
+                    }
+                    if self.in_row != 0u64 {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::uint64_encoded_len(self.in_row) as u64;
+                    }
+                    if self.last_unix_ms != 0i64 {
+                        size += 1u64
+                            + ::formic_rpc::rt::buffa::types::int64_encoded_len(self.last_unix_ms) as u64;
+                    }
+                    size += self.__buffa_unknown_fields.encoded_len() as u64;
+                    ::formic_rpc::rt::buffa::saturate_size(size)
+                }
+                fn write_to(
+                    &self,
+                    _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                    buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                ) {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    if !self.reason.is_empty() {
+                        ::formic_rpc::rt::buffa::types::put_string_field(1u32, &self.reason, buf);
+                    }
+                    if self.in_row != 0u64 {
+                        ::formic_rpc::rt::buffa::types::put_uint64_field(2u32, self.in_row, buf);
+                    }
+                    if self.last_unix_ms != 0i64 {
+                        ::formic_rpc::rt::buffa::types::put_int64_field(3u32, self.last_unix_ms, buf);
+                    }
+                    self.__buffa_unknown_fields.write_to(buf);
+                }
+                fn merge_field(
+                    &mut self,
+                    tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                    buf: &mut impl ::formic_rpc::rt::buffa::bytes::Buf,
+                    ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                ) -> ::core::result::Result<(), ::formic_rpc::rt::buffa::DecodeError> {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::bytes::Buf as _;
+                    match tag.field_number() {
+                        1u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::types::merge_string(&mut self.reason, buf)?;
+                        }
+                        2u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                            )?;
+                            self.in_row = ::formic_rpc::rt::buffa::types::decode_uint64(buf)?;
+                        }
+                        3u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                            )?;
+                            self.last_unix_ms = ::formic_rpc::rt::buffa::types::decode_int64(buf)?;
+                        }
+                        _ => {
+                            self.__buffa_unknown_fields.push(
+                                ::formic_rpc::rt::buffa::encoding::decode_unknown_field(tag, buf, ctx)?,
+                            );
+                        }
+                    }
+                    ::core::result::Result::Ok(())
+                }
+                fn clear(&mut self) {
+                    self.reason.clear();
+                    self.in_row = 0u64;
+                    self.last_unix_ms = 0i64;
+                    self.__buffa_unknown_fields.clear();
+                }
+            }
+            impl ::formic_rpc::rt::buffa::ExtensionSet for ProbeFailure {
+                const PROTO_FQN: &'static str = "formic.control.v1.ProbeFailure";
+                fn unknown_fields(&self) -> &::formic_rpc::rt::buffa::UnknownFields {
+                    &self.__buffa_unknown_fields
+                }
+                fn unknown_fields_mut(&mut self) -> &mut ::formic_rpc::rt::buffa::UnknownFields {
+                    &mut self.__buffa_unknown_fields
+                }
+            }
+            impl ::formic_rpc::rt::buffa::json_helpers::ProtoElemJson for ProbeFailure {
+                fn serialize_proto_json<S: ::formic_rpc::rt::serde::Serializer>(
+                    v: &Self,
+                    s: S,
+                ) -> ::core::result::Result<S::Ok, S::Error> {
+                    ::formic_rpc::rt::serde::Serialize::serialize(v, s)
+                }
+                fn deserialize_proto_json<'de, D: ::formic_rpc::rt::serde::Deserializer<'de>>(
+                    d: D,
+                ) -> ::core::result::Result<Self, D::Error> {
+                    <Self as ::formic_rpc::rt::serde::Deserialize>::deserialize(d)
+                }
+            }
+            #[doc(hidden)]
+            pub const __PROBE_FAILURE_JSON_ANY: ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry =
+                ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry {
+                    type_url: "type.googleapis.com/formic.control.v1.ProbeFailure",
+                    to_json: ::formic_rpc::rt::buffa::type_registry::any_to_json::<ProbeFailure>,
+                    from_json: ::formic_rpc::rt::buffa::type_registry::any_from_json::<ProbeFailure>,
+                    is_wkt: false,
+                };
+            /// What a process may do, and may have.
+            #[derive(
+                Clone,
+                PartialEq,
+                Default,
+                ::formic_rpc::rt::serde::Serialize,
+                ::formic_rpc::rt::serde::Deserialize,
+            )]
+            #[serde(crate = "::formic_rpc::rt::serde")]
+            #[serde(default)]
+            pub struct Rights {
+                /// Whom it runs as: the name, if that user has one, and the numbers.
+                ///
+                /// Field 1: `user`
+                #[serde(
+                    rename = "user",
+                    with = "::formic_rpc::rt::buffa::json_helpers::proto_string",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str"
+                )]
+                pub user: ::formic_rpc::rt::buffa::alloc::string::String,
+                /// Field 2: `uid`
+                #[serde(
+                    rename = "uid",
+                    with = "::formic_rpc::rt::buffa::json_helpers::uint32",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u32"
+                )]
+                pub uid: u32,
+                /// Field 3: `gid`
+                #[serde(
+                    rename = "gid",
+                    with = "::formic_rpc::rt::buffa::json_helpers::uint32",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u32"
+                )]
+                pub gid: u32,
+                /// Nothing that it executes gets more rights. Not set where that is not known.
+                ///
+                /// Field 4: `no_new_privileges`
+                #[serde(
+                    rename = "noNewPrivileges",
+                    alias = "no_new_privileges",
+                    skip_serializing_if = "::core::option::Option::is_none"
+                )]
+                pub no_new_privileges: ::core::option::Option<bool>,
+                /// What each of its processes may have. What is not set is as the engine itself has it; `core` is in bytes.
+                ///
+                /// Field 5: `nofile`
+                #[serde(
+                    rename = "nofile",
+                    with = "::formic_rpc::rt::buffa::json_helpers::opt_uint64",
+                    skip_serializing_if = "::core::option::Option::is_none"
+                )]
+                pub nofile: ::core::option::Option<u64>,
+                /// Field 6: `nproc`
+                #[serde(
+                    rename = "nproc",
+                    with = "::formic_rpc::rt::buffa::json_helpers::opt_uint64",
+                    skip_serializing_if = "::core::option::Option::is_none"
+                )]
+                pub nproc: ::core::option::Option<u64>,
+                /// Field 7: `core`
+                #[serde(
+                    rename = "core",
+                    with = "::formic_rpc::rt::buffa::json_helpers::opt_uint64",
+                    skip_serializing_if = "::core::option::Option::is_none"
+                )]
+                pub core: ::core::option::Option<u64>,
+                #[serde(skip)]
+                #[doc(hidden)]
+                pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFields,
+            }
+            impl ::core::fmt::Debug for Rights {
+                fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                    f.debug_struct("Rights")
+                        .field("user", &self.user)
+                        .field("uid", &self.uid)
+                        .field("gid", &self.gid)
+                        .field("no_new_privileges", &self.no_new_privileges)
+                        .field("nofile", &self.nofile)
+                        .field("nproc", &self.nproc)
+                        .field("core", &self.core)
+                        .finish()
+                }
+            }
+            impl Rights {
+                /// Protobuf type URL for this message, for use with `Any::pack` and
+                /// `Any::unpack_if`.
+                ///
+                /// Format: `type.googleapis.com/<fully.qualified.TypeName>`
+                pub const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.Rights";
+            }
+            impl Rights {
+                #[must_use = "with_* setters return `self` by value; assign or chain the result"]
+                #[inline]
+                ///Sets [`Self::no_new_privileges`] to `Some(value)`, consuming and returning `self`.
+                pub fn with_no_new_privileges(mut self, value: bool) -> Self {
+                    self.no_new_privileges = Some(value);
+                    self
+                }
+                #[must_use = "with_* setters return `self` by value; assign or chain the result"]
+                #[inline]
+                ///Sets [`Self::nofile`] to `Some(value)`, consuming and returning `self`.
+                pub fn with_nofile(mut self, value: u64) -> Self {
+                    self.nofile = Some(value);
+                    self
+                }
+                #[must_use = "with_* setters return `self` by value; assign or chain the result"]
+                #[inline]
+                ///Sets [`Self::nproc`] to `Some(value)`, consuming and returning `self`.
+                pub fn with_nproc(mut self, value: u64) -> Self {
+                    self.nproc = Some(value);
+                    self
+                }
+                #[must_use = "with_* setters return `self` by value; assign or chain the result"]
+                #[inline]
+                ///Sets [`Self::core`] to `Some(value)`, consuming and returning `self`.
+                pub fn with_core(mut self, value: u64) -> Self {
+                    self.core = Some(value);
+                    self
+                }
+            }
+            ::formic_rpc::rt::buffa::impl_default_instance!(Rights);
+            impl ::formic_rpc::rt::buffa::MessageName for Rights {
+                const PACKAGE: &'static str = "formic.control.v1";
+                const NAME: &'static str = "Rights";
+                const FULL_NAME: &'static str = "formic.control.v1.Rights";
+                const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.Rights";
+            }
+            impl ::formic_rpc::rt::buffa::Message for Rights {
+                /// Returns the total encoded size in bytes.
+                ///
+                /// Accumulates in `u64` (which cannot overflow for in-memory
+                /// data) and saturates to `u32` at return, so a message whose
+                /// encoded size exceeds the 2 GiB protobuf limit yields a value
+                /// above [`::formic_rpc::rt::buffa::MAX_MESSAGE_BYTES`] that the encode entry
+                /// points reject, never a silently wrapped size.
+                #[allow(clippy::let_and_return)]
+                fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    let mut size = 0u64;
+                    if !self.user.is_empty() {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.user) as u64;
+                    }
+                    if self.uid != 0u32 {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::uint32_encoded_len(self.uid) as u64;
+                    }
+                    if self.gid != 0u32 {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::uint32_encoded_len(self.gid) as u64;
+                    }
+                    if self.no_new_privileges.is_some() {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::BOOL_ENCODED_LEN as u64;
+                    }
+                    if let Some(v) = self.nofile {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::uint64_encoded_len(v) as u64;
+                    }
+                    if let Some(v) = self.nproc {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::uint64_encoded_len(v) as u64;
+                    }
+                    if let Some(v) = self.core {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::uint64_encoded_len(v) as u64;
+                    }
+                    size += self.__buffa_unknown_fields.encoded_len() as u64;
+                    ::formic_rpc::rt::buffa::saturate_size(size)
+                }
+                fn write_to(
+                    &self,
+                    _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                    buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                ) {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    if !self.user.is_empty() {
+                        ::formic_rpc::rt::buffa::types::put_string_field(1u32, &self.user, buf);
+                    }
+                    if self.uid != 0u32 {
+                        ::formic_rpc::rt::buffa::types::put_uint32_field(2u32, self.uid, buf);
+                    }
+                    if self.gid != 0u32 {
+                        ::formic_rpc::rt::buffa::types::put_uint32_field(3u32, self.gid, buf);
+                    }
+                    if let Some(v) = self.no_new_privileges {
+                        ::formic_rpc::rt::buffa::types::put_bool_field(4u32, v, buf);
+                    }
+                    if let Some(v) = self.nofile {
+                        ::formic_rpc::rt::buffa::types::put_uint64_field(5u32, v, buf);
+                    }
+                    if let Some(v) = self.nproc {
+                        ::formic_rpc::rt::buffa::types::put_uint64_field(6u32, v, buf);
+                    }
+                    if let Some(v) = self.core {
+                        ::formic_rpc::rt::buffa::types::put_uint64_field(7u32, v, buf);
+                    }
+                    self.__buffa_unknown_fields.write_to(buf);
+                }
+                fn merge_field(
+                    &mut self,
+                    tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                    buf: &mut impl ::formic_rpc::rt::buffa::bytes::Buf,
+                    ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                ) -> ::core::result::Result<(), ::formic_rpc::rt::buffa::DecodeError> {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::bytes::Buf as _;
+                    match tag.field_number() {
+                        1u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::types::merge_string(&mut self.user, buf)?;
+                        }
+                        2u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                            )?;
+                            self.uid = ::formic_rpc::rt::buffa::types::decode_uint32(buf)?;
+                        }
+                        3u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                            )?;
+                            self.gid = ::formic_rpc::rt::buffa::types::decode_uint32(buf)?;
+                        }
+                        4u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                            )?;
+                            self.no_new_privileges = ::core::option::Option::Some(
+                                ::formic_rpc::rt::buffa::types::decode_bool(buf)?,
+                            );
+                        }
+                        5u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                            )?;
+                            self.nofile = ::core::option::Option::Some(
+                                ::formic_rpc::rt::buffa::types::decode_uint64(buf)?,
+                            );
+                        }
+                        6u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                            )?;
+                            self.nproc = ::core::option::Option::Some(
+                                ::formic_rpc::rt::buffa::types::decode_uint64(buf)?,
+                            );
+                        }
+                        7u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                            )?;
+                            self.core = ::core::option::Option::Some(
+                                ::formic_rpc::rt::buffa::types::decode_uint64(buf)?,
+                            );
+                        }
+                        _ => {
+                            self.__buffa_unknown_fields.push(
+                                ::formic_rpc::rt::buffa::encoding::decode_unknown_field(tag, buf, ctx)?,
+                            );
+                        }
+                    }
+                    ::core::result::Result::Ok(())
+                }
+                fn clear(&mut self) {
+                    self.user.clear();
+                    self.uid = 0u32;
+                    self.gid = 0u32;
+                    self.no_new_privileges = ::core::option::Option::None;
+                    self.nofile = ::core::option::Option::None;
+                    self.nproc = ::core::option::Option::None;
+                    self.core = ::core::option::Option::None;
+                    self.__buffa_unknown_fields.clear();
+                }
+            }
+            impl ::formic_rpc::rt::buffa::ExtensionSet for Rights {
+                const PROTO_FQN: &'static str = "formic.control.v1.Rights";
+                fn unknown_fields(&self) -> &::formic_rpc::rt::buffa::UnknownFields {
+                    &self.__buffa_unknown_fields
+                }
+                fn unknown_fields_mut(&mut self) -> &mut ::formic_rpc::rt::buffa::UnknownFields {
+                    &mut self.__buffa_unknown_fields
+                }
+            }
+            impl ::formic_rpc::rt::buffa::json_helpers::ProtoElemJson for Rights {
+                fn serialize_proto_json<S: ::formic_rpc::rt::serde::Serializer>(
+                    v: &Self,
+                    s: S,
+                ) -> ::core::result::Result<S::Ok, S::Error> {
+                    ::formic_rpc::rt::serde::Serialize::serialize(v, s)
+                }
+                fn deserialize_proto_json<'de, D: ::formic_rpc::rt::serde::Deserializer<'de>>(
+                    d: D,
+                ) -> ::core::result::Result<Self, D::Error> {
+                    <Self as ::formic_rpc::rt::serde::Deserialize>::deserialize(d)
+                }
+            }
+            #[doc(hidden)]
+            pub const __RIGHTS_JSON_ANY: ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry =
+                ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry {
+                    type_url: "type.googleapis.com/formic.control.v1.Rights",
+                    to_json: ::formic_rpc::rt::buffa::type_registry::any_to_json::<Rights>,
+                    from_json: ::formic_rpc::rt::buffa::type_registry::any_from_json::<Rights>,
                     is_wkt: false,
                 };
             #[derive(
@@ -3893,6 +4499,26 @@ pub mod formic {
                     skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_false"
                 )]
                 pub previous: bool,
+                /// Tell where each line stands, so that another request can go on behind any of them.
+                ///
+                /// Field 7: `places`
+                #[serde(
+                    rename = "places",
+                    with = "::formic_rpc::rt::buffa::json_helpers::proto_bool",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_false"
+                )]
+                pub places: bool,
+                /// Go on there instead of with the last lines; a file that is not named is read from its beginning.
+                ///
+                /// Field 8: `from`
+                #[serde(
+                    rename = "from",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_unset_message_field"
+                )]
+                pub from: ::formic_rpc::rt::buffa::MessageField<
+                    LogPlaces,
+                    ::formic_rpc::rt::buffa::Inline<LogPlaces>,
+                >,
                 #[serde(skip)]
                 #[doc(hidden)]
                 pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFields,
@@ -3906,6 +4532,8 @@ pub mod formic {
                         .field("since_unix_ms", &self.since_unix_ms)
                         .field("instance", &self.instance)
                         .field("previous", &self.previous)
+                        .field("places", &self.places)
+                        .field("from", &self.from)
                         .finish()
                 }
             }
@@ -3932,7 +4560,7 @@ pub mod formic {
                 /// above [`::formic_rpc::rt::buffa::MAX_MESSAGE_BYTES`] that the encode entry
                 /// points reject, never a silently wrapped size.
                 #[allow(clippy::let_and_return)]
-                fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                fn compute_size(&self, __cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
                     #[allow(unused_imports)]
                     use ::formic_rpc::rt::buffa::Enumeration as _;
                     let mut size = 0u64;
@@ -3956,12 +4584,23 @@ pub mod formic {
                     if self.previous {
                         size += 1u64 + ::formic_rpc::rt::buffa::types::BOOL_ENCODED_LEN as u64;
                     }
+                    if self.places {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::BOOL_ENCODED_LEN as u64;
+                    }
+                    if self.from.is_set() {
+                        let __slot = __cache.reserve();
+                        let inner_size = self.from.compute_size(__cache);
+                        __cache.set(__slot, inner_size);
+                        size += 1u64
+                            + ::formic_rpc::rt::buffa::encoding::varint_len(inner_size as u64) as u64
+                            + inner_size as u64;
+                    }
                     size += self.__buffa_unknown_fields.encoded_len() as u64;
                     ::formic_rpc::rt::buffa::saturate_size(size)
                 }
                 fn write_to(
                     &self,
-                    _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                    __cache: &mut ::formic_rpc::rt::buffa::SizeCache,
                     buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
                 ) {
                     #[allow(unused_imports)]
@@ -3983,6 +4622,17 @@ pub mod formic {
                     }
                     if self.previous {
                         ::formic_rpc::rt::buffa::types::put_bool_field(6u32, self.previous, buf);
+                    }
+                    if self.places {
+                        ::formic_rpc::rt::buffa::types::put_bool_field(7u32, self.places, buf);
+                    }
+                    if self.from.is_set() {
+                        ::formic_rpc::rt::buffa::types::put_len_delimited_header(
+                            8u32,
+                            u64::from(__cache.consume_next()),
+                            buf,
+                        );
+                        self.from.write_to(__cache, buf);
                     }
                     self.__buffa_unknown_fields.write_to(buf);
                 }
@@ -4043,6 +4693,24 @@ pub mod formic {
                             )?;
                             self.previous = ::formic_rpc::rt::buffa::types::decode_bool(buf)?;
                         }
+                        7u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                            )?;
+                            self.places = ::formic_rpc::rt::buffa::types::decode_bool(buf)?;
+                        }
+                        8u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::Message::merge_length_delimited(
+                                self.from.get_or_insert_default(),
+                                buf,
+                                ctx,
+                            )?;
+                        }
                         _ => {
                             self.__buffa_unknown_fields.push(
                                 ::formic_rpc::rt::buffa::encoding::decode_unknown_field(tag, buf, ctx)?,
@@ -4058,6 +4726,8 @@ pub mod formic {
                     self.since_unix_ms = 0i64;
                     self.instance.clear();
                     self.previous = false;
+                    self.places = false;
+                    self.from = ::formic_rpc::rt::buffa::MessageField::none();
                     self.__buffa_unknown_fields.clear();
                 }
             }
@@ -4089,6 +4759,361 @@ pub mod formic {
                     type_url: "type.googleapis.com/formic.control.v1.LogsRequest",
                     to_json: ::formic_rpc::rt::buffa::type_registry::any_to_json::<LogsRequest>,
                     from_json: ::formic_rpc::rt::buffa::type_registry::any_from_json::<LogsRequest>,
+                    is_wkt: false,
+                };
+            /// Places in files of logs.
+            #[derive(
+                Clone,
+                PartialEq,
+                Default,
+                ::formic_rpc::rt::serde::Serialize,
+                ::formic_rpc::rt::serde::Deserialize,
+            )]
+            #[serde(crate = "::formic_rpc::rt::serde")]
+            #[serde(default)]
+            pub struct LogPlaces {
+                /// Field 1: `files`
+                #[serde(
+                    rename = "files",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_vec",
+                    deserialize_with = "::formic_rpc::rt::buffa::json_helpers::null_as_default"
+                )]
+                pub files: ::formic_rpc::rt::buffa::alloc::vec::Vec<LogPlace>,
+                #[serde(skip)]
+                #[doc(hidden)]
+                pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFields,
+            }
+            impl ::core::fmt::Debug for LogPlaces {
+                fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                    f.debug_struct("LogPlaces").field("files", &self.files).finish()
+                }
+            }
+            impl LogPlaces {
+                /// Protobuf type URL for this message, for use with `Any::pack` and
+                /// `Any::unpack_if`.
+                ///
+                /// Format: `type.googleapis.com/<fully.qualified.TypeName>`
+                pub const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.LogPlaces";
+            }
+            ::formic_rpc::rt::buffa::impl_default_instance!(LogPlaces);
+            impl ::formic_rpc::rt::buffa::MessageName for LogPlaces {
+                const PACKAGE: &'static str = "formic.control.v1";
+                const NAME: &'static str = "LogPlaces";
+                const FULL_NAME: &'static str = "formic.control.v1.LogPlaces";
+                const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.LogPlaces";
+            }
+            impl ::formic_rpc::rt::buffa::Message for LogPlaces {
+                /// Returns the total encoded size in bytes.
+                ///
+                /// Accumulates in `u64` (which cannot overflow for in-memory
+                /// data) and saturates to `u32` at return, so a message whose
+                /// encoded size exceeds the 2 GiB protobuf limit yields a value
+                /// above [`::formic_rpc::rt::buffa::MAX_MESSAGE_BYTES`] that the encode entry
+                /// points reject, never a silently wrapped size.
+                #[allow(clippy::let_and_return)]
+                fn compute_size(&self, __cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    let mut size = 0u64;
+                    for v in &self.files {
+                        let __slot = __cache.reserve();
+                        let inner_size = v.compute_size(__cache);
+                        __cache.set(__slot, inner_size);
+                        size += 1u64
+                            + ::formic_rpc::rt::buffa::encoding::varint_len(inner_size as u64) as u64
+                            + inner_size as u64;
+                    }
+                    size += self.__buffa_unknown_fields.encoded_len() as u64;
+                    ::formic_rpc::rt::buffa::saturate_size(size)
+                }
+                fn write_to(
+                    &self,
+                    __cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                    buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                ) {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    for v in &self.files {
+                        ::formic_rpc::rt::buffa::types::put_len_delimited_header(
+                            1u32,
+                            u64::from(__cache.consume_next()),
+                            buf,
+                        );
+                        v.write_to(__cache, buf);
+                    }
+                    self.__buffa_unknown_fields.write_to(buf);
+                }
+                fn merge_field(
+                    &mut self,
+                    tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                    buf: &mut impl ::formic_rpc::rt::buffa::bytes::Buf,
+                    ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                ) -> ::core::result::Result<(), ::formic_rpc::rt::buffa::DecodeError> {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::bytes::Buf as _;
+                    match tag.field_number() {
+                        1u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            let mut elem = ::core::default::Default::default();
+                            ctx.register_element_memory(
+                                ::formic_rpc::rt::buffa::__private::element_footprint(&elem),
+                            )?;
+                            ::formic_rpc::rt::buffa::Message::merge_length_delimited(&mut elem, buf, ctx)?;
+                            self.files.push(elem);
+                        }
+                        _ => {
+                            self.__buffa_unknown_fields.push(
+                                ::formic_rpc::rt::buffa::encoding::decode_unknown_field(tag, buf, ctx)?,
+                            );
+                        }
+                    }
+                    ::core::result::Result::Ok(())
+                }
+                fn clear(&mut self) {
+                    self.files.clear();
+                    self.__buffa_unknown_fields.clear();
+                }
+            }
+            impl ::formic_rpc::rt::buffa::ExtensionSet for LogPlaces {
+                const PROTO_FQN: &'static str = "formic.control.v1.LogPlaces";
+                fn unknown_fields(&self) -> &::formic_rpc::rt::buffa::UnknownFields {
+                    &self.__buffa_unknown_fields
+                }
+                fn unknown_fields_mut(&mut self) -> &mut ::formic_rpc::rt::buffa::UnknownFields {
+                    &mut self.__buffa_unknown_fields
+                }
+            }
+            impl ::formic_rpc::rt::buffa::json_helpers::ProtoElemJson for LogPlaces {
+                fn serialize_proto_json<S: ::formic_rpc::rt::serde::Serializer>(
+                    v: &Self,
+                    s: S,
+                ) -> ::core::result::Result<S::Ok, S::Error> {
+                    ::formic_rpc::rt::serde::Serialize::serialize(v, s)
+                }
+                fn deserialize_proto_json<'de, D: ::formic_rpc::rt::serde::Deserializer<'de>>(
+                    d: D,
+                ) -> ::core::result::Result<Self, D::Error> {
+                    <Self as ::formic_rpc::rt::serde::Deserialize>::deserialize(d)
+                }
+            }
+            #[doc(hidden)]
+            pub const __LOG_PLACES_JSON_ANY: ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry =
+                ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry {
+                    type_url: "type.googleapis.com/formic.control.v1.LogPlaces",
+                    to_json: ::formic_rpc::rt::buffa::type_registry::any_to_json::<LogPlaces>,
+                    from_json: ::formic_rpc::rt::buffa::type_registry::any_from_json::<LogPlaces>,
+                    is_wkt: false,
+                };
+            #[derive(
+                Clone,
+                PartialEq,
+                Default,
+                ::formic_rpc::rt::serde::Serialize,
+                ::formic_rpc::rt::serde::Deserialize,
+            )]
+            #[serde(crate = "::formic_rpc::rt::serde")]
+            #[serde(default)]
+            pub struct LogPlace {
+                /// Field 1: `service`
+                #[serde(
+                    rename = "service",
+                    with = "::formic_rpc::rt::buffa::json_helpers::proto_string",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str"
+                )]
+                pub service: ::formic_rpc::rt::buffa::alloc::string::String,
+                /// Field 2: `instance`
+                #[serde(
+                    rename = "instance",
+                    with = "::formic_rpc::rt::buffa::json_helpers::proto_string",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str"
+                )]
+                pub instance: ::formic_rpc::rt::buffa::alloc::string::String,
+                /// `out` or `err`.
+                ///
+                /// Field 3: `stream`
+                #[serde(
+                    rename = "stream",
+                    with = "::formic_rpc::rt::buffa::json_helpers::proto_string",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str"
+                )]
+                pub stream: ::formic_rpc::rt::buffa::alloc::string::String,
+                /// In bytes from the beginning.
+                ///
+                /// Field 4: `offset`
+                #[serde(
+                    rename = "offset",
+                    with = "::formic_rpc::rt::buffa::json_helpers::uint64",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u64"
+                )]
+                pub offset: u64,
+                #[serde(skip)]
+                #[doc(hidden)]
+                pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFields,
+            }
+            impl ::core::fmt::Debug for LogPlace {
+                fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                    f.debug_struct("LogPlace")
+                        .field("service", &self.service)
+                        .field("instance", &self.instance)
+                        .field("stream", &self.stream)
+                        .field("offset", &self.offset)
+                        .finish()
+                }
+            }
+            impl LogPlace {
+                /// Protobuf type URL for this message, for use with `Any::pack` and
+                /// `Any::unpack_if`.
+                ///
+                /// Format: `type.googleapis.com/<fully.qualified.TypeName>`
+                pub const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.LogPlace";
+            }
+            ::formic_rpc::rt::buffa::impl_default_instance!(LogPlace);
+            impl ::formic_rpc::rt::buffa::MessageName for LogPlace {
+                const PACKAGE: &'static str = "formic.control.v1";
+                const NAME: &'static str = "LogPlace";
+                const FULL_NAME: &'static str = "formic.control.v1.LogPlace";
+                const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.LogPlace";
+            }
+            impl ::formic_rpc::rt::buffa::Message for LogPlace {
+                /// Returns the total encoded size in bytes.
+                ///
+                /// Accumulates in `u64` (which cannot overflow for in-memory
+                /// data) and saturates to `u32` at return, so a message whose
+                /// encoded size exceeds the 2 GiB protobuf limit yields a value
+                /// above [`::formic_rpc::rt::buffa::MAX_MESSAGE_BYTES`] that the encode entry
+                /// points reject, never a silently wrapped size.
+                #[allow(clippy::let_and_return)]
+                fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    let mut size = 0u64;
+                    if !self.service.is_empty() {
+                        size +=
+                            1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.service) as u64;
+                    }
+                    if !self.instance.is_empty() {
+                        size +=
+                            1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.instance) as u64;
+                    }
+                    if !self.stream.is_empty() {
+                        size +=
+                            1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.stream) as u64;
+                    }
+                    if self.offset != 0u64 {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::uint64_encoded_len(self.offset) as u64;
+                    }
+                    size += self.__buffa_unknown_fields.encoded_len() as u64;
+                    ::formic_rpc::rt::buffa::saturate_size(size)
+                }
+                fn write_to(
+                    &self,
+                    _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                    buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                ) {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    if !self.service.is_empty() {
+                        ::formic_rpc::rt::buffa::types::put_string_field(1u32, &self.service, buf);
+                    }
+                    if !self.instance.is_empty() {
+                        ::formic_rpc::rt::buffa::types::put_string_field(2u32, &self.instance, buf);
+                    }
+                    if !self.stream.is_empty() {
+                        ::formic_rpc::rt::buffa::types::put_string_field(3u32, &self.stream, buf);
+                    }
+                    if self.offset != 0u64 {
+                        ::formic_rpc::rt::buffa::types::put_uint64_field(4u32, self.offset, buf);
+                    }
+                    self.__buffa_unknown_fields.write_to(buf);
+                }
+                fn merge_field(
+                    &mut self,
+                    tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                    buf: &mut impl ::formic_rpc::rt::buffa::bytes::Buf,
+                    ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                ) -> ::core::result::Result<(), ::formic_rpc::rt::buffa::DecodeError> {
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::Enumeration as _;
+                    #[allow(unused_imports)]
+                    use ::formic_rpc::rt::buffa::bytes::Buf as _;
+                    match tag.field_number() {
+                        1u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::types::merge_string(&mut self.service, buf)?;
+                        }
+                        2u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::types::merge_string(&mut self.instance, buf)?;
+                        }
+                        3u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::types::merge_string(&mut self.stream, buf)?;
+                        }
+                        4u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                            )?;
+                            self.offset = ::formic_rpc::rt::buffa::types::decode_uint64(buf)?;
+                        }
+                        _ => {
+                            self.__buffa_unknown_fields.push(
+                                ::formic_rpc::rt::buffa::encoding::decode_unknown_field(tag, buf, ctx)?,
+                            );
+                        }
+                    }
+                    ::core::result::Result::Ok(())
+                }
+                fn clear(&mut self) {
+                    self.service.clear();
+                    self.instance.clear();
+                    self.stream.clear();
+                    self.offset = 0u64;
+                    self.__buffa_unknown_fields.clear();
+                }
+            }
+            impl ::formic_rpc::rt::buffa::ExtensionSet for LogPlace {
+                const PROTO_FQN: &'static str = "formic.control.v1.LogPlace";
+                fn unknown_fields(&self) -> &::formic_rpc::rt::buffa::UnknownFields {
+                    &self.__buffa_unknown_fields
+                }
+                fn unknown_fields_mut(&mut self) -> &mut ::formic_rpc::rt::buffa::UnknownFields {
+                    &mut self.__buffa_unknown_fields
+                }
+            }
+            impl ::formic_rpc::rt::buffa::json_helpers::ProtoElemJson for LogPlace {
+                fn serialize_proto_json<S: ::formic_rpc::rt::serde::Serializer>(
+                    v: &Self,
+                    s: S,
+                ) -> ::core::result::Result<S::Ok, S::Error> {
+                    ::formic_rpc::rt::serde::Serialize::serialize(v, s)
+                }
+                fn deserialize_proto_json<'de, D: ::formic_rpc::rt::serde::Deserializer<'de>>(
+                    d: D,
+                ) -> ::core::result::Result<Self, D::Error> {
+                    <Self as ::formic_rpc::rt::serde::Deserialize>::deserialize(d)
+                }
+            }
+            #[doc(hidden)]
+            pub const __LOG_PLACE_JSON_ANY: ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry =
+                ::formic_rpc::rt::buffa::type_registry::JsonAnyEntry {
+                    type_url: "type.googleapis.com/formic.control.v1.LogPlace",
+                    to_json: ::formic_rpc::rt::buffa::type_registry::any_to_json::<LogPlace>,
+                    from_json: ::formic_rpc::rt::buffa::type_registry::any_from_json::<LogPlace>,
                     is_wkt: false,
                 };
             #[derive(
@@ -4152,6 +5177,26 @@ pub mod formic {
                     skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str"
                 )]
                 pub told_by: ::formic_rpc::rt::buffa::alloc::string::String,
+                /// Where the next line of its file begins, if places were asked for.
+                ///
+                /// Field 7: `next`
+                #[serde(
+                    rename = "next",
+                    with = "::formic_rpc::rt::buffa::json_helpers::uint64",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u64"
+                )]
+                pub next: u64,
+                /// Sent before all lines if places were asked for, and without a line: where those begin that follow.
+                ///
+                /// Field 8: `places`
+                #[serde(
+                    rename = "places",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_unset_message_field"
+                )]
+                pub places: ::formic_rpc::rt::buffa::MessageField<
+                    LogPlaces,
+                    ::formic_rpc::rt::buffa::Inline<LogPlaces>,
+                >,
                 #[serde(skip)]
                 #[doc(hidden)]
                 pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFields,
@@ -4165,6 +5210,8 @@ pub mod formic {
                         .field("line", &self.line)
                         .field("unix_ms", &self.unix_ms)
                         .field("told_by", &self.told_by)
+                        .field("next", &self.next)
+                        .field("places", &self.places)
                         .finish()
                 }
             }
@@ -4191,7 +5238,7 @@ pub mod formic {
                 /// above [`::formic_rpc::rt::buffa::MAX_MESSAGE_BYTES`] that the encode entry
                 /// points reject, never a silently wrapped size.
                 #[allow(clippy::let_and_return)]
-                fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                fn compute_size(&self, __cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
                     #[allow(unused_imports)]
                     use ::formic_rpc::rt::buffa::Enumeration as _;
                     let mut size = 0u64;
@@ -4217,12 +5264,23 @@ pub mod formic {
                         size +=
                             1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.told_by) as u64;
                     }
+                    if self.next != 0u64 {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::uint64_encoded_len(self.next) as u64;
+                    }
+                    if self.places.is_set() {
+                        let __slot = __cache.reserve();
+                        let inner_size = self.places.compute_size(__cache);
+                        __cache.set(__slot, inner_size);
+                        size += 1u64
+                            + ::formic_rpc::rt::buffa::encoding::varint_len(inner_size as u64) as u64
+                            + inner_size as u64;
+                    }
                     size += self.__buffa_unknown_fields.encoded_len() as u64;
                     ::formic_rpc::rt::buffa::saturate_size(size)
                 }
                 fn write_to(
                     &self,
-                    _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                    __cache: &mut ::formic_rpc::rt::buffa::SizeCache,
                     buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
                 ) {
                     #[allow(unused_imports)]
@@ -4244,6 +5302,17 @@ pub mod formic {
                     }
                     if !self.told_by.is_empty() {
                         ::formic_rpc::rt::buffa::types::put_string_field(6u32, &self.told_by, buf);
+                    }
+                    if self.next != 0u64 {
+                        ::formic_rpc::rt::buffa::types::put_uint64_field(7u32, self.next, buf);
+                    }
+                    if self.places.is_set() {
+                        ::formic_rpc::rt::buffa::types::put_len_delimited_header(
+                            8u32,
+                            u64::from(__cache.consume_next()),
+                            buf,
+                        );
+                        self.places.write_to(__cache, buf);
                     }
                     self.__buffa_unknown_fields.write_to(buf);
                 }
@@ -4300,6 +5369,24 @@ pub mod formic {
                             )?;
                             ::formic_rpc::rt::buffa::types::merge_string(&mut self.told_by, buf)?;
                         }
+                        7u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                            )?;
+                            self.next = ::formic_rpc::rt::buffa::types::decode_uint64(buf)?;
+                        }
+                        8u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::Message::merge_length_delimited(
+                                self.places.get_or_insert_default(),
+                                buf,
+                                ctx,
+                            )?;
+                        }
                         _ => {
                             self.__buffa_unknown_fields.push(
                                 ::formic_rpc::rt::buffa::encoding::decode_unknown_field(tag, buf, ctx)?,
@@ -4315,6 +5402,8 @@ pub mod formic {
                     self.line.clear();
                     self.unix_ms = 0i64;
                     self.told_by.clear();
+                    self.next = 0u64;
+                    self.places = ::formic_rpc::rt::buffa::MessageField::none();
                     self.__buffa_unknown_fields.clear();
                 }
             }
@@ -8240,6 +9329,15 @@ pub mod formic {
                     skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str"
                 )]
                 pub outcome: ::formic_rpc::rt::buffa::alloc::string::String,
+                /// Why it failed or was reverted: what failed of it, service by service.
+                ///
+                /// Field 6: `why`
+                #[serde(
+                    rename = "why",
+                    with = "::formic_rpc::rt::buffa::json_helpers::proto_string",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str"
+                )]
+                pub why: ::formic_rpc::rt::buffa::alloc::string::String,
                 #[serde(skip)]
                 #[doc(hidden)]
                 pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFields,
@@ -8252,6 +9350,7 @@ pub mod formic {
                         .field("cause", &self.cause)
                         .field("services", &self.services)
                         .field("outcome", &self.outcome)
+                        .field("why", &self.why)
                         .finish()
                 }
             }
@@ -8303,6 +9402,9 @@ pub mod formic {
                         size +=
                             1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.outcome) as u64;
                     }
+                    if !self.why.is_empty() {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.why) as u64;
+                    }
                     size += self.__buffa_unknown_fields.encoded_len() as u64;
                     ::formic_rpc::rt::buffa::saturate_size(size)
                 }
@@ -8332,6 +9434,9 @@ pub mod formic {
                     }
                     if !self.outcome.is_empty() {
                         ::formic_rpc::rt::buffa::types::put_string_field(5u32, &self.outcome, buf);
+                    }
+                    if !self.why.is_empty() {
+                        ::formic_rpc::rt::buffa::types::put_string_field(6u32, &self.why, buf);
                     }
                     self.__buffa_unknown_fields.write_to(buf);
                 }
@@ -8386,6 +9491,13 @@ pub mod formic {
                             )?;
                             ::formic_rpc::rt::buffa::types::merge_string(&mut self.outcome, buf)?;
                         }
+                        6u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::types::merge_string(&mut self.why, buf)?;
+                        }
                         _ => {
                             self.__buffa_unknown_fields.push(
                                 ::formic_rpc::rt::buffa::encoding::decode_unknown_field(tag, buf, ctx)?,
@@ -8400,6 +9512,7 @@ pub mod formic {
                     self.cause.clear();
                     self.services.clear();
                     self.outcome.clear();
+                    self.why.clear();
                     self.__buffa_unknown_fields.clear();
                 }
             }
@@ -8827,7 +9940,7 @@ pub mod formic {
                     skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_i64"
                 )]
                 pub unix_ms: i64,
-                /// applied, refused, rollout, start, ready, unready, stop, kill, exit, failed, backoff, wait, restart, adopted, run.
+                /// applied, refused, rollout, start, ready, unready, stop, kill, exit, failed, backoff, wait, restart, adopted, run, secret, traffic.
                 ///
                 /// Field 3: `kind`
                 #[serde(
@@ -11365,7 +12478,7 @@ pub mod formic {
                     deserialize_with = "::formic_rpc::rt::buffa::json_helpers::null_as_default"
                 )]
                 pub silent: ::formic_rpc::rt::buffa::alloc::vec::Vec<Caller>,
-                /// The policy that the manifest wants, as JSON; empty where it says nothing.
+                /// The policy that the manifest wants of everybody of whom it says nothing else, as JSON; empty where it says nothing.
                 ///
                 /// Field 3: `wanted`
                 #[serde(
@@ -11773,6 +12886,42 @@ pub mod formic {
                 )]
                 pub notes:
                     ::formic_rpc::rt::buffa::alloc::vec::Vec<::formic_rpc::rt::buffa::alloc::string::String>,
+                /// The policy that the manifest wants of this caller, as JSON; empty where it says nothing. Set by the engine.
+                ///
+                /// Field 7: `wanted`
+                #[serde(
+                    rename = "wanted",
+                    with = "::formic_rpc::rt::buffa::json_helpers::proto_string",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str"
+                )]
+                pub wanted: ::formic_rpc::rt::buffa::alloc::string::String,
+                /// So few instances are in that ejections are ignored: those that are ejected get calls, too.
+                ///
+                /// Field 8: `panic`
+                #[serde(
+                    rename = "panic",
+                    with = "::formic_rpc::rt::buffa::json_helpers::proto_bool",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_false"
+                )]
+                pub panic: bool,
+                /// So many instances are in, which a panic goes by: neither ejected nor down,
+                ///
+                /// Field 9: `fit`
+                #[serde(
+                    rename = "fit",
+                    with = "::formic_rpc::rt::buffa::json_helpers::uint32",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u32"
+                )]
+                pub fit: u32,
+                /// of so many. Fewer than there are where the policy keeps to a subset.
+                ///
+                /// Field 10: `counted`
+                #[serde(
+                    rename = "counted",
+                    with = "::formic_rpc::rt::buffa::json_helpers::uint32",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u32"
+                )]
+                pub counted: u32,
                 #[serde(skip)]
                 #[doc(hidden)]
                 pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFields,
@@ -11786,6 +12935,10 @@ pub mod formic {
                         .field("retries_left", &self.retries_left)
                         .field("endpoints", &self.endpoints)
                         .field("notes", &self.notes)
+                        .field("wanted", &self.wanted)
+                        .field("panic", &self.panic)
+                        .field("fit", &self.fit)
+                        .field("counted", &self.counted)
                         .finish()
                 }
             }
@@ -11845,6 +12998,20 @@ pub mod formic {
                     for v in &self.notes {
                         size += 1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(v) as u64;
                     }
+                    if !self.wanted.is_empty() {
+                        size +=
+                            1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.wanted) as u64;
+                    }
+                    if self.panic {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::BOOL_ENCODED_LEN as u64;
+                    }
+                    if self.fit != 0u32 {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::uint32_encoded_len(self.fit) as u64;
+                    }
+                    if self.counted != 0u32 {
+                        size +=
+                            1u64 + ::formic_rpc::rt::buffa::types::uint32_encoded_len(self.counted) as u64;
+                    }
                     size += self.__buffa_unknown_fields.encoded_len() as u64;
                     ::formic_rpc::rt::buffa::saturate_size(size)
                 }
@@ -11882,6 +13049,18 @@ pub mod formic {
                     }
                     for v in &self.notes {
                         ::formic_rpc::rt::buffa::types::put_string_field(6u32, v, buf);
+                    }
+                    if !self.wanted.is_empty() {
+                        ::formic_rpc::rt::buffa::types::put_string_field(7u32, &self.wanted, buf);
+                    }
+                    if self.panic {
+                        ::formic_rpc::rt::buffa::types::put_bool_field(8u32, self.panic, buf);
+                    }
+                    if self.fit != 0u32 {
+                        ::formic_rpc::rt::buffa::types::put_uint32_field(9u32, self.fit, buf);
+                    }
+                    if self.counted != 0u32 {
+                        ::formic_rpc::rt::buffa::types::put_uint32_field(10u32, self.counted, buf);
                     }
                     self.__buffa_unknown_fields.write_to(buf);
                 }
@@ -11951,6 +13130,34 @@ pub mod formic {
                             )?;
                             self.notes.push(__elem);
                         }
+                        7u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            ::formic_rpc::rt::buffa::types::merge_string(&mut self.wanted, buf)?;
+                        }
+                        8u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                            )?;
+                            self.panic = ::formic_rpc::rt::buffa::types::decode_bool(buf)?;
+                        }
+                        9u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                            )?;
+                            self.fit = ::formic_rpc::rt::buffa::types::decode_uint32(buf)?;
+                        }
+                        10u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                            )?;
+                            self.counted = ::formic_rpc::rt::buffa::types::decode_uint32(buf)?;
+                        }
                         _ => {
                             self.__buffa_unknown_fields.push(
                                 ::formic_rpc::rt::buffa::encoding::decode_unknown_field(tag, buf, ctx)?,
@@ -11966,6 +13173,10 @@ pub mod formic {
                     self.retries_left = 0f64;
                     self.endpoints.clear();
                     self.notes.clear();
+                    self.wanted.clear();
+                    self.panic = false;
+                    self.fit = 0u32;
+                    self.counted = 0u32;
                     self.__buffa_unknown_fields.clear();
                 }
             }
@@ -12054,7 +13265,7 @@ pub mod formic {
                     skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u32"
                 )]
                 pub in_flight: u32,
-                /// What an answer takes lately, in milliseconds.
+                /// What an answer took lately as of the last one, in milliseconds; 0 where there was none within a minute.
                 ///
                 /// Field 7: `latency_ms`
                 #[serde(
@@ -12120,7 +13331,7 @@ pub mod formic {
                     skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u32"
                 )]
                 pub ejections: u32,
-                /// What calls to it travel over: http, multiplexed.
+                /// What calls to it travel over: http, multiplexed; empty where the caller was never connected to it.
                 ///
                 /// Field 14: `transport`
                 #[serde(
@@ -17250,6 +18461,10 @@ pub mod formic {
                         ///
                         /// Field 10: `rollout_failure`
                         pub rollout_failure: &'a str,
+                        /// The number of that change; a later one has a greater number.
+                        ///
+                        /// Field 21: `rollout_number`
+                        pub rollout_number: u64,
                         /// How often instances were restarted after ends of their own, in places that are not wanted now too; never falls.
                         ///
                         /// Field 20: `restarts`
@@ -17367,6 +18582,14 @@ pub mod formic {
                                     view.rollout_failure =
                                         ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
                                 }
+                                21u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                                    )?;
+                                    view.rollout_number =
+                                        ::formic_rpc::rt::buffa::types::decode_uint64(&mut cur)?;
+                                }
                                 20u32 => {
                                     ::formic_rpc::rt::buffa::encoding::check_wire_type(
                                         tag,
@@ -17461,6 +18684,7 @@ pub mod formic {
                     reason: self.reason.to_string(),
                     rollout: self.rollout.to_string(),
                     rollout_failure: self.rollout_failure.to_string(),
+                    rollout_number: self.rollout_number,
                     restarts: self.restarts,
                     cron: match self.cron.as_option() {
                         Some(v) => {
@@ -17545,6 +18769,11 @@ pub mod formic {
                                     + ::formic_rpc::rt::buffa::types::uint32_encoded_len(self.restarts)
                                         as u64;
                             }
+                            if self.rollout_number != 0u64 {
+                                size += 2u64
+                                    + ::formic_rpc::rt::buffa::types::uint64_encoded_len(self.rollout_number)
+                                        as u64;
+                            }
                             size += self.__buffa_unknown_fields.encoded_len() as u64;
                             ::formic_rpc::rt::buffa::saturate_size(size)
                         }
@@ -17606,6 +18835,13 @@ pub mod formic {
                             if self.restarts != 0u32 {
                                 ::formic_rpc::rt::buffa::types::put_uint32_field(20u32, self.restarts, buf);
                             }
+                            if self.rollout_number != 0u64 {
+                                ::formic_rpc::rt::buffa::types::put_uint64_field(
+                                    21u32,
+                                    self.rollout_number,
+                                    buf,
+                                );
+                            }
                             self.__buffa_unknown_fields.write_to(buf);
                         }
                     }
@@ -17664,6 +18900,14 @@ pub mod formic {
                                 self.rollout_failure,
                             ) {
                                 __map.serialize_entry("rolloutFailure", self.rollout_failure)?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u64(
+                                &self.rollout_number,
+                            ) {
+                                __map.serialize_entry(
+                                    "rolloutNumber",
+                                    &::formic_rpc::rt::buffa::json_helpers::ProtoJson(&self.rollout_number),
+                                )?;
                             }
                             if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u32(&self.restarts) {
                                 __map.serialize_entry(
@@ -17840,6 +19084,13 @@ pub mod formic {
                         pub fn rollout_failure(&self) -> &'_ str {
                             self.0.reborrow().rollout_failure
                         }
+                        /// The number of that change; a later one has a greater number.
+                        ///
+                        /// Field 21: `rollout_number`
+                        #[must_use]
+                        pub fn rollout_number(&self) -> u64 {
+                            self.0.reborrow().rollout_number
+                        }
                         /// How often instances were restarted after ends of their own, in places that are not wanted now too; never falls.
                         ///
                         /// Field 20: `restarts`
@@ -17919,6 +19170,18 @@ pub mod formic {
                         ///
                         /// Field 9: `last_exit`
                         pub last_exit: &'a str,
+                        /// What it was started with, while it runs. Told by `Status`, and not by `WatchStatus`.
+                        ///
+                        /// Field 10: `rights`
+                        pub rights: ::formic_rpc::rt::buffa::MessageFieldView<
+                            super::super::__buffa::view::RightsView<'a>,
+                        >,
+                        /// How its probe fails, while it does.
+                        ///
+                        /// Field 11: `probe_failure`
+                        pub probe_failure: ::formic_rpc::rt::buffa::MessageFieldView<
+                            super::super::__buffa::view::ProbeFailureView<'a>,
+                        >,
                         pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFieldsView<'a>,
                     }
                     impl<'a> ::formic_rpc::rt::buffa::MessageView<'a> for InstanceStatusView<'a> {
@@ -18026,6 +19289,52 @@ pub mod formic {
                                     )?;
                                     view.last_exit = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
                                 }
+                                10u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    let __sub_ctx = ctx.descend()?;
+                                    let sub = ::formic_rpc::rt::buffa::types::borrow_bytes(&mut cur)?;
+                                    match view.rights.as_mut() {
+                                        Some(existing) => {
+                                            ::formic_rpc::rt::buffa::MessageView::merge_into_view(
+                                                existing, sub, __sub_ctx,
+                                            )?
+                                        }
+                                        None => {
+                                            view.rights = ::formic_rpc::rt::buffa::MessageFieldView::set(
+                                    <super::super::__buffa::view::RightsView as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                        sub,
+                                        __sub_ctx,
+                                    )?,
+                                );
+                                        }
+                                    }
+                                }
+                                11u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    let __sub_ctx = ctx.descend()?;
+                                    let sub = ::formic_rpc::rt::buffa::types::borrow_bytes(&mut cur)?;
+                                    match view.probe_failure.as_mut() {
+                                        Some(existing) => {
+                                            ::formic_rpc::rt::buffa::MessageView::merge_into_view(
+                                                existing, sub, __sub_ctx,
+                                            )?
+                                        }
+                                        None => {
+                                            view.probe_failure = ::formic_rpc::rt::buffa::MessageFieldView::set(
+                                    <super::super::__buffa::view::ProbeFailureView as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                        sub,
+                                        __sub_ctx,
+                                    )?,
+                                );
+                                        }
+                                    }
+                                }
                                 _ => {
                                     ::formic_rpc::rt::buffa::encoding::skip_field_depth(
                                         tag,
@@ -18067,6 +19376,24 @@ pub mod formic {
                                 restarts: self.restarts,
                                 started_unix_ms: self.started_unix_ms,
                                 last_exit: self.last_exit.to_string(),
+                                rights: match self.rights.as_option() {
+                                    Some(v) => ::formic_rpc::rt::buffa::MessageField::<
+                                        super::super::Rights,
+                                        ::formic_rpc::rt::buffa::Inline<super::super::Rights>,
+                                    >::some(
+                                        v.to_owned_from_source(__buffa_src)?
+                                    ),
+                                    None => ::formic_rpc::rt::buffa::MessageField::none(),
+                                },
+                                probe_failure: match self.probe_failure.as_option() {
+                                    Some(v) => ::formic_rpc::rt::buffa::MessageField::<
+                                        super::super::ProbeFailure,
+                                        ::formic_rpc::rt::buffa::Inline<super::super::ProbeFailure>,
+                                    >::some(
+                                        v.to_owned_from_source(__buffa_src)?
+                                    ),
+                                    None => ::formic_rpc::rt::buffa::MessageField::none(),
+                                },
                                 __buffa_unknown_fields: self.__buffa_unknown_fields.to_owned()?.into(),
                                 ..::core::default::Default::default()
                             })
@@ -18074,7 +19401,7 @@ pub mod formic {
                     }
                     impl<'a> ::formic_rpc::rt::buffa::ViewEncode<'a> for InstanceStatusView<'a> {
                         #[allow(clippy::needless_borrow, clippy::let_and_return)]
-                        fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                        fn compute_size(&self, __cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
                             #[allow(unused_imports)]
                             use ::formic_rpc::rt::buffa::Enumeration as _;
                             let mut size = 0u64;
@@ -18119,13 +19446,29 @@ pub mod formic {
                                     + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.last_exit)
                                         as u64;
                             }
+                            if self.rights.is_set() {
+                                let __slot = __cache.reserve();
+                                let inner_size = self.rights.compute_size(__cache);
+                                __cache.set(__slot, inner_size);
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::encoding::varint_len(inner_size as u64) as u64
+                                    + inner_size as u64;
+                            }
+                            if self.probe_failure.is_set() {
+                                let __slot = __cache.reserve();
+                                let inner_size = self.probe_failure.compute_size(__cache);
+                                __cache.set(__slot, inner_size);
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::encoding::varint_len(inner_size as u64) as u64
+                                    + inner_size as u64;
+                            }
                             size += self.__buffa_unknown_fields.encoded_len() as u64;
                             ::formic_rpc::rt::buffa::saturate_size(size)
                         }
                         #[allow(clippy::needless_borrow)]
                         fn write_to(
                             &self,
-                            _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                            __cache: &mut ::formic_rpc::rt::buffa::SizeCache,
                             buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
                         ) {
                             #[allow(unused_imports)]
@@ -18160,6 +19503,22 @@ pub mod formic {
                             }
                             if !self.last_exit.is_empty() {
                                 ::formic_rpc::rt::buffa::types::put_string_field(9u32, &self.last_exit, buf);
+                            }
+                            if self.rights.is_set() {
+                                ::formic_rpc::rt::buffa::types::put_len_delimited_header(
+                                    10u32,
+                                    u64::from(__cache.consume_next()),
+                                    buf,
+                                );
+                                self.rights.write_to(__cache, buf);
+                            }
+                            if self.probe_failure.is_set() {
+                                ::formic_rpc::rt::buffa::types::put_len_delimited_header(
+                                    11u32,
+                                    u64::from(__cache.consume_next()),
+                                    buf,
+                                );
+                                self.probe_failure.write_to(__cache, buf);
                             }
                             self.__buffa_unknown_fields.write_to(buf);
                         }
@@ -18222,6 +19581,16 @@ pub mod formic {
                             }
                             if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str(self.last_exit) {
                                 __map.serialize_entry("lastExit", self.last_exit)?;
+                            }
+                            {
+                                if let ::core::option::Option::Some(__v) = self.rights.as_option() {
+                                    __map.serialize_entry("rights", __v)?;
+                                }
+                            }
+                            {
+                                if let ::core::option::Option::Some(__v) = self.probe_failure.as_option() {
+                                    __map.serialize_entry("probeFailure", __v)?;
+                                }
                             }
                             __map.end()
                         }
@@ -18368,6 +19737,28 @@ pub mod formic {
                         pub fn last_exit(&self) -> &'_ str {
                             self.0.reborrow().last_exit
                         }
+                        /// What it was started with, while it runs. Told by `Status`, and not by `WatchStatus`.
+                        ///
+                        /// Field 10: `rights`
+                        #[must_use]
+                        pub fn rights(
+                            &self,
+                        ) -> &::formic_rpc::rt::buffa::MessageFieldView<
+                            super::super::__buffa::view::RightsView<'_>,
+                        > {
+                            &self.0.reborrow().rights
+                        }
+                        /// How its probe fails, while it does.
+                        ///
+                        /// Field 11: `probe_failure`
+                        #[must_use]
+                        pub fn probe_failure(
+                            &self,
+                        ) -> &::formic_rpc::rt::buffa::MessageFieldView<
+                            super::super::__buffa::view::ProbeFailureView<'_>,
+                        > {
+                            &self.0.reborrow().probe_failure
+                        }
                     }
                     impl
                         ::core::convert::From<::formic_rpc::rt::buffa::OwnedView<InstanceStatusView<'static>>>
@@ -18400,6 +19791,799 @@ pub mod formic {
                         type ViewHandle = InstanceStatusOwnedView;
                     }
                     impl ::formic_rpc::rt::serde::Serialize for InstanceStatusOwnedView {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            ::formic_rpc::rt::serde::Serialize::serialize(&self.0, __s)
+                        }
+                    }
+                    /// Why an instance is not ready, or soon is not any more.
+                    #[derive(Clone, Debug, Default)]
+                    pub struct ProbeFailureView<'a> {
+                        /// Why, for example `HTTP 503: warming up` or `connection refused at 127.0.0.1:8080`. Empty in the first second of an
+                        /// instance that starts, and while one that is ready may still answer.
+                        ///
+                        /// Field 1: `reason`
+                        pub reason: &'a str,
+                        /// How often in a row; 0 until this engine has asked it. Told by `Status`, and not by `WatchStatus`.
+                        ///
+                        /// Field 2: `in_row`
+                        pub in_row: u64,
+                        /// When the last time, in milliseconds since 1970. Told by `Status`, and not by `WatchStatus`.
+                        ///
+                        /// Field 3: `last_unix_ms`
+                        pub last_unix_ms: i64,
+                        pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFieldsView<'a>,
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageView<'a> for ProbeFailureView<'a> {
+                        type Owned = super::super::ProbeFailure;
+                        fn decode_view(
+                            buf: &'a [u8],
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let __limit =
+                                ::core::cell::Cell::new(::formic_rpc::rt::buffa::DEFAULT_UNKNOWN_FIELD_LIMIT);
+                            let __elem = ::core::cell::Cell::new(
+                                ::formic_rpc::rt::buffa::DEFAULT_ELEMENT_MEMORY_LIMIT,
+                            );
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                buf,
+                                ::formic_rpc::rt::buffa::DecodeContext::new(
+                                    ::formic_rpc::rt::buffa::RECURSION_LIMIT,
+                                    &__limit,
+                                )
+                                .with_element_memory(&__elem),
+                            )
+                        }
+                        fn decode_view_with_ctx(
+                            buf: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(buf, ctx)
+                        }
+                        #[inline]
+                        fn merge_view_field(
+                            &mut self,
+                            tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                            cur: &'a [u8],
+                            before_tag: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<&'a [u8], ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let _ = ctx;
+                            #[allow(unused_variables)]
+                            let view = self;
+                            let mut cur = cur;
+                            match tag.field_number() {
+                                1u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    view.reason = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
+                                }
+                                2u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                                    )?;
+                                    view.in_row = ::formic_rpc::rt::buffa::types::decode_uint64(&mut cur)?;
+                                }
+                                3u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                                    )?;
+                                    view.last_unix_ms =
+                                        ::formic_rpc::rt::buffa::types::decode_int64(&mut cur)?;
+                                }
+                                _ => {
+                                    ::formic_rpc::rt::buffa::encoding::skip_field_depth(
+                                        tag,
+                                        &mut cur,
+                                        ctx.depth(),
+                                    )?;
+                                    let span_len = before_tag.len() - cur.len();
+                                    view.__buffa_unknown_fields.push_record(before_tag, span_len, ctx)?;
+                                }
+                            }
+                            ::core::result::Result::Ok(cur)
+                        }
+                        fn to_owned_message(
+                            &self,
+                        ) -> ::core::result::Result<
+                            super::super::ProbeFailure,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            self.to_owned_from_source(None)
+                        }
+                        #[allow(clippy::useless_conversion, clippy::needless_update)]
+                        fn to_owned_from_source(
+                            &self,
+                            __buffa_src: ::core::option::Option<&::formic_rpc::rt::buffa::bytes::Bytes>,
+                        ) -> ::core::result::Result<
+                            super::super::ProbeFailure,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::alloc::string::ToString as _;
+                            let _ = __buffa_src;
+                            ::core::result::Result::Ok(super::super::ProbeFailure {
+                                reason: self.reason.to_string(),
+                                in_row: self.in_row,
+                                last_unix_ms: self.last_unix_ms,
+                                __buffa_unknown_fields: self.__buffa_unknown_fields.to_owned()?.into(),
+                                ..::core::default::Default::default()
+                            })
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::ViewEncode<'a> for ProbeFailureView<'a> {
+                        #[allow(clippy::needless_borrow, clippy::let_and_return)]
+                        fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            let mut size = 0u64;
+                            if !self.reason.is_empty() {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.reason) as u64;
+                            }
+                            if self.in_row != 0u64 {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::uint64_encoded_len(self.in_row) as u64;
+                            }
+                            if self.last_unix_ms != 0i64 {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::int64_encoded_len(self.last_unix_ms)
+                                        as u64;
+                            }
+                            size += self.__buffa_unknown_fields.encoded_len() as u64;
+                            ::formic_rpc::rt::buffa::saturate_size(size)
+                        }
+                        #[allow(clippy::needless_borrow)]
+                        fn write_to(
+                            &self,
+                            _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                            buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                        ) {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            if !self.reason.is_empty() {
+                                ::formic_rpc::rt::buffa::types::put_string_field(1u32, &self.reason, buf);
+                            }
+                            if self.in_row != 0u64 {
+                                ::formic_rpc::rt::buffa::types::put_uint64_field(2u32, self.in_row, buf);
+                            }
+                            if self.last_unix_ms != 0i64 {
+                                ::formic_rpc::rt::buffa::types::put_int64_field(3u32, self.last_unix_ms, buf);
+                            }
+                            self.__buffa_unknown_fields.write_to(buf);
+                        }
+                    }
+                    /// Serializes this view as protobuf JSON.
+                    ///
+                    /// Implicit-presence fields with default values are omitted, `required`
+                    /// fields are always emitted, explicit-presence (`optional`) fields are
+                    /// emitted only when set, bytes fields are base64-encoded, and enum
+                    /// values are their proto name strings.
+                    ///
+                    /// This impl uses `serialize_map(None)` because the number of emitted
+                    /// fields depends on default-omission rules; serializers that require
+                    /// known map lengths (e.g. `bincode`) will return a runtime error.
+                    /// Use the owned message type for those formats.
+                    impl<'__a> ::formic_rpc::rt::serde::Serialize for ProbeFailureView<'__a> {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            use ::formic_rpc::rt::serde::ser::SerializeMap as _;
+                            let mut __map = __s.serialize_map(::core::option::Option::None)?;
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str(self.reason) {
+                                __map.serialize_entry("reason", self.reason)?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u64(&self.in_row) {
+                                __map.serialize_entry(
+                                    "inRow",
+                                    &::formic_rpc::rt::buffa::json_helpers::ProtoJson(&self.in_row),
+                                )?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_i64(
+                                &self.last_unix_ms,
+                            ) {
+                                __map.serialize_entry(
+                                    "lastUnixMs",
+                                    &::formic_rpc::rt::buffa::json_helpers::ProtoJson(&self.last_unix_ms),
+                                )?;
+                            }
+                            __map.end()
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageName for ProbeFailureView<'a> {
+                        const PACKAGE: &'static str = "formic.control.v1";
+                        const NAME: &'static str = "ProbeFailure";
+                        const FULL_NAME: &'static str = "formic.control.v1.ProbeFailure";
+                        const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.ProbeFailure";
+                    }
+                    ::formic_rpc::rt::buffa::impl_default_view_instance!(ProbeFailureView);
+                    ::formic_rpc::rt::buffa::impl_view_reborrow!(ProbeFailureView);
+                    /** Self-contained, `'static` owned view of a `ProbeFailure` message.
+
+                    Wraps [`::formic_rpc::rt::buffa::OwnedView`]`<`[`ProbeFailureView`]`<'static>>`: the decoded view and the [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer it borrows from travel together, so the handle is `'static` and `Send + Sync` — suitable for async handlers, spawned tasks, and anywhere a `'static` bound is required.
+
+                    Field accessors return borrows tied to `&self`. Use [`Self::view`] to get the full [`ProbeFailureView`] when you need struct patterns, iteration helpers, or to pass the view to lifetime-parameterised code.*/
+                    #[derive(Clone, Debug)]
+                    pub struct ProbeFailureOwnedView(
+                        ::formic_rpc::rt::buffa::OwnedView<ProbeFailureView<'static>>,
+                    );
+                    impl ProbeFailureOwnedView {
+                        /// Decode an owned view from a [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer.
+                        ///
+                        /// The view borrows directly from the buffer's data; the buffer is
+                        /// retained inside the returned handle.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer contains invalid
+                        /// protobuf data.
+                        pub fn decode(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(ProbeFailureOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode(bytes)?,
+                            ))
+                        }
+                        /// Decode with custom [`::formic_rpc::rt::buffa::DecodeOptions`] (recursion limit,
+                        /// max message size).
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer is invalid or
+                        /// exceeds the configured limits.
+                        pub fn decode_with_options(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                            opts: &::formic_rpc::rt::buffa::DecodeOptions,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(ProbeFailureOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode_with_options(bytes, opts)?,
+                            ))
+                        }
+                        /// Build from an owned message via an encode → decode round-trip.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError::MessageTooLarge`] if the
+                        /// message's encoded size exceeds the 2 GiB protobuf limit, or
+                        /// another [`::formic_rpc::rt::buffa::DecodeError`] if the re-encoded bytes are
+                        /// somehow invalid (should not happen for well-formed messages).
+                        pub fn from_owned(
+                            msg: &super::super::ProbeFailure,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(ProbeFailureOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::from_owned(msg)?,
+                            ))
+                        }
+                        /// Borrow the full [`ProbeFailureView`] with its lifetime tied to `&self`.
+                        #[must_use]
+                        pub fn view(&self) -> &ProbeFailureView<'_> {
+                            self.0.reborrow()
+                        }
+                        /// Convert to the owned message type.
+                        ///
+                        /// Infallible: this type's constructors wire-decode their
+                        /// buffer, and a view produced by wire decoding always
+                        /// converts. Delegates to [`::formic_rpc::rt::buffa::OwnedView::to_owned_message`],
+                        /// whose contract also governs handles converted from a raw
+                        /// [`::formic_rpc::rt::buffa::OwnedView`].
+                        #[must_use]
+                        pub fn to_owned_message(&self) -> super::super::ProbeFailure {
+                            self.0.to_owned_message()
+                        }
+                        /// The underlying bytes buffer.
+                        #[must_use]
+                        pub fn bytes(&self) -> &::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.bytes()
+                        }
+                        /// Consume the handle, returning the underlying bytes buffer.
+                        #[must_use]
+                        pub fn into_bytes(self) -> ::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.into_bytes()
+                        }
+                        /// Why, for example `HTTP 503: warming up` or `connection refused at 127.0.0.1:8080`. Empty in the first second of an
+                        /// instance that starts, and while one that is ready may still answer.
+                        ///
+                        /// Field 1: `reason`
+                        #[must_use]
+                        pub fn reason(&self) -> &'_ str {
+                            self.0.reborrow().reason
+                        }
+                        /// How often in a row; 0 until this engine has asked it. Told by `Status`, and not by `WatchStatus`.
+                        ///
+                        /// Field 2: `in_row`
+                        #[must_use]
+                        pub fn in_row(&self) -> u64 {
+                            self.0.reborrow().in_row
+                        }
+                        /// When the last time, in milliseconds since 1970. Told by `Status`, and not by `WatchStatus`.
+                        ///
+                        /// Field 3: `last_unix_ms`
+                        #[must_use]
+                        pub fn last_unix_ms(&self) -> i64 {
+                            self.0.reborrow().last_unix_ms
+                        }
+                    }
+                    impl ::core::convert::From<::formic_rpc::rt::buffa::OwnedView<ProbeFailureView<'static>>>
+                        for ProbeFailureOwnedView
+                    {
+                        fn from(
+                            inner: ::formic_rpc::rt::buffa::OwnedView<ProbeFailureView<'static>>,
+                        ) -> Self {
+                            ProbeFailureOwnedView(inner)
+                        }
+                    }
+                    impl ::core::convert::From<ProbeFailureOwnedView>
+                        for ::formic_rpc::rt::buffa::OwnedView<ProbeFailureView<'static>>
+                    {
+                        fn from(wrapper: ProbeFailureOwnedView) -> Self {
+                            wrapper.0
+                        }
+                    }
+                    impl ::core::convert::AsRef<::formic_rpc::rt::buffa::OwnedView<ProbeFailureView<'static>>>
+                        for ProbeFailureOwnedView
+                    {
+                        fn as_ref(&self) -> &::formic_rpc::rt::buffa::OwnedView<ProbeFailureView<'static>> {
+                            &self.0
+                        }
+                    }
+                    impl ::formic_rpc::rt::buffa::HasMessageView for super::super::ProbeFailure {
+                        type View<'a> = ProbeFailureView<'a>;
+                        type ViewHandle = ProbeFailureOwnedView;
+                    }
+                    impl ::formic_rpc::rt::serde::Serialize for ProbeFailureOwnedView {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            ::formic_rpc::rt::serde::Serialize::serialize(&self.0, __s)
+                        }
+                    }
+                    /// What a process may do, and may have.
+                    #[derive(Clone, Debug, Default)]
+                    pub struct RightsView<'a> {
+                        /// Whom it runs as: the name, if that user has one, and the numbers.
+                        ///
+                        /// Field 1: `user`
+                        pub user: &'a str,
+                        /// Field 2: `uid`
+                        pub uid: u32,
+                        /// Field 3: `gid`
+                        pub gid: u32,
+                        /// Nothing that it executes gets more rights. Not set where that is not known.
+                        ///
+                        /// Field 4: `no_new_privileges`
+                        pub no_new_privileges: ::core::option::Option<bool>,
+                        /// What each of its processes may have. What is not set is as the engine itself has it; `core` is in bytes.
+                        ///
+                        /// Field 5: `nofile`
+                        pub nofile: ::core::option::Option<u64>,
+                        /// Field 6: `nproc`
+                        pub nproc: ::core::option::Option<u64>,
+                        /// Field 7: `core`
+                        pub core: ::core::option::Option<u64>,
+                        pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFieldsView<'a>,
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageView<'a> for RightsView<'a> {
+                        type Owned = super::super::Rights;
+                        fn decode_view(
+                            buf: &'a [u8],
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let __limit =
+                                ::core::cell::Cell::new(::formic_rpc::rt::buffa::DEFAULT_UNKNOWN_FIELD_LIMIT);
+                            let __elem = ::core::cell::Cell::new(
+                                ::formic_rpc::rt::buffa::DEFAULT_ELEMENT_MEMORY_LIMIT,
+                            );
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                buf,
+                                ::formic_rpc::rt::buffa::DecodeContext::new(
+                                    ::formic_rpc::rt::buffa::RECURSION_LIMIT,
+                                    &__limit,
+                                )
+                                .with_element_memory(&__elem),
+                            )
+                        }
+                        fn decode_view_with_ctx(
+                            buf: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(buf, ctx)
+                        }
+                        #[inline]
+                        fn merge_view_field(
+                            &mut self,
+                            tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                            cur: &'a [u8],
+                            before_tag: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<&'a [u8], ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let _ = ctx;
+                            #[allow(unused_variables)]
+                            let view = self;
+                            let mut cur = cur;
+                            match tag.field_number() {
+                                1u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    view.user = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
+                                }
+                                2u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                                    )?;
+                                    view.uid = ::formic_rpc::rt::buffa::types::decode_uint32(&mut cur)?;
+                                }
+                                3u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                                    )?;
+                                    view.gid = ::formic_rpc::rt::buffa::types::decode_uint32(&mut cur)?;
+                                }
+                                4u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                                    )?;
+                                    view.no_new_privileges =
+                                        Some(::formic_rpc::rt::buffa::types::decode_bool(&mut cur)?);
+                                }
+                                5u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                                    )?;
+                                    view.nofile =
+                                        Some(::formic_rpc::rt::buffa::types::decode_uint64(&mut cur)?);
+                                }
+                                6u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                                    )?;
+                                    view.nproc =
+                                        Some(::formic_rpc::rt::buffa::types::decode_uint64(&mut cur)?);
+                                }
+                                7u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                                    )?;
+                                    view.core =
+                                        Some(::formic_rpc::rt::buffa::types::decode_uint64(&mut cur)?);
+                                }
+                                _ => {
+                                    ::formic_rpc::rt::buffa::encoding::skip_field_depth(
+                                        tag,
+                                        &mut cur,
+                                        ctx.depth(),
+                                    )?;
+                                    let span_len = before_tag.len() - cur.len();
+                                    view.__buffa_unknown_fields.push_record(before_tag, span_len, ctx)?;
+                                }
+                            }
+                            ::core::result::Result::Ok(cur)
+                        }
+                        fn to_owned_message(
+                            &self,
+                        ) -> ::core::result::Result<super::super::Rights, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            self.to_owned_from_source(None)
+                        }
+                        #[allow(clippy::useless_conversion, clippy::needless_update)]
+                        fn to_owned_from_source(
+                            &self,
+                            __buffa_src: ::core::option::Option<&::formic_rpc::rt::buffa::bytes::Bytes>,
+                        ) -> ::core::result::Result<super::super::Rights, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::alloc::string::ToString as _;
+                            let _ = __buffa_src;
+                            ::core::result::Result::Ok(super::super::Rights {
+                                user: self.user.to_string(),
+                                uid: self.uid,
+                                gid: self.gid,
+                                no_new_privileges: self.no_new_privileges,
+                                nofile: self.nofile,
+                                nproc: self.nproc,
+                                core: self.core,
+                                __buffa_unknown_fields: self.__buffa_unknown_fields.to_owned()?.into(),
+                                ..::core::default::Default::default()
+                            })
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::ViewEncode<'a> for RightsView<'a> {
+                        #[allow(clippy::needless_borrow, clippy::let_and_return)]
+                        fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            let mut size = 0u64;
+                            if !self.user.is_empty() {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.user) as u64;
+                            }
+                            if self.uid != 0u32 {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::uint32_encoded_len(self.uid) as u64;
+                            }
+                            if self.gid != 0u32 {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::uint32_encoded_len(self.gid) as u64;
+                            }
+                            if self.no_new_privileges.is_some() {
+                                size += 1u64 + ::formic_rpc::rt::buffa::types::BOOL_ENCODED_LEN as u64;
+                            }
+                            if let Some(v) = self.nofile {
+                                size += 1u64 + ::formic_rpc::rt::buffa::types::uint64_encoded_len(v) as u64;
+                            }
+                            if let Some(v) = self.nproc {
+                                size += 1u64 + ::formic_rpc::rt::buffa::types::uint64_encoded_len(v) as u64;
+                            }
+                            if let Some(v) = self.core {
+                                size += 1u64 + ::formic_rpc::rt::buffa::types::uint64_encoded_len(v) as u64;
+                            }
+                            size += self.__buffa_unknown_fields.encoded_len() as u64;
+                            ::formic_rpc::rt::buffa::saturate_size(size)
+                        }
+                        #[allow(clippy::needless_borrow)]
+                        fn write_to(
+                            &self,
+                            _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                            buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                        ) {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            if !self.user.is_empty() {
+                                ::formic_rpc::rt::buffa::types::put_string_field(1u32, &self.user, buf);
+                            }
+                            if self.uid != 0u32 {
+                                ::formic_rpc::rt::buffa::types::put_uint32_field(2u32, self.uid, buf);
+                            }
+                            if self.gid != 0u32 {
+                                ::formic_rpc::rt::buffa::types::put_uint32_field(3u32, self.gid, buf);
+                            }
+                            if let Some(v) = self.no_new_privileges {
+                                ::formic_rpc::rt::buffa::types::put_bool_field(4u32, v, buf);
+                            }
+                            if let Some(v) = self.nofile {
+                                ::formic_rpc::rt::buffa::types::put_uint64_field(5u32, v, buf);
+                            }
+                            if let Some(v) = self.nproc {
+                                ::formic_rpc::rt::buffa::types::put_uint64_field(6u32, v, buf);
+                            }
+                            if let Some(v) = self.core {
+                                ::formic_rpc::rt::buffa::types::put_uint64_field(7u32, v, buf);
+                            }
+                            self.__buffa_unknown_fields.write_to(buf);
+                        }
+                    }
+                    /// Serializes this view as protobuf JSON.
+                    ///
+                    /// Implicit-presence fields with default values are omitted, `required`
+                    /// fields are always emitted, explicit-presence (`optional`) fields are
+                    /// emitted only when set, bytes fields are base64-encoded, and enum
+                    /// values are their proto name strings.
+                    ///
+                    /// This impl uses `serialize_map(None)` because the number of emitted
+                    /// fields depends on default-omission rules; serializers that require
+                    /// known map lengths (e.g. `bincode`) will return a runtime error.
+                    /// Use the owned message type for those formats.
+                    impl<'__a> ::formic_rpc::rt::serde::Serialize for RightsView<'__a> {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            use ::formic_rpc::rt::serde::ser::SerializeMap as _;
+                            let mut __map = __s.serialize_map(::core::option::Option::None)?;
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str(self.user) {
+                                __map.serialize_entry("user", self.user)?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u32(&self.uid) {
+                                __map.serialize_entry(
+                                    "uid",
+                                    &::formic_rpc::rt::buffa::json_helpers::ProtoJson(&self.uid),
+                                )?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u32(&self.gid) {
+                                __map.serialize_entry(
+                                    "gid",
+                                    &::formic_rpc::rt::buffa::json_helpers::ProtoJson(&self.gid),
+                                )?;
+                            }
+                            if let ::core::option::Option::Some(__v) = self.no_new_privileges {
+                                __map.serialize_entry("noNewPrivileges", &__v)?;
+                            }
+                            if let ::core::option::Option::Some(__v) = self.nofile {
+                                __map.serialize_entry(
+                                    "nofile",
+                                    &::formic_rpc::rt::buffa::json_helpers::ProtoJson(&__v),
+                                )?;
+                            }
+                            if let ::core::option::Option::Some(__v) = self.nproc {
+                                __map.serialize_entry(
+                                    "nproc",
+                                    &::formic_rpc::rt::buffa::json_helpers::ProtoJson(&__v),
+                                )?;
+                            }
+                            if let ::core::option::Option::Some(__v) = self.core {
+                                __map.serialize_entry(
+                                    "core",
+                                    &::formic_rpc::rt::buffa::json_helpers::ProtoJson(&__v),
+                                )?;
+                            }
+                            __map.end()
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageName for RightsView<'a> {
+                        const PACKAGE: &'static str = "formic.control.v1";
+                        const NAME: &'static str = "Rights";
+                        const FULL_NAME: &'static str = "formic.control.v1.Rights";
+                        const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.Rights";
+                    }
+                    ::formic_rpc::rt::buffa::impl_default_view_instance!(RightsView);
+                    ::formic_rpc::rt::buffa::impl_view_reborrow!(RightsView);
+                    /** Self-contained, `'static` owned view of a `Rights` message.
+
+                    Wraps [`::formic_rpc::rt::buffa::OwnedView`]`<`[`RightsView`]`<'static>>`: the decoded view and the [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer it borrows from travel together, so the handle is `'static` and `Send + Sync` — suitable for async handlers, spawned tasks, and anywhere a `'static` bound is required.
+
+                    Field accessors return borrows tied to `&self`. Use [`Self::view`] to get the full [`RightsView`] when you need struct patterns, iteration helpers, or to pass the view to lifetime-parameterised code.*/
+                    #[derive(Clone, Debug)]
+                    pub struct RightsOwnedView(::formic_rpc::rt::buffa::OwnedView<RightsView<'static>>);
+                    impl RightsOwnedView {
+                        /// Decode an owned view from a [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer.
+                        ///
+                        /// The view borrows directly from the buffer's data; the buffer is
+                        /// retained inside the returned handle.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer contains invalid
+                        /// protobuf data.
+                        pub fn decode(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(RightsOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode(bytes)?,
+                            ))
+                        }
+                        /// Decode with custom [`::formic_rpc::rt::buffa::DecodeOptions`] (recursion limit,
+                        /// max message size).
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer is invalid or
+                        /// exceeds the configured limits.
+                        pub fn decode_with_options(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                            opts: &::formic_rpc::rt::buffa::DecodeOptions,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(RightsOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode_with_options(bytes, opts)?,
+                            ))
+                        }
+                        /// Build from an owned message via an encode → decode round-trip.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError::MessageTooLarge`] if the
+                        /// message's encoded size exceeds the 2 GiB protobuf limit, or
+                        /// another [`::formic_rpc::rt::buffa::DecodeError`] if the re-encoded bytes are
+                        /// somehow invalid (should not happen for well-formed messages).
+                        pub fn from_owned(
+                            msg: &super::super::Rights,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(RightsOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::from_owned(msg)?,
+                            ))
+                        }
+                        /// Borrow the full [`RightsView`] with its lifetime tied to `&self`.
+                        #[must_use]
+                        pub fn view(&self) -> &RightsView<'_> {
+                            self.0.reborrow()
+                        }
+                        /// Convert to the owned message type.
+                        ///
+                        /// Infallible: this type's constructors wire-decode their
+                        /// buffer, and a view produced by wire decoding always
+                        /// converts. Delegates to [`::formic_rpc::rt::buffa::OwnedView::to_owned_message`],
+                        /// whose contract also governs handles converted from a raw
+                        /// [`::formic_rpc::rt::buffa::OwnedView`].
+                        #[must_use]
+                        pub fn to_owned_message(&self) -> super::super::Rights {
+                            self.0.to_owned_message()
+                        }
+                        /// The underlying bytes buffer.
+                        #[must_use]
+                        pub fn bytes(&self) -> &::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.bytes()
+                        }
+                        /// Consume the handle, returning the underlying bytes buffer.
+                        #[must_use]
+                        pub fn into_bytes(self) -> ::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.into_bytes()
+                        }
+                        /// Whom it runs as: the name, if that user has one, and the numbers.
+                        ///
+                        /// Field 1: `user`
+                        #[must_use]
+                        pub fn user(&self) -> &'_ str {
+                            self.0.reborrow().user
+                        }
+                        /// Field 2: `uid`
+                        #[must_use]
+                        pub fn uid(&self) -> u32 {
+                            self.0.reborrow().uid
+                        }
+                        /// Field 3: `gid`
+                        #[must_use]
+                        pub fn gid(&self) -> u32 {
+                            self.0.reborrow().gid
+                        }
+                        /// Nothing that it executes gets more rights. Not set where that is not known.
+                        ///
+                        /// Field 4: `no_new_privileges`
+                        #[must_use]
+                        pub fn no_new_privileges(&self) -> ::core::option::Option<bool> {
+                            self.0.reborrow().no_new_privileges
+                        }
+                        /// What each of its processes may have. What is not set is as the engine itself has it; `core` is in bytes.
+                        ///
+                        /// Field 5: `nofile`
+                        #[must_use]
+                        pub fn nofile(&self) -> ::core::option::Option<u64> {
+                            self.0.reborrow().nofile
+                        }
+                        /// Field 6: `nproc`
+                        #[must_use]
+                        pub fn nproc(&self) -> ::core::option::Option<u64> {
+                            self.0.reborrow().nproc
+                        }
+                        /// Field 7: `core`
+                        #[must_use]
+                        pub fn core(&self) -> ::core::option::Option<u64> {
+                            self.0.reborrow().core
+                        }
+                    }
+                    impl ::core::convert::From<::formic_rpc::rt::buffa::OwnedView<RightsView<'static>>> for RightsOwnedView {
+                        fn from(inner: ::formic_rpc::rt::buffa::OwnedView<RightsView<'static>>) -> Self {
+                            RightsOwnedView(inner)
+                        }
+                    }
+                    impl ::core::convert::From<RightsOwnedView> for ::formic_rpc::rt::buffa::OwnedView<RightsView<'static>> {
+                        fn from(wrapper: RightsOwnedView) -> Self {
+                            wrapper.0
+                        }
+                    }
+                    impl ::core::convert::AsRef<::formic_rpc::rt::buffa::OwnedView<RightsView<'static>>> for RightsOwnedView {
+                        fn as_ref(&self) -> &::formic_rpc::rt::buffa::OwnedView<RightsView<'static>> {
+                            &self.0
+                        }
+                    }
+                    impl ::formic_rpc::rt::buffa::HasMessageView for super::super::Rights {
+                        type View<'a> = RightsView<'a>;
+                        type ViewHandle = RightsOwnedView;
+                    }
+                    impl ::formic_rpc::rt::serde::Serialize for RightsOwnedView {
                         fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
                             &self,
                             __s: __S,
@@ -20233,6 +22417,16 @@ pub mod formic {
                         ///
                         /// Field 6: `previous`
                         pub previous: bool,
+                        /// Tell where each line stands, so that another request can go on behind any of them.
+                        ///
+                        /// Field 7: `places`
+                        pub places: bool,
+                        /// Go on there instead of with the last lines; a file that is not named is read from its beginning.
+                        ///
+                        /// Field 8: `from`
+                        pub from: ::formic_rpc::rt::buffa::MessageFieldView<
+                            super::super::__buffa::view::LogPlacesView<'a>,
+                        >,
                         pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFieldsView<'a>,
                     }
                     impl<'a> ::formic_rpc::rt::buffa::MessageView<'a> for LogsRequestView<'a> {
@@ -20312,6 +22506,36 @@ pub mod formic {
                                     )?;
                                     view.previous = ::formic_rpc::rt::buffa::types::decode_bool(&mut cur)?;
                                 }
+                                7u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                                    )?;
+                                    view.places = ::formic_rpc::rt::buffa::types::decode_bool(&mut cur)?;
+                                }
+                                8u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    let __sub_ctx = ctx.descend()?;
+                                    let sub = ::formic_rpc::rt::buffa::types::borrow_bytes(&mut cur)?;
+                                    match view.from.as_mut() {
+                                        Some(existing) => {
+                                            ::formic_rpc::rt::buffa::MessageView::merge_into_view(
+                                                existing, sub, __sub_ctx,
+                                            )?
+                                        }
+                                        None => {
+                                            view.from = ::formic_rpc::rt::buffa::MessageFieldView::set(
+                                    <super::super::__buffa::view::LogPlacesView as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                        sub,
+                                        __sub_ctx,
+                                    )?,
+                                );
+                                        }
+                                    }
+                                }
                                 1u32 => {
                                     ::formic_rpc::rt::buffa::encoding::check_wire_type(
                                         tag,
@@ -20361,6 +22585,16 @@ pub mod formic {
                                 since_unix_ms: self.since_unix_ms,
                                 instance: self.instance.to_string(),
                                 previous: self.previous,
+                                places: self.places,
+                                from: match self.from.as_option() {
+                                    Some(v) => ::formic_rpc::rt::buffa::MessageField::<
+                                        super::super::LogPlaces,
+                                        ::formic_rpc::rt::buffa::Inline<super::super::LogPlaces>,
+                                    >::some(
+                                        v.to_owned_from_source(__buffa_src)?
+                                    ),
+                                    None => ::formic_rpc::rt::buffa::MessageField::none(),
+                                },
                                 __buffa_unknown_fields: self.__buffa_unknown_fields.to_owned()?.into(),
                                 ..::core::default::Default::default()
                             })
@@ -20368,7 +22602,7 @@ pub mod formic {
                     }
                     impl<'a> ::formic_rpc::rt::buffa::ViewEncode<'a> for LogsRequestView<'a> {
                         #[allow(clippy::needless_borrow, clippy::let_and_return)]
-                        fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                        fn compute_size(&self, __cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
                             #[allow(unused_imports)]
                             use ::formic_rpc::rt::buffa::Enumeration as _;
                             let mut size = 0u64;
@@ -20395,13 +22629,24 @@ pub mod formic {
                             if self.previous {
                                 size += 1u64 + ::formic_rpc::rt::buffa::types::BOOL_ENCODED_LEN as u64;
                             }
+                            if self.places {
+                                size += 1u64 + ::formic_rpc::rt::buffa::types::BOOL_ENCODED_LEN as u64;
+                            }
+                            if self.from.is_set() {
+                                let __slot = __cache.reserve();
+                                let inner_size = self.from.compute_size(__cache);
+                                __cache.set(__slot, inner_size);
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::encoding::varint_len(inner_size as u64) as u64
+                                    + inner_size as u64;
+                            }
                             size += self.__buffa_unknown_fields.encoded_len() as u64;
                             ::formic_rpc::rt::buffa::saturate_size(size)
                         }
                         #[allow(clippy::needless_borrow)]
                         fn write_to(
                             &self,
-                            _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                            __cache: &mut ::formic_rpc::rt::buffa::SizeCache,
                             buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
                         ) {
                             #[allow(unused_imports)]
@@ -20427,6 +22672,17 @@ pub mod formic {
                             }
                             if self.previous {
                                 ::formic_rpc::rt::buffa::types::put_bool_field(6u32, self.previous, buf);
+                            }
+                            if self.places {
+                                ::formic_rpc::rt::buffa::types::put_bool_field(7u32, self.places, buf);
+                            }
+                            if self.from.is_set() {
+                                ::formic_rpc::rt::buffa::types::put_len_delimited_header(
+                                    8u32,
+                                    u64::from(__cache.consume_next()),
+                                    buf,
+                                );
+                                self.from.write_to(__cache, buf);
                             }
                             self.__buffa_unknown_fields.write_to(buf);
                         }
@@ -20474,6 +22730,14 @@ pub mod formic {
                             }
                             if self.previous {
                                 __map.serialize_entry("previous", &self.previous)?;
+                            }
+                            if self.places {
+                                __map.serialize_entry("places", &self.places)?;
+                            }
+                            {
+                                if let ::core::option::Option::Some(__v) = self.from.as_option() {
+                                    __map.serialize_entry("from", __v)?;
+                                }
                             }
                             __map.end()
                         }
@@ -20611,6 +22875,24 @@ pub mod formic {
                         pub fn previous(&self) -> bool {
                             self.0.reborrow().previous
                         }
+                        /// Tell where each line stands, so that another request can go on behind any of them.
+                        ///
+                        /// Field 7: `places`
+                        #[must_use]
+                        pub fn places(&self) -> bool {
+                            self.0.reborrow().places
+                        }
+                        /// Go on there instead of with the last lines; a file that is not named is read from its beginning.
+                        ///
+                        /// Field 8: `from`
+                        #[must_use]
+                        pub fn from(
+                            &self,
+                        ) -> &::formic_rpc::rt::buffa::MessageFieldView<
+                            super::super::__buffa::view::LogPlacesView<'_>,
+                        > {
+                            &self.0.reborrow().from
+                        }
                     }
                     impl ::core::convert::From<::formic_rpc::rt::buffa::OwnedView<LogsRequestView<'static>>>
                         for LogsRequestOwnedView
@@ -20645,6 +22927,670 @@ pub mod formic {
                             ::formic_rpc::rt::serde::Serialize::serialize(&self.0, __s)
                         }
                     }
+                    /// Places in files of logs.
+                    #[derive(Clone, Debug, Default)]
+                    pub struct LogPlacesView<'a> {
+                        /// Field 1: `files`
+                        pub files: ::formic_rpc::rt::buffa::RepeatedView<
+                            'a,
+                            super::super::__buffa::view::LogPlaceView<'a>,
+                        >,
+                        pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFieldsView<'a>,
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageView<'a> for LogPlacesView<'a> {
+                        type Owned = super::super::LogPlaces;
+                        fn decode_view(
+                            buf: &'a [u8],
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let __limit =
+                                ::core::cell::Cell::new(::formic_rpc::rt::buffa::DEFAULT_UNKNOWN_FIELD_LIMIT);
+                            let __elem = ::core::cell::Cell::new(
+                                ::formic_rpc::rt::buffa::DEFAULT_ELEMENT_MEMORY_LIMIT,
+                            );
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                buf,
+                                ::formic_rpc::rt::buffa::DecodeContext::new(
+                                    ::formic_rpc::rt::buffa::RECURSION_LIMIT,
+                                    &__limit,
+                                )
+                                .with_element_memory(&__elem),
+                            )
+                        }
+                        fn decode_view_with_ctx(
+                            buf: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(buf, ctx)
+                        }
+                        #[inline]
+                        fn merge_view_field(
+                            &mut self,
+                            tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                            cur: &'a [u8],
+                            before_tag: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<&'a [u8], ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let _ = ctx;
+                            #[allow(unused_variables)]
+                            let view = self;
+                            let mut cur = cur;
+                            match tag.field_number() {
+                                1u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    let __sub_ctx = ctx.descend()?;
+                                    let sub = ::formic_rpc::rt::buffa::types::borrow_bytes(&mut cur)?;
+                                    ctx.register_element_memory(::core::mem::size_of::<
+                                        super::super::__buffa::view::LogPlaceView,
+                                    >())?;
+                                    view.files
+                            .push(
+                                <super::super::__buffa::view::LogPlaceView as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                    sub,
+                                    __sub_ctx,
+                                )?,
+                            );
+                                }
+                                _ => {
+                                    ::formic_rpc::rt::buffa::encoding::skip_field_depth(
+                                        tag,
+                                        &mut cur,
+                                        ctx.depth(),
+                                    )?;
+                                    let span_len = before_tag.len() - cur.len();
+                                    view.__buffa_unknown_fields.push_record(before_tag, span_len, ctx)?;
+                                }
+                            }
+                            ::core::result::Result::Ok(cur)
+                        }
+                        fn to_owned_message(
+                            &self,
+                        ) -> ::core::result::Result<
+                            super::super::LogPlaces,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            self.to_owned_from_source(None)
+                        }
+                        #[allow(clippy::useless_conversion, clippy::needless_update)]
+                        fn to_owned_from_source(
+                            &self,
+                            __buffa_src: ::core::option::Option<&::formic_rpc::rt::buffa::bytes::Bytes>,
+                        ) -> ::core::result::Result<
+                            super::super::LogPlaces,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::alloc::string::ToString as _;
+                            let _ = __buffa_src;
+                            ::core::result::Result::Ok(super::super::LogPlaces {
+                    files: self
+                        .files
+                        .iter()
+                        .map(|v| v.to_owned_from_source(__buffa_src))
+                        .collect::<::core::result::Result<_, ::formic_rpc::rt::buffa::DecodeError>>()?,
+                    __buffa_unknown_fields: self
+                        .__buffa_unknown_fields
+                        .to_owned()?
+                        .into(),
+                    ..::core::default::Default::default()
+                })
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::ViewEncode<'a> for LogPlacesView<'a> {
+                        #[allow(clippy::needless_borrow, clippy::let_and_return)]
+                        fn compute_size(&self, __cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            let mut size = 0u64;
+                            for v in &self.files {
+                                let __slot = __cache.reserve();
+                                let inner_size = v.compute_size(__cache);
+                                __cache.set(__slot, inner_size);
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::encoding::varint_len(inner_size as u64) as u64
+                                    + inner_size as u64;
+                            }
+                            size += self.__buffa_unknown_fields.encoded_len() as u64;
+                            ::formic_rpc::rt::buffa::saturate_size(size)
+                        }
+                        #[allow(clippy::needless_borrow)]
+                        fn write_to(
+                            &self,
+                            __cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                            buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                        ) {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            for v in &self.files {
+                                ::formic_rpc::rt::buffa::types::put_len_delimited_header(
+                                    1u32,
+                                    u64::from(__cache.consume_next()),
+                                    buf,
+                                );
+                                v.write_to(__cache, buf);
+                            }
+                            self.__buffa_unknown_fields.write_to(buf);
+                        }
+                    }
+                    /// Serializes this view as protobuf JSON.
+                    ///
+                    /// Implicit-presence fields with default values are omitted, `required`
+                    /// fields are always emitted, explicit-presence (`optional`) fields are
+                    /// emitted only when set, bytes fields are base64-encoded, and enum
+                    /// values are their proto name strings.
+                    ///
+                    /// This impl uses `serialize_map(None)` because the number of emitted
+                    /// fields depends on default-omission rules; serializers that require
+                    /// known map lengths (e.g. `bincode`) will return a runtime error.
+                    /// Use the owned message type for those formats.
+                    impl<'__a> ::formic_rpc::rt::serde::Serialize for LogPlacesView<'__a> {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            use ::formic_rpc::rt::serde::ser::SerializeMap as _;
+                            let mut __map = __s.serialize_map(::core::option::Option::None)?;
+                            if !self.files.is_empty() {
+                                __map.serialize_entry("files", &*self.files)?;
+                            }
+                            __map.end()
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageName for LogPlacesView<'a> {
+                        const PACKAGE: &'static str = "formic.control.v1";
+                        const NAME: &'static str = "LogPlaces";
+                        const FULL_NAME: &'static str = "formic.control.v1.LogPlaces";
+                        const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.LogPlaces";
+                    }
+                    ::formic_rpc::rt::buffa::impl_default_view_instance!(LogPlacesView);
+                    ::formic_rpc::rt::buffa::impl_view_reborrow!(LogPlacesView);
+                    /** Self-contained, `'static` owned view of a `LogPlaces` message.
+
+                    Wraps [`::formic_rpc::rt::buffa::OwnedView`]`<`[`LogPlacesView`]`<'static>>`: the decoded view and the [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer it borrows from travel together, so the handle is `'static` and `Send + Sync` — suitable for async handlers, spawned tasks, and anywhere a `'static` bound is required.
+
+                    Field accessors return borrows tied to `&self`. Use [`Self::view`] to get the full [`LogPlacesView`] when you need struct patterns, iteration helpers, or to pass the view to lifetime-parameterised code.*/
+                    #[derive(Clone, Debug)]
+                    pub struct LogPlacesOwnedView(::formic_rpc::rt::buffa::OwnedView<LogPlacesView<'static>>);
+                    impl LogPlacesOwnedView {
+                        /// Decode an owned view from a [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer.
+                        ///
+                        /// The view borrows directly from the buffer's data; the buffer is
+                        /// retained inside the returned handle.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer contains invalid
+                        /// protobuf data.
+                        pub fn decode(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(LogPlacesOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode(bytes)?,
+                            ))
+                        }
+                        /// Decode with custom [`::formic_rpc::rt::buffa::DecodeOptions`] (recursion limit,
+                        /// max message size).
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer is invalid or
+                        /// exceeds the configured limits.
+                        pub fn decode_with_options(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                            opts: &::formic_rpc::rt::buffa::DecodeOptions,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(LogPlacesOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode_with_options(bytes, opts)?,
+                            ))
+                        }
+                        /// Build from an owned message via an encode → decode round-trip.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError::MessageTooLarge`] if the
+                        /// message's encoded size exceeds the 2 GiB protobuf limit, or
+                        /// another [`::formic_rpc::rt::buffa::DecodeError`] if the re-encoded bytes are
+                        /// somehow invalid (should not happen for well-formed messages).
+                        pub fn from_owned(
+                            msg: &super::super::LogPlaces,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(LogPlacesOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::from_owned(msg)?,
+                            ))
+                        }
+                        /// Borrow the full [`LogPlacesView`] with its lifetime tied to `&self`.
+                        #[must_use]
+                        pub fn view(&self) -> &LogPlacesView<'_> {
+                            self.0.reborrow()
+                        }
+                        /// Convert to the owned message type.
+                        ///
+                        /// Infallible: this type's constructors wire-decode their
+                        /// buffer, and a view produced by wire decoding always
+                        /// converts. Delegates to [`::formic_rpc::rt::buffa::OwnedView::to_owned_message`],
+                        /// whose contract also governs handles converted from a raw
+                        /// [`::formic_rpc::rt::buffa::OwnedView`].
+                        #[must_use]
+                        pub fn to_owned_message(&self) -> super::super::LogPlaces {
+                            self.0.to_owned_message()
+                        }
+                        /// The underlying bytes buffer.
+                        #[must_use]
+                        pub fn bytes(&self) -> &::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.bytes()
+                        }
+                        /// Consume the handle, returning the underlying bytes buffer.
+                        #[must_use]
+                        pub fn into_bytes(self) -> ::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.into_bytes()
+                        }
+                        /// Field 1: `files`
+                        #[must_use]
+                        pub fn files(
+                            &self,
+                        ) -> &::formic_rpc::rt::buffa::RepeatedView<
+                            '_,
+                            super::super::__buffa::view::LogPlaceView<'_>,
+                        > {
+                            &self.0.reborrow().files
+                        }
+                    }
+                    impl ::core::convert::From<::formic_rpc::rt::buffa::OwnedView<LogPlacesView<'static>>>
+                        for LogPlacesOwnedView
+                    {
+                        fn from(inner: ::formic_rpc::rt::buffa::OwnedView<LogPlacesView<'static>>) -> Self {
+                            LogPlacesOwnedView(inner)
+                        }
+                    }
+                    impl ::core::convert::From<LogPlacesOwnedView>
+                        for ::formic_rpc::rt::buffa::OwnedView<LogPlacesView<'static>>
+                    {
+                        fn from(wrapper: LogPlacesOwnedView) -> Self {
+                            wrapper.0
+                        }
+                    }
+                    impl ::core::convert::AsRef<::formic_rpc::rt::buffa::OwnedView<LogPlacesView<'static>>>
+                        for LogPlacesOwnedView
+                    {
+                        fn as_ref(&self) -> &::formic_rpc::rt::buffa::OwnedView<LogPlacesView<'static>> {
+                            &self.0
+                        }
+                    }
+                    impl ::formic_rpc::rt::buffa::HasMessageView for super::super::LogPlaces {
+                        type View<'a> = LogPlacesView<'a>;
+                        type ViewHandle = LogPlacesOwnedView;
+                    }
+                    impl ::formic_rpc::rt::serde::Serialize for LogPlacesOwnedView {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            ::formic_rpc::rt::serde::Serialize::serialize(&self.0, __s)
+                        }
+                    }
+                    #[derive(Clone, Debug, Default)]
+                    pub struct LogPlaceView<'a> {
+                        /// Field 1: `service`
+                        pub service: &'a str,
+                        /// Field 2: `instance`
+                        pub instance: &'a str,
+                        /// `out` or `err`.
+                        ///
+                        /// Field 3: `stream`
+                        pub stream: &'a str,
+                        /// In bytes from the beginning.
+                        ///
+                        /// Field 4: `offset`
+                        pub offset: u64,
+                        pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFieldsView<'a>,
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageView<'a> for LogPlaceView<'a> {
+                        type Owned = super::super::LogPlace;
+                        fn decode_view(
+                            buf: &'a [u8],
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let __limit =
+                                ::core::cell::Cell::new(::formic_rpc::rt::buffa::DEFAULT_UNKNOWN_FIELD_LIMIT);
+                            let __elem = ::core::cell::Cell::new(
+                                ::formic_rpc::rt::buffa::DEFAULT_ELEMENT_MEMORY_LIMIT,
+                            );
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                buf,
+                                ::formic_rpc::rt::buffa::DecodeContext::new(
+                                    ::formic_rpc::rt::buffa::RECURSION_LIMIT,
+                                    &__limit,
+                                )
+                                .with_element_memory(&__elem),
+                            )
+                        }
+                        fn decode_view_with_ctx(
+                            buf: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            <Self as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(buf, ctx)
+                        }
+                        #[inline]
+                        fn merge_view_field(
+                            &mut self,
+                            tag: ::formic_rpc::rt::buffa::encoding::Tag,
+                            cur: &'a [u8],
+                            before_tag: &'a [u8],
+                            ctx: ::formic_rpc::rt::buffa::DecodeContext<'_>,
+                        ) -> ::core::result::Result<&'a [u8], ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            let _ = ctx;
+                            #[allow(unused_variables)]
+                            let view = self;
+                            let mut cur = cur;
+                            match tag.field_number() {
+                                1u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    view.service = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
+                                }
+                                2u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    view.instance = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
+                                }
+                                3u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    view.stream = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
+                                }
+                                4u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                                    )?;
+                                    view.offset = ::formic_rpc::rt::buffa::types::decode_uint64(&mut cur)?;
+                                }
+                                _ => {
+                                    ::formic_rpc::rt::buffa::encoding::skip_field_depth(
+                                        tag,
+                                        &mut cur,
+                                        ctx.depth(),
+                                    )?;
+                                    let span_len = before_tag.len() - cur.len();
+                                    view.__buffa_unknown_fields.push_record(before_tag, span_len, ctx)?;
+                                }
+                            }
+                            ::core::result::Result::Ok(cur)
+                        }
+                        fn to_owned_message(
+                            &self,
+                        ) -> ::core::result::Result<
+                            super::super::LogPlace,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            self.to_owned_from_source(None)
+                        }
+                        #[allow(clippy::useless_conversion, clippy::needless_update)]
+                        fn to_owned_from_source(
+                            &self,
+                            __buffa_src: ::core::option::Option<&::formic_rpc::rt::buffa::bytes::Bytes>,
+                        ) -> ::core::result::Result<
+                            super::super::LogPlace,
+                            ::formic_rpc::rt::buffa::DecodeError,
+                        > {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::alloc::string::ToString as _;
+                            let _ = __buffa_src;
+                            ::core::result::Result::Ok(super::super::LogPlace {
+                                service: self.service.to_string(),
+                                instance: self.instance.to_string(),
+                                stream: self.stream.to_string(),
+                                offset: self.offset,
+                                __buffa_unknown_fields: self.__buffa_unknown_fields.to_owned()?.into(),
+                                ..::core::default::Default::default()
+                            })
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::ViewEncode<'a> for LogPlaceView<'a> {
+                        #[allow(clippy::needless_borrow, clippy::let_and_return)]
+                        fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            let mut size = 0u64;
+                            if !self.service.is_empty() {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.service)
+                                        as u64;
+                            }
+                            if !self.instance.is_empty() {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.instance)
+                                        as u64;
+                            }
+                            if !self.stream.is_empty() {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.stream) as u64;
+                            }
+                            if self.offset != 0u64 {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::uint64_encoded_len(self.offset) as u64;
+                            }
+                            size += self.__buffa_unknown_fields.encoded_len() as u64;
+                            ::formic_rpc::rt::buffa::saturate_size(size)
+                        }
+                        #[allow(clippy::needless_borrow)]
+                        fn write_to(
+                            &self,
+                            _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                            buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
+                        ) {
+                            #[allow(unused_imports)]
+                            use ::formic_rpc::rt::buffa::Enumeration as _;
+                            if !self.service.is_empty() {
+                                ::formic_rpc::rt::buffa::types::put_string_field(1u32, &self.service, buf);
+                            }
+                            if !self.instance.is_empty() {
+                                ::formic_rpc::rt::buffa::types::put_string_field(2u32, &self.instance, buf);
+                            }
+                            if !self.stream.is_empty() {
+                                ::formic_rpc::rt::buffa::types::put_string_field(3u32, &self.stream, buf);
+                            }
+                            if self.offset != 0u64 {
+                                ::formic_rpc::rt::buffa::types::put_uint64_field(4u32, self.offset, buf);
+                            }
+                            self.__buffa_unknown_fields.write_to(buf);
+                        }
+                    }
+                    /// Serializes this view as protobuf JSON.
+                    ///
+                    /// Implicit-presence fields with default values are omitted, `required`
+                    /// fields are always emitted, explicit-presence (`optional`) fields are
+                    /// emitted only when set, bytes fields are base64-encoded, and enum
+                    /// values are their proto name strings.
+                    ///
+                    /// This impl uses `serialize_map(None)` because the number of emitted
+                    /// fields depends on default-omission rules; serializers that require
+                    /// known map lengths (e.g. `bincode`) will return a runtime error.
+                    /// Use the owned message type for those formats.
+                    impl<'__a> ::formic_rpc::rt::serde::Serialize for LogPlaceView<'__a> {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            use ::formic_rpc::rt::serde::ser::SerializeMap as _;
+                            let mut __map = __s.serialize_map(::core::option::Option::None)?;
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str(self.service) {
+                                __map.serialize_entry("service", self.service)?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str(self.instance) {
+                                __map.serialize_entry("instance", self.instance)?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str(self.stream) {
+                                __map.serialize_entry("stream", self.stream)?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u64(&self.offset) {
+                                __map.serialize_entry(
+                                    "offset",
+                                    &::formic_rpc::rt::buffa::json_helpers::ProtoJson(&self.offset),
+                                )?;
+                            }
+                            __map.end()
+                        }
+                    }
+                    impl<'a> ::formic_rpc::rt::buffa::MessageName for LogPlaceView<'a> {
+                        const PACKAGE: &'static str = "formic.control.v1";
+                        const NAME: &'static str = "LogPlace";
+                        const FULL_NAME: &'static str = "formic.control.v1.LogPlace";
+                        const TYPE_URL: &'static str = "type.googleapis.com/formic.control.v1.LogPlace";
+                    }
+                    ::formic_rpc::rt::buffa::impl_default_view_instance!(LogPlaceView);
+                    ::formic_rpc::rt::buffa::impl_view_reborrow!(LogPlaceView);
+                    /** Self-contained, `'static` owned view of a `LogPlace` message.
+
+                    Wraps [`::formic_rpc::rt::buffa::OwnedView`]`<`[`LogPlaceView`]`<'static>>`: the decoded view and the [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer it borrows from travel together, so the handle is `'static` and `Send + Sync` — suitable for async handlers, spawned tasks, and anywhere a `'static` bound is required.
+
+                    Field accessors return borrows tied to `&self`. Use [`Self::view`] to get the full [`LogPlaceView`] when you need struct patterns, iteration helpers, or to pass the view to lifetime-parameterised code.*/
+                    #[derive(Clone, Debug)]
+                    pub struct LogPlaceOwnedView(::formic_rpc::rt::buffa::OwnedView<LogPlaceView<'static>>);
+                    impl LogPlaceOwnedView {
+                        /// Decode an owned view from a [`::formic_rpc::rt::buffa::bytes::Bytes`] buffer.
+                        ///
+                        /// The view borrows directly from the buffer's data; the buffer is
+                        /// retained inside the returned handle.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer contains invalid
+                        /// protobuf data.
+                        pub fn decode(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(LogPlaceOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode(bytes)?,
+                            ))
+                        }
+                        /// Decode with custom [`::formic_rpc::rt::buffa::DecodeOptions`] (recursion limit,
+                        /// max message size).
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError`] if the buffer is invalid or
+                        /// exceeds the configured limits.
+                        pub fn decode_with_options(
+                            bytes: ::formic_rpc::rt::buffa::bytes::Bytes,
+                            opts: &::formic_rpc::rt::buffa::DecodeOptions,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(LogPlaceOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::decode_with_options(bytes, opts)?,
+                            ))
+                        }
+                        /// Build from an owned message via an encode → decode round-trip.
+                        ///
+                        /// # Errors
+                        ///
+                        /// Returns [`::formic_rpc::rt::buffa::DecodeError::MessageTooLarge`] if the
+                        /// message's encoded size exceeds the 2 GiB protobuf limit, or
+                        /// another [`::formic_rpc::rt::buffa::DecodeError`] if the re-encoded bytes are
+                        /// somehow invalid (should not happen for well-formed messages).
+                        pub fn from_owned(
+                            msg: &super::super::LogPlace,
+                        ) -> ::core::result::Result<Self, ::formic_rpc::rt::buffa::DecodeError>
+                        {
+                            ::core::result::Result::Ok(LogPlaceOwnedView(
+                                ::formic_rpc::rt::buffa::OwnedView::from_owned(msg)?,
+                            ))
+                        }
+                        /// Borrow the full [`LogPlaceView`] with its lifetime tied to `&self`.
+                        #[must_use]
+                        pub fn view(&self) -> &LogPlaceView<'_> {
+                            self.0.reborrow()
+                        }
+                        /// Convert to the owned message type.
+                        ///
+                        /// Infallible: this type's constructors wire-decode their
+                        /// buffer, and a view produced by wire decoding always
+                        /// converts. Delegates to [`::formic_rpc::rt::buffa::OwnedView::to_owned_message`],
+                        /// whose contract also governs handles converted from a raw
+                        /// [`::formic_rpc::rt::buffa::OwnedView`].
+                        #[must_use]
+                        pub fn to_owned_message(&self) -> super::super::LogPlace {
+                            self.0.to_owned_message()
+                        }
+                        /// The underlying bytes buffer.
+                        #[must_use]
+                        pub fn bytes(&self) -> &::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.bytes()
+                        }
+                        /// Consume the handle, returning the underlying bytes buffer.
+                        #[must_use]
+                        pub fn into_bytes(self) -> ::formic_rpc::rt::buffa::bytes::Bytes {
+                            self.0.into_bytes()
+                        }
+                        /// Field 1: `service`
+                        #[must_use]
+                        pub fn service(&self) -> &'_ str {
+                            self.0.reborrow().service
+                        }
+                        /// Field 2: `instance`
+                        #[must_use]
+                        pub fn instance(&self) -> &'_ str {
+                            self.0.reborrow().instance
+                        }
+                        /// `out` or `err`.
+                        ///
+                        /// Field 3: `stream`
+                        #[must_use]
+                        pub fn stream(&self) -> &'_ str {
+                            self.0.reborrow().stream
+                        }
+                        /// In bytes from the beginning.
+                        ///
+                        /// Field 4: `offset`
+                        #[must_use]
+                        pub fn offset(&self) -> u64 {
+                            self.0.reborrow().offset
+                        }
+                    }
+                    impl ::core::convert::From<::formic_rpc::rt::buffa::OwnedView<LogPlaceView<'static>>> for LogPlaceOwnedView {
+                        fn from(inner: ::formic_rpc::rt::buffa::OwnedView<LogPlaceView<'static>>) -> Self {
+                            LogPlaceOwnedView(inner)
+                        }
+                    }
+                    impl ::core::convert::From<LogPlaceOwnedView> for ::formic_rpc::rt::buffa::OwnedView<LogPlaceView<'static>> {
+                        fn from(wrapper: LogPlaceOwnedView) -> Self {
+                            wrapper.0
+                        }
+                    }
+                    impl ::core::convert::AsRef<::formic_rpc::rt::buffa::OwnedView<LogPlaceView<'static>>> for LogPlaceOwnedView {
+                        fn as_ref(&self) -> &::formic_rpc::rt::buffa::OwnedView<LogPlaceView<'static>> {
+                            &self.0
+                        }
+                    }
+                    impl ::formic_rpc::rt::buffa::HasMessageView for super::super::LogPlace {
+                        type View<'a> = LogPlaceView<'a>;
+                        type ViewHandle = LogPlaceOwnedView;
+                    }
+                    impl ::formic_rpc::rt::serde::Serialize for LogPlaceOwnedView {
+                        fn serialize<__S: ::formic_rpc::rt::serde::Serializer>(
+                            &self,
+                            __s: __S,
+                        ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                            ::formic_rpc::rt::serde::Serialize::serialize(&self.0, __s)
+                        }
+                    }
                     #[derive(Clone, Debug, Default)]
                     pub struct LogLineView<'a> {
                         /// Field 1: `service`
@@ -20666,6 +23612,16 @@ pub mod formic {
                         ///
                         /// Field 6: `told_by`
                         pub told_by: &'a str,
+                        /// Where the next line of its file begins, if places were asked for.
+                        ///
+                        /// Field 7: `next`
+                        pub next: u64,
+                        /// Sent before all lines if places were asked for, and without a line: where those begin that follow.
+                        ///
+                        /// Field 8: `places`
+                        pub places: ::formic_rpc::rt::buffa::MessageFieldView<
+                            super::super::__buffa::view::LogPlacesView<'a>,
+                        >,
                         pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFieldsView<'a>,
                     }
                     impl<'a> ::formic_rpc::rt::buffa::MessageView<'a> for LogLineView<'a> {
@@ -20751,6 +23707,36 @@ pub mod formic {
                                     )?;
                                     view.told_by = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
                                 }
+                                7u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                                    )?;
+                                    view.next = ::formic_rpc::rt::buffa::types::decode_uint64(&mut cur)?;
+                                }
+                                8u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    let __sub_ctx = ctx.descend()?;
+                                    let sub = ::formic_rpc::rt::buffa::types::borrow_bytes(&mut cur)?;
+                                    match view.places.as_mut() {
+                                        Some(existing) => {
+                                            ::formic_rpc::rt::buffa::MessageView::merge_into_view(
+                                                existing, sub, __sub_ctx,
+                                            )?
+                                        }
+                                        None => {
+                                            view.places = ::formic_rpc::rt::buffa::MessageFieldView::set(
+                                    <super::super::__buffa::view::LogPlacesView as ::formic_rpc::rt::buffa::MessageView>::decode_view_ctx(
+                                        sub,
+                                        __sub_ctx,
+                                    )?,
+                                );
+                                        }
+                                    }
+                                }
                                 _ => {
                                     ::formic_rpc::rt::buffa::encoding::skip_field_depth(
                                         tag,
@@ -20785,6 +23771,16 @@ pub mod formic {
                                 line: self.line.to_string(),
                                 unix_ms: self.unix_ms,
                                 told_by: self.told_by.to_string(),
+                                next: self.next,
+                                places: match self.places.as_option() {
+                                    Some(v) => ::formic_rpc::rt::buffa::MessageField::<
+                                        super::super::LogPlaces,
+                                        ::formic_rpc::rt::buffa::Inline<super::super::LogPlaces>,
+                                    >::some(
+                                        v.to_owned_from_source(__buffa_src)?
+                                    ),
+                                    None => ::formic_rpc::rt::buffa::MessageField::none(),
+                                },
                                 __buffa_unknown_fields: self.__buffa_unknown_fields.to_owned()?.into(),
                                 ..::core::default::Default::default()
                             })
@@ -20792,7 +23788,7 @@ pub mod formic {
                     }
                     impl<'a> ::formic_rpc::rt::buffa::ViewEncode<'a> for LogLineView<'a> {
                         #[allow(clippy::needless_borrow, clippy::let_and_return)]
-                        fn compute_size(&self, _cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
+                        fn compute_size(&self, __cache: &mut ::formic_rpc::rt::buffa::SizeCache) -> u32 {
                             #[allow(unused_imports)]
                             use ::formic_rpc::rt::buffa::Enumeration as _;
                             let mut size = 0u64;
@@ -20823,13 +23819,25 @@ pub mod formic {
                                     + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.told_by)
                                         as u64;
                             }
+                            if self.next != 0u64 {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::uint64_encoded_len(self.next) as u64;
+                            }
+                            if self.places.is_set() {
+                                let __slot = __cache.reserve();
+                                let inner_size = self.places.compute_size(__cache);
+                                __cache.set(__slot, inner_size);
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::encoding::varint_len(inner_size as u64) as u64
+                                    + inner_size as u64;
+                            }
                             size += self.__buffa_unknown_fields.encoded_len() as u64;
                             ::formic_rpc::rt::buffa::saturate_size(size)
                         }
                         #[allow(clippy::needless_borrow)]
                         fn write_to(
                             &self,
-                            _cache: &mut ::formic_rpc::rt::buffa::SizeCache,
+                            __cache: &mut ::formic_rpc::rt::buffa::SizeCache,
                             buf: &mut impl ::formic_rpc::rt::buffa::EncodeSink,
                         ) {
                             #[allow(unused_imports)]
@@ -20851,6 +23859,17 @@ pub mod formic {
                             }
                             if !self.told_by.is_empty() {
                                 ::formic_rpc::rt::buffa::types::put_string_field(6u32, &self.told_by, buf);
+                            }
+                            if self.next != 0u64 {
+                                ::formic_rpc::rt::buffa::types::put_uint64_field(7u32, self.next, buf);
+                            }
+                            if self.places.is_set() {
+                                ::formic_rpc::rt::buffa::types::put_len_delimited_header(
+                                    8u32,
+                                    u64::from(__cache.consume_next()),
+                                    buf,
+                                );
+                                self.places.write_to(__cache, buf);
                             }
                             self.__buffa_unknown_fields.write_to(buf);
                         }
@@ -20893,6 +23912,17 @@ pub mod formic {
                             }
                             if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str(self.told_by) {
                                 __map.serialize_entry("toldBy", self.told_by)?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u64(&self.next) {
+                                __map.serialize_entry(
+                                    "next",
+                                    &::formic_rpc::rt::buffa::json_helpers::ProtoJson(&self.next),
+                                )?;
+                            }
+                            {
+                                if let ::core::option::Option::Some(__v) = self.places.as_option() {
+                                    __map.serialize_entry("places", __v)?;
+                                }
                             }
                             __map.end()
                         }
@@ -21024,6 +24054,24 @@ pub mod formic {
                         #[must_use]
                         pub fn told_by(&self) -> &'_ str {
                             self.0.reborrow().told_by
+                        }
+                        /// Where the next line of its file begins, if places were asked for.
+                        ///
+                        /// Field 7: `next`
+                        #[must_use]
+                        pub fn next(&self) -> u64 {
+                            self.0.reborrow().next
+                        }
+                        /// Sent before all lines if places were asked for, and without a line: where those begin that follow.
+                        ///
+                        /// Field 8: `places`
+                        #[must_use]
+                        pub fn places(
+                            &self,
+                        ) -> &::formic_rpc::rt::buffa::MessageFieldView<
+                            super::super::__buffa::view::LogPlacesView<'_>,
+                        > {
+                            &self.0.reborrow().places
                         }
                     }
                     impl ::core::convert::From<::formic_rpc::rt::buffa::OwnedView<LogLineView<'static>>> for LogLineOwnedView {
@@ -28580,6 +31628,10 @@ pub mod formic {
                         ///
                         /// Field 5: `outcome`
                         pub outcome: &'a str,
+                        /// Why it failed or was reverted: what failed of it, service by service.
+                        ///
+                        /// Field 6: `why`
+                        pub why: &'a str,
                         pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFieldsView<'a>,
                     }
                     impl<'a> ::formic_rpc::rt::buffa::MessageView<'a> for GenerationView<'a> {
@@ -28651,6 +31703,13 @@ pub mod formic {
                                     )?;
                                     view.outcome = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
                                 }
+                                6u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    view.why = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
+                                }
                                 4u32 => {
                                     ::formic_rpc::rt::buffa::encoding::check_wire_type(
                                         tag,
@@ -28710,6 +31769,7 @@ pub mod formic {
                         .map(|v| v.to_owned_from_source(__buffa_src))
                         .collect::<::core::result::Result<_, ::formic_rpc::rt::buffa::DecodeError>>()?,
                     outcome: self.outcome.to_string(),
+                    why: self.why.to_string(),
                     __buffa_unknown_fields: self
                         .__buffa_unknown_fields
                         .to_owned()?
@@ -28749,6 +31809,10 @@ pub mod formic {
                                     + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.outcome)
                                         as u64;
                             }
+                            if !self.why.is_empty() {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.why) as u64;
+                            }
                             size += self.__buffa_unknown_fields.encoded_len() as u64;
                             ::formic_rpc::rt::buffa::saturate_size(size)
                         }
@@ -28779,6 +31843,9 @@ pub mod formic {
                             }
                             if !self.outcome.is_empty() {
                                 ::formic_rpc::rt::buffa::types::put_string_field(5u32, &self.outcome, buf);
+                            }
+                            if !self.why.is_empty() {
+                                ::formic_rpc::rt::buffa::types::put_string_field(6u32, &self.why, buf);
                             }
                             self.__buffa_unknown_fields.write_to(buf);
                         }
@@ -28821,6 +31888,9 @@ pub mod formic {
                             }
                             if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str(self.outcome) {
                                 __map.serialize_entry("outcome", self.outcome)?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str(self.why) {
+                                __map.serialize_entry("why", self.why)?;
                             }
                             __map.end()
                         }
@@ -28951,6 +32021,13 @@ pub mod formic {
                         #[must_use]
                         pub fn outcome(&self) -> &'_ str {
                             self.0.reborrow().outcome
+                        }
+                        /// Why it failed or was reverted: what failed of it, service by service.
+                        ///
+                        /// Field 6: `why`
+                        #[must_use]
+                        pub fn why(&self) -> &'_ str {
+                            self.0.reborrow().why
                         }
                     }
                     impl ::core::convert::From<::formic_rpc::rt::buffa::OwnedView<GenerationView<'static>>>
@@ -29675,7 +32752,7 @@ pub mod formic {
                         pub sequence: u64,
                         /// Field 2: `unix_ms`
                         pub unix_ms: i64,
-                        /// applied, refused, rollout, start, ready, unready, stop, kill, exit, failed, backoff, wait, restart, adopted, run.
+                        /// applied, refused, rollout, start, ready, unready, stop, kill, exit, failed, backoff, wait, restart, adopted, run, secret, traffic.
                         ///
                         /// Field 3: `kind`
                         pub kind: &'a str,
@@ -30026,7 +33103,7 @@ pub mod formic {
                         pub fn unix_ms(&self) -> i64 {
                             self.0.reborrow().unix_ms
                         }
-                        /// applied, refused, rollout, start, ready, unready, stop, kill, exit, failed, backoff, wait, restart, adopted, run.
+                        /// applied, refused, rollout, start, ready, unready, stop, kill, exit, failed, backoff, wait, restart, adopted, run, secret, traffic.
                         ///
                         /// Field 3: `kind`
                         #[must_use]
@@ -34787,7 +37864,7 @@ pub mod formic {
                             'a,
                             super::super::__buffa::view::CallerView<'a>,
                         >,
-                        /// The policy that the manifest wants, as JSON; empty where it says nothing.
+                        /// The policy that the manifest wants of everybody of whom it says nothing else, as JSON; empty where it says nothing.
                         ///
                         /// Field 3: `wanted`
                         pub wanted: &'a str,
@@ -35135,7 +38212,7 @@ pub mod formic {
                         > {
                             &self.0.reborrow().silent
                         }
-                        /// The policy that the manifest wants, as JSON; empty where it says nothing.
+                        /// The policy that the manifest wants of everybody of whom it says nothing else, as JSON; empty where it says nothing.
                         ///
                         /// Field 3: `wanted`
                         #[must_use]
@@ -35503,6 +38580,22 @@ pub mod formic {
                         ///
                         /// Field 6: `notes`
                         pub notes: ::formic_rpc::rt::buffa::RepeatedView<'a, &'a str>,
+                        /// The policy that the manifest wants of this caller, as JSON; empty where it says nothing. Set by the engine.
+                        ///
+                        /// Field 7: `wanted`
+                        pub wanted: &'a str,
+                        /// So few instances are in that ejections are ignored: those that are ejected get calls, too.
+                        ///
+                        /// Field 8: `panic`
+                        pub panic: bool,
+                        /// So many instances are in, which a panic goes by: neither ejected nor down,
+                        ///
+                        /// Field 9: `fit`
+                        pub fit: u32,
+                        /// of so many. Fewer than there are where the policy keeps to a subset.
+                        ///
+                        /// Field 10: `counted`
+                        pub counted: u32,
                         pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFieldsView<'a>,
                     }
                     impl<'a> ::formic_rpc::rt::buffa::MessageView<'a> for CallerTrafficView<'a> {
@@ -35591,6 +38684,34 @@ pub mod formic {
                                     view.retries_left =
                                         ::formic_rpc::rt::buffa::types::decode_double(&mut cur)?;
                                 }
+                                7u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    view.wanted = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
+                                }
+                                8u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                                    )?;
+                                    view.panic = ::formic_rpc::rt::buffa::types::decode_bool(&mut cur)?;
+                                }
+                                9u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                                    )?;
+                                    view.fit = ::formic_rpc::rt::buffa::types::decode_uint32(&mut cur)?;
+                                }
+                                10u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                                    )?;
+                                    view.counted = ::formic_rpc::rt::buffa::types::decode_uint32(&mut cur)?;
+                                }
                                 5u32 => {
                                     ::formic_rpc::rt::buffa::encoding::check_wire_type(
                                         tag,
@@ -35670,6 +38791,10 @@ pub mod formic {
                         .map(|v| v.to_owned_from_source(__buffa_src))
                         .collect::<::core::result::Result<_, ::formic_rpc::rt::buffa::DecodeError>>()?,
                     notes: self.notes.iter().map(|s| s.to_string()).collect(),
+                    wanted: self.wanted.to_string(),
+                    panic: self.panic,
+                    fit: self.fit,
+                    counted: self.counted,
                     __buffa_unknown_fields: self
                         .__buffa_unknown_fields
                         .to_owned()?
@@ -35713,6 +38838,21 @@ pub mod formic {
                             for v in &self.notes {
                                 size += 1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(v) as u64;
                             }
+                            if !self.wanted.is_empty() {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.wanted) as u64;
+                            }
+                            if self.panic {
+                                size += 1u64 + ::formic_rpc::rt::buffa::types::BOOL_ENCODED_LEN as u64;
+                            }
+                            if self.fit != 0u32 {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::uint32_encoded_len(self.fit) as u64;
+                            }
+                            if self.counted != 0u32 {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::uint32_encoded_len(self.counted) as u64;
+                            }
                             size += self.__buffa_unknown_fields.encoded_len() as u64;
                             ::formic_rpc::rt::buffa::saturate_size(size)
                         }
@@ -35755,6 +38895,18 @@ pub mod formic {
                             }
                             for v in &self.notes {
                                 ::formic_rpc::rt::buffa::types::put_string_field(6u32, v, buf);
+                            }
+                            if !self.wanted.is_empty() {
+                                ::formic_rpc::rt::buffa::types::put_string_field(7u32, &self.wanted, buf);
+                            }
+                            if self.panic {
+                                ::formic_rpc::rt::buffa::types::put_bool_field(8u32, self.panic, buf);
+                            }
+                            if self.fit != 0u32 {
+                                ::formic_rpc::rt::buffa::types::put_uint32_field(9u32, self.fit, buf);
+                            }
+                            if self.counted != 0u32 {
+                                ::formic_rpc::rt::buffa::types::put_uint32_field(10u32, self.counted, buf);
                             }
                             self.__buffa_unknown_fields.write_to(buf);
                         }
@@ -35801,6 +38953,24 @@ pub mod formic {
                             }
                             if !self.notes.is_empty() {
                                 __map.serialize_entry("notes", &*self.notes)?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str(self.wanted) {
+                                __map.serialize_entry("wanted", self.wanted)?;
+                            }
+                            if self.panic {
+                                __map.serialize_entry("panic", &self.panic)?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u32(&self.fit) {
+                                __map.serialize_entry(
+                                    "fit",
+                                    &::formic_rpc::rt::buffa::json_helpers::ProtoJson(&self.fit),
+                                )?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u32(&self.counted) {
+                                __map.serialize_entry(
+                                    "counted",
+                                    &::formic_rpc::rt::buffa::json_helpers::ProtoJson(&self.counted),
+                                )?;
                             }
                             __map.end()
                         }
@@ -35945,6 +39115,34 @@ pub mod formic {
                         pub fn notes(&self) -> &::formic_rpc::rt::buffa::RepeatedView<'_, &'_ str> {
                             &self.0.reborrow().notes
                         }
+                        /// The policy that the manifest wants of this caller, as JSON; empty where it says nothing. Set by the engine.
+                        ///
+                        /// Field 7: `wanted`
+                        #[must_use]
+                        pub fn wanted(&self) -> &'_ str {
+                            self.0.reborrow().wanted
+                        }
+                        /// So few instances are in that ejections are ignored: those that are ejected get calls, too.
+                        ///
+                        /// Field 8: `panic`
+                        #[must_use]
+                        pub fn panic(&self) -> bool {
+                            self.0.reborrow().panic
+                        }
+                        /// So many instances are in, which a panic goes by: neither ejected nor down,
+                        ///
+                        /// Field 9: `fit`
+                        #[must_use]
+                        pub fn fit(&self) -> u32 {
+                            self.0.reborrow().fit
+                        }
+                        /// of so many. Fewer than there are where the policy keeps to a subset.
+                        ///
+                        /// Field 10: `counted`
+                        #[must_use]
+                        pub fn counted(&self) -> u32 {
+                            self.0.reborrow().counted
+                        }
                     }
                     impl ::core::convert::From<::formic_rpc::rt::buffa::OwnedView<CallerTrafficView<'static>>>
                         for CallerTrafficOwnedView
@@ -35998,7 +39196,7 @@ pub mod formic {
                         ///
                         /// Field 6: `in_flight`
                         pub in_flight: u32,
-                        /// What an answer takes lately, in milliseconds.
+                        /// What an answer took lately as of the last one, in milliseconds; 0 where there was none within a minute.
                         ///
                         /// Field 7: `latency_ms`
                         pub latency_ms: f64,
@@ -36026,7 +39224,7 @@ pub mod formic {
                         ///
                         /// Field 13: `ejections`
                         pub ejections: u32,
-                        /// What calls to it travel over: http, multiplexed.
+                        /// What calls to it travel over: http, multiplexed; empty where the caller was never connected to it.
                         ///
                         /// Field 14: `transport`
                         pub transport: &'a str,
@@ -36554,7 +39752,7 @@ pub mod formic {
                         pub fn in_flight(&self) -> u32 {
                             self.0.reborrow().in_flight
                         }
-                        /// What an answer takes lately, in milliseconds.
+                        /// What an answer took lately as of the last one, in milliseconds; 0 where there was none within a minute.
                         ///
                         /// Field 7: `latency_ms`
                         #[must_use]
@@ -36603,7 +39801,7 @@ pub mod formic {
                         pub fn ejections(&self) -> u32 {
                             self.0.reborrow().ejections
                         }
-                        /// What calls to it travel over: http, multiplexed.
+                        /// What calls to it travel over: http, multiplexed; empty where the caller was never connected to it.
                         ///
                         /// Field 14: `transport`
                         #[must_use]
@@ -39348,11 +42546,15 @@ pub mod formic {
                     reg.register_json_any(super::__SERVER_STATUS_JSON_ANY);
                     reg.register_json_any(super::__SERVICE_STATUS_JSON_ANY);
                     reg.register_json_any(super::__INSTANCE_STATUS_JSON_ANY);
+                    reg.register_json_any(super::__PROBE_FAILURE_JSON_ANY);
+                    reg.register_json_any(super::__RIGHTS_JSON_ANY);
                     reg.register_json_any(super::__MEASURE_REQUEST_JSON_ANY);
                     reg.register_json_any(super::__MEASURE_RESPONSE_JSON_ANY);
                     reg.register_json_any(super::__INSTANCE_MEASURES_JSON_ANY);
                     reg.register_json_any(super::__ENGINE_MEASURES_JSON_ANY);
                     reg.register_json_any(super::__LOGS_REQUEST_JSON_ANY);
+                    reg.register_json_any(super::__LOG_PLACES_JSON_ANY);
+                    reg.register_json_any(super::__LOG_PLACE_JSON_ANY);
                     reg.register_json_any(super::__LOG_LINE_JSON_ANY);
                     reg.register_json_any(super::__STOP_REQUEST_JSON_ANY);
                     reg.register_json_any(super::__STOP_RESPONSE_JSON_ANY);
@@ -39512,6 +42714,14 @@ pub mod formic {
             #[doc(inline)]
             pub use self::__buffa::view::LogLineView;
             #[doc(inline)]
+            pub use self::__buffa::view::LogPlaceOwnedView;
+            #[doc(inline)]
+            pub use self::__buffa::view::LogPlaceView;
+            #[doc(inline)]
+            pub use self::__buffa::view::LogPlacesOwnedView;
+            #[doc(inline)]
+            pub use self::__buffa::view::LogPlacesView;
+            #[doc(inline)]
             pub use self::__buffa::view::LogsRequestOwnedView;
             #[doc(inline)]
             pub use self::__buffa::view::LogsRequestView;
@@ -39547,6 +42757,10 @@ pub mod formic {
             pub use self::__buffa::view::PoliciesOwnedView;
             #[doc(inline)]
             pub use self::__buffa::view::PoliciesView;
+            #[doc(inline)]
+            pub use self::__buffa::view::ProbeFailureOwnedView;
+            #[doc(inline)]
+            pub use self::__buffa::view::ProbeFailureView;
             #[doc(inline)]
             pub use self::__buffa::view::QuestionOwnedView;
             #[doc(inline)]
@@ -39599,6 +42813,10 @@ pub mod formic {
             pub use self::__buffa::view::RestartResponseOwnedView;
             #[doc(inline)]
             pub use self::__buffa::view::RestartResponseView;
+            #[doc(inline)]
+            pub use self::__buffa::view::RightsOwnedView;
+            #[doc(inline)]
+            pub use self::__buffa::view::RightsView;
             #[doc(inline)]
             pub use self::__buffa::view::RollbackRequestOwnedView;
             #[doc(inline)]
@@ -43742,13 +46960,25 @@ pub mod formic {
                     skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str"
                 )]
                 pub service: ::formic_rpc::rt::buffa::alloc::string::String,
+                /// The caller understands answers with `since`.
+                ///
+                /// Field 2: `changes`
+                #[serde(
+                    rename = "changes",
+                    with = "::formic_rpc::rt::buffa::json_helpers::proto_bool",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_false"
+                )]
+                pub changes: bool,
                 #[serde(skip)]
                 #[doc(hidden)]
                 pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFields,
             }
             impl ::core::fmt::Debug for WatchRequest {
                 fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
-                    f.debug_struct("WatchRequest").field("service", &self.service).finish()
+                    f.debug_struct("WatchRequest")
+                        .field("service", &self.service)
+                        .field("changes", &self.changes)
+                        .finish()
                 }
             }
             impl WatchRequest {
@@ -43782,6 +47012,9 @@ pub mod formic {
                         size +=
                             1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.service) as u64;
                     }
+                    if self.changes {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::BOOL_ENCODED_LEN as u64;
+                    }
                     size += self.__buffa_unknown_fields.encoded_len() as u64;
                     ::formic_rpc::rt::buffa::saturate_size(size)
                 }
@@ -43794,6 +47027,9 @@ pub mod formic {
                     use ::formic_rpc::rt::buffa::Enumeration as _;
                     if !self.service.is_empty() {
                         ::formic_rpc::rt::buffa::types::put_string_field(1u32, &self.service, buf);
+                    }
+                    if self.changes {
+                        ::formic_rpc::rt::buffa::types::put_bool_field(2u32, self.changes, buf);
                     }
                     self.__buffa_unknown_fields.write_to(buf);
                 }
@@ -43815,6 +47051,13 @@ pub mod formic {
                             )?;
                             ::formic_rpc::rt::buffa::types::merge_string(&mut self.service, buf)?;
                         }
+                        2u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                            )?;
+                            self.changes = ::formic_rpc::rt::buffa::types::decode_bool(buf)?;
+                        }
                         _ => {
                             self.__buffa_unknown_fields.push(
                                 ::formic_rpc::rt::buffa::encoding::decode_unknown_field(tag, buf, ctx)?,
@@ -43825,6 +47068,7 @@ pub mod formic {
                 }
                 fn clear(&mut self) {
                     self.service.clear();
+                    self.changes = false;
                     self.__buffa_unknown_fields.clear();
                 }
             }
@@ -43875,6 +47119,8 @@ pub mod formic {
                     skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u64"
                 )]
                 pub generation: u64,
+                /// Everybody; with `since` those who came or are described otherwise.
+                ///
                 /// Field 2: `instances`
                 #[serde(
                     rename = "instances",
@@ -43882,6 +47128,26 @@ pub mod formic {
                     deserialize_with = "::formic_rpc::rt::buffa::json_helpers::null_as_default"
                 )]
                 pub instances: ::formic_rpc::rt::buffa::alloc::vec::Vec<Instance>,
+                /// Said: the set is the one of this generation, which was told in the answer before, but for `instances` and `gone`.
+                /// A caller that was told another one watches anew.
+                ///
+                /// Field 3: `since`
+                #[serde(
+                    rename = "since",
+                    with = "::formic_rpc::rt::buffa::json_helpers::opt_uint64",
+                    skip_serializing_if = "::core::option::Option::is_none"
+                )]
+                pub since: ::core::option::Option<u64>,
+                /// The ids of those who left. Only with `since`.
+                ///
+                /// Field 4: `gone`
+                #[serde(
+                    rename = "gone",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_vec",
+                    deserialize_with = "::formic_rpc::rt::buffa::json_helpers::null_as_default"
+                )]
+                pub gone:
+                    ::formic_rpc::rt::buffa::alloc::vec::Vec<::formic_rpc::rt::buffa::alloc::string::String>,
                 #[serde(skip)]
                 #[doc(hidden)]
                 pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFields,
@@ -43891,6 +47157,8 @@ pub mod formic {
                     f.debug_struct("WatchResponse")
                         .field("generation", &self.generation)
                         .field("instances", &self.instances)
+                        .field("since", &self.since)
+                        .field("gone", &self.gone)
                         .finish()
                 }
             }
@@ -43900,6 +47168,15 @@ pub mod formic {
                 ///
                 /// Format: `type.googleapis.com/<fully.qualified.TypeName>`
                 pub const TYPE_URL: &'static str = "type.googleapis.com/formic.registry.v1.WatchResponse";
+            }
+            impl WatchResponse {
+                #[must_use = "with_* setters return `self` by value; assign or chain the result"]
+                #[inline]
+                ///Sets [`Self::since`] to `Some(value)`, consuming and returning `self`.
+                pub fn with_since(mut self, value: u64) -> Self {
+                    self.since = Some(value);
+                    self
+                }
             }
             ::formic_rpc::rt::buffa::impl_default_instance!(WatchResponse);
             impl ::formic_rpc::rt::buffa::MessageName for WatchResponse {
@@ -43933,6 +47210,12 @@ pub mod formic {
                             + ::formic_rpc::rt::buffa::encoding::varint_len(inner_size as u64) as u64
                             + inner_size as u64;
                     }
+                    if let Some(v) = self.since {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::uint64_encoded_len(v) as u64;
+                    }
+                    for v in &self.gone {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(v) as u64;
+                    }
                     size += self.__buffa_unknown_fields.encoded_len() as u64;
                     ::formic_rpc::rt::buffa::saturate_size(size)
                 }
@@ -43953,6 +47236,12 @@ pub mod formic {
                             buf,
                         );
                         v.write_to(__cache, buf);
+                    }
+                    if let Some(v) = self.since {
+                        ::formic_rpc::rt::buffa::types::put_uint64_field(3u32, v, buf);
+                    }
+                    for v in &self.gone {
+                        ::formic_rpc::rt::buffa::types::put_string_field(4u32, v, buf);
                     }
                     self.__buffa_unknown_fields.write_to(buf);
                 }
@@ -43986,6 +47275,26 @@ pub mod formic {
                             ::formic_rpc::rt::buffa::Message::merge_length_delimited(&mut elem, buf, ctx)?;
                             self.instances.push(elem);
                         }
+                        3u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                            )?;
+                            self.since = ::core::option::Option::Some(
+                                ::formic_rpc::rt::buffa::types::decode_uint64(buf)?,
+                            );
+                        }
+                        4u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                            )?;
+                            let __elem = ::formic_rpc::rt::buffa::types::decode_string(buf)?;
+                            ctx.register_element_memory(
+                                ::formic_rpc::rt::buffa::__private::element_footprint(&__elem),
+                            )?;
+                            self.gone.push(__elem);
+                        }
                         _ => {
                             self.__buffa_unknown_fields.push(
                                 ::formic_rpc::rt::buffa::encoding::decode_unknown_field(tag, buf, ctx)?,
@@ -43997,6 +47306,8 @@ pub mod formic {
                 fn clear(&mut self) {
                     self.generation = 0u64;
                     self.instances.clear();
+                    self.since = ::core::option::Option::None;
+                    self.gone.clear();
                     self.__buffa_unknown_fields.clear();
                 }
             }
@@ -48516,6 +51827,10 @@ pub mod formic {
                         ///
                         /// Field 1: `service`
                         pub service: &'a str,
+                        /// The caller understands answers with `since`.
+                        ///
+                        /// Field 2: `changes`
+                        pub changes: bool,
                         pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFieldsView<'a>,
                     }
                     impl<'a> ::formic_rpc::rt::buffa::MessageView<'a> for WatchRequestView<'a> {
@@ -48566,6 +51881,13 @@ pub mod formic {
                                     )?;
                                     view.service = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
                                 }
+                                2u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                                    )?;
+                                    view.changes = ::formic_rpc::rt::buffa::types::decode_bool(&mut cur)?;
+                                }
                                 _ => {
                                     ::formic_rpc::rt::buffa::encoding::skip_field_depth(
                                         tag,
@@ -48599,6 +51921,7 @@ pub mod formic {
                             let _ = __buffa_src;
                             ::core::result::Result::Ok(super::super::WatchRequest {
                                 service: self.service.to_string(),
+                                changes: self.changes,
                                 __buffa_unknown_fields: self.__buffa_unknown_fields.to_owned()?.into(),
                                 ..::core::default::Default::default()
                             })
@@ -48615,6 +51938,9 @@ pub mod formic {
                                     + ::formic_rpc::rt::buffa::types::string_encoded_len(&self.service)
                                         as u64;
                             }
+                            if self.changes {
+                                size += 1u64 + ::formic_rpc::rt::buffa::types::BOOL_ENCODED_LEN as u64;
+                            }
                             size += self.__buffa_unknown_fields.encoded_len() as u64;
                             ::formic_rpc::rt::buffa::saturate_size(size)
                         }
@@ -48628,6 +51954,9 @@ pub mod formic {
                             use ::formic_rpc::rt::buffa::Enumeration as _;
                             if !self.service.is_empty() {
                                 ::formic_rpc::rt::buffa::types::put_string_field(1u32, &self.service, buf);
+                            }
+                            if self.changes {
+                                ::formic_rpc::rt::buffa::types::put_bool_field(2u32, self.changes, buf);
                             }
                             self.__buffa_unknown_fields.write_to(buf);
                         }
@@ -48652,6 +51981,9 @@ pub mod formic {
                             let mut __map = __s.serialize_map(::core::option::Option::None)?;
                             if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_empty_str(self.service) {
                                 __map.serialize_entry("service", self.service)?;
+                            }
+                            if self.changes {
+                                __map.serialize_entry("changes", &self.changes)?;
                             }
                             __map.end()
                         }
@@ -48756,6 +52088,13 @@ pub mod formic {
                         pub fn service(&self) -> &'_ str {
                             self.0.reborrow().service
                         }
+                        /// The caller understands answers with `since`.
+                        ///
+                        /// Field 2: `changes`
+                        #[must_use]
+                        pub fn changes(&self) -> bool {
+                            self.0.reborrow().changes
+                        }
                     }
                     impl ::core::convert::From<::formic_rpc::rt::buffa::OwnedView<WatchRequestView<'static>>>
                         for WatchRequestOwnedView
@@ -48796,11 +52135,22 @@ pub mod formic {
                     pub struct WatchResponseView<'a> {
                         /// Field 1: `generation`
                         pub generation: u64,
+                        /// Everybody; with `since` those who came or are described otherwise.
+                        ///
                         /// Field 2: `instances`
                         pub instances: ::formic_rpc::rt::buffa::RepeatedView<
                             'a,
                             super::super::__buffa::view::InstanceView<'a>,
                         >,
+                        /// Said: the set is the one of this generation, which was told in the answer before, but for `instances` and `gone`.
+                        /// A caller that was told another one watches anew.
+                        ///
+                        /// Field 3: `since`
+                        pub since: ::core::option::Option<u64>,
+                        /// The ids of those who left. Only with `since`.
+                        ///
+                        /// Field 4: `gone`
+                        pub gone: ::formic_rpc::rt::buffa::RepeatedView<'a, &'a str>,
                         pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFieldsView<'a>,
                     }
                     impl<'a> ::formic_rpc::rt::buffa::MessageView<'a> for WatchResponseView<'a> {
@@ -48852,6 +52202,14 @@ pub mod formic {
                                     view.generation =
                                         ::formic_rpc::rt::buffa::types::decode_uint64(&mut cur)?;
                                 }
+                                3u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                                    )?;
+                                    view.since =
+                                        Some(::formic_rpc::rt::buffa::types::decode_uint64(&mut cur)?);
+                                }
                                 2u32 => {
                                     ::formic_rpc::rt::buffa::encoding::check_wire_type(
                                         tag,
@@ -48869,6 +52227,17 @@ pub mod formic {
                                     __sub_ctx,
                                 )?,
                             );
+                                }
+                                4u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::LengthDelimited,
+                                    )?;
+                                    let __elem = ::formic_rpc::rt::buffa::types::borrow_str(&mut cur)?;
+                                    ctx.register_element_memory(
+                                        ::formic_rpc::rt::buffa::__private::element_footprint(&__elem),
+                                    )?;
+                                    view.gone.push(__elem);
                                 }
                                 _ => {
                                     ::formic_rpc::rt::buffa::encoding::skip_field_depth(
@@ -48908,6 +52277,8 @@ pub mod formic {
                         .iter()
                         .map(|v| v.to_owned_from_source(__buffa_src))
                         .collect::<::core::result::Result<_, ::formic_rpc::rt::buffa::DecodeError>>()?,
+                    since: self.since,
+                    gone: self.gone.iter().map(|s| s.to_string()).collect(),
                     __buffa_unknown_fields: self
                         .__buffa_unknown_fields
                         .to_owned()?
@@ -48935,6 +52306,12 @@ pub mod formic {
                                     + ::formic_rpc::rt::buffa::encoding::varint_len(inner_size as u64) as u64
                                     + inner_size as u64;
                             }
+                            if let Some(v) = self.since {
+                                size += 1u64 + ::formic_rpc::rt::buffa::types::uint64_encoded_len(v) as u64;
+                            }
+                            for v in &self.gone {
+                                size += 1u64 + ::formic_rpc::rt::buffa::types::string_encoded_len(v) as u64;
+                            }
                             size += self.__buffa_unknown_fields.encoded_len() as u64;
                             ::formic_rpc::rt::buffa::saturate_size(size)
                         }
@@ -48956,6 +52333,12 @@ pub mod formic {
                                     buf,
                                 );
                                 v.write_to(__cache, buf);
+                            }
+                            if let Some(v) = self.since {
+                                ::formic_rpc::rt::buffa::types::put_uint64_field(3u32, v, buf);
+                            }
+                            for v in &self.gone {
+                                ::formic_rpc::rt::buffa::types::put_string_field(4u32, v, buf);
                             }
                             self.__buffa_unknown_fields.write_to(buf);
                         }
@@ -48987,6 +52370,15 @@ pub mod formic {
                             }
                             if !self.instances.is_empty() {
                                 __map.serialize_entry("instances", &*self.instances)?;
+                            }
+                            if let ::core::option::Option::Some(__v) = self.since {
+                                __map.serialize_entry(
+                                    "since",
+                                    &::formic_rpc::rt::buffa::json_helpers::ProtoJson(&__v),
+                                )?;
+                            }
+                            if !self.gone.is_empty() {
+                                __map.serialize_entry("gone", &*self.gone)?;
                             }
                             __map.end()
                         }
@@ -49089,6 +52481,8 @@ pub mod formic {
                         pub fn generation(&self) -> u64 {
                             self.0.reborrow().generation
                         }
+                        /// Everybody; with `since` those who came or are described otherwise.
+                        ///
                         /// Field 2: `instances`
                         #[must_use]
                         pub fn instances(
@@ -49098,6 +52492,21 @@ pub mod formic {
                             super::super::__buffa::view::InstanceView<'_>,
                         > {
                             &self.0.reborrow().instances
+                        }
+                        /// Said: the set is the one of this generation, which was told in the answer before, but for `instances` and `gone`.
+                        /// A caller that was told another one watches anew.
+                        ///
+                        /// Field 3: `since`
+                        #[must_use]
+                        pub fn since(&self) -> ::core::option::Option<u64> {
+                            self.0.reborrow().since
+                        }
+                        /// The ids of those who left. Only with `since`.
+                        ///
+                        /// Field 4: `gone`
+                        #[must_use]
+                        pub fn gone(&self) -> &::formic_rpc::rt::buffa::RepeatedView<'_, &'_ str> {
+                            &self.0.reborrow().gone
                         }
                     }
                     impl ::core::convert::From<::formic_rpc::rt::buffa::OwnedView<WatchResponseView<'static>>>
@@ -49305,7 +52714,8 @@ pub mod formic {
                     request: ::formic_rpc::rt::Request<'_, ListRequest>,
                 ) -> impl ::core::future::Future<Output = ::formic_rpc::rt::Reply<ListResponse>>
                 + ::core::marker::Send;
-                /// The whole set now and after every change; sets may be skipped for newer ones.
+                /// The whole set now; after every change the whole set or, to those who ask for it, what changed. Sets may be
+                /// skipped for newer ones.
                 fn watch(
                     &self,
                     ctx: ::formic_rpc::rt::Context,
@@ -49516,7 +52926,8 @@ pub mod formic {
                     self.channel.unary(registry_service_methods::LIST, &request)
                 }
 
-                /// The whole set now and after every change; sets may be skipped for newer ones.
+                /// The whole set now; after every change the whole set or, to those who ask for it, what changed. Sets may be
+                /// skipped for newer ones.
                 pub fn watch(&self, request: WatchRequest) -> ::formic_rpc::rt::StreamCall<WatchResponse> {
                     self.channel.server_stream(registry_service_methods::WATCH, &request)
                 }

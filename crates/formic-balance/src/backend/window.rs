@@ -41,6 +41,19 @@ impl Window {
         }
     }
 
+    /// Makes a failure of a success that was counted, where that is not long ago; otherwise counts one.
+    pub(crate) fn amend(&self, now: Duration) {
+        let epoch = epoch(now);
+        let amended = |old: u64| {
+            let fresh = old >> 48 == epoch && (old >> 24 & MASK) > (old & MASK);
+            fresh.then(|| old + 1)
+        };
+        let word = &self.0[epoch as usize & 1];
+        if word.fetch_update(Ordering::Relaxed, Ordering::Relaxed, amended).is_err() {
+            self.add(now, true);
+        }
+    }
+
     pub(crate) fn counts(&self, now: Duration) -> Counts {
         let epoch = epoch(now);
         let of = |wanted: u64| {
@@ -85,6 +98,11 @@ mod tests {
         assert!((window.counts(at(7.5)).calls - 6.0).abs() < 1e-9);
         assert_eq!(window.counts(at(15.0)), Counts::default());
         assert_eq!(Counts::default().failing(), 0.0);
+        window.add(at(16.0), false);
+        window.amend(at(16.0));
+        assert_eq!(window.counts(at(16.0)), Counts { calls: 1.0, failures: 1.0 });
+        window.amend(at(16.0));
+        assert_eq!(window.counts(at(16.0)), Counts { calls: 2.0, failures: 2.0 }, "no more than there were");
         window.clear();
         assert_eq!(window.counts(at(8.0)), Counts::default());
     }

@@ -3,7 +3,8 @@
 
 use std::sync::Arc;
 
-use super::{Among, Choice, P2c, Policy};
+use super::{Among, Burden, Choice, Draws, P2c, Policy};
+use crate::table::Table;
 use crate::{Backend, hash, mix};
 
 /// Places of an endpoint of weight 1 on the ring. More spread the keys more evenly and take more memory.
@@ -15,17 +16,27 @@ const ALL: usize = 1 << 18;
 /// The places of a stretch, about: what is copied for each place that comes or goes.
 const STRETCH: usize = 128;
 
-/// So many places are looked at for an endpoint with room, before the first usable one gets the call.
-const WALK: usize = 256;
+/// So many places in a row are looked at for an endpoint with room.
+const ROW: usize = 16;
+
+/// And so many elsewhere, where the key leads after that: in a row for ever, a hot key would fill the places behind it,
+/// which are those of other keys too. With a bound of 1.25 a fifth of the endpoints by weight have room, whatever the
+/// keys, so one look in five finds one.
+const JUMPS: u64 = 48;
+
+/// And so many anywhere, for a key that has filled all of these, before the least loaded of them gets the call.
+const DRAWN: u64 = 32;
 
 /// A weight's fractions, for a sum that is exact in any order.
 const UNIT: f32 = 65_536.0;
 
 /// A ring of places, several for each endpoint; a key belongs to the next place on the ring.
 ///
-/// When an endpoint comes or goes only its own keys move. An endpoint that has more than its bound of the
+/// When an endpoint comes or goes only its own keys move, unless their number or their mean weight passes a power of two
+/// (`Grain`): which places there are follows from who is there alone, so that all callers agree. An endpoint that has more than its bound of the
 /// work in flight passes keys on to their next place, so a hot key cannot run over one endpoint
-/// (consistent hashing with bounded loads, Mirrokni and others).
+/// (consistent hashing with bounded loads, Mirrokni and others). The bound is a multiple of an endpoint's
+/// share by weight of the work of those among whom the ring chooses: a canary's of the canary's.
 #[derive(Debug)]
 pub struct Ring {
     key: Box<str>,
@@ -42,7 +53,9 @@ type Place = (u64, u32);
 /// there, in whatever order they came.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Circle {
-    stretches: Vec<Arc<Vec<Place>>>,
+    stretches: Table<Arc<Vec<Place>>>,
+    /// How many these are.
+    count: usize,
     shift: u32,
     grain: Grain,
     places: usize,
@@ -82,7 +95,10 @@ impl Circle {
             }
         }
         stretches.iter_mut().for_each(|stretch| stretch.sort_unstable());
-        circle.stretches = stretches.into_iter().map(Arc::new).collect();
+        circle.count = about;
+        for (at, stretch) in stretches.into_iter().enumerate() {
+            circle.stretches.set(at, Some(Arc::new(stretch)));
+        }
         circle
     }
 
@@ -92,12 +108,12 @@ impl Circle {
         let weight = backend.weight();
         self.endpoints += 1;
         self.sum += units(weight);
-        if self.due() != self.grain || self.stretches.is_empty() {
+        if self.due() != self.grain || self.count == 0 {
             return false;
         }
         for place in self.grain.places(backend, weight) {
             let at = self.stretch(place.0);
-            let stretch = Arc::make_mut(&mut self.stretches[at]);
+            let stretch = Arc::make_mut(self.stretches.get_mut(at).expect("a hash has a stretch"));
             stretch.insert(stretch.partition_point(|other| *other < place), place);
             self.places += 1;
         }
@@ -115,18 +131,24 @@ impl Circle {
         }
         for place in self.grain.places(backend, weight) {
             let at = self.stretch(place.0);
-            if let Ok(found) = self.stretches[at].binary_search(&place) {
-                Arc::make_mut(&mut self.stretches[at]).remove(found);
+            let stretch = Arc::make_mut(self.stretches.get_mut(at).expect("a hash has a stretch"));
+            if let Ok(found) = stretch.binary_search(&place) {
+                stretch.remove(found);
                 self.places -= 1;
             }
         }
         true
     }
 
+    /// What its endpoints weigh together.
+    pub(crate) fn weight(&self) -> f64 {
+        self.sum as f64 / f64::from(UNIT)
+    }
+
     fn due(&self) -> Grain {
         let count = self.endpoints.max(1);
         let usual = PLACES.min(ALL / count.next_power_of_two()).max(1);
-        let mean = self.sum as f64 / f64::from(UNIT) / count as f64;
+        let mean = self.weight() / count as f64;
         Grain { usual, mean: if self.sum == 0 { 0 } else { mean.log2().round() as i32 } }
     }
 
@@ -138,11 +160,12 @@ impl Circle {
     /// The places from the first at or after a hash on, around.
     fn from(&self, hash: u64) -> impl Iterator<Item = u32> {
         let first = self.stretch(hash);
-        let begin = self.stretches.get(first).map_or(0, |all| all.partition_point(|place| place.0 < hash));
-        let count = self.stretches.len();
-        let rest = (1..=count).flat_map(move |step| self.stretches[(first + step) % count].iter());
-        let start = self.stretches.get(first).into_iter().flat_map(move |all| &all[begin..]);
-        start.chain(rest).take(self.places).map(|place| place.1)
+        let stretch = move |at| self.stretches.get(at).map_or(&[][..], |all| all.as_slice());
+        let begin = stretch(first).partition_point(|place| place.0 < hash);
+        let count = self.count;
+        let rest = (1..=count).flat_map(move |step| stretch((first + step) % count));
+        let start = &stretch(first)[begin..];
+        start.iter().chain(rest).take(self.places).map(|place| place.1)
     }
 }
 
@@ -150,7 +173,7 @@ impl Circle {
 impl Circle {
     /// Every place, in order.
     pub(crate) fn all(&self) -> Vec<(u64, u32)> {
-        self.stretches.iter().flat_map(|stretch| stretch.iter().copied()).collect()
+        self.stretches.iter().flat_map(|(_, stretch)| stretch.iter().copied()).collect()
     }
 }
 
@@ -176,10 +199,10 @@ impl Ring {
         Self { key: key.into(), bound, circle, positions }
     }
 
-    /// How much work in flight an endpoint may have with one more call.
+    /// How much work in flight an endpoint may have for each unit of its weight, with one more call.
     fn room(&self, among: &Among<'_>) -> f64 {
-        let mean = (among.in_flight() + 1) as f64 / among.len().max(1) as f64;
-        (self.bound * mean).ceil()
+        let Burden { work, weight } = among.burden();
+        self.bound * (work + 1) as f64 / weight
     }
 }
 
@@ -187,17 +210,20 @@ impl Policy for Ring {
     fn pick(&self, among: &Among<'_>, choice: &Choice<'_>) -> Option<usize> {
         let Some(value) = (choice.metadata)(&self.key) else { return P2c.pick(among, choice) };
         let room = self.room(among);
-        let mut usable = None;
-        for seat in self.circle.from(hash(value)).take(WALK) {
+        let mut least: Option<(usize, f32)> = None;
+        let begin = hash(value);
+        let row = self.circle.from(begin).take(ROW);
+        let mut draws = Draws(choice.random);
+        let jumps = (1..=JUMPS).map(|jump| mix(begin ^ mix(jump))).chain((0..DRAWN).map(|_| draws.next()));
+        for seat in row.chain(jumps.filter_map(|hash| self.circle.from(hash).next())) {
             let position = self.positions[seat as usize] as usize;
-            if !among.usable(position, choice) {
-                continue;
-            }
-            if f64::from(among.backend(position).in_flight()) < room {
+            let Some(backend) = among.open(position, choice) else { continue };
+            if f64::from(backend.in_flight()) < (room * f64::from(backend.weight())).ceil() {
                 return Some(position);
             }
-            usable = usable.or(Some(position));
+            let load = backend.load();
+            least = least.filter(|least| least.1 <= load).or(Some((position, load)));
         }
-        usable.or_else(|| P2c.pick(among, choice))
+        least.map(|(position, _)| position).or_else(|| P2c.pick(among, choice))
     }
 }

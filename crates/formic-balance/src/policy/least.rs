@@ -1,6 +1,7 @@
 //! The least work in flight, whatever it takes.
 
-use super::{Among, Choice, Draws, Policy};
+use super::{Among, Choice, Draws, Policy, is_warm};
+use crate::Backend;
 
 /// So few endpoints are all looked at.
 const FEW: usize = 8;
@@ -19,25 +20,26 @@ pub struct LeastRequest;
 impl Policy for LeastRequest {
     fn pick(&self, among: &Among<'_>, choice: &Choice<'_>) -> Option<usize> {
         let (mut draws, len) = (Draws(choice.random), among.len());
-        let usable = |position: usize| among.usable(position, choice);
         // One that only starts would get every call for a while, for it has nothing to do.
         let mut chance = draws;
-        let mut load = |position: usize| {
-            let cold = !among.is_warm(position, choice, &mut chance);
-            among.backend(position).load() + if cold { COLD } else { 0.0 }
+        let mut load = |backend: &Backend| {
+            let cold = !is_warm(backend, choice, &mut chance);
+            backend.load() + if cold { COLD } else { 0.0 }
         };
-        let mut less = |best: Option<(usize, f32)>, position| {
-            let load = load(position);
+        let mut less = |best: Option<(usize, f32)>, (position, backend)| {
+            let load = load(backend);
             best.filter(|best| best.1 <= load).or(Some((position, load)))
         };
         let best = if len <= FEW {
             // From a random place on, so that equal ones share alike.
             let from = draws.below(len.max(1));
-            (from..len).chain(0..from).filter(|&position| usable(position)).fold(None, less)
+            let open = |position| Some((position, among.open(position, choice)?));
+            (from..len).chain(0..from).filter_map(open).fold(None, less)
         } else {
             let mut best = None;
             for _ in 0..DRAWN {
-                best = less(best, draws.usable(len, usable)?);
+                let position = draws.usable(len, |position| among.usable(position, choice))?;
+                best = less(best, (position, among.backend(position)));
             }
             best
         };

@@ -9,10 +9,10 @@ use super::*;
 use crate::board::Board;
 use crate::ejection::Shared;
 
-const MS: Duration = Duration::from_millis(1);
+pub(super) const MS: Duration = Duration::from_millis(1);
 
 /// Endpoints and where they sit.
-struct List {
+pub(super) struct List {
     all: Vec<Arc<Backend>>,
     table: Table<Arc<Backend>>,
     seats: Vec<u32>,
@@ -35,7 +35,7 @@ impl List {
     }
 }
 
-fn list(latencies: &[Duration]) -> List {
+pub(super) fn list(latencies: &[Duration]) -> List {
     let mut board = Board::default();
     let backend = |(n, &latency): (usize, &Duration)| {
         let id = InstanceId::new(format!("i{n}"));
@@ -52,14 +52,20 @@ fn policy(algorithm: Algorithm, list: &List) -> Box<dyn Policy> {
     list.seats.iter().enumerate().for_each(|(at, &seat)| positions[seat as usize] = at as u32);
     let made = Made {
         cursor: Cursor::default(),
-        weights: list.iter().map(|backend| backend.weight()).collect(),
+        weighted: Some(weighted(list, &Cursor::default())),
         circle: Some((Circle::of(list.iter().map(|backend| &**backend)), positions.into())),
     };
     algorithm.build(&traffic, made)
 }
 
-fn among(list: &List) -> Among<'_> {
-    Among { seats: &list.seats, table: &list.table, care: Care::In, tried: false, total: None }
+pub(super) fn weighted(list: &List, cursor: &Cursor) -> WeightedRoundRobin {
+    let mut schedule = Schedule::default();
+    list.iter().for_each(|backend| schedule.add(backend.seat(), backend.weight(), cursor));
+    schedule.policy(Arc::clone(cursor))
+}
+
+pub(super) fn among(list: &List) -> Among<'_> {
+    Among { seats: &list.seats, table: &list.table, care: Care::In, tried: false, burden: None }
 }
 
 /// How often each endpoint is picked in so many independent picks.
@@ -128,48 +134,6 @@ fn round_robin_rotates_across_calls_and_skips_without_favour() {
 }
 
 #[test]
-fn weights_are_kept_and_spread_smoothly() {
-    let list = list(&[MS; 3]);
-    for (backend, weight) in list.iter().zip([5.0, 1.0, 1.0]) {
-        backend.set_weight(weight);
-    }
-    let policy = policy(Algorithm::WeightedRoundRobin, &list);
-    let choice = Choice { now: MS, random: 7, metadata: &|_| None, usable: &|_| true, expendable: true };
-    let turns: Vec<_> = (0..7_000).map(|_| policy.pick(&among(&list), &choice).unwrap()).collect();
-    let count = |of| turns.iter().filter(|&&turn| turn == of).count();
-    assert!((4_900..=5_100).contains(&count(0)) && (950..=1_050).contains(&count(1)), "{}", count(0));
-    // Between two turns of a small one there are never two whole rounds of the large one.
-    let longest = turns.split(|&turn| turn != 0).map(<[_]>::len).max().unwrap();
-    assert!(longest <= 5, "{longest} in a row");
-}
-
-#[test]
-fn weights_far_apart_cost_no_turns() {
-    const PICKS: usize = 20_000;
-    let list = list(&[MS; 1_000]);
-    list[7].set_weight(1_000.0);
-    let cursor = Cursor::default();
-    let weights: Vec<_> = list.iter().map(|backend| backend.weight()).collect();
-    let policy = WeightedRoundRobin::new(&weights, Arc::clone(&cursor));
-    let turns = |policy: &WeightedRoundRobin, out: Option<usize>| {
-        let usable = |index: usize| Some(index) != out;
-        let choice = Choice { now: MS, random: 7, metadata: &|_| None, usable: &usable, expendable: true };
-        let mut counts = vec![0; list.len()];
-        (0..PICKS).for_each(|_| counts[policy.pick(&among(&list), &choice).unwrap()] += 1);
-        counts
-    };
-    let counts = turns(&policy, None);
-    assert!((9_900..10_200).contains(&counts[7]), "1000 of 1999: {}", counts[7]);
-    assert!(counts.iter().enumerate().all(|(at, n)| at == 7 || (8..=12).contains(n)), "{counts:?}");
-    // One turn a pick, and in a class no more than one in vain for each.
-    assert_eq!(cursor.load(std::sync::atomic::Ordering::Relaxed), PICKS);
-    assert!(policy.turns() <= 2 * PICKS, "{}", policy.turns());
-    // While it is out, the others share alike.
-    let counts = turns(&policy, Some(7));
-    assert!(counts.iter().enumerate().all(|(at, n)| at == 7 || (17..=23).contains(n)), "{counts:?}");
-}
-
-#[test]
 fn the_least_work_in_flight_wins_whatever_it_takes() {
     let few = list(&[MS, 90 * MS, MS]);
     few[0].begin();
@@ -228,7 +192,7 @@ fn a_starting_endpoint_gets_a_growing_share() {
         let shared = Arc::<Shared>::default();
         let list = list(&[MS; 3]);
         let second = Duration::from_secs(1);
-        shared.configure(&Traffic { slow_start: 10 * second, ..Traffic::default() }, false);
+        shared.configure(&Traffic { slow_start: 10 * second, ..Traffic::default() });
         let mut all = list.all;
         let place = Board::default().place(3);
         all.push(Arc::new(Backend::new(InstanceId::new("new"), MS, Duration::ZERO, shared, place)));

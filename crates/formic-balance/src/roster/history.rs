@@ -7,7 +7,7 @@ use formic_core::ServiceName;
 use proptest::prelude::*;
 
 use super::*;
-use crate::traffic::{Filter, Hash, Rule, Share, Zone};
+use crate::traffic::{Algorithm, Filter, Hash, Rule, Share, Zone};
 
 fn instance(number: u32, zone: bool, weight: u32) -> Instance {
     let weight = ["", "0.5", "3", "40", "heavy"][weight as usize % 5];
@@ -41,14 +41,14 @@ fn any_traffic() -> impl Strategy<Value = Traffic> {
 }
 
 /// What a part of a policy is, by identity and not by seat.
-type Part = (BTreeSet<String>, Option<Vec<(u64, String)>>, Vec<u32>);
+type Part = (BTreeSet<String>, Option<Vec<(u64, String)>>, Option<Vec<crate::policy::ClassView>>);
 
 fn parts(roster: &Roster) -> Vec<Part> {
     let name = |seat: u32| roster.backends.get(seat as usize).unwrap().id().to_string();
     let all = roster.wings.parts().chain([&roster.whole]);
     all.map(|part| {
         assert!(part.is_consistent());
-        (part.seats().iter().map(|&seat| name(seat)).collect(), part.ring(name), part.weights())
+        (part.seats().iter().map(|&seat| name(seat)).collect(), part.ring(name), part.classes(name))
     })
     .collect()
 }

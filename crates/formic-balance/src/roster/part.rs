@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use crate::Backend;
 use crate::board::{Board, Seats};
-use crate::policy::{Circle, Cursor, Factory, Made};
-use crate::set::Tier;
+use crate::load::{Loads, Slot};
+use crate::policy::{Circle, Cursor, Factory, Made, Schedule};
+use crate::set::{Scale, Tier};
 use crate::table::Table;
 use crate::traffic::{Algorithm, Traffic};
 
@@ -23,12 +24,14 @@ pub(super) struct Part {
     /// By seat.
     positions: Vec<u32>,
     members: Seats,
-    /// By position.
-    weights: Vec<f32>,
     subset: Option<Subset>,
     /// Where the policy is a ring. `None`: it is to be made anew.
     circle: Option<Circle>,
     rings: bool,
+    /// Where it does, and the work in flight is counted.
+    slot: Option<Slot>,
+    /// Where the policy goes by weight.
+    schedule: Option<Schedule>,
     cursor: Cursor,
     /// As it was made last; `None`: somebody came or went since.
     tier: Option<Arc<Tier>>,
@@ -55,11 +58,14 @@ enum Entry {
 // === impl Part ===
 
 impl Part {
-    pub(super) fn new(traffic: &Traffic, seed: u64, cursor: Cursor, custom: bool) -> Self {
+    /// With nobody in it; `number` is its own under its policy.
+    pub(super) fn new(traffic: &Traffic, seed: u64, cursor: Cursor, number: usize, custom: bool) -> Self {
         let subset =
             traffic.subset.map(|most| Subset { most: most as usize, seed, all: BTreeSet::new(), last: None });
-        let rings = traffic.policy == Algorithm::Hash && !custom;
-        Self { subset, cursor, rings, ..Self::default() }
+        let is = |policy| traffic.policy == policy && !custom;
+        let (rings, weighs) = (is(Algorithm::Hash), is(Algorithm::WeightedRoundRobin));
+        let slot = rings.then(|| Slot::new(number)).flatten();
+        Self { subset, cursor, rings, slot, schedule: weighs.then(Schedule::default), ..Self::default() }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -107,7 +113,10 @@ impl Part {
         self.positions[seat as usize] = self.seats.len() as u32;
         self.seats.push(seat);
         self.members.add(seat);
-        self.weights.push(backend.weight());
+        self.slot.into_iter().for_each(|slot| backend.join(slot));
+        if let Some(schedule) = &mut self.schedule {
+            schedule.add(seat, backend.weight(), &self.cursor);
+        }
         self.circle = self.circle.take().and_then(|mut circle| circle.add(backend).then_some(circle));
         self.tier = None;
     }
@@ -120,11 +129,14 @@ impl Part {
         };
         let position = std::mem::replace(place, NOWHERE);
         self.seats.swap_remove(position as usize);
-        self.weights.swap_remove(position as usize);
+        if let Some(schedule) = &mut self.schedule {
+            schedule.remove(position as usize);
+        }
         if let Some(&moved) = self.seats.get(position as usize) {
             self.positions[moved as usize] = position;
         }
         self.members.remove(seat);
+        self.slot.into_iter().for_each(|slot| backend.leave(slot));
         self.circle = self.circle.take().and_then(|mut circle| circle.remove(backend).then_some(circle));
         self.tier = None;
     }
@@ -145,8 +157,18 @@ impl Part {
             Some(factory) => factory(&self.list(table).cloned().collect::<Vec<_>>()),
             None => traffic.policy.build(traffic, self.made(table)),
         };
-        let tier = Tier::new(self.seats.as_slice().into(), self.members.clone(), board.clone(), policy);
+        let scale = self.slot.zip(self.circle.as_ref());
+        let scale = scale.map(|(slot, circle)| Scale { slot, weight: circle.weight() });
+        let (seats, members) = (self.seats.as_slice().into(), self.members.clone());
+        let tier = Tier::new(seats, members, board.clone(), policy, scale);
         Arc::clone(self.tier.insert(Arc::new(tier)))
+    }
+
+    /// Counts the work in flight anew.
+    pub(super) fn count(&self, table: &Table<Arc<Backend>>, loads: &Loads) {
+        if let Some(slot) = self.slot {
+            loads.set(slot, self.list(table).map(|backend| u64::from(backend.in_flight())).sum());
+        }
     }
 
     fn made(&mut self, table: &Table<Arc<Backend>>) -> Made {
@@ -154,8 +176,8 @@ impl Part {
             self.circle = Some(Circle::of(self.list(table).map(|backend| &**backend)));
         }
         let circle = self.circle.clone().map(|circle| (circle, self.positions.as_slice().into()));
-        let weights = self.weights.as_slice().into();
-        Made { cursor: Arc::clone(&self.cursor), weights, circle }
+        let weighted = self.schedule.as_mut().map(|schedule| schedule.policy(Arc::clone(&self.cursor)));
+        Made { cursor: Arc::clone(&self.cursor), weighted, circle }
     }
 
     fn list<'a>(&'a self, table: &'a Table<Arc<Backend>>) -> impl Iterator<Item = &'a Arc<Backend>> + Clone {
@@ -200,11 +222,10 @@ impl Part {
         Some(self.circle.as_ref()?.all().into_iter().map(|(hash, seat)| (hash, name(seat))).collect())
     }
 
-    /// In order, as bits.
-    pub(super) fn weights(&self) -> Vec<u32> {
-        let mut all: Vec<_> = self.weights.iter().map(|weight| weight.to_bits()).collect();
-        all.sort_unstable();
-        all
+    /// Its classes by weight, as who is in them.
+    pub(super) fn classes(&self, name: impl Fn(u32) -> String) -> Option<Vec<crate::policy::ClassView>> {
+        let name = |position: usize| name(self.seats[position]);
+        Some(self.schedule.as_ref()?.view(name))
     }
 
     /// Seats and positions lead to each other, and nowhere else.

@@ -8,6 +8,7 @@ use formic_core::Instance;
 use super::part::Part;
 use crate::Backend;
 use crate::board::Board;
+use crate::load::Loads;
 use crate::policy::{Cursor, Factory};
 use crate::set::rules::{self, Compiled, Target};
 use crate::set::{Group, Seat, zone};
@@ -44,9 +45,10 @@ impl Wings {
         cursors: &mut HashMap<String, Cursor>,
     ) -> Self {
         let whole = Traffic { subset: None, ..traffic.clone() };
+        let mut numbers = 0..;
         let mut part = |traffic: &Traffic, name: &str| {
             let cursor = Arc::clone(cursors.entry(name.to_owned()).or_default());
-            Part::new(traffic, seat.seed, cursor, custom)
+            Part::new(traffic, seat.seed, cursor, numbers.next().unwrap_or(usize::MAX), custom)
         };
         let zone = if traffic.zone.is_some() { seat.zone.clone() } else { None };
         let mut wing = |chosen, name: &str| {
@@ -93,6 +95,12 @@ impl Wings {
         table: &Table<Arc<Backend>>,
     ) {
         self.each(traffic, instance, |part| part.remove(backend, table));
+    }
+
+    /// Counts the work in flight anew, where calls count it: some began or ended while their endpoint came or went.
+    pub(super) fn count(&self, table: &Table<Arc<Backend>>, loads: &Loads) {
+        let parts = self.all.iter().flat_map(|wing| [&wing.near, &wing.far].into_iter().chain(&wing.rest));
+        parts.for_each(|part| part.count(table, loads));
     }
 
     /// The parts that an instance belongs to.

@@ -7,7 +7,8 @@ use super::Pick;
 use crate::backend::OUT;
 use crate::board::{Board, Seats};
 use crate::ejection::Shared;
-use crate::policy::{Among, Care, Choice, Draws, Policy};
+use crate::load::Slot;
+use crate::policy::{Among, Burden, Care, Choice, Draws, Policy};
 use crate::table::Table;
 use crate::{Backend, micros};
 
@@ -18,8 +19,12 @@ const ENOUGH: f32 = 1.0 / 1.4;
 /// How long a due probe waits, in microseconds, for a call that may be lost without harm.
 const PATIENCE: u64 = 1_000_000;
 
-/// Of so many endpoints the work in flight is summed up for each pick that asks; of more it is estimated.
+/// Of so many endpoints the work in flight is summed up for each pick that asks, of those alone who are in; of more
+/// it is counted as calls begin and end.
 const SUMMED: usize = 64;
+
+/// No version of the endpoints' common state: these count from 1.
+const UNSEEN: u64 = 0;
 
 /// The endpoints that a rule, or none, leaves to a call.
 #[derive(Clone, Debug)]
@@ -53,7 +58,15 @@ pub(crate) struct Tier {
     members: Seats,
     board: Board,
     policy: Box<dyn Policy>,
+    scale: Option<Scale>,
     pulse: Pulse,
+}
+
+/// Where the policy goes by the work of all: where that is counted, and what they weigh together.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Scale {
+    pub(crate) slot: Slot,
+    pub(crate) weight: f64,
 }
 
 /// What a pick needs besides the call.
@@ -61,8 +74,6 @@ pub(crate) struct Tier {
 pub(crate) struct Scene<'a> {
     pub(crate) shared: &'a Shared,
     pub(crate) table: &'a Table<Arc<Backend>>,
-    /// How many endpoints there are.
-    pub(crate) all: usize,
 }
 
 /// Who is in, as of a version of the endpoints' common state. A pick that finds it old looks anew.
@@ -72,6 +83,8 @@ struct Pulse {
     fit: AtomicU32,
     up: AtomicU32,
     next_probe: AtomicU64,
+    /// What those weigh who are in, and who can be reached; `f64` bits.
+    weights: [AtomicU64; 2],
 }
 
 // === impl Group ===
@@ -185,21 +198,30 @@ fn fit(tiers: &[Arc<Tier>]) -> u32 {
 // === impl Tier ===
 
 impl Tier {
-    pub(crate) fn new(seats: Box<[u32]>, members: Seats, board: Board, policy: Box<dyn Policy>) -> Self {
+    pub(crate) fn new(
+        seats: Box<[u32]>,
+        members: Seats,
+        board: Board,
+        policy: Box<dyn Policy>,
+        scale: Option<Scale>,
+    ) -> Self {
         let pulse = Pulse {
-            version: AtomicU64::new(0),
+            version: AtomicU64::new(UNSEEN),
             fit: AtomicU32::new(0),
             up: AtomicU32::new(0),
             next_probe: AtomicU64::new(u64::MAX),
+            weights: [const { AtomicU64::new(0) }; 2],
         };
-        Self { seats, members, board, policy, pulse }
+        let scale = scale.filter(|_| seats.len() > SUMMED);
+        Self { seats, members, board, policy, scale, pulse }
     }
 
     /// Looks who is in, if that may have changed since the last look.
     fn look(&self, scene: Scene<'_>) {
         let version = scene.shared.version();
         let pulse = &self.pulse;
-        if pulse.version.load(Ordering::Acquire) == version {
+        let before = pulse.version.load(Ordering::Acquire);
+        if before == version {
             return;
         }
         let tally = self.board.tally(&self.members);
@@ -211,11 +233,26 @@ impl Tier {
                 false
             });
         }
-        // Two may look at once and see different things; a change after either look shows in the version.
         pulse.fit.store(tally.fit, Ordering::Relaxed);
         pulse.up.store(tally.up, Ordering::Relaxed);
         pulse.next_probe.store(next, Ordering::Relaxed);
-        pulse.version.store(version, Ordering::Release);
+        if let Some(scale) = self.scale {
+            let (mut fit, mut up) = (scale.weight, scale.weight);
+            self.board.absent(&self.members, |seat, down| {
+                let weight = scene.table.get(seat).map_or(0.0, |backend| f64::from(backend.weight()));
+                fit -= weight;
+                up -= if down { weight } else { 0.0 };
+            });
+            for (stored, weight) in pulse.weights.iter().zip([fit, up]) {
+                // Nobody is left, or a rest of what was rounded.
+                stored.store(weight.max(f64::from(f32::MIN_POSITIVE)).to_bits(), Ordering::Relaxed);
+            }
+        }
+        // Two may look at once, see different things and write them one over the other. Whoever did not begin with what is
+        // there now knows that, and the next pick looks once more.
+        if pulse.version.compare_exchange(before, version, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+            pulse.version.store(UNSEEN, Ordering::Release);
+        }
     }
 
     /// Until when an endpoint must have been due for a probe to get it from this call; `None` if none is.
@@ -247,12 +284,21 @@ impl Tier {
         care: Care,
         tried: bool,
     ) -> Option<(usize, Option<f32>)> {
-        let many = self.seats.len() > SUMMED;
-        let total =
-            many.then(|| scene.shared.in_flight() * self.seats.len() as u64 / scene.all.max(1) as u64);
-        let among = Among { seats: &self.seats, table: scene.table, care, tried, total };
+        let burden = self.scale.map(|scale| self.burden(scale, scene, care));
+        let among = Among { seats: &self.seats, table: scene.table, care, tried, burden };
         let position = self.policy.pick(&among, choice)?;
         let cost = self.policy.weighs().then(|| among.backend(position).cost(choice.now));
         Some((among.index(position), cost))
+    }
+
+    /// The work of all: of those, too, who are out, which leaves the others somewhat more room.
+    fn burden(&self, scale: Scale, scene: Scene<'_>, care: Care) -> Burden {
+        let weight = |at: usize| f64::from_bits(self.pulse.weights[at].load(Ordering::Relaxed));
+        let weight = match care {
+            Care::In => weight(0),
+            Care::Up => weight(1),
+            Care::Any => scale.weight,
+        };
+        Burden { work: scene.shared.loads.get(scale.slot), weight }
     }
 }

@@ -61,7 +61,7 @@ pub struct BackendView {
     pub weight: f32,
     /// Calls on their way to it.
     pub in_flight: u32,
-    /// What an answer takes lately, in milliseconds.
+    /// What an answer took lately as of the last one, in milliseconds; 0 where there was none within a minute.
     pub latency_ms: f64,
     /// Calls of the last ten seconds.
     pub calls: u64,
@@ -102,7 +102,7 @@ pub(crate) fn of(instance: &Instance, backend: &Backend, now: Duration) -> Backe
         version: instance.version.clone(),
         weight: backend.weight(),
         in_flight: backend.in_flight(),
-        latency_ms: backend.latency(now).as_secs_f64() * 1_000.0,
+        latency_ms: backend.last(now).unwrap_or_default().as_secs_f64() * 1_000.0,
         calls,
         success_rate,
         state,

@@ -36,6 +36,8 @@ impl Check {
 
     fn within(&mut self, key: &str, value: f64, range: std::ops::RangeInclusive<f64>) {
         if !range.contains(&value) {
+            // 1e300 has three hundred digits.
+            let value = if value.abs() < 1e15 { value.to_string() } else { format!("{value:e}") };
             self.fault(key, format!("expected {} to {}, got {value}", range.start(), range.end()));
         }
     }

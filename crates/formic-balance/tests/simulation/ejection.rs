@@ -1,6 +1,6 @@
 //! The bounds of ejection: how many, never the last, and what is no reason.
 
-use formic_balance::{Algorithm, Traffic};
+use formic_balance::{Algorithm, Outcome, Traffic};
 
 use crate::world::*;
 
@@ -102,4 +102,19 @@ fn waits_grow_up_to_their_limit_and_differ_by_chance() {
     world.run(until + 60 * SECOND);
     let probes = world.machines[0].served - served;
     assert!((6..=12).contains(&probes), "one in 6.4 to 8 seconds: {probes}");
+}
+
+/// A stream counts as a success at its first message, and breaks off later.
+#[test]
+fn streams_that_all_break_off_are_as_many_failures_and_no_success() {
+    let mut world = World::new(&Traffic::default(), &[MS; 3], 100, 1.0, 3);
+    world.run(SECOND);
+    let ill = std::sync::Arc::clone(world.backend(1));
+    let breaks_off = |n: u32| {
+        let now = world.now + n * 100 * MS;
+        assert!(ill.judge(now, Some(MS), Outcome::Success, false).is_none());
+        ill.revoke(now).is_some()
+    };
+    let streams = (1..=20).find(|&n| breaks_off(n));
+    assert_eq!(streams, Some(Traffic::default().ejection.failures), "as failures in a row do");
 }

@@ -4,6 +4,8 @@
 //! seeds. What is measured is the shape; the figures of real processes are the benchmark's.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod background;
+mod bounded;
 mod ejection;
 mod scenes;
 mod world;

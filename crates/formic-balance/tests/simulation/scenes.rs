@@ -54,7 +54,7 @@ fn flaky(traffic: &Traffic, rate: u32, seed: u64) -> World {
 
 #[test]
 fn a_flaky_one_of_three_is_ejected_within_a_second_and_back_within_ten() {
-    for policy in [Algorithm::P2c, Algorithm::RoundRobin, Algorithm::LeastRequest, Algorithm::Random] {
+    for policy in Algorithm::ALL {
         for rate in [200, 1_000] {
             for seed in 0..SEEDS {
                 let world = flaky(&self::policy(policy), rate, seed);
@@ -86,11 +86,19 @@ fn an_ejection_tells_why() {
     // By hand it is back at once.
     assert!(world.backend(1).reset(world.now).is_some());
     assert_ne!(world.set.view(world.now).nth(1).unwrap().1.state, State::Ejected);
+    // Who is not out loses nothing by it.
+    let healthy = |world: &World| {
+        let view = world.set.view(world.now).next().unwrap().1;
+        (view.state, view.latency_ms.to_bits())
+    };
+    let before = healthy(&world);
+    assert!(world.backend(0).reset(world.now).is_none());
+    assert_eq!(healthy(&world), before);
 }
 
 #[test]
 fn a_kill_costs_no_idempotent_call_and_of_the_others_those_on_their_way() {
-    for policy in [Algorithm::P2c, Algorithm::RoundRobin, Algorithm::LeastRequest, Algorithm::Random] {
+    for policy in Algorithm::ALL {
         for seed in 0..SEEDS {
             let mut world = World::new(&self::policy(policy), &[2 * MS; 3], 3_000, 0.5, seed);
             world.run(SECOND);
@@ -116,4 +124,17 @@ fn the_same_seed_says_the_same() {
     };
     assert_eq!(served(3), served(3));
     assert_ne!(served(3), served(4));
+}
+
+/// Each endpoint is called so seldom that its latency has faded by the next time.
+#[test]
+fn a_slow_endpoint_is_avoided_by_callers_that_call_seldom() {
+    for seed in 0..8 {
+        let mut means = [20 * MS; 20];
+        means[7] = 300 * MS;
+        let mut world = World::new(&Traffic::default(), &means, 1, 1.0, seed);
+        world.run(20_000 * SECOND);
+        let (served, fair) = (world.machines[7].served, world.calls() / means.len());
+        assert!(served > 0 && served * 10 < fair * 7, "seed {seed}: {served}, a fair share is {fair}");
+    }
 }

@@ -5,6 +5,7 @@ use std::collections::{BinaryHeap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use formic_balance::traffic::Hash;
 use formic_balance::{Algorithm, Backend, Change, Choice, Outcome, Roster, Seat, Set, Traffic};
 use formic_core::{Instance, InstanceId, ServiceName};
 
@@ -187,10 +188,12 @@ impl World {
             let random = self.dice.next();
             let (tried, idempotent) = (&self.calls[call].tried, self.calls[call].idempotent);
             let usable = |index: usize| !tried.contains(&index);
+            // What `hash` goes by.
+            let user = format!("user-{}", (call as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 55);
             let choice = Choice {
                 now: self.now,
                 random,
-                metadata: &|_| None,
+                metadata: &|name| (name == "x-user").then_some(&*user),
                 usable: &usable,
                 expendable: idempotent && tried.is_empty(),
             };
@@ -301,5 +304,6 @@ impl World {
 }
 
 pub(crate) fn policy(policy: Algorithm) -> Traffic {
-    Traffic { policy, ..Traffic::default() }
+    let hash = (policy == Algorithm::Hash).then(|| Hash { key: "x-user".into(), bound: 1.25 });
+    Traffic { policy, hash, ..Traffic::default() }
 }

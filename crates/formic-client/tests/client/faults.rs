@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use formic_client::{Client, Config};
-use formic_core::{Code, Error};
+use formic_client::traffic::Hash;
+use formic_client::{Algorithm, Client, Config, State, Traffic, Transport};
+use formic_core::{Code, Error, ServiceName};
 use formic_registry::Memory;
-use formic_rpc::{Channel, Handle};
+use formic_rpc::{Channel, Handle, Streaming};
 use formic_server::{Running, Serving};
 use formic_telemetry::Metrics;
 use formic_testing::{Fabric, Fault, Faults, Relay};
@@ -23,21 +24,26 @@ struct Pair {
     one: (Server, Relay),
     two: (Server, Relay),
     channel: Channel,
-    _client: Client,
+    client: Client,
 }
 
 async fn pair(config: Config) -> Pair {
+    pair_of(config, false).await
+}
+
+async fn pair_of(config: Config, mux: bool) -> Pair {
     let (faults, registry) = (Faults::new(), Memory::new());
     let mut ends = Vec::new();
     for name in ["one", "two"] {
-        let server = Server::start(&Echo::new()).await;
+        let echo = Echo::new();
+        let server = if mux { Server::start_mux(&echo).await } else { Server::start(&echo).await };
         let relay = faults.relay("web", name, server.addr()).await;
         register(&registry, name, &relay.addr().into()).await;
         ends.push((server, relay));
     }
     let (two, one) = (ends.pop().unwrap(), ends.pop().unwrap());
     let client = Client::new(Arc::new(registry), config);
-    Pair { faults, one, two, channel: client.of("echo"), _client: client }
+    Pair { faults, one, two, channel: client.of("echo"), client }
 }
 
 impl Pair {
@@ -45,6 +51,11 @@ impl Pair {
         let mut call = call_of(method, "hi");
         call.deadline = Some(Instant::now() + within);
         self.channel.call(call).await.map(text)
+    }
+
+    fn ejected(&self) -> bool {
+        let view = self.client.traffic(&ServiceName::new("echo").unwrap());
+        view.endpoints.iter().any(|endpoint| matches!(endpoint.state, State::Ejected | State::Probing))
     }
 
     fn calls(&self) -> usize {
@@ -111,6 +122,65 @@ async fn an_instance_out_of_reach_costs_time_and_comes_back() {
     pair.faults.join("web", "one");
     for _ in 0..10 {
         pair.call(SAY, LONG).await.unwrap();
+    }
+}
+
+/// Whoever may choose deadlines could have healthy instances ejected otherwise.
+#[tokio::test]
+async fn who_gives_less_time_than_calls_take_has_nobody_ejected() {
+    let hash = Some(Hash { key: "x-user".into(), bound: 100.0 });
+    let traffic = Traffic { policy: Algorithm::Hash, hash, ..Traffic::default() };
+    let pair = pair(Config { traffic, ..Config::default() }).await;
+    pair.faults.calls().always().meet(Fault::Latency(40 * MS));
+    for _ in 0..10 {
+        pair.call(SAY, LONG).await.unwrap();
+    }
+    // All of it meets one of them.
+    for _ in 0..40 {
+        let mut call = call_of(SAY, "hi");
+        call.metadata.insert("x-user", "ada").unwrap();
+        call.deadline = Some(Instant::now() + 10 * MS);
+        assert_eq!(pair.channel.call(call).await.unwrap_err().code(), Code::DeadlineExceeded);
+    }
+    assert!(!pair.ejected(), "{:?}", pair.client.traffic(&ServiceName::new("echo").unwrap()));
+    // Nor has who sends nothing himself, until his time is over.
+    for method in [[COLLECT; 8], [CHAT; 8]].into_iter().flatten() {
+        let mut call = stream_call(method, Streaming::new(futures::stream::pending()));
+        call.metadata.insert("x-user", "ada").unwrap();
+        call.deadline = Some(Instant::now() + 250 * MS);
+        let outcome = match pair.channel.call(call).await {
+            Ok(answer) => next(&mut answer.body.into_stream()).await.unwrap().map(drop),
+            Err(error) => Err(error),
+        };
+        assert_eq!(outcome.unwrap_err().code(), Code::DeadlineExceeded);
+    }
+    assert!(!pair.ejected(), "{:?}", pair.client.traffic(&ServiceName::new("echo").unwrap()));
+    assert_eq!(pair.call(SAY, LONG).await.unwrap(), "hi");
+}
+
+#[tokio::test]
+async fn one_connection_that_breaks_is_one_failure_whatever_it_carried() {
+    for mux in [false, true] {
+        let transport = if mux { Transport::Multiplexed } else { Transport::Http };
+        let traffic = Traffic { policy: Algorithm::RoundRobin, ..Traffic::default() };
+        let pair = pair_of(Config { connections: 1, transport, traffic, ..Config::default() }, mux).await;
+        for _ in 0..10 {
+            pair.call(SAY, LONG).await.unwrap();
+        }
+        let before = pair.one.0.echo.calls();
+        let calls = (0..40).map(|_| {
+            let channel = pair.channel.clone();
+            tokio::task::spawn(async move { channel.call(call_of(HANG, "")).await.map(drop) })
+        });
+        let calls: Vec<_> = calls.collect();
+        until("all of them to hang", || pair.calls() == 50).await;
+        assert!(pair.one.0.echo.calls() - before >= 10, "both have some");
+        pair.one.1.cut();
+        let lost =
+            |calls: &[tokio::task::JoinHandle<_>]| calls.iter().filter(|call| call.is_finished()).count();
+        until("its calls to be lost", || lost(&calls) >= pair.one.0.echo.calls() - before).await;
+        assert!(!pair.ejected(), "{mux}: {:?}", pair.client.traffic(&ServiceName::new("echo").unwrap()));
+        calls.iter().for_each(tokio::task::JoinHandle::abort);
     }
 }
 

@@ -3,10 +3,13 @@
 
 mod faults;
 mod greeting;
+mod idle;
 mod mux;
+mod picks;
 mod places;
 mod retries;
 mod server;
+mod streams;
 mod suite;
 mod topology;
 mod traffic;

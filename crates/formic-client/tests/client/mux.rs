@@ -78,6 +78,14 @@ async fn who_announces_nothing_is_called_over_http_unless_told_otherwise() {
     assert_eq!((travelled.take(), server.accepted.load(Ordering::SeqCst)), (vec!["http"], 1));
     let view = auto.traffic(&ServiceName::new("echo").unwrap());
     assert_eq!(view.endpoints[0].transport, "http");
+    // Of one that it was never connected to nothing is known.
+    register(&registry, "unmet", &dead().await).await;
+    let over = || -> Vec<String> {
+        let endpoints = auto.traffic(&ServiceName::new("echo").unwrap()).endpoints;
+        endpoints.into_iter().map(|endpoint| endpoint.transport).collect()
+    };
+    until("the other to be known", || over().len() == 2).await;
+    assert_eq!(over(), ["http", ""]);
 
     let multiplexed = Server::start_mux(&Echo::new()).await;
     let (told, travelled) = client(&registry, Transport::Multiplexed);
@@ -144,6 +152,8 @@ async fn a_fallback_to_http_lasts_no_longer_than_its_reason() {
         channel.call(call_of(SAY, "hi")).await.unwrap();
     }
     assert_eq!((travelled.take(), there.connections.load(Ordering::SeqCst)), (vec!["http"; 20], 3));
+    let mut ticking = channel.call(call_of(TICK, "")).await.unwrap().body.into_stream();
+    assert_eq!(next(&mut ticking).await.unwrap().unwrap(), "tick");
     // The reason is over; that the connection of HTTP lives is none.
     tokio::time::pause();
     tokio::time::advance(Duration::from_secs(11)).await;
@@ -158,6 +168,12 @@ async fn a_fallback_to_http_lasts_no_longer_than_its_reason() {
         channel.call(call_of(SAY, "hi")).await.unwrap();
     }
     assert_eq!(there.connections.load(Ordering::SeqCst), 4, "one is enough");
+    // A report is of its call, and not of what is spoken by the time that it ends.
+    travelled.take();
+    drop(ticking);
+    assert_eq!(travelled.take(), ["http"]);
+    let view = client.traffic(&ServiceName::new("echo").unwrap());
+    assert_eq!(view.endpoints[0].transport, "multiplexed");
     until("the connection of HTTP to end", || there.http.open.load(Ordering::SeqCst) == 0).await;
 }
 

@@ -354,6 +354,22 @@ async fn an_exhausted_budget_ends_retries() {
 }
 
 #[tokio::test]
+async fn an_empty_budget_ends_failover_too() {
+    let (endpoint, fired, task) = misbehaving(Act::Refuse).await;
+    let (server, channel, _client) = beside(&endpoint, no_budget()).await;
+    let mut refused = 0;
+    for _ in 0..50 {
+        if let Err(error) = channel.call(call_of(SAY, "x")).await {
+            assert!(error.code() == Code::Unavailable && error.is_unsent(), "{error:?}");
+            refused += 1;
+        }
+    }
+    assert!(refused > 0, "the other server was never asked");
+    assert_eq!((fired.load(Ordering::SeqCst), server.echo.calls()), (refused, 50 - refused));
+    task.abort();
+}
+
+#[tokio::test]
 async fn what_a_repetition_causes_is_not_repeated_and_carries_the_mark() {
     let (server, channel) = single(Config::default()).await;
     server.echo.fail_next(unavailable(1));

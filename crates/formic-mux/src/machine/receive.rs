@@ -158,6 +158,11 @@ impl<T: Default> Machine<T> {
             self.write_error(id, &Error::resource_exhausted(text), true);
             return Ok(None);
         }
+        if !self.room(request.message.map_or(0, <[u8]>::len)) {
+            let error = self.no_room(true);
+            self.write_error(id, &error, true);
+            return Ok(None);
+        }
         let credit = self.remote.map_or(0, |remote| remote.stream_credit);
         let mut stream = Stream::new(T::default(), !request.end, self.local.stream_credit, credit);
         let mut message = None;
@@ -178,6 +183,8 @@ impl<T: Default> Machine<T> {
                 self.partial += bytes.len();
             } else {
                 message = Some(Bytes::copy_from_slice(bytes));
+                stream.working = bytes.len();
+                self.working += bytes.len();
             }
         }
         self.streams.insert(id, stream);
@@ -272,7 +279,8 @@ impl<T: Default> Machine<T> {
             let text = match reason {
                 0 => "the server is going away",
                 1 => "the server gave the connection up",
-                _ => "the server speaks no common version",
+                2 => "the server speaks no common version",
+                _ => "the server had no call for long",
             };
             let after: Vec<u32> = self.streams.keys().copied().filter(|&id| id > last).collect();
             for id in after {
@@ -299,18 +307,20 @@ impl<T: Default> Machine<T> {
         } else {
             self.give_back(charge);
         }
+        self.settle();
     }
 
     /// The application will not take messages that cost so much, and their call gets no credit for them.
     pub fn release(&mut self, charge: u32) {
         self.give_back(charge);
+        self.settle();
     }
 
     /// Gives a call's credit back, in portions worth a frame, and the connection's.
     pub(super) fn repay(&mut self, id: u32, charge: u32) {
         if let Some(stream) = self.streams.get_mut(&id) {
             stream.owed += charge;
-            if stream.owed >= self.local.stream_credit / 2 && stream.receiving {
+            if stream.owed >= self.window / 2 && stream.receiving && !stream.paused {
                 let owed = std::mem::take(&mut stream.owed);
                 stream.credit_in += owed;
                 write::credit(&mut self.out, id, owed);

@@ -133,6 +133,7 @@ impl<T: Default> Machine<T> {
         });
         stream.sent_at = self.taken + self.out.len() as u64;
         if let Some(message) = later {
+            self.queued += message.len();
             stream.queue.push_back(message);
             stream.tail = end.then_some(Tail::Finish);
         }
@@ -193,7 +194,14 @@ impl<T: Default> Machine<T> {
             write::data(&mut self.out, id, 0, &message);
             return Ok(());
         }
-        stream.queue.push_back(message);
+        let length = message.len();
+        if !self.room(length) {
+            return Err(self.no_room(false));
+        }
+        if let Some(stream) = self.streams.get_mut(&id) {
+            stream.queue.push_back(message);
+            self.queued += length;
+        }
         self.take_turn(id);
         Ok(())
     }
@@ -246,10 +254,13 @@ impl<T: Default> Machine<T> {
         Ok(())
     }
 
-    /// Ends an answer that streams, after its last message.
+    /// Ends an answer that streams, after its last message. Trailing metadata of a size that the client does not take makes
+    /// that a failure, as it does for an answer of one message.
     pub fn end(&mut self, id: u32, trailers: HeaderMap) {
-        let trailers = if self.check(&trailers).is_ok() { trailers } else { HeaderMap::new() };
-        self.tail(id, Tail::End(trailers));
+        match self.check(&trailers) {
+            Ok(()) => self.tail(id, Tail::End(trailers)),
+            Err(error) => self.fail_after(id, error),
+        }
     }
 
     fn tail(&mut self, id: u32, tail: Tail) {
@@ -285,6 +296,10 @@ impl<T: Default> Machine<T> {
         }
         self.check(metadata)?;
         self.check(trailers)?;
+        self.worked(id);
+        if !self.room(message.len()) {
+            return Err(self.no_room(false));
+        }
         let remote = self.remote.unwrap_or_default();
         let room = 64
             + 4 * (metadata.len() + trailers.len())
@@ -420,6 +435,7 @@ impl<T: Default> Machine<T> {
                     break;
                 }
                 let piece = message.split_to(most.min(message.len()));
+                self.queued -= piece.len();
                 let more = !message.is_empty();
                 if !more {
                     stream.queue.pop_front();

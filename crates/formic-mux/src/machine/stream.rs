@@ -24,6 +24,10 @@ pub(super) struct Stream<T> {
     pub(super) credit_in: u32,
     /// Taken by the application, but not given back yet.
     pub(super) owed: u32,
+    /// Nothing of that is given back for now.
+    pub(super) paused: bool,
+    /// It may send as much as one that was heard.
+    pub(super) granted: bool,
     /// An unfinished message.
     pub(super) partial: BytesMut,
     /// What it costs, as far as that was not given back.
@@ -32,6 +36,10 @@ pub(super) struct Stream<T> {
     pub(super) unfinished: bool,
     /// Finished messages of a request that is not.
     pub(super) held: usize,
+    /// So is the request: no handler has seen the call.
+    pub(super) gathering: bool,
+    /// Bytes of messages that are worked on.
+    pub(super) working: usize,
     /// How long the last message was that came in pieces.
     pub(super) usual: usize,
     /// Messages, or batches of them, that the application has not taken.
@@ -70,10 +78,14 @@ impl<T> Stream<T> {
             responded: false,
             credit_in,
             owed: 0,
+            paused: false,
+            granted: false,
             partial: BytesMut::new(),
             partial_charge: 0,
             unfinished: false,
             held: 0,
+            gathering: false,
+            working: 0,
             usual: 0,
             waiting: 0,
             credit,

@@ -5,13 +5,14 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use bytes::Bytes;
-use formic_core::{Error, Metadata};
-use formic_rpc::{Answer, Body, BoxFuture, ByteStream, Call, Codec, Peer};
-use http::{HeaderName, HeaderValue};
+use formic_core::{Error, Metadata, Method};
+use formic_rpc::{Answer, Body, BoxFuture, Call, Codec, Peer, Trailing};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
+use super::door::Place;
+use super::gather::{Gathering, no_method};
 use super::inbox::{Inbox, Requests};
 use super::late::Patience;
 use super::{Accept, Link};
@@ -22,24 +23,24 @@ use crate::outgoing::Outgoing;
 /// Marks a repetition for handlers, as it does over HTTP.
 const ATTEMPT: HeaderName = HeaderName::from_static("formic-attempt");
 
-/// A request of one message that is not complete.
-struct Gathering {
-    request: Request,
-    since: Instant,
-    /// How much of its message was there, and when that was looked at.
-    seen: (usize, Instant),
+/// A task that has ended.
+pub(super) enum Ended {
+    /// Its call is over.
+    Call(u32),
+    /// It has waited for the turn of a call.
+    Turn(u32, Result<Box<dyn Place>, Error>),
 }
 
 type Answering = BoxFuture<'static, Result<Answer, Error>>;
 
 pub(super) struct Calls {
     pub(super) accept: Arc<Accept>,
-    peer: Option<Peer>,
+    pub(super) peer: Option<Peer>,
     /// By the place in the table of paths.
     learnt: Vec<Option<(Arc<str>, Arc<Learnt>)>>,
-    gathering: HashMap<u32, Gathering>,
-    /// Calls that became tasks; each says its number when it ends.
-    pub(super) tasks: JoinSet<u32>,
+    pub(super) gathering: HashMap<u32, Gathering>,
+    /// Calls that became tasks, and those who wait for a call's turn.
+    pub(super) tasks: JoinSet<Ended>,
     running: HashMap<u32, AbortHandle>,
     /// When the requests at hand were read.
     pub(super) now: Instant,
@@ -65,10 +66,11 @@ impl Calls {
     }
 
     /// Tasks that have ended.
-    pub(super) fn reap(&mut self, cx: &mut Context<'_>) {
+    pub(super) fn reap(&mut self, cx: &mut Context<'_>, link: &Arc<Link>) {
         while let Poll::Ready(Some(ended)) = self.tasks.poll_join_next(cx) {
             match ended {
-                Ok(id) => drop(self.running.remove(&id)),
+                Ok(Ended::Call(id)) => drop(self.running.remove(&id)),
+                Ok(Ended::Turn(id, turn)) => self.turn(id, turn, link),
                 Err(error) if error.is_panic() => {
                     // Servers catch panics of handlers; this is one of a handle without such a layer.
                     tracing::error!(%error, "a call broke");
@@ -76,40 +78,6 @@ impl Calls {
                 Err(_) => {}
             }
         }
-    }
-
-    /// When the first of the requests that are not complete has no time left.
-    pub(super) fn due(&self) -> Option<Instant> {
-        self.gathering.values().map(|one| self.complete_by(one).min(self.goes_on_by(one))).min()
-    }
-
-    /// Gives up requests that did not become complete in time, or of which nothing comes any more.
-    pub(super) fn expire(&mut self, now: Instant, link: &Link) {
-        let due = |one: &Gathering| self.complete_by(one).min(self.goes_on_by(one)) <= now;
-        let late: Vec<u32> = self.gathering.iter().filter(|(_, one)| due(one)).map(|(id, _)| *id).collect();
-        for id in late {
-            let Some(mut one) = self.gathering.remove(&id) else { continue };
-            let there = link.lock().machine.unfinished(id);
-            let text = if self.complete_by(&one) <= now {
-                "the deadline passed before the request was complete"
-            } else if there == one.seen.0 {
-                "the request does not go on"
-            } else {
-                one.seen = (there, now);
-                self.gathering.insert(id, one);
-                continue;
-            };
-            self.refuse(id, Error::deadline_exceeded(text));
-        }
-    }
-
-    fn complete_by(&self, one: &Gathering) -> Instant {
-        let Accept { default_deadline, max_deadline, .. } = *self.accept;
-        one.since + one.request.timeout.map_or(default_deadline, |asked| asked.min(max_deadline))
-    }
-
-    fn goes_on_by(&self, one: &Gathering) -> Instant {
-        one.seen.1 + self.accept.body_timeout
     }
 
     /// Notes the time after the requests at hand were looked after. Which of the methods took too long, if that was so, is not
@@ -126,12 +94,19 @@ impl Calls {
 
     /// Ends the work on a call whose answer nobody waits for any more.
     pub(super) fn abandon(&mut self, id: u32) {
+        self.gathering.remove(&id);
         if let Some(task) = self.running.remove(&id) {
             task.abort();
         }
     }
 
-    fn refuse(&mut self, id: u32, error: Error) {
+    /// Ends all work, and gives back what calls hold that have not begun.
+    pub(super) fn end(&mut self) {
+        self.gathering.clear();
+        self.tasks.abort_all();
+    }
+
+    pub(super) fn refuse(&mut self, id: u32, error: Error) {
         self.ready.push((id, self.now, Err(error)));
     }
 
@@ -145,15 +120,8 @@ impl Calls {
         match event {
             Event::Request(request) => self.request(request, link),
             Event::Messages { id, mut messages, charge, end } => {
-                if let Some(Gathering { mut request, since, .. }) = self.gathering.remove(&id) {
-                    link.say(|machine| machine.consumed(id, charge));
-                    let several = request.message.is_some();
-                    request.message = messages.next();
-                    if several || !messages.is_empty() {
-                        let error = Error::invalid_argument("a call of one request came with several");
-                        return self.refuse(id, error);
-                    }
-                    return self.gathered(request, since, end, link);
+                if self.goes_on(id, &mut messages, charge, end, link) {
+                    return;
                 }
                 let inbox = link.lock().machine.data(id).and_then(|inbox| inbox.clone());
                 match inbox {
@@ -166,9 +134,8 @@ impl Calls {
                 }
             }
             Event::Finished { id } => {
-                if let Some(Gathering { request, since, .. }) = self.gathering.remove(&id) {
-                    link.lock().machine.complete(id);
-                    return self.gathered(request, since, true, link);
+                if self.finished(id, link) {
+                    return;
                 }
                 let inbox = link.lock().machine.data(id).and_then(|inbox| inbox.clone());
                 if let Some(inbox) = inbox {
@@ -176,7 +143,6 @@ impl Calls {
                 }
             }
             Event::Canceled { id, .. } => {
-                self.gathering.remove(&id);
                 link.lock().room.remove(&id);
                 self.abandon(id);
             }
@@ -188,49 +154,45 @@ impl Calls {
 
     fn request(&mut self, request: Request, link: &Arc<Link>) {
         let Some(method) = self.accept.handle.method(&request.path) else {
-            let error = Error::unimplemented(format!("no method {}", request.path));
-            return self.refuse(request.id, error);
+            return self.refuse(request.id, no_method(&request.path));
         };
         let since = self.now;
         if !method.kind.client_streams() {
-            let end = request.end;
-            return self.gathered(request, since, end, link);
+            return match request.end {
+                true => self.answer(request, method, None, since, link),
+                false => self.arrives(request, since, link),
+            };
         }
         let id = request.id;
         let inbox = Arc::new(Inbox::default());
         inbox.push(request.message.clone().map(|message| (message.into(), 0)), request.end);
-        if let Some(data) = link.lock().machine.data(id) {
-            *data = Some(Arc::clone(&inbox));
-        }
+        link.say(|machine| {
+            machine.grant(id);
+            if let Some(data) = machine.data(id) {
+                *data = Some(Arc::clone(&inbox));
+            }
+        });
         let body = Body::Stream(Box::pin(Requests {
             inbox,
             link: Arc::clone(link),
             id,
             messages: Batch::default(),
         }));
-        self.call(request, method, body, since, link);
+        self.call(request, method, body, None, since, link);
     }
 
-    /// A request of one message, once it is complete.
-    fn gathered(&mut self, mut request: Request, since: Instant, end: bool, link: &Arc<Link>) {
-        if !end {
-            let (id, there) = (request.id, request.message.as_ref().map_or(0, Bytes::len));
-            if !link.lock().machine.hold(id, there) {
-                let error = Error::resource_exhausted("too much of unfinished requests is held already");
-                return self.refuse(id, error);
-            }
-            let seen = (link.lock().machine.unfinished(id), self.now);
-            self.gathering.insert(id, Gathering { request, since, seen });
-            return;
-        }
-        let method = self.accept.handle.method(&request.path);
-        match (request.message.take(), method) {
-            (Some(message), Some(method)) => self.call(request, method, Body::Message(message), since, link),
-            (_, None) => {
-                let error = Error::unimplemented(format!("no method {}", request.path));
-                self.refuse(request.id, error);
-            }
-            (None, _) => {
+    /// Answers a request of one message that is whole.
+    pub(super) fn answer(
+        &mut self,
+        mut request: Request,
+        method: Method,
+        place: Option<Box<dyn Place>>,
+        since: Instant,
+        link: &Arc<Link>,
+    ) {
+        match request.message.take() {
+            Some(message) => self.call(request, method, Body::Message(message), place, since, link),
+            None => {
                 let error = Error::invalid_argument("a call of one request came without");
                 self.refuse(request.id, error);
             }
@@ -240,8 +202,9 @@ impl Calls {
     fn call(
         &mut self,
         request: Request,
-        method: formic_core::Method,
+        method: Method,
         body: Body,
+        place: Option<Box<dyn Place>>,
         since: Instant,
         link: &Arc<Link>,
     ) {
@@ -266,6 +229,9 @@ impl Calls {
             call.metadata.as_headers_mut().insert(ATTEMPT, HeaderValue::from(u16::from(attempt)));
         }
         call.peer = self.peer.clone();
+        if let Some(place) = place {
+            place.begin(&mut call);
+        }
         let patience = Patience::new(call.deadline, self.accept.max_deadline);
         let over = call.deadline.unwrap_or_else(|| since + self.accept.max_deadline);
         let learnt = self.learnt(request.place, request.path);
@@ -288,8 +254,8 @@ impl Calls {
         // Whoever wakes this is not heard, and need not be: a call that is not ready becomes a task, which is polled again.
         let mut cx = Context::from_waker(Waker::noop());
         match poll(&mut answering, &mut cx, learnt.as_deref()) {
-            Poll::Ready(Ok(Answer { body: Body::Stream(stream), metadata, .. })) => {
-                self.spawn_stream(id, link, patience, metadata, stream);
+            Poll::Ready(Ok(answer @ Answer { body: Body::Stream(_), .. })) => {
+                self.spawn_stream(id, link, patience, answer);
             }
             Poll::Ready(answer) => self.ready.push((id, over, answer)),
             Poll::Pending => self.spawn(id, link, patience, over, in_time(answering, begin_by)),
@@ -325,28 +291,21 @@ impl Calls {
         let link = Arc::clone(link);
         let task = self.tasks.spawn(async move {
             match answering.await {
-                Ok(Answer { body: Body::Stream(stream), metadata, .. }) => {
-                    send_stream(id, &link, patience, metadata, stream).await;
+                Ok(answer @ Answer { body: Body::Stream(_), .. }) => {
+                    send_stream(id, &link, patience, answer).await;
                 }
                 answer => link.with(|state| state.say(id, over, answer)),
             }
-            id
+            Ended::Call(id)
         });
         self.running.insert(id, task);
     }
 
-    fn spawn_stream(
-        &mut self,
-        id: u32,
-        link: &Arc<Link>,
-        patience: Patience,
-        metadata: Metadata,
-        stream: ByteStream,
-    ) {
+    fn spawn_stream(&mut self, id: u32, link: &Arc<Link>, patience: Patience, answer: Answer) {
         let link = Arc::clone(link);
         let task = self.tasks.spawn(async move {
-            send_stream(id, &link, patience, metadata, stream).await;
-            id
+            send_stream(id, &link, patience, answer).await;
+            Ended::Call(id)
         });
         self.running.insert(id, task);
     }
@@ -374,21 +333,36 @@ async fn in_time(answering: Answering, begin_by: Option<Instant>) -> Result<Answ
     }
 }
 
+/// What an answer that streams ends with.
+pub(super) struct Ending {
+    trailers: Metadata,
+    late: Option<Trailing>,
+}
+
+impl Ending {
+    /// Once the stream has ended.
+    pub(super) fn trailers(&self) -> HeaderMap {
+        let mut trailers = self.trailers.as_headers().clone();
+        if let Some(late) = self.late.as_ref().and_then(Trailing::get) {
+            for (name, value) in late.as_headers() {
+                trailers.append(name, value.clone());
+            }
+        }
+        trailers
+    }
+}
+
 /// Sends an answer that streams, as fast as the caller takes it.
-async fn send_stream(
-    id: u32,
-    link: &Arc<Link>,
-    mut patience: Patience,
-    metadata: Metadata,
-    stream: ByteStream,
-) {
+async fn send_stream(id: u32, link: &Arc<Link>, mut patience: Patience, answer: Answer) {
+    let Answer { metadata, trailers, late, body } = answer;
+    let ending = Ending { trailers, late };
     if let Err(error) = link.say(|machine| machine.respond(id, metadata.as_headers())) {
         return link.say(|machine| machine.fail(id, &error));
     }
-    let mut answers = Outgoing::new(stream);
+    let mut answers = Outgoing::new(body.into_stream());
     loop {
         answers.gather().await;
-        if !poll_fn(|cx| link.poll_send(cx, id, &mut patience, &mut answers)).await {
+        if !poll_fn(|cx| link.poll_send(cx, id, &mut patience, &mut answers, &ending)).await {
             return;
         }
     }

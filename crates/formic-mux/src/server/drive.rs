@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::answer::Calls;
+use super::answer::{Calls, Ending};
 use super::inbox::Inbox;
 use super::late::Patience;
 use super::{Link, State};
@@ -25,6 +25,9 @@ const ROUNDS: usize = 16;
 
 /// Nothing is read while so much is to be written: who does not read answers is not asked for more calls.
 const CROWDED: usize = 1 << 20;
+
+/// How often it is looked at whether a connection that holds much holds too much.
+const WEIGH: Duration = Duration::from_secs(1);
 
 /// So many answers that were ready at once are written together.
 const TOGETHER: usize = 32;
@@ -41,6 +44,10 @@ pub(super) struct Driver<S> {
     pub(super) yielded: bool,
     /// Whether the client lives could not be asked when this was last looked at.
     pub(super) unasked: bool,
+    /// Since when there is no call.
+    pub(super) quiet: Option<Duration>,
+    /// When it was last looked at whether too much is held.
+    pub(super) weighed: Duration,
 }
 
 enum Over {
@@ -89,9 +96,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             Over::Broken(error) => tracing::debug!(%error, "a connection broke"),
             Over::Fault(fault) => tracing::debug!(%fault, "a connection was given up"),
         }
-        self.calls.tasks.abort_all();
+        self.calls.end();
         let last = self.last_words(&over);
         self.pipe.close(last).await;
+        if matches!(over, Over::Drained) {
+            // A call may be on its way. Were the socket closed with that unread, its caller would lose the last words, and so not know
+            // that nobody has seen it.
+            self.pipe.linger().await;
+        }
     }
 
     fn last_words(&self, over: &Over) -> Vec<u8> {
@@ -115,7 +127,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         }
         self.yielded = false;
         for _ in 0..ROUNDS {
-            self.calls.reap(cx);
+            self.calls.reap(cx, &self.link);
             if let Poll::Ready(Err(error)) = self.answer(cx) {
                 return Poll::Ready(Over::Broken(error));
             }
@@ -156,6 +168,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             }
             expired = true;
         }
+        if state.machine.is_heavy() {
+            self.weighed = self.clock.now();
+            for id in state.machine.relieve() {
+                state.room.remove(&id);
+                self.calls.abandon(id);
+                expired = true;
+            }
+        }
         expired
     }
 
@@ -165,6 +185,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         if !self.events.is_empty() {
             let mut events = std::mem::take(&mut self.events);
             self.calls.now = Instant::now();
+            self.quiet = None;
             for event in events.drain(..) {
                 self.calls.take(event, &self.link);
                 if self.calls.ready.len() >= TOGETHER {
@@ -193,6 +214,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         loop {
             if self.pipe.unwritten() == 0 {
                 let mut state = self.link.lock();
+                state.machine.set_unwritten(0);
                 state.machine.output(&mut self.pipe.writing);
                 let woken = state.take_writable();
                 drop(state);
@@ -201,7 +223,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                     return Poll::Ready(Ok(()));
                 }
             }
-            std::task::ready!(self.pipe.poll_write(cx))?;
+            if self.pipe.poll_write(cx)?.is_pending() {
+                self.link.lock().machine.set_unwritten(self.pipe.unwritten());
+                return Poll::Pending;
+            }
         }
     }
 
@@ -231,6 +256,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             let mut state = self.link.lock();
             let expires = self.calls.due().into_iter().chain(state.late.due()).min();
             let expires = expires.map(|due| self.clock.at(due));
+            let weigh = state.machine.is_heavy().then(|| self.weighed + WEIGH);
+            let expires = expires.into_iter().chain(weigh).min();
             if expires.is_some_and(|due| due <= now) {
                 drop(state);
                 if self.expire() {
@@ -239,7 +266,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 }
                 continue;
             }
-            let unwritten = self.pipe.unwritten();
+            let (unwritten, mut idle) = (self.pipe.unwritten(), None);
             if unwritten == 0 && state.machine.has_output() {
                 drop(state);
                 cx.waker().wake_by_ref();
@@ -248,6 +275,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             if unwritten == 0 && state.machine.is_idle() {
                 if self.drained {
                     return Poll::Ready(Over::Drained);
+                }
+                if state.machine.is_greeted() {
+                    let until = *self.quiet.get_or_insert(now) + self.calls.accept.idle;
+                    if until <= now {
+                        state.machine.go_away_idle();
+                        self.drained = true;
+                        continue;
+                    }
+                    idle = Some(until);
                 }
                 state.machine.shrink();
                 self.pipe.shrink();
@@ -280,7 +316,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 state.driver = Some(cx.waker().clone());
             }
             drop(state);
-            let due = due.into_iter().chain(expires).min();
+            let due = due.into_iter().chain(expires).chain(idle).min();
             if !self.clock.poll(cx, due) {
                 return Poll::Pending;
             }
@@ -292,7 +328,7 @@ impl State {
     /// Says an answer of one message, or lets it wait until its call is over.
     pub(super) fn say(&mut self, id: u32, over: Instant, answer: Result<Answer, Error>) {
         let said = match answer {
-            Ok(Answer { metadata, trailers, body: Body::Message(message) }) => {
+            Ok(Answer { metadata, trailers, body: Body::Message(message), .. }) => {
                 self.machine.answer(id, metadata.as_headers(), trailers.as_headers(), message)
             }
             Ok(_) => Err(Error::internal("a method of one answer answered with a stream")),
@@ -326,6 +362,7 @@ impl Link {
         id: u32,
         patience: &mut Patience,
         answers: &mut Outgoing,
+        ending: &Ending,
     ) -> Poll<bool> {
         let mut guard = self.lock();
         let state = &mut *guard;
@@ -338,7 +375,7 @@ impl Link {
             let goes_on = ended.is_none() && state.machine.is_open(id);
             state.late.moved(id, patience);
             match ended {
-                Some(Ok(())) => state.machine.end(id, http::HeaderMap::new()),
+                Some(Ok(())) => state.machine.end(id, ending.trailers()),
                 Some(Err(error)) => state.machine.fail_after(id, error),
                 None => {}
             }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use formic_core::Code;
 use formic_mux::Limits;
+use formic_mux::capture::Recording;
 use futures::StreamExt;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -181,7 +182,7 @@ async fn a_record_says_what_was_said() {
         std::env::temp_dir().join(format!("formic-mux-{}-{:x}", std::process::id(), fastrand::u64(..)));
     std::fs::create_dir_all(&folder).unwrap();
     let mut with = with();
-    with.capture = Some(folder.clone());
+    with.capture = Some(Recording::Folder(folder.clone()));
     let rig = rig_with(Limits::default(), with).await;
     for _ in 0..2 {
         say(&rig.sender, "/t.Echo/Say", "abc".into()).await.unwrap();
@@ -200,10 +201,10 @@ async fn a_record_says_what_was_said() {
     let read = || {
         let mut lines = Vec::new();
         let file = std::fs::File::open(&file).unwrap();
-        formic_mux::capture::decode(file, |line| lines.push(line.to_owned())).unwrap();
+        formic_mux::capture::decode(file, |said| lines.push(said.to_string())).unwrap();
         lines.join("\n")
     };
-    until("the record to be written", || read().contains("cancel, code 1")).await;
+    until("the record to be written", || read().contains("cancel code 1")).await;
     let text = read();
     for expected in [
         "→ greeting",

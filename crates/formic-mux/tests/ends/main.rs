@@ -3,7 +3,9 @@
 
 mod attacks;
 mod calls;
+mod crowd;
 mod floods;
 mod patience;
 mod raw;
+mod records;
 mod rig;

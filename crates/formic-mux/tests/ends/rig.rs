@@ -10,7 +10,7 @@ use formic_core::{Code, Error, Kind, Method};
 use formic_mux::client::{Connect, Failure, connect};
 use formic_mux::learn::Book;
 use formic_mux::machine::Head;
-use formic_mux::{Accept, Limits, Sender, serve};
+use formic_mux::{Accept, Budget, Limits, Sender, serve};
 use formic_rpc::{Answer, Body, BoxFuture, ByteStream, Call, Handle};
 use futures::StreamExt;
 use http::HeaderMap;
@@ -123,12 +123,15 @@ pub(crate) fn accept(echo: &Arc<Echo>, limits: Limits) -> Arc<Accept> {
     let long = Duration::from_secs(3600);
     Arc::new(Accept {
         handle: Arc::new(Service(Arc::clone(echo))),
+        door: None,
         limits,
         greeting: Duration::from_secs(5),
         body_timeout: Duration::from_secs(20),
         alive: (Duration::from_secs(20), Duration::from_secs(10)),
         default_deadline: Duration::from_secs(30),
         max_deadline: long,
+        idle: long,
+        budget: Arc::new(Budget::new(512 << 20)),
         book: Book::default(),
     })
 }
@@ -146,9 +149,14 @@ pub(crate) fn with() -> Connect {
 
 /// A server at one end of a pipe.
 pub(crate) fn served(echo: &Arc<Echo>, limits: Limits) -> (DuplexStream, JoinHandle<()>, CancellationToken) {
+    served_by(accept(echo, limits))
+}
+
+/// The same, of a server that was made before.
+pub(crate) fn served_by(accept: Arc<Accept>) -> (DuplexStream, JoinHandle<()>, CancellationToken) {
     let (ours, theirs) = tokio::io::duplex(64 << 10);
     let draining = CancellationToken::new();
-    let (accept, drain) = (accept(echo, limits), draining.clone());
+    let drain = draining.clone();
     let server = tokio::spawn(async move { serve(theirs, &[], accept, None, drain).await });
     (ours, server, draining)
 }

@@ -124,6 +124,9 @@ pub enum Failure {
         instance: InstanceId,
         /// How.
         exit: Exit,
+        /// So many tries it had, where it is these that are used up.
+        #[serde(default)]
+        tries: u32,
     },
     /// Instances ended again and again before they had worked.
     Crashes {
@@ -138,6 +141,9 @@ pub enum Failure {
         ready: u32,
         /// Of so many.
         of: u32,
+        /// What holds up one of the others, as far as that is known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        other: Option<String>,
     },
 }
 
@@ -193,14 +199,23 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotStarted { instance, reason } => write!(f, "{instance} could not be started: {reason}"),
-            Self::Hopeless { instance, exit } => write!(f, "{instance} {exit}, which no restart can mend"),
+            Self::Hopeless { instance, exit, tries: 0 } => {
+                write!(f, "{instance} {exit}, which no restart can mend")
+            }
+            Self::Hopeless { instance, exit, tries: 1 } => write!(f, "{instance} {exit}, and had one try"),
+            Self::Hopeless { instance, exit, tries } => {
+                write!(f, "{instance} {exit}, and its {tries} tries are used up")
+            }
             Self::Crashes { count, last: Some(last) } => {
                 write!(f, "{count} instances ended before they had worked, the last {last}")
             }
             Self::Crashes { count, last: None } => {
                 write!(f, "{count} instances ended before they had worked")
             }
-            Self::Deadline { ready, of } => write!(f, "{ready} of {of} were ready and no further in time"),
+            Self::Deadline { ready, of, other } => {
+                write!(f, "{ready} of {of} were ready and no further in time")?;
+                other.iter().try_for_each(|other| write!(f, "; {other}"))
+            }
         }
     }
 }

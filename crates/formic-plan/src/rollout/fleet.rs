@@ -94,19 +94,6 @@ impl Fleet {
         Ok(applied)
     }
 
-    /// Makes one service what it was at another revision; the rest stays. The change says whether there was
-    /// anything to do: an identical one is none.
-    pub fn roll_to(&mut self, service: Service, now: Time) -> (Change, Vec<Decision>) {
-        let name = service.name.clone();
-        let next = self.rollouts + 1;
-        let Some(deployment) = self.deployment_mut(&name) else { return (Change::None, Vec::new()) };
-        let (change, what) = deployment.apply(service, next, now);
-        if let Change::Rollout(number) = change {
-            self.rollouts = number;
-        }
-        (change, self.changed(&name, now, what))
-    }
-
     /// Another number of instances of a service. It is no part of a revision: a way back keeps it.
     pub fn scale(&mut self, service: &str, replicas: u32, now: Time) -> Vec<Decision> {
         let what = self.deployment_mut(service).and_then(|deployment| deployment.scale(replicas, now));
@@ -151,9 +138,12 @@ impl Fleet {
         };
         for deployment in &mut self.deployments {
             let before = deployment.rollout.clone();
-            let (decisions, wake_at) = deployment.step(&index, now);
-            // A step that leaves the rollout as it is leaves the releases alone, too.
-            advance.changed |= deployment.rollout != before;
+            let survey = index.survey(deployment, now);
+            let (decisions, wake_at) = deployment.step(&index, &survey, now);
+            // A step that leaves the rollout as it is leaves the releases alone, too, and so what was found of them.
+            let changed = deployment.rollout != before;
+            let survey = if changed { index.survey(deployment, now) } else { survey };
+            advance.changed |= changed;
             advance.decisions.extend(decisions.into_iter().map(|what| Decision {
                 at: now,
                 service: deployment.wanted.service.name.clone(),
@@ -161,7 +151,7 @@ impl Fleet {
                 what,
             }));
             advance.wake_at = advance.wake_at.into_iter().chain(wake_at).min();
-            advance.desired.services.push(shape(deployment, &index.survey(deployment, now)));
+            advance.desired.services.push(shape(deployment, &survey));
         }
         advance
     }

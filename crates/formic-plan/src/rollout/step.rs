@@ -6,9 +6,13 @@ use crate::state::Time;
 
 impl Deployment {
     /// Goes on from what there is. Says what was decided, and when to look again though nothing happens.
-    pub(super) fn step(&mut self, index: &Index<'_>, now: Time) -> (Vec<What>, Option<Time>) {
+    pub(super) fn step(
+        &mut self,
+        index: &Index<'_>,
+        survey: &Survey<'_>,
+        now: Time,
+    ) -> (Vec<What>, Option<Time>) {
         let mut decisions = Vec::new();
-        let survey = index.survey(self, now);
         let update = &self.wanted.service.update;
         let (of, ready) = (self.wanted.service.replicas, survey.ready());
         let available = survey.available(update.min_ready.get());
@@ -18,14 +22,14 @@ impl Deployment {
                 if unmet.is_empty() || of == 0 || !survey.new.is_empty() {
                     let deadline = now + update.progress_deadline.get();
                     self.rollout.phase = Phase::Progressing { deadline };
-                    self.progress(&survey, now, &mut decisions);
+                    self.progress(survey, now, &mut decisions);
                 } else if unmet != needs {
                     decisions.push(What::Waits { needs: unmet.clone() });
                     self.rollout.phase = Phase::Pending { needs: unmet };
                 }
             }
             Phase::Progressing { .. } | Phase::Verifying { .. } => {
-                self.progress(&survey, now, &mut decisions);
+                self.progress(survey, now, &mut decisions);
             }
             Phase::Promoting => self.succeed(now, &mut decisions),
             Phase::Succeeded { at, kept: Some(kept) } if now >= kept.until => {
@@ -43,7 +47,7 @@ impl Deployment {
             }
             _ => {}
         }
-        let wake = self.wake(&survey, now);
+        let wake = self.wake(survey, now);
         (decisions, wake)
     }
 
@@ -66,7 +70,7 @@ impl Deployment {
             decisions.push(What::Promotes);
             self.rollout.phase = Phase::Promoting;
         } else if now >= deadline && self.wanted.service.job.is_none() {
-            self.fail(Failure::Deadline { ready, of }, now, decisions);
+            self.fail(Failure::Deadline { ready, of, other: survey.held_up() }, now, decisions);
         } else if ready >= of {
             if matches!(self.rollout.phase, Phase::Progressing { .. }) {
                 decisions.push(What::Verifies);

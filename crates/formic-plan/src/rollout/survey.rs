@@ -32,6 +32,8 @@ pub(super) struct Survey<'a> {
     pub(super) taken: BTreeSet<u32>,
     /// That they are to come to an end: only that counts.
     job: bool,
+    /// How often it may be tried, if that is said.
+    tries: Option<u32>,
     now: Time,
 }
 
@@ -68,6 +70,7 @@ impl<'a> Index<'a> {
             live: 0,
             taken: BTreeSet::new(),
             job: wanted.service.job.is_some(),
+            tries: wanted.service.job.as_ref().map(|job| job.retries.saturating_add(1)),
             now,
         };
         let Some(slots) = self.0.get(wanted.service.name.as_str()) else { return survey };
@@ -132,6 +135,14 @@ impl Survey<'_> {
         due.filter(|due| *due > self.now).min()
     }
 
+    /// What holds up one that is not ready: the reason of its probe, or its end.
+    pub(super) fn held_up(&self) -> Option<String> {
+        self.new.iter().find_map(|instance| match instance.exit() {
+            Some(exit) if !instance.is_completed() => Some(format!("{} {exit}", instance.id)),
+            _ => instance.failing.as_ref().map(|why| format!("{} is not ready: {why}", instance.id)),
+        })
+    }
+
     /// What says already that the wanted release, brought by this rollout, cannot work.
     pub(super) fn failure(&self, rollout: u64) -> Option<Failure> {
         let own: Vec<&Instance> = self.new.iter().copied().filter(|i| i.rollout == rollout).collect();
@@ -147,7 +158,9 @@ impl Survey<'_> {
                     });
                 }
                 State::Exited { exit, end: End::Failed } => {
-                    return Some(Failure::Hopeless { instance: instance.id.clone(), exit: exit.clone() });
+                    let tries = self.tries.filter(|tries| instance.history.failures >= *tries).unwrap_or(0);
+                    let (instance, exit) = (instance.id.clone(), exit.clone());
+                    return Some(Failure::Hopeless { instance, exit, tries });
                 }
                 _ => {}
             }

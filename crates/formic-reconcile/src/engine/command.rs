@@ -8,6 +8,8 @@ use formic_state::Outcome;
 use serde_json::Value;
 use tokio::sync::oneshot;
 
+use crate::journal::Kind;
+
 /// What the engine is asked to do.
 #[derive(Debug)]
 pub enum Command {
@@ -69,9 +71,13 @@ pub enum Command {
         /// Who is told.
         answer: oneshot::Sender<bool>,
     },
-    /// Note that a secret was set or removed, which changes nothing that runs.
-    Secret {
-        /// What was done, to which one, and by whom.
+    /// Note what somebody did that changes nothing which runs.
+    Note {
+        /// What it is about.
+        kind: Kind,
+        /// Which service; empty for the whole application.
+        service: String,
+        /// What was done, and by whom.
         text: String,
     },
     /// Stop everything, dependants first, and end.
@@ -180,6 +186,10 @@ pub struct Generation {
     pub tag: Arc<Value>,
     /// What became of it, once that is known.
     pub outcome: Option<Outcome>,
+    /// Why that was no success, if it was none.
+    pub why: String,
+    /// The services that got new instances by it and are otherwise as they were.
+    pub restarted: Vec<String>,
 }
 
 /// What came of a stop.

@@ -19,8 +19,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use formic_plan::{
-    Action, Decision, Desired, Facts, Fleet, Instance, InstanceId, Observed, Plan, Role, StopCause, Time,
-    Timetable, WaitCause, What, plan, why,
+    Action, Decision, Desired, Facts, Fleet, Instance, InstanceId, Observed, Plan, Role, StartCause,
+    StopCause, Time, Timetable, WaitCause, What, plan, why,
 };
 use formic_supervise::ExitStatus;
 use serde_json::Value;
@@ -30,8 +30,9 @@ pub(crate) use self::adopt::{Fate, Found};
 use self::save::{Kept, Save};
 use super::cell::{Cell, StopKind};
 use super::effects::{Answer, Effect};
-use super::{Command, Config, Generation, Stopped};
+use super::{Command, Config, Generation, Stopped, WayBack};
 use crate::journal::{Kind, News};
+use crate::probe::Heard;
 use crate::sockets::Wanted;
 use crate::start::Listen;
 
@@ -62,15 +63,20 @@ pub(crate) enum Event {
     /// An instance has a process, and this port if one was chosen for it.
     Started { id: InstanceId, pid: u32, port: Option<u16> },
     /// An instance could not be started.
-    NotStarted { id: InstanceId, why: String },
+    NotStarted {
+        id: InstanceId,
+        why: String,
+        /// For want of something that the engine, or the machine, has too little of.
+        withheld: bool,
+    },
     /// The first process of an instance ended.
     LeaderExited { id: InstanceId, status: ExitStatus },
     /// All processes of an instance are gone.
     Gone { id: InstanceId, status: ExitStatus, killed: bool },
     /// An instance could not be stopped.
     NotStopped { id: InstanceId, why: String },
-    /// A probe succeeds, or fails after it did. The address is where the instance answers, if it said so.
-    Probed { id: InstanceId, ready: bool, address: Option<String> },
+    /// A probe succeeds, fails after it did, or fails for another reason than before.
+    Probed { id: InstanceId, heard: Heard },
     /// The registry has these instances.
     Registered(Vec<formic_core::Instance>),
     /// What an engine before this one has left; comes first, if it comes.
@@ -132,9 +138,13 @@ pub(crate) struct Core {
     downs: Vec<oneshot::Sender<Stopped>>,
     /// Until when an engine that has taken over replaces nothing.
     calm_until: Time,
+    /// Why what is on disk is not what was wanted last: nothing follows from it until somebody says anew what is.
+    distrust: Option<String>,
     /// What is on disk of all this; nothing is if nothing is kept.
     kept: Option<Kept>,
     effects: Vec<Effect>,
+    /// What becomes of what comes with a desired state when a service goes back.
+    pub(super) way_back: Option<WayBack>,
 }
 
 impl std::fmt::Debug for Core {
@@ -171,8 +181,10 @@ impl Core {
             killed: 0,
             downs: Vec::new(),
             calm_until: Time::default(),
+            distrust: None,
             kept: None,
             effects: Vec::new(),
+            way_back: None,
         }
     }
 
@@ -204,11 +216,11 @@ impl Core {
             Event::Timer => {}
             Event::Command(command) => self.command(command),
             Event::Started { id, pid, port } => self.started(&id, pid, port),
-            Event::NotStarted { id, why } => self.not_started(&id, why),
+            Event::NotStarted { id, why, withheld } => self.not_started(&id, why, withheld),
             Event::LeaderExited { id, status } => self.leader_exited(id, status),
             Event::Gone { id, status, killed } => self.gone(&id, status, killed),
             Event::NotStopped { id, why } => self.not_stopped(&id, &why),
-            Event::Probed { id, ready, address } => self.probed(&id, ready, address),
+            Event::Probed { id, heard } => self.probed(&id, heard),
             Event::Registered(known) => self.registered(known),
             Event::Adopted(found) => self.adopt(found),
         }
@@ -231,6 +243,17 @@ impl Core {
         let mut held = 0;
         for action in &plan.actions {
             match action {
+                // What runs may be of a revision that is not known here any more, and is the right one.
+                Action::Start { cause: StartCause::Restart(_), .. }
+                | Action::Kill { .. }
+                | Action::Wait { .. } => {}
+                _ if self.distrust.is_some() => {
+                    held += 1;
+                    continue;
+                }
+                _ => {}
+            }
+            match action {
                 Action::Stop { cause: StopCause::Replaced | StopCause::ScaledDown, .. } if calm => held += 1,
                 Action::Kill { instance, .. } => self.stop(instance, StopKind::Kill, StopCause::Requested),
                 Action::Stop { instance, grace, cause, .. } => {
@@ -246,7 +269,7 @@ impl Core {
         }
         self.record_waits(waits);
         let wake_at = wake_at.into_iter().chain(plan.wake_at);
-        let wake_at = wake_at.chain((held > 0).then_some(self.calm_until)).min();
+        let wake_at = wake_at.chain((held > 0 && calm).then_some(self.calm_until)).min();
         let to_do = plan.actions.iter().filter(|action| !matches!(action, Action::Wait { .. })).count();
         let settled = to_do == held && !changed;
         self.plan = plan;
@@ -256,6 +279,11 @@ impl Core {
     /// Goes on with the rollouts and with the cron jobs; says whether one of them changed, and when to look again.
     fn advance(&mut self) -> (bool, Option<Time>) {
         if self.is_stopping() {
+            return (false, None);
+        }
+        if self.distrust.is_some() {
+            // How far rollouts are is not known either, nor which runs of jobs there were.
+            self.desired = self.fleet.clone().advance(&self.observed, self.now.time).desired;
             return (false, None);
         }
         let advance = self.fleet.advance(&self.observed, self.now.time);
@@ -269,6 +297,7 @@ impl Core {
             self.fleet.generation += 1;
             self.desired.generation = self.fleet.generation;
             self.reverted(&reverted);
+            self.bring_back(&reverted);
             self.remember(format!("the way back of {}", reverted.join(", ")));
         }
         self.conclude();
@@ -340,11 +369,19 @@ impl Core {
             text.push(' ');
             text.push_str(&entry.tell(self.now.wall()));
         }
+        if let Some(distrust) = &self.distrust {
+            text.push_str(&format!(" {distrust}."));
+        }
         if let Some(hint) = self.why_silent(service) {
             text.push(' ');
             text.push_str(&hint);
         }
         Some(text)
+    }
+
+    /// Why nothing follows from what is wanted.
+    pub(super) fn held(&self) -> Option<&str> {
+        self.distrust.as_deref()
     }
 
     pub(super) fn is_stopping(&self) -> bool {

@@ -43,11 +43,13 @@ impl Core {
             service.cron = self.cron(&service.name);
             if let Some(deployment) = self.fleet.deployment(&service.name) {
                 service.rollout = phase(&deployment.rollout.phase);
+                service.rollout_number = deployment.rollout.number;
                 service.rollout_failure =
                     deployment.rollout.failure().map(ToString::to_string).unwrap_or_default();
             }
         }
-        View { services, index: self.desired.generation, tag: Arc::clone(&self.tag) }
+        let held = self.held().unwrap_or_default().to_owned();
+        View { services, index: self.desired.generation, held, tag: Arc::clone(&self.tag) }
     }
 }
 
@@ -62,6 +64,7 @@ fn row(instance: &Instance, cell: Option<&Cell>, role: Option<Role>) -> Instance
         restarts: instance.history.restarts,
         started_unix_ms: cell.map_or(0, |cell| cell.started_unix_ms),
         last_exit: last_exit(instance, cell).into_owned(),
+        probe_failure: failure(instance).to_owned(),
     }
 }
 
@@ -77,6 +80,7 @@ fn is_row(row: &InstanceView, instance: &Instance, cell: Option<&Cell>, role: Op
         restarts,
         started_unix_ms,
         last_exit: exit,
+        probe_failure,
     } = row;
     id == instance.id.as_str()
         && *slot == instance.slot
@@ -87,6 +91,7 @@ fn is_row(row: &InstanceView, instance: &Instance, cell: Option<&Cell>, role: Op
         && *restarts == instance.history.restarts
         && *started_unix_ms == cell.map_or(0, |cell| cell.started_unix_ms)
         && *exit == *last_exit(instance, cell)
+        && probe_failure == failure(instance)
 }
 
 fn word(instance: &Instance, role: Option<Role>) -> &'static str {
@@ -105,6 +110,12 @@ fn word(instance: &Instance, role: Option<Role>) -> &'static str {
 
 fn address(cell: Option<&Cell>) -> &str {
     cell.map(|cell| cell.address.as_str()).unwrap_or_default()
+}
+
+/// Why its probe fails, of one that is not told to stop.
+fn failure(instance: &Instance) -> &str {
+    let asked = matches!(instance.state, State::Starting { .. } | State::Unready { .. }) && !instance.ending;
+    instance.failing.as_deref().filter(|_| asked).unwrap_or_default()
 }
 
 /// How it ended, else how the one before it did.

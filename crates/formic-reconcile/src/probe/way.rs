@@ -4,14 +4,15 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use formic_client::{Client, Protocol};
-use formic_core::{Endpoint, Error, Kind, Method};
+use formic_core::{Code, Endpoint, Error, Kind, Method};
 use formic_rpc::{Body, Call, Channel, Codec};
-use formic_spec::Probe;
+use formic_spec::{HumanDuration, Probe};
 use formic_supervise::{Beside, Process};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+use super::fault::Fault;
 use super::log::Line;
 use crate::engine::Probing;
 
@@ -27,9 +28,9 @@ pub(crate) enum Way {
     /// A connection.
     Tcp,
     /// A command beside it.
-    Exec { command: Beside, process: Process, told: bool },
-    /// A line that it writes.
-    Log(Line),
+    Exec { command: Beside, process: Process },
+    /// A line that it writes, and what is in it.
+    Log(Line, String),
     /// Not at all.
     None,
     /// It cannot be asked: it is gone, or nothing says what to run.
@@ -54,12 +55,12 @@ impl Way {
             Probe::Http => Self::Http,
             Probe::Tcp => Self::Tcp,
             Probe::Exec => match (probing.command.clone(), process) {
-                (Some(command), Some(process)) => Self::Exec { command, process, told: false },
+                (Some(command), Some(process)) => Self::Exec { command, process },
                 _ => Self::Never,
             },
             Probe::Log => {
                 let files = [probing.output.stdout.clone(), probing.output.stderr.clone()];
-                Self::Log(Line::new(files, &probing.health.line))
+                Self::Log(Line::new(files, &probing.health.line), probing.health.line.clone())
             }
             Probe::None => Self::None,
         }
@@ -67,7 +68,7 @@ impl Way {
 
     /// Whether there is an answer whose time says something of the instance.
     pub(super) fn is_answered(&self) -> bool {
-        !matches!(self, Self::Log(_) | Self::None | Self::Never)
+        !matches!(self, Self::Log(..) | Self::None | Self::Never)
     }
 
     /// Whether it has to be known where the instance answers.
@@ -76,28 +77,50 @@ impl Way {
     }
 
     /// Asks once.
-    pub(super) async fn ask(&mut self, endpoint: Option<Endpoint>, path: &str, limit: Duration) -> bool {
+    ///
+    /// # Errors
+    /// Why it is not ready.
+    pub(super) async fn ask(
+        &mut self,
+        endpoint: Option<Endpoint>,
+        path: &str,
+        limit: Duration,
+    ) -> Result<(), Fault> {
         match (self, endpoint) {
             (Self::Grpc { client, known }, Some(endpoint)) => {
-                serving(client, known, endpoint, limit).await.unwrap_or(false)
-            }
-            (Self::Tcp, Some(Endpoint::Tcp(addr))) => TcpStream::connect(addr).await.is_ok(),
-            (Self::Http, Some(Endpoint::Tcp(addr))) => http(addr, path, limit).await.unwrap_or(false),
-            (Self::Exec { command, process, told }, _) => match command.run(process, limit).await {
-                Ok(success) => success,
-                Err(error) => {
-                    if !*told {
-                        *told = true;
-                        tracing::warn!(instance = %process.id(), %error, "cannot run the probe's command");
-                    }
-                    false
+                match serving(client, known, endpoint, limit).await {
+                    Ok(true) => Ok(()),
+                    Ok(false) => Err(Fault::new("its health service says that it is not serving")),
+                    Err(error) if error.code() == Code::DeadlineExceeded => Err(timed_out(limit)),
+                    Err(error) => Err(Fault::call(&error)),
                 }
+            }
+            (Self::Tcp, Some(Endpoint::Tcp(addr))) => match TcpStream::connect(addr).await {
+                Ok(_) => Ok(()),
+                Err(error) => Err(Fault::connect(addr, &error)),
             },
-            (Self::Log(line), _) => line.was_written().await,
-            (Self::None, _) => true,
-            _ => false,
+            (Self::Http, Some(Endpoint::Tcp(addr))) => http(addr, path, limit).await,
+            (Self::Exec { command, process }, _) => match command.run(process, limit).await {
+                Ok(answer) if answer.success() => Ok(()),
+                Ok(answer) => Err(Fault::command(&answer)),
+                Err(error) if error.kind() == std::io::ErrorKind::TimedOut => Err(timed_out(limit)),
+                Err(error) => Err(Fault::no_command(&error)),
+            },
+            (Self::Log(line, text), _) => match line.was_written().await {
+                true => Ok(()),
+                false => Err(Fault::new(format!("it has not written the line {text:?} yet"))),
+            },
+            (Self::None, _) => Ok(()),
+            (Self::Never, _) => Err(Fault::new("nothing says how to ask it")),
+            (_, None) => Err(Fault::new("it has not announced itself")),
+            (_, Some(endpoint)) => Err(Fault::new(format!("it cannot be asked at {endpoint}"))),
         }
     }
+}
+
+/// No answer came.
+pub(super) fn timed_out(limit: Duration) -> Fault {
+    Fault::new(format!("timed out after {}", HumanDuration::from(limit)))
 }
 
 /// `grpc.health.v1`: an empty request asks for the whole server, and `08 01` is SERVING. Two fixed
@@ -124,33 +147,40 @@ async fn serving(
 
 /// A GET whose status is 2xx or 3xx. What else comes is read: a program that cannot send the rest of its page,
 /// because nobody is there any more, writes of that to its log.
-async fn http(addr: SocketAddr, path: &str, limit: Duration) -> std::io::Result<bool> {
+async fn http(addr: SocketAddr, path: &str, limit: Duration) -> Result<(), Fault> {
     let patience = Instant::now() + limit / 2;
-    let mut stream = TcpStream::connect(addr).await?;
+    let mut stream = TcpStream::connect(addr).await.map_err(|error| Fault::connect(addr, &error))?;
     let path = if path.is_empty() { "/" } else { path };
     let request = format!(
         "GET {path} HTTP/1.1\r\nHost: {addr}\r\nUser-Agent: formic-probe\r\nConnection: close\r\n\r\n"
     );
-    stream.write_all(request.as_bytes()).await?;
+    let cut_off = |error: std::io::Error| Fault::cut_off(&error);
+    stream.write_all(request.as_bytes()).await.map_err(cut_off)?;
     let mut page = Vec::with_capacity(1024);
     // "HTTP/1.1 200" is all that matters.
     while page.len() < 12 {
-        if stream.read_buf(&mut page).await? == 0 {
-            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        if stream.read_buf(&mut page).await.map_err(cut_off)? == 0 {
+            let nothing = cut_off(std::io::ErrorKind::UnexpectedEof.into());
+            return Err(if page.is_empty() { nothing } else { Fault::page(&page) });
         }
     }
     let fine = page.starts_with(b"HTTP/1.") && matches!(page[9], b'2' | b'3');
+    let mut ended = false;
     let rest = async {
         while !is_whole(&page) && page.len() < MOST_OF_A_PAGE {
             // However it ends: the answer is known.
             if !matches!(stream.read_buf(&mut page).await, Ok(1..)) {
+                ended = true;
                 break;
             }
         }
     };
     // A page without an end is not waited for.
     let _ = tokio::time::timeout_at(patience, rest).await;
-    Ok(fine)
+    // One whose head has none is no page, whatever it began with.
+    let has_head =
+        ended || [&b"\r\n\r\n"[..], b"\n\n"].iter().any(|end| page.windows(end.len()).any(|at| at == *end));
+    if fine && has_head { Ok(()) } else { Err(Fault::page(&page)) }
 }
 
 /// Whether nothing is to come after this, as far as the page says itself. Most end with their connection.
@@ -176,7 +206,11 @@ mod tests {
     const LIMIT: Duration = Duration::from_secs(20);
 
     /// A program that answers one request with these parts, and what it saw of the connection's end.
-    async fn asked(parts: Vec<Vec<u8>>, hang_up: bool, limit: Duration) -> (bool, std::io::Result<usize>) {
+    async fn asked(
+        parts: Vec<Vec<u8>>,
+        hang_up: bool,
+        limit: Duration,
+    ) -> (Result<(), String>, std::io::Result<usize>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let program = async {
@@ -194,7 +228,7 @@ mod tests {
             stream.read(&mut request).await
         };
         let (answer, seen) = tokio::join!(http(addr, "", limit), program);
-        (answer.unwrap(), seen)
+        (answer.map_err(|fault| fault.to_string()), seen)
     }
 
     #[tokio::test]
@@ -202,7 +236,7 @@ mod tests {
         let head = b"HTTP/1.0 200 OK\r\nServer: x\r\n\r\n".to_vec();
         let parts = vec![head, vec![b'x'; 20_000], vec![b'y'; 20_000]];
         let (ready, seen) = asked(parts, true, LIMIT).await;
-        assert!(ready);
+        assert_eq!(ready, Ok(()));
         assert_eq!(seen.unwrap(), 0, "a connection that is reset is an error here");
     }
 
@@ -210,11 +244,17 @@ mod tests {
     async fn a_page_of_a_known_length_ends_there_and_one_without_an_end_is_not_waited_for() {
         let known = b"HTTP/1.1 302 Found\r\ncontent-Length: 3\r\n\r\nabc".to_vec();
         let (ready, seen) = asked(vec![known], false, LIMIT).await;
-        assert_eq!((ready, seen.unwrap()), (true, 0));
+        assert_eq!((ready, seen.unwrap()), (Ok(()), 0));
         let endless = b"HTTP/1.1 200 OK\r\n\r\nabc".to_vec();
-        assert!(asked(vec![endless], false, Duration::from_millis(200)).await.0);
+        assert_eq!(asked(vec![endless], false, Duration::from_millis(200)).await.0, Ok(()));
+        let endless_head = b"HTTP/1.1 200 OK\r\nServer: x\r\n".to_vec();
+        let asked_in_vain = asked(vec![endless_head.clone()], false, Duration::from_millis(200)).await.0;
+        assert_eq!(asked_in_vain, Err("HTTP 200, and the head of the answer has no end".into()));
+        assert_eq!(asked(vec![endless_head], true, LIMIT).await.0, Ok(()), "a short answer, and its end");
         let failed = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n".to_vec();
-        assert!(!asked(vec![failed], false, LIMIT).await.0);
+        assert_eq!(asked(vec![failed], false, LIMIT).await.0, Err("HTTP 503".into()));
+        let nothing = "it closed the connection without an answer";
+        assert_eq!(asked(vec![], true, LIMIT).await.0, Err(nothing.into()));
     }
 
     #[test]

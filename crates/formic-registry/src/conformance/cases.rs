@@ -145,7 +145,7 @@ pub(super) async fn leases_expire(subject: Subject) {
     subject.writer.register(lasting.clone(), subject.long).await.expect("register");
     let lease = subject.writer.register(brief.clone(), subject.short).await.expect("register");
     watch.expect(&[&brief, &lasting]).await;
-    subject.advance(lease.ttl + Duration::from_millis(50)).await;
+    sleep(lease.ttl + Duration::from_millis(50)).await;
     // The watch must notice by itself: nobody has called anything since.
     watch.expect(&[&lasting]).await;
     subject.expect_get("order", &[&lasting]).await;
@@ -163,7 +163,7 @@ pub(super) async fn renewal_keeps(subject: Subject) {
     let lease = subject.writer.register(a.clone(), subject.short).await.expect("register");
     watch.expect(&[&a]).await;
     for _ in 0..8 {
-        subject.advance(lease.ttl / 3).await;
+        sleep(lease.ttl / 3).await;
         subject.writer.renew(&lease).await.expect("renewed in time");
         subject.expect_get("order", &[&a]).await;
     }

@@ -8,7 +8,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use formic_core::{Error, Shed};
-use formic_rpc::Call;
 use formic_telemetry::Overload;
 use http::HeaderName;
 use tokio::sync::oneshot;
@@ -17,7 +16,7 @@ use tokio::time::{Instant, timeout_at};
 use super::gradient::{self, Gradient, Sample};
 use super::queue::{Patience, Queue};
 use super::rate::{self, Limiter};
-use super::{Config, Priority};
+use super::{Config, Head, Priority};
 
 /// Push-back to callers who were turned away: long enough to be of use, short enough not to be noticed once
 /// there is room again.
@@ -111,23 +110,27 @@ impl Gate {
 
     /// How much a call matters, as its metadata says.
     #[must_use]
-    pub fn priority(&self, call: &Call) -> Priority {
+    pub fn priority(&self, head: &Head<'_>) -> Priority {
         let header = self.priority.as_ref();
-        header.map_or(Priority::Normal, |header| Priority::of(&call.metadata, header))
+        header.map_or(Priority::Normal, |header| Priority::of_headers(head.headers, header))
     }
 
     /// Holds a call against the rate limits.
     ///
     /// # Errors
     /// A refusal that says when there is room for one.
-    pub fn rate(&self, call: &Call) -> Result<(), Error> {
+    pub fn rate(&self, head: &Head<'_>) -> Result<(), Error> {
         if self.limiters.is_empty() {
             return Ok(());
         }
         let now = self.now();
-        for limiter in self.limiters.iter().filter(|limiter| limiter.applies(call.method.path())) {
-            if let Err(wait) = limiter.check(now, call) {
-                self.metrics.shed(Shed::Rate, self.priority(call));
+        let counts = || self.limiters.iter().filter(|limiter| limiter.applies(head.path));
+        for (counted, limiter) in counts().enumerate() {
+            if let Err(wait) = limiter.check(now, head) {
+                // One that is turned away takes nothing from those who are let in: else a caller over its own limit
+                // would use up what all of them share.
+                counts().take(counted).for_each(|limiter| limiter.give_back(head));
+                self.metrics.shed(Shed::Rate, self.priority(head));
                 let message = format!("the rate limit {:?} is used up", limiter.name());
                 return Err(Error::shed(Shed::Rate, message, wait));
             }
@@ -135,13 +138,26 @@ impl Gate {
         Ok(())
     }
 
+    /// Takes back what the rate limits have counted of a call that was turned away for want of room: it had nothing for
+    /// it, and may come again.
+    pub fn give_back(&self, head: &Head<'_>) {
+        let counts = self.limiters.iter().filter(|limiter| limiter.applies(head.path));
+        counts.for_each(|limiter| limiter.give_back(head));
+    }
+
+    /// What they have counted of a call that waits, in case that it is turned away later.
+    fn counted(&self, head: &Head<'_>) -> Counted {
+        let counts = self.limiters.iter().enumerate().filter(|(_, limiter)| limiter.applies(head.path));
+        Counted(counts.map(|(index, limiter)| (index, limiter.key(head).into_owned().into())).collect())
+    }
+
     /// Lets a call in, has it wait, or turns it away.
     ///
     /// # Errors
     /// A refusal.
-    pub fn enter(self: &Arc<Self>, method: Option<usize>, call: &Call) -> Result<Entry, Error> {
+    pub fn enter(self: &Arc<Self>, method: Option<usize>, head: &Head<'_>) -> Result<Entry, Error> {
         let Some(method) = method else { return Ok(Entry::Free) };
-        if call.peer.as_ref().is_some_and(|peer| &*peer.0 == IN_PROCESS) {
+        if head.peer.is_some_and(|peer| &*peer.0 == IN_PROCESS) {
             return Ok(Entry::Free);
         }
         let now = self.now();
@@ -153,11 +169,12 @@ impl Gate {
         {
             return Ok(Entry::Open(self.permit(method, now, found, true)));
         }
-        self.queue(method, now, self.priority(call))
+        self.queue(method, now, head)
     }
 
     /// The way of a call that finds no room.
-    fn queue(self: &Arc<Self>, method: usize, now: Duration, priority: Priority) -> Result<Entry, Error> {
+    fn queue(self: &Arc<Self>, method: usize, now: Duration, head: &Head<'_>) -> Result<Entry, Error> {
+        let priority = self.priority(head);
         let mut core = self.core();
         let core_ref = &mut *core;
         let mut turns = self.grant(core_ref, now);
@@ -189,7 +206,8 @@ impl Gate {
         if full {
             return Err(self.refusal(Shed::QueueFull, priority, patience));
         }
-        Ok(Entry::Wait(Box::new(Turn { gate: Arc::clone(self), told, priority, patience })))
+        let counted = self.counted(head);
+        Ok(Entry::Wait(Box::new(Turn { gate: Arc::clone(self), told, priority, patience, counted })))
     }
 
     /// Takes a place if there is one; says how many are taken then.
@@ -240,9 +258,17 @@ impl Gate {
     }
 
     /// The refusal of a call, counted.
-    pub(crate) fn refuse(&self, reason: Shed, call: &Call) -> Error {
-        let patience = Patience::of(self.core().gradient.typical());
-        self.refusal(reason, self.priority(call), patience)
+    pub(crate) fn refuse(&self, reason: Shed, head: &Head<'_>) -> Error {
+        self.refusal(reason, self.priority(head), self.patience())
+    }
+
+    fn patience(&self) -> Patience {
+        Patience::of(self.core().gradient.typical())
+    }
+
+    /// How long a place is kept for a call whose message is on its way: as long as a call of this kind would wait for one.
+    pub(crate) fn keeps(&self, head: &Head<'_>) -> Duration {
+        self.patience().most(self.priority(head))
     }
 
     fn refusal(&self, reason: Shed, priority: Priority, patience: Patience) -> Error {
@@ -254,6 +280,7 @@ impl Gate {
             Shed::QueueFull => "the server is overloaded: too many calls wait for their turn",
             Shed::QueueDelay => "the server is overloaded: the call waited for its turn for too long",
             Shed::Rate => "a rate limit is used up",
+            Shed::Memory => "the server holds as much of requests and answers as it may",
         };
         Error::shed(reason, message, after)
     }
@@ -294,7 +321,12 @@ pub struct Turn {
     told: oneshot::Receiver<Told>,
     priority: Priority,
     patience: Patience,
+    counted: Counted,
 }
+
+/// The rate limits that have counted a call, and by which keys.
+#[derive(Debug)]
+struct Counted(Box<[(usize, Box<str>)]>);
 
 impl Turn {
     /// Waits for it; not beyond the deadline, and not for long. Cancel safe: a turn that comes to nobody is
@@ -304,15 +336,17 @@ impl Turn {
     /// A refusal, also where the deadline passes first: no work was done, and that is what callers must know.
     pub async fn come(self, deadline: Option<Instant>) -> Result<Permit, Error> {
         // Who is next is decided when a call ends; this is for when none does.
-        let important = self.priority == Priority::High;
-        let most = if important { self.patience.important() } else { self.patience.interval };
-        let most = Instant::now() + most;
+        let most = Instant::now() + self.patience.most(self.priority);
         let until = deadline.map_or(most, |deadline| deadline.min(most));
-        match timeout_at(until, self.told).await {
-            Ok(Ok(Ok(permit))) => Ok(permit),
-            Ok(Ok(Err(reason))) => Err(self.gate.refusal(reason, self.priority, self.patience)),
-            Ok(Err(_)) | Err(_) => Err(self.gate.refusal(Shed::QueueDelay, self.priority, self.patience)),
+        let reason = match timeout_at(until, self.told).await {
+            Ok(Ok(Ok(permit))) => return Ok(permit),
+            Ok(Ok(Err(reason))) => reason,
+            Ok(Err(_)) | Err(_) => Shed::QueueDelay,
+        };
+        for (index, key) in &self.counted.0 {
+            self.gate.limiters[*index].give_back_to(key);
         }
+        Err(self.gate.refusal(reason, self.priority, self.patience))
     }
 }
 
@@ -340,6 +374,17 @@ pub struct Permit {
 }
 
 impl Permit {
+    /// The work has not begun: the call's message is on its way, which says nothing of the work.
+    pub(crate) fn not_yet(&mut self) {
+        self.end = End::Unused;
+    }
+
+    /// The work begins now.
+    pub(crate) fn begins(&mut self) {
+        self.began = self.gate.now();
+        self.end = End::GivenUp;
+    }
+
     /// Notes that the handler has answered.
     pub fn answered<T>(&mut self, outcome: &Result<T, Error>) {
         self.end = if outcome.is_ok() { End::Finished } else { End::Failed };

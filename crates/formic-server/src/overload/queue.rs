@@ -33,6 +33,12 @@ impl Patience {
     pub fn important(self) -> Duration {
         self.interval * 3
     }
+
+    /// The longest that a call may wait at all.
+    #[must_use]
+    pub fn most(self, priority: Priority) -> Duration {
+        if priority == Priority::High { self.important() } else { self.interval }
+    }
 }
 
 /// The lane of what matters most.

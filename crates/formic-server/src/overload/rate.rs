@@ -6,21 +6,24 @@
 //! keys takes nothing from those who are known. `governor` does the like with a tree of fourteen crates;
 //! this is its core.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
-use std::sync::{Mutex, PoisonError};
+use std::net::Ipv6Addr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use formic_rpc::Call;
 use http::HeaderName;
+
+use super::Head;
 
 /// What calls are counted by.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum By {
     /// All together.
     All,
-    /// The address that they come from, without the port.
+    /// The address that they come from, without the port; of version 6, the network of 64 bits that it is in.
     Peer,
     /// A metadata value; calls without it share one allowance.
     Metadata(HeaderName),
@@ -41,8 +44,11 @@ pub struct Rate {
     pub methods: Vec<String>,
 }
 
-/// Keys of one limit at a time; some 100 bytes each.
+/// Keys of one limit at a time; some 100 bytes each, and up to 350 where they are as long as they may be.
 const KEYS: usize = 65_536;
+
+/// Room is looked for no more seldom, however rarely a key falls due.
+const SWEEP: Duration = Duration::from_secs(1);
 
 /// So that callers with different keys seldom wait for each other.
 const SHARDS: usize = 16;
@@ -79,7 +85,7 @@ struct Shard {
     due: HashMap<Box<str>, Duration>,
     /// Of all the keys for which there was no room.
     others: Duration,
-    /// Looking for keys to forget once more before then is in vain.
+    /// Keys to forget are not looked for before then: that is a look at all.
     swept: Duration,
 }
 
@@ -114,29 +120,56 @@ impl Limiter {
     ///
     /// # Errors
     /// With the time until there is room for one.
-    pub fn check(&self, now: Duration, call: &Call) -> Result<(), Duration> {
+    pub fn check(&self, now: Duration, head: &Head<'_>) -> Result<(), Duration> {
+        self.take(now, &self.key(head))
+    }
+
+    /// Takes back the count of a call that was turned away for another reason.
+    pub fn give_back(&self, head: &Head<'_>) {
+        self.give_back_to(&self.key(head));
+    }
+
+    /// The same of one that was counted by this key.
+    pub(crate) fn give_back_to(&self, key: &str) {
+        let mut shard = self.shard(key);
+        let shard = &mut *shard;
+        let is_full = shard.due.len() >= self.keys;
+        let due = match shard.due.get_mut(key) {
+            Some(due) => due,
+            None if is_full => &mut shard.others,
+            // Forgotten meanwhile, since it has its whole burst.
+            None => return,
+        };
+        *due = due.saturating_sub(self.interval);
+    }
+
+    /// What a call is counted by.
+    pub(crate) fn key<'h>(&self, head: &Head<'h>) -> Cow<'h, str> {
         let key = match &self.rate.by {
             By::All => "",
-            By::Peer => call.peer.as_ref().map_or("", |peer| host(&peer.0)),
+            By::Peer => return head.peer.map_or(Cow::Borrowed(""), |peer| host(&peer.0)),
             By::Metadata(name) => {
-                call.metadata.as_headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+                head.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
             }
         };
-        self.take(now, key)
+        let key = key.get(..KEY).unwrap_or(key);
+        Cow::Borrowed(if key.len() > KEY { "" } else { key })
+    }
+
+    fn shard(&self, key: &str) -> MutexGuard<'_, Shard> {
+        let index = usize::try_from(self.hasher.hash_one(key) % SHARDS as u64).unwrap_or(0);
+        self.shards[index].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn take(&self, now: Duration, key: &str) -> Result<(), Duration> {
-        let key = key.get(..KEY).unwrap_or(key);
-        let key = if key.len() > KEY { "" } else { key };
-        let index = usize::try_from(self.hasher.hash_one(key) % SHARDS as u64).unwrap_or(0);
-        let mut shard = self.shards[index].lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shard = self.shard(key);
         let shard = &mut *shard;
         if let Some(due) = shard.due.get_mut(key) {
             return count(due, now, self.interval, self.ahead);
         }
         if shard.due.len() >= self.keys && now >= shard.swept {
             shard.due.retain(|_, due| *due > now);
-            shard.swept = now + self.interval.max(Duration::from_millis(100));
+            shard.swept = now + self.interval.clamp(SWEEP / 10, SWEEP);
         }
         if shard.due.len() >= self.keys {
             return count(&mut shard.others, now, self.interval, self.ahead);
@@ -159,9 +192,18 @@ fn count(due: &mut Duration, now: Duration, interval: Duration, ahead: Duration)
     Ok(())
 }
 
-/// An address without its port; a caller has as many ports as it likes.
-fn host(peer: &str) -> &str {
-    peer.rsplit_once(':').map_or(peer, |(host, _)| host)
+/// An address without its port; a caller has as many ports as it likes. And whoever has one address of version 6 has a
+/// network full of them.
+fn host(peer: &str) -> Cow<'_, str> {
+    let host = peer.rsplit_once(':').map_or(peer, |(host, _)| host);
+    let six = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    // A zone, as in `fe80::1%eth0`, is no part of the address.
+    let six = six.and_then(|host| host.split('%').next()?.parse::<Ipv6Addr>().ok());
+    match six.map(|six| (six, six.to_ipv4_mapped())) {
+        None => Cow::Borrowed(host),
+        Some((_, Some(four))) => Cow::Owned(four.to_string()),
+        Some((six, None)) => Cow::Owned(Ipv6Addr::from_bits(six.to_bits() >> 64 << 64).to_string()),
+    }
 }
 
 #[cfg(test)]
@@ -228,6 +270,22 @@ mod tests {
         assert!(
             !matches("/a.B/*", "/a.Bad/C") && !matches("/a.B/C", "/a.B/Cd") && !matches("/a.*", "/a.B/C")
         );
-        assert_eq!((host("127.0.0.1:80"), host("[::1]:80"), host("unix")), ("127.0.0.1", "[::1]", "unix"));
+    }
+
+    #[test]
+    fn an_address_counts_without_its_port_and_one_of_version_six_by_its_network() {
+        let hosts = [
+            "127.0.0.1:80",
+            "unix",
+            "[2001:db8:1:2:3::4]:80",
+            "[2001:db8:1:2::9]:1",
+            "[::ffff:10.0.0.1]:80",
+            "[fe80::1%3]:80",
+        ];
+        assert_eq!(
+            hosts.map(host),
+            ["127.0.0.1", "unix", "2001:db8:1:2::", "2001:db8:1:2::", "10.0.0.1", "fe80::"]
+        );
+        assert_ne!(host("[2001:db8:1:3::4]:80"), host("[2001:db8:1:2::4]:80"));
     }
 }

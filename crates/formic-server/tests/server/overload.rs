@@ -24,10 +24,10 @@ const POLL: Method = Method::new("/load.Service/Poll", Kind::Unary);
 const METHODS: [Method; 2] = [WORK, POLL];
 
 /// A service with so many workers; those who find none free wait in a queue inside.
-struct Workers {
+pub(crate) struct Workers {
     free: Arc<Semaphore>,
     millis: u64,
-    began: AtomicUsize,
+    pub(crate) began: AtomicUsize,
 }
 
 impl Handle for Workers {
@@ -55,10 +55,10 @@ impl Handle for Workers {
     }
 }
 
-struct Load {
-    running: Running,
-    metrics: Metrics,
-    service: Arc<Workers>,
+pub(crate) struct Load {
+    pub(crate) running: Running,
+    pub(crate) metrics: Metrics,
+    pub(crate) service: Arc<Workers>,
     channel: Channel,
 }
 
@@ -193,18 +193,22 @@ async fn a_crowd_at_a_service_that_is_slow_by_nature_is_let_in() {
 }
 
 /// Overloads a server of one worker until its limit is at its floor, and leaves it idle.
-async fn limited(queue: usize) -> Load {
+pub(crate) async fn limited(queue: usize) -> Load {
     let mut config = Config::default();
     config.overload.queue = queue;
     let load = serve(1, 20, config);
-    let _ = offer(&load.channel, 20.0, Duration::from_secs(10)).await;
-    let _ = offer(&load.channel, 200.0, Duration::from_secs(10)).await;
-    assert!(load.running.limit() <= 6, "{}", load.running.limit());
+    limit(&load).await;
     load
 }
 
+async fn limit(load: &Load) {
+    let _ = offer(&load.channel, 20.0, Duration::from_secs(10)).await;
+    let _ = offer(&load.channel, 200.0, Duration::from_secs(10)).await;
+    assert!(load.running.limit() <= 6, "{}", load.running.limit());
+}
+
 /// Takes every place, and says how many there were.
-async fn filled(load: &Load) -> (JoinSet<Result<Answer, Error>>, usize) {
+pub(crate) async fn filled(load: &Load) -> (JoinSet<Result<Answer, Error>>, usize) {
     let blocked = Arc::clone(&load.service.free).acquire_owned().await.unwrap();
     let mut held = JoinSet::new();
     let places = load.running.limit();
@@ -386,6 +390,77 @@ async fn rates_are_counted_by_key() {
         load.metrics.render().contains(r#"formic_server_shed_total{reason="RATE",priority="normal"} 2"#)
             || port < 119
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_one_rate_refuses_uses_up_no_other() {
+    let mut config = Config::default();
+    let by = By::Metadata(http::HeaderName::from_static("x-user"));
+    let rate =
+        |name: &str, by, burst| Rate { name: name.into(), by, per_second: 0.01, burst, methods: Vec::new() };
+    config.overload.rates = vec![rate("all", By::All, 10), rate("user", by, 2)];
+    let load = serve(1000, 20, config);
+    let ask = |user: &str| {
+        let mut call = call(WORK, "high");
+        call.metadata.insert("x-user", user).unwrap();
+        load.channel.call(call)
+    };
+    let mut refused = 0;
+    for _ in 0..50 {
+        refused += u32::from(ask("eve").await.is_err());
+    }
+    assert_eq!(refused, 48);
+    for user in ["ada", "bob", "cat", "dan"] {
+        for _ in 0..2 {
+            ask(user).await.unwrap();
+        }
+    }
+    let error = ask("fay").await.unwrap_err();
+    assert!(error.message().contains("\"all\""), "ten were let in in all: {error}");
+}
+
+/// A rate that allows so many calls and hardly any after them.
+fn allowing(burst: u32) -> Vec<Rate> {
+    vec![Rate { name: "all".into(), by: By::All, per_second: 0.000_1, burst, methods: Vec::new() }]
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_finds_no_room_uses_up_no_rate() {
+    let mut config = Config { max_in_flight: 1, ..Config::default() };
+    config.overload.rates = allowing(2);
+    let load = serve(1, 20, config);
+    let mut held = JoinSet::new();
+    held.spawn(load.channel.call(call(POLL, "")));
+    until("the call to be in", || load.running.in_flight() == 1).await;
+    for _ in 0..10 {
+        let error = load.channel.call(call(WORK, "")).await.unwrap_err();
+        assert_eq!(error.shed_reason(), Some(Shed::InFlight), "{error:?}");
+    }
+    while held.join_next().await.is_some() {}
+    load.channel.call(call(WORK, "")).await.expect("the second that the rate allows");
+    let error = load.channel.call(call(WORK, "")).await.unwrap_err();
+    assert_eq!(error.shed_reason(), Some(Shed::Rate));
+}
+
+#[tokio::test(start_paused = true)]
+async fn nor_does_one_that_waits_for_its_turn_in_vain() {
+    fastrand::seed(3);
+    const WAITING: usize = 4;
+    let mut config = Config::default();
+    config.overload.queue = WAITING;
+    config.overload.rates = allowing(1_000);
+    let load = serve(1, 20, config);
+    limit(&load).await;
+    let (mut held, _) = filled(&load).await;
+    let more = (0..20).map(|_| load.channel.call(call(WORK, "")));
+    let outcomes = futures::future::join_all(more).await;
+    let reasons: Vec<_> = outcomes.iter().filter_map(|one| one.as_ref().err()?.shed_reason()).collect();
+    assert!(reasons.contains(&Shed::QueueFull) && reasons.contains(&Shed::QueueDelay), "{reasons:?}");
+    while held.join_next().await.is_some() {}
+    // Each call that the rate has counted was worked on.
+    while load.channel.call(call(WORK, "")).await.is_ok() {}
+    let error = load.channel.call(call(WORK, "")).await.unwrap_err();
+    assert_eq!((error.shed_reason(), load.service.began.load(Ordering::Relaxed)), (Some(Shed::Rate), 1_000));
 }
 
 #[tokio::test(start_paused = true)]

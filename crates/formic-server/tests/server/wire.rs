@@ -17,10 +17,10 @@ use tokio::net::TcpStream;
 
 use crate::ways::{until, within};
 
-const ECHO: Method = Method::new("/flood.Service/Echo", Kind::Unary);
-const FLOOD: Method = Method::new("/flood.Service/Flood", Kind::ServerStream);
+pub(crate) const ECHO: Method = Method::new("/flood.Service/Echo", Kind::Unary);
+pub(crate) const FLOOD: Method = Method::new("/flood.Service/Flood", Kind::ServerStream);
 
-const DEADLINE_EXCEEDED: u8 = 4;
+pub(crate) const DEADLINE_EXCEEDED: u8 = 4;
 const RESOURCE_EXHAUSTED: u8 = 8;
 
 struct Flood;
@@ -42,7 +42,7 @@ impl Handle for Flood {
     }
 }
 
-async fn start(config: Config) -> (Running, SocketAddr) {
+pub(crate) async fn start(config: Config) -> (Running, SocketAddr) {
     let mut running = Server::new(config, Metrics::new()).serve(Arc::new(Flood)).unwrap().build().unwrap();
     let any = Endpoint::Tcp(SocketAddr::from(([127, 0, 0, 1], 0)));
     let Endpoint::Tcp(addr) = running.listen(Bound::bind(&any).await.unwrap()) else { unreachable!() };
@@ -51,7 +51,7 @@ async fn start(config: Config) -> (Running, SocketAddr) {
 }
 
 /// A client that has greeted, with as little credit as can be offered.
-async fn greet(addr: SocketAddr) -> TcpStream {
+pub(crate) async fn greet(addr: SocketAddr) -> TcpStream {
     let mut io = TcpStream::connect(addr).await.unwrap();
     let mut greeting = Vec::new();
     Limits { stream_credit: 64 << 10, connection_credit: 64 << 10, ..Limits::default() }.write(&mut greeting);
@@ -62,7 +62,7 @@ async fn greet(addr: SocketAddr) -> TcpStream {
     io
 }
 
-fn request(id: u32, method: &Method, timeout: Duration, flags: u8, message: &[u8]) -> Vec<u8> {
+pub(crate) fn request(id: u32, method: &Method, timeout: Duration, flags: u8, message: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     write::frame(&mut out, Type::Request, id, |out| {
         out.push(request::MESSAGE | request::TIMEOUT | flags);
@@ -76,7 +76,7 @@ fn request(id: u32, method: &Method, timeout: Duration, flags: u8, message: &[u8
 }
 
 /// The code of the error that ends a call; what comes before is thrown away.
-async fn error_of(io: &mut TcpStream, call: u32) -> u8 {
+pub(crate) async fn error_of(io: &mut TcpStream, call: u32) -> u8 {
     loop {
         let mut head = [0; HEADER];
         within("a frame", io.read_exact(&mut head)).await.unwrap();

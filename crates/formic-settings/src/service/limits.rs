@@ -2,16 +2,17 @@
 //! where it is done, in `formic-server`; here they are read, each fault with who set it.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use super::Reader;
+use super::{Reader, show};
 use crate::Error;
 use crate::suggest::nearest;
 
 /// The keys of the table.
-pub(crate) const KEYS: [&str; 7] =
-    ["adaptive", "min_in_flight", "max_in_flight", "queue", "priority", "exempt", "rate"];
+pub(crate) const KEYS: [&str; 9] =
+    ["adaptive", "min_in_flight", "max_in_flight", "queue", "memory", "idle", "priority", "exempt", "rate"];
 
 /// The keys of one rate limit.
 const RATE: [&str; 4] = ["by", "per_second", "burst", "methods"];
@@ -30,6 +31,10 @@ pub struct Limits {
     pub max_in_flight: usize,
     /// Calls that may wait for their turn.
     pub queue: usize,
+    /// What all multiplexed connections together may hold, in bytes.
+    pub memory: usize,
+    /// A multiplexed connection without a call for so long is closed.
+    pub idle: Duration,
     /// The metadata that says a call's priority.
     pub priority: String,
     /// Methods that the adaptive limit leaves alone: `/package.Service/Method` or `/package.Service/*`.
@@ -59,6 +64,8 @@ impl Default for Limits {
             min_in_flight: 4,
             max_in_flight: 16_384,
             queue: 1024,
+            memory: 512 << 20,
+            idle: Duration::from_secs(3600),
             priority: "formic-priority".into(),
             exempt: Vec::new(),
             rate: BTreeMap::new(),
@@ -76,7 +83,7 @@ impl Limits {
         });
         json!({
             "adaptive": self.adaptive, "min_in_flight": self.min_in_flight, "max_in_flight": self.max_in_flight,
-            "queue": self.queue, "priority": self.priority, "exempt": self.exempt,
+            "queue": self.queue, "memory": show_size(self.memory), "idle": show(self.idle), "priority": self.priority, "exempt": self.exempt,
             "rate": Value::Object(rates.collect()),
         })
     }
@@ -95,6 +102,12 @@ impl Limits {
             if let Some(number) = read.count(key) {
                 *field = usize::try_from(number).unwrap_or(usize::MAX);
             }
+        }
+        if let Some(memory) = read.size("limits.memory") {
+            self.memory = memory;
+        }
+        if let Some(idle) = read.duration("limits.idle") {
+            self.idle = idle;
         }
         if let Some(name) = read.text("limits.priority").filter(|name| read.header("limits.priority", name)) {
             self.priority = name;
@@ -196,6 +209,16 @@ impl Reader<'_> {
         }
     }
 
+    fn size(&mut self, path: &str) -> Option<usize> {
+        let text = self.text(path)?;
+        let size = size(&text);
+        if size.is_none() {
+            let expected = format!("expected a size of at least 1MiB, such as 64MiB or 1GiB, got {text:?}");
+            self.wrong(path, expected);
+        }
+        size
+    }
+
     fn header(&mut self, path: &str, name: &str) -> bool {
         let valid = !name.is_empty()
             && name
@@ -233,6 +256,20 @@ impl Reader<'_> {
     }
 }
 
+/// What sizes are written in; the smallest is the least that a server can do with.
+const UNITS: [(&str, usize); 2] = [("GiB", 1 << 30), ("MiB", 1 << 20)];
+
+fn size(text: &str) -> Option<usize> {
+    let text = text.trim();
+    let (number, unit) = UNITS.iter().find_map(|(name, unit)| Some((text.strip_suffix(name)?, unit)))?;
+    number.trim_end().parse::<usize>().ok().filter(|number| *number > 0)?.checked_mul(*unit)
+}
+
+fn show_size(bytes: usize) -> String {
+    let fits = UNITS.iter().find(|(_, unit)| bytes.is_multiple_of(*unit));
+    fits.map_or_else(|| bytes.to_string(), |(name, unit)| format!("{}{name}", bytes / unit))
+}
+
 #[cfg(test)]
 mod tests {
     use formic_core::ServiceName;
@@ -250,6 +287,8 @@ mod tests {
     const MANIFEST: &str = r#"
 [service.order.limits]
 queue = 7
+memory = "64MiB"
+idle = "5m"
 exempt = ["/shop.Order/Watch"]
 [service.order.limits.rate.user]
 by = "metadata:x-user"
@@ -266,6 +305,7 @@ methods = ["/shop.Order/*"]
         let limits = &settings.limits;
         assert_eq!((limits.adaptive, limits.queue, limits.max_in_flight), (false, 7, 16_384));
         assert_eq!(limits.exempt, ["/shop.Order/Watch"]);
+        assert_eq!((limits.memory, limits.idle), (64 << 20, Duration::from_secs(300)));
         let user = &limits.rate["user"];
         assert_eq!((user.by.as_str(), user.per_second, user.burst), ("metadata:x-user", 2.5, 9));
         let all = &limits.rate["all"];

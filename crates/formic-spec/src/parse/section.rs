@@ -18,6 +18,9 @@ use crate::units::InvalidUnit;
 type Key<'i> = Spanned<std::borrow::Cow<'i, str>>;
 type Value<'i> = Spanned<DeValue<'i>>;
 
+/// Keys with their values, in the order of the file.
+pub(super) type Entries<'t, 'i> = Vec<(&'t Key<'i>, &'t Value<'i>)>;
+
 /// A file with more faults than this gets no more suggestions: they cost time, and nobody reads them.
 const SUGGESTED: usize = 200;
 
@@ -37,6 +40,8 @@ pub(super) struct Section<'t, 'i> {
     span: Range<usize>,
     path: String,
     asked: Vec<&'static str>,
+    /// Tables of any other name are known too.
+    open: bool,
 }
 
 // === impl Notes ===
@@ -95,6 +100,20 @@ impl<'s> Notes<'s> {
     ) {
         if !self.dirty.contains(&self.line(span.start)) {
             self.raw.push(Raw { span: span.clone(), kind, path: path.into(), message, help });
+        }
+    }
+
+    /// The same, unless it was said of this place already.
+    pub(super) fn push_once(
+        &mut self,
+        span: &Range<usize>,
+        kind: FaultKind,
+        path: &str,
+        message: String,
+        help: Option<String>,
+    ) {
+        if !self.raw.iter().any(|raw| raw.span == *span && raw.message == message) {
+            self.push(span, kind, path, message, help);
         }
     }
 
@@ -178,11 +197,11 @@ impl<'s> Notes<'s> {
 
 impl<'t, 'i> Section<'t, 'i> {
     pub(super) fn root(table: &'t DeTable<'i>) -> Self {
-        Self { table, span: 0..0, path: String::new(), asked: Vec::new() }
+        Self { table, span: 0..0, path: String::new(), asked: Vec::new(), open: false }
     }
 
     pub(super) fn new(table: &'t DeTable<'i>, span: Range<usize>, path: String) -> Self {
-        Self { table, span, path, asked: Vec::new() }
+        Self { table, span, path, asked: Vec::new(), open: false }
     }
 
     pub(super) fn span(&self) -> Range<usize> {
@@ -219,8 +238,18 @@ impl<'t, 'i> Section<'t, 'i> {
     }
 
     /// All keys with their values, in the order of the file; every key is known.
-    pub(super) fn entries(self) -> Vec<(&'t Key<'i>, &'t Value<'i>)> {
+    pub(super) fn entries(self) -> Entries<'t, 'i> {
         in_order(self.table)
+    }
+
+    /// The tables of which no key was asked for so far; whatever their names, they are known.
+    pub(super) fn tables(&mut self) -> Entries<'t, 'i> {
+        self.open = true;
+        let mut entries = in_order(self.table);
+        entries.retain(|(key, value)| {
+            value.get_ref().is_table() && !self.asked.contains(&key.get_ref().as_ref())
+        });
+        entries
     }
 
     pub(super) fn section(&mut self, key: &'static str, notes: &mut Notes<'_>) -> Option<Section<'t, 'i>> {
@@ -420,9 +449,9 @@ impl<'t, 'i> Section<'t, 'i> {
 
     /// Notes every key that was never asked for.
     pub(super) fn finish(self, notes: &mut Notes<'_>) {
-        for (key, _) in in_order(self.table) {
+        for (key, value) in in_order(self.table) {
             let name: &str = key.get_ref();
-            if self.asked.contains(&name) {
+            if self.asked.contains(&name) || (self.open && value.get_ref().is_table()) {
                 continue;
             }
             let help = match notes.suggest(|| nearest(name, self.asked.iter().copied())) {

@@ -8,9 +8,11 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::section::{Notes, Section};
-use super::{Named, health, job, privileges, proxy, secrets, settings, sockets, traffic, update, value};
+use super::{
+    Named, calls, health, job, privileges, proxy, secrets, settings, sockets, traffic, update, value,
+};
 use crate::fault::{FaultKind, quote};
-use crate::manifest::{MAX_REPLICAS, Resources, Restart, RestartPolicy, Service, Source};
+use crate::manifest::{GATEWAY, MAX_REPLICAS, Resources, Restart, RestartPolicy, Service, Source};
 use crate::port::Port;
 use crate::stop::{Stop, StopSignal};
 use crate::update::Dependents;
@@ -30,7 +32,7 @@ const RESERVED_ENV: &[&str] = &[
 ];
 
 /// Names of parts of the engine itself, which have folders and rows in tables like any service.
-const RESERVED_NAMES: &[&str] = &["gateway"];
+const RESERVED_NAMES: &[&str] = &[GATEWAY];
 
 /// More cores than any machine has.
 const MOST_CORES: f64 = 4096.0;
@@ -47,6 +49,8 @@ pub(super) struct Located {
     pub(super) sockets: Vec<Range<usize>>,
     /// How it is called, for its callers.
     pub(super) traffic: Option<traffic::Part>,
+    /// How it calls others, where it has a word of its own.
+    pub(super) calls: calls::Said,
 }
 
 /// Reads one service. What is wrong with it is noted; the name counts as defined nevertheless, so that
@@ -89,7 +93,8 @@ pub(super) fn read(
     let secrets = secrets::read(&mut section, &env, RESERVED_ENV, notes);
     let config = section.section("config", notes);
     let config = config.map_or_else(Map::new, |config| value::object(config.table(), config.path(), notes));
-    let settings = settings::read(&mut section, port.is_some(), replicas.as_ref().map(|r| r.0), notes);
+    let (settings, calls) =
+        settings::read(&mut section, port.is_some(), replicas.as_ref().map(|r| r.0), notes);
     let (job, cron) = job::read(&mut section, replicas.as_ref().map(|(_, span)| span.clone()), notes);
     let traffic = traffic::read(&mut section, notes);
     let proxy = proxy::read(&mut section, port.is_some(), job.is_some(), notes);
@@ -158,6 +163,7 @@ pub(super) fn read(
         proxy: proxy_span,
         sockets: socket_spans,
         traffic,
+        calls,
     }
 }
 

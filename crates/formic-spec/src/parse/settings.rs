@@ -9,9 +9,10 @@ use std::net::SocketAddr;
 use std::str::FromStr;
 
 use formic_settings::addresses;
-use serde_json::{Map, Value};
+use serde_json::{Value, json};
 use toml::de::DeValue;
 
+use super::calls::{self, Said};
 use super::section::{Notes, Section};
 use super::value;
 use crate::fault::{FaultKind, quote};
@@ -27,8 +28,8 @@ pub(super) fn read(
     has_port: bool,
     replicas: Option<u32>,
     notes: &mut Notes<'_>,
-) -> BTreeMap<String, String> {
-    let mut settings = BTreeMap::new();
+) -> (BTreeMap<String, String>, Said) {
+    let (mut settings, mut calls) = (BTreeMap::new(), Said::new());
     let mut set = |variable: &str, value: Option<String>| {
         if let Some(value) = value {
             settings.insert(variable.to_owned(), value);
@@ -61,11 +62,13 @@ pub(super) fn read(
         let transport = client.word("transport", &words, notes);
         set("FORMIC_CLIENT_TRANSPORT", transport.map(ToOwned::to_owned));
         set("FORMIC_CLIENT_CAPTURE", client.string("capture", notes).map(|(text, _)| text));
+        calls = calls::read(client.tables(), client.path(), notes);
         client.finish(notes);
     }
-    set("FORMIC_LABELS", read_labels(section, notes));
+    let labels = texts(section, "labels", notes);
+    set("FORMIC_LABELS", (!labels.is_empty()).then(|| json!(labels).to_string()));
     set("FORMIC_LIMITS", read_limits(section, notes));
-    settings
+    (settings, calls)
 }
 
 fn check_registry(section: &mut Section<'_, '_>, notes: &mut Notes<'_>) {
@@ -102,8 +105,8 @@ fn check_addresses(section: &mut Section<'_, '_>, notes: &mut Notes<'_>) {
 }
 
 /// The keys of `limits`; what they hold is for the service to read, which says so at its start.
-const LIMITS: [&str; 7] =
-    ["adaptive", "min_in_flight", "max_in_flight", "queue", "priority", "exempt", "rate"];
+const LIMITS: [&str; 9] =
+    ["adaptive", "min_in_flight", "max_in_flight", "queue", "memory", "idle", "priority", "exempt", "rate"];
 
 fn read_limits(section: &mut Section<'_, '_>, notes: &mut Notes<'_>) -> Option<String> {
     let mut limits = section.section("limits", notes)?;
@@ -157,15 +160,19 @@ fn read_address(section: &mut Section<'_, '_>, key: &'static str, notes: &mut No
 }
 
 /// Names and texts; a number or a boolean is the text that it is written as.
-fn read_labels(section: &mut Section<'_, '_>, notes: &mut Notes<'_>) -> Option<String> {
-    let labels = section.section("labels", notes)?;
+pub(super) fn texts(
+    section: &mut Section<'_, '_>,
+    key: &'static str,
+    notes: &mut Notes<'_>,
+) -> BTreeMap<String, String> {
+    let Some(labels) = section.section(key, notes) else { return BTreeMap::new() };
     let path = labels.path().to_owned();
-    let mut read = Map::new();
+    let mut read = BTreeMap::new();
     for (key, item) in labels.entries() {
         let text = item.get_ref().as_str().map(ToOwned::to_owned).or_else(|| value::plain(item.get_ref()));
         match text {
             Some(text) => {
-                read.insert(key.get_ref().to_string(), Value::String(text));
+                read.insert(key.get_ref().to_string(), text);
             }
             None => {
                 let found = item.get_ref().type_str();
@@ -176,5 +183,5 @@ fn read_labels(section: &mut Section<'_, '_>, notes: &mut Notes<'_>) -> Option<S
             }
         }
     }
-    (!read.is_empty()).then(|| Value::Object(read).to_string())
+    read
 }

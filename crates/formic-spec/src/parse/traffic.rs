@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use formic_balance::Traffic;
-use formic_settings::nearest;
+use formic_settings::{nearest, people};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use toml::Spanned;
@@ -52,7 +52,7 @@ pub(super) fn read(section: &mut Section<'_, '_>, notes: &mut Notes<'_>) -> Opti
 }
 
 /// What all sections together say, the later over the earlier; `None` beside a fault.
-pub(super) fn merge(parts: &[Part], notes: &mut Notes<'_>) -> Option<Value> {
+pub(super) fn merge(parts: &[&Part], notes: &mut Notes<'_>) -> Option<Value> {
     let mut merged = Value::Object(Map::new());
     for part in parts {
         value::merge(&mut merged, part.value.clone());
@@ -64,11 +64,11 @@ pub(super) fn merge(parts: &[Part], notes: &mut Notes<'_>) -> Option<Value> {
     {
         // Of no use with the policy that a later section chose, or with the one beside it, which is a mistake.
         if !parts[at + 1..].iter().any(|part| part.says("policy")) {
-            let part = &parts[at];
+            let part = parts[at];
             let message = format!("`hash` in [{}]: is for the policy `hash`, which is not chosen", part.path);
             let help = "add policy = \"hash\", or take `hash` out".to_owned();
             let key = format!("{}.hash", part.path);
-            notes.push(&part.place("hash").1, FaultKind::Conflict, &key, message, Some(help));
+            notes.push_once(&part.place("hash").1, FaultKind::Conflict, &key, message, Some(help));
             useless = true;
         }
         merged.as_object_mut().map(|merged| merged.remove("hash"));
@@ -76,7 +76,7 @@ pub(super) fn merge(parts: &[Part], notes: &mut Notes<'_>) -> Option<Value> {
     let is_touched = |key: &str| parts.iter().any(|part| part.is_touched(key));
     let faults: Vec<_> = match serde_json::from_value::<Traffic>(merged.clone()) {
         Ok(traffic) => traffic.validate().into_iter().map(|fault| (fault.key, fault.text)).collect(),
-        Err(error) => vec![(String::new(), error.to_string())],
+        Err(error) => vec![(String::new(), in_words(&error.to_string()))],
     };
     // What was taken out would only be missed.
     let faults: Vec<_> = faults.into_iter().filter(|(key, _)| !is_touched(key)).collect();
@@ -85,7 +85,7 @@ pub(super) fn merge(parts: &[Part], notes: &mut Notes<'_>) -> Option<Value> {
         let Some(part) = parts.iter().max_by_key(|part| part.place(key).0) else { continue };
         let message = format!("{} in [{}]: {text}", quote(key), part.path);
         let full = format!("{}.{key}", part.path);
-        notes.push(&part.place(key).1, FaultKind::InvalidValue, &full, message, None);
+        notes.push_once(&part.place(key).1, FaultKind::InvalidValue, &full, message, None);
     }
     (!useless && faults.is_empty() && parts.iter().all(|part| part.removed.is_empty())).then_some(merged)
 }
@@ -174,19 +174,44 @@ impl Reader<'_, '_> {
             let message = format!("unknown key {} in [{within}]", quote(key));
             return notes.push(span, FaultKind::UnknownKey, &full, message, Some(help));
         }
-        let (kind, help) = if let Some((_, words)) = text.split_once("unknown variant ") {
-            let words: Vec<&str> = words.split('`').skip(1).step_by(2).collect();
-            let near = words.split_first().and_then(|(word, known)| nearest(word, known.iter().copied()));
-            (FaultKind::InvalidValue, near.map(|near| format!("did you mean \"{near}\"?")))
-        } else if text.starts_with("missing field") {
+        let words = text.split_once("unknown variant ").map_or("", |(_, words)| words);
+        let words: Vec<&str> = words.split('`').skip(1).step_by(2).collect();
+        if let [word, known @ ..] = &words[..] {
+            let near = notes.suggest(|| nearest(word, known.iter().copied()));
+            let near = near.map(|near| format!("did you mean \"{near}\"? It is ")).unwrap_or_default();
+            let help = format!("{near}one of \"{}\"", known.join("\", \""));
+            let message = format!("{} in [{within}] cannot be {}", quote(key), quote(word));
+            return notes.push(span, FaultKind::InvalidValue, &full, message, Some(help));
+        }
+        let (kind, help) = if text.starts_with("missing field") {
             (FaultKind::Missing, None)
         } else if text.starts_with("invalid type") {
-            (FaultKind::WrongType, None)
+            (FaultKind::WrongType, one_bracket(text, &full))
         } else {
             (FaultKind::InvalidValue, None)
         };
-        notes.push(span, kind, &full, format!("{} in [{within}]: {text}", quote(key)), help);
+        notes.push(span, kind, &full, format!("{} in [{within}]: {}", quote(key), in_words(text)), help);
     }
+}
+
+/// What serde says of a value, as people say it.
+fn in_words(text: &str) -> String {
+    let rest = ["invalid type: ", "invalid value: "].into_iter().find_map(|prefix| text.strip_prefix(prefix));
+    if let Some((got, expected)) = rest.and_then(|rest| rest.rsplit_once(", expected ")) {
+        return format!("expected {}, got {}", people::expected(expected), people::got(got));
+    }
+    match text {
+        "wanted string or table" => "expected text".into(),
+        other => other.replace("missing field", "there is no"),
+    }
+}
+
+/// What a list of tables that is written as one table needs.
+fn one_bracket(text: &str, full: &str) -> Option<String> {
+    let path: Vec<&str> = full.split('.').filter(|part| part.parse::<usize>().is_err()).collect();
+    let is_list = matches!(path.last(), Some(&("rules" | "split")));
+    let help = || format!("write [[{}]], with two brackets, once for each of them", path.join("."));
+    (is_list && text.starts_with("invalid type: map, ")).then(help)
 }
 
 /// Its name, where the key stands if it has one, and what stands there.

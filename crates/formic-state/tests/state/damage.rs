@@ -110,3 +110,37 @@ fn what_was_refused_opens_again_when_it_is_put_right() {
     assert!(attempt(folder.path(), &bytes[..bytes.len() / 2], "half"));
     assert!(!attempt(folder.path(), &bytes, "whole"));
 }
+
+#[test]
+fn an_older_copy_that_is_whole_is_told_and_its_numbers_are_not_given_again() {
+    let folder = Folder::new();
+    let path = folder.path().join(formic_state::DATABASE);
+    let state = State::open(folder.path()).unwrap();
+    commit(&state, 1);
+    assert_eq!(state.lost(), None);
+    drop(state);
+    let older = std::fs::read(&path).unwrap();
+    let state = State::open(folder.path()).unwrap();
+    assert_eq!(state.lost(), None, "all of it is there");
+    commit(&state, 2);
+    commit(&state, 3);
+    let next = state.next_event().unwrap();
+    drop(state);
+    std::fs::write(&path, older).unwrap();
+    let state = State::open(folder.path()).unwrap();
+    assert_eq!(state.lost().map(|lost| lost.commits), Some(2));
+    assert_eq!((commits(&state), state.next_event().unwrap()), (1, next));
+    commit(&state, 2);
+    let last = state.last_events(1).unwrap().pop().unwrap().0;
+    assert!(last >= next, "{last} is a number that somebody has seen");
+    drop(state);
+    // Told once: what is promised from here on is there.
+    let state = State::open(folder.path()).unwrap();
+    assert_eq!(state.lost(), None);
+    drop(state);
+    // One that is begun anew has promised nothing, and neither has one without the file.
+    std::fs::remove_file(folder.path().join("state.promised")).unwrap();
+    assert_eq!(State::open(folder.path()).unwrap().lost(), None);
+    formic_state::set_aside(folder.path()).unwrap();
+    assert_eq!(State::open(folder.path()).unwrap().lost(), None);
+}

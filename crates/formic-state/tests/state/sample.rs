@@ -70,6 +70,8 @@ pub(crate) fn generation(number: u32) -> Generation {
         tag: json!({ "gateway": number }),
         secrets: BTreeMap::from([("password".to_owned(), BTreeSet::from([u64::from(number)]))]),
         outcome: None,
+        why: String::new(),
+        restarted: Vec::new(),
     }
 }
 

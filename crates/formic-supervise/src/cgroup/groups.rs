@@ -9,6 +9,7 @@ use formic_core::InstanceId;
 
 use super::detect::{Cgroups, Controller, LEAF};
 use super::{Group, Limits, is_gone};
+use crate::home::Home;
 use crate::launch::is_file_name;
 
 /// The cgroup that those of the instances of a run directory are in.
@@ -21,10 +22,19 @@ pub(crate) struct Groups {
     enabled: Vec<Controller>,
 }
 
-/// The name of the cgroup of a run directory, the same for every engine of it.
-fn name(run_dir: &Path) -> String {
-    // FNV-1a: an engine of another release must come to the same name.
-    let hash = run_dir.as_os_str().as_bytes().iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+/// The name of the cgroup of a run directory, the same for every engine of it, wherever it is moved to.
+fn name(home: &Home) -> String {
+    hashed(home.id.as_bytes())
+}
+
+/// What engines of earlier releases called it, in whose cgroups instances may be still.
+fn name_of_path(run_dir: &Path) -> String {
+    hashed(run_dir.as_os_str().as_bytes())
+}
+
+/// FNV-1a: an engine of another release must come to the same name.
+fn hashed(bytes: &[u8]) -> String {
+    let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
     });
     format!("formic-{hash:016x}")
@@ -34,15 +44,15 @@ fn name(run_dir: &Path) -> String {
 
 impl Groups {
     /// Finds the place without making it.
-    pub(crate) fn find(run_dir: &Path, cgroups: &Cgroups) -> Option<Self> {
+    pub(crate) fn find(home: &Home, cgroups: &Cgroups) -> Option<Self> {
         let base = cgroups.base.as_ref().ok()?;
-        Some(Self { dir: base.join(name(run_dir)), used: true, enabled: Vec::new() })
+        Some(Self { dir: base.join(name(home)), used: true, enabled: Vec::new() })
     }
 
     /// Makes the place and hands the controllers down to it. What cannot be had is taken out of `cgroups`,
     /// with the reason. `ours` are the processes that may be moved out of the way: this one and its keeper.
-    pub(crate) fn prepare(run_dir: &Path, cgroups: &mut Cgroups, ours: &[u32]) -> Option<Self> {
-        let mut groups = Self::find(run_dir, cgroups)?;
+    pub(crate) fn prepare(home: &Home, cgroups: &mut Cgroups, ours: &[u32]) -> Option<Self> {
+        let mut groups = Self::find(home, cgroups)?;
         if let Err(error) = fs::create_dir_all(&groups.dir) {
             cgroups.give_up(&format!("cannot be made ({error})"));
             return None;
@@ -120,9 +130,10 @@ impl Groups {
 
     /// The cgroup that a record names, if it is one that an engine of this run directory makes: a damaged
     /// record must not have another's processes killed.
-    pub(crate) fn recorded(run_dir: &Path, id: &InstanceId, dir: &Path) -> Option<Group> {
+    pub(crate) fn recorded(home: &Home, id: &InstanceId, dir: &Path) -> Option<Group> {
         let parent = dir.parent()?.file_name()?;
-        let ours = dir.is_absolute() && dir.file_name()? == id.as_str() && parent == name(run_dir).as_str();
+        let is_ours = parent == name(home).as_str() || parent == name_of_path(&home.dir).as_str();
+        let ours = dir.is_absolute() && dir.file_name()? == id.as_str() && is_ours;
         ours.then(|| Group::at(dir.to_owned()))
     }
 }
@@ -177,15 +188,16 @@ mod tests {
     fn controllers_are_handed_down_and_limits_are_written() {
         let base = std::env::temp_dir().join(format!("formic-groups-{}", std::process::id()));
         let _ = fs::remove_dir_all(&base);
-        let run_dir = Path::new("/srv/shop/run");
-        let ours = base.join(name(run_dir));
+        fs::create_dir_all(&base).unwrap();
+        let home = Home::find(base.clone()).unwrap();
+        let ours = base.join(name(&home));
         fs::create_dir_all(&ours).unwrap();
         for dir in [&base, &ours] {
             fs::write(dir.join("cgroup.subtree_control"), "cpu").unwrap();
         }
         let missing = BTreeMap::from([(Controller::Memory, "v1".to_owned())]);
         let mut cgroups = Cgroups { base: Ok(base.clone()), missing };
-        let groups = Groups::prepare(run_dir, &mut cgroups, &[]).unwrap();
+        let groups = Groups::prepare(&home, &mut cgroups, &[]).unwrap();
         assert_eq!(groups.enabled, [Controller::Cpu, Controller::Pids]);
         for dir in [&base, &ours] {
             // The kernel would add it to the others; a file holds what was written last.
@@ -204,13 +216,16 @@ mod tests {
     #[test]
     fn only_a_cgroup_that_is_made_here_is_taken_from_a_record() {
         let run_dir = Path::new("/srv/shop/run");
+        let home = Home { dir: run_dir.into(), ..Home::find("/".into()).unwrap() };
         let id = InstanceId::new("a-1");
-        let good = Path::new("/sys/fs/cgroup/x").join(name(run_dir)).join("a-1");
-        let recorded = |dir: &Path| Groups::recorded(run_dir, &id, dir).is_some();
+        let good = Path::new("/sys/fs/cgroup/x").join(name(&home)).join("a-1");
+        let recorded = |dir: &Path| Groups::recorded(&home, &id, dir).is_some();
         assert!(recorded(&good));
+        let earlier = Path::new("/sys/fs/cgroup/x").join(name_of_path(run_dir)).join("a-1");
+        assert!(recorded(&earlier), "of an instance that an earlier release started");
         assert!(!recorded(Path::new("/sys/fs/cgroup/system.slice")));
         assert!(!recorded(&good.with_file_name("a-2")));
-        assert!(!recorded(&Path::new("/sys/fs/cgroup").join(name(Path::new("/other"))).join("a-1")));
-        assert_eq!(name(run_dir), "formic-c122031e6e4c8e02", "other releases look there");
+        assert!(!recorded(&Path::new("/sys/fs/cgroup").join(name_of_path(Path::new("/other"))).join("a-1")));
+        assert_eq!(name_of_path(run_dir), "formic-c122031e6e4c8e02", "other releases look there");
     }
 }

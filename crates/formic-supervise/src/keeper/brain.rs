@@ -16,6 +16,7 @@ use super::protocol::Command;
 use super::{DIR_ENV, GENERATION_ENV};
 use crate::disk::{self, FileError};
 use crate::features::Features;
+use crate::home::HomeId;
 use crate::identity::{Identity, Proof};
 use crate::pidfd::PidFd;
 use crate::record::now_ms;
@@ -38,7 +39,11 @@ pub(super) struct Brain {
     pub(super) socket: Option<OwnedFd>,
     pub(super) generation: u64,
     pub(super) ready: bool,
+    /// When it last said that it goes on, if it ever did.
+    pub(super) heard: Option<Instant>,
     pub(super) started: Instant,
+    /// It was not ready in time, or silent for too long.
+    pub(super) killed: bool,
 }
 
 impl Brain {
@@ -64,7 +69,16 @@ impl Brain {
         // Nobody reaps it before us, so the number is still its own.
         match PidFd::open(child.id()) {
             Ok(Some(pidfd)) => {
-                Ok(Self { pidfd, socket: Some(ours), generation, ready: false, started: Instant::now() })
+                let started = Instant::now();
+                Ok(Self {
+                    pidfd,
+                    socket: Some(ours),
+                    generation,
+                    ready: false,
+                    heard: None,
+                    started,
+                    killed: false,
+                })
             }
             other => {
                 child.kill()?;
@@ -112,11 +126,14 @@ impl BackOff {
 }
 
 /// What is on disk of the brains: the last generation and who it was.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Fence {
     pub(super) generation: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) brain: Option<Identity>,
+    /// Which directory this was written in: in a copy of it, the brain is another keeper's. Not there in what older ones wrote.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) home: Option<HomeId>,
 }
 
 impl Fence {
@@ -126,34 +143,41 @@ impl Fence {
 
     pub(super) fn read(dir: &Path) -> Result<Self, FileError> {
         let path = Self::path(dir);
-        match std::fs::read(&path) {
+        match disk::read_plain(&path) {
             Ok(content) => Ok(serde_json::from_slice(&content).unwrap_or_else(|error| {
                 super::process::say(&format!(
                     "{} is damaged ({error}): generations go on from the clock",
                     path.display()
                 ));
                 // More than any count of starts can be, so no generation is ever used again.
-                Self { generation: now_ms() / 1000, brain: None }
+                Self { generation: now_ms() / 1000, ..Self::default() }
             })),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self { generation: 0, brain: None }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
             Err(source) => Err(disk::explain("read", &path, source)),
         }
     }
 
     pub(super) fn write(&self, dir: &Path) -> Result<(), FileError> {
         let path = Self::path(dir);
-        let content =
-            serde_json::to_vec(self).map_err(|source| disk::explain("encode", &path, source.into()))?;
-        disk::replace(&path, &content)
+        let home = HomeId::of(dir).map_err(|source| disk::explain("find", dir, source))?;
+        let content = serde_json::to_vec(&Self { home: Some(home), ..self.clone() })
+            .map_err(|source| disk::explain("encode", &path, source.into()))?;
+        disk::replace_even_if_full(&path, &content)
     }
 
     /// Ends the brain that a killed keeper has left, which has lost its socket and may not have noticed.
     pub(super) fn enforce(&self, dir: &Path, boot_id: &str, features: &Features) -> io::Result<()> {
         let Some(identity) = &self.brain else { return Ok(()) };
+        let home = self.home.as_ref();
+        if home.is_some_and(|home| HomeId::of(dir).is_ok_and(|own| own != *home)) {
+            return Ok(());
+        }
         let pidfd = match identity.prove(boot_id, features)? {
-            Proof::Proven(pidfd) => pidfd,
+            Proof::Proven(pidfd) if home.is_some() || carries(identity.pid, dir) => pidfd,
             Proof::Likely(pidfd) if carries(identity.pid, dir) => pidfd,
-            Proof::Likely(_) | Proof::Other | Proof::Gone | Proof::OtherBoot => return Ok(()),
+            Proof::Proven(_) | Proof::Likely(_) | Proof::Other | Proof::Gone | Proof::OtherBoot => {
+                return Ok(());
+            }
         };
         pidfd.signal(Signal::KILL)?;
         let limit = Instant::now() + KILL_LIMIT;

@@ -198,6 +198,27 @@ impl Client {
         self.done(Ask::Stop, None).await
     }
 
+    /// Whether the keeper is to end with this brain; else another one follows it.
+    ///
+    /// # Errors
+    /// If the keeper cannot be asked, or is too old to know that.
+    pub async fn is_ending(&self) -> Result<bool, ClientError> {
+        match self.call(Ask::Ending, None).await? {
+            (Tell::Done, None) => Ok(true),
+            (Tell::None, None) => Ok(false),
+            _ => Err(ClientError::Answer("it does not say whether it is to end")),
+        }
+    }
+
+    /// Tells the keeper that this brain goes on. From the first time on the keeper takes it for stuck, kills it, and starts
+    /// another if it does not hear of it for [`super::watchdog`].
+    ///
+    /// # Errors
+    /// If the keeper cannot be told, or is too old to listen to that.
+    pub async fn alive(&self) -> Result<(), ClientError> {
+        self.done(Ask::Alive, None).await
+    }
+
     /// Waits until the keeper is gone or has given up this brain: what it does from then on, another may be
     /// doing too, so it must end. Cancel safe.
     ///

@@ -20,6 +20,7 @@ use super::ARGUMENT;
 use super::brain::{BackOff, Brain, Fence};
 use super::journal::Journal;
 use super::notify::Notifier;
+use super::patience::Patience;
 use super::process::{Keeper, block_signals, inherit};
 use super::protocol::Command;
 use crate::features::Features;
@@ -177,6 +178,8 @@ pub(super) fn resume(fd: &str) -> io::Result<(Keeper, u64)> {
                 socket: brain.socket.map(own).transpose()?,
                 generation: state.generation,
                 ready: brain.ready,
+                heard: None,
+                killed: false,
                 started: Instant::now()
                     .checked_sub(Duration::from_millis(brain.lived_ms))
                     .unwrap_or_else(Instant::now),
@@ -200,9 +203,12 @@ pub(super) fn resume(fd: &str) -> io::Result<(Keeper, u64)> {
         next: state.next,
         brain,
         back_off: state.back_off,
+        patience: Patience::from_env(),
         start_at: Instant::now(),
         held,
         ending: None,
+        served: true,
+        hopeless: false,
         notifier: Notifier::from_env(),
     };
     Ok((keeper, state.seq))

@@ -52,7 +52,11 @@ impl Journal {
             parsed.filter(|exit: &Exit| exit.identity.boot_id == boot_id).collect();
         exits.drain(..exits.len().saturating_sub(KEPT));
         let mut journal = Self { path, file: None, exits, lines: 0, unsynced: false };
-        journal.rewrite()?;
+        match journal.rewrite() {
+            // Known all the same, and written with the next one for which there is room.
+            Err(error) if error.is_full() => super::process::say(&error.to_string()),
+            done => done?,
+        }
         Ok(journal)
     }
 

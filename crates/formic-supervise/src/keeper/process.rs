@@ -13,6 +13,7 @@ use super::brain::{BackOff, Brain, Fence};
 use super::handoff;
 use super::journal::{Exit, Journal};
 use super::notify::{self, Notifier};
+use super::patience::Patience;
 use super::protocol::{Ask, Command, PROTOCOL, Packet, Reply, Request, Tell, readable, receive, send};
 use crate::exit::ExitStatus;
 use crate::failpoint;
@@ -20,6 +21,7 @@ use crate::features::Features;
 use crate::identity::{Identity, boot_id};
 use crate::lock::Lock;
 use crate::pidfd::PidFd;
+use crate::privileges::raise_files;
 use crate::procfs::Stat;
 use crate::record::now_ms;
 use crate::subreaper;
@@ -49,10 +51,15 @@ pub(super) struct Keeper {
     pub(super) next: Option<Command>,
     pub(super) brain: Option<Brain>,
     pub(super) back_off: BackOff,
+    pub(super) patience: Patience,
     pub(super) start_at: Instant,
     pub(super) held: BTreeMap<String, OwnedFd>,
     /// Set once it is to end; a brain that is left by then is killed.
     pub(super) ending: Option<Instant>,
+    /// Whether any brain was ready so far.
+    pub(super) served: bool,
+    /// Whether no brain can be of use.
+    pub(super) hopeless: bool,
     pub(super) signals: OwnedFd,
     pub(super) notifier: Notifier,
 }
@@ -61,7 +68,7 @@ pub(super) struct Keeper {
 /// first argument is [`super::ARGUMENT`].
 pub fn main() -> ! {
     let code = match run(std::env::args_os().skip(2).collect()) {
-        Ok(()) => 0,
+        Ok(code) => code.into(),
         Err(error) => {
             say(&error.to_string());
             1
@@ -76,12 +83,16 @@ pub(super) fn say(what: &str) {
     let _ = writeln!(io::stderr(), "formic keeper: {what}");
 }
 
-fn run(args: Vec<OsString>) -> io::Result<()> {
+fn run(args: Vec<OsString>) -> io::Result<u8> {
+    // It holds sockets for all, and what it starts begins with what it has.
+    if let Err(error) = raise_files() {
+        say(&format!("cannot raise the number of open files: {error}"));
+    }
     let text: Option<Vec<String>> = args.into_iter().map(|arg| arg.into_string().ok()).collect();
     let usage = || io::Error::other("usage: DIRECTORY PROGRAM [ARGUMENT]...");
     let args = text.ok_or_else(usage)?;
     match args.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
-        [handoff::CAN_RESUME, format] => handoff::can_resume(format),
+        [handoff::CAN_RESUME, format] => handoff::can_resume(format).map(|()| 0),
         [handoff::RESUME, fd] => {
             let (mut keeper, seq) = handoff::resume(fd)?;
             keeper.answer(seq, Tell::Done, None);
@@ -126,22 +137,26 @@ impl Keeper {
             next: None,
             brain: None,
             back_off: BackOff::default(),
+            patience: Patience::from_env(),
             start_at: Instant::now(),
             held,
             ending: None,
+            served: false,
+            hopeless: false,
             notifier: Notifier::from_env(),
         })
     }
 
-    fn live(mut self) -> io::Result<()> {
+    /// The exit code, in the end.
+    fn live(mut self) -> io::Result<u8> {
         loop {
             let more = self.reap();
             if self.ending.is_some() && self.brain.is_none() {
-                return Ok(());
+                return Ok(if self.hopeless { super::HOPELESS } else { 0 });
             }
             self.start_if_due();
             let socket = self.brain.as_ref().and_then(|brain| Some(brain.socket.as_ref()?.as_fd()));
-            let [signalled, spoken] = readable([Some(self.signals.as_fd()), socket], self.patience(more))?;
+            let [signalled, spoken] = readable([Some(self.signals.as_fd()), socket], self.until_due(more))?;
             if signalled {
                 let told = take_signals(&self.signals);
                 if told.reload {
@@ -153,6 +168,8 @@ impl Keeper {
             }
             if spoken {
                 self.hear();
+            } else {
+                self.watch();
             }
             if self.ending.is_some_and(|limit| Instant::now() >= limit)
                 && let Some(brain) = &self.brain
@@ -164,16 +181,32 @@ impl Keeper {
     }
 
     /// How long nothing is to be done unless something happens.
-    fn patience(&self, more: bool) -> Option<Duration> {
+    fn until_due(&self, more: bool) -> Option<Duration> {
         if more {
             return Some(Duration::ZERO);
         }
         let due = match (self.ending, &self.brain) {
             (Some(limit), _) => Some(limit.max(Instant::now() + Duration::from_millis(10))),
             (None, None) => Some(self.start_at),
-            (None, Some(_)) => None,
+            (None, Some(brain)) => self.patience.ends(brain, self.previous.is_some()),
         };
         due.map(|due| due.saturating_duration_since(Instant::now()))
+    }
+
+    /// Kills a brain that is not ready in time, or has fallen silent. It was read from all that it has said.
+    fn watch(&mut self) {
+        let replaces = self.previous.is_some();
+        let Some(brain) = &mut self.brain else { return };
+        let Some(why) = self.patience.is_over(brain, replaces) else { return };
+        say(&format!(
+            "the brain, process {} of {}, {why}, and is killed",
+            brain.pidfd.pid(),
+            self.command.program
+        ));
+        brain.killed = true;
+        if let Err(error) = brain.pidfd.signal(Signal::KILL) {
+            say(&format!("cannot kill the brain: {error}"));
+        }
     }
 
     /// Passes it on. A brain that knows nothing of it ends, and a new one reads everything anew.
@@ -215,7 +248,7 @@ impl Keeper {
             };
             if self.brain.as_ref().is_some_and(|brain| brain.pidfd.pid() == pid) {
                 let status = pidfd.reap().status().unwrap_or(ExitStatus::Unknown);
-                self.brain_ended(&status.to_string());
+                self.brain_ended(status);
                 continue;
             }
             // Main processes of instances lead sessions; of other orphans nobody asks.
@@ -242,7 +275,7 @@ impl Keeper {
         more
     }
 
-    fn brain_ended(&mut self, how: &str) {
+    fn brain_ended(&mut self, how: ExitStatus) {
         let Some(brain) = self.brain.take() else { return };
         if self.ending.is_some() {
             return;
@@ -255,6 +288,11 @@ impl Keeper {
         }
         say(&format!("the brain of generation {} has ended: {how}", brain.generation));
         self.start_at = Instant::now() + self.back_off.ended(lived);
+        if how == ExitStatus::Code(super::HOPELESS.into()) && !self.served && self.previous.is_none() {
+            // It has said why. Where one has worked before, whoever mends it finds what runs still in a keeper's care.
+            self.hopeless = true;
+            self.end(false);
+        }
         if !brain.ready {
             self.take_back();
         }
@@ -281,8 +319,18 @@ impl Keeper {
 
     fn start(&mut self) -> io::Result<()> {
         // On disk first: a generation is never given twice.
-        self.fence = Fence { generation: self.fence.generation + 1, brain: None };
-        self.fence.write(&self.dir).map_err(io::Error::other)?;
+        self.fence = Fence { generation: self.fence.generation + 1, ..Fence::default() };
+        if let Err(error) = self.fence.write(&self.dir) {
+            if !error.is_full() {
+                return Err(io::Error::other(error));
+            }
+            // Without a brain nothing would make room: neither is a log cut nor what fills the disk stopped. Should this keeper
+            // be killed before there is room, lock and socket are what is left to hold two brains apart.
+            say(&format!(
+                "{error}; the brain of generation {} is started all the same",
+                self.fence.generation
+            ));
+        }
         failpoint::hit("keeper.fenced");
         // It may not act before its first question is answered, which is after it was written down who it is.
         let brain = Brain::start(&self.command, self.fence.generation, &self.dir)?;
@@ -330,8 +378,16 @@ impl Keeper {
             Ask::Ready => {
                 self.previous = None;
                 self.notifier.ready();
+                self.served = true;
+                self.patience.was_in_time();
                 if let Some(brain) = &mut self.brain {
                     brain.ready = true;
+                }
+                Tell::Done
+            }
+            Ask::Alive => {
+                if let Some(brain) = &mut self.brain {
+                    brain.heard = Some(Instant::now());
                 }
                 Tell::Done
             }
@@ -380,6 +436,8 @@ impl Keeper {
                 self.end(false);
                 Tell::Done
             }
+            Ask::Ending if self.ending.is_some() => Tell::Done,
+            Ask::Ending => Tell::None,
         };
         self.answer(seq, tell, None);
     }

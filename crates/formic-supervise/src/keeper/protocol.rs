@@ -55,6 +55,10 @@ pub(super) enum Ask {
     ReplaceKeeper { program: String },
     /// When the brain ends, end too. Instances are left running.
     Stop,
+    /// The brain goes on. One that has said so once is killed, and followed by another, if it does not say so again for long.
+    Alive,
+    /// Is the keeper to end with this brain? Done if it is; there is none of that if another brain follows.
+    Ending,
 }
 
 /// From the keeper.
@@ -184,6 +188,8 @@ mod tests {
                 r#"{"seq":1,"ask":"replace_keeper","program":"/p"}"#,
             ),
             (Ask::Stop, r#"{"seq":1,"ask":"stop"}"#),
+            (Ask::Alive, r#"{"seq":1,"ask":"alive"}"#),
+            (Ask::Ending, r#"{"seq":1,"ask":"ending"}"#),
         ];
         for (ask, text) in asks {
             assert_eq!(serde_json::to_string(&Request { seq: 1, ask }).unwrap(), text);

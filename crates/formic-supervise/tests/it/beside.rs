@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::io::ErrorKind;
 use std::time::Duration;
 
-use formic_supervise::{Beside, Process};
+use formic_supervise::{Beside, ExitStatus, Process};
 
 use crate::scene::{SOON, Scene, all_features, lives, wait_for};
 
@@ -18,7 +18,7 @@ fn script(scene: &Scene, text: &str) -> Beside {
 }
 
 async fn ends_with_success(scene: &Scene, instance: &Process, text: &str) -> bool {
-    script(scene, text).run(instance, SOON).await.unwrap()
+    script(scene, text).run(instance, SOON).await.unwrap().success()
 }
 
 #[tokio::test]
@@ -37,6 +37,22 @@ async fn how_a_command_ends_is_its_answer_and_it_knows_whom_it_asks() {
 }
 
 #[tokio::test]
+async fn what_it_says_is_told_however_much_it_is_and_whoever_else_could_say_more() {
+    let scene = Scene::new("beside-says");
+    let instance = scene.run("a-1", "sleep 60").await;
+    // What stays holds the other end of the pipe.
+    let text = "echo no route >&2; sleep 600 & echo $! > left; exit 3";
+    let answer = script(&scene, text).run(&instance, SOON).await.unwrap();
+    assert_eq!((answer.status, &answer.said[..]), (Some(ExitStatus::Code(3)), &b"no route\n"[..]));
+    // More than a pipe holds.
+    let text = "head -c 300000 /dev/zero | tr '\\0' x >&2; kill -9 $$";
+    let answer = script(&scene, text).run(&instance, SOON).await.unwrap();
+    assert_eq!(answer.status, Some(ExitStatus::Signal(9)));
+    assert!(answer.said.len() == 1024 && answer.said.iter().all(|byte| *byte == b'x'));
+    instance.stop(Duration::from_millis(200)).await.unwrap();
+}
+
+#[tokio::test]
 async fn one_that_does_not_end_is_killed_with_what_it_started() {
     let scene = Scene::new("beside-late");
     let instance = scene.run("a-1", "sleep 60").await;
@@ -48,6 +64,26 @@ async fn one_that_does_not_end_is_killed_with_what_it_started() {
         wait_for("the end of what was started", || !lives(pid)).await;
     }
     instance.kill().await.unwrap();
+}
+
+#[test]
+fn one_that_never_stops_saying_things_is_killed_at_its_limit() {
+    let (done, ended) = std::sync::mpsc::channel();
+    // On a thread of its own: a reader that never lets go fails this test then, and does not hold it up.
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let kind = runtime.block_on(async {
+            let scene = Scene::new("beside-flood");
+            let instance = scene.run("a-1", "sleep 60").await;
+            // Several at once, so that there is always more to read.
+            let flood = script(&scene, "cat /dev/zero >&2 & cat /dev/zero >&2 & cat /dev/zero >&2");
+            let failed = flood.run(&instance, Duration::from_millis(500)).await.unwrap_err();
+            instance.kill().await.unwrap();
+            failed.kind()
+        });
+        let _ = done.send(kind);
+    });
+    assert_eq!(ended.recv_timeout(SOON), Ok(ErrorKind::TimedOut));
 }
 
 #[tokio::test]
@@ -97,11 +133,14 @@ async fn an_instance_that_is_ended_takes_what_runs_beside_it_along_and_is_asked_
         let instance = instance.clone();
         async move { instance.stop(SOON).await }
     });
-    assert!(!running.await.unwrap().unwrap(), "it is no answer");
+    assert_eq!(running.await.unwrap().unwrap().status, None, "it is no answer");
     let begun = script(&scene, "echo late > late").run(&instance, SOON).await.unwrap();
     stopping.await.unwrap().unwrap();
     for pid in pids {
         assert!(!lives(pid), "{pid} outlived its instance");
     }
-    assert!(!begun && !scene.dir.join("late").exists(), "a command began beside what was being ended");
+    assert!(
+        begun.status.is_none() && !scene.dir.join("late").exists(),
+        "a command began beside what was being ended"
+    );
 }

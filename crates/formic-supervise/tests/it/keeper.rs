@@ -208,6 +208,26 @@ fn a_brain_that_is_never_ready_is_taken_back() {
     assert_eq!(kept.ask("end"), "gone");
 }
 
+#[test]
+fn a_brain_that_hangs_before_it_is_ready_is_taken_back() {
+    let scene = Scene::new("keeper-hangs");
+    let (dir, run_dir) = (scene.dir.join("keeper"), scene.run_dir().to_str().unwrap().to_owned());
+    let args = ["__keeper", dir.to_str().unwrap(), FIXTURE, "brain", &run_dir, FOREVER];
+    // A third of it for one that replaces another.
+    let keeper = Fixture::with_env(FIXTURE, &args, &[(formic_supervise::keeper::READY_LIMIT_ENV, "15")]);
+    let mut kept = Kept { scene, keeper };
+    let first = kept.up();
+    kept.tell("replace-brain /bin/sleep 600");
+    let up = kept.up();
+    assert_eq!((up.how.as_str(), up.generation, up.instance), ("adopted", 3, first.instance));
+    let children =
+        fs::read_to_string(format!("/proc/{0}/task/{0}/children", kept.keeper.child.id())).unwrap();
+    let children: Vec<&str> = children.split_ascii_whitespace().collect();
+    assert!(children.contains(&up.brain.to_string().as_str()), "{children:?}");
+    assert!(children.len() <= 2, "the one that hung is gone: {children:?}");
+    assert_eq!(kept.ask("end"), "gone");
+}
+
 #[tokio::test]
 async fn told_to_end_a_keeper_ends_its_brain_and_leaves_the_instance() {
     let mut kept = Kept::start("keeper-term", FOREVER);
@@ -390,4 +410,66 @@ async fn a_service_manager_is_told_and_keeps_the_sockets() {
     assert_eq!(second.wait().await, formic_supervise::ExitStatus::Code(0));
     second.kill().await.unwrap();
     keeper.kill().await.unwrap();
+}
+
+#[tokio::test]
+async fn who_has_left_the_cgroup_is_found_below_the_keeper() {
+    let test = "keeper::who_has_left_the_cgroup_is_found_below_the_keeper";
+    let features = all_features();
+    let (Ok(base), true) = (features.cgroups.base(), features.children) else {
+        println!("formic-test-skipped: {test}: {features}");
+        return;
+    };
+    // One is left behind by its parent at once, in a session of its own, the other by the main process; both have a child.
+    let script = "(setsid sh -c 'echo $$; sleep 600; true' &); sh -c 'trap \"\" TERM; echo $$; sleep 600; true' & \
+                  while :; do sleep 0.02; done";
+    for adopted in [false, true] {
+        let mut kept = Kept::start("keeper-left", script);
+        let mut up = kept.up();
+        let log = kept.scene.run_dir().join("out.log");
+        let read = || fs::read_to_string(&log).unwrap_or_default();
+        wait_for("both", || read().lines().count() == 2).await;
+        let mut left: Vec<u32> = read().lines().map(|line| line.parse().unwrap()).collect();
+        for pid in left.clone() {
+            let children = format!("/proc/{pid}/task/{pid}/children");
+            wait_for("a child", || !fs::read_to_string(&children).unwrap().is_empty()).await;
+            left.push(fs::read_to_string(&children).unwrap().trim().parse().unwrap());
+        }
+        for pid in &left {
+            if let Err(error) = fs::write(base.join("cgroup.procs"), pid.to_string()) {
+                println!("formic-test-skipped: {test}: {error}");
+                return;
+            }
+        }
+        if adopted {
+            signal(up.brain, libc::SIGKILL);
+            up = kept.up();
+        }
+        signal(up.instance, libc::SIGKILL);
+        assert_eq!(kept.ask("wait"), "SIGKILL");
+        assert_eq!(kept.ask("end"), "gone");
+        assert!(left.iter().all(|pid| !lives(*pid)), "adopted: {adopted}");
+    }
+}
+
+#[test]
+fn a_brain_that_falls_silent_is_followed_by_another() {
+    let scene = Scene::new("keeper-silent");
+    let dir = scene.dir.join("keeper");
+    let run_dir = scene.run_dir().to_str().unwrap().to_owned();
+    let args = ["__keeper", dir.to_str().unwrap(), FIXTURE, "brain", &run_dir, FOREVER];
+    let keeper = Fixture::with_env(FIXTURE, &args, &[(formic_supervise::keeper::WATCHDOG_ENV, "1")]);
+    let mut kept = Kept { scene, keeper };
+    let first = kept.up();
+    // One that never said so is left alone: it may be older than that.
+    signal(first.brain, libc::SIGSTOP);
+    std::thread::sleep(Duration::from_millis(1500));
+    assert!(lives(first.brain));
+    signal(first.brain, libc::SIGCONT);
+    assert_eq!(kept.ask("alive"), "alive");
+    signal(first.brain, libc::SIGSTOP);
+    let up = kept.up();
+    assert_eq!((up.how.as_str(), up.generation, up.instance), ("adopted", 2, first.instance));
+    assert!(!lives(first.brain));
+    assert_eq!(kept.ask("end"), "gone");
 }

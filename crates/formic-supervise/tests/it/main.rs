@@ -6,6 +6,7 @@ mod adopt;
 mod adversary;
 mod beside;
 mod cgroup;
+mod copies;
 mod keeper;
 mod lock;
 mod namespace;

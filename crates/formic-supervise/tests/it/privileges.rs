@@ -105,13 +105,16 @@ async fn an_instance_is_its_user_for_good_and_its_logs_are_that_users() {
         // A command beside it is that user too.
         let check = Beside {
             program: "/bin/sh".into(),
-            args: ["-c", &format!("test \"$(id -u) $(id -G)\" = \"{uid} {uid} 77001\"")]
-                .map(Into::into)
-                .into(),
+            args: [
+                "-c",
+                &format!("test \"$(id -u) $(id -G)\" = \"{uid} {uid} 77001\" && echo it is > /dev/stderr"),
+            ]
+            .map(Into::into)
+            .into(),
             env: [("PATH".to_owned(), "/usr/bin:/bin".into())].into(),
             cwd: scene.dir.clone(),
         };
-        assert!(check.run(&process, SOON).await.unwrap());
+        assert!(check.run(&process, SOON).await.unwrap().success());
         // The next engine knows it again, and ends it with all that it started.
         let heir = scene.heir(all_features());
         let found = heir.adopt(Duration::from_secs(1)).await.unwrap();
@@ -175,4 +178,33 @@ fn of_user(uid: u32) -> Vec<u32> {
     numbers
         .filter(|pid| fs::metadata(format!("/proc/{pid}")).is_ok_and(|is| is.uid() == uid) && lives(*pid))
         .collect()
+}
+
+#[tokio::test]
+async fn a_command_beside_an_instance_is_bound_as_it_is() {
+    let scene = Scene::new("beside-bounds");
+    let bound = Privileges {
+        ulimits: Ulimits { nofile: Some(123), nproc: None, core: 4096 },
+        ..Privileges::default()
+    };
+    let free = Privileges { no_new_privileges: false, ..Privileges::default() };
+    for (id, privileges) in [("a-1", bound), ("a-2", free)] {
+        let start =
+            Start::from(scene.script(id, &format!("{STATUS}; exec sleep 60"))).with_privileges(privileges);
+        let instance = scene.supervisor.spawn(start).await.unwrap();
+        let own = scene.lines(id, 7).await;
+        let beside = Beside {
+            program: "/bin/sh".into(),
+            args: ["-c".into(), format!("{{ {STATUS}; }} > beside").into()].into(),
+            env: [("PATH".to_owned(), "/usr/bin:/bin".into())].into(),
+            cwd: scene.dir.clone(),
+        };
+        assert!(beside.run(&instance, SOON).await.unwrap().success());
+        let told = fs::read_to_string(scene.dir.join("beside")).unwrap();
+        assert_eq!(told.lines().collect::<Vec<_>>(), own, "{id}");
+        // And so for the engine after this one, which reads it.
+        let bounds = instance.record().bounds.unwrap();
+        assert_eq!((bounds, bounds.no_new_privileges), (instance.rights().bounds.unwrap(), id == "a-1"));
+        instance.kill().await.unwrap();
+    }
 }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use formic_core::{InstanceId, ServiceName};
-use formic_supervise::{Config, Features, Launch, Process, RUN_DIR_ENV, Supervisor, Trampoline};
+use formic_supervise::{Config, Features, HomeId, Launch, Process, RUN_DIR_ENV, Supervisor, Trampoline};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 /// The binary of `tests/fixture`.
@@ -125,7 +125,8 @@ impl Drop for Scene {
 
 /// Ends what is left in the cgroup of a run directory and removes it.
 fn clear_cgroup(run_dir: &Path) {
-    let hash = run_dir.to_str().unwrap().bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+    let Ok(home) = HomeId::of(run_dir) else { return };
+    let hash = home.to_string().bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
     });
     let features = all_features();

@@ -44,7 +44,8 @@ async fn the_environment_is_exactly_what_was_given_and_the_mark() {
     let mut lines: Vec<_> = scene.stdout("a-1").lines().map(ToOwned::to_owned).collect();
     lines.sort();
     let run_dir = format!("FORMIC_RUN_DIR={}", scene.run_dir().display());
-    assert_eq!(lines, ["FORMIC_INSTANCE=a-1", &run_dir, "PATH=/usr/bin:/bin", "SECRET=a b", "c"]);
+    let run_id = format!("FORMIC_RUN_ID={}", formic_supervise::HomeId::of(scene.run_dir()).unwrap());
+    assert_eq!(lines, ["FORMIC_INSTANCE=a-1", &run_dir, &run_id, "PATH=/usr/bin:/bin", "SECRET=a b", "c"]);
     process.stop(Duration::ZERO).await.unwrap();
 }
 

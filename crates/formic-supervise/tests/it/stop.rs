@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use formic_supervise::{ExitStatus, State, StopSignal, subreaper};
 use tokio_util::sync::CancellationToken;
 
-use crate::scene::{SOON, Scene, lives, wait_for, zombies};
+use crate::scene::{SOON, Scene, lives, signal, wait_for, zombies};
 
 const STUBBORN: &str = "trap '' TERM; echo $$; while :; do sleep 0.05; done";
 
@@ -87,6 +87,18 @@ async fn a_child_that_cleared_its_environment_is_found_by_its_session() {
     // The leader is gone, so the child is asked itself, and need not be killed.
     let stopped = process.stop(SOON).await.unwrap();
     assert!(!lives(child) && stopped.killed.is_empty() && stopped.took < SOON, "{stopped:?}");
+}
+
+#[tokio::test]
+async fn a_child_that_has_nothing_of_the_instance_but_its_parent_ends_with_it() {
+    let scene = Scene::new("bare");
+    for (id, grace) in [("a-1", SOON), ("a-2", Duration::ZERO)] {
+        // Neither environment nor session: what is left is that the main process is its parent, which ends first.
+        let process = scene.run(id, "env -i setsid sh -c 'echo $$; exec sleep 600' & sleep 600").await;
+        let child = scene.pids(id, 1).await[0];
+        let stopped = process.stop(grace).await.unwrap();
+        assert!(!lives(child), "{id}: {stopped:?}");
+    }
 }
 
 #[tokio::test]
@@ -183,6 +195,52 @@ async fn a_small_fork_storm_is_ended() {
         environment.split(|&byte| byte == 0).any(|variable| variable == mark.as_bytes())
     });
     assert_eq!(left.count(), 0, "{stopped:?}");
+}
+
+#[tokio::test]
+async fn an_orphan_that_has_left_all_but_its_log_ends_with_its_instance() {
+    let test = "stop::an_orphan_that_has_left_all_but_its_log_ends_with_its_instance";
+    // Before the supervisor looks where orphans go.
+    subreaper::enable().unwrap();
+    if !std::path::Path::new("/proc/thread-self/children").exists() {
+        println!("formic-test-skipped: {test}: the kernel lists no children here");
+        return;
+    }
+    let scene = Scene::new("log-kin");
+    // Forked twice, with a session of its own and no environment; and the same of one that has closed its log.
+    let script = "(setsid env -i /bin/sh -c 'echo $$; exec /bin/sleep 611' &); \
+                  (setsid env -i /bin/sh -c 'echo $$; exec /bin/sleep 612 >/dev/null 2>&1' &); exec sleep 600";
+    let process = scene.run("a-1", script).await;
+    let other = scene.run("a-2", script).await;
+    let (pids, others) = (scene.pids("a-1", 2).await, scene.pids("a-2", 2).await);
+    let sleeps = |pid: u32, seconds: &str| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.starts_with(b"/bin/sleep") && String::from_utf8_lossy(&line).contains(seconds)
+    };
+    let find = |pids: &[u32], seconds: &str| pids.iter().copied().find(|pid| sleeps(*pid, seconds));
+    wait_for("all of them", || {
+        [&pids, &others].iter().all(|pids| find(pids, "611").is_some() && find(pids, "612").is_some())
+    })
+    .await;
+    let is_orphan = |pid: &u32| {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        status.lines().any(|line| line == format!("PPid:\t{}", std::process::id()))
+    };
+    // Until then they are somebody's descendants.
+    wait_for("whoever has started them to be gone", || pids.iter().chain(&others).all(is_orphan)).await;
+    let (kept, closed) = (find(&pids, "611").unwrap(), find(&pids, "612").unwrap());
+    let stopped = process.stop(Duration::from_millis(200)).await.unwrap();
+    let found = [lives(kept), lives(closed), others.iter().all(|pid| lives(*pid))];
+    other.kill().await.unwrap();
+    // Whatever was found: nothing else ends them.
+    for pid in pids.iter().chain(&others).filter(|pid| lives(**pid)) {
+        signal(*pid, libc::SIGKILL);
+    }
+    assert_eq!(
+        found,
+        [false, true, true],
+        "its own, one that nothing says anything of, another's: {stopped:?}"
+    );
 }
 
 #[tokio::test]

@@ -1,8 +1,13 @@
 //! The gateway's answers to what is wrong, too much, or not for the world.
 
+use std::fs::File;
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
-use formic_e2e::{App, Folder, Gateway, Manifest, Shared, Tool, formic};
+use formic_e2e::{
+    App, Folder, Gateway, Manifest, Shared, Signal, build_folder, formic, signal, wait_child, wait_until,
+};
 use serde_json::json;
 
 static SHOP: Shared = Shared::new();
@@ -131,22 +136,49 @@ fn a_browser_gets_a_page() {
     }
 }
 
+/// Ended with its test, however that ends.
+struct Early(Child);
+
+impl Drop for Early {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Whether a process would hear that it is asked for its end.
+fn hears_the_end(pid: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+    let caught = caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    // The first signal has the lowest bit. A hangup is what it listens to last, so that with it nothing is still under way.
+    let hears = |mask: u64, signal: Signal| mask & (1 << (signal.as_raw() - 1)) != 0;
+    caught.is_some_and(|mask| hears(mask, Signal::TERM) && hears(mask, Signal::HUP))
+}
+
 #[test]
 fn a_gateway_that_is_not_ready_yet_ends_when_asked() {
+    const SOON: Duration = Duration::from_secs(20);
     let folder = Folder::new("early");
     // Nobody answers there, so there are never any routes and it never gets ready.
     let daemon = format!("unix:{}", folder.path().join("none.sock").display());
-    let binary = formic_e2e::build_folder().join("formic");
-    let args =
-        ["--preserve-status", "--signal=TERM", "--kill-after=20", "3", binary.to_str().unwrap(), "gateway"];
-    let ended = Tool::new("timeout")
-        .args(args)
+    let said = folder.path().join("said");
+    let file = File::create(&said).unwrap();
+    let mut command = Command::new(build_folder().join("formic"));
+    command
+        .arg("gateway")
         .env("FORMIC_CONFIG", r#"{"app":"none","listen":"127.0.0.1:0"}"#)
         .env("FORMIC_DAEMON", daemon)
         .env("FORMIC_INSTANCE", "gateway-1")
-        .env("FORMIC_SERVICE", "gateway")
-        .run();
-    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+        .env("FORMIC_SERVICE", "gateway");
+    command.stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file);
+    let mut gateway = Early(command.spawn().unwrap());
+    let pid = gateway.0.id();
+    wait_until("it to listen for signals", SOON, || hears_the_end(pid));
+    assert!(signal(pid, Signal::TERM));
+    let ended = wait_child(&mut gateway.0, SOON);
+    let said = std::fs::read_to_string(&said).unwrap();
+    assert_eq!(ended.and_then(|ended| ended.code()), Some(0), "{ended:?}: {said}");
 }
 
 #[test]

@@ -78,10 +78,12 @@ fn describe_shows_methods_fields_and_instances() {
         "idempotency_key",
         "ORDER_STATE_CONFIRMED",
         "127.0.0.1:",
+        "  is ready, ",
     ] {
         assert!(shown.stdout.contains(part), "{part:?} is not in\n{}", shown.stdout);
     }
     let json = app.formic(&["describe", "shop.order.v1.OrderService", "--json"]).json();
+    assert_eq!(json["state"], "ready", "{json}");
     let watch = json["rpc"][0]["methods"].as_array().unwrap().iter().find(|m| m["name"] == "Watch").unwrap();
     assert_eq!(watch["output"], "shop.order.v1.WatchResponse");
     let fields = &json["messages"]["shop.order.v1.PlaceRequest"];

@@ -122,6 +122,24 @@ fn a_command_runs_where_an_instance_does() {
     assert!(alive(left));
     app.formic(&["scale", "a=1", "--wait"]).says(0, &[]);
     assert!(!alive(left), "it outlived its instance");
+
+    // Also where somebody has moved it out of the cgroup, which is a thing of those who may.
+    let test = "verbs::a_command_runs_where_an_instance_does";
+    let mounts = std::fs::read_to_string("/proc/mounts").unwrap();
+    let Some(top) = mounts.lines().find(|line| line.contains(" cgroup2 ")).and_then(|l| l.split(' ').nth(1))
+    else {
+        formic_testing::skipped(test, "there is no cgroup v2 to leave");
+        app.stop();
+        return;
+    };
+    app.formic(&["exec", "a/0", "sh", "-c", "setsid sleep 600 >/dev/null 2>&1 & echo $! > moved"])
+        .says(0, &[]);
+    let moved: u32 = std::fs::read_to_string(folder.join("moved")).unwrap().trim().parse().unwrap();
+    if std::fs::write(format!("{top}/cgroup.procs"), moved.to_string()).is_err() {
+        formic_testing::skipped(test, "no process can be moved to another cgroup");
+    }
+    app.formic(&["restart", "a"]).says(0, &[]);
+    wait_until("it to end with its instance", Duration::from_secs(30), || !alive(moved));
     app.stop();
 }
 

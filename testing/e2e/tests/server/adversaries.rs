@@ -128,6 +128,18 @@ fn a_full_disk_is_told_and_harms_nothing_that_runs() {
     assert!(told.contains("no space") || told.contains("full") || told.contains("written"), "{told}");
     let now = managed.pids();
     assert!(pids.iter().all(|(id, pid)| now.get(id) == Some(pid) && alive(*pid)), "{pids:?} {now:?}");
+    // Whoever is killed then is followed by one that takes over what runs: nobody else could make room.
+    let _ = std::fs::write(disk.join("more"), vec![1_u8; 8 << 20]);
+    let brain = managed.brain();
+    managed.kill(brain);
+    let followed = managed.status();
+    assert_ne!(followed["pid"], brain);
+    assert!(pids.iter().all(|(id, pid)| managed.pids().get(id) == Some(pid)), "{followed:#}");
+    let (keeper, brain) = (managed.keeper(), managed.brain());
+    managed.kill(keeper);
+    wait_until("the brain to end with its keeper", SOON, || !alive(brain));
+    managed.serve();
+    assert!(pids.iter().all(|(id, pid)| managed.pids().get(id) == Some(pid)), "{:#}", managed.status());
     // With room again, the same command does it.
     std::fs::remove_file(&filler).unwrap();
     wait_until("the same command to do it", SOON, || managed.formic(&["apply", "--wait"]).code == Some(0));

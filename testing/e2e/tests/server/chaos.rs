@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 const SOON: Duration = Duration::from_secs(30);
 /// Long enough to come to every named moment once on a slow machine.
-const DEFAULT_SECONDS: u64 = 60;
+const DEFAULT_SECONDS: u64 = 120;
 /// What is rolled: what callers ask, what that asks, and what they talk to.
 const ROLLED: [&str; 3] = ["product", "shipping", "gateway"];
 /// What of it the manifest says something about.
@@ -26,7 +26,7 @@ const QUICK: [&str; 3] = ["product", "shipping", IDLE];
 const IDLE: &str = "payment";
 
 /// Where a process of the server dies, and what brings it there. `formic_supervise::failpoint::ALL` is the list.
-pub(crate) const MOMENTS: [(&str, Trigger); 24] = [
+pub(crate) const MOMENTS: [(&str, Trigger); 26] = [
     ("save.before", Trigger::Restart),
     ("save.after", Trigger::Restart),
     ("promote.before", Trigger::Restart),
@@ -39,6 +39,8 @@ pub(crate) const MOMENTS: [(&str, Trigger); 24] = [
     ("start.admitted", Trigger::Restart),
     ("start.gate.open", Trigger::Restart),
     ("start.running", Trigger::Restart),
+    ("log.punch.before", Trigger::Log),
+    ("log.punch.after", Trigger::Log),
     ("stop.recorded.before", Trigger::Restart),
     ("stop.recorded.after", Trigger::Restart),
     ("stop.gone", Trigger::Restart),
@@ -61,6 +63,8 @@ pub(crate) enum Trigger {
     Brain,
     /// The death of an instance that an earlier brain has started, so that the keeper reaps it.
     Instance,
+    /// A log that is longer than what is kept of one.
+    Log,
 }
 
 /// Callers that never stop, and what they saw.
@@ -147,6 +151,51 @@ pub(crate) fn orphan(managed: &Managed, service: &str) -> u32 {
     all.filter(|(id, _)| id.starts_with(service)).map(|(_, pid)| pid).next().expect("an instance of it")
 }
 
+/// More in the log of an instance than is kept, as its program would have written it: line after line, each with its number.
+pub(crate) struct Flood {
+    log: PathBuf,
+    lines: u64,
+}
+
+impl Flood {
+    /// Each line is so long, with its end.
+    const LINE: u64 = 64;
+    /// What is kept of a log, and what may be there beyond that.
+    const KEPT: u64 = 64 << 20;
+    const MOST: u64 = Self::KEPT / 4 * 5;
+
+    pub(crate) fn over(managed: &Managed, service: &str) -> Self {
+        let all = instances(&managed.status()).into_iter();
+        let (id, _) = all.into_iter().find(|(id, _)| id.starts_with(service)).expect("an instance of it");
+        let log = managed.folder().join(format!(".formic/logs/{service}/{id}.out.log"));
+        // A hole is of whole blocks, and one that is there already is no room.
+        let lines = (Self::MOST + (1 << 20)) / Self::LINE;
+        let mut text = String::new();
+        for number in 1..=lines {
+            let _ = writeln!(text, "{number:063}");
+        }
+        let mut file = std::fs::OpenOptions::new().append(true).open(&log).unwrap();
+        std::io::Write::write_all(&mut file, text.as_bytes()).unwrap();
+        Self { log, lines }
+    }
+
+    /// Once the front is given back to the disk: all that is kept of it is there, line after line up to the last.
+    pub(crate) fn is_cut_and_whole(&self) {
+        let about = || std::fs::metadata(&self.log).unwrap();
+        wait_until("the front of the log to be gone", SOON, || {
+            std::os::unix::fs::MetadataExt::blocks(&about()) * 512 <= Self::MOST
+        });
+        let bytes = std::fs::read(&self.log).unwrap();
+        let begins = bytes.iter().position(|byte| *byte != 0).unwrap();
+        assert!((bytes.len() - begins) as u64 >= Self::KEPT, "{begins} of {} are gone", bytes.len());
+        let text = String::from_utf8(bytes[begins..].to_vec()).unwrap();
+        // The first may be cut in two.
+        let numbers: Vec<u64> = text.lines().skip(1).map(|line| line.parse().unwrap()).collect();
+        assert_eq!(numbers.last(), Some(&self.lines));
+        assert!(numbers.windows(2).all(|pair| pair[1] == pair[0] + 1), "a line is lost");
+    }
+}
+
 /// Whether another process than this one runs as the service: what a brain is told of its end it may not know at once.
 pub(crate) fn is_replaced(managed: &Managed, service: &str, orphan: u32) -> bool {
     let pids = managed.pids();
@@ -210,6 +259,7 @@ impl Chaos {
             Trigger::Restart => drop(self.managed.formic(&["restart", service])),
             Trigger::Brain => self.managed.kill(self.managed.brain()),
             Trigger::Instance => self.managed.kill(orphan.expect("there is one for this trigger")),
+            Trigger::Log => drop(Flood::over(&self.managed, IDLE)),
         }
         let armed = self.armed.clone();
         wait_until(&format!("{moment} to be reached"), SOON, || !armed.exists());

@@ -16,7 +16,8 @@ const SEEDS: u64 = 100;
 /// Servers that are damaged beside each other.
 const BESIDE: u64 = 2;
 
-const PAIR: &str = r#"
+/// Two instances of a program that does nothing.
+pub(crate) const PAIR: &str = r#"
 [app]
 name = "pair"
 [service.pair]
@@ -247,6 +248,17 @@ fn what_a_newer_release_wrote_is_left_alone() {
     left.sort_unstable();
     known.sort_unstable();
     assert_eq!(left, known, "no second copy");
+    // Who stops all is told what was not.
+    let down = scene.managed.formic(&["down", "--json"]);
+    assert_eq!(
+        (down.code, down.json()["left_alone"][0].as_str()),
+        (Some(1), Some(id.as_str())),
+        "{}",
+        down.stdout
+    );
+    scene.managed.formic(&["down"]).says(1, &[id, "is quarantined", "release"]);
+    assert!(alive(*pid));
+    scene.managed.formic(&["server", "stop"]).says(0, &["is quarantined"]);
 }
 
 #[test]

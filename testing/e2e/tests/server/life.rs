@@ -5,7 +5,9 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::time::Duration;
 
-use formic_e2e::{Managed, Manifest, alive, formic, free_port, of_application, wait_for, wait_until};
+use formic_e2e::{
+    Managed, Manifest, Signal, alive, formic, free_port, of_application, signal, wait_for, wait_until,
+};
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -84,9 +86,12 @@ fn an_end_that_no_brain_saw_is_known_and_counted() {
         let beta = pids.iter().find(|(id, _)| id.starts_with("beta-")).map(|(_, pid)| *pid)?;
         Some((pids, beta))
     });
+    let brain = managed.brain();
+    // One that stands still sees nothing either, and its end leaves the rest to the keeper.
+    assert!(signal(brain, Signal::STOP));
     crash(&managed);
-    managed.kill(managed.brain());
     wait_until("the second end", SOON, || !alive(beta));
+    managed.kill(brain);
     wait_until("the second restart", SOON, || restarts(&managed).0 == 2);
     assert!(restarts(&managed).1.contains("code 3"), "{:?}", restarts(&managed));
     let alphas = |pids: &std::collections::BTreeMap<String, u32>| {
@@ -232,21 +237,25 @@ fn a_damaged_state_harms_nothing_that_runs() {
     // Half of it may be all that is in use, and then nothing is lost and nothing is said.
     bytes.truncate(8 << 10);
     std::fs::write(&database, &bytes).unwrap();
-    let ended = managed.try_serve(&[]);
-    assert_ne!(ended.code, Some(0));
-    assert!(managed.log().contains("--set-aside-state"), "{}", managed.log());
+    // It says so at once, and nothing of it is left in the way.
+    managed
+        .try_serve(&[])
+        .says(1, &["the server does not start: the state cannot be opened", "--set-aside-state"]);
     assert!(pids.values().all(|pid| alive(*pid)));
-    // Its keeper goes on trying; a person ends it and says what is to be done.
-    let keeper = ended
-        .stderr
-        .split("process ")
-        .nth(1)
-        .and_then(|text| text.split(|c: char| !c.is_ascii_digit()).next());
-    let keeper: u32 = keeper.unwrap().parse().unwrap();
-    managed.kill(keeper);
     let ended = managed.try_serve(&["--set-aside-state"]);
     ended.says(0, &["touches nothing before the next `formic apply`", "took over 3 instances"]);
     assert_eq!(managed.pids(), pids);
+    // Nobody stops them, and that is said.
+    let status = managed.status();
+    let rows = status["services"].as_array().unwrap();
+    assert!(rows.len() == 2 && rows.iter().all(|row| row["state"] == "kept"), "{status:#}");
+    let why = managed.formic(&["why", rows[0]["name"].as_str().unwrap()]);
+    assert!(
+        why.stdout.contains("is kept: it goes on as it is; nobody has said what is wanted"),
+        "{}",
+        why.stdout
+    );
+    managed.formic(&["describe", "alpha"]).says(1, &["alpha is kept: it goes on as it is"]);
     managed.formic(&["apply", "--wait"]).says(0, &[]);
     assert_eq!(managed.ready()["services"].as_array().unwrap().len(), 2);
 }
@@ -275,4 +284,114 @@ fn a_unit_is_shown_and_installed() {
         Some("[Unit]")
     );
     install().says(1, &["is there already", "--force"]);
+}
+
+#[test]
+fn a_wait_is_for_this_change_and_not_for_one_that_failed_before() {
+    let text = |rest: &str| {
+        format!(
+            "[app]\nname = \"waits\"\n[service.web]\n{rest}\nhealth = {{ ready = \"none\" }}\n\
+             update = {{ min_ready = \"0s\", keep_old = \"0s\" }}\n\
+             [service.back]\n{rest}\nhealth = {{ ready = \"none\" }}\nupdate = {{ min_ready = \"0s\", keep_old = \"0s\" }}\n"
+        )
+    };
+    let good = "command = [\"sleep\", \"600\"]\nreplicas = 2";
+    let managed = Managed::running(&Manifest::of(&text(good)), &[]);
+    managed.write(&Manifest::of(&text("command = [\"/no/such/program\"]\nreplicas = 2")));
+    // Both are told, and not only the first one.
+    managed.formic(&["apply", "--wait"]).says(1, &["web failed", "back failed"]);
+    let running = |count: usize| managed.pids().keys().filter(|id| id.starts_with("web-")).count() == count;
+    wait_until("the way back", SOON, || running(2));
+    // What became of it and why is told as long as it is remembered.
+    let history = managed.formic(&["history"]).stdout;
+    let told = history.lines().find(|line| line.starts_with("2 reverted: "));
+    let told = told.unwrap_or_else(|| panic!("{history}"));
+    assert!(["web: ", "back: ", "/no/such/program"].iter().all(|part| told.contains(part)), "{told}");
+    for replicas in [4_usize, 1] {
+        managed.formic(&["scale", &format!("web={replicas}"), "--wait"]).says(0, &[]);
+        assert!(running(replicas), "{:#}", managed.status());
+    }
+    managed.formic(&["scale", "web=3", "--wait"]).says(0, &[]);
+    managed.formic(&["scale", "web=0", "--wait"]).says(0, &["web has stopped"]);
+    // As after a stop: as many as there were.
+    managed.formic(&["start", "web", "--wait"]).says(0, &[]);
+    assert!(running(3), "{:#}", managed.status());
+}
+
+#[test]
+fn a_shell_with_few_open_files_is_no_limit_for_many_instances() {
+    let test = "life::a_shell_with_few_open_files_is_no_limit_for_many_instances";
+    let most = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
+    if most.is_some_and(|most| most < 1024) {
+        println!("formic-test-skipped: {test}: no more than {most:?} open files are allowed here");
+        return;
+    }
+    // More instances than the server may have files open where nobody raises it.
+    let manifest = "[app]\nname = \"many\"\n[service.idle]\ncommand = [\"sleep\", \"600\"]\nreplicas = 60\n\
+                    health = { ready = \"none\" }\nupdate = { min_ready = \"0s\", keep_old = \"0s\" }\n";
+    let managed = Managed::new(&Manifest::of(manifest), &[]);
+    managed.formic(&["server", "stop"]).says(0, &[]);
+    let own = formic(&["server", "--detach"]).within(&managed.folder()).into_command();
+    let mut few = std::process::Command::new("sh");
+    few.args(["-c", "ulimit -S -n 64; exec \"$0\" server --detach"]).arg(own.get_program());
+    few.current_dir(managed.folder());
+    for (name, value) in own.get_envs() {
+        few.env(name, value.unwrap_or_default());
+    }
+    formic_e2e::Tool::from(few).run().says(0, &["keeper"]);
+    managed.formic(&["apply", "--wait"]).says(0, &[]);
+    assert_eq!(managed.pids().len(), 60);
+}
+
+#[test]
+fn a_server_whose_brain_stands_still_can_be_stopped() {
+    let managed = kept();
+    let (pids, keeper, brain) = (managed.pids(), managed.keeper(), managed.brain());
+    formic_e2e::signal(brain, formic_e2e::Signal::STOP);
+    managed.formic(&["server", "stop"]).says(0, &["its brain does not answer", "detached"]);
+    assert!(!alive(keeper) && !alive(brain));
+    assert!(pids.values().all(|pid| alive(*pid)));
+    managed.serve();
+    assert_eq!(managed.pids(), pids);
+}
+
+#[test]
+fn a_brain_that_stands_still_is_followed_by_another() {
+    let managed = Managed::running(&Manifest::of(IDLE), &[("FORMIC_WATCHDOG", "2")]);
+    let (pids, brain) = (managed.pids(), managed.brain());
+    formic_e2e::signal(brain, formic_e2e::Signal::STOP);
+    wait_until("the end of the one that stands still", SOON, || !alive(brain));
+    assert_ne!(managed.brain(), brain);
+    assert_eq!(managed.pids(), pids);
+}
+
+#[test]
+fn a_state_that_is_older_than_it_should_be_harms_nothing_that_runs() {
+    let managed = kept();
+    let database = managed.folder().join(".formic/state/state.redb");
+    managed.formic(&["server", "stop"]).says(0, &[]);
+    let older = std::fs::read(&database).unwrap();
+    managed.serve();
+    // Another revision, one instance more, and a service that the older state knows nothing of.
+    let newer = IDLE.replace("sleep 600", "sleep 700").replace("replicas = 2", "replicas = 3")
+        + "[service.gamma]\ncommand = [\"sleep\", \"600\"]\nhealth = { ready = \"none\" }\n\
+           update = { min_ready = \"0s\", keep_old = \"0s\" }\n";
+    managed.write(&Manifest::of(&newer));
+    managed.formic(&["apply", "--wait"]).says(0, &[]);
+    let pids = managed.pids();
+    assert_eq!(pids.len(), 5);
+    managed.formic(&["server", "stop"]).says(0, &[]);
+    std::fs::write(&database, older).unwrap();
+    managed.serve();
+    let told = "The state on disk is older than it should be";
+    assert!(managed.formic(&["status"]).stdout.contains(told));
+    assert!(managed.formic(&["why", "alpha"]).stdout.contains(told));
+    assert!(managed.formic(&["events"]).stdout.contains(told));
+    // Longer than a brain replaces nothing after it has taken over.
+    std::thread::sleep(Duration::from_secs(4));
+    assert!(pids.values().all(|pid| alive(*pid)), "what runs goes on");
+    let left = of_application(&managed.folder()).len();
+    managed.formic(&["apply", "--wait"]).says(0, &[]);
+    assert!(!managed.formic(&["status"]).stdout.contains(told));
+    assert!(managed.pids().len() == 5 && left >= 5, "{:#}", managed.status());
 }

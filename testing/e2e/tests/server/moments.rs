@@ -7,7 +7,7 @@ use std::time::Duration;
 use formic_e2e::{Managed, Manifest, alive, of_application, wait_for, wait_until};
 use serde_json::Value;
 
-use crate::chaos::{MOMENTS, Trigger, is_at_rest, is_replaced, orphan};
+use crate::chaos::{Flood, MOMENTS, Trigger, is_at_rest, is_replaced, orphan};
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -77,11 +77,13 @@ fn who_dies_at_any_moment_leaves_what_runs_and_nothing_else() {
     for (moment, trigger) in MOMENTS {
         let orphan = (trigger == Trigger::Instance).then(|| orphan(&managed, "rolled"));
         std::fs::write(&armed, moment).unwrap();
+        let mut flood = None;
         match trigger {
             // Its answer may be lost with the brain.
             Trigger::Restart => drop(managed.formic(&["restart", "rolled"])),
             Trigger::Brain => managed.kill(managed.brain()),
             Trigger::Instance => managed.kill(orphan.unwrap()),
+            Trigger::Log => flood = Some(Flood::over(&managed, "rolled")),
         }
         wait_until(&format!("{moment} to be reached"), SOON, || !armed.exists());
         kills += 1;
@@ -97,6 +99,9 @@ fn who_dies_at_any_moment_leaves_what_runs_and_nothing_else() {
             wait_until("another in its place", SOON, || is_replaced(&managed, "rolled", orphan));
         }
         let pids = rest(&managed);
+        if let Some(flood) = flood {
+            flood.is_cut_and_whole();
+        }
         assert_eq!(of(&pids, "still"), of(&first, "still"), "after {moment}");
         assert_eq!(of(&pids, "rolled").len(), 1, "after {moment}: {pids:?}");
         wait_until(&format!("strays to be gone after {moment}"), SOON, || strays(&managed).is_empty());

@@ -2,14 +2,14 @@
 
 use std::fs;
 use std::io::{Read as _, Write as _};
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use formic_e2e::{Folder, Managed, Manifest, Tool, build_folder, of_application, wait_until};
+use formic_e2e::{Folder, Managed, Manifest, Tool, build_folder, formic_in, of_application, wait_until};
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -129,6 +129,36 @@ fn an_instance_is_its_user_and_has_what_it_needs_and_no_more() {
     managed.formic(&["stop"]).says(0, &[]);
     managed.formic(&["server", "stop"]).says(0, &["nothing was running"]);
     assert_eq!(of_application(&folder), Vec::<u32>::new());
+}
+
+/// What another user has put in the place of the engine's folders is his to exchange, and is run with the engine's rights.
+#[test]
+fn a_state_of_another_users_is_not_taken() {
+    if !is_root("users::a_state_of_another_users_is_not_taken") {
+        return;
+    }
+    let (uid, folder, elsewhere) = (own_user(6), Folder::new("planted"), Folder::new("victim"));
+    Manifest::sleeper().write(folder.path());
+    let (state, victim) = (folder.path().join(".formic"), elsewhere.write("log", "untouched"));
+    fs::create_dir(&state).unwrap();
+    let own = |path: &Path, uid| std::os::unix::fs::lchown(path, Some(uid), None).unwrap();
+    let refused = |args: &[&str], words: &[&str]| {
+        formic_in(folder.path(), args).run().says(1, words);
+    };
+    own(&state, uid);
+    for args in [&["server", "--detach"][..], &["up"]] {
+        refused(args, &["belongs to user", &uid.to_string()]);
+    }
+    assert_eq!(fs::read_dir(&state).unwrap().count(), 0, "nothing is made in it");
+    own(&state, 0);
+    symlink(elsewhere.path(), state.join("run")).unwrap();
+    own(&state.join("run"), uid);
+    refused(&["server", "--detach"], &["run belongs to user"]);
+    fs::remove_file(state.join("run")).unwrap();
+    symlink(&victim, state.join("server.log")).unwrap();
+    refused(&["server", "--detach"], &["does not start"]);
+    assert_eq!(fs::read_to_string(&victim).unwrap(), "untouched");
+    assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 1);
 }
 
 #[test]

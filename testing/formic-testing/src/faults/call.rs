@@ -10,6 +10,24 @@ use tokio::time::sleep;
 
 use super::{Fault, Inner};
 
+/// Says who calls, where a fault asks; taken off before the service sees it.
+const FROM: &str = "formic-testing-from";
+
+/// Has a call say who makes it.
+pub(crate) fn sign(call: &mut Call, caller: &str) -> Result<(), Error> {
+    let signed = call.metadata.insert(FROM, caller);
+    signed.map_err(|error| Error::invalid_argument(error.to_string()))
+}
+
+/// Who makes a call, if it says so; it says so no longer.
+pub(crate) fn signature(call: &mut Call) -> Option<String> {
+    let from = call.metadata.get(FROM).map(ToOwned::to_owned);
+    if from.is_some() {
+        call.metadata.remove(FROM);
+    }
+    from
+}
+
 impl Inner {
     /// Passes a call on, unless something befalls it.
     pub(crate) async fn befall(
@@ -80,10 +98,22 @@ fn broken(outcome: Result<Answer, Error>, after: usize) -> Result<Answer, Error>
     }
 }
 
-pub(super) fn interceptor(inner: Arc<Inner>, from: Option<&str>, to: Option<&str>) -> Arc<dyn Interceptor> {
-    let (from, to) = (from.map(ToOwned::to_owned), to.map(ToOwned::to_owned));
-    Arc::new(move |call: Call, next: Next| {
-        Arc::clone(&inner).befall(from.clone(), to.clone(), call, |call| next.run(call))
+pub(super) fn server(inner: Arc<Inner>, name: &str) -> Arc<dyn Interceptor> {
+    let to = name.to_owned();
+    Arc::new(move |mut call: Call, next: Next| {
+        let from = signature(&mut call);
+        Arc::clone(&inner).befall(from, Some(to.clone()), call, |call| next.run(call))
+    })
+}
+
+pub(super) fn client(inner: Arc<Inner>, name: &str) -> Arc<dyn Interceptor> {
+    let from = name.to_owned();
+    Arc::new(move |mut call: Call, next: Next| {
+        let (inner, from) = (Arc::clone(&inner), from.clone());
+        async move {
+            sign(&mut call, &from)?;
+            inner.befall(Some(from), None, call, |call| next.run(call)).await
+        }
     })
 }
 

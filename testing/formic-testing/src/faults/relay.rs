@@ -11,7 +11,11 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::sleep;
 
-use super::{Fault, Inner};
+use super::{Dealt, Fault, Inner};
+
+/// A connection that is not to be.
+#[derive(Debug)]
+pub(crate) struct Refused;
 
 /// Between whom connections go.
 #[derive(Clone, Debug)]
@@ -27,8 +31,17 @@ impl Link {
     }
 
     /// The fault of the next connection.
-    pub(crate) fn take(&self) -> Option<Fault> {
-        self.inner.take(Some(&self.from), Some(&self.to), None)
+    ///
+    /// # Errors
+    /// If that is to be none.
+    pub(crate) fn open(&self) -> Result<Option<Dealt>, Refused> {
+        match self.inner.deal(Some(&self.from), Some(&self.to)) {
+            Some(dealt) if matches!(dealt.fault, Fault::Refuse | Fault::Error(_)) => {
+                dealt.strike();
+                Err(Refused)
+            }
+            dealt => Ok(dealt),
+        }
     }
 
     async fn reach(&self, way: Way) {
@@ -101,10 +114,7 @@ async fn accept(
         cut.mark_unchanged();
         pumps.spawn(async move {
             let relaying = async {
-                let fault = link.take();
-                if matches!(fault, Some(Fault::Refuse | Fault::Error(_))) {
-                    return;
-                }
+                let Ok(fault) = link.open() else { return };
                 let Ok(server) = TcpStream::connect(server).await else { return };
                 // Small pieces must not wait for the next one: the delays here are by order.
                 let _ = (caller.set_nodelay(true), server.set_nodelay(true));
@@ -125,7 +135,7 @@ enum Way {
 }
 
 /// Passes on what both say until one of them ends it, or the fault does.
-pub(crate) async fn pump<C, S>(caller: C, server: S, link: Link, fault: Option<Fault>)
+pub(crate) async fn pump<C, S>(caller: C, server: S, link: Link, fault: Option<Dealt>)
 where
     C: AsyncRead + AsyncWrite + Send,
     S: AsyncRead + AsyncWrite + Send,
@@ -163,13 +173,41 @@ fn handshake(first: &[u8]) -> usize {
     }
 }
 
+/// What becomes of bytes that meet a fault.
+enum Due {
+    /// They arrive so much later.
+    Late(Duration),
+    /// They do not arrive.
+    Lost,
+    /// So many arrive, and then the connection breaks.
+    Cut(usize),
+    /// A few arrive at a time, each after so long.
+    Slow(Duration),
+}
+
+/// What these bytes meet, if anything.
+fn due(fault: &Fault, way: Way, passed: usize, length: usize, first: usize) -> Option<Due> {
+    match (fault, way) {
+        (Fault::Latency(by), _) => Some(Due::Late(*by)),
+        (Fault::Drop, _) | (Fault::DropAnswer, Way::Back) => Some(Due::Lost),
+        (Fault::Reset, Way::There) | (Fault::ResetAnswer, Way::Back) => {
+            (passed + length > first).then_some(Due::Cut(0))
+        }
+        (Fault::Break(after), Way::Back) => {
+            (passed + length > *after).then(|| Due::Cut(after.saturating_sub(passed)))
+        }
+        (Fault::SlowBody(by), Way::Back) => Some(Due::Slow(*by)),
+        _ => None,
+    }
+}
+
 /// Passes on one way.
 async fn copy(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
     way: Way,
     link: &Link,
-    fault: Option<&Fault>,
+    dealt: Option<&Dealt>,
 ) -> End {
     let mut buffer = vec![0; 16 << 10];
     let (mut passed, mut first) = (0, HANDSHAKE);
@@ -186,22 +224,29 @@ async fn copy(
         if passed == 0 {
             first = handshake(&buffer[..length]);
         }
-        let mut piece = length;
-        match (fault, way) {
-            (Some(Fault::Latency(by)), _) => sleep(*by).await,
-            (Some(Fault::Drop), _) | (Some(Fault::DropAnswer), Way::Back) => continue,
-            (Some(Fault::Reset), Way::There) | (Some(Fault::ResetAnswer), Way::Back)
-                if passed + length > first =>
-            {
-                return End::Broken;
+        let piece = match dealt.map(|dealt| (dealt, due(&dealt.fault, way, passed, length, first))) {
+            Some((dealt, Some(due))) => {
+                dealt.strike();
+                match due {
+                    Due::Late(by) => {
+                        sleep(by).await;
+                        length
+                    }
+                    Due::Lost => continue,
+                    Due::Cut(0) => return End::Broken,
+                    Due::Cut(piece) => piece,
+                    Due::Slow(by) => {
+                        match trickle(&mut to, &buffer[..length], by).await {
+                            Ok(()) => passed += length,
+                            Err(_) => return End::Broken,
+                        }
+                        continue;
+                    }
+                }
             }
-            (Some(Fault::Break(after)), Way::Back) => piece = length.min(after.saturating_sub(passed)),
-            _ => {}
-        }
-        let sent = match (fault, way) {
-            (Some(Fault::SlowBody(by)), Way::Back) => trickle(&mut to, &buffer[..piece], *by).await,
-            _ => to.write_all(&buffer[..piece]).await,
+            _ => length,
         };
+        let sent = to.write_all(&buffer[..piece]).await;
         if sent.is_err() || to.flush().await.is_err() || piece < length {
             return End::Broken;
         }

@@ -1,6 +1,7 @@
 //! Which calls meet which fault, how often, and how often they did.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{Fault, Inner};
 
@@ -21,9 +22,21 @@ struct Entry {
     plan: Plan,
     /// So many calls are let through first.
     skip: usize,
+    /// How many calls or connections were told to meet it.
+    dealt: usize,
+    /// How many have: a connection may end before its fault was due.
     happened: usize,
     expected: bool,
     stopped: bool,
+}
+
+/// The fault of a connection, to come.
+#[derive(Debug)]
+pub(crate) struct Dealt {
+    pub(crate) fault: Fault,
+    inner: Arc<Inner>,
+    index: usize,
+    struck: AtomicBool,
 }
 
 /// All of them, in the order in which they were made; a call meets the first that is about it.
@@ -38,17 +51,17 @@ impl Rules {
         Self { entries: Vec::new(), random: fastrand::Rng::with_seed(seed) }
     }
 
-    pub(super) fn take(
+    /// The fault for a call or connection of this kind, and whose it is.
+    pub(super) fn deal(
         &mut self,
         from: Option<&str>,
         to: Option<&str>,
         method: Option<&str>,
-    ) -> Option<Fault> {
+    ) -> Option<(Fault, usize)> {
         let fits = |wanted: &Option<String>, is: Option<&str>| wanted.is_none() || wanted.as_deref() == is;
-        for entry in &mut self.entries {
+        for (index, entry) in self.entries.iter_mut().enumerate() {
             let about = fits(&entry.from, from) && fits(&entry.to, to) && fits(&entry.method, method);
-            if !about || entry.stopped || matches!(entry.plan, Plan::Times(times) if entry.happened >= times)
-            {
+            if !about || entry.stopped || matches!(entry.plan, Plan::Times(times) if entry.dealt >= times) {
                 continue;
             }
             if entry.skip > 0 {
@@ -60,10 +73,20 @@ impl Rules {
             {
                 continue;
             }
-            entry.happened += 1;
-            return Some(entry.fault.clone());
+            entry.dealt += 1;
+            return Some((entry.fault.clone(), index));
         }
         None
+    }
+
+    /// What was dealt has happened.
+    pub(super) fn strike(&mut self, index: usize) {
+        self.entries[index].happened += 1;
+    }
+
+    /// What was dealt has not happened and cannot any more, so another one may meet it.
+    fn give_back(&mut self, index: usize) {
+        self.entries[index].dealt -= 1;
     }
 
     pub(super) fn happened(&self) -> usize {
@@ -87,6 +110,29 @@ impl Rules {
                 format!("{:?} from {} to {}{method}", entry.fault, name(&entry.from), name(&entry.to))
             })
             .collect()
+    }
+}
+
+// === impl Dealt ===
+
+impl Dealt {
+    pub(super) fn new(inner: Arc<Inner>, (fault, index): (Fault, usize)) -> Self {
+        Self { fault, inner, index, struck: AtomicBool::new(false) }
+    }
+
+    /// It happens, which counts once.
+    pub(crate) fn strike(&self) {
+        if !self.struck.swap(true, Ordering::AcqRel) {
+            self.inner.rules().strike(self.index);
+        }
+    }
+}
+
+impl Drop for Dealt {
+    fn drop(&mut self) {
+        if !self.struck.load(Ordering::Acquire) {
+            self.inner.rules().give_back(self.index);
+        }
     }
 }
 
@@ -159,7 +205,8 @@ impl Calls {
     /// What they meet, from now on.
     pub fn meet(self, fault: Fault) -> Rule {
         let Self { inner, from, to, method, plan, skip, expected } = self;
-        let entry = Entry { fault, from, to, method, plan, skip, happened: 0, expected, stopped: false };
+        let (dealt, happened, stopped) = (0, 0, false);
+        let entry = Entry { fault, from, to, method, plan, skip, dealt, happened, expected, stopped };
         let mut rules = inner.rules();
         let index = rules.entries.len();
         rules.entries.push(entry);
@@ -212,6 +259,23 @@ mod tests {
         assert!(take("order", "user").is_none());
         assert_eq!((twice.happened(), later.happened(), all.happened()), (2, 1, 1));
         assert_eq!((faults.happened(), faults.left()), (4, 0));
+    }
+
+    #[test]
+    fn a_connection_that_ended_before_its_fault_leaves_it_to_the_next() {
+        let faults = Faults::new();
+        let rule = faults.calls().to("payment").meet(Fault::Reset);
+        let deal = || faults.0.deal(Some("order"), Some("payment"));
+        let idle = deal().expect("the first connection meets it");
+        assert!(deal().is_none(), "it was ordered once");
+        drop(idle);
+        assert_eq!((rule.happened(), faults.left()), (0, 1), "nothing was sent over it");
+        let used = deal().expect("the next one meets it");
+        used.strike();
+        used.strike();
+        drop(used);
+        assert!(deal().is_none());
+        assert_eq!((rule.happened(), faults.left()), (1, 0));
     }
 
     #[test]

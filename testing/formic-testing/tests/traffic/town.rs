@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use formic_balance::Traffic;
+use formic_balance::traffic::Hash;
+use formic_balance::{Algorithm, Traffic};
 use formic_client::{Client, Config as ClientConfig};
 use formic_core::{Error, Instance, InstanceId, Kind, Method, RpcService, ServiceName};
 use formic_registry::{Memory, Registry};
@@ -20,6 +21,8 @@ use tokio::time::{Instant, sleep, sleep_until};
 pub(crate) const MS: Duration = Duration::from_millis(1);
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
+
+const USER: &str = "x-user";
 
 pub(crate) const READ: Method = Method::new("/scene.Work/Read", Kind::Unary).idempotent(true);
 pub(crate) const WRITE: Method = Method::new("/scene.Work/Write", Kind::Unary);
@@ -70,7 +73,7 @@ impl Handle for Served {
         vec![formic_rpc::handle::describe("scene.Work", &[READ, WRITE])]
     }
 
-    fn call(&self, _: Call) -> BoxFuture<'static, Result<Answer, Error>> {
+    fn call(&self, call: Call) -> BoxFuture<'static, Result<Answer, Error>> {
         let worker = Arc::clone(&self.0);
         Box::pin(async move {
             worker.attempts.fetch_add(1, Ordering::Relaxed);
@@ -85,16 +88,33 @@ impl Handle for Served {
             sleep(Duration::from_micros(fastrand::u64(mean / 2..=mean + mean / 2))).await;
             drop(turn);
             match &worker.next {
-                Some(next) => next.call(call_of(READ, false)).await,
+                Some(next) => {
+                    let user = call.metadata.get(USER).unwrap_or_default();
+                    next.call(call_of(READ, false, user)).await
+                }
                 None => Ok(Answer::new(Body::Message(Bytes::new()))),
             }
         })
     }
 }
 
-pub(crate) fn call_of(method: Method, important: bool) -> Call {
+/// Every policy, as settings have it; `hash` goes by the user.
+pub(crate) fn policy(policy: Algorithm) -> Traffic {
+    let hash = (policy == Algorithm::Hash).then(|| Hash { key: USER.into(), bound: 1.25 });
+    Traffic { policy, hash, ..Traffic::default() }
+}
+
+/// Seeds, each with a policy: many of the default, some of the others.
+pub(crate) fn seeds() -> impl Iterator<Item = (u64, Algorithm)> {
+    let each =
+        |policy: Algorithm| (0..if policy == Algorithm::default() { 8 } else { 2 }).map(move |_| policy);
+    (0..).zip(Algorithm::ALL.into_iter().flat_map(each))
+}
+
+pub(crate) fn call_of(method: Method, important: bool, user: &str) -> Call {
     let mut call = Call::new(method, Codec::Proto, Body::Message(Bytes::new()));
     call.metadata.insert("formic-priority", if important { "high" } else { "normal" }).unwrap();
+    call.metadata.insert(USER, user).unwrap();
     call
 }
 
@@ -147,7 +167,9 @@ impl Town {
     pub(crate) fn client(&self, name: &str, traffic: Traffic) -> Client {
         let connector = Some(self.fabric.connector(name));
         // Wire deadlines are of the real clock; see `Fabric`.
-        let config = ClientConfig { connector, timeout: HOUR / 2, traffic, ..ClientConfig::default() };
+        let transport = formic_testing::transport();
+        let config =
+            ClientConfig { connector, transport, timeout: HOUR / 2, traffic, ..ClientConfig::default() };
         Client::new(self.registry.clone(), config)
     }
 }
@@ -187,9 +209,11 @@ impl Load {
             let method = if fastrand::f64() < self.writes { WRITE } else { READ };
             let (idempotent, important) = (method == READ, fastrand::f64() < self.important);
             let channel = channel.clone();
+            // Of a few hundred, in no order.
+            let user = format!("user-{}", (calls.len() as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 55);
             calls.spawn(async move {
                 let began = Instant::now();
-                let outcome = channel.call(call_of(method, important)).await.map(drop);
+                let outcome = channel.call(call_of(method, important, &user)).await.map(drop);
                 Seen { began, took: began.elapsed(), important, idempotent, outcome }
             });
         }

@@ -157,12 +157,18 @@ fn lately(entries: &[Entry], service: &str, now: i64) -> String {
     };
     let line = |entry: &Entry| {
         let who = if entry.instance.is_empty() { "it" } else { &entry.instance };
-        // A rollout has a name of its own, and a wait says whose it is.
-        let who = if matches!(entry.kind, Kind::Rollout | Kind::Wait | Kind::Run) { "" } else { who };
+        // A rollout has a name of its own, and a wait says whose it is; so do the others.
+        let named = matches!(entry.kind, Kind::Rollout | Kind::Wait | Kind::Run | Kind::Traffic);
+        let who = if named { "" } else { who };
         format!("{} ago {who} {}", ago(entry), entry.text).replace("  ", " ")
     };
-    let mut last: Vec<&Entry> =
-        entries.iter().rev().filter(|entry| entry.service == service).take(LATELY).collect();
+    // Steps of a rollout come many at a time, and the newest says how far it is: the others would hide what happened before.
+    let mut rollouts = 0;
+    let is_told = |entry: &&Entry| {
+        rollouts += u32::from(entry.kind == Kind::Rollout && entry.service == service);
+        entry.service == service && (entry.kind != Kind::Rollout || rollouts == 1)
+    };
+    let mut last: Vec<&Entry> = entries.iter().rev().filter(is_told).take(LATELY).collect();
     last.reverse();
     let lines: Vec<String> = last.into_iter().map(line).collect();
     if lines.is_empty() { String::new() } else { format!(" Lately: {}.", lines.join("; ")) }
@@ -216,9 +222,14 @@ impl pb::DeployService for Control {
             let service = services.iter_mut().find(|service| service.name == *name);
             let service = service.ok_or_else(|| self.unknown(name))?;
             can_scale(service, *replicas)?;
+            match (service.replicas, *replicas) {
+                // As a stop: `start` brings back as many as there were.
+                (before @ 1.., 0) => drop(facts.stopped.insert(name.clone(), before)),
+                (0, 0) => {}
+                // Who says how many there are to be wants them to run.
+                _ => drop(facts.stopped.remove(name)),
+            }
             service.replicas = *replicas;
-            // Who says how many there are to be wants them to run.
-            facts.stopped.remove(name);
         }
         let asked: Vec<String> = wanted.iter().map(|(name, replicas)| format!("{name}={replicas}")).collect();
         let index = Some(request.index.unwrap_or(present.index));
@@ -367,7 +378,7 @@ impl pb::DeployService for Control {
         }
         last.mark_unchanged();
         let state = (queue, seen, last, self.engine.view());
-        reply(Streaming::new(futures::stream::unfold(
+        reply(self.until_stopped(Streaming::new(futures::stream::unfold(
             state,
             move |(mut queue, mut seen, mut last, mut view)| {
                 let (journal, about) = (journal.clone(), about.clone());
@@ -392,7 +403,7 @@ impl pb::DeployService for Control {
                     }
                 }
             },
-        )))
+        ))))
     }
 
     async fn why(&self, _: Context, request: Request<'_, pb::WhyRequest>) -> Reply<pb::WhyResponse> {
@@ -456,13 +467,19 @@ mod tests {
         let entries = [
             entry(0, Kind::Start, "user", "user-1", "starts"),
             entry(1_000, Kind::Rollout, "order", "", "rollout 2: succeeded"),
+            entry(7_500, Kind::Traffic, "order", "", "order-1 counts again with web-1"),
             entry(7_750, Kind::Exit, "order", "order-1", "ended by itself: exit code 3"),
         ];
         assert_eq!(
             lately(&entries, "order", 8_000),
-            " Lately: 7s ago rollout 2: succeeded; 250ms ago order-1 ended by itself: exit code 3."
+            " Lately: 7s ago rollout 2: succeeded; 500ms ago order-1 counts again with web-1; \
+             250ms ago order-1 ended by itself: exit code 3."
         );
         assert_eq!(lately(&entries, "nobody", 8_000), "");
+        // The steps of a rollout after it hide nothing.
+        let steps = (0..9).map(|n| entry(8_000 + n, Kind::Rollout, "order", "", "rollout 3: goes on"));
+        let told = lately(&entries.into_iter().chain(steps).collect::<Vec<_>>(), "order", 9_000);
+        assert!(told.contains("exit code 3") && told.matches("rollout").count() == 1, "{told}");
     }
 
     #[test]
@@ -475,6 +492,8 @@ mod tests {
                 services: vec![service(replicas, Value::Null)],
                 tag: Arc::default(),
                 outcome,
+                why: String::new(),
+                restarted: Vec::new(),
             })
         };
         let state = |index, replicas| with(index, replicas, None);

@@ -200,6 +200,7 @@ mod tests {
             restarts: 2,
             started_unix_ms: 5,
             last_exit: String::new(),
+            probe_failure: String::new(),
         };
         let service = ServiceView {
             name: "order".into(),
@@ -212,6 +213,7 @@ mod tests {
             reason: String::new(),
             rollout: "",
             rollout_failure: String::new(),
+            rollout_number: 0,
             restarts: 0,
             cron: Default::default(),
         };
@@ -219,7 +221,8 @@ mod tests {
         times.add(Duration::from_millis(2));
         let mut usage = Usage::default();
         (usage.cpu, usage.memory) = (Some(Duration::from_millis(1500)), Some(4096));
-        let probe = Probed { latency: Some(Duration::from_millis(3)), failures: 1 };
+        let latency = Some(Duration::from_millis(3));
+        let probe = Probed { latency, failures: 1, in_row: 0, failed_unix_ms: Some(4) };
         let measured = Measured {
             instances: HashMap::from([("order-1".to_owned(), InstanceMeasures { usage, probe })]),
             turns: times.counted(),

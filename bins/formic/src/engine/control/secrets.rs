@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use formic_api::control::v1 as pb;
 use formic_core::Error;
 use formic_plan::Service;
-use formic_reconcile::Command;
+use formic_reconcile::{Command, Kind};
 use formic_rpc::{Context, Reply, Request, reply};
 use formic_state::Secret;
 
@@ -24,7 +24,8 @@ impl Control {
 
     /// Tells the events. What was done stays done if the engine has no room to hear of it.
     fn note(&self, text: impl std::fmt::Display) {
-        let _ = self.engine.send(Command::Secret { text: text.to_string() });
+        let (kind, service) = (Kind::Secret, String::new());
+        let _ = self.engine.send(Command::Note { kind, service, text: text.to_string() });
     }
 }
 

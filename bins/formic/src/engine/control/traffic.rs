@@ -4,17 +4,18 @@ use std::sync::Arc;
 
 use formic_api::control::v1 as pb;
 use formic_core::Error;
+use formic_reconcile::{Command, Kind};
 use formic_rpc::{Context, Reply, Request, Streaming, reply};
 use serde_json::Value;
 
-use super::Control;
+use super::{Control, by};
 use crate::engine::facts::Facts;
 
-/// The policies of a desired state, as callers take them.
-fn policies(generation: u64, tag: &Value) -> pb::Policies {
-    let facts = Facts::from_tag(tag);
+/// The policies of a desired state, as a caller of this name takes them.
+fn policies(generation: u64, tag: &Value, caller: &str) -> pb::Policies {
+    let told = Facts::from_tag(tag).traffic_of(caller);
     // A map of JSON values always encodes.
-    let services = serde_json::to_string(&facts.traffic).unwrap_or_else(|_| "{}".into());
+    let services = serde_json::to_string(&told).unwrap_or_else(|_| "{}".into());
     pb::Policies { generation, services, ..Default::default() }
 }
 
@@ -43,19 +44,23 @@ impl pb::TrafficService for Control {
         let answers = self.callers.ask(service, from, "").await;
         self.is_called(service, &answers.given)?;
         let facts = Facts::from_tag(&self.engine.view().borrow().tag);
-        let wanted = facts.traffic.get(service).map(ToString::to_string).unwrap_or_default();
-        let callers = answers.given.into_iter().filter_map(|(_, report)| report.traffic.into_option());
+        let shown = |policy: Option<&Value>| policy.map(ToString::to_string).unwrap_or_default();
+        let callers = answers.given.into_iter().filter_map(|(caller, report)| {
+            let mut seen = report.traffic.into_option()?;
+            seen.wanted = shown(facts.traffic_of(&caller.service).get(service));
+            Some(seen)
+        });
         reply(pb::TrafficResponse {
             callers: callers.collect(),
             silent: answers.silent,
-            wanted,
+            wanted: shown(facts.traffic.get(service)),
             ..Default::default()
         })
     }
 
     async fn readmit(
         &self,
-        _: Context,
+        context: Context,
         request: Request<'_, pb::ReadmitRequest>,
     ) -> Reply<pb::ReadmitResponse> {
         let (service, instance) = (request.service, request.instance);
@@ -70,6 +75,11 @@ impl pb::TrafficService for Control {
         if callers.is_empty() && answers.silent.is_empty() {
             return Err(Error::not_found(format!("no caller knows an instance {instance:?} of {service}")));
         }
+        let knew: Vec<&str> = callers.iter().map(|caller| caller.instance.as_str()).collect();
+        let whom = if knew.is_empty() { "nobody that answered".to_owned() } else { knew.join(", ") };
+        let text = format!("{instance} counts again with {whom}, by {}", by("traffic --reset", &context));
+        // What was done stays done if the engine has no room to hear of it.
+        let _ = self.engine.send(Command::Note { kind: Kind::Traffic, service: service.to_owned(), text });
         reply(pb::ReadmitResponse { callers, silent: answers.silent, ..Default::default() })
     }
 
@@ -84,11 +94,12 @@ impl pb::TrafficService for Control {
         let caller = caller.ok_or_else(|| {
             Error::invalid_argument("a caller is needed").with_field("caller.instance", "must be set")
         })?;
+        let name = caller.service.clone();
         let (place, view, tag) = (self.callers.attend(caller), self.engine.view(), None::<Arc<Value>>);
-        let state = (place, view, tag, String::new());
+        let state = (place, view, tag, String::new(), name);
         reply(Streaming::new(futures::stream::unfold(
             state,
-            |(mut place, mut view, mut tag, told)| async move {
+            |(mut place, mut view, mut tag, told, name)| async move {
                 loop {
                     // Most changes of a view are about instances, and cost no more than this look.
                     let (index, now) = {
@@ -97,13 +108,13 @@ impl pb::TrafficService for Control {
                     };
                     // An engine that does not know yet what is wanted takes no policy from anybody.
                     if !now.is_null() && tag.as_ref().is_none_or(|tag| !Arc::ptr_eq(tag, &now)) {
-                        let policies = policies(index, &now);
+                        let policies = policies(index, &now, &name);
                         tag = Some(now);
                         if told != policies.services {
                             let told = policies.services.clone();
                             let message =
                                 pb::AttendResponse { policies: Some(policies).into(), ..Default::default() };
-                            return Some((Ok(message), (place, view, tag, told)));
+                            return Some((Ok(message), (place, view, tag, told, name)));
                         }
                     }
                     tokio::select! {
@@ -112,7 +123,7 @@ impl pb::TrafficService for Control {
                             // None: the caller came again, and this is its earlier self.
                             let question = Some(question?).into();
                             let message = pb::AttendResponse { question, ..Default::default() };
-                            return Some((Ok(message), (place, view, tag, told)));
+                            return Some((Ok(message), (place, view, tag, told, name)));
                         }
                     }
                 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use formic_reconcile::FieldChange;
-use formic_spec::Route;
+use formic_spec::{GATEWAY, Route};
 use serde_json::Value;
 
 use super::Facts;
@@ -41,6 +41,18 @@ impl Facts {
         }
         for (service, policy) in &self.traffic {
             leaves(&format!("service.{service}.traffic"), policy, &mut fields);
+        }
+        for (caller, policies) in &self.calls {
+            let caller = if caller == GATEWAY { caller.clone() } else { format!("service.{caller}") };
+            for (service, policy) in policies {
+                let place = format!("{caller}.client.{service}.traffic");
+                let (mut own, mut below) = (BTreeMap::new(), BTreeMap::new());
+                leaves(&place, policy, &mut own);
+                leaves(&place, self.traffic.get(service).unwrap_or(&Value::Null), &mut below);
+                // What is as for everybody is not told twice.
+                own.retain(|place, value| below.get(place) != Some(value));
+                fields.append(&mut own);
+            }
         }
         fields
     }
@@ -105,6 +117,13 @@ mod tests {
         assert!(change.from.starts_with('a') && change.to.starts_with('b'), "{change:?}");
         let policy = facts("[service.a.traffic]\npolicy = 'random'\n");
         assert!(told(&bare, &policy).contains(&("service.a.traffic.policy".to_owned(), true, false)));
+        let own = facts(
+            "[service.a.traffic]\npolicy = 'random'\n\
+             [service.b.client.a.traffic]\nsubset = 2\n[gateway.client.b.traffic]\nsubset = 3\n",
+        );
+        let own: Vec<String> =
+            policy.changes(&own).into_iter().map(|c| format!("{}={}", c.field, c.to)).collect();
+        assert_eq!(own, ["gateway.client.b.traffic.subset=3", "service.b.client.a.traffic.subset=2"]);
         let mut hidden = bare.clone();
         hidden.exposed.clear();
         assert_eq!(told(&bare, &hidden), [("gateway.expose".to_owned(), false, true)]);

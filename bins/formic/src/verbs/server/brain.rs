@@ -21,15 +21,19 @@ use crate::engine::artifacts;
 use crate::engine::callers;
 use crate::engine::control::{About, Control, by};
 use crate::engine::doors;
+use crate::engine::facts::Facts;
 use crate::engine::serve;
 use crate::engine::state::State;
 use crate::engine::vault::Vault;
 use crate::exit::{Failure, Outcome};
 use crate::output::talk;
-use crate::signals::Ends;
+use crate::signals::{End, Ends};
 
 /// Answers under way get so long when the brain ends.
 const FAREWELL: Duration = Duration::from_millis(500);
+
+/// How often the keeper is told that this brain goes on.
+const PULSE: Duration = Duration::from_secs(10);
 
 /// What the server's own service needs.
 #[derive(Clone, Debug)]
@@ -40,6 +44,8 @@ pub(crate) struct Managed {
     folder: String,
     /// Told when this brain is to end.
     leave: CancellationToken,
+    /// Told before that if there will be none after it.
+    pub(crate) stopped: CancellationToken,
 }
 
 pub(crate) async fn run(folder: &Path) -> Outcome {
@@ -53,9 +59,10 @@ pub(crate) async fn run(folder: &Path) -> Outcome {
     let begun = Instant::now();
     let filter = std::env::var("FORMIC_LOG").unwrap_or_else(|_| "info".into());
     formic_telemetry::logs::init(LogFormat::Auto, &filter).map_err(Failure::user)?;
+    super::more_files();
     let folder_text =
         folder.to_str().ok_or_else(|| Failure::user(format!("{} is no text", folder.display())))?.to_owned();
-    let state = State::open(folder)?;
+    let state = State::taken_over(folder)?;
     let place = Place::read(&state)?;
     let features = Features::from_env().map_err(|error| Failure::user(error.to_string()))?;
     let _lock = super::lock(&state.lock(), &features)
@@ -82,14 +89,25 @@ pub(crate) async fn run(folder: &Path) -> Outcome {
     let vault = Vault::of(&state, Arc::clone(&database))?;
     // Before it goes on: what it starts at once may need them.
     let (door, doors) = tokio::sync::mpsc::unbounded_channel();
-    engine = engine.with_secrets(vault.secrets.clone()).with_keeper(keeper.clone()).with_doors(door);
+    engine = engine
+        .with_secrets(vault.secrets.clone())
+        .with_way_back(Facts::way_back)
+        .with_keeper(keeper.clone())
+        .with_doors(door);
     let takeover = engine
         .resume(Arc::clone(&database))
         .await
         .map_err(|error| Failure::user("cannot go on where the last brain ended").because(error))?;
 
     let leave = CancellationToken::new();
-    let managed = Managed { keeper: keeper.clone(), takeover, folder: folder_text, leave: leave.clone() };
+    let stopped = CancellationToken::new();
+    let managed = Managed {
+        keeper: keeper.clone(),
+        takeover,
+        folder: folder_text,
+        leave: leave.clone(),
+        stopped: stopped.clone(),
+    };
     let profile = if place.release { "release" } else { "dev" };
     let control = Control {
         about: About { app: place.app.clone(), manifest: place.manifest.clone(), profile },
@@ -111,6 +129,7 @@ pub(crate) async fn run(folder: &Path) -> Outcome {
     let mut ports = JoinSet::new();
     ports.spawn(ports::run(place, control.clone(), keeper.clone()));
     ports.spawn(doors::run(state.clone(), control, doors));
+    ports.spawn(alive(keeper.clone()));
     keeper.ready().await.map_err(|error| Failure::user("the keeper does not listen").because(error))?;
     tracing::info!(
         generation = keeper.generation(),
@@ -125,7 +144,13 @@ pub(crate) async fn run(folder: &Path) -> Outcome {
     tender.spawn(async move { supervisor.tend_logs(LogLimits::default(), until).await });
 
     let ended = tokio::select! {
-        () = ends.next() => Ok(()),
+        end = ends.which() => {
+            // After a reload there is a next brain, and what is followed goes on with it.
+            if end != End::Hangup && is_last(&keeper).await {
+                stopped.cancel();
+            }
+            Ok(())
+        }
         () = leave.cancelled() => Ok(()),
         // Another may be acting in its place by now.
         _ = keeper.closed() => Err(Failure::user("the keeper is gone")),
@@ -144,9 +169,26 @@ pub(crate) async fn run(folder: &Path) -> Outcome {
     services.shutdown().await;
     tending.cancel();
     while tender.join_next().await.is_some() {}
-    // Stays for as long as an instance has files in it.
-    vault.secrets.close();
     ended
+}
+
+/// Whether there will be no next brain: whoever told this one to end has told its keeper, or meant this one alone. Of a keeper
+/// that does not say so, it is what a service manager does.
+async fn is_last(keeper: &keeper::Client) -> bool {
+    let asked = tokio::time::timeout(FAREWELL, keeper.is_ending()).await;
+    asked.ok().and_then(Result::ok).unwrap_or(true)
+}
+
+/// Tells the keeper again and again that this brain goes on, so that one that does not is followed by another.
+async fn alive(keeper: keeper::Client) {
+    let Some(watchdog) = keeper::watchdog() else { return };
+    loop {
+        if let Err(keeper::ClientError::Refused(why)) = keeper.alive().await {
+            tracing::info!(why, "this keeper does not watch whether its brain goes on");
+            return;
+        }
+        tokio::time::sleep((watchdog / 6).min(PULSE)).await;
+    }
 }
 
 async fn open(state: &State) -> Outcome<Arc<formic_state::State>> {
@@ -154,11 +196,16 @@ async fn open(state: &State) -> Outcome<Arc<formic_state::State>> {
     let opened = tokio::task::spawn_blocking(move || formic_state::State::open(&folder)).await;
     let opened = opened.map_err(|error| Failure::bug("the state").because(error))?;
     opened.map(Arc::new).map_err(|error| {
-        let failure = Failure::user(format!("the state cannot be opened: {error}"));
+        use formic_state::OpenError;
+        let failure = Failure::user("the state cannot be opened");
         let failure = match error {
-            formic_state::OpenError::Damaged { .. } => failure.help(
+            OpenError::Damaged { .. } => failure.hopeless().help(
                 "what runs goes on untouched; `formic server --set-aside-state` keeps the damaged file under another name and begins an empty one",
             ),
+            OpenError::Newer { .. }
+            | OpenError::NotOurs { .. }
+            | OpenError::KeyMissing { .. }
+            | OpenError::KeyWrong { .. } => failure.hopeless().help("what runs goes on untouched"),
             _ => failure,
         };
         failure.because(error)
@@ -212,6 +259,7 @@ impl pb::ServerService for Control {
         self.here_only("the end of a server, which could not be taken back from there,")?;
         let managed = self.managed()?;
         managed.keeper.stop().await.map_err(refused)?;
+        managed.stopped.cancel();
         managed.leave.cancel();
         reply(pb::DetachResponse { running: running(&self.engine), ..Default::default() })
     }

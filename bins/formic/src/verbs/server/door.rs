@@ -1,7 +1,7 @@
 //! The server's API over TCP: for whoever has a token, or a certificate of the right authority, and for nobody else.
 //!
 //! ```text
-//! listener ─ room for so many ─ TLS handshake ─ guard: token, name ─ API without what needs this machine
+//! listener ─ room for so many, half of it for each address ─ TLS handshake ─ guard: token, name ─ API without what needs this machine
 //! ```
 //!
 //! The socket in the folder of state stays as it is, for this user alone. What is tried in vain is answered slowly and
@@ -26,6 +26,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
+use super::shares::{Share, Shares};
 use super::wary::Wary;
 use crate::engine::api;
 use crate::engine::control::Control;
@@ -34,7 +35,7 @@ use crate::tls;
 use crate::token::{self, Tokens};
 
 /// Connections at a time: people, a pipeline or two, and a page that watches.
-const CONNECTIONS: usize = 128;
+pub(super) const CONNECTIONS: usize = 128;
 /// A handshake takes two ways; whoever is slower holds a place for so long.
 const HANDSHAKE: Duration = Duration::from_secs(5);
 /// The pause after a failed accept: trying at once would spin.
@@ -205,7 +206,7 @@ fn connections(
     tls: Option<TlsAcceptor>,
 ) -> impl Stream<Item = (Held, Option<Peer>)> + Send + Unpin + 'static {
     let room = Arc::new(Semaphore::new(CONNECTIONS));
-    let entrance = Entrance { listener, tls, room, handshakes: JoinSet::new() };
+    let entrance = Entrance { listener, tls, room, shares: Shares::default(), handshakes: JoinSet::new() };
     Box::pin(futures::stream::unfold(entrance, |mut entrance| async move {
         let next = entrance.next().await;
         Some((next, entrance))
@@ -216,6 +217,7 @@ struct Entrance {
     listener: TcpListener,
     tls: Option<TlsAcceptor>,
     room: Arc<Semaphore>,
+    shares: Shares,
     handshakes: JoinSet<Option<(Held, Peer)>>,
 }
 
@@ -236,9 +238,14 @@ impl Entrance {
                 } => accepted,
             };
             match accepted {
-                (Ok((stream, address)), Ok(permit)) => {
-                    drop(self.handshakes.spawn(shake(stream, address, self.tls.clone(), permit)));
-                }
+                (Ok((stream, address)), Ok(permit)) => match self.shares.take(address.ip()) {
+                    Some(share) => {
+                        let place = Place { _permit: permit, _share: share };
+                        drop(self.handshakes.spawn(shake(stream, address, self.tls.clone(), place)));
+                    }
+                    // It is closed at once: the places are others' too.
+                    None => tracing::debug!(%address, "an address has as many connections as it may"),
+                },
                 (Err(error), _) => {
                     tracing::warn!(%error, "cannot accept a connection to the API");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -254,11 +261,11 @@ async fn shake(
     stream: TcpStream,
     address: SocketAddr,
     tls: Option<TlsAcceptor>,
-    permit: OwnedSemaphorePermit,
+    place: Place,
 ) -> Option<(Held, Peer)> {
     stream.set_nodelay(true).ok()?;
     let Some(tls) = tls else {
-        let held = Held { io: Box::new(stream), _permit: permit };
+        let held = Held { io: Box::new(stream), _place: place };
         return Some((held, Peer(address.to_string().into())));
     };
     match tokio::time::timeout(HANDSHAKE, tls.accept(stream)).await {
@@ -266,7 +273,7 @@ async fn shake(
             let (_, session) = stream.get_ref();
             let certificate = session.peer_certificates().and_then(<[_]>::first).map(tls::name_in);
             let peer = certificate.map_or_else(|| address.to_string(), |name| format!("{address} {name}"));
-            Some((Held { io: Box::new(stream), _permit: permit }, Peer(peer.into())))
+            Some((Held { io: Box::new(stream), _place: place }, Peer(peer.into())))
         }
         Ok(Err(error)) => {
             tracing::debug!(%address, %error, "a TLS handshake failed");
@@ -276,10 +283,16 @@ async fn shake(
     }
 }
 
+/// One of all places, and of those of an address.
+struct Place {
+    _permit: OwnedSemaphorePermit,
+    _share: Share,
+}
+
 /// A connection with the place that it takes.
 struct Held {
     io: BoxIo,
-    _permit: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 impl Held {

@@ -4,6 +4,8 @@ use std::fmt::Write as _;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use formic_supervise::keeper;
+
 use crate::cli::Install;
 use crate::engine::manifest;
 use crate::exit::{Failure, Outcome};
@@ -87,8 +89,10 @@ fn unit(
     put("Type=notify-reload");
     put("NotifyAccess=main");
     put(&format!("ExecStart={command}"));
-    put("Restart=always");
+    // Not after an end that was asked for, as by `formic server stop`.
+    put("Restart=on-failure");
     put("RestartSec=100ms");
+    put(&format!("RestartPreventExitStatus={}", keeper::HOPELESS));
     // Instances are no part of the service's own life: a stop of the unit detaches.
     put("KillMode=process");
     put("SendSIGKILL=no");
@@ -140,6 +144,7 @@ mod tests {
             "ExecStart=/usr/bin/formic server /srv/shop --metrics 127.0.0.1:9090",
             "Type=notify-reload",
             "KillMode=process",
+            "Restart=on-failure",
             "Delegate=yes",
             "FileDescriptorStoreMax=4096",
         ] {

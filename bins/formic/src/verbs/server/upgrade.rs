@@ -7,11 +7,17 @@ use std::time::{Duration, Instant};
 use formic_api::control::v1 as pb;
 use serde_json::json;
 
-use super::{LOOK, START_LIMIT};
+use super::LOOK;
 use crate::app::{self, App};
 use crate::cli::{Detached, Upgrade};
 use crate::exit::{Failure, Outcome};
 use crate::output::{self, talk};
+
+/// How long an answer is waited for: one brain may take a third of a minute to be no brain, and the one before comes back then.
+const NEXT_LIMIT: Duration = Duration::from_secs(60);
+
+/// After this a person is told what is waited for.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 pub(crate) async fn run(args: &Upgrade) -> Outcome {
     let program = program(args)?;
@@ -26,7 +32,7 @@ pub(crate) async fn run(args: &Upgrade) -> Outcome {
     let request =
         |part: &str| pb::ReplaceRequest { program: text.clone(), part: part.into(), ..Default::default() };
     app.server().replace(request("brain")).await?;
-    let after = next(&app, before.pid).await?;
+    let after = next(&app, before.pid, json).await?;
     let took = begun.elapsed();
     if after.status.server.program != text {
         return Err(Failure::user(format!(
@@ -72,13 +78,19 @@ fn program(args: &Upgrade) -> Outcome<PathBuf> {
 }
 
 /// The server as its next brain answers.
-async fn next(app: &App, before: u32) -> Outcome<App> {
-    let limit = Instant::now() + START_LIMIT;
-    while Instant::now() < limit {
+async fn next(app: &App, before: u32, json: bool) -> Outcome<App> {
+    let begun = Instant::now();
+    let mut told = json;
+    while begun.elapsed() < NEXT_LIMIT {
         if let Some(next) = app::in_folder(&app.folder).await
             && next.status.pid != before
         {
             return Ok(next);
+        }
+        if begun.elapsed() >= PATIENCE && !std::mem::replace(&mut told, true) {
+            talk(
+                "it is not ready yet; if it goes on so, its keeper ends it and starts the program before it again",
+            );
         }
         tokio::time::sleep(LOOK.min(Duration::from_millis(20))).await;
     }

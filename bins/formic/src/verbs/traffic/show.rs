@@ -21,14 +21,20 @@ const COLUMNS: [Column; 10] = [
     ("EWMA", |e| latency(e.latency_ms)),
     ("SUCCESS", success),
     ("STATE", |e| e.state.clone()),
-    ("BY", |e| e.transport.clone()),
+    ("BY", |e| if e.transport.is_empty() { NOTHING.into() } else { e.transport.clone() }),
 ];
+
+/// What stands in the place of a value that there is not.
+const NOTHING: &str = "-";
 
 /// What is seen, within a terminal's width if there is one.
 pub(super) fn render(service: &str, seen: &pb::TrafficResponse, limit: Option<usize>) -> String {
     let mut out = Vec::new();
     if seen.callers.is_empty() && seen.silent.is_empty() {
-        out.push(format!("nobody has called {service} yet"));
+        let nobody = format!("no service and no gateway has called {service} yet");
+        // Whoever tries a service by hand looks here next.
+        out.extend(wrap(&nobody, limit));
+        out.extend(wrap("calls of `formic call` end with it and are not counted here", limit));
     }
     for caller in &seen.callers {
         if !out.is_empty() {
@@ -38,7 +44,7 @@ pub(super) fn render(service: &str, seen: &pb::TrafficResponse, limit: Option<us
         out.extend(wrap(&format!("{name} calls {service}: {}", policy(&caller.policy)), limit));
         let left = caller.retries_left.floor();
         out.extend(wrap(&format!("budget: {left} further attempts left"), limit));
-        if !same(&caller.policy, &seen.wanted) {
+        if !same(&caller.policy, &caller.wanted) {
             out.extend(wrap(
                 "note: this is not the manifest's policy: its code has set another, or it has not heard yet",
                 limit,
@@ -61,7 +67,7 @@ fn endpoints(endpoints: &[pb::EndpointTraffic], limit: Option<usize>) -> Vec<Str
     // What says nothing of anybody needs no column.
     let columns: Vec<&Column> = COLUMNS
         .iter()
-        .filter(|(_, cell)| endpoints.iter().any(|endpoint| !cell(endpoint).is_empty()))
+        .filter(|(_, cell)| endpoints.iter().any(|e| !matches!(cell(e).as_str(), "" | NOTHING)))
         .collect();
     let header: Vec<&str> = columns.iter().map(|(head, _)| *head).collect();
     let rows: Vec<Vec<String>> =
@@ -109,7 +115,7 @@ fn reason(e: &pb::EndpointTraffic) -> Option<String> {
 
 fn latency(ms: f64) -> String {
     match ms {
-        ms if ms <= 0.0 => "-".into(),
+        ms if ms <= 0.0 => NOTHING.into(),
         ms if ms < 10.0 => format!("{ms:.2}ms"),
         ms if ms < 1000.0 => format!("{ms:.0}ms"),
         ms => format!("{:.1}s", ms / 1000.0),
@@ -178,9 +184,10 @@ fn wrap(text: &str, limit: Option<usize>) -> Vec<String> {
 pub(super) fn to_json(service: &str, seen: &pb::TrafficResponse) -> Value {
     let parsed = |text: &str| serde_json::from_str::<Value>(text).unwrap_or(Value::Null);
     let endpoint = |e: &pb::EndpointTraffic| {
+        let measured = (e.latency_ms > 0.0).then_some(e.latency_ms);
         json!({
             "instance": e.instance, "endpoint": e.endpoint, "zone": e.zone, "version": e.version,
-            "weight": e.weight, "in_flight": e.in_flight, "latency_ms": e.latency_ms, "calls": e.calls,
+            "weight": e.weight, "in_flight": e.in_flight, "latency_ms": measured, "calls": e.calls,
             "success_rate": e.success_rate, "state": e.state, "reason": e.reason, "probe_in": e.probe_in,
             "ejections": e.ejections, "transport": e.transport,
         })
@@ -189,7 +196,8 @@ pub(super) fn to_json(service: &str, seen: &pb::TrafficResponse) -> Value {
     let caller = |c: &pb::CallerTraffic| {
         json!({
             "caller": c.caller.as_option().map(name), "local": c.local, "policy": parsed(&c.policy),
-            "wanted": same(&c.policy, &seen.wanted), "retries_left": c.retries_left, "notes": c.notes,
+            "wanted": same(&c.policy, &c.wanted), "retries_left": c.retries_left, "notes": c.notes,
+            "panic": c.panic, "fit": c.fit, "counted": c.counted,
             "endpoints": c.endpoints.iter().map(endpoint).collect::<Vec<_>>(),
         })
     };

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use formic_client::Client;
 use formic_core::Kind;
 use formic_plan::ServiceState;
-use formic_reconcile::{Logs, Notice, ServiceView, View};
+use formic_reconcile::{Logs, Notice, ServiceView, View, on_terminal, plain};
 use formic_registry::{DynRegistry, Memory};
 use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
@@ -92,14 +92,16 @@ impl Show {
             self.say(&value.to_string());
             return;
         }
-        talk(&format!("! {} {}", notice.service, notice.text));
+        talk(&format!("! {} {}", notice.service, plain(&notice.text)));
         // With the logs streaming by, the lines have been seen.
         if self.quiet
             || notice.text.contains("did not get ready")
             || notice.text.contains("cannot be started")
         {
+            let terminal = std::io::stderr().is_terminal();
             for line in &notice.log {
-                talk(&format!("    {line}"));
+                let shown = terminal.then(|| on_terminal(line, output::colour(terminal)));
+                talk(&format!("    {}", shown.as_deref().unwrap_or(line)));
             }
         }
     }

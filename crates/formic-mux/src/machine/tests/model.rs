@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
+use crate::budget::Budget;
 
 /// A call as the client sees it.
 #[derive(Debug, Default)]
@@ -36,6 +37,8 @@ pub(super) struct Model {
     serving: BTreeMap<u32, Serving>,
     seen: BTreeSet<u32>,
     next: u32,
+    /// Enough for all that the server may hold.
+    budget: Arc<Budget>,
 }
 
 pub(super) fn limits(tight: bool) -> Limits {
@@ -82,7 +85,9 @@ pub(super) fn greet(client: &mut Machine<u32>, server: &mut Machine<u32>) {
 
 impl Model {
     pub(super) fn new(seed: u64, tight: bool) -> Self {
-        let (mut client, mut server) = (machine(Role::Client, tight), machine(Role::Server, tight));
+        let budget = Arc::new(Budget::new(1 << 30));
+        let server = machine(Role::Server, tight).granting(200 << 10).drawing_on(Arc::clone(&budget));
+        let (mut client, mut server) = (machine(Role::Client, tight), server);
         greet(&mut client, &mut server);
         Self {
             client,
@@ -94,6 +99,7 @@ impl Model {
             serving: BTreeMap::new(),
             seen: BTreeSet::new(),
             next: 1,
+            budget,
         }
     }
 
@@ -176,6 +182,7 @@ impl Model {
         }
         let at = self.chance.usize(..self.serving.len());
         let id = *self.serving.keys().nth(at).unwrap();
+        self.server.grant(id);
         let call = self.serving.get_mut(&id).unwrap();
         if !call.streams {
             let Some((message, charge)) = call.inbox.pop_front() else { return };
@@ -225,6 +232,10 @@ impl Model {
             match event {
                 Event::Request(request) => {
                     assert!(self.seen.insert(request.id), "seen twice");
+                    match self.chance.bool() {
+                        true => self.server.pause(request.id),
+                        false => _ = self.server.grant(request.id),
+                    }
                     let streams = &*request.path == "/t/Stream";
                     let inbox = request.message.into_iter().map(|message| (message, 0)).collect();
                     let finished = request.end;
@@ -318,8 +329,10 @@ impl Model {
                 }
             }
         }
+        assert_eq!(self.budget.held(), 0);
         for (one, other) in [(&self.client, &self.server), (&self.server, &self.client)] {
             assert!(one.is_idle() && one.partial == 0);
+            assert_eq!((one.working, one.queued), (0, 0), "all that was held is free");
             assert_eq!(one.credit, other.credit_in, "both know the same credit");
             assert_eq!(other.credit_in + other.owed, other.local.connection_credit, "credit was lost");
         }
@@ -338,6 +351,7 @@ impl Model {
             assert!(!unsent);
         }
         assert!(self.client.is_idle() && self.server.is_idle());
+        assert_eq!(self.budget.held(), 0);
     }
 
     /// All that the client has to say, at once.

@@ -5,6 +5,7 @@
 //! quarantined.
 
 use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use formic_plan::{Instance, InstanceId, Outcome, StopCause};
@@ -40,8 +41,18 @@ pub(crate) enum Fate {
     NeverRan,
     /// Nothing of it is there any more.
     Gone,
+    /// It is an instance of another folder, of which this one is a copy.
+    Elsewhere { dir: PathBuf },
     /// It may be running.
     Quarantined { reason: String },
+}
+
+// === impl Fate ===
+
+impl Fate {
+    fn is_elsewhere(&self) -> bool {
+        matches!(self, Self::Elsewhere { .. })
+    }
 }
 
 // === impl Found ===
@@ -62,6 +73,7 @@ impl From<Adopted> for Found {
             Left::Stopping { process, left } => Fate::Stopping { pid: process.pid(), left },
             Left::Ended(process) => Fate::Ended { pid: process.pid() },
             Left::NeverRan => Fate::NeverRan,
+            Left::Elsewhere { dir } => Fate::Elsewhere { dir },
             Left::Quarantined { reason, .. } => Fate::Quarantined { reason },
             _ => Fate::Gone,
         };
@@ -95,7 +107,8 @@ impl Core {
         }
         let live = self.observed.instances.iter().filter(|instance| instance.is_live());
         let live: Vec<InstanceId> = live.map(|instance| instance.id.clone()).collect();
-        let adopted = live.len();
+        let adopted =
+            live.iter().filter(|id| found.get(*id).is_none_or(|found| !found.fate.is_elsewhere())).count();
         for id in live {
             let (fate, port) = found.remove(&id).map_or((Fate::Gone, None), |found| (found.fate, found.port));
             if let Some(cell) = self.cells.get_mut(&id) {
@@ -138,6 +151,13 @@ impl Core {
             }
             Fate::NeverRan => {
                 self.record(Kind::Exit, id, "was never started: the engine before died first".into());
+                if let Some(instance) = self.instance(id) {
+                    instance.given_up(now);
+                }
+                return;
+            }
+            Fate::Elsewhere { dir } => {
+                self.record(Kind::Failed, id, elsewhere(&dir));
                 if let Some(instance) = self.instance(id) {
                     instance.given_up(now);
                 }
@@ -186,7 +206,13 @@ impl Core {
                 let kind = StopKind::Ask(Duration::from_secs(5));
                 self.effects.push(Effect::Stop { id: id.clone(), kind, signal: None });
             }
+            Fate::Elsewhere { dir } => self.record(Kind::Failed, id, elsewhere(&dir)),
             Fate::NeverRan | Fate::Gone => {}
         }
     }
+}
+
+/// What is told of an instance whose record was copied along with the folder.
+fn elsewhere(dir: &Path) -> String {
+    format!("is an instance of {}, of which this folder is a copy, and is left alone", dir.display())
 }

@@ -15,6 +15,7 @@ use crate::engine::cell::{Cell, Output, StopKind, outcome};
 use crate::engine::effects::{Effect, Probing, Spawn};
 use crate::engine::launch::{Place, check, data_dir, launch};
 use crate::journal::Kind;
+use crate::probe::Heard;
 use crate::start::Start;
 
 /// What a leader that ended by itself has left behind gets so long to end by itself too.
@@ -163,13 +164,14 @@ impl Core {
         self.effects.push(Effect::Probe(Box::new(probing)));
     }
 
-    pub(super) fn not_started(&mut self, id: &InstanceId, why: String) {
-        self.record(Kind::Failed, id, format!("cannot be started: {why}"));
-        self.tell(id, format!("cannot be started: {why}"));
-        self.ended(id, Outcome::NotStarted(why));
+    pub(super) fn not_started(&mut self, id: &InstanceId, why: String, withheld: bool) {
+        let now = if withheld { " now" } else { "" };
+        self.record(Kind::Failed, id, format!("cannot be started{now}: {why}"));
+        self.tell(id, format!("cannot be started{now}: {why}"));
+        self.ended(id, if withheld { Outcome::Withheld(why) } else { Outcome::NotStarted(why) });
     }
 
-    pub(super) fn probed(&mut self, id: &InstanceId, ready: bool, address: Option<String>) {
+    pub(super) fn probed(&mut self, id: &InstanceId, heard: Heard) {
         let now = self.now.time;
         if self.cells.get(id).is_some_and(|cell| cell.leader.is_some()) {
             // What answers is not what was started.
@@ -177,19 +179,31 @@ impl Core {
         }
         let Some(instance) = self.instance(id) else { return };
         let before = instance.is_ready();
-        if ready {
-            instance.ready(now)
-        } else {
-            instance.unready(now)
-        }
-        let after = instance.is_ready();
-        if let (Some(address), Some(cell)) = (address, self.cells.get_mut(id)) {
-            cell.address = address;
-        }
-        match (before, after) {
-            (false, true) => self.record(Kind::Ready, id, "is ready".into()),
-            (true, false) => self.record(Kind::Unready, id, "does not answer its probe".into()),
-            _ => {}
+        match heard {
+            Heard::Ready(address) => {
+                instance.ready(now);
+                let after = instance.is_ready();
+                if let (Some(address), Some(cell)) = (address, self.cells.get_mut(id)) {
+                    cell.address = address;
+                }
+                if !before && after {
+                    self.record(Kind::Ready, id, "is ready".into());
+                }
+            }
+            Heard::Unready(why) => {
+                instance.unready(now);
+                let news = instance.failing(why.clone());
+                if before && !instance.is_ready() {
+                    self.record(Kind::Unready, id, format!("does not answer its probe: {why}"));
+                } else if news {
+                    self.record(Kind::Unready, id, format!("its probe fails: {why}"));
+                }
+            }
+            Heard::Failing(why) => {
+                if instance.failing(why.clone()) {
+                    self.record(Kind::Unready, id, format!("its probe fails: {why}"));
+                }
+            }
         }
     }
 
@@ -233,8 +247,14 @@ impl Core {
 
     pub(super) fn stop(&mut self, id: &InstanceId, kind: StopKind, cause: StopCause) {
         let now = self.now.time;
+        let mut failing = None;
+        let with = (cause == StopCause::Dependency).then(|| self.ended_before(id)).flatten();
         if let Some(instance) = self.instance(id) {
+            if let Some(with) = with.clone() {
+                instance.taken_along(with, now);
+            }
             instance.stopping(cause, now);
+            failing.clone_from(&instance.failing);
         }
         let Some(cell) = self.cells.get_mut(id) else { return };
         // What a leader left behind is being ended already; only a kill is quicker.
@@ -245,7 +265,8 @@ impl Core {
         let (running, signal, is_silent) = (cell.pid.is_some(), cell.stop_signal(), cell.is_silent());
         match kind {
             StopKind::Ask(grace) => {
-                let text = format!("is told to stop within {}: {cause}", HumanDuration::from(grace));
+                let with = with.map(|with| format!(": {with}")).unwrap_or_default();
+                let text = format!("is told to stop within {}: {cause}{with}", HumanDuration::from(grace));
                 self.record(Kind::Stop, id, text);
             }
             // Only a plan kills without a cause of its own, and only for this.
@@ -255,7 +276,8 @@ impl Core {
             StopKind::Kill => self.record(Kind::Kill, id, format!("is killed: {cause}")),
         }
         if cause == StopCause::NotReady {
-            let mut text = "did not get ready in time; it is stopped".to_owned();
+            let why = failing.filter(|_| !is_silent).map(|why| format!(" ({why})")).unwrap_or_default();
+            let mut text = format!("did not get ready in time{why}; it is stopped");
             if is_silent {
                 text.push_str(SILENT);
                 self.record(Kind::Failed, id, text.clone());
@@ -265,6 +287,23 @@ impl Core {
         if running && !sweeping {
             self.effects.push(Effect::Stop { id: id.clone(), kind, signal });
         }
+    }
+
+    /// What an instance depends on that ended last since it was started, and how: of what was itself taken along, that.
+    fn ended_before(&self, id: &InstanceId) -> Option<String> {
+        let own = self.observed.instances.iter().find(|instance| instance.id == *id)?;
+        let needs = self.observed.instances.iter().filter(|i| own.depends_on.contains(&i.service));
+        let ended = needs.filter_map(|i| {
+            let by_itself = i.history.last_exit.map(|at| {
+                let before = self.cells.get(&i.id).map(|cell| cell.last_exit.clone());
+                let how = i.exit().map(ToString::to_string).or(before).filter(|how| !how.is_empty());
+                let how = how.unwrap_or_else(|| "ended by itself".into());
+                (at, format!("{}/{} {how}", i.service, i.slot))
+            });
+            let along = i.history.along.as_ref().map(|along| (along.at, along.with.clone()));
+            by_itself.into_iter().chain(along).max_by_key(|(at, _)| *at)
+        });
+        ended.filter(|(at, _)| *at > own.started).max_by_key(|(at, _)| *at).map(|(_, with)| with)
     }
 
     /// It may be running, and nothing here can end it: its place stays taken until somebody has looked.
@@ -335,7 +374,9 @@ impl Core {
                 }
                 _ => false,
             });
-            let text = if returns {
+            let text = if returns && matches!(exit.outcome, Outcome::Withheld(_)) {
+                format!("{exit}, is tried again in {}", HumanDuration::rough(until.since(self.now.time)))
+            } else if returns {
                 let left = HumanDuration::rough(until.since(self.now.time));
                 let restart = instance.history.restarts.saturating_add(1);
                 format!("{exit}, starts again in {left} as restart {restart}")

@@ -144,6 +144,8 @@ impl Core {
                 services: stored.services,
                 tag: Arc::new(stored.tag),
                 outcome: stored.outcome,
+                why: stored.why,
+                restarted: stored.restarted,
             }));
         }
         self.tag = self.history.back().map(|present| Arc::clone(&present.tag)).unwrap_or_default();
@@ -162,6 +164,17 @@ impl Core {
         }
         self.desired.generation = self.fleet.generation;
         self.kept = Some(kept);
+        if let Some(lost) = state.lost() {
+            let changes =
+                if lost.commits == 1 { "change is".into() } else { format!("{} changes are", lost.commits) };
+            let text = format!(
+                "The state on disk is older than it should be: its last {changes} missing. What runs goes on, and nothing is \
+                 started, replaced or stopped but what crashes, until `formic apply` or `formic rollback` says what is wanted"
+            );
+            let news = self.news(Kind::Failed, "", "", text.clone());
+            self.effects.push(news);
+            self.distrust = Some(text);
+        }
         Ok(())
     }
 
@@ -231,6 +244,8 @@ fn stored(generation: &Generation) -> formic_state::Generation {
         tag: (*generation.tag).clone(),
         secrets: secrets(&generation.services),
         outcome: generation.outcome,
+        why: generation.why.clone(),
+        restarted: generation.restarted.clone(),
     }
 }
 

@@ -225,8 +225,17 @@ impl World {
     }
 
     fn probed(&mut self, slot: &str, ready: bool) -> Vec<String> {
-        let address = ready.then(|| format!("http://{slot}"));
-        self.handle(Event::Probed { id: self.id(slot), ready, address })
+        self.heard(
+            slot,
+            match ready {
+                true => Heard::Ready(Some(format!("http://{slot}"))),
+                false => Heard::Unready("HTTP 503".into()),
+            },
+        )
+    }
+
+    fn heard(&mut self, slot: &str, heard: Heard) -> Vec<String> {
+        self.handle(Event::Probed { id: self.id(slot), heard })
     }
 
     fn up(&mut self, slot: &str) {
@@ -405,6 +414,51 @@ fn what_announced_itself_or_has_a_port_is_not_told_to() {
 }
 
 #[test]
+fn why_a_probe_fails_is_told_once_and_goes_with_what_it_is_stopped_for() {
+    let mut wanted = service("user", 1, &[]);
+    wanted.start["port"] = 7000.into();
+    let mut world = World::new(vec![wanted]);
+    world.started("user/0");
+    let refused = || Heard::Failing("connection refused at 127.0.0.1:7000".into());
+    world.heard("user/0", refused());
+    assert_eq!(world.recorded, ["unready user its probe fails: connection refused at 127.0.0.1:7000"]);
+    world.heard("user/0", refused());
+    assert_eq!(world.recorded, Vec::<String>::new());
+    assert_eq!(world.instance("user").probe_failure, "connection refused at 127.0.0.1:7000");
+    assert!(
+        why(&mut world, "user").contains("is not ready yet: connection refused"),
+        "{}",
+        why(&mut world, "user")
+    );
+    world.up("user/0");
+    assert_eq!(world.instance("user").probe_failure, "");
+    // What is not ready any more may fail for another reason later on.
+    world.probed("user/0", false);
+    world.heard("user/0", refused());
+    assert_eq!(world.recorded, ["unready user its probe fails: connection refused at 127.0.0.1:7000"]);
+    assert!(
+        why(&mut world, "user").contains("its probe for 0s: connection refused"),
+        "{}",
+        why(&mut world, "user")
+    );
+
+    let mut world = World::new(vec![service("user", 1, &[])]);
+    world.started("user/0");
+    let known = registered(&world.id("user/0"), "127.0.0.1:7000");
+    world.handle(Event::Registered(vec![known]));
+    world.heard("user/0", refused());
+    world.after(60_000);
+    let lines = world.handle(Event::Timer);
+    let told = "tell user did not get ready in time (connection refused at 127.0.0.1:7000); it is stopped";
+    assert_eq!(lines[0], told);
+    world.gone("user/0", false);
+    assert_eq!(
+        world.instance("user").last_exit,
+        "was not ready in time (connection refused at 127.0.0.1:7000)"
+    );
+}
+
+#[test]
 fn an_instance_is_stopped_by_the_signal_that_its_manifest_names() {
     let mut wanted = service("user", 1, &[]);
     wanted.start["stop_signal"] = "QUIT".into();
@@ -459,7 +513,7 @@ fn every_decision_is_recorded_with_its_cause() {
     assert_eq!(world.recorded, [format!("start user starts as user/0 at {revision}: restart 1")]);
     world.up("user/0");
     world.probed("user/0", false);
-    assert_eq!(world.recorded, ["unready user does not answer its probe"]);
+    assert_eq!(world.recorded, ["unready user does not answer its probe: HTTP 503"]);
     world.shut_down(false);
     assert_eq!(
         world.recorded,
@@ -510,7 +564,7 @@ fn the_view_follows_probes_and_the_registry() {
     let row = world.row("user");
     assert_eq!(
         (row.state, row.reason.as_str()),
-        (ServiceState::Degraded, "user/0 does not answer its probe")
+        (ServiceState::Degraded, "user/0 does not answer its probe: HTTP 503")
     );
     let known = vec![registered(&world.id("user/0"), "127.0.0.1:7")];
     world.handle(Event::Registered(known));

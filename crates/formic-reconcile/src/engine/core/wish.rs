@@ -62,8 +62,8 @@ impl Core {
                 }
                 self.effects.push(Effect::Answer(Answer::Released(answer, released)));
             }
-            Command::Secret { text } => {
-                let news = self.news(Kind::Secret, "", "", text);
+            Command::Note { kind, service, text } => {
+                let news = self.news(kind, &service, "", text);
                 self.effects.push(news);
             }
             Command::Stop { now, done } => {
@@ -133,6 +133,11 @@ impl Core {
             self.effects.push(news);
             return Err(refused);
         }
+        if self.distrust.take().is_some() {
+            let news =
+                self.news(Kind::Applied, "", "", format!("what is wanted is said anew, by {}", change.cause));
+            self.effects.push(news);
+        }
         let change = Change { services: in_order(change.services), ..change };
         let before = self.wanted();
         if !self.history.is_empty() && change.services == before && change.tag == *self.tag {
@@ -169,6 +174,8 @@ impl Core {
             services: self.wanted(),
             tag: Arc::clone(&self.tag),
             outcome: None,
+            why: String::new(),
+            restarted: Vec::new(),
         }));
         if self.history.len() > KEPT {
             self.history.pop_front();
@@ -233,6 +240,9 @@ impl Core {
         }
         self.fleet.generation = present + 1;
         self.remember(cause);
+        if let Some(state) = self.history.back_mut() {
+            Arc::make_mut(state).restarted = services.to_vec();
+        }
         let wanted = self.fleet.deployments.iter().map(|deployment| &deployment.wanted.service);
         Ok(wanted.filter(|service| services.contains(&service.name)).map(|service| service.replicas).sum())
     }

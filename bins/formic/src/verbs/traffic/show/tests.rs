@@ -47,6 +47,7 @@ fn seen() -> pb::TrafficResponse {
         retries_left: 99.6,
         endpoints: vec![ready(), ejected()],
         notes: vec!["rule \"beta\": no instance has version 2, so the rule is passed over".into()],
+        wanted: wanted.into(),
         ..Default::default()
     };
     pb::TrafficResponse {
@@ -88,12 +89,51 @@ fn a_narrow_terminal_loses_nothing() {
 fn a_policy_that_is_not_the_manifests_is_told() {
     let mut seen = seen();
     assert!(!render("order", &seen, None).contains("not the manifest's"));
+    // What others are told does not matter.
     seen.wanted = String::new();
+    assert!(!render("order", &seen, None).contains("not the manifest's"));
+    seen.callers[0].wanted = String::new();
     assert!(render("order", &seen, None).contains("not the manifest's"));
     assert_eq!(to_json("order", &seen)["callers"][0]["wanted"], false);
 }
 
 #[test]
+fn a_panic_is_for_programs_too() {
+    let mut seen = seen();
+    let said = |seen: &pb::TrafficResponse| {
+        let caller = &to_json("order", seen)["callers"][0];
+        [&caller["panic"], &caller["fit"], &caller["counted"]].map(Clone::clone)
+    };
+    assert_eq!(said(&seen), [json!(false), json!(0), json!(0)]);
+    let caller = &mut seen.callers[0];
+    (caller.panic, caller.fit, caller.counted) = (true, 1, 4);
+    assert_eq!(said(&seen), [json!(true), json!(1), json!(4)]);
+}
+
+#[test]
+fn what_was_not_measured_and_who_was_not_connected_to_has_a_dash() {
+    let mut seen = seen();
+    let endpoints = &mut seen.callers[0].endpoints;
+    (endpoints[1].transport, endpoints[1].latency_ms) = (String::new(), 0.0);
+    let text = render("order", &seen, None);
+    let row = text.lines().find(|line| line.starts_with("order-9b01c4de  ")).expect("a row");
+    assert!(row.contains(" -  ") && row.ends_with("  -"), "{text}");
+    let told = &to_json("order", &seen)["callers"][0]["endpoints"][1];
+    assert_eq!((&told["transport"], &told["latency_ms"]), (&json!(""), &Value::Null));
+    // Of nobody there is nothing to say.
+    let endpoints = &mut seen.callers[0].endpoints;
+    (endpoints[0].transport, endpoints[0].latency_ms) = (String::new(), 0.0);
+    let text = render("order", &seen, None);
+    assert!(!text.contains("EWMA") && !text.contains(" BY"), "{text}");
+}
+
+#[test]
 fn nobody_is_told_too() {
-    assert_eq!(render("order", &pb::TrafficResponse::default(), Some(40)), "nobody has called order yet");
+    let told = |limit| render("order", &pb::TrafficResponse::default(), limit);
+    assert_eq!(
+        told(None),
+        "no service and no gateway has called order yet\n\
+         calls of `formic call` end with it and are not counted here"
+    );
+    assert!(told(Some(40)).lines().all(|line| line.chars().count() <= 40), "{}", told(Some(40)));
 }

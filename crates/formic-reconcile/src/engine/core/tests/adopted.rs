@@ -147,6 +147,17 @@ fn a_stop_goes_on_to_the_deadline_that_it_was_given() {
 }
 
 #[test]
+fn what_is_of_the_folder_that_this_one_is_a_copy_of_is_no_crash_and_started_here() {
+    let mut world = shop();
+    let elsewhere = Fate::Elsewhere { dir: "/w/run".into() };
+    let lines = world.successor(&[("user/0", elsewhere.clone()), ("order/0", elsewhere)]);
+    assert_eq!(lines, ["spawn user/0"], "and `order` after it");
+    assert!(world.recorded.iter().any(|line| line.contains("of /w/run, of which this folder is a copy")));
+    assert!(world.recorded.iter().all(|line| !line.contains("took over")), "{:?}", world.recorded);
+    assert_eq!(world.instance("user").restarts, 0);
+}
+
+#[test]
 fn what_cannot_be_proven_is_quarantined_until_somebody_has_looked() {
     let mut world = shop();
     let doubt = Fate::Quarantined { reason: "its record names no process".into() };
@@ -213,9 +224,11 @@ fn history_and_events_are_those_of_the_engine_before() {
     let events = world.state.as_ref().unwrap().last_events(100).unwrap();
     assert!(events.iter().any(|(_, event)| event.text.contains("index 2 by apply")), "{events:?}");
     let journal = crate::journal::Journal::new();
-    journal.restore(events.clone());
+    // One was lost after them: its number is not given again.
+    let last = events.last().unwrap().0 + 1;
+    journal.restore(events.clone(), last + 1);
     assert_eq!(journal.since(0).len(), events.len());
-    assert_eq!(*journal.last().borrow(), events.last().unwrap().0);
+    assert_eq!(*journal.last().borrow(), last);
 }
 
 #[test]
@@ -288,4 +301,7 @@ fn what_became_of_a_state_is_known_to_the_next_engine() {
     let (_, history) = world.ask(Command::History);
     let outcomes: Vec<&str> = history.iter().filter_map(|state| Some(state.outcome?.as_str())).collect();
     assert_eq!(outcomes, ["succeeded", "reverted", "succeeded"]);
+    let whys: Vec<&str> = history.iter().map(|state| state.why.as_str()).collect();
+    assert!(whys[1].starts_with("user: user-") && whys[1].contains("exited with code 78"), "{whys:?}");
+    assert_eq!((whys[0], whys[2]), ("", ""));
 }

@@ -61,7 +61,7 @@ fn what_cannot_be_started_is_promised_no_restart_where_its_rollout_goes_back() {
     let (one, two) = (Revision::of(&"user".into()), Revision::of(&"two".into()));
     assert!(text.contains(&format!("0 of 1 ready at {two}, and 1 at what was before")), "{one}: {text}");
     let id = world.id("user/1");
-    world.handle(Event::NotStarted { id, why: "no such file".into() });
+    world.handle(Event::NotStarted { id, why: "no such file".into(), withheld: false });
     assert_eq!(
         world.recorded,
         [
@@ -70,6 +70,33 @@ fn what_cannot_be_started_is_promised_no_restart_where_its_rollout_goes_back() {
         ]
     );
     assert_eq!(world.row("user").rollout, "reverted");
+}
+
+#[test]
+fn what_the_machine_has_no_room_for_is_tried_again_and_fails_no_rollout() {
+    for policy in [RestartPolicy::Always, RestartPolicy::Never] {
+        let mut service = service("user", 1, &[]);
+        let mut start: Start = serde_json::from_value(service.start).unwrap();
+        start.restart = Restart { policy, ..Restart::default() };
+        service.start = serde_json::to_value(start).unwrap();
+        let mut world = World::new(vec![service]);
+        for _ in 0..4 {
+            let id = world.id("user/0");
+            world.handle(Event::NotStarted { id, why: "too many open files".into(), withheld: true });
+            assert_eq!(world.recorded[0], "failed user cannot be started now: too many open files");
+            let text = &world.recorded[1];
+            assert!(
+                text.starts_with(
+                    "backoff user could not be started for now: too many open files, is tried again in"
+                ),
+                "{text}"
+            );
+            assert_eq!((world.row("user").rollout, world.row("user").restarts), ("progressing", 0));
+            assert_eq!(world.after(60_000).handle(Event::Timer), ["spawn user/0"]);
+        }
+        world.up("user/0");
+        assert_eq!(world.row("user").restarts, 0);
+    }
 }
 
 #[test]

@@ -123,6 +123,33 @@ fn a_state_knows_what_became_of_it_and_so_do_those_that_kept_what_failed() {
 }
 
 #[test]
+fn what_came_with_a_service_comes_back_with_it_and_the_rest_is_told() {
+    let (user, order) = (service("user", 1, &[]), service("order", 1, &[]));
+    let mut world = World::new(vec![user.clone(), order.clone()]);
+    world.core.way_back = Some(|present, earlier, service| {
+        let mut tag = present.clone();
+        tag[service] = earlier[service].clone();
+        tag
+    });
+    let tag = |user: &str, other: &str| serde_json::json!({ "user": user, "other": other });
+    let tagged = |services, tag| Change { services, tag, index: None, cause: "apply".into() };
+    world.up("user/0");
+    world.up("order/0");
+    let good = tagged(vec![user.clone(), order.clone()], tag("/a", "/x"));
+    world.ask(|answer| Command::Change(good, answer)).1.unwrap();
+    let bad = tagged(vec![revised(&user, "bad"), service("order", 2, &[])], tag("/b", "/y"));
+    world.ask(|answer| Command::Change(bad, answer)).1.unwrap();
+    world.started("user/1");
+    world.leader_exits("user/1", 78);
+    world.gone("user/1", false);
+    let (_, history) = world.ask(Command::History);
+    assert_eq!(*history.last().unwrap().tag, tag("/a", "/y"));
+    let told =
+        "what index 3 changed besides user stays as it is: order, routes and the like that are not its own";
+    assert!(world.rollouts.iter().any(|line| line.ends_with(told)), "{:?}", world.rollouts);
+}
+
+#[test]
 fn a_first_state_that_fails_has_failed_until_it_works_after_all() {
     let mut world = World::new(vec![service("user", 1, &[])]);
     world.started("user/0");
@@ -136,6 +163,23 @@ fn a_first_state_that_fails_has_failed_until_it_works_after_all() {
     world.up("order/0");
     let (_, history) = world.ask(Command::History);
     assert_eq!(outcomes(&history), [Some(Outcome::Failed), Some(Outcome::Succeeded)]);
+    // Nor is a restart of another one.
+    let restart =
+        |answer| Command::Restart { services: vec!["order".into()], cause: "restart".into(), answer };
+    assert_eq!(world.ask(restart).1, Ok(1));
+    world.up("order/1");
+    world.gone("order/0", false);
+    let (_, history) = world.ask(Command::History);
+    assert_eq!(outcomes(&history)[2], Some(Outcome::Succeeded));
+    // One of what has failed is.
+    let restart =
+        |answer| Command::Restart { services: vec!["user".into()], cause: "restart".into(), answer };
+    assert_eq!(world.ask(restart).1, Ok(1));
+    world.started("user/0");
+    world.leader_exits("user/0", 78);
+    world.gone("user/0", false);
+    let (_, history) = world.ask(Command::History);
+    assert_eq!(outcomes(&history)[3], Some(Outcome::Failed));
 }
 
 #[test]

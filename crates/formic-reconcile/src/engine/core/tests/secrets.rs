@@ -49,7 +49,7 @@ fn files_go_with_their_instance_and_the_versions_that_one_can_go_back_to_are_kep
     // One that could not be started has left nothing.
     world.ids.insert("user/1".into(), world.core.observed.instances.last().unwrap().id.clone());
     let failed = world.id("user/1");
-    let lines = world.handle(Event::NotStarted { id: failed, why: "no".into() });
+    let lines = world.handle(Event::NotStarted { id: failed, why: "no".into(), withheld: false });
     assert!(lines.iter().any(|line| line.starts_with("take back")), "{lines:?}");
     // What instances need is written down by name and version alone.
     let noted = serde_json::to_value(world.core.noted(&world.id("user/0"))).unwrap();

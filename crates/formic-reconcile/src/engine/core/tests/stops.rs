@@ -28,7 +28,7 @@ fn a_start_that_fails_during_a_stop_is_an_end() {
     let mut world = World::new(vec![service("user", 1, &[])]);
     world.shut_down(false);
     let id = world.id("user/0");
-    let lines = world.handle(Event::NotStarted { id, why: "no such file".into() });
+    let lines = world.handle(Event::NotStarted { id, why: "no such file".into(), withheld: false });
     assert_eq!(lines, ["tell user cannot be started: no such file"]);
     assert!(world.ended.is_some());
 }
@@ -37,7 +37,7 @@ fn a_start_that_fails_during_a_stop_is_an_end() {
 fn a_start_that_fails_is_told_and_tried_again_later() {
     let mut world = World::new(vec![service("user", 1, &[])]);
     let id = world.id("user/0");
-    let lines = world.handle(Event::NotStarted { id, why: "no such file".into() });
+    let lines = world.handle(Event::NotStarted { id, why: "no such file".into(), withheld: false });
     assert_eq!(lines, ["tell user cannot be started: no such file"]);
     assert_eq!(world.row("user").state, ServiceState::Backoff);
     assert_eq!(world.instance("user").last_exit, "could not be started: no such file");
@@ -107,4 +107,58 @@ fn what_cannot_be_stopped_is_told() {
     let id = world.id("order/0");
     let lines = world.handle(Event::NotStopped { id, why: "a process is left".into() });
     assert_eq!(lines[0], "tell order cannot be stopped: a process is left");
+}
+
+/// Does what the lines ask for, and what follows, until nothing more is asked for: stops end, and starts get ready.
+fn settle(world: &mut World, lines: Vec<String>, told: &mut Vec<String>) {
+    let mut next: std::collections::VecDeque<String> = lines.into();
+    while let Some(line) = next.pop_front() {
+        let follows = match line.split(' ').collect::<Vec<_>>()[..] {
+            ["stop", slot, ..] => world.gone(slot, false),
+            ["spawn", slot] => world.started(slot),
+            ["probe", slot] => world.probed(slot, true),
+            _ => continue,
+        };
+        told.append(&mut world.recorded);
+        next.extend(follows);
+    }
+}
+
+#[test]
+fn what_took_a_dependant_along_is_told_as_long_as_what_came_of_it_runs() {
+    let rest = |name: &str, depends_on: &[&str]| Service {
+        dependents: formic_spec::Dependents::Rest,
+        ..service(name, 1, depends_on)
+    };
+    let mut world = World::new(vec![rest("user", &[]), rest("order", &["user"]), rest("web", &["order"])]);
+    let mut told = Vec::new();
+    for slot in ["user/0", "order/0", "web/0"] {
+        world.up(slot);
+    }
+    world.after(20_000);
+    let why = |world: &mut World, service: &str| {
+        world.ask(|answer| Command::Why(service.into(), answer)).1.unwrap()
+    };
+    world.leader_exits("user/0", 3);
+    let lines = world.gone("user/0", false);
+    told.append(&mut world.recorded);
+    settle(&mut world, lines, &mut told);
+    for _ in 0..20 {
+        world.after(1_000);
+        let lines = world.handle(Event::Timer);
+        told.append(&mut world.recorded);
+        settle(&mut world, lines, &mut told);
+    }
+    let cause = "what it depends on was restarted: user/0 exited with code 3";
+    for service in ["order", "web"] {
+        let stop = format!("stop {service} is told to stop within 30s: {cause}");
+        assert!(told.contains(&stop), "{told:#?}");
+        let text = why(&mut world, service);
+        assert!(text.contains("after what it depends on: user/0 exited with code 3"), "{text}");
+    }
+    assert!(!why(&mut world, "user").contains("after what it depends on"));
+    // It is not why what comes after the next end of its own was started.
+    world.leader_exits("web/0", 4);
+    world.gone("web/0", false);
+    assert!(!why(&mut world, "web").contains("after what it depends on"), "{}", why(&mut world, "web"));
 }

@@ -1,0 +1,106 @@
+//! Rules and hashes see the request as it came, also what is not passed on.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use connectrpc::Protocol;
+use formic_core::{Instance, InstanceId, ServiceName};
+use formic_probe::foreign::{Http, channel};
+use formic_probe::{Order, ProbeClient, ProbeServer, Prober};
+use formic_registry::Registry;
+use formic_rpc::Codec;
+use formic_testing::Transient;
+use http_body_util::Full;
+
+use crate::{Front, front, serve, text, within};
+
+const SAY: &str = "/probe.v1.Probe/Say";
+
+/// A gateway whose calls go to the second of two instances where a rule says so, and else to the first.
+async fn two(when: (&str, &str)) -> (Front, Prober, Transient) {
+    let traffic = serde_json::json!({
+        "slow_start": "0s",
+        "rules": [
+            { "name": "new", "when": { when.0: when.1 }, "to": { "labels": { "track": "new" } } },
+            { "name": "old", "except": { "labels": { "track": "new" } } },
+        ],
+    });
+    let new = Prober::new();
+    let server = serve(std::sync::Arc::new(ProbeServer::new(new.clone()))).await;
+    let front = front(|config| {
+        config.services.insert("shop".into(), serde_json::from_value(traffic).unwrap());
+    })
+    .await;
+    let instance = Instance {
+        id: InstanceId::new("shop-2"),
+        service: ServiceName::new("shop").unwrap(),
+        version: String::new(),
+        endpoint: server.addr().into(),
+        metadata: BTreeMap::from([("track".into(), "new".into())]),
+        rpc: server.running().services().to_vec(),
+    };
+    front.registry.register(instance, Duration::from_secs(3600)).await.unwrap();
+    (front, new, server)
+}
+
+fn say(headers: &[(&str, &str)]) -> http::Request<Full<Bytes>> {
+    let mut request = http::Request::post(SAY).header("content-type", "application/json");
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    request.body(Full::from("{}")).unwrap()
+}
+
+#[tokio::test]
+async fn rules_see_what_is_said_to_the_gateway_alone() {
+    for (name, value, other) in [
+        ("user-agent", "probe/1", "curl/8"),
+        ("host", "beta.example", "www.example"),
+        ("origin", "https://beta.example", "https://www.example"),
+        ("accept", "application/json;v=2", "*/*"),
+        ("x-user", "ada", "eve"),
+    ] {
+        let (front, new, _server) = two((name, value)).await;
+        let with = |value: &'static str| {
+            let mut headers = vec![(name, value)];
+            if name != "host" {
+                headers.push(("host", "localhost"));
+            }
+            headers
+        };
+        let known = async {
+            while new.counts().began() == 0 {
+                assert_eq!(front.send(say(&with(value))).await.status(), 200);
+            }
+        };
+        within("the second to be known", known).await;
+        let before = (front.prober.counts().began(), new.counts().began());
+        for _ in 0..5 {
+            assert_eq!(front.send(say(&with(other))).await.status(), 200);
+            let answer = front.send(say(&with(value))).await;
+            assert_eq!(answer.status(), 200);
+            let travelled = text(&answer).contains(&format!("\"{name}\":\"{value}\""));
+            assert_eq!(travelled, name == "x-user", "{name}: {}", text(&answer));
+        }
+        let after = (front.prober.counts().began(), new.counts().began());
+        assert_eq!(after, (before.0 + 5, before.1 + 5), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn the_host_of_http_2_is_a_host() {
+    let (front, new, _server) = two(("host", "127.0.0.1*")).await;
+    let probe = ProbeClient::new(channel(front.addr, Http::Two, Protocol::Grpc, Codec::Proto));
+    let known = async {
+        while new.counts().began() == 0 {
+            probe.say(Order::default()).await.unwrap();
+        }
+    };
+    within("the rule to be followed", known).await;
+    let before = front.prober.counts().began();
+    for _ in 0..5 {
+        probe.say(Order::default()).await.unwrap();
+    }
+    assert_eq!(front.prober.counts().began(), before);
+}

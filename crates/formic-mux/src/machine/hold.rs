@@ -1,0 +1,92 @@
+//! What is held in memory for the other side, and what of it is given up when there is too little.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use formic_core::{Error, Shed};
+
+use super::Machine;
+use crate::budget::{Budget, Share};
+
+/// When a repetition of a refused call may help: a little later, and not for all at once.
+const AFTER_MS: std::ops::Range<u64> = 250..750;
+
+impl<T: Default> Machine<T> {
+    /// Has all that is held drawn on a budget. A server's.
+    #[must_use]
+    pub fn drawing_on(mut self, budget: Arc<Budget>) -> Self {
+        self.share = Share::of(budget);
+        self
+    }
+
+    /// How many bytes are held: unfinished requests, messages that nobody has taken or that are worked on, and what is to be sent.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        let unread = self.local.connection_credit.saturating_sub(self.credit_in).saturating_sub(self.owed);
+        unread as usize + self.partial + self.working + self.queued + self.out.len() + self.unwritten
+    }
+
+    /// Whether there is room for so many bytes more.
+    pub(super) fn room(&mut self, more: usize) -> bool {
+        let held = self.held();
+        self.share.covers(held + more)
+    }
+
+    /// Gives back what is not needed of the budget any more.
+    pub(super) fn settle(&mut self) {
+        if self.share.is_drawn() {
+            let held = self.held();
+            self.share.settle(held);
+        }
+    }
+
+    /// Whether so much is held that it has to be looked at, from time to time, whether that is too much.
+    #[must_use]
+    pub fn is_heavy(&self) -> bool {
+        self.share.is_drawn()
+    }
+
+    /// Gives up calls, the largest first, as long as little room is left for all and this end holds more than that. Calls that
+    /// handlers work on are left alone. The numbers of those that were given up are the result.
+    pub fn relieve(&mut self) -> Vec<u32> {
+        let mut given_up = Vec::new();
+        self.settle();
+        while self.share.is_excessive() {
+            let unfinished = |stream: &super::Stream<T>| {
+                stream.partial.len() + stream.held + stream.queue.iter().map(bytes::Bytes::len).sum::<usize>()
+            };
+            let largest = self.streams.iter().max_by_key(|(_, stream)| unfinished(stream));
+            let Some((&id, stream)) = largest.filter(|(_, stream)| unfinished(stream) > 0) else { break };
+            let unseen = stream.gathering;
+            self.turn_away(id, unseen);
+            self.settle();
+            given_up.push(id);
+        }
+        given_up
+    }
+
+    /// Nobody works on a call's request any more.
+    pub(super) fn worked(&mut self, id: u32) {
+        if let Some(stream) = self.streams.get_mut(&id) {
+            self.working -= std::mem::take(&mut stream.working);
+        }
+    }
+
+    /// Ends a call that there is no room for.
+    pub(super) fn turn_away(&mut self, id: u32, unseen: bool) -> Option<super::Stream<T>> {
+        let stream = self.remove(id)?;
+        let error = self.no_room(unseen);
+        self.write_error(id, &error, unseen);
+        Some(stream)
+    }
+
+    /// Why a call is refused that there is no room for. One that no handler has seen may be made elsewhere.
+    pub(super) fn no_room(&self, unseen: bool) -> Error {
+        self.share.refused();
+        let text = "the server holds as much of requests and answers as it may";
+        if unseen {
+            return Error::shed(Shed::Memory, text, Duration::from_millis(fastrand::u64(AFTER_MS)));
+        }
+        Error::resource_exhausted(text)
+    }
+}

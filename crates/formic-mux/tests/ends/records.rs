@@ -1,0 +1,130 @@
+//! Records of connections: in a series of files, cut short, damaged, of something else.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use formic_mux::Limits;
+use formic_mux::capture::{Capture, Direction, Recording, Series, Unreadable, decode};
+
+use crate::rig::*;
+
+/// A folder of its own, which is gone after the test.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Self {
+        let name = format!("formic-records-{}-{:x}", std::process::id(), fastrand::u64(..));
+        let folder = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&folder).unwrap();
+        Self(folder)
+    }
+
+    fn files(&self) -> Vec<String> {
+        let name = |entry: std::fs::DirEntry| entry.file_name().into_string().unwrap();
+        let mut files: Vec<_> =
+            std::fs::read_dir(&self.0).unwrap().map(|entry| name(entry.unwrap())).collect();
+        files.sort();
+        files
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn lines(record: &[u8]) -> (Vec<String>, Result<(), Unreadable>) {
+    let mut lines = Vec::new();
+    let ended = decode(record, |said| lines.push(said.to_string()));
+    (lines, ended)
+}
+
+#[tokio::test]
+async fn a_series_has_a_file_for_each_connection_and_none_for_none() {
+    const MOST: u64 = 4096;
+    let folder = Folder::new();
+    let path = folder.0.join("call");
+    let series = Arc::new(Series::create(&path, MOST).unwrap());
+    assert!(Series::create(&path, MOST).is_err(), "nothing is written over");
+    for round in 1..=2 {
+        let mut with = with();
+        with.capture = Some(Recording::Series(Arc::clone(&series)));
+        let rig = rig_with(Limits::default(), with).await;
+        for _ in 0..round {
+            say(&rig.sender, "/t.Echo/Say", Bytes::from(vec![b'a'; 1500])).await.unwrap();
+        }
+    }
+    let second = folder.0.join("call.2");
+    assert_eq!(series.files(), [(path.clone(), false), (second.clone(), true)]);
+    for file in [&path, &second] {
+        let metadata = std::fs::metadata(file).unwrap();
+        assert_eq!(metadata.permissions().mode() & 0o777, 0o600);
+        assert!(metadata.len() <= MOST, "{} bytes", metadata.len());
+        let (lines, ended) = lines(&std::fs::read(file).unwrap());
+        assert!(ended.is_ok() && lines.len() == 4, "two greetings, a call and its answer: {lines:?}");
+    }
+    series.close();
+    let mut with = with();
+    with.capture = Some(Recording::Series(Arc::clone(&series)));
+    let rig = rig_with(Limits::default(), with).await;
+    say(&rig.sender, "/t.Echo/Say", "a".into()).await.unwrap();
+    drop((rig, series));
+    assert_eq!(
+        folder.files(),
+        ["call", "call.2"],
+        "what was recorded stays, and nothing comes after the end"
+    );
+    drop(Series::create(&folder.0.join("none"), MOST).unwrap());
+    assert_eq!(folder.files(), ["call", "call.2"]);
+}
+
+#[test]
+fn what_is_not_whole_is_read_as_far_as_it_is_good() {
+    let folder = Folder::new();
+    let path = folder.0.join("record");
+    let mut capture = Capture::create(&path, u64::MAX).unwrap();
+    let mut greeting = Vec::new();
+    Limits::default().write(&mut greeting);
+    capture.record(Direction::Up, &greeting);
+    capture.record(Direction::Down, &greeting);
+    drop(capture);
+    let whole = std::fs::read(&path).unwrap();
+    let (all, ended) = lines(&whole);
+    assert!(ended.is_ok() && all.len() == 2, "{all:?}");
+    for length in 0..whole.len() {
+        let (lines, ended) = lines(&whole[..length]);
+        let first = 8 + 13 + greeting.len();
+        match length {
+            0..8 => assert!(matches!(ended, Err(Unreadable::Foreign)), "{length}: {ended:?}"),
+            8 => assert!(ended.is_ok() && lines.is_empty()),
+            _ if length == first => assert!(ended.is_ok() && lines.len() == 1),
+            _ => {
+                assert!(matches!(ended, Err(Unreadable::Cut)), "{length}: {ended:?}");
+                assert_eq!(lines.first() == all.first(), length >= first, "{length}: {lines:?}");
+                let part = lines.last().is_some_and(|line| line.contains("unfinished"));
+                assert_eq!(part, (22..first).contains(&length) || length > first + 13, "{length}: {lines:?}");
+            }
+        }
+    }
+    let (lines, ended) = lines(&[&whole[..], b"nonsense, for some bytes"].concat());
+    assert!(matches!(ended, Err(Unreadable::Damaged(2))) && lines == all, "{ended:?}");
+}
+
+#[test]
+fn what_is_no_frame_is_said_to_be_none() {
+    let folder = Folder::new();
+    let path = folder.0.join("record");
+    let mut capture = Capture::create(&path, u64::MAX).unwrap();
+    let mut greeting = Vec::new();
+    Limits::default().write(&mut greeting);
+    capture.record(Direction::Up, &greeting);
+    capture.record(Direction::Down, b"HTTP/1.1 400 Bad Request\r\n\r\n");
+    drop(capture);
+    let (lines, ended) = lines(&std::fs::read(&path).unwrap());
+    assert!(matches!(ended, Err(Unreadable::Spoken { from: Direction::Down, .. })), "{ended:?}");
+    assert_eq!(ended.unwrap_err().to_string(), "holds what is no frame, from the server");
+    assert!(lines.len() == 1 && lines[0].contains("→ greeting"), "{lines:?}");
+}

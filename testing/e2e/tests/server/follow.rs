@@ -1,0 +1,257 @@
+//! What is followed goes on when the brain under it dies: every line once, and no command ends.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use formic_e2e::{Managed, Manifest, Signal, formic_in, signal, wait_for, wait_until};
+use serde_json::Value;
+
+const SOON: Duration = Duration::from_secs(30);
+
+/// A program that counts aloud, on both of its outputs, and one that is there to be called.
+const COUNTING: &str = r#"
+[app]
+name = "followed"
+[service.counter]
+command = ["sh", "-c", "i=0; while :; do i=$((i+1)); echo out $i; echo err $i >&2; sleep 0.02; done"]
+health = { ready = "none" }
+update = { min_ready = "0s", keep_old = "0s" }
+"#;
+
+/// A command that goes on, and what it says.
+struct Following {
+    child: Child,
+    output: PathBuf,
+}
+
+impl Following {
+    fn start(managed: &Managed, args: &[&str]) -> Self {
+        Self::command(managed, args[0], formic_in(&managed.folder(), args).into_command())
+    }
+
+    fn command(managed: &Managed, name: &str, mut command: Command) -> Self {
+        let output = managed.folder().join(format!("{name}.said"));
+        let file = File::create(&output).unwrap();
+        let errors = file.try_clone().unwrap();
+        let child = command.stdin(Stdio::null()).stdout(file).stderr(errors).spawn().unwrap();
+        Self { child, output }
+    }
+
+    fn said(&self) -> String {
+        std::fs::read_to_string(&self.output).unwrap()
+    }
+
+    fn lines(&self) -> Vec<Value> {
+        // The last one may not be whole yet.
+        let said = self.said();
+        let whole = said.rfind('\n').map_or("", |end| &said[..end]);
+        let line = |line: &str| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line:?} in {said}"));
+        whole.lines().map(line).collect()
+    }
+
+    fn goes_on(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Kills the brain three times, each once `more` says that something came since.
+fn kill_brains(managed: &Managed, mut more: impl FnMut()) {
+    for _ in 0..3 {
+        more();
+        managed.kill(managed.brain());
+        let _ = managed.status();
+    }
+    more();
+}
+
+#[test]
+fn a_followed_log_has_every_line_once() {
+    let managed = Managed::running(&Manifest::of(COUNTING), &[]);
+    let mut logs = Following::start(&managed, &["logs", "counter", "-f", "-n", "3", "--json"]);
+    let mut had = 0;
+    kill_brains(&managed, || {
+        wait_until("more lines", SOON, || logs.lines().len() >= had + 40);
+        had = logs.lines().len();
+    });
+    assert!(logs.goes_on(), "{}", logs.said());
+    for stream in ["out", "err"] {
+        let of = |line: &Value| -> Option<u64> {
+            (line["stream"] == stream).then(|| line["line"].as_str()?.split(' ').nth(1)?.parse().ok())?
+        };
+        let numbers: Vec<u64> = logs.lines().iter().filter_map(of).collect();
+        assert!(numbers.len() > 40, "{stream}: {numbers:?}");
+        let expected: Vec<u64> = (numbers[0]..).take(numbers.len()).collect();
+        assert_eq!(numbers, expected, "{stream}: each one once");
+    }
+}
+
+#[test]
+fn followed_events_are_told_once() {
+    let managed = Managed::running(&Manifest::of(COUNTING), &[]);
+    let mut events = Following::start(&managed, &["events", "-f", "-n", "1", "--json"]);
+    wait_until("the first one", SOON, || !events.lines().is_empty());
+    kill_brains(&managed, || {
+        let before = events.lines().len();
+        managed.formic(&["restart", "counter"]).says(0, &[]);
+        wait_until("news of it", SOON, || events.lines().len() > before);
+    });
+    assert!(events.goes_on(), "{}", events.said());
+    let numbers: Vec<u64> = events.lines().iter().map(|event| event["sequence"].as_u64().unwrap()).collect();
+    let expected: Vec<u64> = (numbers[0]..).take(numbers.len()).collect();
+    assert_eq!(numbers, expected, "each one once");
+    let adopted = events.lines().iter().filter(|event| event["kind"] == "adopted").count();
+    assert_eq!(adopted, 3, "{}", events.said());
+}
+
+/// The keeper passes it on, and the brain that ends for it is followed by another.
+#[test]
+fn what_is_followed_goes_on_over_a_reload() {
+    goes_on_over(|managed| assert!(signal(managed.keeper(), Signal::HUP)));
+}
+
+/// Nobody told the keeper to end, so there is a next brain.
+#[test]
+fn what_is_followed_goes_on_when_the_brain_alone_is_told_to_end() {
+    goes_on_over(|managed| assert!(signal(managed.brain(), Signal::TERM)));
+}
+
+fn goes_on_over(end: impl Fn(&Managed)) {
+    let managed = Managed::running(&Manifest::of(COUNTING), &[]);
+    let mut logs = Following::start(&managed, &["logs", "counter", "-f", "-n", "3", "--json"]);
+    let mut events = Following::start(&managed, &["events", "-f", "-n", "1", "--json"]);
+    let mut traffic = Following::start(&managed, &["traffic", "counter", "--watch", "--json"]);
+    wait_until("something of all", SOON, || {
+        !logs.lines().is_empty() && !events.lines().is_empty() && !traffic.lines().is_empty()
+    });
+    let brain = managed.brain();
+    end(&managed);
+    wait_until("the next brain", SOON, || managed.brain() != brain);
+    let had = (logs.lines().len(), traffic.lines().len());
+    wait_until("more lines", SOON, || {
+        // One that ended says why.
+        assert!(
+            logs.goes_on() && events.goes_on() && traffic.goes_on(),
+            "{}\n{}\n{}",
+            logs.said(),
+            events.said(),
+            traffic.said()
+        );
+        logs.lines().len() >= had.0 + 40 && traffic.lines().len() > had.1
+    });
+    wait_until("news of the next brain", SOON, || {
+        events.lines().iter().any(|event| event["kind"] == "adopted")
+    });
+    assert!(logs.goes_on() && events.goes_on(), "{}\n{}", logs.said(), events.said());
+    let of_out = |line: &Value| -> Option<u64> {
+        (line["stream"] == "out").then(|| line["line"].as_str()?.split(' ').nth(1)?.parse().ok())?
+    };
+    let numbers: Vec<u64> = logs.lines().iter().filter_map(of_out).collect();
+    let expected: Vec<u64> = (numbers[0]..).take(numbers.len()).collect();
+    assert_eq!(numbers, expected, "each one once");
+}
+
+/// There is no next brain to wait for.
+#[test]
+fn what_is_followed_ends_with_a_word_when_the_server_is_stopped() {
+    let managed = Managed::running(&Manifest::of(COUNTING), &[]);
+    let stop = |managed: &Managed| managed.formic(&["server", "stop"]).says(0, &["1 instance goes on"]);
+    // As a service manager does.
+    let end = |managed: &Managed| assert!(signal(managed.keeper(), Signal::TERM));
+    for stop in [&stop as &dyn Fn(&Managed), &end] {
+        let commands: [&[&str]; 3] =
+            [&["logs", "-f", "-n", "1"], &["events", "-f", "-n", "1"], &["traffic", "counter", "--watch"]];
+        let mut following: Vec<_> =
+            commands.into_iter().map(|args| Following::start(&managed, args)).collect();
+        let test = "follow::what_is_followed_ends_with_a_word_when_the_server_is_stopped";
+        following.extend(top(&managed, test));
+        wait_until("something of all", SOON, || following.iter().all(|each| each.said().contains(' ')));
+        stop(&managed);
+        for each in &mut following {
+            let ended = wait_for("the end of it", SOON, || each.child.try_wait().unwrap());
+            assert!(ended.success() && each.said().contains("was stopped"), "{ended}: {}", each.said());
+        }
+        managed.serve();
+    }
+}
+
+/// The sockets of a process.
+fn sockets(pid: u32) -> BTreeSet<PathBuf> {
+    let files = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    let links = files.filter_map(|file| std::fs::read_link(file.path()).ok());
+    links.filter(|link| link.to_string_lossy().starts_with("socket:")).collect()
+}
+
+/// Nobody goes on with what is waited for.
+#[test]
+fn who_waits_for_a_change_is_told_that_the_server_was_stopped() {
+    let managed = Managed::running(&Manifest::of(COUNTING), &[]);
+    let never = "ready = \"exec\", command = [\"false\"]";
+    managed.write(&Manifest::of(&COUNTING.replace("ready = \"none\"", never)));
+    let mut apply = Following::start(&managed, &["apply", "--wait"]);
+    wait_until("the change to be made", SOON, || apply.said().contains("index 2"));
+    // A brain that dies is no reason to leave off: it asks the next one.
+    let (brain, connected) = (managed.brain(), sockets(apply.child.id()));
+    managed.kill(brain);
+    wait_until("the next brain", SOON, || managed.brain() != brain);
+    wait_until("the connection to that", SOON, || {
+        let now = sockets(apply.child.id());
+        now.len() >= connected.len() && now != connected
+    });
+    assert!(apply.goes_on(), "{}", apply.said());
+    managed.formic(&["server", "stop"]).says(0, &["without it"]);
+    let ended = wait_for("the end of the wait", SOON, || apply.child.try_wait().unwrap());
+    assert_eq!(ended.code(), Some(3), "{}", apply.said());
+    assert!(apply.said().contains("was stopped before all of it was done"), "{}", apply.said());
+}
+
+#[test]
+fn traffic_is_watched_on() {
+    let managed = Managed::running(&Manifest::of(COUNTING), &[]);
+    let mut traffic = Following::start(&managed, &["traffic", "counter", "--watch", "--json"]);
+    let mut had = 0;
+    kill_brains(&managed, || {
+        wait_until("another picture", SOON, || traffic.lines().len() > had);
+        had = traffic.lines().len();
+    });
+    assert!(traffic.goes_on(), "{}", traffic.said());
+}
+
+#[test]
+fn top_stays_on_its_terminal() {
+    let managed = Managed::running(&Manifest::of(COUNTING), &[]);
+    let Some(mut top) = top(&managed, "follow::top_stays_on_its_terminal") else { return };
+    let mut had = 0;
+    kill_brains(&managed, || {
+        wait_for("the picture drawn anew, with the service", SOON, || {
+            let said = top.said();
+            (said.len() > had && said[had..].contains("counter")).then(|| had = said.len())
+        });
+    });
+    assert!(top.goes_on(), "{}", top.said());
+}
+
+/// `formic top` on a terminal of its own, if there is a program to make one.
+fn top(managed: &Managed, test: &str) -> Option<Following> {
+    let program = formic_in(&managed.folder(), &["top"]).into_command();
+    let mut command = Command::new("script");
+    command.args(["-qfec", &format!("{} top", program.get_program().display()), "/dev/null"]);
+    command.current_dir(managed.folder()).env("TERM", "xterm");
+    for (name, value) in program.get_envs() {
+        command.env(name, value.unwrap_or_default());
+    }
+    if Command::new("script").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_err() {
+        println!("formic-test-skipped: {test}: there is no `script` to make a terminal");
+        return None;
+    }
+    Some(Following::command(managed, "top", command))
+}
