@@ -16,6 +16,7 @@ mod deny;
 mod facade;
 mod floors;
 mod licences;
+mod locks;
 mod manifests;
 mod platform;
 mod sizes;
@@ -61,6 +62,7 @@ pub(crate) fn run(workspace: &Workspace) -> Result<bool> {
     findings.extend(licences::check(&metadata));
     findings.extend(bans::check(&metadata));
     findings.extend(deny::check(&tree.sources));
+    findings.extend(locks::check(&tree.sources, &metadata));
     findings.extend(tree.lock_file(&workspace.root)?);
     findings.extend(facade::check(&facade::packages(workspace)?));
     findings.sort();

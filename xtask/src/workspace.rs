@@ -135,6 +135,8 @@ pub(crate) struct Dependency {
     pub(crate) name: String,
     /// `None` is a normal dependency; else `dev` or `build`.
     pub(crate) kind: Option<String>,
+    #[serde(default)]
+    pub(crate) optional: bool,
 }
 
 #[derive(Debug, Default, Clone, Deserialize)]

@@ -171,7 +171,7 @@ mod tests {
     const BUILD: Option<&str> = Some("build");
 
     fn may(from: Place, to: Place, name: &str, kind: Option<&str>) -> bool {
-        let dependency = Dependency { name: name.to_owned(), kind: kind.map(str::to_owned) };
+        let dependency = Dependency { name: name.to_owned(), kind: kind.map(str::to_owned), optional: false };
         arrow(from, to, &dependency).is_ok()
     }
 

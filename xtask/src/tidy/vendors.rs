@@ -70,7 +70,11 @@ mod tests {
             id: "x".to_owned(),
             name: name.to_owned(),
             manifest_path: path.to_owned(),
-            dependencies: vec![Dependency { name: vendor.to_owned(), kind: kind.map(str::to_owned) }],
+            dependencies: vec![Dependency {
+                name: vendor.to_owned(),
+                kind: kind.map(str::to_owned),
+                optional: false,
+            }],
             ..Package::default()
         };
         check(&[], &Metadata { workspace_members: ["x".to_owned()].into(), packages: vec![package] }).len()
