@@ -1,10 +1,11 @@
 //! Waiting with a limit, and a word on what did not happen.
 
+use std::fmt::Debug;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 /// How long to wait between two looks.
-const STEP: Duration = Duration::from_millis(15);
+pub(crate) const STEP: Duration = Duration::from_millis(15);
 
 /// Looks until there is something.
 ///
@@ -17,6 +18,30 @@ pub fn wait_for<T>(what: &str, within: Duration, mut look: impl FnMut() -> Optio
             return found;
         }
         assert!(start.elapsed() < within, "waited {within:?} for {what}, in vain");
+        sleep(STEP);
+    }
+}
+
+/// Looks until what is seen is what it is to be.
+///
+/// # Panics
+/// If it is not within the time, with what was seen last.
+pub fn wait_same<T: PartialEq + Debug>(
+    what: &str,
+    within: Duration,
+    expected: &T,
+    mut look: impl FnMut() -> T,
+) {
+    let start = Instant::now();
+    loop {
+        let seen = look();
+        if seen == *expected {
+            return;
+        }
+        assert!(
+            start.elapsed() < within,
+            "waited {within:?} for {what}, in vain: {seen:#?}\nis not {expected:#?}"
+        );
         sleep(STEP);
     }
 }

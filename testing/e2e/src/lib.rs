@@ -14,9 +14,11 @@
 mod app;
 mod clock;
 mod folder;
+mod following;
 mod foreign;
 mod http;
 mod manifest;
+mod over;
 mod process;
 mod programs;
 mod server;
@@ -24,11 +26,13 @@ mod shared;
 mod shop;
 
 pub use app::{App, Refused};
-pub use clock::{wait_for, wait_until};
+pub use clock::{wait_for, wait_same, wait_until};
 pub use folder::{Folder, free_port};
+pub use following::Following;
 pub use foreign::{Absent, foreign_file, install, installed, program, shop_protos};
 pub use http::{Answer, Gateway};
 pub use manifest::Manifest;
+pub use over::Over;
 pub use process::{Ended, Tool, alive, of_application, signal, wait_child};
 pub use programs::{build_folder, builds, formic, formic_in, repository, service_program, target_folder};
 pub use rustix::process::Signal;

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use formic_api::control::v1 as pb;
 use formic_core::{Code, Error};
+use formic_rpc::Streaming;
 
 use super::{AWAY, App, LOOK};
 use crate::engine::control::farewell::is_stopped;
@@ -15,21 +16,55 @@ pub(crate) fn is_between_brains(app: &App, error: &Error) -> bool {
     app.status.server.is_set() && error.code() == Code::Unavailable
 }
 
-/// Waits until the server is stopped; for ever where there is none. For who asks again and again, and would else take that
-/// for one of the moments between two brains: a stream is told.
-pub(crate) async fn stopped(app: &App) {
-    if !app.status.server.is_set() {
-        return std::future::pending().await;
+/// The word that the server is stopped, for who asks again and again, and would else take that for one of the moments between
+/// two brains: a stream is told.
+pub(crate) struct Stopped<'a> {
+    app: &'a App,
+    events: Option<Streaming<pb::Event>>,
+}
+
+impl<'a> Stopped<'a> {
+    /// Listens from here on. Before anything is shown: a server that is stopped as soon as somebody has seen something tells
+    /// only those who listen by then. One that does not answer in time is asked again by [`heard`](Self::heard).
+    pub(crate) async fn listen(app: &'a App) -> Self {
+        let events = if app.status.server.is_set() {
+            tokio::time::timeout(AWAY, followed(app)).await.ok().and_then(Result::ok)
+        } else {
+            None
+        };
+        Self { app, events }
     }
+
+    /// Waits until the server is stopped; for ever where there is none.
+    pub(crate) async fn heard(self) {
+        let Self { app, mut events } = self;
+        if !app.status.server.is_set() {
+            return std::future::pending().await;
+        }
+        loop {
+            let heard = match events.take() {
+                Some(events) => drained(events).await,
+                None => match followed(app).await {
+                    Ok(events) => drained(events).await,
+                    Err(error) => Err(error),
+                },
+            };
+            if heard.is_err_and(|error| is_stopped(&error)) {
+                return;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+}
+
+async fn followed(app: &App) -> Result<Streaming<pb::Event>, Error> {
     let request = pb::EventsRequest { follow: true, tail: 1, ..Default::default() };
-    let heard = async || -> Result<(), Error> {
-        let mut events = app.deploy().events(request.clone()).await?.into_message();
-        while events.message().await?.is_some() {}
-        Ok(())
-    };
-    while !heard().await.is_err_and(|error| is_stopped(&error)) {
-        tokio::time::sleep(LOOK).await;
-    }
+    Ok(app.deploy().events(request).await?.into_message())
+}
+
+async fn drained(mut events: Streaming<pb::Event>) -> Result<(), Error> {
+    while events.message().await?.is_some() {}
+    Ok(())
 }
 
 /// What is said then.

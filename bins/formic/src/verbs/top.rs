@@ -13,7 +13,8 @@ use serde_json::{Value, json};
 use self::frame::{Frame, Size};
 use self::rows::{Row, rows};
 use self::screen::{Key, Screen};
-use crate::app::{self, App, again};
+use crate::app::again::{self, Stopped};
+use crate::app::{self, App};
 use crate::cli::Top;
 use crate::exit::{Failure, Outcome};
 use crate::output;
@@ -58,14 +59,17 @@ async fn interactive(app: &App, args: Top) -> Outcome {
     let mut ends = Ends::listen()?;
     let mut sort = args.sort;
     let (mut offset, mut before, mut away) = (0, None, false);
+    let stopped = tokio::select! {
+        stopped = Stopped::listen(app) => stopped.heard(),
+        () = ends.next() => return Ok(()),
+    };
+    tokio::pin!(stopped);
     let (mut status, mut measures) = look(app).await?;
     // From here on the terminal is another; dropping this puts it back, whatever happens.
     let mut screen = Screen::open().map_err(|error| Failure::user("cannot draw here").because(error))?;
     let mut tick = tokio::time::interval(EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     tick.tick().await;
-    let stopped = again::stopped(app);
-    tokio::pin!(stopped);
     loop {
         let mut rows = rows(&status, &measures, before.as_ref());
         rows::sort(&mut rows, sort);

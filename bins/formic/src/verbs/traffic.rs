@@ -10,7 +10,7 @@ use formic_core::Code;
 use serde_json::json;
 
 use crate::app::App;
-use crate::app::again::{self, Silence, is_between_brains};
+use crate::app::again::{self, Silence, Stopped, is_between_brains};
 use crate::cli::Traffic;
 use crate::exit::{Failure, Outcome};
 use crate::{app, output, signals};
@@ -41,10 +41,13 @@ pub(crate) async fn run(args: Traffic) -> Outcome {
     }
     let mut interrupted = signals::interrupt()?;
     let redraws = !args.listing.json && std::io::stdout().is_terminal();
+    let stopped = tokio::select! {
+        stopped = Stopped::listen(&app) => stopped.heard(),
+        _ = interrupted.recv() => return Ok(()),
+    };
+    tokio::pin!(stopped);
     let mut seen = ask().await?;
     let mut silence = Silence::new();
-    let stopped = again::stopped(&app);
-    tokio::pin!(stopped);
     loop {
         if args.listing.json {
             // One line each, on a terminal too.

@@ -1,15 +1,18 @@
 //! What is followed goes on when the brain under it dies: every line once, and no command ends.
 
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::io::{PipeReader, PipeWriter, Write as _};
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use formic_e2e::{Managed, Manifest, Signal, formic_in, signal, wait_for, wait_until};
+use formic_e2e::{Following, Managed, Manifest, Signal, alive, formic_in, signal, wait_for, wait_until};
+use rustix::fs::OFlags;
 use serde_json::Value;
 
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 
 /// A program that counts aloud, on both of its outputs, and one that is there to be called.
 const COUNTING: &str = r#"
@@ -21,47 +24,8 @@ health = { ready = "none" }
 update = { min_ready = "0s", keep_old = "0s" }
 "#;
 
-/// A command that goes on, and what it says.
-struct Following {
-    child: Child,
-    output: PathBuf,
-}
-
-impl Following {
-    fn start(managed: &Managed, args: &[&str]) -> Self {
-        Self::command(managed, args[0], formic_in(&managed.folder(), args).into_command())
-    }
-
-    fn command(managed: &Managed, name: &str, mut command: Command) -> Self {
-        let output = managed.folder().join(format!("{name}.said"));
-        let file = File::create(&output).unwrap();
-        let errors = file.try_clone().unwrap();
-        let child = command.stdin(Stdio::null()).stdout(file).stderr(errors).spawn().unwrap();
-        Self { child, output }
-    }
-
-    fn said(&self) -> String {
-        std::fs::read_to_string(&self.output).unwrap()
-    }
-
-    fn lines(&self) -> Vec<Value> {
-        // The last one may not be whole yet.
-        let said = self.said();
-        let whole = said.rfind('\n').map_or("", |end| &said[..end]);
-        let line = |line: &str| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line:?} in {said}"));
-        whole.lines().map(line).collect()
-    }
-
-    fn goes_on(&mut self) -> bool {
-        self.child.try_wait().unwrap().is_none()
-    }
-}
-
-impl Drop for Following {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+fn follow(managed: &Managed, args: &[&str]) -> Following {
+    Following::start(formic_in(&managed.folder(), args))
 }
 
 /// Kills the brain three times, each once `more` says that something came since.
@@ -77,7 +41,7 @@ fn kill_brains(managed: &Managed, mut more: impl FnMut()) {
 #[test]
 fn a_followed_log_has_every_line_once() {
     let managed = Managed::running(&Manifest::of(COUNTING), &[]);
-    let mut logs = Following::start(&managed, &["logs", "counter", "-f", "-n", "3", "--json"]);
+    let mut logs = follow(&managed, &["logs", "counter", "-f", "-n", "3", "--json"]);
     let mut had = 0;
     kill_brains(&managed, || {
         wait_until("more lines", SOON, || logs.lines().len() >= had + 40);
@@ -98,7 +62,7 @@ fn a_followed_log_has_every_line_once() {
 #[test]
 fn followed_events_are_told_once() {
     let managed = Managed::running(&Manifest::of(COUNTING), &[]);
-    let mut events = Following::start(&managed, &["events", "-f", "-n", "1", "--json"]);
+    let mut events = follow(&managed, &["events", "-f", "-n", "1", "--json"]);
     wait_until("the first one", SOON, || !events.lines().is_empty());
     kill_brains(&managed, || {
         let before = events.lines().len();
@@ -127,9 +91,9 @@ fn what_is_followed_goes_on_when_the_brain_alone_is_told_to_end() {
 
 fn goes_on_over(end: impl Fn(&Managed)) {
     let managed = Managed::running(&Manifest::of(COUNTING), &[]);
-    let mut logs = Following::start(&managed, &["logs", "counter", "-f", "-n", "3", "--json"]);
-    let mut events = Following::start(&managed, &["events", "-f", "-n", "1", "--json"]);
-    let mut traffic = Following::start(&managed, &["traffic", "counter", "--watch", "--json"]);
+    let mut logs = follow(&managed, &["logs", "counter", "-f", "-n", "3", "--json"]);
+    let mut events = follow(&managed, &["events", "-f", "-n", "1", "--json"]);
+    let mut traffic = follow(&managed, &["traffic", "counter", "--watch", "--json"]);
     wait_until("something of all", SOON, || {
         !logs.lines().is_empty() && !events.lines().is_empty() && !traffic.lines().is_empty()
     });
@@ -165,23 +129,70 @@ fn goes_on_over(end: impl Fn(&Managed)) {
 fn what_is_followed_ends_with_a_word_when_the_server_is_stopped() {
     let managed = Managed::running(&Manifest::of(COUNTING), &[]);
     let stop = |managed: &Managed| managed.formic(&["server", "stop"]).says(0, &["1 instance goes on"]);
-    // As a service manager does.
-    let end = |managed: &Managed| assert!(signal(managed.keeper(), Signal::TERM));
+    // As a service manager does, which starts no other before the end of this one.
+    let end = |managed: &Managed| {
+        let keeper = managed.keeper();
+        assert!(signal(keeper, Signal::TERM));
+        wait_until("the keeper to end", SOON, || !alive(keeper));
+    };
     for stop in [&stop as &dyn Fn(&Managed), &end] {
         let commands: [&[&str]; 3] =
             [&["logs", "-f", "-n", "1"], &["events", "-f", "-n", "1"], &["traffic", "counter", "--watch"]];
-        let mut following: Vec<_> =
-            commands.into_iter().map(|args| Following::start(&managed, args)).collect();
+        let mut following: Vec<_> = commands.into_iter().map(|args| follow(&managed, args)).collect();
         let test = "follow::what_is_followed_ends_with_a_word_when_the_server_is_stopped";
         following.extend(top(&managed, test));
-        wait_until("something of all", SOON, || following.iter().all(|each| each.said().contains(' ')));
+        wait_until("something of all", SOON, || following.iter().all(|each| each.shown().contains(&b' ')));
         stop(&managed);
         for each in &mut following {
-            let ended = wait_for("the end of it", SOON, || each.child.try_wait().unwrap());
+            let ended = each.wait_end(SOON);
             assert!(ended.success() && each.said().contains("was stopped"), "{ended}: {}", each.said());
         }
         managed.serve();
     }
+}
+
+/// A pipe that is full: whoever writes to it is held up until it is read.
+fn full_pipe() -> (PipeReader, PipeWriter) {
+    let (reader, writer) = std::io::pipe().unwrap();
+    let again = format!("/proc/self/fd/{}", writer.as_raw_fd());
+    let mut options = std::fs::OpenOptions::new();
+    // Of this one way in alone: the command's own is to wait.
+    options.write(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed());
+    let mut filling = options.open(again).unwrap();
+    while filling.write(&[b'\n'; 4096]).is_ok() {}
+    (reader, writer)
+}
+
+/// Whether a thread of a process waits for room in a pipe.
+fn is_held_up(pid: u32) -> bool {
+    let mut threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    // One that ends meanwhile waits for nothing.
+    let waits = |path: PathBuf| std::fs::read_to_string(path.join("wchan")).unwrap_or_default();
+    threads.any(|thread| waits(thread.path()).contains("pipe_write"))
+}
+
+/// Held up in the middle of its first picture, it is told of the stop all the same.
+#[test]
+fn who_is_shown_a_picture_is_told_of_a_stop_that_follows_it() {
+    if !Path::new("/proc/self/wchan").exists() {
+        let test = "follow::who_is_shown_a_picture_is_told_of_a_stop_that_follows_it";
+        println!("formic-test-skipped: {test}: this kernel does not say what a thread waits for");
+        return;
+    }
+    let managed = Managed::running(&Manifest::of(COUNTING), &[]);
+    let (mut reader, writer) = full_pipe();
+    let watch = formic_in(&managed.folder(), &["traffic", "counter", "--watch", "--json"]);
+    let mut traffic = Following::writing_to(watch, writer);
+    wait_until("the picture to be begun", SOON, || {
+        assert!(traffic.goes_on(), "{}", traffic.said());
+        is_held_up(traffic.pid())
+    });
+    managed.formic(&["server", "stop"]).says(0, &["1 instance goes on"]);
+    let read = std::thread::spawn(move || std::io::copy(&mut reader, &mut std::io::sink()));
+    let ended = traffic.wait_end(SOON);
+    assert!(ended.success() && traffic.told().contains("was stopped"), "{ended}: {}", traffic.told());
+    drop(traffic);
+    read.join().unwrap().unwrap();
 }
 
 /// The sockets of a process.
@@ -197,19 +208,19 @@ fn who_waits_for_a_change_is_told_that_the_server_was_stopped() {
     let managed = Managed::running(&Manifest::of(COUNTING), &[]);
     let never = "ready = \"exec\", command = [\"false\"]";
     managed.write(&Manifest::of(&COUNTING.replace("ready = \"none\"", never)));
-    let mut apply = Following::start(&managed, &["apply", "--wait"]);
+    let mut apply = follow(&managed, &["apply", "--wait"]);
     wait_until("the change to be made", SOON, || apply.said().contains("index 2"));
     // A brain that dies is no reason to leave off: it asks the next one.
-    let (brain, connected) = (managed.brain(), sockets(apply.child.id()));
+    let (brain, connected) = (managed.brain(), sockets(apply.pid()));
     managed.kill(brain);
     wait_until("the next brain", SOON, || managed.brain() != brain);
     wait_until("the connection to that", SOON, || {
-        let now = sockets(apply.child.id());
+        let now = sockets(apply.pid());
         now.len() >= connected.len() && now != connected
     });
     assert!(apply.goes_on(), "{}", apply.said());
     managed.formic(&["server", "stop"]).says(0, &["without it"]);
-    let ended = wait_for("the end of the wait", SOON, || apply.child.try_wait().unwrap());
+    let ended = apply.wait_end(SOON);
     assert_eq!(ended.code(), Some(3), "{}", apply.said());
     assert!(apply.said().contains("was stopped before all of it was done"), "{}", apply.said());
 }
@@ -217,7 +228,7 @@ fn who_waits_for_a_change_is_told_that_the_server_was_stopped() {
 #[test]
 fn traffic_is_watched_on() {
     let managed = Managed::running(&Manifest::of(COUNTING), &[]);
-    let mut traffic = Following::start(&managed, &["traffic", "counter", "--watch", "--json"]);
+    let mut traffic = follow(&managed, &["traffic", "counter", "--watch", "--json"]);
     let mut had = 0;
     kill_brains(&managed, || {
         wait_until("another picture", SOON, || traffic.lines().len() > had);
@@ -233,8 +244,8 @@ fn top_stays_on_its_terminal() {
     let mut had = 0;
     kill_brains(&managed, || {
         wait_for("the picture drawn anew, with the service", SOON, || {
-            let said = top.said();
-            (said.len() > had && said[had..].contains("counter")).then(|| had = said.len())
+            let shown = top.shown();
+            String::from_utf8_lossy(&shown[had..]).contains("counter").then(|| had = shown.len())
         });
     });
     assert!(top.goes_on(), "{}", top.said());
@@ -253,5 +264,5 @@ fn top(managed: &Managed, test: &str) -> Option<Following> {
         println!("formic-test-skipped: {test}: there is no `script` to make a terminal");
         return None;
     }
-    Some(Following::command(managed, "top", command))
+    Some(Following::command(command))
 }
