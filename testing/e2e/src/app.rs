@@ -17,9 +17,9 @@ use crate::process::{Ended, of_application, signal, wait_child};
 use crate::programs::{builds, formic, formic_in};
 
 /// Everything prebuilt is ready within a second; a busy machine with unoptimised programs gets more.
-const READY: Duration = Duration::from_secs(60);
-/// A drain takes well under a second when nothing is in flight.
-const STOP: Duration = Duration::from_secs(30);
+const READY: Duration = Duration::from_secs(120);
+/// A drain takes well under a second when nothing is in flight; a busy machine gets more for that, too.
+const STOP: Duration = Duration::from_secs(60);
 const FOR_PROGRAMS: [&str; 2] = ["--json", "--quiet"];
 
 /// An application under `formic up`, in a folder of its own. Dropping it stops it and fails the test if something is

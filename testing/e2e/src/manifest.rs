@@ -53,6 +53,14 @@ impl Manifest {
         Self(lines.join("\n") + "\n")
     }
 
+    /// The shop's for clients that are not ours: an order takes so long that its states can be followed, and the slow card
+    /// longer than anybody waits.
+    #[must_use]
+    pub fn foreign() -> Self {
+        let slow = Self::shop().set("service.order.config.step_delay", "before_book", "3000");
+        slow.set("service.payment.config", "slow_card_delay_ms", "60000")
+    }
+
     /// Sets a key of a table; the value is TOML.
     #[must_use]
     pub fn set(self, table: &str, key: &str, value: &str) -> Self {

@@ -15,7 +15,7 @@ use crate::process::{Ended, Tool, alive, of_application, signal};
 use crate::programs::{builds, formic_in};
 
 /// A busy machine with unoptimised programs gets more than the second that a brain needs.
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 
 /// An application in a folder of its own, and the server that manages it. Dropping it ends both, and all that they
 /// run.

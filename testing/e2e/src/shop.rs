@@ -55,7 +55,7 @@ impl Customer {
     /// # Errors
     /// If the connection breaks.
     pub fn place(&self, order: &Order) -> std::io::Result<Answer> {
-        self.gateway.try_call("shop.order.v1.OrderService/Place", &order.request(), Some(&self.token))
+        self.gateway.patient_call("shop.order.v1.OrderService/Place", &order.request(), Some(&self.token))
     }
 
     /// This customer's orders, newest first; none while the shop does not answer.
@@ -72,7 +72,7 @@ impl Customer {
     /// If the connection breaks.
     pub fn cancel(&self, order_id: &str) -> std::io::Result<Answer> {
         let request = json!({ "orderId": order_id });
-        self.gateway.try_call("shop.order.v1.OrderService/Cancel", &request, Some(&self.token))
+        self.gateway.patient_call("shop.order.v1.OrderService/Cancel", &request, Some(&self.token))
     }
 
     /// The states of an order from its first on, until it is final, each with its time in milliseconds since 1970.

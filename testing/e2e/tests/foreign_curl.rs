@@ -44,7 +44,7 @@ fn curl(args: &[&str], url: &str) -> Got {
     let folder = Folder::new("curl");
     let (head, body) = (folder.path().join("head"), folder.path().join("body"));
     let ran = Tool::new("curl")
-        .args(["--silent", "--show-error", "--max-time", "20", "--noproxy", "*"])
+        .args(["--silent", "--show-error", "--max-time", "60", "--noproxy", "*"])
         .args(["--write-out", "%{http_code} %{http_version}", "--dump-header"])
         .args([&head])
         .args(["--output"])

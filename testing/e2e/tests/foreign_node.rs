@@ -73,8 +73,7 @@ fn case(protocol: &str, name: &str) {
             return formic_testing::skipped(&format!("{protocol} {name}"), &absent.0);
         }
     };
-    let slow = Manifest::shop().set("service.order.config.step_delay", "before_book", "300");
-    let app = SHOP.get(|| App::start(&slow));
+    let app = SHOP.get(|| App::start(&Manifest::foreign()));
     let places = json!({
         "gateway": app.gateway().authority,
         "services": { "order": app.address_of("order") },

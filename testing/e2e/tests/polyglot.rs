@@ -8,6 +8,8 @@ use std::time::Duration;
 use formic_e2e::{Answer, App, Folder, program, repository, service_program, wait_until};
 use serde_json::{Value, json};
 
+const SOON: Duration = Duration::from_secs(60);
+
 const TEST: &str = "a_rust_service_calls_python_and_node_by_name_and_routes_lead_to_both";
 
 /// The example in a folder of its own, with what is built already in place of the Cargo package.
@@ -39,7 +41,7 @@ fn a_rust_service_calls_python_and_node_by_name_and_routes_lead_to_both() {
     let mut app = App::within(folder.path(), &[]);
     app.wait_ready();
     let get = |path: &str, headers: &[(&str, &str)]| app.gateway().send("GET", path, headers, b"").unwrap();
-    wait_until("the routes", Duration::from_secs(10), || get("/reports/today", &[]).status == 200);
+    wait_until("the routes", SOON, || get("/reports/today", &[]).status == 200);
 
     // Rust to Node and Python, by name.
     let quote = |item: &str| {

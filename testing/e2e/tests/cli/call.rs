@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
-use formic_e2e::{App, Customer, Gateway, Manifest, Order, Tool, wait_for};
+use formic_e2e::{App, Customer, Following, Gateway, Manifest, Order, Signal, formic, wait_for};
 use serde_json::json;
+
+const SOON: Duration = Duration::from_secs(60);
 
 #[test]
 fn ctrl_c_cancels_a_call() {
-    let manifest = Manifest::shop().set("service.payment.config", "slow_card_delay_ms", "60000");
+    let manifest = Manifest::shop().set("service.payment.config", "slow_card_delay_ms", "600000");
     let mut app = App::start(&manifest);
     let customer = Customer::new(app.gateway());
     customer.add("bankers-lamp", 1);
@@ -17,24 +19,22 @@ fn ctrl_c_cancels_a_call() {
         let customer = customer.clone();
         move || customer.place(&slow)
     });
-    let order = wait_for("the order", Duration::from_secs(10), || customer.orders().pop());
+    let order = wait_for("the order", SOON, || customer.orders().pop());
 
-    let binary = formic_e2e::build_folder().join("formic");
     let (folder, bearer) = (app.folder(), format!("Authorization: Bearer {}", customer.token));
     let request = json!({ "orderId": order["orderId"], "fromStart": true }).to_string();
-    // `timeout` stands for a person who has seen enough.
-    let watching = Tool::new("timeout")
-        .args(["--preserve-status", "--signal=INT", "--kill-after=20", "3", binary.to_str().unwrap()])
-        .args(["call", "--app", folder.to_str().unwrap(), "--timeout", "50s", "--json", "-H", &bearer])
-        .args(["shop.order.v1.OrderService/Watch", &request])
-        .run();
-    assert_eq!(watching.code, Some(130), "{}", watching.stderr);
-    assert_eq!(watching.stderr, "", "nothing went wrong");
-    assert!(
-        watching.stdout.contains("ORDER_STATE_PLACED"),
-        "what came before was shown: {}",
-        watching.stdout
-    );
+    let args = ["call", "--app", folder.to_str().unwrap(), "--timeout", "5m", "--json", "-H", &bearer];
+    let args = [&args[..], &["shop.order.v1.OrderService/Watch", &request]].concat();
+    let mut watching = Following::start(formic(&args));
+    watching.wait_shown("ORDER_STATE_PLACED", SOON);
+    // As somebody does who has seen enough.
+    watching.signal(Signal::INT);
+    let ended = watching.wait_end(SOON);
+    assert_eq!(ended.code(), Some(130), "{}", watching.said());
+    // An application that is slow to answer is waited for, and that is said.
+    let told = watching.told();
+    let wrong: Vec<&str> = told.lines().filter(|line| !line.contains("does not answer yet")).collect();
+    assert_eq!(wrong, [""; 0], "nothing went wrong");
 
     let metrics = Gateway { authority: app.address_of("order") };
     let of = |name: &str, rest: &str| {
@@ -44,7 +44,7 @@ fn ctrl_c_cancels_a_call() {
         format!("{} 0", of("formic_server_in_flight", "")),
         format!("{} 1", of("formic_server_requests_total", ",code=\"canceled\"")),
     ];
-    wait_for("the handler to be gone", Duration::from_secs(10), || {
+    wait_for("the handler to be gone", SOON, || {
         let text = metrics.send("GET", "/metrics", &[], b"").unwrap().text();
         gone.iter().all(|line| text.contains(line)).then_some(())
     });

@@ -5,7 +5,7 @@ use std::time::Duration;
 use formic_e2e::{App, Manifest, Signal, alive, signal};
 use serde_json::Value;
 
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(60);
 
 fn row(line: &Value, name: &str) -> Option<Value> {
     line["services"].as_array()?.iter().find(|service| service["name"] == name).cloned()
@@ -60,9 +60,11 @@ fn restarts_wait_longer_each_time() {
     starts.sort_unstable();
     assert!(starts.len() >= 4, "{logs:?}");
     let pauses: Vec<u128> = starts.windows(2).map(|pair| (pair[1] - pair[0]) / 1_000_000).collect();
-    // Each is doubled, give or take the jitter: the third is surely longer than the first.
-    assert!(pauses[0] >= 90, "{pauses:?}");
-    assert!(pauses[2] > pauses[0], "{pauses:?}");
+    // Each is doubled, less a quarter by jitter at most, and a little for rounding. A busy machine makes any of them longer,
+    // and none shorter.
+    for (pause, floor) in pauses.iter().zip([140, 290, 590, 1190]) {
+        assert!(*pause >= floor, "{pauses:?}");
+    }
     let notice = app.told().into_iter().find(|line| line["notice"].is_string()).unwrap();
     assert!(notice["log"].to_string().contains("made of cheese"), "its last words are shown: {notice}");
     app.stop();

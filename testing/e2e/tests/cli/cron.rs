@@ -5,7 +5,7 @@ use std::time::Duration;
 use formic_e2e::{App, Manifest, wait_until};
 use serde_json::Value;
 
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 
 /// One job that is due each second and adds a line to a file of its own, and one that never is while this runs.
 const JOBS: &str = r#"
@@ -55,7 +55,7 @@ fn a_job_runs_when_it_is_due_and_by_hand_and_what_came_of_it_is_told() {
     assert!(lines.lines().count() >= 4, "{lines:?}");
 
     // By hand, and waited for.
-    let by_hand = app.formic(&["run", "yearly", "--wait", "--timeout", "20s", "--json"]);
+    let by_hand = app.formic(&["run", "yearly", "--wait", "--timeout", "60s", "--json"]);
     by_hand.says(0, &[]);
     let run = by_hand.json();
     assert_eq!(
@@ -70,8 +70,8 @@ fn a_job_runs_when_it_is_due_and_by_hand_and_what_came_of_it_is_told() {
 
     // A change is for the next run, and one that fails says so.
     manifest.set("service.yearly", "env", "{ CODE = \"3\", YEAR = \"2\" }").write(&app.folder());
-    app.formic(&["apply", "--wait", "--timeout", "20s"]).says(0, &["is wanted now"]);
-    app.formic(&["run", "yearly", "--wait", "--timeout", "20s"])
+    app.formic(&["apply", "--wait", "--timeout", "60s"]).says(0, &["is wanted now"]);
+    app.formic(&["run", "yearly", "--wait", "--timeout", "60s"])
         .says(1, &["run 2 of yearly failed: it exited with code 3", "formic logs yearly"]);
     assert!(app.formic(&["logs", "yearly"]).stdout.contains("this year: 2"));
     let status = app.formic(&["status"]).stdout;
@@ -83,8 +83,8 @@ fn a_job_runs_when_it_is_due_and_by_hand_and_what_came_of_it_is_told() {
     assert!(table.contains("by hand") && table.contains("exited with code 3"), "{table}");
     let events = app.formic(&["events", "yearly"]).stdout;
     assert!(events.contains("run 2 is due; it was asked for") && events.contains("run 2 failed"), "{events}");
-    app.formic(&["rollback", "--wait", "--timeout", "20s"]).says(0, &[]);
-    app.formic(&["run", "yearly", "--wait", "--timeout", "20s"]).says(0, &[]);
+    app.formic(&["rollback", "--wait", "--timeout", "60s"]).says(0, &[]);
+    app.formic(&["run", "yearly", "--wait", "--timeout", "60s"]).says(0, &[]);
 
     app.formic(&["scale", "yearly=2"]).says(1, &["is a cron job"]);
     app.formic(&["restart", "yearly"]).says(1, &["formic run yearly"]);
@@ -104,7 +104,7 @@ fn one_that_runs_is_not_run_beside_itself_and_ends_with_the_application() {
     let running = &runs(&app, "long")[0];
     assert_eq!(running["instance"], app.service("long")["instances"][0]["id"]);
     app.formic(&["run", "long"]).says(1, &["run 2 of long is left out: another one runs"]);
-    app.formic(&["run", "long", "--wait", "--timeout", "1s"]).says(1, &["left out"]);
+    app.formic(&["run", "long", "--wait", "--timeout", "60s"]).says(1, &["left out"]);
     // Nothing is left running, or this fails.
     app.stop();
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use formic_e2e::{App, Manifest, wait_until};
 
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 
 const CHORES: &str = r#"
 [app]
@@ -30,8 +30,8 @@ fn a_job_that_is_done_holds_up_nobody_and_a_stopped_cron_job_rests() {
     assert!(out.contains("completed") && !err.contains("! mig"), "{out}\n{err}");
     let mig = app.service("mig");
     assert_eq!((&mig["state"], &mig["ready"], &mig["reason"]), (&"completed".into(), &1.into(), &"".into()));
-    app.formic(&["apply", "--wait", "--timeout", "20s"]).says(0, &["runs and answers"]);
-    app.formic(&["scale", "web=2", "--wait", "--timeout", "20s"]).says(0, &["runs and answers"]);
+    app.formic(&["apply", "--wait", "--timeout", "60s"]).says(0, &["runs and answers"]);
+    app.formic(&["scale", "web=2", "--wait", "--timeout", "60s"]).says(0, &["runs and answers"]);
 
     app.formic(&["stop", "tick", "--wait"]).says(0, &["tick: told to stop"]);
     let status = app.formic(&["status"]).stdout;

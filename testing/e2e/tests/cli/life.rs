@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use formic_e2e::{App, Manifest, Signal, Tool, of_application, program, signal, wait_until};
 
+const SOON: Duration = Duration::from_secs(60);
+
 fn names(folder: &Path) -> BTreeSet<String> {
     let entries = std::fs::read_dir(folder).unwrap();
     entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect()
@@ -59,7 +61,7 @@ fn services_start_after_what_they_depend_on_and_stop_before_it() {
 fn people_are_shown_a_table_a_first_call_and_the_logs() {
     let mut app = App::for_people(&Manifest::shop());
     let said = |part: &str| app.said().1.contains(part);
-    wait_until("the first words", Duration::from_secs(60), || said("Ctrl-C stops everything"));
+    wait_until("the first words", SOON, || said("Ctrl-C stops everything"));
     let (out, err) = app.said();
     for part in ["SERVICE", "PID", "gateway", "127.0.0.1:", &app.pid_of("order").to_string()] {
         assert!(out.contains(part), "{part:?} is not in\n{out}");
@@ -67,7 +69,7 @@ fn people_are_shown_a_table_a_first_call_and_the_logs() {
     assert!(err.contains("ready in "), "{err}");
     assert!(err.contains(&app.gateway().url()), "{err}");
     let logged = |line: &str| line.split_once('|').is_some_and(|(name, _)| name.trim() == "order");
-    wait_until("a log with its prefix", Duration::from_secs(10), || app.said().0.lines().any(logged));
+    wait_until("a log with its prefix", SOON, || app.said().0.lines().any(logged));
     assert!(!out.contains('\u{1b}'), "no colours where there is no terminal");
 
     // The call that is proposed works as it is.
@@ -84,11 +86,11 @@ fn people_are_shown_a_table_a_first_call_and_the_logs() {
     let before = app.pid_of("shipping");
     assert!(signal(before, Signal::KILL));
     let after = app.wait_restarted("shipping", before);
-    wait_until("the new table", Duration::from_secs(10), || app.said().0.contains("(1 restart)"));
+    wait_until("the new table", SOON, || app.said().0.contains("(1 restart)"));
     let row_of = |pid: u32| {
         app.said().0.lines().any(|line| line.starts_with("shipping") && line.ends_with(&pid.to_string()))
     };
-    wait_until("the new process in it", Duration::from_secs(10), || row_of(after));
+    wait_until("the new process in it", SOON, || row_of(after));
     app.stop();
     assert!(app.said().1.contains("nothing is left behind"), "{}", app.said().1);
 }

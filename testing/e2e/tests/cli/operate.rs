@@ -1,13 +1,12 @@
 //! The verbs that change a running application, and those that explain it.
 
-use std::process::Stdio;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
-use formic_e2e::{App, Ended, Manifest, Signal, build_folder, signal, wait_child, wait_for, wait_until};
+use formic_e2e::{App, Ended, Following, Manifest, Over, Signal, formic_in, signal, wait_for, wait_until};
 use serde_json::Value;
 
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(60);
 
 /// Two services that do nothing, and one that needs a third which never gets ready.
 const IDLE: &str = r#"
@@ -81,7 +80,7 @@ fn a_manifest_is_planned_applied_and_rolled_back() {
     let stale = app.formic(&["apply", "--index", "7"]);
     stale.says(1, &["index 7 is not the present one, which is 1"]);
     assert_eq!(app.pid_of("beta"), beta);
-    let applied = good(app.formic(&["apply", "--index", "1", "--wait", "--timeout", "20s", "--json"]));
+    let applied = good(app.formic(&["apply", "--index", "1", "--wait", "--timeout", "60s", "--json"]));
     assert_eq!(
         (applied["index"].as_u64(), &applied["changed"], &applied["ready"]),
         (Some(2), &true.into(), &true.into())
@@ -93,7 +92,7 @@ fn a_manifest_is_planned_applied_and_rolled_back() {
     assert_eq!((again["index"].as_u64(), &again["changed"]), (Some(2), &false.into()));
 
     let before = app.pid_of("beta");
-    let back = good(app.formic(&["rollback", "--wait", "--timeout", "20s", "--json"]));
+    let back = good(app.formic(&["rollback", "--wait", "--timeout", "60s", "--json"]));
     assert_eq!(back["index"], 3);
     assert_ne!(app.pid_of("beta"), before);
     wait_until("gamma to be forgotten", SOON, || !app.status().to_string().contains("gamma"));
@@ -138,9 +137,9 @@ fn what_the_gateway_lets_in_follows_the_manifest_and_comes_back() {
     let fewer = text.replace(r#"expose = ["user", "product", "order"]"#, r#"expose = ["user", "order"]"#);
     assert_ne!(text, fewer);
     std::fs::write(&file, fewer).unwrap();
-    app.formic(&["apply", "--wait", "--timeout", "30s"]).says(0, &["runs and answers"]);
+    app.formic(&["apply", "--wait", "--timeout", "60s"]).says(0, &["runs and answers"]);
     wait_until("product to be hidden", SOON, || search(&app) == 404);
-    app.formic(&["rollback", "--wait", "--timeout", "30s"]).says(0, &["runs and answers"]);
+    app.formic(&["rollback", "--wait", "--timeout", "60s"]).says(0, &["runs and answers"]);
     wait_until("product to be back", SOON, || search(&app) == 200);
     assert_eq!(app.pid_of("gateway"), gateway, "it learns of it while it runs");
     app.stop();
@@ -150,9 +149,9 @@ fn what_the_gateway_lets_in_follows_the_manifest_and_comes_back() {
 fn an_update_that_fails_goes_back_by_itself_and_the_old_one_never_stops() {
     let (mut app, manifest) = idle();
     let beta = app.pid_of("beta");
-    app.formic(&["scale", "beta=1", "--wait", "--timeout", "20s"]).says(0, &["runs and answers"]);
+    app.formic(&["scale", "beta=1", "--wait", "--timeout", "60s"]).says(0, &["runs and answers"]);
     manifest.clone().set("service.beta", "command", r#"["sh", "-c", "exit 78"]"#).write(&app.folder());
-    app.formic(&["apply", "--wait", "--timeout", "30s"]).says(1, &["beta failed", "code 78", "goes back"]);
+    app.formic(&["apply", "--wait", "--timeout", "60s"]).says(1, &["beta failed", "code 78", "goes back"]);
     wait_until("it to be back", SOON, || app.service("beta")["rollout"] == "reverted");
     assert_eq!((app.pid_of("beta"), &app.service("beta")["state"]), (beta, &"ready".into()));
     assert_eq!(index(&app), 3, "the way back is a state of its own");
@@ -176,7 +175,7 @@ fn what_a_process_can_take_up_is_taken_up_as_it_runs() {
     manifest.clone().set("service.alpha", "restart", "{ delay = \"5s\" }").write(&app.folder());
     let plan = app.formic(&["plan"]).stdout;
     assert!(plan.contains("~ alpha changed, taken up by what runs") && plan.contains("in-place"), "{plan}");
-    app.formic(&["apply", "--wait", "--timeout", "20s"]).says(0, &["runs and answers"]);
+    app.formic(&["apply", "--wait", "--timeout", "60s"]).says(0, &["runs and answers"]);
     let row = app.service("alpha");
     assert_eq!(app.pid_of("alpha"), alpha);
     assert_ne!(row["version"], before);
@@ -188,7 +187,7 @@ fn what_a_process_can_take_up_is_taken_up_as_it_runs() {
 fn services_are_scaled_up_and_down_each_slot_with_its_own_data() {
     let (mut app, _) = idle();
     let alpha = app.pid_of("alpha");
-    let scaled = good(app.formic(&["scale", "alpha=3", "beta=0", "--wait", "--timeout", "20s", "--json"]));
+    let scaled = good(app.formic(&["scale", "alpha=3", "beta=0", "--wait", "--timeout", "60s", "--json"]));
     assert_eq!((scaled["index"].as_u64(), &scaled["changes"][0]["fields"][0]["to"]), (Some(2), &"3".into()));
     let row = app.service("alpha");
     assert_eq!((row["ready"].as_u64(), row["instances"].as_array().unwrap().len()), (Some(3), 3));
@@ -196,7 +195,7 @@ fn services_are_scaled_up_and_down_each_slot_with_its_own_data() {
     for folder in ["alpha", "alpha.1", "alpha.2"] {
         assert!(app.folder().join(".formic/data").join(folder).is_dir(), "{folder}");
     }
-    app.formic(&["scale", "alpha=1", "--wait", "--timeout", "20s"]).says(0, &["index 3"]);
+    app.formic(&["scale", "alpha=1", "--wait", "--timeout", "60s"]).says(0, &["index 3"]);
     let row = app.service("alpha");
     assert_eq!((row["ready"].as_u64(), app.pid_of("alpha")), (Some(1), alpha));
     assert_eq!(row["instances"].as_array().unwrap().len(), 1, "{row}");
@@ -204,7 +203,7 @@ fn services_are_scaled_up_and_down_each_slot_with_its_own_data() {
     app.formic(&["scale", "alpha=99999"]).says(1, &["more than 10000"]);
     app.formic(&["scale", "alpha"]).says(2, &["SERVICE=N"]);
     // The manifest says how many there are to be.
-    app.formic(&["apply", "--wait", "--timeout", "20s"]).says(0, &["index 4"]);
+    app.formic(&["apply", "--wait", "--timeout", "60s"]).says(0, &["index 4"]);
     assert_eq!(app.service("beta")["ready"], 1);
     app.stop();
 }
@@ -212,7 +211,7 @@ fn services_are_scaled_up_and_down_each_slot_with_its_own_data() {
 #[test]
 fn a_restart_by_hand_replaces_every_instance_and_counts_as_none() {
     let (mut app, _) = idle();
-    app.formic(&["scale", "alpha=2", "--wait", "--timeout", "20s"]).says(0, &[]);
+    app.formic(&["scale", "alpha=2", "--wait", "--timeout", "60s"]).says(0, &[]);
     let ids = |app: &App| -> Vec<String> {
         let row = app.service("alpha");
         row["instances"].as_array().unwrap().iter().map(|i| i["id"].as_str().unwrap().to_owned()).collect()
@@ -237,36 +236,34 @@ fn no_call_fails_while_a_service_is_replaced_under_load() {
     let stop = AtomicBool::new(false);
     let search =
         || app.gateway().try_call("shop.product.v1.ProductService/Search", &serde_json::json!({}), None);
+    let calls = AtomicU32::new(0);
     let load = || {
-        let (mut calls, mut failed) = (0, Vec::new());
+        let mut failed = Vec::new();
         while !stop.load(Ordering::Relaxed) {
-            calls += 1;
+            calls.fetch_add(1, Ordering::Relaxed);
             match search() {
                 Ok(answer) if answer.status == 200 => {}
                 other => failed.push(format!("{other:?}")),
             }
         }
-        (calls, failed)
+        failed
     };
-    let told: Vec<(usize, Vec<String>)> = std::thread::scope(|scope| {
+    let failed: Vec<String> = std::thread::scope(|scope| {
+        let over = Over::at_the_end(&stop);
         let loads: Vec<_> = (0..4).map(|_| scope.spawn(load)).collect();
-        let replaced = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            app.formic(&["restart", "product"]).says(0, &["1 instance is"]);
-            wait_until("only the new one to run", SOON, || {
-                let row = app.service("product");
-                row["rollout"] == "succeeded"
-                    && row["instances"].as_array().unwrap().len() == 1
-                    && app.pid_of("product") != before
-            });
-        }));
-        stop.store(true, Ordering::Relaxed);
-        let told = loads.into_iter().map(|load| load.join().unwrap()).collect();
-        replaced.unwrap();
-        told
+        app.formic(&["restart", "product"]).says(0, &["1 instance is"]);
+        wait_until("only the new one to run", SOON, || {
+            let row = app.service("product");
+            row["rollout"] == "succeeded"
+                && row["instances"].as_array().unwrap().len() == 1
+                && app.pid_of("product") != before
+        });
+        // Fewer are no load, and a slow machine takes longer for them.
+        wait_until("a hundred calls", SOON, || calls.load(Ordering::Relaxed) > 100);
+        drop(over);
+        loads.into_iter().flat_map(|load| load.join().unwrap()).collect()
     });
-    let calls: usize = told.iter().map(|(calls, _)| calls).sum();
-    let failed: Vec<String> = told.into_iter().flat_map(|(_, failed)| failed).collect();
-    assert!(calls > 100, "{calls} calls are no load");
+    let calls = calls.into_inner();
     assert_eq!(failed, Vec::<String>::new(), "of {calls} calls");
     // What the old one kept is the new one's.
     assert!(!app.folder().join(".formic/data/product.1").exists());
@@ -329,25 +326,14 @@ restart = { delay = "30s" }
 #[test]
 fn events_that_are_followed_come_as_they_happen_and_end_with_the_application() {
     let (mut app, _) = idle();
-    let out = app.folder().join("events.out");
-    let mut follower = std::process::Command::new(build_folder().join("formic"))
-        .args(["events", "-f", "--json", "-n", "1"])
-        .current_dir(app.folder())
-        .stdin(Stdio::null())
-        .stdout(std::fs::File::create(&out).unwrap())
-        .spawn()
-        .unwrap();
-    let seen = || std::fs::read_to_string(&out).unwrap();
-    wait_until("the follower to have begun", SOON, || seen().lines().count() == 1);
-    assert!(!seen().contains("\"restart\""));
+    let args = ["events", "-f", "--json", "-n", "1"];
+    let mut follower = Following::start(formic_in(&app.folder(), &args));
+    wait_until("the follower to have begun", SOON, || follower.lines().len() == 1);
+    assert!(!follower.said().contains("\"restart\""));
     app.formic(&["restart", "alpha"]).says(0, &["1 instance is"]);
-    wait_until("the restart to be seen", SOON, || seen().contains("\"restart\""));
+    follower.wait_shown("\"restart\"", SOON);
     app.stop();
-    let ended = wait_child(&mut follower, SOON);
-    if ended.is_none() {
-        follower.kill().unwrap();
-        follower.wait().unwrap();
-    }
-    assert!(ended.is_some_and(|ended| ended.success()), "{ended:?}: {}", seen());
-    assert!(seen().contains("\"shut-down\""), "{}", seen());
+    let ended = follower.wait_end(SOON);
+    assert!(ended.success(), "{ended:?}: {}", follower.said());
+    assert!(follower.said().contains("\"shut-down\""), "{}", follower.said());
 }

@@ -6,6 +6,8 @@ use std::time::Duration;
 use formic_e2e::{App, Manifest, program, wait_for, wait_until};
 use serde_json::Value;
 
+const SOON: Duration = Duration::from_secs(60);
+
 /// Answers with its name, after it has written what it listens on.
 const PROGRAM: &str = r#"
 import http.server, os
@@ -49,7 +51,7 @@ fn replicas_of_a_program_have_ports_of_their_own_and_roll_beside_themselves() {
     }
     let mut app = App::start(&manifest("ready = \"http\", path = \"/\""));
     let get = || app.gateway().send("GET", "/", &[], b"").unwrap();
-    wait_until("the route", Duration::from_secs(10), || get().status == 200);
+    wait_until("the route", SOON, || get().status == 200);
     let before = addresses(&app);
     assert_eq!(before.len(), 2, "{before:?}");
     let seen: BTreeSet<String> = (0..40).map(|_| get().text()).collect();
@@ -67,7 +69,7 @@ fn replicas_of_a_program_have_ports_of_their_own_and_roll_beside_themselves() {
     let text = std::fs::read_to_string(&file).unwrap().replace("\"one\"", "\"two\"");
     std::fs::write(&file, text).unwrap();
     app.formic(&["apply"]).says(0, &[]);
-    wait_until("the new ones alone", Duration::from_secs(60), || {
+    wait_until("the new ones alone", SOON, || {
         let answer = get();
         assert_eq!(answer.status, 200, "{}", answer.text());
         let row = app.service("web");
@@ -98,7 +100,7 @@ fn a_line_or_a_command_says_that_a_program_is_ready() {
     let failing = "ready = \"exec\", command = [\"false\"], deadline = \"1s\"";
     for health in [never, failing] {
         let mut app = App::begin(&manifest(health));
-        let _ = app.wait_told("the end of its time", Duration::from_secs(30), |line| {
+        let _ = app.wait_told("the end of its time", SOON, |line| {
             line["services"].as_array().is_some_and(|all| {
                 all.iter().any(|service| {
                     let reason = service["reason"].as_str().unwrap_or_default();
@@ -131,7 +133,7 @@ fn a_port_that_is_taken_is_another_one_the_next_time() {
     );
     let mut app = App::start(&manifest);
     let first = std::fs::read_to_string(app.folder().join("first")).unwrap();
-    let address = wait_for("its address", Duration::from_secs(10), || addresses(&app).pop_first());
+    let address = wait_for("its address", SOON, || addresses(&app).pop_first());
     assert!(!address.ends_with(&format!(":{first}")), "{address} again");
     let row = app.service("web");
     assert_eq!(row["instances"][0]["restarts"], 1, "{row}");

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use formic_e2e::{App, Manifest, Signal, wait_until};
 
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 const FIRST: &str = "correct-horse-battery";
 const SECOND: &str = "staple-purple-monkey";
 
@@ -97,7 +97,7 @@ fn a_secret_is_handed_over_rotated_and_brought_back_and_nobody_else_sees_it() {
     let plan = app.formic(&["plan"]);
     plan.says(0, &[]);
     assert!(plan.stdout.contains("secrets.db.version: 1 -> 2"), "{}", plan.stdout);
-    app.formic(&["apply", "--wait", "--timeout", "30s"]).says(0, &["runs and answers"]);
+    app.formic(&["apply", "--wait", "--timeout", "60s"]).says(0, &["runs and answers"]);
     assert_ne!(app.pid_of("filed"), before);
     assert_eq!((read(&app, "filed"), read(&app, "named")), (SECOND.into(), SECOND.into()));
     wait_until("the files of the instance that is gone to be gone", SOON, || !first.exists());
@@ -128,7 +128,7 @@ fn a_secret_is_handed_over_rotated_and_brought_back_and_nobody_else_sees_it() {
     assert!(holds(Path::new(&format!("/proc/{}/environ", app.pid_of("named"))), SECOND), "it asked for that");
 
     // The way back brings the old value back.
-    app.formic(&["rollback", "--wait", "--timeout", "30s"]).says(0, &["runs and answers"]);
+    app.formic(&["rollback", "--wait", "--timeout", "60s"]).says(0, &["runs and answers"]);
     assert_eq!((read(&app, "filed"), read(&app, "named")), (FIRST.into(), FIRST.into()));
     let listed = app.formic(&["secret", "list", "--json"]).json();
     assert_eq!(listed["secrets"][0]["versions"], serde_json::json!([1, 2]));

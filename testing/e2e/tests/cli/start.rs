@@ -2,12 +2,15 @@
 
 use std::io::Write;
 use std::net::TcpListener;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use formic_e2e::{
-    App, Customer, Folder, Manifest, Order, Tool, formic, formic_in, of_application, program, wait_for,
+    App, Customer, Folder, Following, Manifest, Order, Signal, Tool, formic, formic_in, of_application,
+    program, wait_for,
 };
 use serde_json::json;
+
+const SOON: Duration = Duration::from_secs(60);
 
 #[test]
 fn a_port_in_use_is_told_before_anything_starts() {
@@ -28,7 +31,7 @@ fn a_service_that_never_gets_ready_shows_its_last_words() {
     let health = "{ ready = \"grpc\", deadline = \"700ms\" }";
     let manifest = Manifest::program("mute", &command).set("service.mute", "health", health);
     let mut app = App::begin(&manifest);
-    let told = app.wait_told("it to be given up", Duration::from_secs(20), |line| {
+    let told = app.wait_told("it to be given up", SOON, |line| {
         line["notice"].as_str().is_some_and(|text| text.contains("ready"))
     });
     assert_eq!(told["service"], "mute");
@@ -42,20 +45,21 @@ fn people_see_those_words_too() {
     let command = ["sh", "-c", "echo some last words >&2; sleep 600"];
     let health = "{ ready = \"grpc\", deadline = \"500ms\" }";
     Manifest::program("mute", &command).set("service.mute", "health", health).write(folder.path());
-    // `timeout` stands for a person who has read it and presses Ctrl-C.
-    let binary = formic_e2e::build_folder().join("formic");
-    let args = ["--signal=INT", "3", binary.to_str().unwrap(), "up", "--quiet"];
-    let ended = Tool::new("timeout").args(args).within(folder.path()).run();
-    assert!(ended.stderr.contains("did not get ready"), "{}", ended.stderr);
-    assert!(ended.stderr.contains("It never announced itself"), "{}", ended.stderr);
-    assert!(ended.stderr.contains("some last words"), "{}", ended.stderr);
+    let mut up = Following::start(formic_in(folder.path(), &["up", "--quiet"]));
+    for words in ["did not get ready", "It never announced itself", "some last words"] {
+        up.wait_told(words, SOON);
+    }
+    // As somebody does who has read it.
+    up.signal(Signal::INT);
+    let ended = up.wait_end(SOON);
+    assert_eq!(ended.code(), Some(0), "{}", up.said());
     assert_eq!(of_application(folder.path()), Vec::<u32>::new());
 }
 
 #[test]
 fn a_program_that_is_not_there() {
     let mut app = App::begin(&Manifest::program("ghost", &["./no-such-program"]));
-    let told = app.wait_told("the failure to be told", Duration::from_secs(20), |line| {
+    let told = app.wait_told("the failure to be told", SOON, |line| {
         line["service"] == "ghost" && line["notice"].is_string()
     });
     let text = told["notice"].as_str().unwrap();
@@ -97,9 +101,7 @@ fn a_full_disk_is_told_before_anything_starts() {
     let Some(_mount) = Mounted::small("a_full_disk_is_told_before_anything_starts", &place) else { return };
     let manifest = place.write("formic.toml", Manifest::sleeper().text());
     fill(&place);
-    let start = Instant::now();
     formic_in(place.path(), &["up"]).run().says(1, &["free"]);
-    assert!(start.elapsed() < Duration::from_secs(10));
     assert_eq!(
         std::fs::read_to_string(&manifest).unwrap(),
         Manifest::sleeper().text(),
@@ -129,9 +131,8 @@ fn a_disk_that_gets_full_loses_nothing() {
     std::fs::remove_file(filler).unwrap();
     let cart = customer.call("shop.product.v1.ProductService/ViewCart", &json!({}));
     assert_eq!(cart["cart"]["lines"][0]["quantity"], 2, "what was written is there: {cart}");
-    let placed = wait_for("the order to be taken", Duration::from_secs(30), || {
-        Some(place_order()).filter(|answer| answer.status == 200)
-    });
+    let placed =
+        wait_for("the order to be taken", SOON, || Some(place_order()).filter(|answer| answer.status == 200));
     let id = placed.json()["order"]["orderId"].as_str().unwrap().to_owned();
     assert_eq!(app.books().parts(&id), ["COMMITTED", "CAPTURED", "BOOKED"]);
     assert_eq!(customer.orders().len(), 1);

@@ -6,6 +6,8 @@ use std::time::Duration;
 use formic_e2e::{App, Gateway, Manifest, alive, free_port, wait_for, wait_until};
 use serde_json::Value;
 
+const SOON: Duration = Duration::from_secs(60);
+
 const TWO: &str = r#"
 [app]
 name = "two"
@@ -49,7 +51,7 @@ fn a_service_is_stopped_started_and_removed() {
     let names: Vec<&str> =
         status["services"].as_array().unwrap().iter().filter_map(|s| s["name"].as_str()).collect();
     assert_eq!(names, ["a"]);
-    wait_until("its process to be gone", Duration::from_secs(10), || !alive(other[0]));
+    wait_until("its process to be gone", SOON, || !alive(other[0]));
     // Its logs are there, by its name too, and an hour is long ago.
     let left = app.formic(&["logs", "b", "--json"]);
     left.says(0, &[]);
@@ -83,11 +85,9 @@ fn a_service_is_stopped_started_and_removed() {
 
 #[test]
 fn an_update_stands_still_until_it_is_told_to_go_on() {
-    let slow = Manifest::of(TWO).set("service.a", "update", "{ min_ready = \"1500ms\", keep_old = \"0s\" }");
+    let slow = Manifest::of(TWO).set("service.a", "update", "{ min_ready = \"4s\", keep_old = \"0s\" }");
     let mut app = App::start(&slow);
-    wait_until("the first to be settled", Duration::from_secs(30), || {
-        app.service("a")["rollout"] == "succeeded"
-    });
+    wait_until("the first to be settled", SOON, || app.service("a")["rollout"] == "succeeded");
     app.formic(&["pause", "a"]).says(0, &["no update under way"]);
     slow.set("service.a", "env", "{ COLOUR = \"red\" }").write(&app.folder());
     app.formic(&["apply"]).says(0, &[]);
@@ -96,10 +96,10 @@ fn an_update_stands_still_until_it_is_told_to_go_on() {
     let why = app.formic(&["why", "a"]).stdout;
     assert!(why.contains("is paused"), "{why}");
     // Longer than a step takes.
-    std::thread::sleep(Duration::from_secs(2));
+    std::thread::sleep(Duration::from_secs(5));
     assert_eq!(app.service("a")["rollout"], "paused");
     app.formic(&["resume", "a"]).says(0, &["goes on"]);
-    wait_until("its end", Duration::from_secs(30), || app.service("a")["rollout"] == "succeeded");
+    wait_until("its end", SOON, || app.service("a")["rollout"] == "succeeded");
     app.formic(&["resume", "a"]).says(0, &["does not stand still"]);
     app.stop();
 }
@@ -139,7 +139,7 @@ fn a_command_runs_where_an_instance_does() {
         formic_testing::skipped(test, "no process can be moved to another cgroup");
     }
     app.formic(&["restart", "a"]).says(0, &[]);
-    wait_until("it to end with its instance", Duration::from_secs(30), || !alive(moved));
+    wait_until("it to end with its instance", SOON, || !alive(moved));
     app.stop();
 }
 
@@ -188,7 +188,7 @@ fn what_is_measured_is_shown_to_people_programs_and_prometheus() {
     let first = pids(&app, "b")[0];
     assert!(formic_e2e::signal(first, formic_e2e::Signal::KILL));
     app.wait_restarted("b", first);
-    let row = wait_for("the restart", Duration::from_secs(10), || {
+    let row = wait_for("the restart", SOON, || {
         let status = app.status();
         let services = status["services"].as_array()?.clone();
         services.into_iter().find(|s| s["name"] == "b" && s["instances"][0]["restarts"] == 1)

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use formic_e2e::{App, Manifest, Signal, free_port, program, signal, wait_for, wait_until};
 
+const SOON: Duration = Duration::from_secs(60);
+
 /// A server of a few lines; it says who it is and what it was asked.
 const PROGRAM: &str = r#"
 import http.server, os
@@ -37,9 +39,8 @@ fn a_python_program_is_a_service_behind_a_route() {
     let mut app = App::start(&manifest());
     let get = |path: &str| app.gateway().send("GET", path, &[], b"").unwrap();
     let pid = app.pid_of("reports");
-    let answer = wait_for("the route", Duration::from_secs(10), || {
-        Some(get("/reports/today?x=1")).filter(|answer| answer.status == 200)
-    });
+    let answer =
+        wait_for("the route", SOON, || Some(get("/reports/today?x=1")).filter(|answer| answer.status == 200));
     assert_eq!(answer.text(), format!("{pid} /reports/today?x=1 127.0.0.1"));
     assert_eq!(get("/other").status, 404);
     let services = app.formic(&["services", "--json"]).stdout;
@@ -49,7 +50,7 @@ fn a_python_program_is_a_service_behind_a_route() {
     // Killed, it is found again when it is back; meanwhile there is an answer too.
     assert!(signal(pid, Signal::KILL));
     let new = app.wait_restarted("reports", pid);
-    wait_until("the new one to answer", Duration::from_secs(10), || {
+    wait_until("the new one to answer", SOON, || {
         let answer = get("/reports");
         assert!([200, 502, 503].contains(&answer.status), "{} {}", answer.status, answer.text());
         answer.text().starts_with(&format!("{new} "))

@@ -6,7 +6,7 @@ use std::time::Duration;
 use formic_e2e::{App, Folder, Manifest, formic_in, wait_until};
 use serde_json::{Value, json};
 
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(60);
 
 const TWO: &str = r#"
 [app]
@@ -100,12 +100,12 @@ fn what_is_refused_is_told_with_its_code_and_what_was_done_meanwhile() {
 
     // A change that does not come true is a change all the same: one object has both.
     Manifest::of(TWO).set("service.a", "command", r#"["sh", "-c", "exit 78"]"#).write(&folder);
-    let failed = error(&folder, "apply --wait --timeout 30s --json", 1);
+    let failed = error(&folder, "apply --wait --timeout 60s --json", 1);
     assert_eq!(
         (&failed["index"], &failed["changed"], &failed["ready"]),
         (&json!(2), &json!(true), &json!(false))
     );
-    let run = error(&folder, "run yearly --wait --timeout 30s --json", 1);
+    let run = error(&folder, "run yearly --wait --timeout 60s --json", 1);
     assert_eq!((&run["state"], &run["exit_code"]), (&json!("failed"), &json!(3)));
     app.stop();
 }
@@ -160,7 +160,7 @@ fn an_edited_script_is_a_change_that_rolls_and_goes_back() {
     let version = |number: u32| format!("echo version {number} ready\nexec sleep 600\n");
     fs::write(&script, version(1)).unwrap();
     Manifest::of(SCRIPT).write(&app.folder());
-    app.formic(&["apply", "--wait", "--timeout", "30s"]).says(0, &["runs and answers"]);
+    app.formic(&["apply", "--wait", "--timeout", "60s"]).says(0, &["runs and answers"]);
     let before = app.pid_of("web");
     let nothing = app.formic(&["plan"]).stdout;
     assert!(nothing.contains("nothing would change"), "{nothing}");
@@ -169,7 +169,7 @@ fn an_edited_script_is_a_change_that_rolls_and_goes_back() {
     fs::write(&script, version(2)).unwrap();
     let plan = app.formic(&["plan"]).stdout;
     assert!(plan.contains("~ web changed, by new instances") && plan.contains("files.web.sh: "), "{plan}");
-    app.formic(&["apply", "--wait", "--timeout", "30s"]).says(0, &["runs and answers"]);
+    app.formic(&["apply", "--wait", "--timeout", "60s"]).says(0, &["runs and answers"]);
     let second = app.pid_of("web");
     assert_ne!(second, before);
     let logs = app.formic(&["logs", "web"]).stdout;
@@ -181,7 +181,7 @@ fn an_edited_script_is_a_change_that_rolls_and_goes_back() {
     assert_eq!(app.pid_of("web"), second, "nothing has changed");
     let copy = refused.stderr.split("cp '").nth(1).and_then(|rest| rest.split('\'').next()).unwrap();
     fs::copy(copy, &script).unwrap();
-    app.formic(&["rollback", &index.to_string(), "--wait", "--timeout", "30s"])
+    app.formic(&["rollback", &index.to_string(), "--wait", "--timeout", "60s"])
         .says(0, &["runs and answers"]);
     assert_ne!(app.pid_of("web"), second);
     assert_eq!(fs::read_to_string(&script).unwrap(), version(1));
@@ -189,7 +189,7 @@ fn an_edited_script_is_a_change_that_rolls_and_goes_back() {
     // One that does not work takes nothing down.
     let third = app.pid_of("web");
     fs::write(&script, "exit 78\n").unwrap();
-    app.formic(&["apply", "--wait", "--timeout", "30s"]).says(1, &["web failed", "goes back"]);
+    app.formic(&["apply", "--wait", "--timeout", "60s"]).says(1, &["web failed", "goes back"]);
     wait_until("it to be back", SOON, || app.service("web")["rollout"] == "reverted");
     assert_eq!(app.pid_of("web"), third);
     app.stop();

@@ -11,7 +11,7 @@ use formic_e2e::{
 
 use crate::damage::PAIR;
 
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 
 /// Ends what a failed test would leave behind.
 struct Left(Vec<u32>);

@@ -11,7 +11,7 @@ use formic_e2e::{
     Managed, Manifest, Signal, alive, build_folder, instances, of_application, signal, wait_until,
 };
 
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 const SEEDS: u64 = 100;
 /// Servers that are damaged beside each other.
 const BESIDE: u64 = 2;
@@ -142,11 +142,13 @@ impl Scene {
     fn outcome(&self, keeper: &mut Child, log: &Path, what: &str) -> Came {
         let begun = Instant::now();
         loop {
+            // Looked at first: what it said last is in the file once it has ended.
+            let has_ended = keeper.try_wait().unwrap().is_some();
             let said = std::fs::read_to_string(log).unwrap_or_default();
             if said.contains("panicked") {
                 panic!("{what}: {said}");
             }
-            if keeper.try_wait().unwrap().is_some() || said.contains("has ended: exit code") {
+            if has_ended || said.contains("has ended: exit code") {
                 assert!(said.contains("error"), "{what}: it does not say why it does not come up: {said}");
                 return Came::Refused;
             }

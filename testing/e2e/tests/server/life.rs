@@ -6,10 +6,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use formic_e2e::{
-    Managed, Manifest, Signal, alive, formic, free_port, of_application, signal, wait_for, wait_until,
+    Managed, Manifest, Signal, alive, formic, formic_in, free_port, of_application, signal, wait_for,
+    wait_until,
 };
 
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 
 /// A program that does nothing, one that another needs, and one that crashes when a file says so.
 const IDLE: &str = r#"
@@ -339,7 +340,8 @@ fn a_shell_with_few_open_files_is_no_limit_for_many_instances() {
         few.env(name, value.unwrap_or_default());
     }
     formic_e2e::Tool::from(few).run().says(0, &["keeper"]);
-    managed.formic(&["apply", "--wait"]).says(0, &[]);
+    let apply = formic_in(&managed.folder(), &["apply", "--wait"]);
+    apply.limit(Duration::from_secs(300)).run().says(0, &[]);
     assert_eq!(managed.pids().len(), 60);
 }
 
@@ -357,7 +359,7 @@ fn a_server_whose_brain_stands_still_can_be_stopped() {
 
 #[test]
 fn a_brain_that_stands_still_is_followed_by_another() {
-    let managed = Managed::running(&Manifest::of(IDLE), &[("FORMIC_WATCHDOG", "2")]);
+    let managed = Managed::running(&Manifest::of(IDLE), &[("FORMIC_WATCHDOG", "5")]);
     let (pids, brain) = (managed.pids(), managed.brain());
     formic_e2e::signal(brain, formic_e2e::Signal::STOP);
     wait_until("the end of the one that stands still", SOON, || !alive(brain));

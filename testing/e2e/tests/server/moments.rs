@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::chaos::{Flood, MOMENTS, Trigger, is_at_rest, is_replaced, orphan};
 
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 
 /// What `again.rs` has taken away, by the names of the features, with commas between.
 pub(crate) const WITHOUT: &str = "FORMIC_E2E_WITHOUT";

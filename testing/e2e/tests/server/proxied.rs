@@ -35,7 +35,7 @@ fn manifest(public: u16, round: u32, most: u32) -> Manifest {
     Manifest::of(&format!(
         "[app]\nname = \"proxied\"\n[service.db]\ncommand = [\"python3\", \"talk.py\"]\nport = \"auto\"\nreplicas = 2\n\
          proxy = {{ listen = \"127.0.0.1:{public}\", max_connections = {most} }}\nenv = {{ ROUND = \"{round}\" }}\n\
-         update = {{ min_ready = \"300ms\", keep_old = \"0s\" }}\nstop = {{ grace = \"20s\" }}\n"
+         update = {{ min_ready = \"300ms\", keep_old = \"0s\" }}\nstop = {{ grace = \"2m\" }}\n"
     ))
 }
 

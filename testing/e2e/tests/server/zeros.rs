@@ -7,7 +7,10 @@ use formic_e2e::{Managed, Manifest, free_port};
 
 use crate::load::Load;
 
-const SOON: Duration = Duration::from_secs(60);
+/// Against hanging alone: how much a machine does in a time is not what is tested.
+const LIMIT: Duration = Duration::from_secs(300);
+/// Fewer are no load.
+const FEWEST: u64 = 10_000;
 
 fn manifest(public: u16) -> Manifest {
     let program = env!("CARGO_BIN_EXE_prober");
@@ -44,11 +47,17 @@ async fn nothing_planned_or_unplanned_costs_a_request() {
         disturb(&managed, &manifest(public));
         managed
     });
-    let managed = tokio::time::timeout(4 * SOON, managed).await.unwrap().unwrap();
+    let disturbed = tokio::time::timeout(LIMIT, managed).await;
+    let managed = disturbed.expect("all of it is done, or it says above where it hangs").unwrap();
     // Slow enough machines have not sent enough by now.
     let begun = std::time::Instant::now();
-    while load.sent() < 10_000 && begun.elapsed() < SOON {
+    let mut told = begun;
+    while load.sent() < FEWEST && begun.elapsed() < LIMIT {
         tokio::time::sleep(Duration::from_millis(100)).await;
+        if told.elapsed() > Duration::from_secs(10) {
+            told = std::time::Instant::now();
+            println!("{} of {FEWEST} requests, {:?} after the last change", load.sent(), begun.elapsed());
+        }
     }
     let (sent, failed) = load.end().await;
     println!("{sent} requests, {} failed", failed.len());
@@ -58,7 +67,7 @@ async fn nothing_planned_or_unplanned_costs_a_request() {
         failed.len(),
         &failed[..failed.len().min(5)]
     );
-    assert!(sent >= 10_000, "{sent} requests are no load");
+    assert!(sent >= FEWEST, "{sent} requests are no load");
     drop(managed);
 }
 

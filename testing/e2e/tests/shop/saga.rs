@@ -31,9 +31,10 @@ const BACK: u32 = 6;
 /// The states in which an order can be half done.
 const HALF_DONE: [&str; 6] =
     ["PLACED", "STOCK_RESERVED", "PAYMENT_AUTHORIZED", "PAID", "SHIPPING_BOOKED", "UNDOING"];
-const MOST_WAVES: usize = 8;
+/// As many as a busy machine may need, on which orders are behind their time.
+const MOST_WAVES: usize = 24;
 /// For one order, through a crash and a restart.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 const QUANTITY: u32 = 2;
 
 #[test]

@@ -3,8 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use formic_e2e::{App, Customer, Order, Shared, Signal, Tool, program, repository, signal, wait_for};
+use formic_e2e::{
+    App, Customer, Gateway, Manifest, Order, Shared, Signal, Tool, program, repository, signal, wait_for,
+    wait_until,
+};
 use serde_json::json;
+
+const SOON: Duration = Duration::from_secs(60);
 
 static SHOP: Shared = Shared::new();
 
@@ -135,25 +140,30 @@ fn a_card_that_takes_longer_than_a_step_is_waited_for() {
 
 #[test]
 fn payment_may_die_while_a_card_takes_its_time() {
-    let mut app = App::shop();
+    // Long enough to be looked at meanwhile, on a busy machine too.
+    let mut app = App::start(&Manifest::shop().set("service.payment.config", "slow_card_delay_ms", "8000"));
     let customer = Customer::new(app.gateway());
-    let before = app.books().available("night-lamp-fox");
+    let books = app.books();
+    let (before, old) = (books.available("night-lamp-fox"), app.pid_of("payment"));
+    let payment = Gateway { authority: app.address_of("payment") };
     customer.add("night-lamp-fox", 1);
     let order = Order { card: SLOW_CARD, ..Order::good("dying") };
     let placing = std::thread::spawn({
         let customer = customer.clone();
         move || customer.place(&order)
     });
-    let reserved = wait_for("the payment to be asked for", Duration::from_secs(10), || {
+    let reserved = wait_for("the payment to be asked for", SOON, || {
         let mut orders = customer.orders();
         orders.retain(|order| order["state"] == "ORDER_STATE_STOCK_RESERVED");
         orders.pop()
     });
     let id = reserved["orderId"].as_str().unwrap();
+    let asked = r#"formic_server_in_flight{service="shop.payment.v1.PaymentService",method="Authorize"} 1"#;
+    wait_until("payment to be asked", SOON, || {
+        payment.send("GET", "/metrics", &[], b"").unwrap().text().contains(asked)
+    });
     // While the processor thinks: nothing of the payment is written down yet.
-    std::thread::sleep(Duration::from_millis(500));
-    assert_eq!(app.books().parts(id)[1], "none");
-    let old = app.pid_of("payment");
+    assert_eq!(books.parts(id)[1], "none");
     assert!(signal(old, Signal::KILL));
     app.wait_restarted("payment", old);
 
