@@ -1,6 +1,7 @@
 //! `cargo xtask test`: every kind of test, run in one order and counted together.
 //!
-//! It ends with `N passed, N failed, N skipped` alone on the last line. A test binary counts its tests; any other step counts
+//! It ends with `N passed, N failed, N skipped` alone on the last line, after what failed and what each of those said; their names
+//! are told after each kind already, for a gate that is cut off. A test binary counts its tests; any other step counts
 //! as one. A kind that runs nothing has failed: a gate that looks at nothing must not say that all is well. A test that
 //! cannot run on this machine says so (see [`libtest::SKIP_MARK`]) and counts as skipped.
 
@@ -11,6 +12,7 @@ use anyhow::Result;
 use crate::term::{Style, paint};
 use crate::workspace::Workspace;
 
+mod excerpt;
 mod fuzz;
 mod kinds;
 mod libtest;
@@ -41,7 +43,11 @@ pub(crate) fn run(workspace: &Workspace, args: &[String]) -> Result<bool> {
             kinds::run(kind, workspace, options.verbose).unwrap_or_else(|error| Tally::broken(&error));
         let seconds = started.elapsed().as_secs_f64();
         let style = if tally.failed() == 0 { Style::Good } else { Style::Bad };
-        println!("{}", paint(style, &format!("-- {}: {} ({seconds:.1} s)\n", kind.name(), tally.line())));
+        println!("{}", paint(style, &format!("-- {}: {} ({seconds:.1} s)", kind.name(), tally.line())));
+        for name in tally.failed_names() {
+            println!("{}", paint(Style::Bad, &format!("   failed: {name}")));
+        }
+        println!();
         timings.push((kind, seconds));
         total.add(kind.name(), tally);
     }
@@ -55,9 +61,20 @@ pub(crate) fn run(workspace: &Workspace, args: &[String]) -> Result<bool> {
         println!("  {:8} {sum:8.1} s\n", "all");
     }
     print_list(Style::Note, "skipped", total.skips());
-    print_list(Style::Bad, "failed", total.failures());
+    print_list(Style::Bad, "failed", &told(&total));
     println!("{}", total.line());
     Ok(total.failed() == 0)
+}
+
+/// Each that failed, with what it said below.
+fn told(tally: &Tally) -> Vec<String> {
+    let failures = tally.failures().iter();
+    failures
+        .flat_map(|failure| {
+            let said = failure.said.iter().map(|line| format!("    | {line}"));
+            std::iter::once(failure.what.clone()).chain(said)
+        })
+        .collect()
 }
 
 fn print_list(style: Style, title: &str, entries: &[String]) {
@@ -69,4 +86,19 @@ fn print_list(style: Style, title: &str, entries: &[String]) {
         println!("  {entry}");
     }
     println!();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_failed_is_told_with_what_it_said() {
+        let mut tally = Tally::default();
+        tally.fail_saying("e2e: a::b (server)".to_owned(), &["thread", "why"].into_iter().collect());
+        tally.fail("fmt: cargo fmt ended with exit status: 1".to_owned());
+        let expected =
+            ["e2e: a::b (server)", "    | thread", "    | why", "fmt: cargo fmt ended with exit status: 1"];
+        assert_eq!(told(&tally), expected);
+    }
 }

@@ -3,11 +3,15 @@
 //! Built by the nightly toolchain beside, with the flags that `cargo fuzz` gives, so that nothing has to be installed for it.
 //! Without a nightly, or a compiler for the fuzzer's own C++, it is skipped, and says so.
 
+use std::fs::File;
+use std::io::Read as _;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
+use super::excerpt::Excerpt;
 use super::tally::Tally;
 use crate::run;
 use crate::workspace::{Workspace, capture, target_dir};
@@ -25,6 +29,9 @@ const FLAGS: &str = "--cfg fuzzing -Cdebug-assertions -Copt-level=2 -Ccodegen-un
 const BUILD: Duration = Duration::from_secs(15 * 60);
 /// More than the fuzzer's own limit.
 const RUN: Duration = Duration::from_secs(3 * 60);
+
+/// Bytes of what was found that are shown.
+const MOST_SHOWN: u64 = 4096;
 
 /// A target that did less has not looked.
 const FEWEST: u64 = 1_000;
@@ -71,7 +78,15 @@ pub(crate) fn run(workspace: &Workspace) -> Result<Tally> {
         match ending.fault() {
             Some(fault) => {
                 lines.iter().for_each(|line| println!("{line}"));
-                tally.fail(format!("{target} {fault}; what it found is above"));
+                let mut said: Excerpt = lines.iter().map(String::as_str).collect();
+                // The file may be on a machine that is gone by the time that somebody looks.
+                for line in
+                    lines.iter().filter_map(|line| artifact(line)).flat_map(|file| hex(Path::new(file)))
+                {
+                    println!("{line}");
+                    said.push(&line);
+                }
+                tally.fail_saying(format!("{target} {fault}; what it found is above"), &said);
             }
             None if runs < FEWEST => tally.fail(format!("{target} made {runs} runs in {seconds} s")),
             None => {
@@ -97,6 +112,28 @@ fn host() -> Result<String, String> {
         .ok_or_else(|| "the nightly toolchain does not say its platform".to_owned())
 }
 
+/// The file with what a fuzzer found, where a line says so.
+fn artifact(line: &str) -> Option<&str> {
+    Some(line.split_once("Test unit written to ")?.1.trim())
+}
+
+/// A file as lines of hexadecimal digits, for `xxd -r -p`; of a long one the beginning.
+fn hex(file: &Path) -> Vec<String> {
+    let mut bytes = Vec::new();
+    let opened = File::open(file).and_then(|open| {
+        let length = open.metadata()?.len();
+        open.take(MOST_SHOWN).read_to_end(&mut bytes)?;
+        Ok(length)
+    });
+    let head = match opened {
+        Ok(length) if length > MOST_SHOWN => format!("{length} bytes, of which the first {MOST_SHOWN} are"),
+        Ok(length) => format!("{length} bytes, which are"),
+        Err(error) => return vec![format!("{}: {error}", file.display())],
+    };
+    let line = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    std::iter::once(format!("{}: {head}", file.display())).chain(bytes.chunks(64).map(line)).collect()
+}
+
 /// How many runs a fuzzer made, from its last words.
 fn executed(line: &str) -> Option<u64> {
     line.strip_prefix("stat::number_of_executed_units:")?.trim().parse().ok()
@@ -105,6 +142,26 @@ fn executed(line: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_found_is_shown_as_far_as_it_fits() {
+        let line = "artifact_prefix='/t/fuzz/'; Test unit written to /t/fuzz/crash-0a1b";
+        assert_eq!(artifact(line), Some("/t/fuzz/crash-0a1b"));
+        assert_eq!(artifact("stat::peak_rss_mb: 40"), None);
+        let file = std::env::temp_dir().join(format!("xtask-artifact-{}", std::process::id()));
+        let shown = |bytes: &[u8]| {
+            std::fs::write(&file, bytes).expect("a temporary file");
+            hex(&file)
+        };
+        let short = shown(b"\x00ab\xff");
+        assert_eq!(short[1..], ["006162ff"]);
+        assert!(short[0].ends_with("4 bytes, which are"), "{short:?}");
+        let long = shown(&[7; 5000]);
+        assert_eq!((long.len(), long[1].len()), (1 + 64, 128));
+        assert!(long[0].ends_with("5000 bytes, of which the first 4096 are"), "{}", long[0]);
+        std::fs::remove_file(&file).expect("it is there");
+        assert_eq!(hex(&file).len(), 1, "why there is nothing to show");
+    }
 
     #[test]
     fn the_number_of_runs_is_read() {

@@ -4,10 +4,11 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
+use super::excerpt::Excerpt;
 use super::libtest::{Parser, Show};
 use super::tally::Tally;
 use crate::workspace::{Metadata, Workspace};
-use crate::{codegen, run, simple, tidy};
+use crate::{codegen, run, simple, term, tidy};
 
 /// The package whose tests drive the real binary and the shop.
 const E2E: &str = "formic-e2e";
@@ -126,11 +127,15 @@ pub(crate) fn run(kind: Kind, workspace: &Workspace, verbose: bool) -> Result<Ta
 
 /// A step that passes or fails as a whole.
 fn step(name: &str, command: &mut Command) -> Result<Tally> {
-    let ending = run::stream(command, |line| println!("{line}"))?;
+    let mut said = Excerpt::default();
+    let ending = run::stream(command, |line| {
+        println!("{line}");
+        said.push(&term::strip(line));
+    })?;
     let mut tally = Tally::default();
     match ending.fault() {
         None => tally.pass(1),
-        Some(fault) => tally.fail(format!("{name} {fault}; its output is above")),
+        Some(fault) => tally.fail_saying(format!("{name} {fault}; its output is above"), &said),
     }
     Ok(tally)
 }
@@ -158,8 +163,9 @@ fn tests(command: &mut Command, left_out: &[&str], verbose: bool) -> Result<Tall
     for name in left_out {
         command.args(["--skip", name]);
     }
-    let mut parser = Parser::default();
+    let (mut parser, mut said) = (Parser::default(), Excerpt::default());
     let ending = run::stream(command, |line| {
+        said.push(&term::strip(line));
         if parser.line(line) == Show::Always || verbose {
             println!("{line}");
         }
@@ -167,7 +173,9 @@ fn tests(command: &mut Command, left_out: &[&str], verbose: bool) -> Result<Tall
     let mut tally = parser.finish();
     match ending.fault() {
         // A test that failed explains the status of cargo; without one, it is a build that failed or a crash.
-        Some(fault) if tally.failed() == 0 => tally.fail(format!("cargo test {fault}; its output is above")),
+        Some(fault) if tally.failed() == 0 => {
+            tally.fail_saying(format!("cargo test {fault}; its output is above"), &said);
+        }
         None if tally.is_empty() => tally.fail("no test ran; a kind without tests proves nothing".to_owned()),
         Some(_) | None => {}
     }
@@ -187,11 +195,9 @@ fn end_to_end(kind: Kind, workspace: &Workspace, verbose: bool) -> Result<Tally>
     for package in programs(&metadata) {
         build.args(["--package", package]);
     }
-    let built = run::stream(&mut build, |line| println!("{line}"))?;
-    if let Some(fault) = built.fault() {
-        let mut tally = Tally::default();
-        tally.fail(format!("building the programs under test {fault}; its output is above"));
-        return Ok(tally);
+    let built = step("building the programs under test:", &mut build)?;
+    if built.failed() > 0 {
+        return Ok(built);
     }
     let mut command = cargo_test(workspace, &["--package", E2E]);
     command.args(targets);

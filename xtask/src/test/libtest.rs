@@ -4,6 +4,9 @@
 //! the results of another `cargo test`, so a result line counts only where one is due and only when its sum is the number of
 //! tests that the binary announced.
 
+use std::collections::BTreeMap;
+
+use super::excerpt::Excerpt;
 use super::tally::Tally;
 use crate::term;
 
@@ -41,6 +44,14 @@ pub(crate) struct Parser {
     binary: String,
     announced: usize,
     failed_names: Vec<String>,
+    /// What the present binary has said, should it end without a result.
+    said: Excerpt,
+    /// What each test that failed said, by its name.
+    said_by: BTreeMap<String, Excerpt>,
+    /// The test whose output is being read.
+    speaks: Option<String>,
+    /// The same before the list of names that may end it: the output of a test may hold such a line itself.
+    before_names: Option<Excerpt>,
     ignored: Vec<String>,
     /// The test whose output is being printed has said already why it was skipped.
     section_skipped: bool,
@@ -53,6 +64,9 @@ impl Parser {
     pub(crate) fn line(&mut self, raw: &str) -> Show {
         let stripped = term::strip(raw);
         let line = stripped.as_str();
+        if heading(line).is_none() {
+            self.said.push(line);
+        }
         match self.state {
             State::Idle => self.idle(line),
             State::Running => self.running(line),
@@ -68,7 +82,7 @@ impl Parser {
 
     fn idle(&mut self, line: &str) -> Show {
         if let Some(binary) = heading(line) {
-            binary.clone_into(&mut self.binary);
+            self.begins(binary);
         } else if let Some(tests) = announcement(line) {
             self.announced = tests;
             self.state = State::Running;
@@ -81,7 +95,7 @@ impl Parser {
     fn running(&mut self, line: &str) -> Show {
         if let Some(binary) = heading(line) {
             self.crashed();
-            binary.clone_into(&mut self.binary);
+            self.begins(binary);
             return Show::Always;
         }
         match line {
@@ -112,11 +126,18 @@ impl Parser {
         let passing = self.state == State::Successes;
         match line {
             "successes:" => return self.enter(State::Successes),
-            "failures:" => return self.enter(State::Failures),
+            "failures:" => {
+                self.before_names = self.speaks.as_ref().and_then(|name| self.said_by.get(name)).cloned();
+                self.spoken(line);
+                return self.enter(State::Failures);
+            }
             _ => {}
         }
         if self.result(line) {
             return Show::Always;
+        }
+        if !passing {
+            self.spoken(line);
         }
         if line.starts_with("---- ") && line.ends_with(" stdout ----") {
             self.section_skipped = false;
@@ -130,6 +151,22 @@ impl Parser {
             return Show::Always;
         }
         if passing { Show::Verbose } else { Show::Always }
+    }
+
+    fn begins(&mut self, binary: &str) {
+        binary.clone_into(&mut self.binary);
+        self.said = Excerpt::default();
+    }
+
+    /// A line of what tests that failed have said.
+    fn spoken(&mut self, line: &str) {
+        let name = line.strip_prefix("---- ").and_then(|rest| rest.strip_suffix(" stdout ----"));
+        if let Some(name) = name.filter(|name| self.failed_names.iter().any(|failed| failed == name)) {
+            self.speaks = Some(name.to_owned());
+            self.before_names = None;
+        } else if let Some(name) = &self.speaks {
+            self.said_by.entry(name.clone()).or_default().push(line);
+        }
     }
 
     fn enter(&mut self, state: State) -> Show {
@@ -157,9 +194,14 @@ impl Parser {
             );
         }
         let failed = std::mem::take(&mut self.failed_names);
+        let mut said_by = std::mem::take(&mut self.said_by);
+        if let (Some(name), Some(said)) = (self.speaks.take(), self.before_names.take()) {
+            said_by.insert(name, said);
+        }
         for index in 0..counts.failed {
             let name = failed.get(index).map_or("a test", String::as_str);
-            self.tally.fail(format!("{name} ({})", self.binary));
+            let said = said_by.remove(name).unwrap_or_default();
+            self.tally.fail_saying(format!("{name} ({})", self.binary), &said);
         }
         self.state = State::Idle;
         true
@@ -170,9 +212,12 @@ impl Parser {
         if self.state == State::Idle {
             return;
         }
-        self.tally.fail(format!("{} ended without a result: it crashed or was killed", self.binary));
+        let what = format!("{} ended without a result: it crashed or was killed", self.binary);
+        self.tally.fail_saying(what, &std::mem::take(&mut self.said));
         self.state = State::Idle;
         self.failed_names.clear();
+        self.said_by.clear();
+        (self.speaks, self.before_names) = (None, None);
         self.ignored.clear();
         self.skipped.clear();
     }

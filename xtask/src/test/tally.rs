@@ -1,11 +1,22 @@
 //! The counts of the gate, and the names of what failed or was skipped.
 
+use super::excerpt::Excerpt;
+
 /// What a kind of test, or the whole gate, came to.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
     passed: usize,
-    failures: Vec<String>,
+    failures: Vec<Failure>,
     skips: Vec<String>,
+}
+
+/// One that failed.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Failure {
+    /// Its name, and what went wrong where that is known.
+    pub(crate) what: String,
+    /// Of what it said, the part that counts.
+    pub(crate) said: Vec<String>,
 }
 
 impl Tally {
@@ -21,7 +32,11 @@ impl Tally {
     }
 
     pub(crate) fn fail(&mut self, what: String) {
-        self.failures.push(what);
+        self.fail_saying(what, &Excerpt::default());
+    }
+
+    pub(crate) fn fail_saying(&mut self, what: String, said: &Excerpt) {
+        self.failures.push(Failure { what, said: said.lines() });
     }
 
     pub(crate) fn skip(&mut self, what: String) {
@@ -31,7 +46,8 @@ impl Tally {
     /// Adds the tally of one kind, each name with the kind before it.
     pub(crate) fn add(&mut self, kind: &str, other: Self) {
         self.passed += other.passed;
-        self.failures.extend(other.failures.into_iter().map(|what| format!("{kind}: {what}")));
+        let of_kind = |failure: Failure| Failure { what: format!("{kind}: {}", failure.what), ..failure };
+        self.failures.extend(other.failures.into_iter().map(of_kind));
         self.skips.extend(other.skips.into_iter().map(|what| format!("{kind}: {what}")));
     }
 
@@ -43,8 +59,13 @@ impl Tally {
         self.failures.len()
     }
 
-    pub(crate) fn failures(&self) -> &[String] {
+    pub(crate) fn failures(&self) -> &[Failure] {
         &self.failures
+    }
+
+    /// The names of what failed.
+    pub(crate) fn failed_names(&self) -> Vec<&str> {
+        self.failures.iter().map(|failure| failure.what.as_str()).collect()
     }
 
     pub(crate) fn skips(&self) -> &[String] {
@@ -65,7 +86,7 @@ mod tests {
     fn kinds_add_up_and_keep_their_names() {
         let mut unit = Tally::default();
         unit.pass(40);
-        unit.fail("a::b".to_owned());
+        unit.fail_saying("a::b".to_owned(), &["it said why"].into_iter().collect());
         let mut foreign = Tally::default();
         foreign.pass(2);
         foreign.skip("python: no python3".to_owned());
@@ -74,7 +95,8 @@ mod tests {
         total.add("unit", unit);
         total.add("foreign", foreign);
         assert_eq!(total.line(), "42 passed, 1 failed, 1 skipped");
-        assert_eq!(total.failures(), ["unit: a::b"]);
+        assert_eq!(total.failed_names(), ["unit: a::b"]);
+        assert_eq!(total.failures()[0].said, ["it said why"]);
         assert_eq!(total.skips(), ["foreign: python: no python3"]);
     }
 
@@ -83,6 +105,6 @@ mod tests {
         let error = anyhow::anyhow!("no cargo").context("start `cargo fmt`");
         let tally = Tally::broken(&error);
         assert_eq!(tally.line(), "0 passed, 1 failed, 0 skipped");
-        assert_eq!(tally.failures(), ["start `cargo fmt`: no cargo"]);
+        assert_eq!(tally.failed_names(), ["start `cargo fmt`: no cargo"]);
     }
 }

@@ -79,7 +79,7 @@ fn a_skipped_test_moves_from_passed_to_skipped_once() {
     let tally = read(SKIPPING);
     assert_eq!(tally.line(), "1 passed, 1 failed, 1 skipped");
     assert_eq!(tally.skips(), ["python_unary: python3 is not installed"]);
-    assert_eq!(tally.failures(), ["broken (foreign)"]);
+    assert_eq!(tally.failed_names(), ["broken (foreign)"]);
 }
 
 #[test]
@@ -109,7 +109,8 @@ test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; fini
 ";
     let tally = read(text);
     assert_eq!(tally.line(), "1 passed, 1 failed, 0 skipped");
-    assert!(tally.failures()[0].starts_with("a ended without a result"));
+    assert!(tally.failed_names()[0].starts_with("a ended without a result"));
+    assert_eq!(tally.failures()[0].said.last().map(String::as_str), Some("test one ... ok"));
     // And the same at the end of the output.
     let cut: String = text.lines().take(6).map(|line| format!("{line}\n")).collect();
     assert_eq!(read(&cut).line(), "0 passed, 1 failed, 0 skipped");
@@ -140,6 +141,57 @@ successes:
 test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 9.00s
 ";
     assert_eq!(read(text).line(), "2 passed, 0 failed, 0 skipped");
+}
+
+const FAILING: &str = "
+     Running tests/server/main.rs (target/debug/deps/server-0123456789abcdef)
+
+running 3 tests
+test follow::one ... FAILED
+test follow::two ... FAILED
+test good ... ok
+
+successes:
+
+---- good stdout ----
+what nobody asks for
+
+successes:
+    good
+
+failures:
+
+---- follow::one stdout ----
+
+thread 'follow::one' panicked at tests/server/follow.rs:1:1:
+waited 30s for the next brain, in vain
+--- server
+the end of its log
+
+---- follow::two stdout ----
+---- another stdout ----
+failures:
+    inner
+it is the last
+
+failures:
+    follow::one
+    follow::two
+
+test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s
+";
+
+#[test]
+fn each_failure_has_what_its_test_said() {
+    let tally = read(FAILING);
+    assert_eq!(tally.failed_names(), ["follow::one (server)", "follow::two (server)"]);
+    let said = |index: usize| tally.failures()[index].said.join("\n");
+    assert_eq!(
+        said(0),
+        "\nthread 'follow::one' panicked at tests/server/follow.rs:1:1:\n\
+         waited 30s for the next brain, in vain\n--- server\nthe end of its log"
+    );
+    assert_eq!(said(1), "---- another stdout ----\nfailures:\n    inner\nit is the last");
 }
 
 #[test]
