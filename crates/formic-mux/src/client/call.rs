@@ -1,6 +1,7 @@
 //! One call: opened, waited for, and canceled by being dropped.
 
 use std::future::poll_fn;
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -8,7 +9,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use formic_core::{Code, Error, Metadata};
 use formic_rpc::{Answer, Body, ByteStream, Trailing};
-use futures::Stream;
+use futures::{FutureExt, Stream};
 use http::HeaderMap;
 use tokio::time::Instant;
 
@@ -244,7 +245,10 @@ impl Calling {
         let pump = tasks.spawn(async move {
             let mut requests = Outgoing::new(requests);
             while requests.ended.is_none() {
-                requests.gather().await;
+                // A task that ends by a panic tells nobody, and the call would wait for the rest of its request.
+                if AssertUnwindSafe(requests.gather()).catch_unwind().await.is_err() {
+                    return link.fail(key, id, Error::internal("the stream of requests panicked"));
+                }
                 match poll_fn(|cx| link.poll_send(cx, key, id, &mut requests)).await {
                     Ok(true) => {}
                     Ok(false) => return,

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use formic_core::Code;
 use formic_mux::Limits;
 use formic_mux::capture::Recording;
+use formic_rpc::ByteStream;
 use futures::StreamExt;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -94,6 +95,26 @@ async fn calls_wait_for_room_in_turn() {
     assert_eq!(rig.echo.began.load(Ordering::SeqCst), 2);
     drop(hanging);
     all(waiting).await;
+}
+
+#[tokio::test]
+async fn a_request_stream_that_panics_ends_its_call() {
+    // The server has a place for one call, which the next one needs.
+    let rig = rig(Limits { calls: 1, ..Limits::default() }).await;
+    for path in ["/t.Echo/Chat", "/t.Echo/Hold"] {
+        let (go_on, told) = futures::channel::oneshot::channel::<()>();
+        let requests = futures::stream::once(async { Ok("first".into()) })
+            .chain(futures::stream::once(told).map(|_| panic!("the author of the stream made a mistake")));
+        let requests: ByteStream = Box::pin(requests);
+        let mut answers = stream(&rig.sender, path, None, Some(requests)).await.unwrap();
+        if path.ends_with("Chat") {
+            assert_eq!(next(&mut answers).await, "first");
+        }
+        go_on.send(()).unwrap();
+        let error = within("an end", answers.next()).await.unwrap().unwrap_err();
+        assert_eq!(error.code(), Code::Internal, "{path}: {error}");
+        assert_eq!(within("room", say(&rig.sender, "/t.Echo/Say", "x".into())).await.unwrap(), "x");
+    }
 }
 
 #[tokio::test]
