@@ -172,6 +172,8 @@ pub struct Machine<T> {
     out: Vec<u8>,
     /// Bytes taken by [`output`](Self::output) so far.
     taken: u64,
+    /// How many were said when a question last stood between them.
+    marked: u64,
     streams: HashMap<u32, Stream<T>, BuildHasherDefault<NumberHasher>>,
     /// The highest call there ever was.
     highest: u32,
@@ -205,6 +207,9 @@ const IDLE: u8 = 3;
 
 /// Where calls' numbers end; a client opens another connection before.
 const LAST_NUMBER: u32 = 1 << 31;
+
+/// The bytes between two questions of a client that says much: a server that reads 26 KiB a second is heard of in time.
+const MARK: u64 = 64 << 10;
 
 /// Unfinished messages may take so many times the largest message.
 const PARTIAL: usize = 16;
@@ -252,6 +257,7 @@ impl<T: Default> Machine<T> {
             open: None,
             out,
             taken: 0,
+            marked: 0,
             streams: HashMap::default(),
             highest: 0,
             leaving: false,
@@ -339,6 +345,17 @@ impl<T: Default> Machine<T> {
         self.asked = Some(now);
         write::ping(&mut self.out, 0, now.as_nanos().to_le_bytes()[..8].try_into().unwrap_or_default());
         Ok(())
+    }
+
+    /// A client asks also between the bytes that it says. The one question that [`tick`](Self::tick) asks stands behind all that
+    /// was said before, which is a mebibyte and more where a request is long, and takes many seconds where the network is slow: the
+    /// server would be taken for dead while it reads. So it is heard of as often as it has read so much.
+    fn mark(&mut self) {
+        let said = self.taken + self.out.len() as u64;
+        if self.role == Role::Client && said - self.marked >= MARK {
+            self.marked = said;
+            write::ping(&mut self.out, 0, said.to_le_bytes());
+        }
     }
 
     /// What was asked could not be answered until now.

@@ -142,6 +142,7 @@ impl<T: Default> Machine<T> {
         if queued {
             self.take_turn(id);
         }
+        self.mark();
         Ok(id)
     }
 
@@ -192,6 +193,7 @@ impl<T: Default> Machine<T> {
             stream.credit -= cost;
             self.credit -= cost;
             write::data(&mut self.out, id, 0, &message);
+            self.mark();
             return Ok(());
         }
         let length = message.len();
@@ -228,6 +230,7 @@ impl<T: Default> Machine<T> {
                 write::data(&mut self.out, id, 0, message);
                 messages.next();
             }
+            self.mark();
         }
         messages.try_for_each(|message| self.send(id, message))
     }
@@ -423,6 +426,7 @@ impl<T: Default> Machine<T> {
             && self.credit > OVERHEAD
             && let Some(id) = self.turns.pop_front()
         {
+            self.mark();
             let Some(stream) = self.streams.get_mut(&id) else { continue };
             stream.in_turn = false;
             let full = self.out.len() + TURN;
@@ -460,5 +464,6 @@ impl<T: Default> Machine<T> {
                 self.write_tail(id, &tail);
             }
         }
+        self.mark();
     }
 }

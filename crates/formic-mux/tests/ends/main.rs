@@ -9,3 +9,4 @@ mod patience;
 mod raw;
 mod records;
 mod rig;
+mod uplink;
