@@ -173,7 +173,18 @@ pub(crate) fn machine(input: &[u8]) {
     assert_eq!(budget.held(), 0, "what was held is free");
 }
 
+/// The longest line about a frame, and how much longer than what was recorded all of them are together.
+const LONGEST_LINE: usize = 600 << 10;
+const MOST_TEXT: usize = 128;
+
 /// Reads the bytes as a record of a connection.
 pub(crate) fn capture(input: &[u8]) {
-    let _ = formic_mux::capture::decode(input, |said| assert!(!said.to_string().is_empty()));
+    let mut all = 0;
+    let _ = formic_mux::capture::decode(input, |said| {
+        let length = said.to_string().len();
+        assert!(length > 0 && length <= LONGEST_LINE, "a line of {length} bytes");
+        all += length;
+    });
+    let most = MOST_TEXT * (input.len() + 16);
+    assert!(all <= most, "{all} bytes of text, of {most}");
 }

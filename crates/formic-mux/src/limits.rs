@@ -8,7 +8,7 @@ use crate::codec::{Fault, MAGIC, Reader, VERSION};
 const LEAST_CREDIT: u32 = 64 << 10;
 
 /// The most of a table that is used, whatever the other side offers: memory of this side too.
-const LARGEST_TABLE: u32 = 1024;
+pub(crate) const LARGEST_TABLE: u32 = 1024;
 
 /// A block of metadata must leave room in its frame for everything else.
 const LARGEST_BLOCK: u32 = 32 << 10;

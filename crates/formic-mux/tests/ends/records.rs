@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use formic_mux::Limits;
-use formic_mux::capture::{Capture, Direction, Recording, Series, Unreadable, decode};
+use formic_mux::capture::{Capture, Direction, MAGIC, Recording, Series, Unreadable, decode};
+use formic_mux::codec::{Type, write};
 
 use crate::rig::*;
 
@@ -127,4 +128,66 @@ fn what_is_no_frame_is_said_to_be_none() {
     assert!(matches!(ended, Err(Unreadable::Spoken { from: Direction::Down, .. })), "{ended:?}");
     assert_eq!(ended.unwrap_err().to_string(), "holds what is no frame, from the server");
     assert!(lines.len() == 1 && lines[0].contains("→ greeting"), "{lines:?}");
+}
+
+/// A capture of one record: a greeting, and what comes after it.
+fn recorded(frames: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    Limits::default().write(&mut bytes);
+    bytes.extend_from_slice(frames);
+    let mut file = MAGIC.to_vec();
+    file.push(0);
+    file.extend_from_slice(&[0; 8]);
+    file.extend_from_slice(&u32::try_from(bytes.len()).unwrap().to_be_bytes());
+    file.extend_from_slice(&bytes);
+    file
+}
+
+/// A request of nothing but metadata.
+fn pairs(out: &mut Vec<u8>, count: u32, pairs: impl FnOnce(&mut Vec<u8>)) {
+    write::frame(out, Type::Request, 1, |out| {
+        out.push(0x80);
+        write::varint(out, 1);
+        write::bytes(out, b"/a");
+        write::varint(out, count);
+        pairs(out);
+    });
+}
+
+fn define(out: &mut Vec<u8>, place: u32, value: &[u8]) {
+    write::varint(out, place << 1 | 1);
+    write::bytes(out, b"name");
+    write::bytes(out, value);
+}
+
+#[test]
+fn no_frame_makes_a_line_that_is_much_longer() {
+    let mut frames = Vec::new();
+    pairs(&mut frames, 1, |out| define(out, 0, &[b'v'; 60_000]));
+    pairs(&mut frames, 60_000, |out| out.resize(out.len() + 60_000, 2));
+    let (lines, ended) = lines(&recorded(&frames));
+    assert!(ended.is_ok() && lines.len() == 3, "{ended:?}");
+    assert!(lines[1].contains(&"v".repeat(60_000)), "what is on the wire is said");
+    let (length, end) = (lines[2].len(), &lines[2][lines[2].len() - 60..]);
+    assert!(
+        length < 70_000 && lines[2].contains(" name=vvv") && end.contains("more pairs"),
+        "{length}: {end}"
+    );
+}
+
+#[test]
+fn a_capture_of_many_frames_and_places_is_read_in_time() {
+    // Each frame moves what is left of its record, and each place was looked for among all: this takes minutes then.
+    let mut frames = Vec::new();
+    for round in 0..200 {
+        pairs(&mut frames, 5_000, |out| (0..5_000).for_each(|n| define(out, round * 5_000 + n, b"")));
+    }
+    for _ in 0..300_000 {
+        write::credit(&mut frames, 0, 1);
+    }
+    let (file, mut said) = (recorded(&frames), 0);
+    let began = std::time::Instant::now();
+    decode(&file[..], |_| said += 1).unwrap();
+    assert_eq!(said, 300_201);
+    assert!(began.elapsed() < std::time::Duration::from_secs(20), "{:?}", began.elapsed());
 }
