@@ -188,24 +188,31 @@ impl Link {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn broken(&self, unsent: bool) -> Error {
+    fn broken(&self, unsent: bool, why: Option<&str>) -> Error {
         if unsent {
             return Error::unavailable(format!("the call to {} was not sent", self.name)).with_unsent();
         }
-        Error::unavailable(format!("the connection to {} was lost", self.name)).with_lost()
+        let mut text = format!("the connection to {} was lost", self.name);
+        if let Some(why) = why {
+            text.extend([": ", why]);
+        }
+        Error::unavailable(text).with_lost()
     }
 
-    /// Ends all calls, for the connection is over.
-    fn close(&self, unwritten: usize) {
+    /// Ends all calls, for the connection is over; it may be known why.
+    fn close(&self, unwritten: usize, why: Option<&str>) {
         let mut wakers = Vec::new();
         self.leaving.store(true, Ordering::Release);
         let mut guard = self.lock();
         let state = &mut *guard;
         state.closed = true;
         state.driver = None;
-        for (key, unsent) in state.machine.lost(unwritten) {
+        let lost = state.machine.lost(unwritten);
+        let blamed = state.machine.blamed().map(|said| format!("the server gave it up: {said}"));
+        let why = blamed.as_deref().or(why);
+        for (key, unsent) in lost {
             let slot = state.slots.get(key);
-            slot.end = Some(Err(self.broken(unsent)));
+            slot.end = Some(Err(self.broken(unsent, why)));
             wakers.extend(slot.waker.take());
             wakers.extend(slot.room.take());
             // Whoever owns the tasks waits for them, perhaps before the caller looks again.

@@ -183,6 +183,8 @@ pub struct Machine<T> {
     last: Option<u32>,
     /// The other side takes none after this one.
     left: Option<u32>,
+    /// What this side did wrong, as the other says when it gives the connection up.
+    blamed: Option<Box<str>>,
     paths_in: PathsIn,
     paths_out: PathsOut,
     pairs_in: PairsIn,
@@ -263,6 +265,7 @@ impl<T: Default> Machine<T> {
             leaving: false,
             last: None,
             left: None,
+            blamed: None,
             paths_in: PathsIn::default(),
             paths_out: PathsOut::default(),
             pairs_in: PairsIn::default(),
@@ -308,6 +311,12 @@ impl<T: Default> Machine<T> {
     #[must_use]
     pub fn is_leaving(&self) -> bool {
         self.leaving || self.left.is_some()
+    }
+
+    /// Why the other side gave the connection up, as it says.
+    #[must_use]
+    pub fn blamed(&self) -> Option<&str> {
+        self.blamed.as_deref()
     }
 
     /// What the owner keeps with a call.

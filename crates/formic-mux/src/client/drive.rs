@@ -32,7 +32,7 @@ pub(super) struct Driver<S> {
 impl<S> Drop for Driver<S> {
     fn drop(&mut self) {
         // However the task ends, nobody waits for ever.
-        self.link.close(0);
+        self.link.close(0, None);
     }
 }
 
@@ -85,7 +85,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             Over::Fault(fault) => tracing::debug!(endpoint = %name, %fault, "connection given up"),
         }
         let unwritten = self.pipe.unwritten();
-        self.link.close(unwritten);
+        let why = if let Over::Fault(fault) = &over { Some(fault.0) } else { None };
+        self.link.close(unwritten, why);
         if let Over::Fault(fault) = over
             && unwritten == 0
         {

@@ -11,6 +11,9 @@ use crate::codec::frame::{self, Failure, PONG};
 use crate::codec::{Fault, Frame, HEADER, Header, Type, write};
 use crate::limits::{Limits, MAX_CREDIT};
 
+/// What is kept of the words with which the other side gives the connection up; they go into the error of each call.
+const LONGEST_BLAME: usize = 256;
+
 impl<T: Default> Machine<T> {
     /// Reads on until something has happened, or the input is used up.
     ///
@@ -131,7 +134,7 @@ impl<T: Default> Machine<T> {
                 write::ping(&mut self.out, PONG, bytes);
                 Ok(None)
             }
-            Frame::GoAway { last, reason, .. } => self.go_away_frame(last, reason),
+            Frame::GoAway { last, reason, text } => self.go_away_frame(last, reason, text),
             _ => Err(Fault("a frame came from the wrong side")),
         }
     }
@@ -273,7 +276,7 @@ impl<T: Default> Machine<T> {
         Ok(None)
     }
 
-    fn go_away_frame(&mut self, last: u32, reason: u8) -> Result<Option<Event<T>>, Fault> {
+    fn go_away_frame(&mut self, last: u32, reason: u8, said: &str) -> Result<Option<Event<T>>, Fault> {
         self.left = Some(self.left.map_or(last, |before| before.min(last)));
         if self.role == Role::Client {
             let text = match reason {
@@ -282,10 +285,17 @@ impl<T: Default> Machine<T> {
                 2 => "the server speaks no common version",
                 _ => "the server had no call for long",
             };
+            let mut text = text.to_owned();
+            if reason == 1 && !said.is_empty() {
+                // Calls that were taken end with the connection, and say this then.
+                let said = &said[..said.floor_char_boundary(LONGEST_BLAME)];
+                text = format!("{text}: {said}");
+                self.blamed = Some(said.into());
+            }
             let after: Vec<u32> = self.streams.keys().copied().filter(|&id| id > last).collect();
             for id in after {
                 if let Some(stream) = self.remove(id) {
-                    self.events.push_back(Event::Failed { data: stream.data, error: Self::unsent(text) });
+                    self.events.push_back(Event::Failed { data: stream.data, error: Self::unsent(&text) });
                 }
             }
         }

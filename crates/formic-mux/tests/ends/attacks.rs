@@ -43,8 +43,34 @@ async fn a_dead_server_is_noticed_within_three_seconds() {
     let error = say(&sender, "/t.Echo/Say", "".into()).await.unwrap_err();
     assert!(began.elapsed() <= Duration::from_secs(3), "{:?}", began.elapsed());
     assert_eq!((error.code(), error.is_unsent()), (Code::Unavailable, false));
+    assert_eq!(error.message(), "the connection to dead was lost: the other side answers no ping");
     assert!(sender.is_closed());
     drop(theirs);
+}
+
+#[tokio::test]
+async fn a_server_that_gives_the_connection_up_is_heard_to_say_why() {
+    for (last, unsent) in [(1, false), (0, true)] {
+        let (ours, mut theirs) = tokio::io::duplex(64 << 10);
+        theirs.write_all(&greeting()).await.unwrap();
+        let sender = connect(ours, "strict".into(), &with()).await.unwrap();
+        let call = say(&sender, "/t.Echo/Say", "".into());
+        let give_up = async {
+            // As one does that has a fault to tell: it reads the request, says the last words, and closes.
+            let mut read = vec![0; greeting().len() + 8];
+            theirs.read_exact(&mut read).await.unwrap();
+            let mut words = Vec::new();
+            write::go_away(&mut words, last, 1, &"a frame is longer than it may be. ".repeat(100));
+            theirs.write_all(&words).await.unwrap();
+            drop(theirs);
+        };
+        let (error, ()) = within("an end", futures::future::join(call, give_up)).await;
+        let error = error.unwrap_err();
+        assert_eq!((error.code(), error.is_unsent(), error.is_lost()), (Code::Unavailable, unsent, !unsent));
+        let text = error.message();
+        assert!(text.contains("gave") && text.contains(" up: a frame is longer than it may be."), "{text}");
+        assert!(text.len() < 400, "{text}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
