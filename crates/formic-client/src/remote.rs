@@ -227,9 +227,8 @@ impl Remote {
     }
 
     /// Notes what the registry says of the endpoint.
-    pub(crate) fn described(self, metadata: &std::collections::BTreeMap<String, String>) -> Self {
+    pub(crate) fn describe(&self, metadata: &std::collections::BTreeMap<String, String>) {
         self.spoken.announce(metadata);
-        self
     }
 
     /// What the last call to the endpoint travelled over; before the first, what is spoken on its connections. `None`

@@ -403,13 +403,16 @@ impl State {
             let before = remotes.get(index).filter(|remote| Arc::ptr_eq(remote.backend(), backend));
             if let Some(remote) = before {
                 if *remote.endpoint() == instance.endpoint {
+                    // One that was killed may be back at its address, with another setting, before it is missed.
+                    remote.describe(&instance.metadata);
                     continue;
                 }
                 remote.retire();
             }
             let (name, endpoint) = (Arc::clone(&self.name), instance.endpoint.clone());
             let remote = Remote::new(name, endpoint, Arc::clone(backend), Arc::clone(&core.dialer));
-            remotes.set(index, Some(Arc::new(remote.described(&instance.metadata))));
+            remote.describe(&instance.metadata);
+            remotes.set(index, Some(Arc::new(remote)));
         }
         for note in endpoints.notes().iter().filter(|note| !old.endpoints.notes().contains(note)) {
             tracing::warn!(service = %self.service, "{note}");

@@ -99,6 +99,31 @@ async fn who_announces_nothing_is_called_over_http_unless_told_otherwise() {
     assert!(within("the call to fail", call).await.is_err());
 }
 
+#[tokio::test]
+async fn who_comes_to_announce_it_at_the_same_address_is_called_over_it() {
+    let registry = Memory::new();
+    let echo = Echo::new();
+    let http = Server::start(&echo).await;
+    let addr = http.addr();
+    register(&registry, "one", &http.endpoint).await;
+    let (client, travelled) = client(&registry, Transport::Auto);
+    let channel = client.of("echo");
+    channel.call(call_of(SAY, "hi")).await.unwrap();
+    assert_eq!(travelled.take(), ["http"]);
+    // It is killed, and back as the same instance before the registry has missed it.
+    drop(http);
+    until("its port to be free", || std::net::TcpListener::bind(addr).is_ok()).await;
+    let again = Server::start_mux_at(&echo, addr).await;
+    register_mux(&registry, "one", &again.endpoint).await;
+    within("the endpoint to be back", async {
+        while channel.call(call_of(SAY, "hi")).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    assert_eq!(travelled.take().last(), Some(&"multiplexed"));
+}
+
 /// Two greetings have no answer, and by the fourth connection the endpoint speaks the wire.
 struct Recovering {
     http: Server,
