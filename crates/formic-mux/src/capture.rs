@@ -40,8 +40,11 @@ impl Direction {
 /// A record that is being written.
 #[derive(Debug)]
 pub struct Capture {
-    file: BufWriter<File>,
+    /// None once there is nothing more to be written.
+    file: Option<BufWriter<File>>,
     began: Instant,
+    /// How long it is, to the end of the last record that is whole.
+    whole: u64,
     /// How many bytes more it may have.
     left: u64,
     /// More was said than it may have.
@@ -60,15 +63,18 @@ impl Capture {
         let mut file =
             BufWriter::new(OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?);
         file.write_all(&MAGIC)?;
-        let left = most.saturating_sub(MAGIC.len() as u64);
-        Ok(Self { file, began: Instant::now(), left, cut: Arc::default() })
+        let whole = MAGIC.len() as u64;
+        let left = most.saturating_sub(whole);
+        Ok(Self { file: Some(file), began: Instant::now(), whole, left, cut: Arc::default() })
     }
 
     /// Adds what was sent. A full disk, or a full record, ends the record, not the connection.
     pub fn record(&mut self, direction: Direction, bytes: &[u8]) {
-        let Some(left) = self.left.checked_sub((HEAD + bytes.len()) as u64) else {
-            self.left = 0;
-            return self.cut.store(true, Ordering::Relaxed);
+        let Some(file) = &mut self.file else { return };
+        let length = (HEAD + bytes.len()) as u64;
+        let Some(left) = self.left.checked_sub(length) else {
+            tracing::info!(bytes = self.whole, "a record of a connection is full, and ends");
+            return self.end();
         };
         self.left = left;
         let mut head = [0; HEAD];
@@ -76,10 +82,24 @@ impl Capture {
         let micros = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
         head[1..9].copy_from_slice(&micros.to_be_bytes());
         head[9..].copy_from_slice(&u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_be_bytes());
-        let written = self.file.write_all(&head).and_then(|()| self.file.write_all(bytes));
+        let written = file.write_all(&head).and_then(|()| file.write_all(bytes));
         // Whoever looks into the file while it grows wants whole records.
-        if let Err(error) = written.and_then(|()| self.file.flush()) {
-            tracing::debug!(%error, "cannot record a connection");
+        match written.and_then(|()| file.flush()) {
+            Ok(()) => self.whole += length,
+            Err(error) => {
+                tracing::warn!(%error, "a connection cannot be recorded any further");
+                self.end();
+            }
+        }
+    }
+
+    /// What a failed write has left, or would when the file is closed, is no record.
+    fn end(&mut self) {
+        self.cut.store(true, Ordering::Relaxed);
+        let Some(file) = self.file.take() else { return };
+        let (file, _) = file.into_parts();
+        if let Err(error) = file.set_len(self.whole) {
+            tracing::debug!(%error, "the end of a record stays torn");
         }
     }
 }

@@ -10,10 +10,13 @@ use super::Capture;
 /// The most connections of a series that are recorded.
 const MOST: usize = 8;
 
+/// The most bytes of one connection in a folder: a connection may last for as long as its service.
+const MOST_BYTES: u64 = 64 << 20;
+
 /// Where the connections of a client are recorded.
 #[derive(Clone, Debug)]
 pub enum Recording {
-    /// Each in a file of this folder, whose name says to whom.
+    /// Each in a file of this folder, whose name says to whom; the first 64 MiB of it.
     Folder(PathBuf),
     /// Each in the next file of a series.
     Series(Arc<Series>),
@@ -43,7 +46,7 @@ impl Recording {
                 let plain = name.replace(|c: char| !c.is_ascii_alphanumeric() && c != '.', "-");
                 let file =
                     folder.join(format!("{plain}-{}-{:08x}.fmx", std::process::id(), fastrand::u32(..)));
-                let capture = Capture::create(&file, u64::MAX);
+                let capture = Capture::create(&file, MOST_BYTES);
                 (file, capture)
             }
             Self::Series(series) => series.next()?,

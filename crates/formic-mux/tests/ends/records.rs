@@ -191,3 +191,59 @@ fn a_capture_of_many_frames_and_places_is_read_in_time() {
     assert_eq!(said, 300_201);
     assert!(began.elapsed() < std::time::Duration::from_secs(20), "{:?}", began.elapsed());
 }
+
+/// Set for the process that may write only so much.
+const CRAMPED: &str = "FORMIC_TEST_CRAMPED";
+
+#[test]
+fn a_record_that_cannot_be_written_ends_with_what_is_whole() {
+    if let Some(path) = std::env::var_os(CRAMPED) {
+        let mut capture = Capture::create(path.as_ref(), u64::MAX).unwrap();
+        let mut greeting = Vec::new();
+        Limits::default().write(&mut greeting);
+        capture.record(Direction::Up, &greeting);
+        // Of this one only a part has room, and what comes after it would have.
+        capture.record(Direction::Down, &[0; 600_000]);
+        capture.record(Direction::Down, &greeting);
+        return;
+    }
+    let folder = Folder::new();
+    let path = folder.0.join("record");
+    // A file that becomes larger is an error there, and no signal.
+    let script = "trap '' XFSZ; ulimit -f 64; exec \"$0\" --exact \"$1\"";
+    let status = std::process::Command::new("sh")
+        .args(["-c", script])
+        .arg(std::env::current_exe().unwrap())
+        .arg("records::a_record_that_cannot_be_written_ends_with_what_is_whole")
+        .env(CRAMPED, &path)
+        .stdout(std::process::Stdio::null())
+        .status();
+    assert!(status.unwrap().success());
+    let record = std::fs::read(&path).unwrap();
+    let (lines, ended) = lines(&record);
+    assert!(ended.is_ok() && lines.len() == 1 && record.len() < 200, "{ended:?}: {lines:?}");
+}
+
+#[test]
+fn a_record_in_a_folder_is_bounded() {
+    let folder = Folder::new();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut with = with();
+        with.capture = Some(Recording::Folder(folder.0.clone()));
+        let rig = rig_with(Limits::default(), with).await;
+        let long = Bytes::from(vec![7; 4 << 20]);
+        // Both ways: 80 MiB.
+        for _ in 0..10 {
+            assert!(
+                within("an answer", say(&rig.sender, "/t.Echo/Say", long.clone())).await.unwrap() == long
+            );
+        }
+    });
+    let [file] = &folder.files()[..] else { panic!("{:?}", folder.files()) };
+    let length = std::fs::metadata(folder.0.join(file)).unwrap().len();
+    assert!((60 << 20..=64 << 20).contains(&length), "{length} bytes");
+    let record = std::fs::File::open(folder.0.join(file)).unwrap();
+    let ended = decode(record, |_| {});
+    assert!(ended.is_ok(), "{ended:?}");
+}
