@@ -5,6 +5,8 @@
 
 mod call;
 mod drive;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
