@@ -163,10 +163,16 @@ pub struct Machine<T> {
     /// Bytes of messages that handlers work on, and of messages that wait to be sent.
     working: usize,
     queued: usize,
+    /// Bytes that the heads of calls take, and calls whose requests are not whole.
+    heads: usize,
+    /// Messages, or batches of them, that the application has not taken.
+    waiting: usize,
     /// What this end draws on the budget for all that it holds.
     share: Share,
     /// An unfinished frame.
     input: BytesMut,
+    /// Since when it is not finished.
+    cut: Option<Duration>,
     /// A long data frame that is passed on as it comes.
     open: Option<data::Open>,
     out: Vec<u8>,
@@ -254,8 +260,11 @@ impl<T: Default> Machine<T> {
             partial: 0,
             working: 0,
             queued: 0,
+            heads: 0,
+            waiting: 0,
             share: Share::default(),
             input: BytesMut::new(),
+            cut: None,
             open: None,
             out,
             taken: 0,
@@ -411,6 +420,7 @@ impl<T: Default> Machine<T> {
         let written = self.taken.saturating_sub(unwritten as u64);
         let all = std::mem::take(&mut self.streams);
         (self.partial, self.working, self.queued) = (0, 0, 0);
+        (self.heads, self.waiting) = (0, 0);
         self.share.settle(0);
         all.into_values().map(|stream| (stream.data, stream.sent_at > written)).collect()
     }
@@ -463,6 +473,7 @@ impl<T: Default> Machine<T> {
         let stream = self.streams.remove(&id)?;
         self.partial -= stream.partial.len() + stream.held;
         self.working -= stream.working;
+        self.heads -= stream.head;
         self.queued -= stream.queue.iter().map(Bytes::len).sum::<usize>();
         self.give_back(stream.partial_charge);
         Some(stream)

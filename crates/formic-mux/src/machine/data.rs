@@ -65,6 +65,7 @@ impl<T: Default> Machine<T> {
         self.credit_in = self.credit_in.checked_sub(charge).ok_or(overdrawn)?;
         stream.credit_in = stream.credit_in.checked_sub(charge).ok_or(overdrawn)?;
         stream.waiting += 1;
+        self.waiting += 1;
         let (frames, rest) = input.split_at(taken);
         *input = rest;
         let messages = Batch::frames(Bytes::copy_from_slice(frames));
@@ -127,6 +128,7 @@ impl<T: Default> Machine<T> {
             // Nothing is to be put together.
             stream.unfinished = false;
             stream.waiting += 1;
+            self.waiting += 1;
             let charge = charge + std::mem::take(&mut stream.partial_charge);
             let messages = Batch::from(Bytes::copy_from_slice(piece));
             return Ok(Some(Event::Messages { id, messages, charge, end }));
@@ -196,6 +198,7 @@ impl<T: Default> Machine<T> {
         stream.usual = stream.partial.len();
         stream.unfinished = false;
         stream.waiting += 1;
+        self.waiting += 1;
         let messages = Batch::from(std::mem::take(&mut stream.partial).freeze());
         let charge = std::mem::take(&mut stream.partial_charge);
         Some(Event::Messages { id, messages, charge, end })

@@ -7,9 +7,23 @@ use formic_core::{Error, Shed};
 
 use super::Machine;
 use crate::budget::{Budget, Share};
+use crate::codec::Fault;
 
 /// When a repetition of a refused call may help: a little later, and not for all at once.
 const AFTER_MS: std::ops::Range<u64> = 250..750;
+
+/// What a call takes in memory that is kept until its request is whole, whatever the request is. One that is whole is for a handler
+/// to answer, and those are bounded in number.
+pub(super) const CALL: usize = 1 << 10;
+
+/// What a message takes that waits for a handler, or a batch of such, beside its bytes.
+const WAITING: usize = 96;
+
+/// An unfinished frame that takes more has to go on if there is no room for it.
+pub(super) const LONG_FRAME: usize = 16 << 10;
+
+/// For so long it need not: most frames are cut where a read ends, and whole with the next.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 impl<T: Default> Machine<T> {
     /// Has all that is held drawn on a budget. A server's.
@@ -19,11 +33,14 @@ impl<T: Default> Machine<T> {
         self
     }
 
-    /// How many bytes are held: unfinished requests, messages that nobody has taken or that are worked on, and what is to be sent.
+    /// How many bytes are held: unfinished requests, messages that nobody has taken or that are worked on, what calls take beside
+    /// them, and what is to be sent.
     #[must_use]
     pub fn held(&self) -> usize {
         let unread = self.local.connection_credit.saturating_sub(self.credit_in).saturating_sub(self.owed);
-        unread as usize + self.partial + self.working + self.queued + self.out.len() + self.unwritten
+        let messages =
+            unread as usize + self.partial + self.working + self.queued + self.out.len() + self.unwritten;
+        messages + self.heads + self.waiting * WAITING + self.input.capacity()
     }
 
     /// Whether there is room for so many bytes more.
@@ -43,7 +60,28 @@ impl<T: Default> Machine<T> {
     /// Whether so much is held that it has to be looked at, from time to time, whether that is too much.
     #[must_use]
     pub fn is_heavy(&self) -> bool {
-        self.share.is_drawn()
+        self.share.is_drawn() || self.is_cut()
+    }
+
+    /// Whether there is a long frame of which only a part has come.
+    fn is_cut(&self) -> bool {
+        self.cut.is_some() && self.input.capacity() > LONG_FRAME
+    }
+
+    /// Looks at whether a frame takes memory that others need, and does not become whole. Nobody can say what it is about, so there
+    /// is no call to refuse.
+    ///
+    /// # Errors
+    /// If it is so; the connection is over then.
+    pub fn check_frame(&mut self, now: Duration) -> Result<(), Fault> {
+        if self.is_cut()
+            && self.cut.is_some_and(|since| now.saturating_sub(since) >= PATIENCE)
+            && (!self.room(0) || self.share.is_excessive())
+        {
+            self.share.refused();
+            return Err(Fault("a frame does not go on, and the server holds as much as it may"));
+        }
+        Ok(())
     }
 
     /// Gives up calls, the largest first, as long as little room is left for all and this end holds more than that. Calls that
@@ -53,7 +91,9 @@ impl<T: Default> Machine<T> {
         self.settle();
         while self.share.is_excessive() {
             let unfinished = |stream: &super::Stream<T>| {
-                stream.partial.len() + stream.held + stream.queue.iter().map(bytes::Bytes::len).sum::<usize>()
+                let head = if stream.gathering { stream.head } else { 0 };
+                let queued: usize = stream.queue.iter().map(bytes::Bytes::len).sum();
+                head + stream.partial.len() + stream.held + queued
             };
             let largest = self.streams.iter().max_by_key(|(_, stream)| unfinished(stream));
             let Some((&id, stream)) = largest.filter(|(_, stream)| unfinished(stream) > 0) else { break };

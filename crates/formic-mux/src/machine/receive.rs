@@ -5,11 +5,16 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use formic_core::{Code, Error};
 
+use super::hold::{CALL, LONG_FRAME};
 use super::stream::Stream;
 use super::{Event, LAST_NUMBER, Machine, Request, Role};
 use crate::codec::frame::{self, Failure, PONG};
 use crate::codec::{Fault, Frame, HEADER, Header, Type, write};
 use crate::limits::{Limits, MAX_CREDIT};
+use crate::tables::footprint;
+
+/// What is kept of the room for frames that are cut.
+const KEPT: usize = 4 << 10;
 
 /// What is kept of the words with which the other side gives the connection up; they go into the error of each call.
 const LONGEST_BLAME: usize = 256;
@@ -72,9 +77,11 @@ impl<T: Default> Machine<T> {
         let Some(whole) = self.gather(input)? else { return Ok(None) };
         let head: [u8; HEADER] = whole[..HEADER].try_into().unwrap_or_default();
         let event = self.frame(Header::parse(&head)?, &whole[HEADER..])?;
-        // The room is kept for the next frame that is cut.
-        self.input = whole;
-        self.input.clear();
+        // The room is kept for the next frame that is cut, if it is little: what is kept counts as what is held.
+        if whole.capacity() <= KEPT {
+            self.input = whole;
+            self.input.clear();
+        }
         Ok(event)
     }
 
@@ -105,12 +112,20 @@ impl<T: Default> Machine<T> {
             };
             // Without a whole header there are fewer bytes than one has.
             if self.input.len() == length {
+                self.cut = None;
                 return Ok(Some(std::mem::take(&mut self.input)));
             }
             if input.is_empty() {
+                self.cut.get_or_insert(self.heard);
+                // Drawn if it can be. It may be about anything, and cannot be refused.
+                self.room(0);
                 return Ok(None);
             }
             let (now, later) = input.split_at((length - self.input.len()).min(input.len()));
+            if self.input.len() + now.len() > LONG_FRAME {
+                // Not twice of it, as a buffer grows by itself.
+                self.input.reserve(length - self.input.len());
+            }
             self.input.extend_from_slice(now);
             *input = later;
         }
@@ -161,7 +176,8 @@ impl<T: Default> Machine<T> {
             self.write_error(id, &Error::resource_exhausted(text), true);
             return Ok(None);
         }
-        if !self.room(request.message.map_or(0, <[u8]>::len)) {
+        let head = footprint(&metadata) + if request.end { 0 } else { CALL };
+        if !self.room(head + request.message.map_or(0, <[u8]>::len)) {
             let error = self.no_room(true);
             self.write_error(id, &error, true);
             return Ok(None);
@@ -190,6 +206,8 @@ impl<T: Default> Machine<T> {
                 self.working += bytes.len();
             }
         }
+        stream.head = head;
+        self.heads += head;
         self.streams.insert(id, stream);
         Ok(Some(Event::Request(Request {
             id,
@@ -308,6 +326,7 @@ impl<T: Default> Machine<T> {
             // It came with the request, which costs nothing.
             return;
         }
+        self.waiting = self.waiting.saturating_sub(1);
         if let Some(stream) = self.streams.get_mut(&id) {
             stream.waiting = stream.waiting.saturating_sub(1);
             if stream.waiting == 0 {
@@ -320,8 +339,10 @@ impl<T: Default> Machine<T> {
         self.settle();
     }
 
-    /// The application will not take messages that cost so much, and their call gets no credit for them.
-    pub fn release(&mut self, charge: u32) {
+    /// The application will not take so many messages, or batches of them, that cost so much, and their call gets no credit for
+    /// them.
+    pub fn release(&mut self, messages: usize, charge: u32) {
+        self.waiting = self.waiting.saturating_sub(messages);
         self.give_back(charge);
         self.settle();
     }

@@ -40,6 +40,8 @@ pub(super) struct Stream<T> {
     pub(super) gathering: bool,
     /// Bytes of messages that are worked on.
     pub(super) working: usize,
+    /// What the head of its request takes in memory, and the call itself if that came without its end.
+    pub(super) head: usize,
     /// How long the last message was that came in pieces.
     pub(super) usual: usize,
     /// Messages, or batches of them, that the application has not taken.
@@ -86,6 +88,7 @@ impl<T> Stream<T> {
             held: 0,
             gathering: false,
             working: 0,
+            head: 0,
             usual: 0,
             waiting: 0,
             credit,

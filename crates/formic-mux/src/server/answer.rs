@@ -127,7 +127,7 @@ impl Calls {
                 match inbox {
                     Some(inbox) => {
                         if let Some(charge) = inbox.push(Some((messages, charge)), end) {
-                            link.say(|machine| machine.release(charge));
+                            link.say(|machine| machine.release(1, charge));
                         }
                     }
                     None => link.say(|machine| machine.consumed(id, charge)),

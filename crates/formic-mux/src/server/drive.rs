@@ -266,6 +266,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 }
                 continue;
             }
+            if reads && let Err(fault) = state.machine.check_frame(now) {
+                return Poll::Ready(Over::Fault(fault));
+            }
             let (unwritten, mut idle) = (self.pipe.unwritten(), None);
             if unwritten == 0 && state.machine.has_output() {
                 drop(state);

@@ -82,10 +82,12 @@ impl Drop for Requests {
         // What nobody takes any more costs the other calls of the connection nothing; this one goes without new credit.
         let mut state = self.inbox.0.lock().unwrap_or_else(PoisonError::into_inner);
         state.closed = true;
-        let charge: u32 = state.queue.drain(..).map(|(_, charge)| charge).sum();
+        // What came with the request cost nothing.
+        let charges: Vec<u32> =
+            state.queue.drain(..).map(|(_, charge)| charge).filter(|&charge| charge > 0).collect();
         drop(state);
-        if charge > 0 {
-            self.link.say(|machine| machine.release(charge));
+        if !charges.is_empty() {
+            self.link.say(|machine| machine.release(charges.len(), charges.iter().sum()));
         }
     }
 }

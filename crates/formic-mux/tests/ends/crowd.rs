@@ -18,10 +18,10 @@ use crate::raw::{Raw, request, stingy, whole};
 use crate::rig::*;
 
 /// What all connections together may hold.
-const MOST: usize = 8 << 20;
+pub(crate) const MOST: usize = 8 << 20;
 
 /// So many connections, of which each may hold more by itself.
-const CROWD: usize = 32;
+pub(crate) const CROWD: usize = 32;
 
 /// Counts refusals.
 struct Refused(Arc<AtomicUsize>);
@@ -35,19 +35,19 @@ impl Watch for Refused {
 }
 
 /// A server that has little, and how often it refused a call for that.
-fn accept_little(echo: &Arc<Echo>) -> (Arc<Accept>, Arc<AtomicUsize>) {
+pub(crate) fn accept_little(echo: &Arc<Echo>) -> (Arc<Accept>, Arc<AtomicUsize>) {
     let (mut accept, refused) = (Arc::into_inner(accept(echo, Limits::default())).unwrap(), Arc::default());
     accept.budget = Arc::new(Budget::new(MOST).watched(Refused(Arc::clone(&refused))));
     (Arc::new(accept), refused)
 }
 
-async fn stranger(accept: &Arc<Accept>) -> Sender {
+pub(crate) async fn stranger(accept: &Arc<Accept>) -> Sender {
     let (ours, ..) = served_by(Arc::clone(accept));
     connect(ours, "stranger".into(), &with()).await.unwrap()
 }
 
 /// Says all of it, and reads what comes back, so that nothing but the budget is in the way. Goes on for as long as it is let.
-async fn press(accept: Arc<Accept>, limits: Limits, requests: Vec<u8>) {
+pub(crate) async fn press(accept: Arc<Accept>, limits: Limits, requests: Vec<u8>) {
     let (ours, _server, _) = served_by(accept);
     let mut raw = Raw::greet(ours, limits).await;
     for piece in requests.chunks(32 << 10) {
@@ -58,7 +58,7 @@ async fn press(accept: Arc<Accept>, limits: Limits, requests: Vec<u8>) {
 }
 
 /// What a crowd does, and that a stranger is served meanwhile: small calls always, larger ones once what is too much was given up.
-async fn crowd(limits: Limits, requests: impl Fn() -> Vec<u8>) {
+pub(crate) async fn crowd(limits: Limits, requests: impl Fn() -> Vec<u8>) {
     let echo = Arc::new(Echo::default());
     let (accept, refused) = accept_little(&echo);
     let mut crowd = JoinSet::new();
@@ -107,12 +107,25 @@ async fn answers_that_nobody_takes_are_bounded_for_all_together() {
     crowd(stingy(), || (1..=40).flat_map(|id| whole(id, "/t.Echo/Big", None, b"")).collect()).await;
 }
 
-#[tokio::test(start_paused = true)]
-async fn messages_that_no_handler_takes_are_bounded_for_all_together() {
+/// The same of what handlers have, which is not given up: small calls are answered.
+pub(crate) async fn crowd_at_work(requests: impl Fn() -> Vec<u8>) {
     let echo = Arc::new(Echo::default());
     let (accept, refused) = accept_little(&echo);
     let mut crowd = JoinSet::new();
     for _ in 0..CROWD {
+        crowd.spawn(press(Arc::clone(&accept), Limits::default(), requests()));
+    }
+    until("somebody to be refused", || refused.load(Ordering::SeqCst) > 0).await;
+    assert!(accept.budget.held() <= MOST);
+    let stranger = stranger(&accept).await;
+    assert_eq!(within("a small call", say(&stranger, "/t.Echo/Say", "small".into())).await.unwrap(), "small");
+    crowd.shutdown().await;
+    until("what was held to be free again", || accept.budget.held() == 0).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn messages_that_no_handler_takes_are_bounded_for_all_together() {
+    crowd_at_work(|| {
         let mut requests = Vec::new();
         for id in 1..=8 {
             let begun = request(id, "/t.Echo/Hold", None, 0, &[7; 60_000]);
@@ -121,14 +134,9 @@ async fn messages_that_no_handler_takes_are_bounded_for_all_together() {
                 write::data(&mut requests, id, 0, &[7; 60_000]);
             }
         }
-        crowd.spawn(press(Arc::clone(&accept), Limits::default(), requests));
-    }
-    until("somebody to be refused", || refused.load(Ordering::SeqCst) > 0).await;
-    assert!(accept.budget.held() <= MOST);
-    let stranger = stranger(&accept).await;
-    assert_eq!(within("a small call", say(&stranger, "/t.Echo/Say", "small".into())).await.unwrap(), "small");
-    crowd.shutdown().await;
-    until("what was held to be free again", || accept.budget.held() == 0).await;
+        requests
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -10,3 +10,4 @@ mod raw;
 mod records;
 mod rig;
 mod uplink;
+mod weight;

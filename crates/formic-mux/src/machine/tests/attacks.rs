@@ -226,6 +226,21 @@ fn unfinished_messages_are_bounded() {
 }
 
 #[test]
+fn a_small_call_that_is_whole_costs_its_message_alone() {
+    let mut server = server();
+    let before = server.held();
+    feed(&mut server, &call(1, request::END | request::MESSAGE, b"hello"));
+    assert_eq!(server.held() - before, 5);
+    // Of one that is not, a server keeps the head until it is.
+    feed(&mut server, &call(2, request::MESSAGE | request::MORE, b"hello"));
+    assert!(server.held() - before > 1024);
+    server.fail(1, &Error::internal(""));
+    server.fail(2, &Error::internal(""));
+    server.output(&mut Vec::new());
+    assert_eq!((server.held(), server.heads), (0, 0));
+}
+
+#[test]
 fn pings_and_credit_in_floods_are_answered_within_bounds() {
     let mut server = server();
     for _ in 0..1000 {

@@ -1,0 +1,134 @@
+//! What calls take in memory beside their messages: metadata from the tables, messages of hardly a byte, frames that do not end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use formic_mux::Limits;
+use formic_mux::codec::frame::request::{END, MESSAGE, MORE};
+use formic_mux::codec::{Type, write};
+use tokio::io::AsyncWriteExt;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use crate::crowd::{MOST, accept_little, crowd, crowd_at_work, stranger};
+use crate::raw::{Raw, request, whole};
+use crate::rig::*;
+
+/// Pairs of the table, none longer than two bytes.
+const PAIRS: u32 = 250;
+
+/// A request of less than a kilobyte with nearly as many pairs as metadata may have. The first defines those of the table.
+fn much_metadata(id: u32, path: &str, flags: u8) -> Vec<u8> {
+    let mut out = Vec::new();
+    write::frame(&mut out, Type::Request, id, |out| {
+        out.push(flags);
+        if id == 1 {
+            write::varint(out, 1);
+            write::bytes(out, path.as_bytes());
+        } else {
+            write::varint(out, 0);
+        }
+        write::varint(out, 460);
+        for n in 0..460 {
+            let place = n % PAIRS;
+            if id == 1 && n < PAIRS {
+                write::varint(out, place << 1 | 1);
+                write::bytes(out, format!("{place:x}").as_bytes());
+                write::bytes(out, b"");
+            } else {
+                write::varint(out, (place + 1) << 1);
+            }
+        }
+        out.push(7);
+    });
+    out
+}
+
+#[tokio::test(start_paused = true)]
+async fn metadata_of_requests_that_do_not_end_is_bounded() {
+    crowd(Limits::default(), || {
+        (1..=40).flat_map(|id| much_metadata(id, "/t.Echo/Say", MESSAGE | MORE)).collect()
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn metadata_of_calls_that_are_worked_on_is_bounded() {
+    crowd_at_work(|| (1..=40).flat_map(|id| much_metadata(id, "/t.Echo/Hang", MESSAGE | END)).collect())
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_of_hardly_a_byte_are_bounded() {
+    crowd(Limits::default(), || {
+        (1..=1000).flat_map(|id| request(id, "/t.Echo/Say", None, MORE, b"7")).collect()
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn messages_of_hardly_a_byte_are_bounded() {
+    crowd_at_work(|| {
+        let mut requests: Vec<u8> =
+            (1..=2).flat_map(|id| request(id, "/t.Echo/Hold", None, 0, b"7")).collect();
+        // One call's never stand together.
+        for n in 0..8_000 {
+            write::data(&mut requests, 1 + n % 2, 0, b"7");
+        }
+        requests
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn frames_that_do_not_end_are_bounded() {
+    let (echo, most) = (Arc::new(Echo::default()), MOST / (64 << 10));
+    let (accept, _) = accept_little(&echo);
+    let mut frames = JoinSet::new();
+    for _ in 0..2 * most {
+        let accept = Arc::clone(&accept);
+        frames.spawn(async move {
+            let (ours, ..) = served_by(accept);
+            let mut raw = Raw::greet(ours, Limits::default()).await;
+            let cut = whole(1, "/t.Echo/Say", None, &[7; 65_000]);
+            raw.send(&cut[..60_000]).await;
+            let mut rest = cut[60_000..].chunks(1);
+            while let Some(byte) = rest.next()
+                && raw.io.write_all(byte).await.is_ok()
+            {
+                sleep(Duration::from_secs(2)).await;
+            }
+        });
+    }
+    sleep(Duration::from_secs(20)).await;
+    assert!(accept.budget.held() <= MOST);
+    let gone = std::iter::from_fn(|| frames.try_join_next()).count();
+    assert!((most..most + most / 4).contains(&gone), "{gone} of {} were let go", 2 * most);
+    let stranger = stranger(&accept).await;
+    let message = Bytes::from(vec![3; 8 << 10]);
+    assert_eq!(
+        within("a small call", say(&stranger, "/t.Echo/Say", message.clone())).await.unwrap(),
+        message
+    );
+    frames.shutdown().await;
+    until("what was held to be free again", || accept.budget.held() == 0).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_frame_that_there_is_room_for_may_take_its_time() {
+    let echo = Arc::new(Echo::default());
+    let (accept, _) = accept_little(&echo);
+    let (ours, ..) = served_by(Arc::clone(&accept));
+    let mut raw = Raw::greet(ours, Limits::default()).await;
+    for id in 1..=3 {
+        let cut = whole(id, "/t.Echo/Say", None, &[7; 65_000]);
+        raw.send(&cut[..40_000]).await;
+        sleep(Duration::from_secs(15)).await;
+        assert!(accept.budget.held() >= 40_000);
+        raw.send(&cut[40_000..]).await;
+        assert_eq!(within("an answer", raw.end_of(id)).await, None);
+        assert!(timeout(Duration::from_millis(10), raw.frame()).await.is_err());
+        assert_eq!(accept.budget.held(), 0, "no room is kept for the next");
+    }
+}
