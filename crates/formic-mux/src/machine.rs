@@ -474,7 +474,7 @@ impl<T: Default> Machine<T> {
         self.partial -= stream.partial.len() + stream.held;
         self.working -= stream.working;
         self.heads -= stream.head;
-        self.queued -= stream.queue.iter().map(Bytes::len).sum::<usize>();
+        self.queued -= stream.queue.iter().map(Bytes::len).sum::<usize>() + stream.ready;
         self.give_back(stream.partial_charge);
         Some(stream)
     }

@@ -93,7 +93,7 @@ impl<T: Default> Machine<T> {
             let unfinished = |stream: &super::Stream<T>| {
                 let head = if stream.gathering { stream.head } else { 0 };
                 let queued: usize = stream.queue.iter().map(bytes::Bytes::len).sum();
-                head + stream.partial.len() + stream.held + queued
+                head + stream.partial.len() + stream.held + queued + stream.ready
             };
             let largest = self.streams.iter().max_by_key(|(_, stream)| unfinished(stream));
             let Some((&id, stream)) = largest.filter(|(_, stream)| unfinished(stream) > 0) else { break };
@@ -103,6 +103,21 @@ impl<T: Default> Machine<T> {
             given_up.push(id);
         }
         given_up
+    }
+
+    /// Counts what a handler has given of an answer that streams and that waits until its call is [writable](Self::is_writable).
+    ///
+    /// # Errors
+    /// If there is no room for so much.
+    pub fn keep(&mut self, id: u32, bytes: usize) -> Result<(), Error> {
+        let Some(stream) = self.streams.get_mut(&id) else { return Ok(()) };
+        let more = bytes.saturating_sub(stream.ready);
+        self.queued += bytes;
+        self.queued -= std::mem::replace(&mut stream.ready, bytes);
+        if more > 0 && !self.room(0) {
+            return Err(self.no_room(false));
+        }
+        Ok(())
     }
 
     /// Nobody works on a call's request any more.

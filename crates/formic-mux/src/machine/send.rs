@@ -218,6 +218,7 @@ impl<T: Default> Machine<T> {
         if let Some(stream) = self.streams.get_mut(&id)
             && stream.queue.is_empty()
         {
+            self.queued -= std::mem::take(&mut stream.ready);
             // As `send` does, with one look at the call for all of them.
             while self.out.len() < ENOUGH
                 && let Some(message) = messages.as_slice().first()

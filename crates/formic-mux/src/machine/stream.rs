@@ -51,6 +51,8 @@ pub(super) struct Stream<T> {
     pub(super) credit: u32,
     /// What is to be sent.
     pub(super) queue: VecDeque<Bytes>,
+    /// Bytes that a handler has given, and that wait outside until they may be queued.
+    pub(super) ready: usize,
     /// What comes after that.
     pub(super) tail: Option<Tail>,
     /// It has a place among the turns.
@@ -93,6 +95,7 @@ impl<T> Stream<T> {
             waiting: 0,
             credit,
             queue: VecDeque::new(),
+            ready: 0,
             tail: None,
             in_turn: false,
             wanted: false,

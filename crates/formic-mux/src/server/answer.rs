@@ -12,6 +12,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
 use super::door::Place;
+use super::drive::Next;
 use super::gather::{Gathering, no_method};
 use super::inbox::{Inbox, Requests};
 use super::late::Patience;
@@ -360,10 +361,11 @@ async fn send_stream(id: u32, link: &Arc<Link>, mut patience: Patience, answer: 
         return link.say(|machine| machine.fail(id, &error));
     }
     let mut answers = Outgoing::new(body.into_stream());
-    loop {
-        answers.gather().await;
-        if !poll_fn(|cx| link.poll_send(cx, id, &mut patience, &mut answers, &ending)).await {
-            return;
+    let mut next = Next::Room;
+    while next != Next::Nothing {
+        if next == Next::More {
+            answers.gather().await;
         }
+        next = poll_fn(|cx| link.poll_send(cx, id, &mut patience, &mut answers, &ending)).await;
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use bytes::Bytes;
 use formic_core::Error;
 use formic_rpc::{Answer, Body};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -48,6 +49,17 @@ pub(super) struct Driver<S> {
     pub(super) quiet: Option<Duration>,
     /// When it was last looked at whether too much is held.
     pub(super) weighed: Duration,
+}
+
+/// What a stream of answers does after what it had ready was passed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// It asks its handler.
+    More,
+    /// It waits until it may send.
+    Room,
+    /// It is over.
+    Nothing,
 }
 
 enum Over {
@@ -358,7 +370,8 @@ impl State {
 }
 
 impl Link {
-    /// Waits until a call may send, and sends what is ready, and the end if that is known; false if nothing comes after.
+    /// Waits until a call may send, and sends what is ready, and the end if that is known. The handler is asked for more once there is
+    /// room for that: what it gives before would only be held.
     pub(super) fn poll_send(
         &self,
         cx: &mut Context<'_>,
@@ -366,7 +379,7 @@ impl Link {
         patience: &mut Patience,
         answers: &mut Outgoing,
         ending: &Ending,
-    ) -> Poll<bool> {
+    ) -> Poll<Next> {
         let mut guard = self.lock();
         let state = &mut *guard;
         let mut waits = false;
@@ -388,7 +401,15 @@ impl Link {
                 state.late.waits(id, patience);
                 state.late.tidy(state.machine.calls(), |id| state.machine.is_open(id));
             }
-            Poll::Ready(goes_on)
+            Poll::Ready(match goes_on {
+                false => Next::Nothing,
+                true if state.machine.is_writable(id) => Next::More,
+                true => Next::Room,
+            })
+        } else if let Err(error) = state.machine.keep(id, answers.ready.iter().map(Bytes::len).sum()) {
+            waits = true;
+            state.machine.fail(id, &error);
+            Poll::Ready(Next::Nothing)
         } else {
             waits = true;
             state.late.waits(id, patience);

@@ -1,6 +1,7 @@
 //! Both ends on byte streams: limits, cancellation, silence, drain, records.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod ahead;
 mod attacks;
 mod calls;
 mod crowd;
