@@ -36,7 +36,11 @@ impl<T: Default> Machine<T> {
         let Some(&[.., a, b, c, d]) = input.first_chunk::<HEADER>() else { return Ok(None) };
         let id = u32::from_be_bytes([a, b, c, d]);
         let Some(stream) = self.streams.get(&id) else { return Ok(None) };
-        if !stream.receiving || stream.unfinished || (self.role == Role::Client && !stream.responded) {
+        if !stream.receiving
+            || stream.unfinished
+            || stream.forgotten
+            || (self.role == Role::Client && !stream.responded)
+        {
             return Ok(None);
         }
         let most = MAX_PAYLOAD.min((self.local.message as usize).saturating_add(1));
@@ -97,7 +101,9 @@ impl<T: Default> Machine<T> {
         *input = later;
         open.left -= now.len();
         // A call that was ended meanwhile leaves bytes that nobody needs.
-        if let Some(stream) = self.streams.get_mut(&open.id) {
+        if let Some(stream) = self.streams.get_mut(&open.id)
+            && !stream.forgotten
+        {
             if stream.partial.capacity() == 0 && stream.usual > now.len() && now.len() + open.left >= EARNED {
                 stream.partial.reserve(stream.usual.min(MOST_ROOM));
             }
@@ -124,6 +130,9 @@ impl<T: Default> Machine<T> {
             return Ok(refused);
         }
         let Some(stream) = self.streams.get_mut(&id) else { return Ok(None) };
+        if stream.forgotten {
+            return Ok(None);
+        }
         if !more && stream.partial.is_empty() {
             // Nothing is to be put together.
             stream.unfinished = false;
@@ -162,6 +171,11 @@ impl<T: Default> Machine<T> {
         }
         stream.credit_in = stream.credit_in.checked_sub(charge).ok_or(overdrawn)?;
         stream.receiving = !end;
+        if stream.forgotten {
+            stream.unfinished = more;
+            self.give_back(charge);
+            return Ok((0, None));
+        }
         let too_large = stream.partial.len() + length > self.local.message as usize;
         let too_much = more && self.partial + length > self.most_partial;
         if too_large || too_much {
@@ -186,6 +200,12 @@ impl<T: Default> Machine<T> {
             self.give_back(charge);
             return None;
         };
+        if stream.forgotten {
+            // Perhaps only since it began.
+            stream.unfinished = more;
+            self.give_back(charge);
+            return None;
+        }
         stream.partial_charge += charge;
         if more {
             if stream.waiting == 0 {

@@ -347,6 +347,17 @@ impl<T: Default> Machine<T> {
         self.settle();
     }
 
+    /// The application takes no message of a call any more; so many, or batches of them, that cost so much were not taken. What comes
+    /// is forgotten as it comes: it costs the other calls nothing, and this one gets no credit for it.
+    pub fn forget(&mut self, id: u32, messages: usize, mut charge: u32) {
+        if let Some(stream) = self.streams.get_mut(&id) {
+            stream.forgotten = true;
+            self.partial -= std::mem::take(&mut stream.partial).len();
+            charge += std::mem::take(&mut stream.partial_charge);
+        }
+        self.release(messages, charge);
+    }
+
     /// Gives a call's credit back, in portions worth a frame, and the connection's.
     pub(super) fn repay(&mut self, id: u32, charge: u32) {
         if let Some(stream) = self.streams.get_mut(&id) {

@@ -34,6 +34,8 @@ pub(super) struct Stream<T> {
     pub(super) partial_charge: u32,
     /// There is an unfinished message, though it may be empty still.
     pub(super) unfinished: bool,
+    /// Nobody takes its messages any more.
+    pub(super) forgotten: bool,
     /// Finished messages of a request that is not.
     pub(super) held: usize,
     /// So is the request: no handler has seen the call.
@@ -87,6 +89,7 @@ impl<T> Stream<T> {
             partial: BytesMut::new(),
             partial_charge: 0,
             unfinished: false,
+            forgotten: false,
             held: 0,
             gathering: false,
             working: 0,

@@ -177,6 +177,50 @@ fn streams_that_nobody_reads_leave_the_rest_to_others() {
     }
 }
 
+/// Wherever the application stops to take messages, all credit of the connection comes back, and none of the call's.
+#[test]
+fn what_is_not_wanted_any_more_holds_no_credit() {
+    for stop in (100..160_000).step_by(7_973) {
+        let (mut client, mut server) = (machine(Role::Client, true), machine(Role::Server, true));
+        model::greet(&mut client, &mut server);
+        let id = client.open(&head("/t/Stream", &HeaderMap::new()), None, false, 0).unwrap();
+        for _ in 0..3 {
+            client.send(id, Bytes::from(vec![0; 10])).unwrap();
+            client.send(id, Bytes::from(vec![0; 50_000])).unwrap();
+        }
+        let (mut taken, mut untaken, mut cost, mut forgotten) = (0, 0, 0, false);
+        for _ in 0..20 {
+            let mut up = Vec::new();
+            client.output(&mut up);
+            for byte in up.chunks(1) {
+                if taken == stop {
+                    server.forget(id, std::mem::take(&mut untaken), std::mem::take(&mut cost));
+                    forgotten = true;
+                }
+                taken += 1;
+                for event in model::feed(&mut server, byte) {
+                    let Event::Messages { charge, .. } = event else { continue };
+                    assert!(!forgotten, "nobody wants it");
+                    if taken < 70_000 {
+                        server.consumed(id, charge);
+                    } else {
+                        (untaken, cost) = (untaken + 1, cost + charge);
+                    }
+                }
+            }
+            let mut down = Vec::new();
+            server.output(&mut down);
+            model::feed(&mut client, &down);
+        }
+        if !forgotten {
+            server.forget(id, untaken, cost);
+        }
+        assert_eq!(server.credit_in + server.owed, server.local.connection_credit, "stopped at {stop}");
+        assert_eq!((server.partial, server.waiting), (0, 0));
+        assert!(taken < 200_000, "{taken} bytes were let through");
+    }
+}
+
 #[test]
 fn silence_is_asked_about_and_then_an_end() {
     let alive =

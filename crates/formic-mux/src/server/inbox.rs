@@ -85,9 +85,10 @@ impl Drop for Requests {
         // What came with the request cost nothing.
         let charges: Vec<u32> =
             state.queue.drain(..).map(|(_, charge)| charge).filter(|&charge| charge > 0).collect();
+        let more = !state.finished;
         drop(state);
-        if !charges.is_empty() {
-            self.link.say(|machine| machine.release(charges.len(), charges.iter().sum()));
+        if more || !charges.is_empty() {
+            self.link.say(|machine| machine.forget(self.id, charges.len(), charges.iter().sum()));
         }
     }
 }

@@ -4,8 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use bytes::Bytes;
+use formic_core::{Error, Kind, Method};
 use formic_mux::Limits;
+use formic_mux::client::connect;
 use formic_mux::codec::write;
+use formic_rpc::{Answer, Body, BoxFuture, Call, Handle};
 use tokio::time::sleep;
 
 use crate::crowd::{MOST, accept_little};
@@ -66,4 +70,46 @@ async fn what_handlers_have_ready_is_bounded() {
     assert!((MOST / 4..=MOST).contains(&accept.budget.held()), "{} are held", accept.budget.held());
     drop(raw);
     until("what was held to be free again", || accept.budget.held() == 0).await;
+}
+
+/// Begins to answer without a look at what it is sent, and does not end.
+struct Talks;
+
+const TALK: Method = Method::new("/t.Talks/Talk", Kind::BidiStream);
+const SAY: Method = Method::new("/t.Talks/Say", Kind::Unary);
+
+impl Handle for Talks {
+    fn method(&self, path: &str) -> Option<Method> {
+        [TALK, SAY].into_iter().find(|method| method.path() == path)
+    }
+
+    fn call(&self, call: Call) -> BoxFuture<'static, Result<Answer, Error>> {
+        Box::pin(async move {
+            let Call { method, body, .. } = call;
+            if method == SAY {
+                return Ok(Answer::new(body));
+            }
+            drop(body);
+            Ok(Answer::new(Body::Stream(Box::pin(futures::stream::pending()))))
+        })
+    }
+}
+
+#[tokio::test]
+async fn messages_that_a_handler_does_not_want_take_nothing_from_others() {
+    let mut accept = Arc::into_inner(accept(&Arc::default(), Limits::default())).unwrap();
+    accept.handle = Arc::new(Talks);
+    let accept = Arc::new(accept);
+    let (ours, ..) = served_by(Arc::clone(&accept));
+    let sender = connect(ours, "talks".into(), &with()).await.unwrap();
+    let mut talking = Vec::new();
+    for _ in 0..12 {
+        let requests = futures::stream::repeat_with(|| Ok(Bytes::from(vec![0; 4 << 20])));
+        talking.push(stream(&sender, TALK.path(), None, Some(Box::pin(requests))).await.unwrap());
+        sleep(Duration::from_millis(100)).await;
+        let message = Bytes::from(vec![1; 600_000]);
+        let said = within("another's answer", say(&sender, SAY.path(), message.clone())).await;
+        assert_eq!(said.unwrap(), message);
+    }
+    until("nothing to be held", || accept.budget.held() == 0).await;
 }
