@@ -158,7 +158,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 Poll::Pending => return self.rest(cx, true),
             }
         }
-        // Others on the thread are let by. Who is kept busy looks at the time all the same.
+        // Others on the thread are let by. Who is kept busy looks at the time all the same. No call may be given up of whose request
+        // nobody has heard: its handler would begin after that, and nobody would end it.
+        if let Poll::Ready(Err(error)) = self.answer(cx) {
+            return Poll::Ready(Over::Broken(error));
+        }
         self.expire();
         cx.waker().wake_by_ref();
         Poll::Pending
