@@ -202,6 +202,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             let mut events = std::mem::take(&mut self.events);
             self.calls.now = Instant::now();
             self.quiet = None;
+            let none = self.calls.tasks.is_empty();
             for event in events.drain(..) {
                 self.calls.take(event, &self.link);
                 if self.calls.ready.len() >= TOGETHER {
@@ -212,6 +213,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 }
             }
             self.events = events;
+            if none && !self.calls.tasks.is_empty() {
+                // While there was none, the set of tasks kept no waker: the end of the first would not be heard.
+                self.calls.reap(cx, &self.link);
+            }
         }
         self.say_ready();
         self.write(cx)

@@ -11,5 +11,6 @@ mod patience;
 mod raw;
 mod records;
 mod rig;
+mod turns;
 mod uplink;
 mod weight;
