@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 use std::future::poll_fn;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use formic_core::{Error, Metadata, Method};
 use formic_rpc::{Answer, Body, BoxFuture, Call, Codec, Peer, Trailing};
 use http::{HeaderMap, HeaderName, HeaderValue};
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::{AbortHandle, Id, JoinSet};
 use tokio::time::Instant;
 
 use super::door::Place;
@@ -73,12 +74,26 @@ impl Calls {
                 Ok(Ended::Call(id)) => drop(self.running.remove(&id)),
                 Ok(Ended::Turn(id, turn)) => self.turn(id, turn, link),
                 Err(error) if error.is_panic() => {
-                    // Servers catch panics of handlers; this is one of a handle without such a layer.
+                    // Servers catch panics of handlers; this is one of a handle without such a layer, or of something that is dropped.
                     tracing::error!(%error, "a call broke");
+                    self.broken(error.id(), link);
                 }
                 Err(_) => {}
             }
         }
+    }
+
+    /// Tells the caller of a task that has panicked, and has said nothing.
+    fn broken(&mut self, task: Id, link: &Arc<Link>) {
+        let running = self.running.iter().find(|(_, running)| running.id() == task).map(|(&id, _)| id);
+        let waits = || self.gathering.iter().find(|(_, one)| one.waits_on(task)).map(|(&id, _)| id);
+        let Some(id) = running.or_else(waits) else { return };
+        self.running.remove(&id);
+        self.gathering.remove(&id);
+        link.with(|state| {
+            state.room.remove(&id);
+            state.machine.fail(id, &broke());
+        });
     }
 
     /// Notes the time after the requests at hand were looked after. Which of the methods took too long, if that was so, is not
@@ -251,15 +266,27 @@ impl Calls {
             });
         }
         self.called = true;
-        let mut answering = self.accept.handle.call(call);
-        // Whoever wakes this is not heard, and need not be: a call that is not ready becomes a task, which is polled again.
-        let mut cx = Context::from_waker(Waker::noop());
-        match poll(&mut answering, &mut cx, learnt.as_deref()) {
-            Poll::Ready(Ok(answer @ Answer { body: Body::Stream(_), .. })) => {
+        let handle = &self.accept.handle;
+        // On this task there are other calls.
+        let polled = catch_unwind(AssertUnwindSafe(|| {
+            let mut answering = handle.call(call);
+            // Whoever wakes this is not heard, and need not be: a call that is not ready becomes a task, which is polled again.
+            let mut cx = Context::from_waker(Waker::noop());
+            match poll(&mut answering, &mut cx, learnt.as_deref()) {
+                Poll::Ready(answer) => Ok(answer),
+                Poll::Pending => Err(answering),
+            }
+        }));
+        match polled {
+            Ok(Ok(Ok(answer @ Answer { body: Body::Stream(_), .. }))) => {
                 self.spawn_stream(id, link, patience, answer);
             }
-            Poll::Ready(answer) => self.ready.push((id, over, answer)),
-            Poll::Pending => self.spawn(id, link, patience, over, in_time(answering, begin_by)),
+            Ok(Ok(answer)) => self.ready.push((id, over, answer)),
+            Ok(Err(answering)) => self.spawn(id, link, patience, over, in_time(answering, begin_by)),
+            Err(_) => {
+                tracing::error!("a call broke");
+                self.ready.push((id, over, Err(broke())));
+            }
         }
     }
 
@@ -323,6 +350,10 @@ fn poll(
     let polled = answering.as_mut().poll(cx);
     learnt.note(began.elapsed());
     polled
+}
+
+fn broke() -> Error {
+    Error::internal("the handler panicked")
 }
 
 async fn in_time(answering: Answering, begin_by: Option<Instant>) -> Result<Answer, Error> {

@@ -58,7 +58,7 @@ pub(super) enum Admission {
     Waits {
         /// All of it is there.
         whole: bool,
-        _turn: Turn,
+        turn: Turn,
     },
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use formic_core::Error;
+use tokio::task::Id;
 use tokio::time::Instant;
 
 use super::answer::{Calls, Ended};
@@ -21,6 +22,11 @@ pub(super) struct Gathering {
 }
 
 impl Gathering {
+    /// Whether this task waits for its turn.
+    pub(super) fn waits_on(&self, task: Id) -> bool {
+        matches!(&self.admission, Admission::Waits { turn, .. } if turn.0.id() == task)
+    }
+
     fn whole_by(&self, accept: &Accept) -> Instant {
         let Accept { default_deadline, max_deadline, .. } = *accept;
         self.since + self.request.timeout.map_or(default_deadline, |asked| asked.min(max_deadline))
@@ -80,7 +86,7 @@ impl Calls {
             Some(Entrance::Open(place)) => Admission::Held(place, true),
             Some(Entrance::Wait(turn)) => {
                 let turn = self.tasks.spawn(async move { Ended::Turn(id, turn.await) });
-                Admission::Waits { whole: false, _turn: Turn(turn) }
+                Admission::Waits { whole: false, turn: Turn(turn) }
             }
             Some(Entrance::Closed(error)) => return self.refuse(id, error),
         };

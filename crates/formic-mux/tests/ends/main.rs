@@ -3,6 +3,7 @@
 
 mod ahead;
 mod attacks;
+mod broken;
 mod busy;
 mod calls;
 mod crowd;
