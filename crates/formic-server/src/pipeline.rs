@@ -25,6 +25,8 @@ use crate::overload::Head;
 use crate::overload::gate::{Entry, Gate};
 
 mod pass;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use pass::{Entrance, Pass};
 
@@ -358,10 +360,25 @@ impl Outgoing {
         }
     }
 
+    /// Drops what the handler gave. A panic in that is the handler's, and not of whoever has polled this.
+    fn let_go(&mut self) -> Result<(), Error> {
+        let Some(stream) = self.stream.take() else { return Ok(()) };
+        let dropped = std::panic::catch_unwind(AssertUnwindSafe(|| drop(stream)));
+        dropped.map_err(|panic| panicked(&*panic, self.method.path()))
+    }
+
     fn end(&mut self, ended: Result<(), Error>) -> Poll<Option<Result<Bytes, Error>>> {
-        self.stream = None;
+        let dropped = self.let_go();
+        let ended = ended.and(dropped);
         self.metrics.outcome(&ended);
         Poll::Ready(ended.err().map(Err))
+    }
+}
+
+impl Drop for Outgoing {
+    fn drop(&mut self) {
+        // Whom it could be told to waits no more.
+        _ = self.let_go();
     }
 }
 
