@@ -15,8 +15,7 @@ mod p2c;
 mod robin;
 mod weighted;
 
-pub(crate) use hash::Circle;
-pub use hash::Ring;
+pub(crate) use hash::{Circle, Places, Ring};
 pub use least::LeastRequest;
 pub use p2c::P2c;
 pub use robin::RoundRobin;
@@ -108,13 +107,22 @@ pub(crate) struct Made {
     pub(crate) cursor: Cursor,
     /// Where the policy goes by weight.
     pub(crate) weighted: Option<WeightedRoundRobin>,
-    /// Where the policy is a ring: its places, and the positions by seat.
-    pub(crate) circle: Option<(Circle, Box<[u32]>)>,
+    /// Where the policy is a ring.
+    pub(crate) places: Option<Places>,
+}
+
+/// A policy among the endpoints of a part.
+#[derive(Debug)]
+pub(crate) enum Picker {
+    /// By indices. By positions, each version would copy where everybody is.
+    Ring(Ring),
+    /// By positions.
+    Policy(Box<dyn Policy>),
 }
 
 impl Algorithm {
-    pub(crate) fn build(self, traffic: &Traffic, made: Made) -> Box<dyn Policy> {
-        match self {
+    pub(crate) fn build(self, traffic: &Traffic, made: Made) -> Picker {
+        Picker::Policy(match self {
             Self::P2c => Box::new(P2c),
             Self::RoundRobin => Box::new(RoundRobin::new(made.cursor)),
             Self::WeightedRoundRobin => match made.weighted {
@@ -124,20 +132,40 @@ impl Algorithm {
             },
             Self::LeastRequest => Box::new(LeastRequest),
             Self::Random => Box::new(Random),
-            Self::Hash => match (&traffic.hash, made.circle) {
-                (Some(hash), Some((circle, positions))) => {
-                    Box::new(Ring::new(&hash.key, hash.bound, circle, positions))
+            Self::Hash => match (&traffic.hash, made.places) {
+                (Some(hash), Some(places)) => {
+                    return Picker::Ring(Ring::new(&hash.key, hash.bound, places));
                 }
                 // A policy that was not validated; the best there is without a key.
                 _ => Box::new(P2c),
             },
-        }
+        })
     }
 }
 
 /// Further draws from the randomness of one pick (SplitMix64).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Draws(pub(crate) u64);
+
+// === impl Picker ===
+
+impl Picker {
+    /// The index of the endpoint that gets the next call; `None` if none is usable.
+    pub(crate) fn pick(&self, among: &Among<'_>, choice: &Choice<'_>) -> Option<usize> {
+        match self {
+            Self::Ring(ring) => ring.pick(among, choice),
+            Self::Policy(policy) => policy.pick(among, choice).map(|position| among.index(position)),
+        }
+    }
+
+    /// As [`Policy::weighs`].
+    pub(crate) fn weighs(&self) -> bool {
+        match self {
+            Self::Ring(_) => false,
+            Self::Policy(policy) => policy.weighs(),
+        }
+    }
+}
 
 // === impl Draws ===
 
@@ -220,8 +248,13 @@ impl Among<'_> {
 
     /// What is known of the endpoint at a position, if it may be picked: looked up once.
     pub(crate) fn open(&self, position: usize, choice: &Choice<'_>) -> Option<&Backend> {
-        let backend = self.backend(position);
-        (self.care.fits(backend) && (self.tried || (choice.usable)(self.index(position)))).then_some(backend)
+        self.admit(self.index(position), choice)
+    }
+
+    /// The same of the endpoint at an index in the set.
+    pub(crate) fn admit(&self, index: usize, choice: &Choice<'_>) -> Option<&Backend> {
+        let backend = self.table.get(index).expect("whoever is picked from has a seat");
+        (self.care.fits(backend) && (self.tried || (choice.usable)(index))).then_some(backend)
     }
 
     /// Their work, and who bears it.

@@ -1,20 +1,20 @@
 //! A consistent hash with bounded load: the same endpoint for the same key, as long as it is not
 //! overloaded.
 
-use std::sync::Arc;
-
 use super::{Among, Burden, Choice, Draws, P2c, Policy};
-use crate::table::Table;
 use crate::{Backend, hash, mix};
+
+mod places;
+
+pub(crate) use places::Places;
+
+use places::{Change, Place};
 
 /// Places of an endpoint of weight 1 on the ring. More spread the keys more evenly and take more memory.
 const PLACES: usize = 160;
 
 /// All places together, about, however many endpoints there are.
 const ALL: usize = 1 << 18;
-
-/// The places of a stretch, about: what is copied for each place that comes or goes.
-const STRETCH: usize = 128;
 
 /// So many places in a row are looked at for an endpoint with room.
 const ROW: usize = 16;
@@ -38,27 +38,20 @@ const UNIT: f32 = 65_536.0;
 /// (consistent hashing with bounded loads, Mirrokni and others). The bound is a multiple of an endpoint's
 /// share by weight of the work of those among whom the ring chooses: a canary's of the canary's.
 #[derive(Debug)]
-pub struct Ring {
+pub(crate) struct Ring {
     key: Box<str>,
     bound: f64,
-    circle: Circle,
-    /// By seat.
-    positions: Box<[u32]>,
+    places: Places,
 }
 
-/// Hash and seat, by hash.
-type Place = (u64, u32);
-
-/// The places of some endpoints, in stretches that versions share. Which places there are follows from who is
+/// The places of some endpoints, kept while these come and go. Which places there are follows from who is
 /// there, in whatever order they came.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Circle {
-    stretches: Table<Arc<Vec<Place>>>,
-    /// How many these are.
-    count: usize,
-    shift: u32,
+    places: Places,
+    /// What comes and goes with the next version.
+    changes: Vec<Change>,
     grain: Grain,
-    places: usize,
     endpoints: usize,
     /// Of their weights, in [`UNIT`]s.
     sum: u128,
@@ -66,7 +59,7 @@ pub(crate) struct Circle {
 
 /// How many places a weight has. It follows from the powers of two next to the number of endpoints and their mean
 /// weight, so that one who comes or goes changes nobody else's places, but when such a power is crossed.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 struct Grain {
     /// Of an endpoint of the mean weight.
     usual: usize,
@@ -79,101 +72,60 @@ struct Grain {
 impl Circle {
     /// Of these, from nothing.
     pub(crate) fn of<'a>(all: impl Iterator<Item = &'a Backend> + Clone) -> Self {
-        let mut circle = Self::default();
+        let (mut endpoints, mut sum) = (0, 0);
         for backend in all.clone() {
-            circle.endpoints += 1;
-            circle.sum += units(backend.weight());
+            endpoints += 1;
+            sum += units(backend.weight());
         }
-        circle.grain = circle.due();
-        let about = (circle.grain.usual * circle.endpoints / STRETCH).max(1).next_power_of_two();
-        circle.shift = u64::BITS - about.trailing_zeros();
-        let mut stretches = vec![Vec::new(); about];
-        for backend in all {
-            for place in circle.grain.places(backend, backend.weight()) {
-                stretches[circle.stretch(place.0)].push(place);
-                circle.places += 1;
-            }
-        }
-        stretches.iter_mut().for_each(|stretch| stretch.sort_unstable());
-        circle.count = about;
-        for (at, stretch) in stretches.into_iter().enumerate() {
-            circle.stretches.set(at, Some(Arc::new(stretch)));
-        }
-        circle
+        let grain = Grain::of(endpoints, sum);
+        let places = Places::of(all.flat_map(|backend| grain.places(backend)).collect());
+        Self { places, changes: Vec::new(), grain, endpoints, sum }
     }
 
     /// Somebody comes. Says whether that was all: if not, it is to be made anew.
     #[must_use]
     pub(crate) fn add(&mut self, backend: &Backend) -> bool {
-        let weight = backend.weight();
         self.endpoints += 1;
-        self.sum += units(weight);
-        if self.due() != self.grain || self.count == 0 {
-            return false;
-        }
-        for place in self.grain.places(backend, weight) {
-            let at = self.stretch(place.0);
-            let stretch = Arc::make_mut(self.stretches.get_mut(at).expect("a hash has a stretch"));
-            stretch.insert(stretch.partition_point(|other| *other < place), place);
-            self.places += 1;
-        }
-        true
+        self.sum += units(backend.weight());
+        self.note(backend, true)
     }
 
     /// Somebody leaves, of the weight that it came with. Says whether that was all.
     #[must_use]
     pub(crate) fn remove(&mut self, backend: &Backend) -> bool {
-        let weight = backend.weight();
         self.endpoints -= 1;
-        self.sum -= units(weight);
-        if self.due() != self.grain {
+        self.sum -= units(backend.weight());
+        self.note(backend, false)
+    }
+
+    fn note(&mut self, backend: &Backend, comes: bool) -> bool {
+        if Grain::of(self.endpoints, self.sum) != self.grain {
             return false;
         }
-        for place in self.grain.places(backend, weight) {
-            let at = self.stretch(place.0);
-            let stretch = Arc::make_mut(self.stretches.get_mut(at).expect("a hash has a stretch"));
-            if let Ok(found) = stretch.binary_search(&place) {
-                stretch.remove(found);
-                self.places -= 1;
-            }
+        self.changes.extend(self.grain.places(backend).map(|place| Change { place, comes }));
+        // So much is made anew as quickly, and where nobody asks for a version it does not pile up.
+        self.changes.len() <= self.places.len()
+    }
+
+    /// A version with all who are there.
+    pub(crate) fn places(&mut self) -> Places {
+        if !self.changes.is_empty() {
+            self.places.change(std::mem::take(&mut self.changes));
         }
-        true
+        self.places.clone()
     }
 
     /// What its endpoints weigh together.
     pub(crate) fn weight(&self) -> f64 {
-        self.sum as f64 / f64::from(UNIT)
-    }
-
-    fn due(&self) -> Grain {
-        let count = self.endpoints.max(1);
-        let usual = PLACES.min(ALL / count.next_power_of_two()).max(1);
-        let mean = self.weight() / count as f64;
-        Grain { usual, mean: if self.sum == 0 { 0 } else { mean.log2().round() as i32 } }
-    }
-
-    fn stretch(&self, hash: u64) -> usize {
-        // A shift by all bits is none; then there is one stretch.
-        hash.checked_shr(self.shift).unwrap_or(0) as usize
-    }
-
-    /// The places from the first at or after a hash on, around.
-    fn from(&self, hash: u64) -> impl Iterator<Item = u32> {
-        let first = self.stretch(hash);
-        let stretch = move |at| self.stretches.get(at).map_or(&[][..], |all| all.as_slice());
-        let begin = stretch(first).partition_point(|place| place.0 < hash);
-        let count = self.count;
-        let rest = (1..=count).flat_map(move |step| stretch((first + step) % count));
-        let start = &stretch(first)[begin..];
-        start.iter().chain(rest).take(self.places).map(|place| place.1)
+        weight(self.sum)
     }
 }
 
 #[cfg(test)]
 impl Circle {
     /// Every place, in order.
-    pub(crate) fn all(&self) -> Vec<(u64, u32)> {
-        self.stretches.iter().flat_map(|(_, stretch)| stretch.iter().copied()).collect()
+    pub(crate) fn all(&self) -> Vec<Place> {
+        self.places.all()
     }
 }
 
@@ -181,11 +133,23 @@ fn units(weight: f32) -> u128 {
     (weight * UNIT).ceil() as u128
 }
 
+fn weight(units: u128) -> f64 {
+    units as f64 / f64::from(UNIT)
+}
+
 // === impl Grain ===
 
 impl Grain {
-    fn places(self, backend: &Backend, weight: f32) -> impl Iterator<Item = Place> + use<> {
-        let share = f64::from(weight) / 2f64.powi(self.mean);
+    /// For so many endpoints, which weigh so much together.
+    fn of(endpoints: usize, sum: u128) -> Self {
+        let count = endpoints.max(1);
+        let usual = PLACES.min(ALL / count.next_power_of_two()).max(1);
+        let mean = weight(sum) / count as f64;
+        Self { usual, mean: if sum == 0 { 0 } else { mean.log2().round() as i32 } }
+    }
+
+    fn places(self, backend: &Backend) -> impl Iterator<Item = Place> + use<> {
+        let share = f64::from(backend.weight()) / 2f64.powi(self.mean);
         let count = (self.usual as f64 * share).round().clamp(1.0, ALL as f64) as u64;
         let (key, seat) = (backend.key(), backend.seat());
         (0..count).map(move |n| (mix(key.wrapping_add(mix(n + 1))), seat))
@@ -195,8 +159,8 @@ impl Grain {
 // === impl Ring ===
 
 impl Ring {
-    pub(crate) fn new(key: &str, bound: f64, circle: Circle, positions: Box<[u32]>) -> Self {
-        Self { key: key.into(), bound, circle, positions }
+    pub(crate) fn new(key: &str, bound: f64, places: Places) -> Self {
+        Self { key: key.into(), bound, places }
     }
 
     /// How much work in flight an endpoint may have for each unit of its weight, with one more call.
@@ -204,26 +168,26 @@ impl Ring {
         let Burden { work, weight } = among.burden();
         self.bound * (work + 1) as f64 / weight
     }
-}
 
-impl Policy for Ring {
-    fn pick(&self, among: &Among<'_>, choice: &Choice<'_>) -> Option<usize> {
-        let Some(value) = (choice.metadata)(&self.key) else { return P2c.pick(among, choice) };
+    /// The index of the endpoint that gets the next call: the ring has seats, and no list of who is where.
+    pub(crate) fn pick(&self, among: &Among<'_>, choice: &Choice<'_>) -> Option<usize> {
+        let any = || P2c.pick(among, choice).map(|position| among.index(position));
+        let Some(value) = (choice.metadata)(&self.key) else { return any() };
         let room = self.room(among);
         let mut least: Option<(usize, f32)> = None;
         let begin = hash(value);
-        let row = self.circle.from(begin).take(ROW);
+        let row = self.places.from(begin).take(ROW);
         let mut draws = Draws(choice.random);
         let jumps = (1..=JUMPS).map(|jump| mix(begin ^ mix(jump))).chain((0..DRAWN).map(|_| draws.next()));
-        for seat in row.chain(jumps.filter_map(|hash| self.circle.from(hash).next())) {
-            let position = self.positions[seat as usize] as usize;
-            let Some(backend) = among.open(position, choice) else { continue };
+        for seat in row.chain(jumps.filter_map(|hash| self.places.from(hash).next())) {
+            let index = seat as usize;
+            let Some(backend) = among.admit(index, choice) else { continue };
             if f64::from(backend.in_flight()) < (room * f64::from(backend.weight())).ceil() {
-                return Some(position);
+                return Some(index);
             }
             let load = backend.load();
-            least = least.filter(|least| least.1 <= load).or(Some((position, load)));
+            least = least.filter(|least| least.1 <= load).or(Some((index, load)));
         }
-        least.map(|(position, _)| position).or_else(|| P2c.pick(among, choice))
+        least.map(|(index, _)| index).or_else(any)
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::Backend;
 use crate::board::{Board, Seats};
 use crate::load::{Loads, Slot};
-use crate::policy::{Circle, Cursor, Factory, Made, Schedule};
+use crate::policy::{Circle, Cursor, Factory, Made, Picker, Schedule};
 use crate::set::{Scale, Tier};
 use crate::table::Table;
 use crate::traffic::{Algorithm, Traffic};
@@ -154,7 +154,7 @@ impl Part {
         }
         let policy = match factory {
             // It asks for a list, and so costs one.
-            Some(factory) => factory(&self.list(table).cloned().collect::<Vec<_>>()),
+            Some(factory) => Picker::Policy(factory(&self.list(table).cloned().collect::<Vec<_>>())),
             None => traffic.policy.build(traffic, self.made(table)),
         };
         let scale = self.slot.zip(self.circle.as_ref());
@@ -175,9 +175,9 @@ impl Part {
         if self.rings && self.circle.is_none() {
             self.circle = Some(Circle::of(self.list(table).map(|backend| &**backend)));
         }
-        let circle = self.circle.clone().map(|circle| (circle, self.positions.as_slice().into()));
+        let places = self.circle.as_mut().map(Circle::places);
         let weighted = self.schedule.as_mut().map(|schedule| schedule.policy(Arc::clone(&self.cursor)));
-        Made { cursor: Arc::clone(&self.cursor), weighted, circle }
+        Made { cursor: Arc::clone(&self.cursor), weighted, places }
     }
 
     fn list<'a>(&'a self, table: &'a Table<Arc<Backend>>) -> impl Iterator<Item = &'a Arc<Backend>> + Clone {
@@ -219,7 +219,8 @@ impl Subset {
 impl Part {
     /// The places of its ring, as who has them.
     pub(super) fn ring(&self, name: impl Fn(u32) -> String) -> Option<Vec<(u64, String)>> {
-        Some(self.circle.as_ref()?.all().into_iter().map(|(hash, seat)| (hash, name(seat))).collect())
+        let circle = self.circle.as_ref().filter(|_| !self.seats.is_empty())?;
+        Some(circle.all().into_iter().map(|(hash, seat)| (hash, name(seat))).collect())
     }
 
     /// Its classes by weight, as who is in them.

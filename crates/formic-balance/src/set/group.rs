@@ -8,7 +8,7 @@ use crate::backend::OUT;
 use crate::board::{Board, Seats};
 use crate::ejection::Shared;
 use crate::load::Slot;
-use crate::policy::{Among, Burden, Care, Choice, Draws, Policy};
+use crate::policy::{Among, Burden, Care, Choice, Draws, Picker};
 use crate::table::Table;
 use crate::{Backend, micros};
 
@@ -57,7 +57,7 @@ pub(crate) struct Tier {
     seats: Box<[u32]>,
     members: Seats,
     board: Board,
-    policy: Box<dyn Policy>,
+    policy: Picker,
     scale: Option<Scale>,
     pulse: Pulse,
 }
@@ -202,7 +202,7 @@ impl Tier {
         seats: Box<[u32]>,
         members: Seats,
         board: Board,
-        policy: Box<dyn Policy>,
+        policy: Picker,
         scale: Option<Scale>,
     ) -> Self {
         let pulse = Pulse {
@@ -286,9 +286,9 @@ impl Tier {
     ) -> Option<(usize, Option<f32>)> {
         let burden = self.scale.map(|scale| self.burden(scale, scene, care));
         let among = Among { seats: &self.seats, table: scene.table, care, tried, burden };
-        let position = self.policy.pick(&among, choice)?;
-        let cost = self.policy.weighs().then(|| among.backend(position).cost(choice.now));
-        Some((among.index(position), cost))
+        let index = self.policy.pick(&among, choice)?;
+        let backend = || scene.table.get(index).filter(|_| self.policy.weighs());
+        Some((index, backend().map(|backend| backend.cost(choice.now))))
     }
 
     /// The work of all: of those, too, who are out, which leaves the others somewhat more room.
