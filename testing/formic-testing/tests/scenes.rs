@@ -2,13 +2,13 @@
 //! with memory for sockets.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use formic_balance::traffic::Hash;
 use formic_balance::{Algorithm, Traffic};
-use formic_client::{Client, Config as ClientConfig, Protocol};
+use formic_client::{Client, Config as ClientConfig, Observer, Protocol, Report};
 use formic_core::{Code, Instance, InstanceId, ServiceName, Shed};
 use formic_probe::{Action, Order, ProbeClient, ProbeServer, Prober};
 use formic_registry::{Memory, Registry};
@@ -27,6 +27,22 @@ struct Fleet {
     registry: Arc<Memory>,
     prober: Prober,
     next: usize,
+    ended: Arc<Ended>,
+}
+
+/// Every call of a fleet's clients as it ended: when, who was asked, what went wrong, how often it was tried.
+struct Ended {
+    began: Instant,
+    calls: Mutex<Vec<(Duration, String)>>,
+}
+
+impl Observer for Ended {
+    fn on_call(&self, report: &Report<'_>) {
+        let (path, endpoint) = (report.method.path(), report.endpoint.map(ToString::to_string));
+        let Report { code, duration, attempts, .. } = report;
+        let call = format!("{path} {endpoint:?} {code:?} {duration:?} {attempts}");
+        self.calls.lock().unwrap().push((self.began.elapsed(), call));
+    }
 }
 
 struct Replica {
@@ -36,7 +52,9 @@ struct Replica {
 
 impl Fleet {
     fn new() -> Self {
-        Self { fabric: Fabric::new(), registry: Arc::new(Memory::new()), prober: Prober::new(), next: 0 }
+        let ended = Arc::new(Ended { began: Instant::now(), calls: Mutex::default() });
+        let (fabric, registry) = (Fabric::new(), Arc::new(Memory::new()));
+        Self { fabric, registry, prober: Prober::new(), next: 0, ended }
     }
 
     async fn start(&mut self, config: Config) -> Replica {
@@ -75,8 +93,10 @@ impl Fleet {
         let connector = Some(self.fabric.connector("web"));
         // Wire deadlines are of the real clock; see `Fabric`.
         let transport = formic_testing::transport();
+        let observer: Arc<dyn Observer> = self.ended.clone();
         let config = ClientConfig {
             connector,
+            observer: Some(observer),
             protocol,
             transport,
             traffic,
@@ -144,12 +164,14 @@ async fn stream(probe: &ProbeClient, millis: u64, user: &str) -> Result<(), Stri
 /// A scene once a seed, each on a clock of its own: what a paused clock is ahead by adds up, and the
 /// deadlines of the wire are of the real one.
 fn each_seed<F: Future<Output = ()>>(seeds: std::ops::Range<u64>, scene: impl Fn(u64) -> F) {
-    for seed in seeds {
-        let mut runtime = tokio::runtime::Builder::new_current_thread();
-        let runtime = runtime.enable_all().start_paused(true).build().unwrap();
-        fastrand::seed(seed);
-        runtime.block_on(scene(seed));
-    }
+    seeds.for_each(|seed| play(seed, scene(seed)));
+}
+
+fn play<T>(seed: u64, scene: impl Future<Output = T>) -> T {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_all().start_paused(true).build().unwrap();
+    fastrand::seed(seed);
+    runtime.block_on(scene)
 }
 
 /// Five instances are replaced one after the other, twenty times, under load; not one call fails, whoever picks.
@@ -160,11 +182,24 @@ fn rolling_restarts_lose_nothing() {
     let policies: Vec<Algorithm> = Algorithm::ALL.into_iter().flat_map(each).collect();
     each_seed(0..policies.len() as u64, |seed| {
         let policy = policies[seed as usize];
-        rolling(seed, policy)
+        async move { drop(rolling(seed, policy, 20).await) }
     });
 }
 
-async fn rolling(seed: u64, policy: Algorithm) {
+/// The same seed is the same scene: every call ends at the same moment, asked of the same instance.
+#[test]
+fn a_rolling_restart_is_its_seed_call_for_call() {
+    let again = |seed| play(seed, rolling(seed, Algorithm::P2c, 4));
+    let (first, second) = (again(3), again(3));
+    if let Some((one, other)) = first.iter().zip(&second).find(|(one, other)| one != other) {
+        panic!("{one:?}, and then {other:?}");
+    }
+    assert_eq!(first.len(), second.len());
+    assert!(first.len() > 400, "{} calls", first.len());
+    assert_ne!(first, again(4), "another seed is another scene");
+}
+
+async fn rolling(seed: u64, policy: Algorithm, restarts: usize) -> Vec<(Duration, String)> {
     let hash = (policy == Algorithm::Hash).then(|| Hash { key: "x-user".into(), bound: 1.25 });
     let traffic = Traffic { policy, hash, ..Traffic::default() };
     let mut fleet = Fleet::new();
@@ -175,7 +210,7 @@ async fn rolling(seed: u64, policy: Algorithm) {
     let (over, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
     let callers = balanced_load(&fleet, &traffic, &over, &done);
     sleep(200 * MS).await;
-    for _ in 0..20 {
+    for _ in 0..restarts {
         for _ in 0..5 {
             let before = done.load(Ordering::Relaxed);
             replicas.push_back(fleet.start(Config::default()).await);
@@ -188,8 +223,9 @@ async fn rolling(seed: u64, policy: Algorithm) {
     let failures: Vec<String> = callers.join_all().await.concat();
     assert!(failures.is_empty(), "{policy:?}, seed {seed}: {} failed: {:?}", failures.len(), &failures[..1]);
     let done = done.load(Ordering::Relaxed);
-    assert!(done > 2_000, "{policy:?}, seed {seed}: {done} calls are no load");
+    assert!(done > 100 * restarts, "{policy:?}, seed {seed}: {done} calls are no load");
     assert_eq!(fleet.prober.counts().dropped(), 0, "{policy:?}, seed {seed}");
+    fleet.ended.calls.lock().unwrap().clone()
 }
 
 /// The same without a drain shows: so the scene above does not pass for nothing.

@@ -5,7 +5,9 @@
 //! The rolling restart, scene 4, is in `scenes.rs`.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod journal;
 mod overload;
+mod same;
 mod storm;
 mod town;
 mod unwell;

@@ -17,7 +17,7 @@ const SPAN: Duration = Duration::from_secs(8);
 /// As long as the bench's, the onset included.
 const BUSY: Duration = Duration::from_secs(19);
 
-struct Found {
+pub(crate) struct Found {
     /// Failed at 80 % of the capacity.
     calm_failed: usize,
     /// The tail at 200 % beside that at 80 %.
@@ -30,8 +30,8 @@ struct Found {
     goodput: f64,
 }
 
-async fn overloaded(adaptive: bool, seed: u64) -> Found {
-    let mut town = Town::new(seed);
+pub(crate) async fn overloaded(town: &mut Town, traffic: Traffic, adaptive: bool) -> Found {
+    let seed = town.seed;
     let mut replicas = Vec::new();
     for _ in 0..2 {
         let worker = Worker { free: Some(Semaphore::new(WORKERS)), ..Worker::taking(MEAN) };
@@ -39,7 +39,7 @@ async fn overloaded(adaptive: bool, seed: u64) -> Found {
         config.overload.adaptive = adaptive;
         replicas.push(town.start("busy", worker, config).await);
     }
-    let channel = town.client("web", Traffic::default()).of("busy");
+    let channel = town.client("web", traffic).of("busy");
     let load = |share, span| Load { rate: CAPACITY * share, span, writes: 0.5, important: 0.1 };
     load(0.5, 4 * SECOND).on(&channel).await;
     let calm = load(0.8, SPAN).on(&channel).await;
@@ -73,7 +73,7 @@ fn tail<'a>(seen: impl IntoIterator<Item = &'a Seen>, important: bool) -> f64 {
 async fn twice_the_capacity_leaves_goodput_latency_and_what_matters_whole() {
     let mut all = Vec::new();
     for seed in 0..SEEDS {
-        let found = overloaded(true, seed).await;
+        let found = overloaded(&mut Town::new(seed), Traffic::default(), true).await;
         assert_eq!(found.calm_failed, 0, "seed {seed}: nobody is turned away at 80 %");
         assert!(found.turned_away > 300, "seed {seed}: {} is no overload", found.turned_away);
         assert!(found.goodput >= 0.9, "seed {seed}: goodput {}", found.goodput);
@@ -87,6 +87,6 @@ async fn twice_the_capacity_leaves_goodput_latency_and_what_matters_whole() {
         let busy = tail(all.iter().flat_map(|found| &found.busy), important);
         assert!(busy <= 2.0 * calm, "important: {important}: {calm} s, then {busy} s");
     }
-    let found = overloaded(false, 0).await;
+    let found = overloaded(&mut Town::new(0), Traffic::default(), false).await;
     assert!(found.tail > 10.0, "without the limit the queue grows: {}", found.tail);
 }

@@ -6,8 +6,7 @@ use formic_server::Config;
 use crate::town::*;
 
 /// Attempts at each of the three for each call.
-async fn storm(traffic: &Traffic, rate: f64, seed: u64) -> Vec<f64> {
-    let mut town = Town::new(seed);
+pub(crate) async fn storm(town: &mut Town, traffic: &Traffic, rate: f64) -> Vec<f64> {
     let mut depths = Vec::new();
     let services = ["first", "second", "third"];
     for (depth, service) in services.into_iter().enumerate() {
@@ -24,7 +23,7 @@ async fn storm(traffic: &Traffic, rate: f64, seed: u64) -> Vec<f64> {
     }
     let channel = town.client("web", traffic.clone()).of("first");
     let calls = Load::reads(rate, 8 * SECOND).on(&channel).await;
-    assert_eq!(failed(&calls, |_| true), calls.len(), "seed {seed}");
+    assert_eq!(failed(&calls, |_| true), calls.len(), "seed {}", town.seed);
     let attempts = |replicas: &Vec<Replica>| replicas.iter().map(|one| one.worker.attempts()).sum::<usize>();
     depths.iter().map(|replicas| attempts(replicas) as f64 / calls.len() as f64).collect()
 }
@@ -34,13 +33,13 @@ async fn a_storm_three_services_deep_does_not_multiply() {
     // The few of each client do not come on top of its share.
     let rates = [150.0, 300.0, 600.0].into_iter().cycle();
     for ((seed, policy), rate) in seeds().zip(rates) {
-        let attempts = storm(&self::policy(policy), rate, seed).await;
+        let attempts = storm(&mut Town::new(seed), &self::policy(policy), rate).await;
         let what = format!("{policy:?}, {rate}/s, seed {seed}: {attempts:?}");
         assert_eq!(attempts[..2], [1.0, 1.0], "what was repeated is not repeated above: {what}");
         assert!(attempts[2] > 1.1 && attempts[2] <= 1.25, "{what}");
     }
     let mut lavish = Traffic::default();
     lavish.budget.ratio = 1.0;
-    let attempts = storm(&lavish, 600.0, 0).await;
+    let attempts = storm(&mut Town::new(0), &lavish, 600.0).await;
     assert!(attempts[2] > 1.5, "without a budget each call is made again: {attempts:?}");
 }

@@ -18,6 +18,8 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
+use crate::journal::{Event, Journal};
+
 pub(crate) const MS: Duration = Duration::from_millis(1);
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -62,7 +64,11 @@ impl Worker {
 }
 
 /// A worker behind a server.
-struct Served(Arc<Worker>);
+struct Served {
+    worker: Arc<Worker>,
+    id: InstanceId,
+    journal: Option<Arc<Journal>>,
+}
 
 impl Handle for Served {
     fn method(&self, path: &str) -> Option<Method> {
@@ -74,7 +80,11 @@ impl Handle for Served {
     }
 
     fn call(&self, call: Call) -> BoxFuture<'static, Result<Answer, Error>> {
-        let worker = Arc::clone(&self.0);
+        let worker = Arc::clone(&self.worker);
+        if let Some(journal) = &self.journal {
+            let (instance, user) = (self.id.clone(), call.metadata.get(USER).unwrap_or_default().to_owned());
+            journal.note(Event::Attempt { instance, path: call.method.path().to_owned(), user });
+        }
         Box::pin(async move {
             worker.attempts.fetch_add(1, Ordering::Relaxed);
             if fastrand::u32(..1000) < worker.failing.load(Ordering::Relaxed) {
@@ -119,9 +129,11 @@ pub(crate) fn call_of(method: Method, important: bool, user: &str) -> Call {
 }
 
 pub(crate) struct Town {
+    pub(crate) seed: u64,
     fabric: Fabric,
     pub(crate) registry: Arc<Memory>,
     next: usize,
+    journal: Option<Arc<Journal>>,
 }
 
 pub(crate) struct Replica {
@@ -133,14 +145,20 @@ pub(crate) struct Replica {
 impl Town {
     pub(crate) fn new(seed: u64) -> Self {
         fastrand::seed(seed);
-        Self { fabric: Fabric::new(), registry: Arc::new(Memory::new()), next: 0 }
+        Self { seed, fabric: Fabric::new(), registry: Arc::new(Memory::new()), next: 0, journal: None }
+    }
+
+    /// Notes what happens from now on.
+    pub(crate) fn keep(&mut self, journal: &Arc<Journal>) {
+        self.journal = Some(Arc::clone(journal));
     }
 
     pub(crate) async fn start(&mut self, service: &str, worker: Worker, config: Config) -> Replica {
         self.next += 1;
         let id = InstanceId::new(format!("{service}-{}", self.next));
         let worker = Arc::new(worker);
-        let server = Server::new(config, Metrics::new()).serve(Arc::new(Served(Arc::clone(&worker))));
+        let served = Served { worker: Arc::clone(&worker), id: id.clone(), journal: self.journal.clone() };
+        let server = Server::new(config, Metrics::new()).serve(Arc::new(served));
         let mut running = server.unwrap().build().unwrap();
         let endpoint = self.fabric.listen(service, &mut running);
         running.health().set(Serving::Ready);
@@ -168,9 +186,15 @@ impl Town {
         let connector = Some(self.fabric.connector(name));
         // Wire deadlines are of the real clock; see `Fabric`.
         let transport = formic_testing::transport();
+        let observer = self.journal.as_ref().map(|journal| journal.observer(name));
+        let timeout = HOUR / 2;
         let config =
-            ClientConfig { connector, transport, timeout: HOUR / 2, traffic, ..ClientConfig::default() };
-        Client::new(self.registry.clone(), config)
+            ClientConfig { connector, transport, timeout, traffic, observer, ..ClientConfig::default() };
+        let client = Client::new(self.registry.clone(), config);
+        if let Some(journal) = &self.journal {
+            journal.follow(name, client.clone());
+        }
+        client
     }
 }
 
