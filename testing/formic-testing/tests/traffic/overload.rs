@@ -2,14 +2,13 @@
 
 use std::time::Duration;
 
-use formic_balance::Traffic;
+use formic_balance::{Algorithm, Traffic};
 use formic_server::Config;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::town::*;
 
-const SEEDS: u64 = 8;
 const WORKERS: usize = 8;
 const MEAN: Duration = Duration::from_millis(100);
 const CAPACITY: f64 = 2.0 * WORKERS as f64 / 0.1;
@@ -72,15 +71,23 @@ fn tail<'a>(seen: impl IntoIterator<Item = &'a Seen>, important: bool) -> f64 {
 #[tokio::test(start_paused = true)]
 async fn twice_the_capacity_leaves_goodput_latency_and_what_matters_whole() {
     let mut all = Vec::new();
-    for seed in 0..SEEDS {
-        let found = overloaded(&mut Town::new(seed), Traffic::default(), true).await;
-        assert_eq!(found.calm_failed, 0, "seed {seed}: nobody is turned away at 80 %");
-        assert!(found.turned_away > 300, "seed {seed}: {} is no overload", found.turned_away);
-        assert!(found.goodput >= 0.9, "seed {seed}: goodput {}", found.goodput);
+    // It is the longest scene: one seed of each of the others.
+    for (seed, policy) in
+        seeds().filter(|(seed, policy)| *policy == Algorithm::default() || seed.is_multiple_of(2))
+    {
+        let found = overloaded(&mut Town::new(seed), crate::town::policy(policy), true).await;
+        let what = format!("{policy:?}, seed {seed}");
+        assert!(found.turned_away > 300, "{what}: {} is no overload", found.turned_away);
+        assert!(found.goodput >= 0.9, "{what}: goodput {}", found.goodput);
+        assert_eq!(found.important_failed, 0, "{what}");
+        // At 80 % somebody who does not look at the work in flight gives one of two more than it can do, for moments.
+        let most = if looks(policy) { 0 } else { found.calm.len() / 50 };
+        assert!(found.calm_failed <= most, "{what}: {} are turned away at 80 %", found.calm_failed);
         // The tail of a single run at 80 % is a matter of luck, by a quarter either way.
-        assert!(found.tail <= 2.5, "seed {seed}: p99 × {}", found.tail);
-        assert_eq!(found.important_failed, 0, "seed {seed}");
-        all.push(found);
+        assert!(found.tail <= 2.5, "{what}: p99 × {}", found.tail);
+        if policy == Algorithm::default() {
+            all.push(found);
+        }
     }
     for important in [false, true] {
         let calm = tail(all.iter().flat_map(|found| &found.calm), important);
@@ -89,4 +96,9 @@ async fn twice_the_capacity_leaves_goodput_latency_and_what_matters_whole() {
     }
     let found = overloaded(&mut Town::new(0), Traffic::default(), false).await;
     assert!(found.tail > 10.0, "without the limit the queue grows: {}", found.tail);
+}
+
+/// Whether a policy goes by what instances have to do.
+fn looks(policy: Algorithm) -> bool {
+    matches!(policy, Algorithm::P2c | Algorithm::LeastRequest | Algorithm::Hash)
 }
