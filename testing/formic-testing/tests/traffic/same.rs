@@ -48,7 +48,7 @@ fn attempts(events: &[(Duration, Event)]) -> Vec<&Event> {
 
 #[test]
 fn who_is_slow_is_found_at_the_same_moments() {
-    let scene = async |town: &mut Town| drop(slow(town, Algorithm::P2c).await);
+    let scene = async |town: &mut Town| _ = slow(town, Algorithm::P2c).await;
     let events = assert_same("slow", scene);
     let other = played(12, scene);
     assert_ne!(attempts(&events), attempts(&other), "another seed is another scene");
@@ -58,8 +58,7 @@ fn who_is_slow_is_found_at_the_same_moments() {
 fn ejections_and_returns_come_at_the_same_moments_with_every_policy() {
     for policy in Algorithm::ALL {
         let what = format!("flaky, {policy:?}");
-        let events =
-            assert_same(&what, async |town: &mut Town| drop(flaky(town, self::policy(policy)).await));
+        let events = assert_same(&what, async |town: &mut Town| _ = flaky(town, self::policy(policy)).await);
         let happened = |which: Happening| {
             let is_it = |(_, event): &&(Duration, Event)| matches!(event, Event::Happened { what, .. } if *what == which);
             events.iter().filter(is_it).count()
