@@ -1,12 +1,14 @@
 //! `plan`: the rules of the crate's page, one after the other.
 
+mod ground;
 mod order;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use formic_spec::Dependents;
 
-use self::order::{in_order, release_circles};
+use self::ground::{Ground, Plot, Seat};
+use self::order::release_circles;
 use crate::action::{Action, Plan, StartCause, WaitCause};
 use crate::life::{End, Instance, InstanceId, State, StopCause};
 use crate::needs;
@@ -17,25 +19,20 @@ use crate::state::{Desired, Observed, Service, Time};
 /// Takes time in proportion to what there is, not to its square.
 #[must_use]
 pub fn plan(desired: &Desired, observed: &Observed, now: Time) -> Plan {
-    let mut planner = Planner::new(desired, observed, now);
+    let ground = Ground::new(desired, observed);
+    let mut planner = Planner::new(&ground, now);
     planner.kill();
     planner.stop_surplus();
     planner.stop_overdue();
     planner.stop_dependants();
     planner.replace();
     planner.start();
-    planner.finish()
+    planner.finish(desired.generation)
 }
 
-struct Planner<'a> {
-    desired: &'a Desired,
+struct Planner<'g, 'a> {
+    ground: &'g Ground<'a>,
     now: Time,
-    /// What is wanted, by name.
-    wanted: HashMap<&'a str, &'a Service>,
-    /// What each slot holds: the instance that stays, the rest of the live ones are surplus.
-    slots: HashMap<&'a str, BTreeMap<u32, &'a Instance>>,
-    surplus: Vec<&'a Instance>,
-    live: Vec<&'a Instance>,
     /// Decided so far.
     doomed: HashSet<&'a InstanceId>,
     stops: Vec<Action>,
@@ -44,48 +41,17 @@ struct Planner<'a> {
     wake_at: Option<Time>,
 }
 
-impl<'a> Planner<'a> {
-    fn new(desired: &'a Desired, observed: &'a Observed, now: Time) -> Self {
-        let wanted: HashMap<&str, &Service> =
-            desired.services.iter().map(|service| (service.name.as_str(), service)).collect();
-        let mut slots: HashMap<&str, BTreeMap<u32, &Instance>> = HashMap::new();
-        let mut surplus = Vec::new();
-        // Of several in a slot one that answers stays, if possible one of the revision that is wanted.
-        let worth = |instance: &'a Instance| {
-            let current = wanted.get(instance.service.as_str()).and_then(|s| s.at(instance.slot));
-            let current = current.is_some_and(|template| template.process == instance.process());
-            let stopping = instance.is_stopping();
-            (instance.is_live(), !stopping, instance.is_ready(), current, instance.recency())
-        };
-        for instance in &observed.instances {
-            let holders = slots.entry(instance.service.as_str()).or_default();
-            let beaten = match holders.get(&instance.slot) {
-                Some(holder) if worth(holder) >= worth(instance) => Some(instance),
-                _ => holders.insert(instance.slot, instance),
-            };
-            surplus.extend(beaten.filter(|instance| instance.is_live()));
-        }
-        // What nobody can end holds up nobody.
-        let acts = |instance: &&Instance| instance.is_live() && !instance.is_quarantined();
-        let live = observed.instances.iter().filter(acts).collect();
+impl<'g, 'a> Planner<'g, 'a> {
+    fn new(ground: &'g Ground<'a>, now: Time) -> Self {
         Self {
-            desired,
+            ground,
             now,
-            wanted,
-            slots,
-            surplus,
-            live,
             doomed: HashSet::new(),
             stops: Vec::new(),
             actions: Vec::new(),
             waits: Vec::new(),
             wake_at: None,
         }
-    }
-
-    /// Whether nothing of a service is to run.
-    fn leaves(&self, service: &str) -> bool {
-        self.wanted.get(service).is_none_or(|service| service.is_empty())
     }
 
     fn wake(&mut self, at: Time) {
@@ -110,7 +76,7 @@ impl<'a> Planner<'a> {
 
     /// What was told to stop and had its time.
     fn kill(&mut self) {
-        for instance in self.live.clone() {
+        for instance in self.ground.plots().flat_map(|plot| &plot.live) {
             let State::Stopping { deadline, .. } = instance.state else {
                 continue;
             };
@@ -129,56 +95,49 @@ impl<'a> Planner<'a> {
     /// What nobody wants: services that go away, dependants first; slots past the last; second ones in
     /// a slot.
     fn stop_surplus(&mut self) {
-        let leaving: BTreeSet<&str> = self
-            .live
-            .iter()
-            .map(|instance| instance.service.as_str())
-            .filter(|service| self.leaves(service))
-            .collect();
+        let leaving = || self.ground.plots().filter(|plot| plot.leaves() && !plot.live.is_empty());
         let mut held: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
-        for instance in self.live.iter().filter(|instance| leaving.contains(instance.service.as_str())) {
+        for instance in leaving().flat_map(|plot| &plot.live) {
             for dependency in instance.depends_on.iter().filter(|name| **name != instance.service) {
                 held.entry(dependency).or_default().insert(&instance.service);
             }
         }
-        if leaving.iter().all(|service| held.contains_key(service)) {
+        if leaving().all(|plot| held.contains_key(plot.name)) {
             release_circles(&mut held);
         }
-        for instance in self.live.clone() {
-            if instance.is_stopping() {
+        for plot in self.ground.plots() {
+            let cause = self.leave_cause(plot);
+            let told = |instance: &&&'a Instance| !instance.is_stopping();
+            if !plot.leaves() {
+                for instance in plot.strays.iter().filter(told) {
+                    // Without sets, a slot past the last is one too many whatever runs in it.
+                    let first = plot.wanted.and_then(|service| service.sets.as_ref()?.first());
+                    let replaced = first.is_some_and(|set| {
+                        set.process != *instance.process() || instance.rollout < set.since
+                    });
+                    self.stop(instance, if replaced { StopCause::Replaced } else { StopCause::ScaledDown });
+                }
+                for instance in plot.surplus.iter().filter(told) {
+                    self.stop(instance, StopCause::Duplicate);
+                }
                 continue;
             }
-            let name = instance.service.as_str();
-            if leaving.contains(name) {
-                match held.get(name) {
+            for instance in plot.live.iter().filter(told) {
+                match held.get(plot.name) {
                     Some(holders) => {
                         let holders = holders.iter().map(|holder| (*holder).to_owned()).collect();
-                        self.wait(name, instance.slot, WaitCause::Dependants(holders));
+                        self.wait(plot.name, instance.slot, WaitCause::Dependants(holders));
                     }
-                    None => self.stop(instance, self.leave_cause(name)),
+                    None => self.stop(instance, cause),
                 }
-            } else if let Some(service) = self.wanted.get(name).copied()
-                && service.at(instance.slot).is_none()
-            {
-                // Without sets, a slot past the last is one too many whatever runs in it.
-                let first = service.sets.as_ref().and_then(|sets| sets.first());
-                let replaced = first
-                    .is_some_and(|set| set.process != *instance.process() || instance.rollout < set.since);
-                self.stop(instance, if replaced { StopCause::Replaced } else { StopCause::ScaledDown });
-            }
-        }
-        for instance in self.surplus.clone() {
-            let leaves = leaving.contains(instance.service.as_str());
-            if !leaves && !instance.is_stopping() {
-                self.stop(instance, StopCause::Duplicate);
             }
         }
     }
 
     /// Why all of a service is to stop.
-    fn leave_cause(&self, service: &str) -> StopCause {
-        match self.wanted.get(service) {
-            _ if self.desired.services.is_empty() => StopCause::ShutDown,
+    fn leave_cause(&self, plot: &Plot<'a>) -> StopCause {
+        match plot.wanted {
+            _ if self.ground.is_empty() => StopCause::ShutDown,
             // A run of it made room for the next one.
             Some(service) if service.cron.is_some() => StopCause::Replaced,
             Some(_) => StopCause::ScaledDown,
@@ -186,17 +145,10 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// The wanted slots of a service with what they hold.
-    fn slots_of(&self, service: &'a Service) -> impl Iterator<Item = (u32, Option<&'a Instance>)> {
-        let held = self.slots.get(service.name.as_str());
-        service.slots().into_iter().map(move |slot| (slot, held.and_then(|held| held.get(&slot)).copied()))
-    }
-
     /// What did not get ready in time, or, of a job, did not come to its end.
     fn stop_overdue(&mut self) {
-        for service in &self.desired.services {
-            let holders: Vec<_> = self.slots_of(service).filter_map(|(_, instance)| instance).collect();
-            for instance in holders {
+        for (service, plot) in self.ground.wanted() {
+            for (seat, instance) in plot.seats.iter().filter_map(|seat| Some((seat, seat.holder?))) {
                 if let Some(within) = service.job.as_ref().and_then(|job| job.deadline)
                     && instance.is_live()
                     && !instance.is_stopping()
@@ -216,8 +168,7 @@ impl<'a> Planner<'a> {
                     // It is judged by its end.
                     continue;
                 }
-                let within = service.at(instance.slot).map_or(service.ready_within, |t| t.ready_within);
-                let deadline = since + within.get();
+                let deadline = since + seat.template.ready_within.get();
                 if self.now >= deadline {
                     self.stop(instance, StopCause::NotReady);
                 } else if !self.doomed.contains(&instance.id) {
@@ -231,11 +182,10 @@ impl<'a> Planner<'a> {
     /// restarted for this reason takes its own dependants along, if it says so.
     fn stop_dependants(&mut self) {
         let mut fell: HashMap<&str, Time> = HashMap::new();
-        for service in in_order(&self.desired.services) {
+        for (service, plot) in self.ground.in_order() {
             // What each instance was started with counts, not what is wanted now.
             let mut latest = None;
-            for (_, instance) in self.slots_of(service).collect::<Vec<_>>() {
-                let Some(instance) = instance else { continue };
+            for instance in plot.seats.iter().filter_map(|seat| seat.holder) {
                 latest = latest.max(instance.history.last_exit);
                 let cause = instance.depends_on.iter().filter_map(|name| fell.get(name.as_str())).max();
                 if cause.is_some_and(|fell| *fell > instance.started) {
@@ -253,17 +203,18 @@ impl<'a> Planner<'a> {
 
     /// What runs another revision. What can be changed in place is. Where it is of no use, at once; where it answers calls, one by one.
     fn replace(&mut self) {
-        for service in &self.desired.services {
-            let slots: Vec<_> = self.slots_of(service).collect();
-            let answers = |instance: &Option<&'a Instance>| instance.is_some_and(Instance::is_ready);
-            let mut missing = slots.iter().filter(|(_, instance)| !answers(instance)).count();
+        for (service, plot) in self.ground.wanted() {
+            let other = |seat: &&Seat<'a>| {
+                seat.holder.is_some_and(|i| i.is_live() && i.revision != *seat.template.revision)
+            };
+            if !plot.seats.iter().any(|seat| other(&seat)) {
+                continue;
+            }
+            let answers = |seat: &&Seat<'a>| seat.holder.is_some_and(Instance::is_ready);
+            let mut missing = plot.seats.iter().filter(|seat| !answers(seat)).count();
             let needs = self.needs(service);
-            for (slot, instance) in slots {
-                let Some(template) = service.at(slot) else { continue };
-                let Some(instance) = instance.filter(|i| i.is_live() && i.revision != *template.revision)
-                else {
-                    continue;
-                };
+            for Seat { slot, template, holder } in plot.seats.iter().filter(other).copied() {
+                let Some(instance) = holder else { continue };
                 match instance.state {
                     State::Stopping { .. } | State::Quarantined { .. } => {}
                     _ if self.doomed.contains(&instance.id) => {}
@@ -290,8 +241,8 @@ impl<'a> Planner<'a> {
     /// The dependencies of a service that have not come as far as it waits for, or are about to stop.
     fn needs(&self, service: &Service) -> Vec<String> {
         let met = |name: &str| {
-            let held = self.slots.get(name).into_iter().flat_map(|held| held.values().copied());
-            needs::met(service.condition(name), held.filter(|i| !self.doomed.contains(&i.id)))
+            let holders = self.ground.holders(name).iter().copied();
+            needs::met(service.condition(name), holders.filter(|i| !self.doomed.contains(&i.id)))
         };
         service.depends_on.iter().filter(|name| !met(name)).cloned().collect()
     }
@@ -306,23 +257,27 @@ impl<'a> Planner<'a> {
             _ => None,
         });
         let told: HashSet<&InstanceId> = told.collect();
-        let follows = |i: &&&Instance| {
+        let follows = |i: &&&'a Instance| {
             let falls = matches!(i.state, State::Stopping { cause: StopCause::Dependency, .. });
             i.service != service.name
                 && i.depends_on.contains(&service.name)
                 && (falls || told.contains(&i.id))
         };
-        let names: BTreeSet<&String> = self.live.iter().filter(follows).map(|i| &i.service).collect();
+        let live = self.ground.plots().flat_map(|plot| &plot.live);
+        let names: BTreeSet<&String> = live.filter(follows).map(|i| &i.service).collect();
         names.into_iter().cloned().collect()
     }
 
     /// What is wanted and not there, dependencies first.
     fn start(&mut self) {
-        for service in in_order(&self.desired.services) {
-            let slots: Vec<_> = self.slots_of(service).collect();
+        for (service, plot) in self.ground.in_order() {
+            let runs = |instance: &Instance| instance.is_live() && !instance.is_quarantined();
+            let idle = |seat: &&Seat<'a>| !seat.holder.is_some_and(runs);
+            if !plot.seats.iter().any(|seat| idle(&seat)) {
+                continue;
+            }
             let (needs, followers) = (self.needs(service), self.followers(service));
-            for (slot, last) in slots {
-                let Some(template) = service.at(slot) else { continue };
+            for Seat { slot, template, holder: last } in plot.seats.iter().filter(idle).copied() {
                 let again = last.filter(|last| last.is_restarted_by(&template));
                 match last.map(|last| &last.state) {
                     Some(State::Backoff { until, .. }) if again.is_some() && *until > self.now => {
@@ -367,14 +322,14 @@ impl<'a> Planner<'a> {
 
     /// Kills were noted first and starts last; stops go between, in an order that depends on nothing
     /// else.
-    fn finish(mut self) -> Plan {
+    fn finish(mut self, generation: u64) -> Plan {
         self.stops.sort_by(|a, b| key(a).cmp(&key(b)));
         self.waits.sort_by(|a, b| key(a).cmp(&key(b)));
         let starts = self.actions.iter().position(|action| matches!(action, Action::Start { .. }));
         let starts = self.actions.split_off(starts.unwrap_or(self.actions.len()));
         self.actions.sort_by(|a, b| key(a).cmp(&key(b)));
         let actions = [self.actions, self.stops, starts, self.waits].concat();
-        Plan { generation: self.desired.generation, at: self.now, actions, wake_at: self.wake_at }
+        Plan { generation, at: self.now, actions, wake_at: self.wake_at }
     }
 }
 

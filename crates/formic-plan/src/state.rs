@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::life::Instance;
-use crate::set::{Set, Template};
+use crate::set::{Role, Set, Template};
 
 /// A moment, in milliseconds on the caller's clock. Any clock that does not jump will do, as long as
 /// everything handed to the planner is from the same one; to keep state over a restart of the daemon it
@@ -171,6 +171,12 @@ impl Service {
         }
     }
 
+    /// Whether some of its slots are to get no calls.
+    #[must_use]
+    pub fn has_standby(&self) -> bool {
+        self.sets.iter().flatten().any(|set| set.role == Role::Standby && !set.slots.is_empty())
+    }
+
     /// What the executor is handed for the slots that are wanted, once for each revision among them.
     pub fn starts(&self) -> impl Iterator<Item = &Value> {
         let sets = self.sets.iter().flatten().filter(|set| !set.slots.is_empty()).map(|set| &set.start);
@@ -195,14 +201,6 @@ impl Service {
         if self.cron.is_some() { 0 } else { self.replicas }
     }
 
-    /// Whether nothing of it is to run.
-    pub(crate) fn is_empty(&self) -> bool {
-        match &self.sets {
-            Some(sets) => sets.iter().all(|set| set.slots.is_empty()),
-            None => self.always() == 0,
-        }
-    }
-
     /// What is waited for in one that it depends on.
     #[must_use]
     pub fn condition(&self, dependency: &str) -> Condition {
@@ -219,7 +217,7 @@ impl Service {
             ready_within: self.ready_within,
             grace: self.grace,
             start: &self.start,
-            role: crate::set::Role::Serving,
+            role: Role::Serving,
         }
     }
 }

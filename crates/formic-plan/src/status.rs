@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::backoff::History;
 use crate::life::{End, Instance, State};
+use crate::places::{Place, Places};
 use crate::set::Role;
 use crate::state::{Desired, Observed, Service, Time};
 
@@ -70,18 +71,14 @@ pub enum ServiceState {
 #[must_use]
 pub fn status(desired: &Desired, observed: &Observed, now: Time) -> Vec<ServiceStatus> {
     let wanted: BTreeSet<&str> = desired.services.iter().map(|service| service.name.as_str()).collect();
-    let mut by_service: std::collections::BTreeMap<&str, Vec<&Instance>> = std::collections::BTreeMap::new();
-    for instance in &observed.instances {
-        by_service.entry(&instance.service).or_default().push(instance);
-    }
-    let ready: BTreeSet<&str> =
-        observed.instances.iter().filter(|i| i.is_ready()).map(|i| i.service.as_str()).collect();
-    let none = Vec::new();
+    let places = Places::new(observed);
+    let is_ready = |place: &&Place<'_>| place.instances.iter().any(|i| i.is_ready());
+    let ready: BTreeSet<&str> = places.iter().filter(is_ready).map(|place| place.service).collect();
     let mut rows: Vec<ServiceStatus> = desired
         .services
         .iter()
         .map(|service| {
-            let all = by_service.get(service.name.as_str()).unwrap_or(&none);
+            let all = places.of(&service.name);
             // Where slots change hands, what died in one that is not wanted any more says nothing.
             let told = |i: &&&Instance| service.sets.is_none() || i.is_live() || service.at(i.slot).is_some();
             let instances: Vec<&Instance> = all.iter().filter(told).copied().collect();
@@ -90,8 +87,9 @@ pub fn status(desired: &Desired, observed: &Observed, now: Time) -> Vec<ServiceS
             row
         })
         .collect();
-    let others = by_service.iter().filter(|(name, _)| !wanted.contains(*name));
-    rows.extend(others.map(|(name, instances)| {
+    let mut others: Vec<_> = places.iter().filter(|place| !wanted.contains(place.service)).collect();
+    others.sort_by_key(|place| place.service);
+    rows.extend(others.into_iter().map(|Place { service: name, instances }| {
         let mut row = row(name, None, instances, &ready, now);
         let goes_on = |i: &&Instance| i.is_live() && !i.is_stopping();
         if desired.generation == 0 && instances.iter().any(goes_on) {
@@ -117,14 +115,15 @@ fn row(
         u32::try_from(instances.iter().filter(|i| of(i)).count()).unwrap_or(u32::MAX)
     };
     let replicas = service.map_or(0, |service| service.replicas);
+    let standby = service.filter(|service| service.has_standby());
     let serves = |i: &Instance| {
-        let role = service.and_then(|service| service.at(i.slot)).map(|template| template.role);
+        let role = standby.and_then(|service| service.at(i.slot)).map(|template| template.role);
         i.is_ready() && role != Some(Role::Standby)
     };
     // What another revision has done is not what is wanted.
     let is_done = |i: &Instance| {
-        let wanted = service.and_then(|service| service.at(i.slot));
-        i.is_completed() && wanted.is_some_and(|template| i.is_restarted_by(&template))
+        let wanted = || service.and_then(|service| service.at(i.slot));
+        i.is_completed() && wanted().is_some_and(|template| i.is_restarted_by(&template))
     };
     let (live, completed) = (count(&Instance::is_live), count(&is_done));
     let ready = count(&serves).saturating_add(completed);
@@ -172,11 +171,11 @@ fn row(
     };
 
     let detail = detail(state, service, instances, ready_services, now);
-    let last = instances.iter().max_by_key(|i| i.recency()).map(|i| i.revision.clone());
+    let last = || instances.iter().max_by_key(|i| i.recency()).map(|i| i.revision.clone());
     ServiceStatus {
         service: name.into(),
         state,
-        revision: service.map(|service| service.revision.clone()).or(last),
+        revision: service.map(|service| service.revision.clone()).or_else(last),
         replicas,
         live,
         ready,

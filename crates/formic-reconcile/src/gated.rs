@@ -109,11 +109,12 @@ impl Following {
             }
             let hidden = self.hidden.borrow_and_update();
             if let Some(last) = &self.last {
-                let shown = |instance: &&Instance| !hidden.contains(instance.id.as_str());
-                return Ok(Snapshot {
-                    generation: last.generation + self.changes,
-                    instances: last.instances.iter().filter(shown).cloned().collect(),
-                });
+                let mut instances = last.instances.clone();
+                // Few are hidden, and the rest is shared with the set before.
+                for id in hidden.iter() {
+                    drop(instances.remove(&InstanceId::new(id.as_str())));
+                }
+                return Ok(Snapshot { generation: last.generation + self.changes, instances });
             }
         }
     }

@@ -92,20 +92,18 @@ pub struct InstanceView {
 
 impl View {
     pub(crate) fn services(desired: &Desired, observed: &Observed, now: Time) -> Vec<ServiceView> {
-        let is_system = |name: &str| {
-            desired
-                .service(name)
-                .and_then(|s| s.start.get("system"))
-                .and_then(serde_json::Value::as_bool)
-                .unwrap_or(false)
+        let is_system = |at: usize, name: &str| {
+            // What is wanted comes first, and in its order.
+            let wanted = desired.services.get(at).filter(|wanted| wanted.name == name);
+            wanted.and_then(|wanted| wanted.start.get("system")?.as_bool()).unwrap_or(false)
         };
-        let row = |status: formic_plan::ServiceStatus| ServiceView {
+        let row = |(at, status): (usize, formic_plan::ServiceStatus)| ServiceView {
             version: status.revision.as_ref().map(|r| r.short().to_owned()).unwrap_or_default(),
             state: status.state,
             ready: status.ready,
             wanted: status.replicas,
             instances: Vec::new(),
-            system: is_system(&status.service),
+            system: is_system(at, &status.service),
             reason: status.detail.unwrap_or_default(),
             rollout: "",
             rollout_failure: String::new(),
@@ -114,7 +112,7 @@ impl View {
             cron: None,
             name: status.service,
         };
-        formic_plan::status(desired, observed, now).into_iter().map(row).collect()
+        formic_plan::status(desired, observed, now).into_iter().enumerate().map(row).collect()
     }
 
     /// Whether every service has what is wanted, or has done what was wanted; a cron job has, whatever its runs do.

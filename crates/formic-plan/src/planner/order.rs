@@ -33,8 +33,8 @@ fn reaches(held: &BTreeMap<&str, BTreeSet<&str>>, from: &str, to: &str) -> bool 
     false
 }
 
-/// Services after those that they depend on; those in a circle, which no manifest has, last.
-pub(super) fn in_order(services: &[Service]) -> Vec<&Service> {
+/// The places of the services, each after those that it depends on; those in a circle, which no manifest has, last.
+pub(super) fn in_order(services: &[Service]) -> Vec<usize> {
     let index: HashMap<&str, usize> =
         services.iter().enumerate().map(|(i, s)| (s.name.as_str(), i)).collect();
     let mut missing = vec![0usize; services.len()];
@@ -57,5 +57,5 @@ pub(super) fn in_order(services: &[Service]) -> Vec<&Service> {
         next += 1;
     }
     order.extend((0..services.len()).filter(|&node| missing[node] > 0));
-    order.into_iter().map(|node| &services[node]).collect()
+    order
 }

@@ -54,9 +54,11 @@ pub(super) fn shape(deployment: &Deployment, survey: &Survey<'_>) -> Service {
         _ => false,
     };
     let add = if rests { 0 } else { missing.min(room) };
-    let held: BTreeSet<u32> = again.iter().chain(&survey.new).map(|instance| instance.slot).collect();
-    let free = (0..).filter(|slot| !survey.taken.contains(slot) && !held.contains(slot));
-    slots.extend(free.take(add as usize));
+    if add > 0 {
+        let held: BTreeSet<u32> = again.iter().chain(&survey.new).map(|instance| instance.slot).collect();
+        let free = (0..).filter(|slot| survey.taken.binary_search(slot).is_err() && !held.contains(slot));
+        slots.extend(free.take(add as usize));
+    }
 
     let mut sets = vec![Set::of(&deployment.wanted, own_role(deployment, &others.stay), slots)];
     for instance in others.stay.iter().chain(&again) {

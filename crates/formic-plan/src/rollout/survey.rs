@@ -1,21 +1,15 @@
 //! What a service has, told apart by the release that it belongs to.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Deployment, Failure};
 use crate::life::{End, Instance, Outcome, State};
+use crate::places::{Places, best, slots};
 use crate::set::Template;
 use crate::state::{Observed, Service, Time};
 
-/// The instances of every service, each slot with the one that holds it.
-pub(super) struct Index<'a>(BTreeMap<&'a str, Slots<'a>>);
-
-#[derive(Default)]
-struct Slots<'a> {
-    holders: BTreeMap<u32, &'a Instance>,
-    live: u32,
-}
+/// The instances of every service.
+pub(super) struct Index<'a>(Places<'a>);
 
 /// The instances of one service.
 pub(super) struct Survey<'a> {
@@ -28,8 +22,8 @@ pub(super) struct Survey<'a> {
     pub(super) fallen: Vec<&'a Instance>,
     /// How many are live, those that are stopping and second ones in a slot included.
     pub(super) live: u32,
-    /// Slots with a live instance.
-    pub(super) taken: BTreeSet<u32>,
+    /// Slots with a live instance, ascending.
+    pub(super) taken: Vec<u32>,
     /// That they are to come to an end: only that counts.
     job: bool,
     /// How often it may be tried, if that is said.
@@ -39,24 +33,17 @@ pub(super) struct Survey<'a> {
 
 impl<'a> Index<'a> {
     pub(super) fn new(observed: &'a Observed) -> Self {
-        let mut index: BTreeMap<&str, Slots<'_>> = BTreeMap::new();
-        for instance in &observed.instances {
-            let slots = index.entry(&instance.service).or_default();
-            slots.live += u32::from(instance.is_live());
-            let holder = slots.holders.entry(instance.slot).or_insert(instance);
-            if worth(instance) > worth(holder) {
-                *holder = instance;
-            }
-        }
-        Self(index)
+        Self(Places::new(observed))
+    }
+
+    /// What holds the slots of a service.
+    fn holders(&self, service: &str) -> impl Iterator<Item = &'a Instance> {
+        slots(self.0.of(service)).filter_map(|slot| best(slot, worth))
     }
 
     /// The services that this one waits for and that have not come so far.
     pub(super) fn unmet(&self, service: &Service) -> Vec<String> {
-        let met = |name: &str| {
-            let holders = self.0.get(name).into_iter().flat_map(|slots| slots.holders.values().copied());
-            crate::needs::met(service.condition(name), holders)
-        };
+        let met = |name: &str| crate::needs::met(service.condition(name), self.holders(name));
         service.depends_on.iter().filter(|name| !met(name)).cloned().collect()
     }
 
@@ -67,21 +54,19 @@ impl<'a> Index<'a> {
             new: Vec::new(),
             old: Vec::new(),
             fallen: Vec::new(),
-            live: 0,
-            taken: BTreeSet::new(),
+            live: count(self.0.of(&wanted.service.name).iter().filter(|instance| instance.is_live())),
+            taken: Vec::new(),
             job: wanted.service.job.is_some(),
             tries: wanted.service.job.as_ref().map(|job| job.retries.saturating_add(1)),
             now,
         };
-        let Some(slots) = self.0.get(wanted.service.name.as_str()) else { return survey };
-        survey.live = slots.live;
-        for instance in slots.holders.values() {
+        for instance in self.holders(&wanted.service.name) {
             let restarted = |release: &super::Release| {
                 let template = Template { rollout: release.rollout, ..release.service.template() };
                 instance.is_restarted_by(&template)
             };
             if instance.is_live() {
-                survey.taken.insert(instance.slot);
+                survey.taken.push(instance.slot);
                 if instance.is_quarantined() {
                     // It may be running: whatever its release, nothing is started in its stead.
                     survey.new.push(instance);

@@ -18,6 +18,7 @@ use std::ffi::OsString;
 use std::sync::Arc;
 use std::time::Duration;
 
+use formic_core::Members;
 use formic_plan::{
     Action, Decision, Desired, Facts, Fleet, Instance, InstanceId, Observed, Plan, Role, StartCause,
     StopCause, Time, Timetable, WaitCause, What, plan, why,
@@ -78,7 +79,7 @@ pub(crate) enum Event {
     /// A probe succeeds, fails after it did, or fails for another reason than before.
     Probed { id: InstanceId, heard: Heard },
     /// The registry has these instances.
-    Registered(Vec<formic_core::Instance>),
+    Registered(Members),
     /// What an engine before this one has left; comes first, if it comes.
     Adopted(Vec<Found>),
     /// It is time to look again.
@@ -125,6 +126,8 @@ pub(crate) struct Core {
     history: VecDeque<Arc<Generation>>,
     pub(super) observed: Observed,
     pub(super) cells: HashMap<InstanceId, Cell>,
+    /// What the registry has, once it was heard.
+    registered: Option<Members>,
     /// Instances that are hidden from those who call.
     hidden: BTreeSet<String>,
     /// The public addresses that are kept open, once somebody has said what is wanted.
@@ -174,6 +177,7 @@ impl Core {
             history: VecDeque::new(),
             observed: Observed::default(),
             cells: HashMap::new(),
+            registered: None,
             hidden: BTreeSet::new(),
             listening: None,
             waits: BTreeMap::new(),
@@ -322,13 +326,12 @@ impl Core {
 
     /// Hides what is to get no calls from those who call.
     fn hide(&mut self) {
-        let standby = |i: &&Instance| {
-            let wanted = self.desired.service(&i.service);
-            let template = wanted.filter(|wanted| wanted.sets.is_some()).and_then(|wanted| wanted.at(i.slot));
-            i.is_live() && template.is_some_and(|template| template.role == Role::Standby)
-        };
-        let hidden: BTreeSet<String> =
-            self.observed.instances.iter().filter(standby).map(|i| i.id.as_str().to_owned()).collect();
+        let mut hidden = BTreeSet::new();
+        for service in self.desired.services.iter().filter(|service| service.has_standby()) {
+            let standby = |slot| service.at(slot).is_some_and(|template| template.role == Role::Standby);
+            let own = self.observed.instances.iter().filter(|i| i.service == service.name && i.is_live());
+            hidden.extend(own.filter(|i| standby(i.slot)).map(|i| i.id.as_str().to_owned()));
+        }
         if hidden != self.hidden {
             self.hidden.clone_from(&hidden);
             self.effects.push(Effect::Hide(hidden));

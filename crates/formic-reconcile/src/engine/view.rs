@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use formic_plan::{Instance, Phase, Role, State, Time};
+use formic_plan::{Deployment, Instance, Phase, Places, Role, State, Time};
 
 use super::cell::Cell;
 use super::core::Core;
@@ -20,28 +20,43 @@ impl Core {
     /// The same, with the rows of the view before it where they are what they were: a turn changes few of them, and
     /// there may be a thousand.
     pub(crate) fn view_after(&self, before: &View, now: Time) -> View {
-        let rows = before.services.iter().flat_map(|service| &service.instances);
-        let rows: HashMap<&str, &Arc<InstanceView>> = rows.map(|row| (row.id.as_str(), row)).collect();
-        let mut by_service: HashMap<&str, Vec<&Instance>> = HashMap::new();
-        for instance in &self.observed.instances {
-            by_service.entry(&instance.service).or_default().push(instance);
-        }
+        let before: HashMap<&str, &[Arc<InstanceView>]> = before
+            .services
+            .iter()
+            .map(|service| (service.name.as_str(), service.instances.as_slice()))
+            .collect();
+        let places = Places::new(&self.observed);
         let mut services = View::services(&self.desired, &self.observed, now);
-        for service in &mut services {
-            let mut own = by_service.remove(service.name.as_str()).unwrap_or_default();
-            let wanted = self.desired.service(&service.name);
-            let role = |i: &Instance| wanted.and_then(|w| w.at(i.slot)).map(|template| template.role);
+        for (at, service) in services.iter_mut().enumerate() {
+            // What is wanted comes first, and in its order.
+            let wanted = self.desired.services.get(at).filter(|wanted| wanted.name == service.name);
+            let standby = wanted.filter(|wanted| wanted.has_standby());
+            let is_standby =
+                |i: &Instance| standby.and_then(|s| s.at(i.slot)).is_some_and(|t| t.role == Role::Standby);
             // What died in a slot that is not wanted any more says nothing, unless all is to go.
-            own.retain(|i| self.is_stopping() || i.is_live() || role(i).is_some());
-            own.sort_by_key(|instance| instance.slot);
-            let cell = |i: &Instance| self.cells.get(&i.id);
-            let row = |i: &Instance| match rows.get(i.id.as_str()) {
-                Some(before) if is_row(before, i, cell(i), role(i)) => Arc::clone(before),
-                _ => Arc::new(row(i, cell(i), role(i))),
+            let is_told = |i: &&&Instance| {
+                self.is_stopping() || i.is_live() || wanted.is_some_and(|wanted| wanted.at(i.slot).is_some())
             };
-            service.instances = own.into_iter().map(row).collect();
+            let mut rows = before.get(service.name.as_str()).copied().unwrap_or_default();
+            for instance in places.of(&service.name).iter().filter(is_told) {
+                // Both are by slot.
+                while let [row, rest @ ..] = rows
+                    && row.slot < instance.slot
+                {
+                    rows = rest;
+                }
+                let mut here = rows.iter().take_while(|row| row.slot == instance.slot);
+                let own = here.find(|row| row.id == instance.id.as_str());
+                let (cell, standby) = (self.cells.get(&instance.id), is_standby(instance));
+                service.instances.push(match own {
+                    Some(row) if is_row(row, instance, cell, standby) => Arc::clone(row),
+                    _ => Arc::new(row(instance, cell, standby)),
+                });
+            }
             service.cron = self.cron(&service.name);
-            if let Some(deployment) = self.fleet.deployment(&service.name) {
+            let its = |deployment: &&Deployment| deployment.wanted.service.name == service.name;
+            let deployment = self.fleet.deployments.get(at).filter(its);
+            if let Some(deployment) = deployment.or_else(|| self.fleet.deployment(&service.name)) {
                 service.rollout = phase(&deployment.rollout.phase);
                 service.rollout_number = deployment.rollout.number;
                 service.rollout_failure =
@@ -53,12 +68,12 @@ impl Core {
     }
 }
 
-fn row(instance: &Instance, cell: Option<&Cell>, role: Option<Role>) -> InstanceView {
+fn row(instance: &Instance, cell: Option<&Cell>, standby: bool) -> InstanceView {
     InstanceView {
         id: instance.id.as_str().to_owned(),
         slot: instance.slot,
         version: instance.revision.short().to_owned(),
-        state: word(instance, role),
+        state: word(instance, standby),
         address: address(cell).to_owned(),
         pid: cell.and_then(|cell| cell.pid).unwrap_or_default(),
         restarts: instance.history.restarts,
@@ -69,7 +84,7 @@ fn row(instance: &Instance, cell: Option<&Cell>, role: Option<Role>) -> Instance
 }
 
 /// Whether a row is what [`row`] would make, which is not made for it.
-fn is_row(row: &InstanceView, instance: &Instance, cell: Option<&Cell>, role: Option<Role>) -> bool {
+fn is_row(row: &InstanceView, instance: &Instance, cell: Option<&Cell>, standby: bool) -> bool {
     let InstanceView {
         id,
         slot,
@@ -85,7 +100,7 @@ fn is_row(row: &InstanceView, instance: &Instance, cell: Option<&Cell>, role: Op
     id == instance.id.as_str()
         && *slot == instance.slot
         && version == instance.revision.short()
-        && *state == word(instance, role)
+        && *state == word(instance, standby)
         && at == address(cell)
         && *pid == cell.and_then(|cell| cell.pid).unwrap_or_default()
         && *restarts == instance.history.restarts
@@ -94,11 +109,11 @@ fn is_row(row: &InstanceView, instance: &Instance, cell: Option<&Cell>, role: Op
         && probe_failure == failure(instance)
 }
 
-fn word(instance: &Instance, role: Option<Role>) -> &'static str {
+fn word(instance: &Instance, standby: bool) -> &'static str {
     match instance.state {
         State::Starting { .. } | State::Ready { .. } | State::Unready { .. } if instance.ending => "ending",
         State::Starting { .. } => "starting",
-        State::Ready { .. } if role == Some(Role::Standby) => "standby",
+        State::Ready { .. } if standby => "standby",
         State::Ready { .. } => "ready",
         State::Unready { .. } => "unready",
         State::Stopping { .. } => "stopping",

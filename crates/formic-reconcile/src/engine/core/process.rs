@@ -1,10 +1,11 @@
 //! From plans to processes and back: a stop that comes before the process does, a leader that ends before
 //! its children, a kill after a stop that takes too long.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 
-use formic_core::ServiceName;
+use formic_core::{Members, ServiceName};
 use formic_plan::{Action, Instance, InstanceId, Outcome, Plan, StartCause, State, StopCause};
 use formic_spec::{HumanDuration, Port, Probe, RestartPolicy};
 use formic_supervise::ExitStatus;
@@ -91,20 +92,21 @@ impl Core {
             held && i.service == new.service && Some(&i.id) != previous.map(|previous| &previous.id)
         };
         let seat_of = |i: &Instance| self.cells.get(&i.id).map(|cell| cell.seat);
+        let holders = || self.observed.instances.iter().filter(held).filter_map(|i| Some((i, seat_of(i)?)));
+        if let Some(own) = previous.and_then(seat_of).filter(|seat| *seat < replicas)
+            && holders().all(|(_, seat)| seat != own)
+        {
+            return own;
+        }
         let (mut all, mut same) = (HashSet::new(), HashSet::new());
-        for holder in self.observed.instances.iter().filter(held) {
-            let Some(seat) = seat_of(holder) else { continue };
+        for (holder, seat) in holders() {
             all.insert(seat);
             if holder.process() == new.process() && holder.rollout == new.rollout {
                 same.insert(seat);
             }
         }
-        let own = previous.and_then(seat_of).filter(|seat| *seat < replicas && !all.contains(seat));
         let first = |taken: &HashSet<u32>| (0..replicas).find(|seat| !taken.contains(seat));
-        own.or_else(|| first(&all))
-            .or_else(|| first(&same))
-            .or_else(|| (0..).find(|s| !all.contains(s)))
-            .unwrap_or(0)
+        first(&all).or_else(|| first(&same)).or_else(|| (0..).find(|seat| !all.contains(seat))).unwrap_or(0)
     }
 
     /// A running instance takes up what needs no new process.
@@ -135,6 +137,12 @@ impl Core {
             let signal = cell.stop_signal();
             self.effects.push(Effect::Stop { id: id.clone(), kind, signal });
             return;
+        }
+        // It may have been quicker than the word of its start.
+        let known =
+            self.registered.as_ref().and_then(|all| all.get(&formic_core::InstanceId::new(id.as_str())));
+        if let Some(known) = known.cloned() {
+            self.enrol(id, Some(&known));
         }
         self.probe(id);
     }
@@ -207,18 +215,31 @@ impl Core {
         }
     }
 
-    pub(super) fn registered(&mut self, known: Vec<formic_core::Instance>) {
-        let mut known: HashMap<String, formic_core::Instance> =
-            known.into_iter().map(|instance| (instance.id.to_string(), instance)).collect();
-        for (id, cell) in self.cells.iter_mut().filter(|(_, cell)| cell.pid.is_some()) {
-            let registered = known.remove(id.as_str());
-            cell.address = registered.as_ref().map(shown).unwrap_or_default();
-            cell.announced |= registered.is_some();
-            if cell.registered != registered {
-                cell.registered = registered;
-                if let Some(kept) = &mut self.kept {
-                    kept.touch(id);
-                }
+    /// The registry has these. What is as it was is not looked at: there may be a thousand, and one has changed.
+    pub(super) fn registered(&mut self, known: Members) {
+        let Some(before) = self.registered.replace(known.clone()) else {
+            // What was written down of those that run may be old.
+            let running: Vec<InstanceId> = self.cells.keys().cloned().collect();
+            return running
+                .iter()
+                .for_each(|id| self.enrol(id, known.get(&formic_core::InstanceId::new(id.as_str()))));
+        };
+        known.compare(&before, |(was, is)| {
+            if let Some(changed) = is.or(was) {
+                self.enrol(&InstanceId::from(changed.id.as_str()), is);
+            }
+        });
+    }
+
+    /// How an instance is in the registry. Of one that does not run it says nothing.
+    fn enrol(&mut self, id: &InstanceId, known: Option<&Arc<formic_core::Instance>>) {
+        let Some(cell) = self.cells.get_mut(id).filter(|cell| cell.pid.is_some()) else { return };
+        cell.address = known.map(|known| shown(known)).unwrap_or_default();
+        cell.announced |= known.is_some();
+        if cell.registered.as_ref() != known.map(Arc::as_ref) {
+            cell.registered = known.map(|known| known.as_ref().clone());
+            if let Some(kept) = &mut self.kept {
+                kept.touch(id);
             }
         }
     }

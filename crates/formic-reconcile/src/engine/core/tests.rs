@@ -406,7 +406,7 @@ fn what_announced_itself_or_has_a_port_is_not_told_to() {
     world.after(5_000);
     assert!(why(&mut world, "user").contains("It never announced itself"), "it takes long");
     let known = registered(&world.id("user/0"), "127.0.0.1:7000");
-    world.handle(Event::Registered(vec![known]));
+    world.handle(Event::Registered([known].into_iter().collect()));
     assert!(!why(&mut world, "user").contains("announced"));
     world.after(60_000);
     let lines = world.handle(Event::Timer);
@@ -445,7 +445,7 @@ fn why_a_probe_fails_is_told_once_and_goes_with_what_it_is_stopped_for() {
     let mut world = World::new(vec![service("user", 1, &[])]);
     world.started("user/0");
     let known = registered(&world.id("user/0"), "127.0.0.1:7000");
-    world.handle(Event::Registered(vec![known]));
+    world.handle(Event::Registered([known].into_iter().collect()));
     world.heard("user/0", refused());
     world.after(60_000);
     let lines = world.handle(Event::Timer);
@@ -567,14 +567,14 @@ fn the_view_follows_probes_and_the_registry() {
         (ServiceState::Degraded, "user/0 does not answer its probe: HTTP 503")
     );
     let known = vec![registered(&world.id("user/0"), "127.0.0.1:7")];
-    world.handle(Event::Registered(known));
+    world.handle(Event::Registered(known.into_iter().collect()));
     assert_eq!(world.instance("user").address, "127.0.0.1:7");
     assert_eq!(world.instance("order").address, "", "it is not in the registry any more");
     // An address that the registry still has after the end is not shown.
     world.leader_exits("user/0", 0);
     world.gone("user/0", false);
     let known = vec![registered(&world.id("user/0"), "127.0.0.1:7")];
-    world.handle(Event::Registered(known));
+    world.handle(Event::Registered(known.into_iter().collect()));
     assert_eq!((world.instance("user").address.as_str(), world.instance("user").pid), ("", 0));
 }
 

@@ -218,7 +218,7 @@ impl Executor {
             loop {
                 let mut watch = registry.watch(None);
                 while let Ok(snapshot) = watch.next().await {
-                    if events.send(Event::Registered(snapshot.instances.to_vec())).is_err() {
+                    if events.send(Event::Registered(snapshot.instances)).is_err() {
                         return;
                     }
                 }

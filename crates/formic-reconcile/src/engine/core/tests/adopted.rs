@@ -60,7 +60,7 @@ fn shop() -> World {
 #[test]
 fn what_runs_goes_on_as_what_it_was() {
     let mut world = shop();
-    world.handle(Event::Registered(vec![registered(&world.id("user/0"), "127.0.0.1:7")]));
+    world.handle(Event::Registered([registered(&world.id("user/0"), "127.0.0.1:7")].into_iter().collect()));
     world.after(1000);
     let lines = world.successor(&[("user/0", running(7)), ("order/0", running(8))]);
     assert_eq!(lines, ["follow order/0", "probe order/0", "follow user/0", "probe user/0"].map(String::from));
