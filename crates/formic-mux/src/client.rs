@@ -250,10 +250,11 @@ impl Slots {
         &mut self.slots[key as usize]
     }
 
-    /// Makes the slot another call's; the credit of what was not taken is the result.
-    fn put_back(&mut self, key: u32) -> (u32, u32) {
+    /// Makes the slot another call's. The result is how many batches were not taken that cost credit, and how much.
+    fn put_back(&mut self, key: u32) -> (u32, usize, u32) {
         let slot = &mut self.slots[key as usize];
-        let (id, charge) = (slot.id, slot.queue.drain(..).map(|(_, charge)| charge).sum());
+        let left = slot.queue.drain(..).map(|(_, charge)| charge).filter(|charge| *charge > 0);
+        let (id, (count, charge)) = (slot.id, left.fold((0, 0), |(count, sum), one| (count + 1, sum + one)));
         slot.id = 0;
         slot.waker = None;
         slot.metadata = None;
@@ -264,6 +265,6 @@ impl Slots {
             pump.abort();
         }
         self.free.push(key);
-        (id, charge)
+        (id, count, charge)
     }
 }

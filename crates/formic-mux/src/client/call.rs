@@ -178,8 +178,8 @@ impl Calling {
         let message = first.or_else(|| second.as_mut()?.0.next());
         let more = !slot.queue.is_empty() || second.is_some_and(|(rest, _)| !rest.is_empty());
         self.over = true;
-        let (id, charge) = state.slots.put_back(self.key);
-        state.machine.consumed(id, charge);
+        let (_, count, charge) = state.slots.put_back(self.key);
+        state.machine.release(count, charge);
         let driver = if state.machine.has_output() { state.driver.take() } else { None };
         drop(guard);
         wake(driver);
@@ -324,8 +324,8 @@ impl Drop for Calling {
         }
         let mut guard = self.link.lock();
         let state = &mut *guard;
-        let (id, charge) = state.slots.put_back(self.key);
-        state.machine.consumed(id, charge);
+        let (id, count, charge) = state.slots.put_back(self.key);
+        state.machine.release(count, charge);
         state.machine.cancel(id, Code::Canceled);
         let wakers = (state.driver.take(), state.next_in_line());
         drop(guard);

@@ -306,7 +306,7 @@ impl<T: Default> Machine<T> {
             let mut text = text.to_owned();
             if reason == 1 && !said.is_empty() {
                 // Calls that were taken end with the connection, and say this then.
-                let said = &said[..said.floor_char_boundary(LONGEST_BLAME)];
+                let said = plain(&said[..said.floor_char_boundary(LONGEST_BLAME)]);
                 text = format!("{text}: {said}");
                 self.blamed = Some(said.into());
             }
@@ -396,4 +396,10 @@ impl<T: Default> Machine<T> {
         self.write_error(id, &error, false);
         Some(Event::Canceled { id, data: stream.data })
     }
+}
+
+/// Without what would move a terminal's cursor or turn its text around: it may be printed.
+fn plain(said: &str) -> String {
+    let acts = |c: char| c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    said.chars().map(|c| if acts(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }

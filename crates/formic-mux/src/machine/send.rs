@@ -17,7 +17,7 @@ use crate::tables::weight;
 const PIECE: usize = MAX_PAYLOAD - 1;
 
 /// Pieces of long messages wait while so many bytes are to be written: what is written next is then not far behind.
-const ENOUGH: usize = 128 << 10;
+pub(super) const ENOUGH: usize = 128 << 10;
 
 /// No call is begun while so much is to be written: who writes faster than the other side reads waits, and does not fill memory.
 const FULL: usize = 512 << 10;
@@ -466,5 +466,24 @@ impl<T: Default> Machine<T> {
             }
         }
         self.mark();
+        if self.credit <= OVERHEAD && self.out.len() < ENOUGH {
+            self.tell_idle();
+        }
+    }
+
+    /// Who only waits to be told that there is room needs no credit for that: it may have an end to say, which costs none.
+    fn tell_idle(&mut self) {
+        let Self { turns, streams, writable, .. } = self;
+        turns.retain(|id| {
+            let Some(stream) = streams.get_mut(id) else { return false };
+            if !stream.queue.is_empty() || stream.tail.is_some() {
+                return true;
+            }
+            stream.in_turn = false;
+            if std::mem::take(&mut stream.wanted) {
+                writable.push(*id);
+            }
+            false
+        });
     }
 }

@@ -221,6 +221,25 @@ fn what_is_not_wanted_any_more_holds_no_credit() {
     }
 }
 
+/// An answer that only ends needs room and no credit, and whoever has it must be told of the room.
+#[test]
+fn who_waits_for_room_is_told_of_it_without_credit() {
+    let (mut client, mut server) = (machine(Role::Client, true), machine(Role::Server, true));
+    model::greet(&mut client, &mut server);
+    let id = client.open(&head("/t/Stream", &HeaderMap::new()), None, false, 0).unwrap();
+    let mut up = Vec::new();
+    client.output(&mut up);
+    model::feed(&mut server, &up);
+    server.credit = 0;
+    server.out.resize(2 * send::ENOUGH, 0);
+    assert!(!server.is_writable(id));
+    for _ in 0..2 {
+        server.output(&mut Vec::new());
+    }
+    assert_eq!(*server.writable(), [id]);
+    assert!(server.is_writable(id));
+}
+
 #[test]
 fn silence_is_asked_about_and_then_an_end() {
     let alive =

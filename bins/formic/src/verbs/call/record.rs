@@ -51,7 +51,13 @@ impl Record {
             return output::talk(&format!("nothing is recorded: {why}"));
         }
         for (file, cut) in files {
-            let part = if cut { format!("the first {} MiB of ", MOST >> 20) } else { String::new() };
+            let full = || std::fs::metadata(&file).is_ok_and(|about| about.len() + (1 << 20) > MOST);
+            let part = match cut {
+                false => String::new(),
+                true if full() => format!("the first {} MiB of ", MOST >> 20),
+                // The disk was full, or another such thing.
+                true => "the beginning of ".to_owned(),
+            };
             let file = file.display();
             output::talk(&format!("recorded: {part}the connection, in {file} (`formic wire decode {file}`)"));
         }

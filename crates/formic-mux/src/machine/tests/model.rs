@@ -330,6 +330,7 @@ impl Model {
             }
         }
         assert_eq!(self.budget.held(), 0);
+        assert_eq!((self.server.heads, self.server.waiting), (0, 0), "what calls take is free");
         for (one, other) in [(&self.client, &self.server), (&self.server, &self.client)] {
             assert!(one.is_idle() && one.partial == 0);
             assert_eq!((one.working, one.queued), (0, 0), "all that was held is free");
