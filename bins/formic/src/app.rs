@@ -31,6 +31,9 @@ const PROBE: Duration = Duration::from_millis(1500);
 /// So long a server that was found may be without a brain that answers: the keeper waits up to ten seconds before it
 /// starts one again.
 pub(crate) const AWAY: Duration = Duration::from_secs(15);
+/// For so long a change may take until the engine has written it down. A machine that has much to start is slow, and whoever was told that
+/// it took too long does not know whether it was made.
+pub(crate) const CHANGE: Duration = Duration::from_secs(30);
 /// How often it is looked whether one answers.
 pub(crate) const LOOK: Duration = Duration::from_millis(100);
 

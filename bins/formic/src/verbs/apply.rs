@@ -9,7 +9,7 @@ use formic_rpc::Streaming;
 use formic_spec::Manifest;
 use serde_json::json;
 
-use crate::app::{AWAY, App, LOOK};
+use crate::app::{AWAY, App, CHANGE, LOOK};
 use crate::cli::{Apply, Wait};
 use crate::engine::control::farewell::is_stopped;
 use crate::exit::{Failure, Outcome};
@@ -29,7 +29,7 @@ pub(crate) async fn run(args: Apply) -> Outcome {
         index: args.index,
         ..Default::default()
     };
-    let response = app.meant()?.deploy().apply(request).await?.into_message();
+    let response = app.meant()?.deploy().apply(request).timeout(CHANGE).await?.into_message();
     if !args.listing.json {
         notes.iter().for_each(|note| output::talk(&format!("note: {note}")));
     }

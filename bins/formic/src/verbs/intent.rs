@@ -16,7 +16,7 @@ fn request(services: &[String], index: Option<u64>) -> pb::ServicesRequest {
 
 pub(crate) async fn stop(app: &App, args: Stop) -> Outcome {
     let request = request(&args.services, args.index);
-    let response = app.meant()?.deploy().stop_services(request).await?.into_message();
+    let response = app.meant()?.deploy().stop_services(request).timeout(app::CHANGE).await?.into_message();
     if !args.listing.json {
         let names = args.services.join(" ");
         let what = if response.changed { "told to stop, and stays so" } else { "stopped already" };
@@ -28,14 +28,14 @@ pub(crate) async fn stop(app: &App, args: Stop) -> Outcome {
 pub(crate) async fn start(args: Start) -> Outcome {
     let app = app::find(&args.listing.target).await?;
     let request = request(&args.services, args.index);
-    let response = app.meant()?.deploy().start_services(request).await?.into_message();
+    let response = app.meant()?.deploy().start_services(request).timeout(app::CHANGE).await?.into_message();
     apply::finish(&app, &response, args.wait, args.listing.json).await
 }
 
 pub(crate) async fn rm(args: Rm) -> Outcome {
     let app = app::find(&args.listing.target).await?;
     let request = request(&args.services, args.index);
-    let response = app.meant()?.deploy().remove_services(request).await?.into_message();
+    let response = app.meant()?.deploy().remove_services(request).timeout(app::CHANGE).await?.into_message();
     if !args.listing.json {
         let names = args.services.join(" ");
         output::talk(&format!(
@@ -49,9 +49,9 @@ pub(crate) async fn pause(args: Pause, resume: bool) -> Outcome {
     let app = app::find(&args.listing.target).await?;
     let request = pb::PauseRequest { service: args.service.clone(), ..Default::default() };
     let response = if resume {
-        app.meant()?.deploy().resume(request).await?.into_message()
+        app.meant()?.deploy().resume(request).timeout(app::CHANGE).await?.into_message()
     } else {
-        app.meant()?.deploy().pause(request).await?.into_message()
+        app.meant()?.deploy().pause(request).timeout(app::CHANGE).await?.into_message()
     };
     let (service, changed) = (&args.service, response.changed);
     if args.listing.json {

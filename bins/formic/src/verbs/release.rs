@@ -10,7 +10,7 @@ use crate::{app, output};
 pub(crate) async fn run(args: Release) -> Outcome {
     let app = app::find(&args.listing.target).await?;
     let request = pb::ReleaseRequest { instance: args.instance.clone(), ..Default::default() };
-    app.meant()?.server().release(request).await?;
+    app.meant()?.server().release(request).timeout(crate::app::CHANGE).await?;
     if args.listing.json {
         output::json(&json!({ "app": app.status.app, "instance": args.instance, "released": true }));
     } else {

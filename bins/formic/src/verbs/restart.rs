@@ -12,7 +12,7 @@ use crate::verbs::apply;
 pub(crate) async fn run(args: Restart) -> Outcome {
     let app = app::find(&args.listing.target).await?;
     let request = pb::RestartRequest { services: args.services.clone(), ..Default::default() };
-    let response = app.meant()?.deploy().restart(request).await?.into_message();
+    let response = app.meant()?.deploy().restart(request).timeout(app::CHANGE).await?.into_message();
     let told = json!({ "app": app.status.app, "services": args.services, "instances": response.instances });
     let told = |ready: bool| {
         let mut told = told.clone();

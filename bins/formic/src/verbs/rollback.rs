@@ -10,6 +10,6 @@ use crate::verbs::apply;
 pub(crate) async fn run(args: Rollback) -> Outcome {
     let app = app::find(&args.listing.target).await?;
     let request = pb::RollbackRequest { to: args.to, index: args.index, ..Default::default() };
-    let response = app.meant()?.deploy().rollback(request).await?.into_message();
+    let response = app.meant()?.deploy().rollback(request).timeout(app::CHANGE).await?.into_message();
     apply::finish(&app, &response, args.wait, args.listing.json).await
 }

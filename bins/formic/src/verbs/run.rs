@@ -5,7 +5,7 @@ use std::time::Duration;
 use formic_api::control::v1 as pb;
 use serde_json::{Value, json};
 
-use crate::app::App;
+use crate::app::{App, CHANGE};
 use crate::cli::{Run, Runs};
 use crate::exit::{Failure, Outcome};
 use crate::{app, output};
@@ -16,7 +16,7 @@ const LOOK: Duration = Duration::from_millis(100);
 pub(crate) async fn run(args: Run) -> Outcome {
     let app = app::find(&args.listing.target).await?;
     let request = pb::RunRequest { service: args.service.clone(), ..Default::default() };
-    let response = app.meant()?.cron().run(request).await?.into_message();
+    let response = app.meant()?.cron().run(request).timeout(CHANGE).await?.into_message();
     let mut run = response.run.into_option().unwrap_or_default();
     if run.state == "overlapped" {
         return Err(Failure::user(format!("run {} of {} {}", run.number, run.service, run.end))

@@ -23,6 +23,6 @@ pub(crate) async fn run(args: Scale) -> Outcome {
         index: args.index,
         ..Default::default()
     };
-    let response = app.meant()?.deploy().scale(request).await?.into_message();
+    let response = app.meant()?.deploy().scale(request).timeout(app::CHANGE).await?.into_message();
     apply::finish(&app, &response, args.wait, args.listing.json).await
 }
