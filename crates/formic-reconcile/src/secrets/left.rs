@@ -247,6 +247,13 @@ mod tests {
         let told = Command::new("sleep").arg("600").env(DIR_ENV, used.join("order-1")).spawn().unwrap();
         let process = Path::new("/proc").join(told.id().to_string());
         scene.told = Some(told);
+        // For a moment after it has begun its environment is empty.
+        let has_begun = || fs::read(process.join("environ")).is_ok_and(|environ| !environ.is_empty());
+        let began = std::time::Instant::now();
+        while !has_begun() {
+            assert!(began.elapsed() < Duration::from_secs(30), "the process does not begin");
+            std::thread::sleep(Duration::from_millis(5));
+        }
         // Of that process alone: on a machine of many users there may be one that nobody can look into.
         let may_need = |root: &Path| may_need(&process, root);
 
