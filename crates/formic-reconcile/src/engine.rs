@@ -268,10 +268,13 @@ impl Engine {
         self.core.restore(&state, &boot, now())?;
         self.journal.restore(state.last_events(journal::KEPT)?, state.next_event()?);
         self.state = Some((state, boot));
+        self.executor.supervisor().keep_ends();
         let found = self.executor.adopt().await?;
         if let Some(secrets) = &self.executor.secrets {
-            let there =
-                |found: &&Found| !matches!(found.fate, Fate::Gone | Fate::NeverRan | Fate::Elsewhere { .. });
+            let there = |found: &&Found| {
+                use Fate::{Elsewhere, Gone, NeverRan, Over};
+                !matches!(found.fate, Gone | NeverRan | Elsewhere { .. } | Over { .. })
+            };
             let live = found.iter().filter(there).map(|found| found.id.as_str().to_owned());
             secrets.sweep(&live.collect());
         }
@@ -341,21 +344,21 @@ impl Engine {
             }
         };
         if let (Some((state, boot)), Some(save)) = (&self.state, turn.save) {
-            let (state, boot) = (Arc::clone(state), boot.clone());
+            let (state, boot, save) = (Arc::clone(state), boot.clone(), Arc::new(*save));
+            let (writes, supervisor) = (Arc::clone(&save), self.executor.supervisor().clone());
             let began = Instant::now();
             let written = tokio::task::spawn_blocking(move || {
-                let written = save.commit(&state, &boot).map_err(|error| in_full(&error));
-                written.map_err(|why| (save, why))
+                writes.commit(&state, &boot).map_err(|error| in_full(&error))?;
+                let took = began.elapsed();
+                // How these ended is known without their records from now on.
+                supervisor.release_ended(writes.over());
+                Ok(took)
             });
             // After the commit was begun, which would else wait behind a thousand forks.
             start(&mut self.executor);
-            match written.await {
-                Ok(Ok(())) => self.measures.committed(began.elapsed()),
-                Ok(Err((save, why))) => {
-                    self.core.unsaved(*save);
-                    unsaved = Some(why);
-                }
-                Err(panic) => unsaved = Some(panic.to_string()),
+            match self.core.written(&save, written.await) {
+                Ok(took) => self.measures.committed(took),
+                Err(why) => unsaved = Some(why),
             }
         } else {
             start(&mut self.executor);

@@ -52,6 +52,13 @@ pub enum Fate {
     /// Its main process ended in the meantime. [`Process::wait`] says how, and [`Process::stop`] ends what
     /// is left of its tree and removes the record.
     Ended(Process),
+    /// All of it is gone, and its engine died before it had written down elsewhere what follows from that
+    /// ([`Supervisor::keep_ends`](crate::Supervisor::keep_ends)). The record stays until it is
+    /// [released](crate::Supervisor::release_ended).
+    Over {
+        /// How its main process ended.
+        status: ExitStatus,
+    },
     /// Its program was never executed. What there was of it is gone, and so is the record.
     NeverRan,
     /// The machine was started anew since. The record is gone.
@@ -125,15 +132,18 @@ pub(crate) async fn adopt(gate: &Arc<Gate>, grace: Duration) -> Result<Vec<Adopt
 /// See [`crate::Supervisor::release`].
 pub(crate) async fn release(gate: &Arc<Gate>, id: &InstanceId) -> Result<bool, FileError> {
     let (gate, id) = (gate.clone(), id.clone());
-    let removed = tokio::task::spawn_blocking(move || {
-        // Locked all the while: nobody starts an instance of this id between the question and the act.
-        let rows = gate.table.lock();
-        if rows.ids.contains(&id) || !is_file_name(id.as_str()) || !gate.care.store.path(&id).exists() {
-            return Ok(false);
-        }
-        gate.care.store.remove(&id).map(|()| true)
-    });
+    let removed = tokio::task::spawn_blocking(move || remove(&gate, &id));
     removed.await.map_err(|error| disk::explain("release", Path::new("a record"), error.into()))?
+}
+
+/// Removes the record of an instance that has no process here; `false` if there is none.
+pub(crate) fn remove(gate: &Gate, id: &InstanceId) -> Result<bool, FileError> {
+    // Locked all the while: nobody starts an instance of this id between the question and the act.
+    let rows = gate.table.lock();
+    if rows.ids.contains(id) || !is_file_name(id.as_str()) || !gate.care.store.path(id).exists() {
+        return Ok(false);
+    }
+    gate.care.store.remove(id).map(|()| true)
 }
 
 struct Adopter {
@@ -195,6 +205,10 @@ impl Adopter {
                 return Ok(Fate::Elsewhere { dir });
             }
             Whose::Unclear { pids, reason } => return Ok(Fate::Quarantined { pids, reason }),
+        }
+        // Nothing is looked for: its tree was gone before that was written, and its numbers may be others' by now.
+        if let Some(status) = record.ended {
+            return Ok(Fate::Over { status });
         }
         if record.state == State::Intent {
             // The gate was closed: it has executed nothing, and has ended by itself unless it is about to.

@@ -13,7 +13,7 @@ use rustix::process::{Signal, getpid, kill_process};
 pub const FILE_ENV: &str = "FORMIC_FAILPOINT_FILE";
 
 /// Every moment, in the order in which an instance comes by them.
-pub const ALL: [&str; 26] = [
+pub const ALL: [&str; 28] = [
     "save.before",
     "save.after",
     "promote.before",
@@ -31,6 +31,8 @@ pub const ALL: [&str; 26] = [
     "stop.recorded.before",
     "stop.recorded.after",
     "stop.gone",
+    "stop.noted",
+    "stop.reaped",
     "stop.unrecorded.before",
     "stop.unrecorded.after",
     "adopt.before",

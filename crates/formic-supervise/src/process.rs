@@ -7,6 +7,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
@@ -99,6 +100,8 @@ pub(crate) struct Care {
     pub(crate) exit_info: bool,
     /// Who reaps what an earlier engine started, and remembers how it ended.
     pub(crate) keeper: Option<keeper::Client>,
+    /// See [`crate::Supervisor::keep_ends`].
+    pub(crate) keeps_ends: AtomicBool,
 }
 
 impl Care {

@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::account::Account;
 use crate::cgroup::{Group, Groups};
 use crate::disk::{self, FileError};
+use crate::exit::ExitStatus;
 use crate::features::Containment;
 use crate::home::Home;
 use crate::identity::Identity;
@@ -66,6 +67,10 @@ pub struct Record {
     pub revision: String,
     /// How far it got.
     pub state: State,
+    /// How it ended, once all of it is gone: written before its main process is reaped, after which nobody else could say.
+    /// For engines that [keep ends](crate::Supervisor::keep_ends).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<ExitStatus>,
     /// The boot it was started in.
     pub boot_id: String,
     /// The run directory that it was started for, which this file may be in a copy of; not there in what older engines wrote.
@@ -320,6 +325,7 @@ mod tests {
             slot: 1,
             revision: "r1".into(),
             state: State::Stopping { deadline_ms: 7, boottime_ms: None },
+            ended: Some(ExitStatus::Code(3)),
             boot_id: "b".into(),
             home: Some(Home::find("/".into()).unwrap()),
             identity: Some(Identity { boot_id: "b".into(), pid: 7, pidfs_id: Some(u64::MAX), start_time: 9 }),

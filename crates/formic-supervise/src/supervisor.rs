@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use formic_core::InstanceId;
@@ -87,8 +88,8 @@ impl Supervisor {
             .with_table(&table)
             .with_groups(groups.as_ref().map(Groups::dir))
             .with_kin(kin);
-        let care =
-            Care { store, scanner, groups, exit_info: config.features.exit_info, keeper: config.keeper };
+        let (exit_info, keeper) = (config.features.exit_info, config.keeper);
+        let care = Care { store, scanner, groups, exit_info, keeper, keeps_ends: Default::default() };
         Ok(Self(Arc::new(Gate {
             trampoline: config.trampoline,
             care: Arc::new(care),
@@ -161,6 +162,26 @@ impl Supervisor {
     /// If the file cannot be removed.
     pub async fn release(&self, id: &InstanceId) -> Result<bool, FileError> {
         adopt::release(&self.0, id).await
+    }
+
+    /// From now on [`Process::stop`] leaves the record of what has ended, with how it ended, until
+    /// [`Supervisor::release_ended`]. For an engine that writes down elsewhere what follows from an end: one that dies
+    /// before it has done so leaves the end to the next one, as [`Fate::Over`](crate::Fate::Over).
+    pub fn keep_ends(&self) {
+        self.0.care.keeps_ends.store(true, Ordering::Relaxed);
+    }
+
+    /// What is kept of these ends is written down elsewhere: their records go. Those of others stay. Blocks for as long as
+    /// it takes to remove a file for each.
+    pub fn release_ended<'i>(&self, ids: impl IntoIterator<Item = &'i str>) {
+        for id in ids {
+            failpoint::hit("stop.unrecorded.before");
+            // One that stays is that of an end, and the next engine removes it.
+            if let Err(error) = adopt::remove(&self.0, &InstanceId::new(id)) {
+                tracing::warn!(instance = id, %error, "cannot remove the record of a stopped instance");
+            }
+            failpoint::hit("stop.unrecorded.after");
+        }
     }
 
     /// Starts a process: its record is on disk before its program runs, and when this returns, it runs.
@@ -251,6 +272,8 @@ impl Supervisor {
         if let Err(error) = process.kill().await {
             tracing::warn!(instance = %process.id(), %error, "cannot end a trampoline that failed");
         }
+        // Its program never ran: how the trampoline ended is no end of the instance.
+        let _ = self.release(process.id()).await;
         Err(error)
     }
 

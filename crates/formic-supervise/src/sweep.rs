@@ -84,7 +84,14 @@ pub async fn sweep(run_dir: &Path, features: &Features, grace: Duration) -> Resu
     let boot_id = boot_id().map_err(|source| disk::explain("read", Path::new("/proc"), source))?;
     let scanner = Scanner::new(store.home());
     let groups = Groups::find(store.home(), &features.cgroups);
-    let care = Care { store, scanner, groups, exit_info: features.exit_info, keeper: None };
+    let care = Care {
+        store,
+        scanner,
+        groups,
+        exit_info: features.exit_info,
+        keeper: None,
+        keeps_ends: Default::default(),
+    };
     let judge = Judge { care: Arc::new(care), boot_id, features: features.clone() };
     let entries = judge.load().await?;
     let sweeper = Arc::new(Sweeper { judge, grace });
@@ -160,6 +167,10 @@ impl Sweeper {
                 return Ok(Outcome::Elsewhere { dir });
             }
             Whose::Unclear { pids, reason } => return Ok(Outcome::Quarantined { pids, reason }),
+        }
+        if record.ended.is_some() {
+            self.judge.care.store.remove(&record.id)?;
+            return Ok(Outcome::Gone);
         }
         let pid = record.identity.as_ref().map(|identity| identity.pid);
         let (leader, session, suspect) = match self.judge.leader(record)? {

@@ -145,6 +145,8 @@ pub(crate) struct Core {
     distrust: Option<String>,
     /// What is on disk of all this; nothing is if nothing is kept.
     kept: Option<Kept>,
+    /// What is gone and has a record that says how, until what follows from that is on disk.
+    over: Vec<InstanceId>,
     effects: Vec<Effect>,
     /// What becomes of what comes with a desired state when a service goes back.
     pub(super) way_back: Option<WayBack>,
@@ -187,6 +189,7 @@ impl Core {
             calm_until: Time::default(),
             distrust: None,
             kept: None,
+            over: Vec::new(),
             effects: Vec::new(),
             way_back: None,
         }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use formic_core::InstanceId;
@@ -10,6 +11,7 @@ use tokio::time::Instant;
 
 use super::Process;
 use crate::cgroup::Group;
+use crate::disk::FileError;
 use crate::exit::ExitStatus;
 use crate::failpoint;
 use crate::record::State;
@@ -80,8 +82,9 @@ impl StopError {
 impl Process {
     /// Ends the whole tree: the signal of its record (SIGTERM, unless another was asked for) to the main
     /// process; to those that outlive it as well; SIGKILL for whatever is left after `grace`; at most 5 s
-    /// more until all are gone. Then reaps the main process and removes the record. Zero grace kills at
-    /// once; on an ended process it clears up behind it.
+    /// more until all are gone. Then reaps the main process and removes the record, or leaves it with how it ended
+    /// ([`Supervisor::keep_ends`](crate::Supervisor::keep_ends)). Zero grace kills at once; on an ended process it clears
+    /// up behind it.
     ///
     /// Cancel safe: called again, it goes on. Called while another waits in it, the shorter grace holds.
     ///
@@ -185,7 +188,8 @@ impl Process {
         }
     }
 
-    /// The tree is gone: reap, forget, remove the record. Whether no other is held now.
+    /// The tree is gone: note how it ended, reap, forget, remove the record unless ends are kept. Whether no other is
+    /// held now.
     pub(crate) async fn let_go(&self) -> bool {
         let process = self.clone();
         let done = tokio::task::spawn_blocking(move || {
@@ -193,10 +197,9 @@ impl Process {
             if let Some(Err(error)) = process.0.group.as_ref().map(Group::remove) {
                 tracing::warn!(instance = %process.id(), %error, "cannot remove the cgroup of a stopped instance");
             }
-            // Before the id is free: a namesake's record must not be the one that is removed.
-            failpoint::hit("stop.unrecorded.before");
-            let removed = process.0.care.store.remove(process.id());
-            failpoint::hit("stop.unrecorded.after");
+            // Before the id is free: a namesake's record must not be the one that is written or removed.
+            let recorded = process.record_end();
+            failpoint::hit("stop.noted");
             let mut leaders = Leaders::lock();
             // Reaped and forgotten under one lock: no other may take the number for its own in between.
             if let Some(pidfd) = process.0.leader.pidfd() {
@@ -204,20 +207,35 @@ impl Process {
                 leaders.remove(process.pid());
             }
             drop(leaders);
+            failpoint::hit("stop.reaped");
             let last = process.0.table.upgrade().is_some_and(|table| {
                 let mut rows = table.lock();
                 rows.processes.remove(process.id());
                 rows.ids.remove(process.id());
                 rows.processes.is_empty()
             });
-            (removed, last)
+            (recorded, last)
         });
         // A blocking task that fails has panicked, which it tells itself.
-        let Ok((removed, last)) = done.await else { return false };
-        if let Err(error) = removed {
-            tracing::warn!(instance = %self.id(), %error, "cannot remove the record of a stopped instance");
+        let Ok((recorded, last)) = done.await else { return false };
+        if let Err(error) = recorded {
+            tracing::warn!(instance = %self.id(), %error, "cannot take the end of an instance into its record");
         }
         last
+    }
+
+    /// The record says how it ended, if that is kept; else there is none any more.
+    fn record_end(&self) -> Result<(), FileError> {
+        let store = &self.0.care.store;
+        if !self.0.care.keeps_ends.load(Ordering::Relaxed) {
+            return store.remove(self.id());
+        }
+        let record = {
+            let mut record = self.lock_record();
+            record.ended = Some(self.0.status.get().copied().unwrap_or(ExitStatus::Unknown));
+            record.clone()
+        };
+        store.write(&record)
     }
 }
 

@@ -7,6 +7,7 @@ mod adversary;
 mod beside;
 mod cgroup;
 mod copies;
+mod ends;
 mod keeper;
 mod lock;
 mod namespace;

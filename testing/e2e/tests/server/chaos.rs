@@ -28,7 +28,7 @@ const QUICK: [&str; 3] = ["product", "shipping", IDLE];
 const IDLE: &str = "payment";
 
 /// Where a process of the server dies, and what brings it there. `formic_supervise::failpoint::ALL` is the list.
-pub(crate) const MOMENTS: [(&str, Trigger); 26] = [
+pub(crate) const MOMENTS: [(&str, Trigger); 28] = [
     ("save.before", Trigger::Restart),
     ("save.after", Trigger::Restart),
     ("promote.before", Trigger::Restart),
@@ -46,6 +46,8 @@ pub(crate) const MOMENTS: [(&str, Trigger); 26] = [
     ("stop.recorded.before", Trigger::Restart),
     ("stop.recorded.after", Trigger::Restart),
     ("stop.gone", Trigger::Restart),
+    ("stop.noted", Trigger::Restart),
+    ("stop.reaped", Trigger::Restart),
     ("stop.unrecorded.before", Trigger::Restart),
     ("stop.unrecorded.after", Trigger::Restart),
     ("adopt.before", Trigger::Brain),

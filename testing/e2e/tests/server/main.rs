@@ -9,6 +9,7 @@ mod clock;
 mod copies;
 mod damage;
 mod door;
+mod ends;
 mod follow;
 mod hung;
 mod life;

@@ -1,19 +1,19 @@
 //! What an engine before this one has left, and what follows from it.
 //!
 //! What runs goes on as what it was: ready is ready, a deadline stays where it was, a count of restarts does not
-//! fall. What is gone ended while nobody looked, and its restart follows the rules. What cannot be proven is
-//! quarantined.
+//! fall. What is gone ended while nobody looked, and its restart follows the rules, with how it ended where its record
+//! says that. What cannot be proven is quarantined.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use formic_plan::{Instance, InstanceId, Outcome, StopCause};
-use formic_supervise::Adopted;
+use formic_supervise::{Adopted, ExitStatus};
 use serde_json::Value;
 
 use super::Core;
-use crate::engine::cell::{Cell, StopKind};
+use crate::engine::cell::{Cell, StopKind, outcome};
 use crate::engine::effects::Effect;
 use crate::journal::Kind;
 
@@ -37,6 +37,8 @@ pub(crate) enum Fate {
     Stopping { pid: u32, left: Duration },
     /// Its leader ended meanwhile; how is told by its process.
     Ended { pid: u32 },
+    /// All of it is gone, and how is in its record: the engine before died before it had written down what follows.
+    Over { status: ExitStatus },
     /// Its program was never executed.
     NeverRan,
     /// Nothing of it is there any more.
@@ -52,6 +54,11 @@ pub(crate) enum Fate {
 impl Fate {
     fn is_elsewhere(&self) -> bool {
         matches!(self, Self::Elsewhere { .. })
+    }
+
+    /// Whether its program runs no more.
+    fn is_end(&self) -> bool {
+        matches!(self, Self::Ended { .. } | Self::Over { .. })
     }
 }
 
@@ -72,6 +79,7 @@ impl From<Adopted> for Found {
             Left::Running(process) => Fate::Running { pid: process.pid() },
             Left::Stopping { process, left } => Fate::Stopping { pid: process.pid(), left },
             Left::Ended(process) => Fate::Ended { pid: process.pid() },
+            Left::Over { status } => Fate::Over { status },
             Left::NeverRan => Fate::NeverRan,
             Left::Elsewhere { dir } => Fate::Elsewhere { dir },
             Left::Quarantined { reason, .. } => Fate::Quarantined { reason },
@@ -96,11 +104,12 @@ impl Core {
         let mut found: HashMap<InstanceId, Found> =
             found.into_iter().map(|found| (found.id.clone(), found)).collect();
         // What is on disk of it in the database is newer than what was written at its start; without a
-        // database there is that.
-        let unknown: Vec<&Found> =
-            found.values().filter(|found| !self.cells.contains_key(&found.id)).collect();
+        // database there is that. Not of what has ended: a record may outlive what the database knows of its
+        // instance, and would bring it back beside the one that has its place.
+        let unknown =
+            found.values().filter(|found| !self.cells.contains_key(&found.id) && !found.fate.is_end());
         let noted: Vec<(Instance, Cell)> =
-            unknown.iter().filter_map(|found| serde_json::from_value(found.note.clone()).ok()).collect();
+            unknown.filter_map(|found| serde_json::from_value(found.note.clone()).ok()).collect();
         for (instance, cell) in noted {
             self.cells.insert(instance.id.clone(), cell);
             self.observed.instances.push(instance);
@@ -147,6 +156,12 @@ impl Core {
             Fate::Gone => {
                 self.record(Kind::Exit, id, "ended while no engine was there; nobody saw how".into());
                 self.ended(id, Outcome::Unknown);
+                return;
+            }
+            Fate::Over { status } => {
+                self.record(Kind::Exit, id, format!("is gone: {status}"));
+                self.ended(id, outcome(status));
+                self.over.push(id.clone());
                 return;
             }
             Fate::NeverRan => {
@@ -207,6 +222,8 @@ impl Core {
                 self.effects.push(Effect::Stop { id: id.clone(), kind, signal: None });
             }
             Fate::Elsewhere { dir } => self.record(Kind::Failed, id, elsewhere(&dir)),
+            // What follows from it is on disk.
+            Fate::Over { .. } => self.over.push(id.clone()),
             Fate::NeverRan | Fate::Gone => {}
         }
     }

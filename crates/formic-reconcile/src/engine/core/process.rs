@@ -340,6 +340,7 @@ impl Core {
     }
 
     pub(super) fn gone(&mut self, id: &InstanceId, status: ExitStatus, killed: bool) {
+        self.over.push(id.clone());
         // A kill after a stop is answered twice.
         let Some(cell) = self.cells.get(id).filter(|cell| cell.pid.is_some()) else { return };
         let told = cell.leader.is_some();

@@ -11,6 +11,7 @@ use formic_plan::{Fleet, InstanceId, Service, Timetable};
 use formic_state::{Error, Event, Held, State};
 use formic_supervise::failpoint;
 use serde_json::Value;
+use tokio::task::JoinError;
 
 use super::{Core, Now};
 use crate::engine::Generation;
@@ -28,6 +29,8 @@ pub(crate) struct Save {
     instances: Vec<Held>,
     gone: Vec<InstanceId>,
     events: Vec<Event>,
+    /// Whose records are needed no more once all this is written.
+    over: Vec<InstanceId>,
 }
 
 /// What is on disk.
@@ -67,6 +70,9 @@ impl Kept {
 impl Save {
     /// Writes it, whole or not at all. When this returns it is on the disk.
     pub(crate) fn commit(&self, state: &State, boot: &str) -> Result<(), Error> {
+        if self.is_empty() {
+            return Ok(());
+        }
         let promotes = self.events.iter().any(|event| event.kind == Kind::Rollout.as_str());
         failpoint::hit("save.before");
         if promotes {
@@ -103,8 +109,14 @@ impl Save {
         write.commit()
     }
 
+    /// The instances whose ends are on the disk with it.
+    pub(crate) fn over(&self) -> impl Iterator<Item = &str> {
+        self.over.iter().map(InstanceId::as_str)
+    }
+
+    /// Whether there is nothing to be written.
     fn is_empty(&self) -> bool {
-        let Self { fleet, timetable, generations, instances, gone, events } = self;
+        let Self { fleet, timetable, generations, instances, gone, events, over: _ } = self;
         fleet.is_none()
             && timetable.is_none()
             && generations.is_empty()
@@ -180,8 +192,9 @@ impl Core {
 
     /// What is to be written before the effects of this turn.
     pub(super) fn save(&mut self) -> Option<Box<Save>> {
+        let over = std::mem::take(&mut self.over);
         let kept = self.kept.as_mut()?;
-        let mut save = Save::default();
+        let mut save = Save { over, ..Save::default() };
         if kept.fleet != self.fleet {
             kept.fleet.clone_from(&self.fleet);
             save.fleet = Some(self.fleet.clone());
@@ -205,11 +218,25 @@ impl Core {
             }
         }
         save.events = self.effects.iter().filter_map(event).collect();
-        (!save.is_empty()).then(|| Box::new(save))
+        (!save.is_empty() || !save.over.is_empty()).then(|| Box::new(save))
+    }
+
+    /// Takes note of how the writing went; a panic is a failure like others.
+    pub(crate) fn written<T>(
+        &mut self,
+        save: &Save,
+        went: Result<Result<T, String>, JoinError>,
+    ) -> Result<T, String> {
+        let went = went.unwrap_or_else(|panic| Err(panic.to_string()));
+        if went.is_err() {
+            self.unsaved(save);
+        }
+        went
     }
 
     /// What was to be written was not: all of it is written with the next turn, apart from events.
-    pub(crate) fn unsaved(&mut self, save: Save) {
+    pub(super) fn unsaved(&mut self, save: &Save) {
+        self.over.extend(save.over.iter().cloned());
         let Some(kept) = &mut self.kept else { return };
         if save.fleet.is_some() {
             kept.fleet = Fleet::default();
@@ -220,8 +247,8 @@ impl Core {
         if let Some(first) = save.generations.first() {
             kept.index = kept.index.min(first.index.saturating_sub(1));
         }
-        kept.stale.extend(save.instances.into_iter().map(|held| held.instance.id));
-        kept.gone.extend(save.gone);
+        kept.stale.extend(save.instances.iter().map(|held| held.instance.id.clone()));
+        kept.gone.extend(save.gone.iter().cloned());
     }
 
     /// What is written beside the record of an instance, for an engine that has no database any more.

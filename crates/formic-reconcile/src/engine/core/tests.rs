@@ -71,6 +71,10 @@ struct World {
     hidden: Vec<String>,
     /// Where it is written down, if it is.
     state: Option<State>,
+    /// Whose records were to be removed at the last turn.
+    over: Vec<String>,
+    /// What each next engine finds besides what it is told.
+    others: Vec<Found>,
     boot: String,
 }
 
@@ -95,6 +99,8 @@ impl World {
             rollouts: Vec::new(),
             hidden: Vec::new(),
             state: None,
+            over: Vec::new(),
+            others: Vec::new(),
             boot: "boot".into(),
         };
         if !services.is_empty() {
@@ -124,8 +130,10 @@ impl World {
     /// Hands the event over; the effects as lines, apart from answers.
     fn handle(&mut self, event: Event) -> Vec<String> {
         let turn = self.core.handle([event], self.now());
+        self.over.clear();
         if let (Some(state), Some(save)) = (&self.state, turn.save) {
             save.commit(state, &self.boot).unwrap();
+            self.over.extend(save.over().map(ToOwned::to_owned));
         }
         self.wake_at = turn.wake_at;
         self.ended = turn.ended.or(self.ended);
@@ -275,6 +283,7 @@ mod adopted;
 mod commands;
 mod cron;
 mod ends;
+mod over;
 mod programs;
 mod revisions;
 mod secrets;

@@ -127,6 +127,10 @@ impl Executor {
         }
     }
 
+    pub(crate) fn supervisor(&self) -> &Supervisor {
+        &self.supervisor
+    }
+
     /// Has a keeper hold the public sockets, so that they outlive this process.
     pub(crate) fn kept_by(&mut self, keeper: keeper::Client) {
         self.sockets = Sockets::new(self.supervisor.clone(), Some(keeper));

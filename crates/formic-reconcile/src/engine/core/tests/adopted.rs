@@ -19,7 +19,7 @@ fn release(id: InstanceId, answer: tokio::sync::oneshot::Sender<bool>) -> Comman
 
 impl World {
     /// An engine that writes down what it decides.
-    fn kept(services: Vec<Service>) -> Self {
+    pub(super) fn kept(services: Vec<Service>) -> Self {
         let mut world = Self::new(Vec::new());
         let state = State::in_memory().unwrap();
         world.core.restore(&state, "boot", world.now()).unwrap();
@@ -30,10 +30,6 @@ impl World {
 
     /// The engine dies, and another one finds this.
     pub(super) fn successor(&mut self, found: &[(&str, Fate)]) -> Vec<String> {
-        self.core = Core::new(config(), BTreeMap::new(), fastrand::Rng::with_seed(self.millis + 11));
-        let state = self.state.take().unwrap();
-        self.core.restore(&state, &self.boot, self.now()).unwrap();
-        self.state = Some(state);
         let found = found.iter().map(|(slot, fate)| Found {
             id: self.id(slot),
             note: Value::Null,
@@ -41,6 +37,15 @@ impl World {
             fate: fate.clone(),
         });
         let found = found.collect();
+        self.succeeded_by(found)
+    }
+
+    /// The same, with what is beside the records.
+    pub(super) fn succeeded_by(&mut self, found: Vec<Found>) -> Vec<String> {
+        self.core = Core::new(config(), BTreeMap::new(), fastrand::Rng::with_seed(self.millis + 11));
+        let state = self.state.take().unwrap();
+        self.core.restore(&state, &self.boot, self.now()).unwrap();
+        self.state = Some(state);
         self.handle(Event::Adopted(found))
     }
 }
@@ -266,7 +271,7 @@ fn what_could_not_be_written_is_written_with_the_next_turn() {
         world.now(),
     );
     // The disk was full.
-    world.core.unsaved(*turn.save.unwrap());
+    world.core.unsaved(&turn.save.unwrap());
     world.handle(Event::Timer);
     let state = world.state.as_ref().unwrap();
     assert_eq!(state.generations().unwrap().len(), 2);

@@ -214,7 +214,7 @@ fn what_could_not_be_written_down_is_written_with_the_next_turn() {
     world.millis += 10_000;
     let turn = world.core.handle([Event::Timer], world.now());
     // The disk is full: this turn is lost.
-    world.core.unsaved(*turn.save.unwrap());
+    world.core.unsaved(&turn.save.unwrap());
     world.timer(1);
     assert_eq!(world.state.as_ref().unwrap().timetable().unwrap(), world.core.timetable);
     assert_eq!(world.core.timetable.entries[0].last, 1);

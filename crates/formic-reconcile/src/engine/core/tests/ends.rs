@@ -6,7 +6,7 @@ use formic_spec::{Cron, RestartPolicy, Schedule};
 use super::*;
 
 /// Runs to its end; not tried again.
-fn job(name: &str) -> Service {
+pub(super) fn job(name: &str) -> Service {
     let mut service = service(name, 1, &[]);
     let mut start: Start = serde_json::from_value(service.start).unwrap();
     start.restart = Restart { policy: RestartPolicy::OnFailure, retries: Some(0), ..Restart::default() };
