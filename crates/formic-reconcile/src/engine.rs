@@ -268,7 +268,7 @@ impl Engine {
         self.core.restore(&state, &boot, now())?;
         self.journal.restore(state.last_events(journal::KEPT)?, state.next_event()?);
         self.state = Some((state, boot));
-        self.executor.supervisor().keep_ends();
+        self.executor.keep_ends();
         let found = self.executor.adopt().await?;
         if let Some(secrets) = &self.executor.secrets {
             let there = |found: &&Found| {
@@ -345,19 +345,18 @@ impl Engine {
         };
         if let (Some((state, boot)), Some(save)) = (&self.state, turn.save) {
             let (state, boot, save) = (Arc::clone(state), boot.clone(), Arc::new(*save));
-            let (writes, supervisor) = (Arc::clone(&save), self.executor.supervisor().clone());
+            let writes = Arc::clone(&save);
             let began = Instant::now();
             let written = tokio::task::spawn_blocking(move || {
-                writes.commit(&state, &boot).map_err(|error| in_full(&error))?;
-                let took = began.elapsed();
-                // How these ended is known without their records from now on.
-                supervisor.release_ended(writes.over());
-                Ok(took)
+                writes.commit(&state, &boot).map_err(|error| in_full(&error))
             });
             // After the commit was begun, which would else wait behind a thousand forks.
             start(&mut self.executor);
             match self.core.written(&save, written.await) {
-                Ok(took) => self.measures.committed(took),
+                Ok(()) => {
+                    self.measures.committed(began.elapsed());
+                    self.executor.release_ended(save.over());
+                }
                 Err(why) => unsaved = Some(why),
             }
         } else {

@@ -132,18 +132,15 @@ pub(crate) async fn adopt(gate: &Arc<Gate>, grace: Duration) -> Result<Vec<Adopt
 /// See [`crate::Supervisor::release`].
 pub(crate) async fn release(gate: &Arc<Gate>, id: &InstanceId) -> Result<bool, FileError> {
     let (gate, id) = (gate.clone(), id.clone());
-    let removed = tokio::task::spawn_blocking(move || remove(&gate, &id));
+    let removed = tokio::task::spawn_blocking(move || {
+        // Locked all the while: nobody starts an instance of this id between the question and the act.
+        let rows = gate.table.lock();
+        if rows.ids.contains(&id) || !is_file_name(id.as_str()) || !gate.care.store.path(&id).exists() {
+            return Ok(false);
+        }
+        gate.care.store.remove(&id).map(|()| true)
+    });
     removed.await.map_err(|error| disk::explain("release", Path::new("a record"), error.into()))?
-}
-
-/// Removes the record of an instance that has no process here; `false` if there is none.
-pub(crate) fn remove(gate: &Gate, id: &InstanceId) -> Result<bool, FileError> {
-    // Locked all the while: nobody starts an instance of this id between the question and the act.
-    let rows = gate.table.lock();
-    if rows.ids.contains(id) || !is_file_name(id.as_str()) || !gate.care.store.path(id).exists() {
-        return Ok(false);
-    }
-    gate.care.store.remove(id).map(|()| true)
 }
 
 struct Adopter {
@@ -207,7 +204,7 @@ impl Adopter {
             Whose::Unclear { pids, reason } => return Ok(Fate::Quarantined { pids, reason }),
         }
         // Nothing is looked for: its tree was gone before that was written, and its numbers may be others' by now.
-        if let Some(status) = record.ended {
+        if let Some(status) = self.judge.care.store.end_of(&record.id) {
             return Ok(Fate::Over { status });
         }
         if record.state == State::Intent {

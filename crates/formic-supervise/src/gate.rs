@@ -57,7 +57,6 @@ impl Gate {
             slot: launch.slot,
             revision: launch.revision.clone(),
             state: State::Intent,
-            ended: None,
             boot_id: self.boot_id.clone(),
             home: Some(self.care.store.home().clone()),
             identity: None,

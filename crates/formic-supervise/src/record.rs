@@ -67,10 +67,6 @@ pub struct Record {
     pub revision: String,
     /// How far it got.
     pub state: State,
-    /// How it ended, once all of it is gone: written before its main process is reaped, after which nobody else could say.
-    /// For engines that [keep ends](crate::Supervisor::keep_ends).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ended: Option<ExitStatus>,
     /// The boot it was started in.
     pub boot_id: String,
     /// The run directory that it was started for, which this file may be in a copy of; not there in what older engines wrote.
@@ -176,6 +172,14 @@ pub(crate) fn entered(dir: &Path, id: &InstanceId) -> PathBuf {
     dir.join(format!("{id}.entered"))
 }
 
+/// The file that says how an instance ended. Beside its record and not in it: what takes the place of another file is
+/// written out at once by some file systems (ext4), which is milliseconds for each where hundreds end together.
+fn ended(dir: &Path, id: &InstanceId) -> PathBuf {
+    dir.join(format!("{id}{ENDED}"))
+}
+
+const ENDED: &str = ".ended";
+
 impl Store {
     /// Takes a directory, making it if need be. Its path becomes absolute and free of links.
     pub(crate) fn open(dir: &Path) -> Result<Self, FileError> {
@@ -207,6 +211,19 @@ impl Store {
         Ok(())
     }
 
+    /// Notes how an instance ended, of which there is a record.
+    pub(crate) fn note_end(&self, id: &InstanceId, status: ExitStatus) -> Result<(), FileError> {
+        let path = ended(self.dir(), id);
+        let content = serde_json::to_vec(&status);
+        let content = content.map_err(|source| disk::explain("encode", &path, source.into()))?;
+        disk::replace_for_now(&path, &content)
+    }
+
+    /// How an instance ended, if that was noted.
+    pub(crate) fn end_of(&self, id: &InstanceId) -> Option<ExitStatus> {
+        serde_json::from_slice(&disk::read_plain(&ended(self.dir(), id)).ok()?).ok()
+    }
+
     /// The cgroup of a record, if it is one that an engine of this run directory makes.
     pub(crate) fn group(&self, record: &Record) -> Option<Group> {
         Groups::recorded(&self.home, &record.id, record.cgroup.as_deref()?)
@@ -214,8 +231,10 @@ impl Store {
 
     pub(crate) fn remove(&self, id: &InstanceId) -> Result<(), FileError> {
         disk::remove(&self.path(id))?;
-        // Most have none. One that was made just now says nothing of anybody any more.
+        // Most have neither. One that was made just now says nothing of anybody any more.
         let _ = fs::remove_file(entered(self.dir(), id));
+        // After the record: what is noted of no record is removed by the next engine.
+        let _ = fs::remove_file(ended(self.dir(), id));
         Ok(())
     }
 
@@ -235,7 +254,7 @@ impl Store {
     /// Reads every record, good or bad, and removes what a crash left half-written.
     pub(crate) fn load(&self) -> Result<Vec<Entry>, FileError> {
         let failed = |source| disk::explain("read", self.dir(), source);
-        let mut entries = Vec::new();
+        let (mut entries, mut ends) = (Vec::new(), Vec::new());
         for file in fs::read_dir(self.dir()).map_err(failed)? {
             let path = file.map_err(failed)?.path();
             let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
@@ -243,6 +262,10 @@ impl Store {
                 if let Err(error) = disk::remove(&path) {
                     tracing::warn!(%error, "what is left of a record that was not written stays");
                 }
+                continue;
+            }
+            if let Some(id) = name.strip_suffix(ENDED) {
+                ends.push((InstanceId::new(id), path));
                 continue;
             }
             let stem = name.strip_suffix(EXTENSION).and_then(|stem| stem.strip_suffix('.'));
@@ -264,6 +287,11 @@ impl Store {
             entries.push(Entry { id, path, record });
         }
         entries.sort_by(|a, b| a.id.cmp(&b.id));
+        for (id, path) in ends {
+            if !self.path(&id).exists() {
+                let _ = fs::remove_file(path);
+            }
+        }
         Ok(entries)
     }
 }
@@ -325,7 +353,6 @@ mod tests {
             slot: 1,
             revision: "r1".into(),
             state: State::Stopping { deadline_ms: 7, boottime_ms: None },
-            ended: Some(ExitStatus::Code(3)),
             boot_id: "b".into(),
             home: Some(Home::find("/".into()).unwrap()),
             identity: Some(Identity { boot_id: "b".into(), pid: 7, pidfs_id: Some(u64::MAX), start_time: 9 }),

@@ -24,7 +24,7 @@ use crate::gate::Gate;
 use crate::identity::boot_id;
 use crate::keeper;
 use crate::kin::Kin;
-use crate::launch::{Socket, Start};
+use crate::launch::{Socket, Start, is_file_name};
 use crate::passing;
 use crate::process::{Care, Process, StopError, Stopped};
 use crate::record::Store;
@@ -164,7 +164,7 @@ impl Supervisor {
         adopt::release(&self.0, id).await
     }
 
-    /// From now on [`Process::stop`] leaves the record of what has ended, with how it ended, until
+    /// From now on [`Process::stop`] leaves the record of what has ended, and beside it how, until
     /// [`Supervisor::release_ended`]. For an engine that writes down elsewhere what follows from an end: one that dies
     /// before it has done so leaves the end to the next one, as [`Fate::Over`](crate::Fate::Over).
     pub fn keep_ends(&self) {
@@ -176,9 +176,15 @@ impl Supervisor {
     pub fn release_ended<'i>(&self, ids: impl IntoIterator<Item = &'i str>) {
         for id in ids {
             failpoint::hit("stop.unrecorded.before");
-            // One that stays is that of an end, and the next engine removes it.
-            if let Err(error) = adopt::remove(&self.0, &InstanceId::new(id)) {
-                tracing::warn!(instance = id, %error, "cannot remove the record of a stopped instance");
+            let id = InstanceId::new(id);
+            // Not locked while files are removed: nobody starts another of this id while its record is there.
+            let has_process = self.0.table.lock().ids.contains(&id);
+            if !has_process
+                && is_file_name(id.as_str())
+                && let Err(error) = self.0.care.store.remove(&id)
+            {
+                // The next engine removes it.
+                tracing::warn!(instance = %id, %error, "cannot remove the record of a stopped instance");
             }
             failpoint::hit("stop.unrecorded.after");
         }

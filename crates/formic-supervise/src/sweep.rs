@@ -168,7 +168,7 @@ impl Sweeper {
             }
             Whose::Unclear { pids, reason } => return Ok(Outcome::Quarantined { pids, reason }),
         }
-        if record.ended.is_some() {
+        if self.judge.care.store.end_of(&record.id).is_some() {
             self.judge.care.store.remove(&record.id)?;
             return Ok(Outcome::Gone);
         }

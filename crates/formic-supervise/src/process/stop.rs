@@ -82,7 +82,7 @@ impl StopError {
 impl Process {
     /// Ends the whole tree: the signal of its record (SIGTERM, unless another was asked for) to the main
     /// process; to those that outlive it as well; SIGKILL for whatever is left after `grace`; at most 5 s
-    /// more until all are gone. Then reaps the main process and removes the record, or leaves it with how it ended
+    /// more until all are gone. Then reaps the main process and removes the record, or leaves it, and beside it how it ended
     /// ([`Supervisor::keep_ends`](crate::Supervisor::keep_ends)). Zero grace kills at once; on an ended process it clears
     /// up behind it.
     ///
@@ -219,23 +219,18 @@ impl Process {
         // A blocking task that fails has panicked, which it tells itself.
         let Ok((recorded, last)) = done.await else { return false };
         if let Err(error) = recorded {
-            tracing::warn!(instance = %self.id(), %error, "cannot take the end of an instance into its record");
+            tracing::warn!(instance = %self.id(), %error, "cannot put the end of an instance on record");
         }
         last
     }
 
-    /// The record says how it ended, if that is kept; else there is none any more.
+    /// How it ended is noted, if that is kept; else there is no record any more.
     fn record_end(&self) -> Result<(), FileError> {
         let store = &self.0.care.store;
         if !self.0.care.keeps_ends.load(Ordering::Relaxed) {
             return store.remove(self.id());
         }
-        let record = {
-            let mut record = self.lock_record();
-            record.ended = Some(self.0.status.get().copied().unwrap_or(ExitStatus::Unknown));
-            record.clone()
-        };
-        store.write(&record)
+        store.note_end(self.id(), self.0.status.get().copied().unwrap_or(ExitStatus::Unknown))
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use formic_core::InstanceId;
-use formic_supervise::{ExitStatus, Fate, Outcome, Record, SpawnError, Supervisor, sweep};
+use formic_supervise::{ExitStatus, Fate, Outcome, SpawnError, Supervisor, sweep};
 
 use crate::scene::{Scene, features, lives};
 
@@ -18,8 +18,10 @@ fn kept(name: &str) -> Scene {
     scene
 }
 
-fn record(scene: &Scene, id: &str) -> Record {
-    serde_json::from_slice(&fs::read(scene.run_dir().join(format!("{id}.json"))).unwrap()).unwrap()
+/// How it ended, as far as that is on record.
+fn ended(scene: &Scene, id: &str) -> Option<ExitStatus> {
+    let noted = fs::read(scene.run_dir().join(format!("{id}.ended"))).ok()?;
+    Some(serde_json::from_slice(&noted).unwrap())
 }
 
 /// What an engine finds that knows none of the processes; the numbers are nobody's any more.
@@ -35,23 +37,23 @@ async fn how_it_ended_is_known_to_the_next_engine_though_this_one_has_reaped_it(
         let features = || features().masked(mask.iter().copied());
         let scene = Scene::of("ends", features());
         scene.supervisor.keep_ends();
-        for (id, script, ended) in [
+        for (id, script, status) in [
             ("by-itself", "exit 7", ExitStatus::Code(7)),
             ("asked", "exec sleep 600", ExitStatus::Signal(libc::SIGTERM)),
         ] {
             let process = scene.run(id, script).await;
             if id == "by-itself" {
-                assert_eq!(process.wait().await, ended);
+                assert_eq!(process.wait().await, status);
             }
-            assert_eq!(record(&scene, id).ended, None, "not before all of it is gone");
-            assert_eq!(process.stop(GRACE).await.unwrap().status, ended);
+            assert_eq!(ended(&scene, id), None, "not before all of it is gone");
+            assert_eq!(process.stop(GRACE).await.unwrap().status, status);
             assert!(!Path::new(&format!("/proc/{}", process.pid())).exists(), "it is reaped");
-            assert_eq!(record(&scene, id).ended, Some(ended));
+            assert_eq!(ended(&scene, id), Some(status));
             // By as many engines as it takes.
             for _ in 0..2 {
                 let heir = scene.heir(features());
-                let Fate::Over { status } = found(&heir).await else { panic!("{mask:?} {id}") };
-                assert_eq!((status, heir.processes().len()), (ended, 0), "{mask:?}");
+                let Fate::Over { status: told } = found(&heir).await else { panic!("{mask:?} {id}") };
+                assert_eq!((told, heir.processes().len()), (status, 0), "{mask:?}");
             }
             let heir = scene.heir(features());
             heir.release_ended([id]);
@@ -71,12 +73,12 @@ async fn nothing_is_an_end_before_the_children_are_gone() {
     let heir = scene.heir(features());
     heir.keep_ends();
     let Fate::Ended(taken) = found(&heir).await else { panic!("not ended") };
-    assert!(lives(child) && record(&scene, "a-1").ended.is_none());
+    assert!(lives(child) && ended(&scene, "a-1").is_none());
     let stopped = taken.stop(Duration::from_millis(100)).await.unwrap();
     assert!(stopped.killed.contains(&child) && !lives(child), "{stopped:?}");
     // Known by then, and not unknown because the one that began it reaps.
     process.stop(Duration::ZERO).await.unwrap();
-    assert_eq!(record(&scene, "a-1").ended, Some(ExitStatus::Code(3)));
+    assert_eq!(ended(&scene, "a-1"), Some(ExitStatus::Code(3)));
 }
 
 #[tokio::test]
@@ -92,6 +94,21 @@ async fn only_the_records_of_ends_are_released() {
     assert!(matches!(taken, SpawnError::Duplicate(_)), "{taken}");
     assert!(scene.supervisor.release(&InstanceId::new("a-1")).await.unwrap());
     scene.run("a-1", "true").await.kill().await.unwrap();
+    // What an engine has left that died between the two files.
+    fs::remove_file(scene.run_dir().join("a-1.json")).unwrap();
+    assert!(scene.heir(features()).adopt(GRACE).await.unwrap().is_empty());
+    assert_eq!(scene.records(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_note_that_says_nothing_is_none() {
+    let scene = kept("ends-torn");
+    scene.run("a-1", "exit 7").await.stop(GRACE).await.unwrap();
+    fs::write(scene.run_dir().join("a-1.ended"), "{\"co").unwrap();
+    let heir = scene.heir(features());
+    let Fate::Ended(process) = found(&heir).await else { panic!("not ended") };
+    process.kill().await.unwrap();
+    assert_eq!(scene.records(), Vec::<String>::new());
 }
 
 #[tokio::test]
@@ -108,7 +125,7 @@ async fn an_end_that_cannot_be_written_keeps_nothing_from_being_stopped() {
     let process = scene.run("a-1", "exit 7").await;
     process.wait().await;
     // Where the new record would be written before it takes the place of the old one.
-    let obstacle = scene.run_dir().join(".new-a-1.json");
+    let obstacle = scene.run_dir().join(".new-a-1.ended");
     fs::create_dir(&obstacle).unwrap();
     assert_eq!(process.stop(GRACE).await.unwrap().status, ExitStatus::Code(7));
     assert!(scene.supervisor.processes().is_empty());

@@ -60,7 +60,6 @@ pub(crate) fn write(scene: &Scene, id: &str, identity: Option<Identity>, change:
         slot: 0,
         revision: "r1".into(),
         state: State::Spawned,
-        ended: None,
         boot_id: boot_id().unwrap(),
         home: None,
         identity,

@@ -127,8 +127,18 @@ impl Executor {
         }
     }
 
-    pub(crate) fn supervisor(&self) -> &Supervisor {
-        &self.supervisor
+    /// Has how instances ended kept beside their records, until what follows from that is on the disk.
+    pub(crate) fn keep_ends(&self) {
+        self.supervisor.keep_ends();
+    }
+
+    /// It is, of these. Nobody waits for the files to be gone: what is left, the next engine removes.
+    pub(crate) fn release_ended<'i>(&mut self, ids: impl Iterator<Item = &'i str>) {
+        let ids: Vec<String> = ids.map(ToOwned::to_owned).collect();
+        if !ids.is_empty() {
+            let supervisor = self.supervisor.clone();
+            self.tasks.spawn_blocking(move || supervisor.release_ended(ids.iter().map(String::as_str)));
+        }
     }
 
     /// Has a keeper hold the public sockets, so that they outlive this process.
