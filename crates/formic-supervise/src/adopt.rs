@@ -203,9 +203,18 @@ impl Adopter {
             }
             Whose::Unclear { pids, reason } => return Ok(Fate::Quarantined { pids, reason }),
         }
-        // Nothing is looked for: its tree was gone before that was written, and its numbers may be others' by now.
-        if let Some(status) = self.judge.care.store.end_of(&record.id) {
-            return Ok(Fate::Over { status });
+        // Its tree was gone before that was written, and its numbers may be others' by now. Who came to it after that carries its mark,
+        // or is in its cgroup.
+        if let Some(status) = self.judge.care.store.end_of(&record) {
+            let group = self.judge.care.store.group(&record);
+            let (pids, ended) = self
+                .judge
+                .end(&record.id, None, None, group.as_ref(), (StopSignal::default(), Duration::ZERO))
+                .await?;
+            return Ok(match ended {
+                Ok(()) => Fate::Over { status },
+                Err(error) => Fate::Quarantined { pids, reason: error.to_string() },
+            });
         }
         if record.state == State::Intent {
             // The gate was closed: it has executed nothing, and has ended by itself unless it is about to.

@@ -159,6 +159,13 @@ pub(crate) struct Entry {
     pub(crate) record: Result<Record, Unreadable>,
 }
 
+/// How a process ended.
+#[derive(Serialize, Deserialize)]
+struct Noted {
+    identity: Option<Identity>,
+    status: ExitStatus,
+}
+
 /// The records of one engine.
 #[derive(Clone, Debug)]
 pub(crate) struct Store {
@@ -212,16 +219,19 @@ impl Store {
     }
 
     /// Notes how an instance ended, of which there is a record.
-    pub(crate) fn note_end(&self, id: &InstanceId, status: ExitStatus) -> Result<(), FileError> {
-        let path = ended(self.dir(), id);
-        let content = serde_json::to_vec(&status);
-        let content = content.map_err(|source| disk::explain("encode", &path, source.into()))?;
+    pub(crate) fn note_end(&self, record: &Record, status: ExitStatus) -> Result<(), FileError> {
+        let path = ended(self.dir(), &record.id);
+        let noted = Noted { identity: record.identity.clone(), status };
+        let content = encode(&noted).map_err(|source| disk::explain("encode", &path, source.into()))?;
         disk::replace_for_now(&path, &content)
     }
 
-    /// How an instance ended, if that was noted.
-    pub(crate) fn end_of(&self, id: &InstanceId) -> Option<ExitStatus> {
-        serde_json::from_slice(&disk::read_plain(&ended(self.dir(), id)).ok()?).ok()
+    /// How an instance ended, if that was noted. Whoever is believed to have ended is not adopted, so the note must be whole, and
+    /// about the process that the record is about.
+    pub(crate) fn end_of(&self, record: &Record) -> Option<ExitStatus> {
+        let content = disk::read_plain(&ended(self.dir(), &record.id)).ok()?;
+        let noted: Noted = serde_json::from_slice(&content).ok()?;
+        (is_whole(&content) == Some(true) && noted.identity == record.identity).then_some(noted.status)
     }
 
     /// The cgroup of a record, if it is one that an engine of this run directory makes.
@@ -234,8 +244,7 @@ impl Store {
         // Most have neither. One that was made just now says nothing of anybody any more.
         let _ = fs::remove_file(entered(self.dir(), id));
         // After the record: what is noted of no record is removed by the next engine.
-        let _ = fs::remove_file(ended(self.dir(), id));
-        Ok(())
+        disk::remove(&ended(self.dir(), id))
     }
 
     /// Whether a person has had something run where this instance does.
@@ -300,9 +309,9 @@ impl Store {
 const CHECK: &str = ",\n  \"check\": \"";
 const END: &str = "\"\n}";
 
-/// The record, and a sum of all of it: one bit of a boot's identity or of a number decides whether a process is ours.
-fn encode(record: &Record) -> serde_json::Result<Vec<u8>> {
-    let mut text = serde_json::to_string_pretty(record)?;
+/// What is said, and a sum of all of it: one bit of a boot's identity or of a number decides whether a process is ours.
+fn encode(said: &impl Serialize) -> serde_json::Result<Vec<u8>> {
+    let mut text = serde_json::to_string_pretty(said)?;
     let sum = sum(text.as_bytes());
     text.truncate(text.len() - "\n}".len());
     let _ = write!(text, "{CHECK}{sum:016x}{END}");
@@ -316,22 +325,20 @@ fn sum(content: &[u8]) -> u64 {
         .fold(0xcbf2_9ce4_8422_2325, |sum, byte| (sum ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3))
 }
 
-/// Whether a file says what was written. One of a release that wrote no sum is believed.
-fn is_whole(content: &[u8]) -> bool {
-    let Some(at) = content.windows(CHECK.len()).rposition(|part| part == CHECK.as_bytes()) else {
-        return true;
-    };
+/// Whether a file says what was written, if it has a sum.
+fn is_whole(content: &[u8]) -> Option<bool> {
+    let at = content.windows(CHECK.len()).rposition(|part| part == CHECK.as_bytes())?;
     let rest = content[at + CHECK.len()..].strip_suffix(END.as_bytes());
     let recorded = rest.and_then(|digits| std::str::from_utf8(digits).ok());
     let own = sum(&[&content[..at], b"\n}"].concat());
-    recorded.and_then(|digits| u64::from_str_radix(digits, 16).ok()) == Some(own)
+    Some(recorded.and_then(|digits| u64::from_str_radix(digits, 16).ok()) == Some(own))
 }
 
 fn parse(content: &[u8]) -> Result<Record, Unreadable> {
     let damaged = |error: serde_json::Error| Unreadable::Damaged(error.to_string());
     let value: serde_json::Value = serde_json::from_slice(content).map_err(damaged)?;
     match value.get("format").and_then(serde_json::Value::as_u64) {
-        _ if !is_whole(content) => Err(Unreadable::Damaged("its sum is another".to_owned())),
+        _ if is_whole(content) == Some(false) => Err(Unreadable::Damaged("its sum is another".to_owned())),
         Some(format) if format != u64::from(FORMAT) => Err(Unreadable::Format(format)),
         _ => serde_json::from_value(value).map_err(damaged),
     }

@@ -168,12 +168,11 @@ impl Sweeper {
             }
             Whose::Unclear { pids, reason } => return Ok(Outcome::Quarantined { pids, reason }),
         }
-        if self.judge.care.store.end_of(&record.id).is_some() {
-            self.judge.care.store.remove(&record.id)?;
-            return Ok(Outcome::Gone);
-        }
+        // Of one that is known to have ended the numbers may be others' by now: by mark and cgroup alone.
+        let over = self.judge.care.store.end_of(record).is_some();
         let pid = record.identity.as_ref().map(|identity| identity.pid);
-        let (leader, session, suspect) = match self.judge.leader(record)? {
+        let leader = if over { Leader::NotOurs } else { self.judge.leader(record)? };
+        let (leader, session, suspect) = match leader {
             Leader::Ours(pidfd) => (Some(pidfd), pid, None),
             Leader::Nobody => (None, None, pid),
             Leader::NotOurs => (None, None, None),

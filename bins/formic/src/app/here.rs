@@ -125,6 +125,10 @@ fn name(folder: &Path) -> String {
 fn left(run: &Path) -> u32 {
     let boot = boot_id().unwrap_or_default();
     let goes_on = |path: PathBuf| {
+        // It has ended, and its number may be another's.
+        if path.with_extension("ended").exists() {
+            return None;
+        }
         let record: Record = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
         let main = record.identity?;
         (main.boot_id == boot && is_running(main.pid)).then_some(())

@@ -230,7 +230,11 @@ impl Process {
         if !self.0.care.keeps_ends.load(Ordering::Relaxed) {
             return store.remove(self.id());
         }
-        store.note_end(self.id(), self.0.status.get().copied().unwrap_or(ExitStatus::Unknown))
+        match self.0.status.get() {
+            // Whoever comes next may learn it still.
+            None | Some(ExitStatus::Unknown) => Ok(()),
+            Some(status) => store.note_end(&self.record(), *status),
+        }
     }
 }
 

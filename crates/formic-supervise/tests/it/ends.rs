@@ -1,13 +1,15 @@
 //! How an instance ended is in its record before it is reaped, for the engine that comes next, until that is told elsewhere.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
 use formic_core::InstanceId;
-use formic_supervise::{ExitStatus, Fate, Outcome, SpawnError, Supervisor, sweep};
+use formic_supervise::{ExitStatus, Fate, INSTANCE_ENV, Outcome, RUN_DIR_ENV, SpawnError, Supervisor, sweep};
 
 use crate::scene::{Scene, features, lives};
+use crate::sweep::Stranger;
 
 const GRACE: Duration = Duration::from_millis(500);
 
@@ -21,7 +23,8 @@ fn kept(name: &str) -> Scene {
 /// How it ended, as far as that is on record.
 fn ended(scene: &Scene, id: &str) -> Option<ExitStatus> {
     let noted = fs::read(scene.run_dir().join(format!("{id}.ended"))).ok()?;
-    Some(serde_json::from_slice(&noted).unwrap())
+    let noted: serde_json::Value = serde_json::from_slice(&noted).unwrap();
+    Some(serde_json::from_value(noted["status"].clone()).unwrap())
 }
 
 /// What an engine finds that knows none of the processes; the numbers are nobody's any more.
@@ -104,11 +107,33 @@ async fn only_the_records_of_ends_are_released() {
 async fn a_note_that_says_nothing_is_none() {
     let scene = kept("ends-torn");
     scene.run("a-1", "exit 7").await.stop(GRACE).await.unwrap();
-    fs::write(scene.run_dir().join("a-1.ended"), "{\"co").unwrap();
+    let path = scene.run_dir().join("a-1.ended");
+    let noted = fs::read_to_string(&path).unwrap();
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    // Torn, without its sum, and with a bit that is wrong.
+    for bad in [&noted[..noted.len() / 2], "{\"status\": {\"code\": 7}}", &noted.replace('7', "6")] {
+        fs::write(&path, bad).unwrap();
+        let heir = scene.heir(features());
+        assert!(matches!(found(&heir).await, Fate::Ended(_)), "{bad}");
+    }
     let heir = scene.heir(features());
     let Fate::Ended(process) = found(&heir).await else { panic!("not ended") };
     process.kill().await.unwrap();
     assert_eq!(scene.records(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn the_end_of_one_is_not_that_of_another_with_its_id() {
+    let scene = kept("ends-namesake");
+    let path = scene.run_dir().join("a-1.ended");
+    scene.run("a-1", "exit 7").await.stop(GRACE).await.unwrap();
+    let noted = fs::read(&path).unwrap();
+    scene.supervisor.release_ended(["a-1"]);
+    let second = scene.run("a-1", "exec sleep 600").await;
+    fs::write(&path, noted).unwrap();
+    let heir = scene.heir(features());
+    let Fate::Running(_) = found(&heir).await else { panic!("not running") };
+    second.kill().await.unwrap();
 }
 
 #[tokio::test]
@@ -144,4 +169,23 @@ async fn a_sweep_removes_what_is_kept_of_ends() {
     let swept = sweep(scene.run_dir(), &features(), GRACE).await.unwrap();
     assert_eq!(swept.iter().map(|swept| &swept.outcome).collect::<Vec<_>>(), [&Outcome::Gone]);
     assert_eq!(scene.records(), Vec::<String>::new());
+}
+
+/// One that came to it after the last look is of the instance all the same.
+#[tokio::test]
+async fn who_carries_the_mark_of_one_that_has_ended_is_ended_too() {
+    for by_sweep in [true, false] {
+        let scene = kept("ends-late");
+        scene.run("a-1", "exit 7").await.stop(GRACE).await.unwrap();
+        let run_dir = scene.run_dir().display().to_string();
+        let mut late = Stranger::marked(&[(INSTANCE_ENV, "a-1"), (RUN_DIR_ENV, &run_dir)]);
+        if by_sweep {
+            let swept = sweep(scene.run_dir(), &features(), GRACE).await.unwrap();
+            assert!(matches!(&swept[0].outcome, Outcome::Stopped { pids } if pids.len() == 1), "{swept:?}");
+        } else {
+            let heir = scene.heir(features());
+            assert!(matches!(found(&heir).await, Fate::Over { status: ExitStatus::Code(7) }));
+        }
+        assert!(!late.lives(), "by a sweep: {by_sweep}");
+    }
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Command};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use formic_core::{InstanceId, ServiceName};
 use formic_supervise::{
@@ -23,7 +23,15 @@ impl Stranger {
     }
 
     pub(crate) fn marked(env: &[(&str, &str)]) -> Self {
-        Self(Command::new("/bin/sleep").arg("60").envs(env.iter().copied()).spawn().unwrap())
+        let stranger = Self(Command::new("/bin/sleep").arg("60").envs(env.iter().copied()).spawn().unwrap());
+        // For a moment after it has begun its environment is empty.
+        let environ = format!("/proc/{}/environ", stranger.0.id());
+        let began = Instant::now();
+        while fs::read(&environ).unwrap().is_empty() {
+            assert!(began.elapsed() < Duration::from_secs(30), "it does not begin");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        stranger
     }
 
     pub(crate) fn lives(&mut self) -> bool {

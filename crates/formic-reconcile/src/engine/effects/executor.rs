@@ -137,7 +137,10 @@ impl Executor {
         let ids: Vec<String> = ids.map(ToOwned::to_owned).collect();
         if !ids.is_empty() {
             let supervisor = self.supervisor.clone();
-            self.tasks.spawn_blocking(move || supervisor.release_ended(ids.iter().map(String::as_str)));
+            // Not one of the tasks, which end with the engine: its own end is the next that would be left.
+            drop(tokio::task::spawn_blocking(move || {
+                supervisor.release_ended(ids.iter().map(String::as_str));
+            }));
         }
     }
 
