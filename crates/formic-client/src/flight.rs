@@ -165,7 +165,8 @@ impl Flight {
     /// that it is over.
     fn is_hasty(&self, sent: Instant, now: Instant) -> bool {
         let (at, took) = (self.remote.since_origin(now), now.duration_since(sent));
-        self.waits || !self.remote.backend().is_overdue(at, took)
+        // What this client gives by itself is nobody's haste, however long its calls usually take.
+        self.waits || took < self.remote.patience() && !self.remote.backend().is_overdue(at, took)
     }
 
     /// Whether that the connection was lost under this call has not been counted for another one.

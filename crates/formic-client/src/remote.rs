@@ -57,6 +57,8 @@ pub(crate) struct Dialer {
     observer: Option<Arc<dyn Observer>>,
     pub(crate) mux: mux::Dialer,
     connect_timeout: Duration,
+    /// What a call is given that says nothing.
+    timeout: Duration,
     connections: usize,
     protocol: Protocol,
     max_message: usize,
@@ -138,6 +140,7 @@ impl Dialer {
             observer: config.observer.clone(),
             mux: mux::Dialer::new(config, &tasks, &stop),
             connect_timeout: config.connect_timeout,
+            timeout: config.timeout,
             connections: config.connections.max(1),
             protocol: config.protocol,
             max_message: config.max_message,
@@ -276,6 +279,12 @@ impl Remote {
 
     pub(crate) fn protocol(&self) -> Protocol {
         self.dialer.protocol
+    }
+
+    /// Who has waited for so long was in no hurry. Half of what a call is given that says nothing, for a part of that may
+    /// have gone by before an attempt.
+    pub(crate) fn patience(&self) -> Duration {
+        self.dialer.timeout / 2
     }
 
     /// The largest message taken from a server.

@@ -3,6 +3,7 @@
 
 mod faults;
 mod greeting;
+mod haste;
 mod idle;
 mod mux;
 mod picks;

@@ -53,6 +53,8 @@ pub(crate) struct Echo {
     pub(crate) script: Mutex<VecDeque<Error>>,
     /// After how many messages streams of `Repeat` fail, and how.
     pub(crate) falls: Mutex<Option<(usize, Error)>>,
+    /// Handlers take so long before they answer or begin to.
+    pub(crate) delay: Mutex<Duration>,
     /// Where `Relay` goes on to.
     pub(crate) next: Mutex<Option<Channel>>,
 }
@@ -84,6 +86,11 @@ impl Echo {
         self.attempts.lock().unwrap().clone()
     }
 
+    /// Has every handler take so long from now on.
+    pub(crate) fn take(&self, delay: Duration) {
+        *self.delay.lock().unwrap() = delay;
+    }
+
     pub(crate) fn fail_next(&self, errors: impl IntoIterator<Item = Error>) {
         self.script.lock().unwrap().extend(errors);
     }
@@ -110,6 +117,10 @@ impl Handle for Service {
                 return Err(error);
             }
             let mut guard = Dropping(Arc::clone(&echo), false);
+            let delay = *echo.delay.lock().unwrap();
+            if !delay.is_zero() {
+                tokio::time::sleep(delay).await;
+            }
             let deadline = call.deadline;
             let user = call.metadata.get("x-user").map(ToOwned::to_owned);
             let traceparent = trace_of(&call).map(|trace| trace.to_string()).unwrap_or_default();

@@ -18,24 +18,29 @@ use crate::server::*;
 const MS: Duration = Duration::from_millis(1);
 
 /// It may be lost, so that probes take it first.
-const READ: Method = REPEAT.idempotent(true);
+pub(crate) const READ: Method = REPEAT.idempotent(true);
 
 #[derive(Clone, Copy, Debug)]
-enum How {
+pub(crate) enum How {
     Http,
     Multiplexed,
     InMemory,
 }
 
 /// Two servers behind one name.
-struct Pair {
-    echoes: [Arc<Echo>; 2],
-    client: Client,
-    channel: Channel,
+pub(crate) struct Pair {
+    pub(crate) echoes: [Arc<Echo>; 2],
+    pub(crate) client: Client,
+    pub(crate) channel: Channel,
     _servers: Vec<Box<dyn Any>>,
 }
 
 async fn pair(how: How) -> Pair {
+    pair_with(how, Config { timeout: Duration::from_secs(3_600), ..Config::default() }).await
+}
+
+/// Takes what the client is like otherwise.
+pub(crate) async fn pair_with(how: How, config: Config) -> Pair {
     let (registry, fabric, echoes) = (Memory::new(), Fabric::new(), [Echo::new(), Echo::new()]);
     let mut servers: Vec<Box<dyn Any>> = Vec::new();
     for (n, echo) in echoes.iter().enumerate() {
@@ -66,8 +71,7 @@ async fn pair(how: How) -> Pair {
     let ejection = Ejection { min_wait: 50 * MS, max_wait: 50 * MS, ..Ejection::default() };
     let traffic = Traffic { ejection, policy: Algorithm::RoundRobin, ..Traffic::default() };
     let connector = matches!(how, How::InMemory).then(|| fabric.connector("web"));
-    let timeout = Duration::from_secs(3_600);
-    let client = Client::new(Arc::new(registry), Config { traffic, connector, timeout, ..Config::default() });
+    let client = Client::new(Arc::new(registry), Config { traffic, connector, ..config });
     let channel = client.of("echo");
     // Both are known and connected to.
     channel.call(call_of(SAY, "x")).await.unwrap();
@@ -78,18 +82,22 @@ async fn pair(how: How) -> Pair {
     Pair { echoes, client, channel, _servers: servers }
 }
 
-fn echo() -> ServiceName {
+pub(crate) fn echo() -> ServiceName {
     ServiceName::new("echo").unwrap()
 }
 
 impl Pair {
     /// Of the first.
-    fn view(&self) -> BackendView {
-        self.client.traffic(&echo()).endpoints[0].clone()
+    pub(crate) fn view(&self) -> BackendView {
+        self.view_of(0)
+    }
+
+    pub(crate) fn view_of(&self, which: usize) -> BackendView {
+        self.client.traffic(&echo()).endpoints[which].clone()
     }
 
     /// Reads a stream to its end.
-    async fn read(&self) -> Result<usize, Error> {
+    pub(crate) async fn read(&self) -> Result<usize, Error> {
         let mut stream = self.channel.call(call_of(READ, "x")).await?.body.into_stream();
         let mut messages = 0;
         while let Some(message) = next(&mut stream).await {
