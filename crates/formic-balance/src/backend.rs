@@ -24,7 +24,7 @@ pub use average::{DECAY, FLOOR, RISE};
 pub(crate) use spell::Course;
 pub(crate) use window::Counts;
 
-use average::Average;
+use average::{Average, Fit};
 use spell::Spell;
 use window::Window;
 
@@ -46,6 +46,10 @@ const COLD: f32 = 0.1;
 /// So many times what calls take must have passed before a deadline that runs out is the endpoint's failure and not its caller's
 /// haste: whoever may choose deadlines could have healthy endpoints ejected otherwise.
 const OVERDUE: u32 = 2;
+
+/// So many answers must have borne out what calls take before anybody's haste is judged by it: the first ones say less than
+/// they took, for a slow one raises the average by a few times at most, and a few may all have been for something easy.
+const KNOWN: u32 = 4;
 
 /// One failure, in the unit of suspicion: a success takes back a quarter of it.
 pub(crate) const FAILED: u32 = 4;
@@ -101,6 +105,8 @@ struct Hot {
     suspicion: AtomicU32,
     /// The tick of the last trial.
     tried: AtomicU32,
+    /// Answers that bore out the average, up to [`KNOWN`].
+    borne_out: AtomicU32,
     down: AtomicBool,
     /// One of [`IN`], [`OUT`], [`PROBING`].
     state: AtomicU8,
@@ -145,6 +151,7 @@ impl Backend {
             weight: AtomicU32::new(1f32.to_bits()),
             suspicion: AtomicU32::new(0),
             tried: AtomicU32::new(tick(now)),
+            borne_out: AtomicU32::new(0),
             down: AtomicBool::new(false),
             state: AtomicU8::new(IN),
         };
@@ -222,15 +229,32 @@ impl Backend {
         probe: bool,
     ) -> Option<Change> {
         if let (Outcome::Success, Some(took)) = (outcome, took) {
-            self.hot.average.learn(now, took);
+            self.answered(now, took);
         }
         self.judge(now, took, outcome, probe)
+    }
+
+    /// An answer came, or began to.
+    fn answered(&self, now: Duration, took: Duration) {
+        if self.sample(now, took) == Fit::Within && self.hot.borne_out.load(Ordering::Relaxed) < KNOWN {
+            // One too many does no harm.
+            self.hot.borne_out.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Something counts as so long an answer.
+    fn sample(&self, now: Duration, took: Duration) -> Fit {
+        let fit = self.hot.average.learn(now, took);
+        if fit == Fit::First {
+            self.hot.borne_out.store(0, Ordering::Relaxed);
+        }
+        fit
     }
 
     /// An answer that streams began, after `took`. How fast the endpoint is it has shown, and whether it is well it
     /// has not: that is told by [`judge`](Self::judge).
     pub fn begun(&self, now: Duration, took: Duration) {
-        self.hot.average.learn(now, took);
+        self.answered(now, took);
     }
 
     /// What became of an attempt whose beginning was learnt from already, after `took`; otherwise as
@@ -263,7 +287,7 @@ impl Backend {
             }
             Outcome::Rejected { after } => {
                 let sample = after.unwrap_or_default().min(PUSH_BACK).max(took.unwrap_or_default());
-                self.hot.average.learn(now, sample.max(FLOOR));
+                self.sample(now, sample.max(FLOOR));
             }
             Outcome::Neutral => {}
         }
@@ -290,7 +314,7 @@ impl Backend {
 
     /// `after_all` says that it was counted as a success before.
     fn fail(&self, now: Duration, took: Option<Duration>, probe: bool, after_all: bool) -> Option<Change> {
-        self.hot.average.learn(now, took.unwrap_or_default().max(FAILURE));
+        self.sample(now, took.unwrap_or_default().max(FAILURE));
         self.shared.note_trouble();
         // No more than is enough: what could not be ejected need not be made up for for ever.
         let enough = self.shared.enough();
@@ -319,7 +343,7 @@ impl Backend {
     }
 
     /// Whether a call that has no answer after so long says something of the endpoint: not where its caller gave it less time
-    /// than calls take.
+    /// than calls take, and while little is known of that, not before two seconds.
     #[must_use]
     pub fn is_overdue(&self, now: Duration, took: Duration) -> bool {
         took >= self.shared.usual(now) * OVERDUE
@@ -347,6 +371,11 @@ impl Backend {
     /// What an answer took lately as of the last one, for people: where nobody asks, no endpoint gets faster.
     pub(crate) fn last(&self, now: Duration) -> Option<Duration> {
         self.hot.average.last(now)
+    }
+
+    /// The same where enough answers have borne it out to hold callers to it.
+    pub(crate) fn known(&self, now: Duration) -> Option<Duration> {
+        (self.hot.borne_out.load(Ordering::Relaxed) >= KNOWN).then(|| self.last(now)).flatten()
     }
 
     /// Its bad spell, if it is in one.
@@ -489,6 +518,7 @@ impl Backend {
     /// Back in: what it took while it was ill is forgotten, and half of what it takes to be out again is not.
     pub(crate) fn put_in(&self, prior: Duration, suspicion: u32, now: Duration) {
         self.hot.average.reset(prior, now);
+        self.hot.borne_out.store(0, Ordering::Relaxed);
         self.recent.clear();
         self.hot.suspicion.store(suspicion, Ordering::Relaxed);
         // Its failures from before count as much as the suspicion does.

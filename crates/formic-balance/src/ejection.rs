@@ -39,6 +39,9 @@ const RECESS: u64 = 100_000;
 /// How long what all take counts as known, in microseconds: that question costs a look at many, too.
 const FRESH: u64 = 100_000;
 
+/// For so long it is taken for what it was while all of whom it is known fail, in microseconds.
+const KEPT: u64 = 60_000_000;
+
 /// More suspicion than there ever is.
 const NEVER: u32 = u32::MAX / 2;
 
@@ -135,6 +138,8 @@ pub(crate) struct Shared {
     /// What an endpoint takes, as of then; in microseconds.
     usual: AtomicU64,
     usual_at: AtomicU64,
+    /// When somebody was there to tell it.
+    usual_known: AtomicU64,
     court: Mutex<Court>,
 }
 
@@ -165,6 +170,7 @@ impl Default for Shared {
             recess: AtomicU64::new(0),
             usual: AtomicU64::new(0),
             usual_at: AtomicU64::new(NEVER_ASKED),
+            usual_known: AtomicU64::new(0),
             court: Mutex::default(),
         }
     }
@@ -223,7 +229,8 @@ impl Shared {
         self.court.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What an endpoint takes that is well, as the one in the middle does. While nobody was measured lately it may be long.
+    /// What an endpoint takes that is well, as the one in the middle does. While that is not known of anybody it may be long: who
+    /// hangs is found all the same by callers who give calls as much as they get by themselves.
     pub(crate) fn usual(&self, now: Duration) -> Duration {
         let (now_at, at) = (micros(now), self.usual_at.load(Ordering::Acquire));
         if at == NEVER_ASKED || now_at.saturating_sub(at) >= FRESH {
@@ -231,9 +238,15 @@ impl Shared {
             let all = || present.sample(ASKED).filter(|one| one.state() == IN);
             // Of those who failed lately the latency is partly what failures count as.
             let well =
-                middle(all().filter(|one| !one.is_suspect()).filter_map(|one| one.last(now)).collect());
-            let usual = if well.is_zero() { FAILURE } else { well };
-            self.usual.store(micros(usual), Ordering::Relaxed);
+                middle(all().filter(|one| !one.is_suspect()).filter_map(|one| one.known(now)).collect());
+            if !well.is_zero() {
+                self.usual.store(micros(well), Ordering::Relaxed);
+                self.usual_known.store(now_at, Ordering::Relaxed);
+            } else if at == NEVER_ASKED
+                || now_at.saturating_sub(self.usual_known.load(Ordering::Relaxed)) >= KEPT
+            {
+                self.usual.store(micros(FAILURE), Ordering::Relaxed);
+            }
             // Others who ask meanwhile find out by themselves, or take the answer before.
             self.usual_at.store(now_at, Ordering::Release);
         }
@@ -512,20 +525,22 @@ mod tests {
         }
     }
 
+    fn three() -> impl Iterator<Item = formic_core::Instance> {
+        ["a", "b", "c"].iter().enumerate().map(|(n, name)| formic_core::Instance {
+            id: formic_core::InstanceId::new(*name),
+            service: formic_core::ServiceName::new("echo").expect("a name"),
+            version: String::new(),
+            endpoint: std::net::SocketAddr::from(([127, 0, 0, 1], 1 + n as u16)).into(),
+            metadata: std::collections::BTreeMap::new(),
+            rpc: Vec::new(),
+        })
+    }
+
     #[test]
     fn what_calls_take_is_asked_for_now_and_then() {
         let (mut roster, ms) = (crate::Roster::new(), Duration::from_millis(1));
-        let set = {
-            let instances = ["a", "b", "c"].iter().enumerate().map(|(n, name)| formic_core::Instance {
-                id: formic_core::InstanceId::new(*name),
-                service: formic_core::ServiceName::new("echo").expect("a name"),
-                version: String::new(),
-                endpoint: std::net::SocketAddr::from(([127, 0, 0, 1], 1 + n as u16)).into(),
-                metadata: std::collections::BTreeMap::new(),
-                rpc: Vec::new(),
-            });
-            roster.arrange(&instances.collect(), &Traffic::default(), &crate::Seat::default(), Duration::ZERO)
-        };
+        let set =
+            roster.arrange(&three().collect(), &Traffic::default(), &crate::Seat::default(), Duration::ZERO);
         let backends: Vec<_> = set.indices().map(|index| Arc::clone(set.backend(index))).collect();
         let long = 2 * FAILURE;
         assert!(
@@ -533,7 +548,7 @@ mod tests {
             "nothing is known"
         );
         for (backend, took) in backends.iter().zip([10 * ms, 30 * ms, 900 * ms]) {
-            for _ in 0..9 {
+            for _ in 0..12 {
                 backend.learn(ms, Some(took), Outcome::Success, false);
             }
         }
@@ -548,5 +563,36 @@ mod tests {
         }
         let later = now + Duration::from_secs(30);
         assert!(!backends[0].is_overdue(later, Duration::from_secs(1)), "the one that is well takes 900 ms");
+    }
+
+    #[test]
+    fn the_first_answers_hold_nobody_to_haste() {
+        let (mut roster, ms) = (crate::Roster::new(), Duration::from_millis(1));
+        let set = roster.arrange(&three().collect(), &Traffic::default(), &crate::Seat::default(), ms);
+        let backends: Vec<_> = set.indices().map(|index| Arc::clone(set.backend(index))).collect();
+        let fresh = Duration::from_micros(FRESH);
+        // A service that takes 200 ms, from its first answer on; who gives it 100 ms is in a hurry all along.
+        let mut now = ms;
+        for answer in 0..20 {
+            backends[answer % 2].learn(now, Some(200 * ms), Outcome::Success, false);
+            now += fresh;
+            let too_short = backends[0].is_overdue(now, 100 * ms);
+            assert!(!too_short, "after {answer} answers it is taken for faster than it is");
+            assert!(backends[2].is_overdue(now, 2 * FAILURE), "and who never answers is found: {answer}");
+        }
+        assert!(backends[2].is_overdue(now, 401 * ms), "that is known by now");
+        // After a pause that leaves nothing of it, one that was for something easy does not say what calls take.
+        now += Duration::from_secs(61);
+        backends[0].learn(now, Some(ms), Outcome::Success, false);
+        assert!(!backends[1].is_overdue(now + fresh, 100 * ms));
+        (0..12).for_each(|_| _ = backends[0].learn(now, Some(ms), Outcome::Success, false));
+        now += 2 * fresh;
+        assert!(backends[1].is_overdue(now, 100 * ms), "and many do");
+        // That all of whom it is known fail is no reason to forget it.
+        backends[0].learn(now, Some(ms), Outcome::Failure, false);
+        now += Duration::from_secs(1);
+        assert!(backends[0].is_overdue(now, 100 * ms));
+        now += Duration::from_secs(60);
+        assert!(!backends[0].is_overdue(now, 100 * ms), "but for a while");
     }
 }

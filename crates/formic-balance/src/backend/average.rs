@@ -25,6 +25,17 @@ const FADED: f32 = 0.0025;
 /// is remembered as if it were yesterday, which harms nobody.
 const TICKS_PER_SECOND: u64 = 10_000;
 
+/// How an answer compares with what was known before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fit {
+    /// Nothing was measured, or too long ago to tell anything.
+    First,
+    /// It took as long as that, about, or less.
+    Within,
+    /// It took longer than one answer can say: what is known is too little as yet.
+    Beyond,
+}
+
 /// The average in seconds (`f32` bits, high half) and the tick of its last change (low half), in one
 /// word so that no reader sees the one without the other. 0 seconds: nothing known. Negative: not measured, only
 /// supposed to be like others.
@@ -122,23 +133,28 @@ impl Average {
         seconds > 0.0 && then.wrapping_sub(since) <= u32::MAX / 2
     }
 
-    pub(crate) fn learn(&self, now: Duration, sample: Duration) {
+    pub(crate) fn learn(&self, now: Duration, sample: Duration) -> Fit {
         // On a clock that stands still an answer takes no time, and is an answer all the same.
         let (at, sample) = (tick(now), sample.as_secs_f32().max(INSTANT));
+        let mut fit = Fit::First;
         let change = |word| {
             let (seconds, then) = unpack(word);
-            let (seconds, weight) = (seconds.abs(), weight(at.wrapping_sub(then)));
-            let learnt = if sample >= seconds {
-                // Measured against what was learnt, and not against what a pause has left of it: the fading lets a slow
-                // endpoint be tried again, and a try that is slow again must not make it fast.
-                sample.min(seconds.max(FLOOR.as_secs_f32()) * RISE)
-            } else {
-                seconds * weight + sample * (1.0 - weight)
+            let (known, weight) = (seconds.abs(), weight(at.wrapping_sub(then)));
+            // Measured against what was learnt, and not against what a pause has left of it: the fading lets a slow
+            // endpoint be tried again, and a try that is slow again must not make it fast.
+            let most = known.max(FLOOR.as_secs_f32()) * RISE;
+            let learnt =
+                if sample >= known { sample.min(most) } else { known * weight + sample * (1.0 - weight) };
+            fit = match seconds > 0.0 && weight >= FADED {
+                false => Fit::First,
+                true if sample > most => Fit::Beyond,
+                true => Fit::Within,
             };
             Some(pack(learnt, at))
         };
         // Never fails: `change` always has an answer.
         let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, change);
+        fit
     }
 }
 
@@ -199,7 +215,7 @@ mod tests {
     #[test]
     fn who_is_given_up_again_and_again_stays_slow() {
         let average = Average::new(Duration::ZERO, Duration::ZERO);
-        (0..9).for_each(|_| average.learn(Duration::ZERO, 20 * MS));
+        (0..9).for_each(|_| _ = average.learn(Duration::ZERO, 20 * MS));
         let second = 1_000 * MS;
         // Five times a second, after half a second, a little more or a little less.
         for at in 1..600u32 {
@@ -211,7 +227,7 @@ mod tests {
             );
         }
         // Once it answers it is known better.
-        (0..600).for_each(|at| average.learn(120 * second + at * second / 10, 20 * MS));
+        (0..600).for_each(|at| _ = average.learn(120 * second + at * second / 10, 20 * MS));
         assert!(average.seconds(180 * second) < 0.025);
         let supposed = Average::new(MS, Duration::ZERO);
         supposed.reached(MS, 2 * MS);
@@ -229,6 +245,18 @@ mod tests {
         assert_eq!(average.last(MS + 3 * DECAY), shown);
         assert!(average.seconds(MS + 3 * DECAY) < 0.0001, "what is picked by fades");
         assert_eq!(average.last(MS + 61 * DECAY / 10), None);
+    }
+
+    #[test]
+    fn an_average_tells_whether_it_has_caught_up() {
+        let average = Average::new(3 * MS, Duration::ZERO);
+        let learn = |at: Duration, took| average.learn(at, took);
+        assert_eq!(learn(MS, 100 * MS), Fit::First, "what is supposed is nothing to go by");
+        let fits = [100 * MS, 100 * MS, 100 * MS, MS, 390 * MS, 2_000 * MS].map(|took| learn(MS, took));
+        assert_eq!(fits, [Fit::Beyond, Fit::Within, Fit::Within, Fit::Within, Fit::Within, Fit::Beyond]);
+        assert_eq!(learn(MS + 61 * DECAY / 10, MS), Fit::First, "that was long ago");
+        average.reset(MS, MS);
+        assert_eq!(learn(2 * MS, MS), Fit::First);
     }
 
     #[test]

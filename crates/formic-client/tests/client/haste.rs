@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use formic_client::{Config, State};
-use formic_core::Error;
+use formic_core::{Code, Error};
 use tokio::time::Instant;
 
 use crate::server::*;
@@ -30,6 +30,25 @@ impl Pair {
 
 fn config(timeout: Duration) -> Config {
     Config { timeout, ..Config::default() }
+}
+
+/// A client that has just begun to call takes nobody for faster than he is.
+#[tokio::test(start_paused = true)]
+async fn a_stranger_in_a_hurry_ejects_nobody_while_a_service_is_new_to_its_caller() {
+    let pair = pair_with(How::InMemory, Config::default()).await;
+    pair.echoes.iter().for_each(|echo| echo.take(200 * MS));
+    for turn in 0..12 {
+        // Each kind of call comes to each of the two.
+        for _ in 0..2 {
+            pair.say(None).await.unwrap();
+        }
+        for _ in 0..2 {
+            assert_eq!(pair.say(Some(100 * MS)).await.unwrap_err().code(), Code::DeadlineExceeded);
+        }
+        assert!(pair.all_well(), "{turn}: {:?} and {:?}", pair.view(), pair.view_of(1));
+        // What is usual is looked at now and then.
+        tokio::time::sleep(100 * MS).await;
+    }
 }
 
 #[tokio::test(start_paused = true)]
