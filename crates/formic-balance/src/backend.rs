@@ -40,6 +40,10 @@ pub const PUSH_BACK: Duration = Duration::from_secs(5);
 /// either cleared or ejected; shunned for good on a few failures it would be neither.
 const TRIAL: u32 = 200;
 
+/// How much later a trial comes after one that its caller gave up: who calls one after the other would have every call of his
+/// make one, if none of them waits long enough to clear or eject.
+const LATER: u32 = 10_000;
+
 /// The smallest share of its traffic that an endpoint gets while it starts: none at all teaches nothing.
 const COLD: f32 = 0.1;
 
@@ -337,6 +341,9 @@ impl Backend {
     /// The caller gave up after `took`: an answer would have taken at least that.
     pub fn abandoned(&self, now: Duration, took: Duration, probe: bool) {
         self.hot.average.reached(now, took);
+        if self.is_suspect() {
+            self.hot.tried.store(tick(now).wrapping_add(LATER), Ordering::Relaxed);
+        }
         if probe {
             self.shared.probe_abandoned(self, now);
         }
@@ -612,9 +619,12 @@ mod tests {
         assert!(backend.is_suspect() && backend.take_trial(100 * MS));
         assert!(!backend.take_trial(110 * MS), "not so soon");
         assert!(backend.take_trial(120 * MS));
+        backend.abandoned(125 * MS, 5 * MS, false);
+        assert!(!backend.take_trial(1_125 * MS), "it told nothing, and so would the next at once");
+        assert!(backend.take_trial(1_150 * MS));
         for _ in 0..FAILED {
-            backend.learn(130 * MS, Some(MS), Outcome::Success, false);
+            backend.learn(1_160 * MS, Some(MS), Outcome::Success, false);
         }
-        assert!(!backend.is_suspect() && !backend.take_trial(200 * MS));
+        assert!(!backend.is_suspect() && !backend.take_trial(1_300 * MS));
     }
 }
