@@ -50,7 +50,7 @@ impl Transport {
 /// How a client behaves. Every field has a default that suits calls within a data centre.
 #[derive(Clone)]
 pub struct Config {
-    /// How long a call may take that says nothing and inherits nothing.
+    /// How long a call may take that says nothing and inherits nothing; of an answer that streams, until it begins.
     pub timeout: Duration,
     /// Connections to each endpoint over HTTP. The second is opened only when the first is busy. One multiplexed connection
     /// is enough.

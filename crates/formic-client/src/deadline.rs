@@ -15,6 +15,15 @@ use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 /// Later than any deadline that means something; keeps sums from overflowing.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
+/// Until when the answer to a call that streams without a deadline must begin. Stands in the extensions of the call.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Begin(pub(crate) Instant);
+
+/// So long after a moment, as far as that can be said.
+pub(crate) fn after(now: Instant, timeout: Duration) -> Instant {
+    now + timeout.min(LONGEST)
+}
+
 /// Until when a call may take, and how much of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Deadline {
@@ -38,12 +47,17 @@ impl Deadline {
             (Some(own), Some(inherited)) => Some(own.min(inherited)),
             (own, inherited) => own.or(inherited),
         };
-        let until = given.unwrap_or_else(|| now + default.min(LONGEST));
+        let until = given.unwrap_or_else(|| after(now, default));
         let answers_stream = call.method.kind.server_streams();
         // A default that travelled would make the server end the stream.
         call.deadline = (given.is_some() || !answers_stream).then_some(until);
         if until <= now {
             return Err(Error::deadline_exceeded("the deadline had passed before the call was sent"));
+        }
+        if call.deadline.is_none() {
+            // A channel may lead to another one, and whichever gives up first is the one to know of.
+            let before = call.extensions.get::<Begin>().map(|begin| begin.0);
+            call.extensions.insert(Begin(before.map_or(until, |before| before.min(until))));
         }
         Ok(Self { until, stream: given.is_some() && answers_stream })
     }
@@ -106,6 +120,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
+    /// The deadline that travels, the one that is kept, and whether it is that of the whole stream.
     fn settle(kind: Kind, own: Option<u32>, inherited: Option<u32>) -> (Option<u32>, u32, bool) {
         let now = Instant::now();
         let mut call = Call::new(Method::new("/p.S/M", kind), Codec::Proto, Body::Message(Bytes::new()));
@@ -113,6 +128,8 @@ mod tests {
         let inherited = inherited.map(|seconds| now + SECOND * seconds);
         let deadline = Deadline::settle(&mut call, inherited, 5 * SECOND, now).expect("not passed");
         let seconds = |at: Instant| (at - now).as_secs() as u32;
+        let begin = call.extensions.get::<Begin>().map(|begin| begin.0);
+        assert_eq!(call.deadline.or(begin), Some(deadline.until), "whoever makes the call knows it");
         (call.deadline.map(seconds), seconds(deadline.until), deadline.stream)
     }
 

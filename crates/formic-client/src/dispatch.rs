@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use crate::budget::Budget;
 use crate::client::Shared;
+use crate::deadline::Begin;
 use crate::flight::Flight;
 use crate::observe::Reporting;
 use crate::outgoing::Outgoing;
@@ -18,7 +19,7 @@ use crate::remote::Remote;
 use crate::retry::{self, History, Nature, Verdict};
 use crate::service::{Beside, Picked, Service};
 use crate::watched::{Again, Watched};
-use crate::{Happening, local, wire};
+use crate::{Happening, deadline, local, wire};
 
 /// To whom the calls of a channel go.
 pub(crate) enum Target {
@@ -41,6 +42,8 @@ pub(crate) struct Fixed {
 pub(crate) struct Course {
     /// It is itself caused by a repetition.
     pub(crate) retried: bool,
+    /// When an answer must have begun. Nobody says if a layer of the caller's has made another call of this one.
+    pub(crate) until: Option<Instant>,
     pub(crate) history: History,
     tried: Vec<Arc<Remote>>,
     /// To whom the next attempt goes, where that had to be known to decide upon it.
@@ -56,8 +59,8 @@ pub(crate) struct Dispatch {
 // === impl Course ===
 
 impl Course {
-    pub(crate) fn new(retried: bool) -> Self {
-        Self { retried, ..Self::default() }
+    pub(crate) fn new(retried: bool, until: Option<Instant>) -> Self {
+        Self { retried, until, ..Self::default() }
     }
 
     pub(crate) fn has_begun(&self) -> bool {
@@ -123,7 +126,7 @@ impl Target {
         match self {
             Self::Service(service) => service.pick(now, call, course).await,
             Self::Fixed(fixed) => {
-                let flight = Flight::begin(&fixed.remote, false, call);
+                let flight = Flight::begin(&fixed.remote, false, call, course.until);
                 Ok(Picked { flight, hedge: Beside::Never })
             }
         }
@@ -141,10 +144,10 @@ impl Dispatch {
         retried: bool,
         now: Instant,
     ) -> Result<Answer, Error> {
-        let mut report =
-            self.client.config.observer.as_ref().map(|observer| {
-                Reporting::begin(observer, self.target.name(), &call.method, now, call.deadline)
-            });
+        let deadline = call.deadline;
+        let until = deadline.or_else(|| call.extensions.get::<Begin>().map(|begin| begin.0));
+        let (name, observer) = (self.target.name(), self.client.config.observer.as_ref());
+        let mut report = observer.map(|observer| Reporting::begin(observer, name, &call.method, now, until));
         let mut again = None;
         let outcome = match self.target.local() {
             Some(handle) => {
@@ -152,15 +155,19 @@ impl Dispatch {
                     report.attempt(None);
                 }
                 // Not repeated: the only instance there is would be asked again.
-                local::call(handle, call, trace, retried).await.map(|answer| (answer, None))
+                let outcome = local::call(handle, call, trace, retried).await;
+                if let Some(report) = &mut report {
+                    report.attempted(deadline);
+                }
+                outcome.map(|answer| (answer, None))
             }
             None => {
                 let outgoing = Arc::new(Outgoing::new(call, trace));
                 self.target.budget().call(self.client.since_origin(now));
-                let mut course = Course::new(retried);
+                let mut course = Course::new(retried, until);
                 let outcome = self.attempts(&outgoing, &mut course, now, report.as_mut()).await;
                 if let Some(report) = &mut report {
-                    report.attempted();
+                    report.attempted(deadline);
                 }
                 // A stream that can be begun again is, if it fails before its first message.
                 let method = &outgoing.method;
@@ -241,7 +248,7 @@ impl Dispatch {
             idempotent: outgoing.method.idempotent,
             retried: course.retried,
             replayable: outgoing.replayable(),
-            left: outgoing.deadline().map(|deadline| deadline.saturating_duration_since(now)),
+            left: course.until.map(|until| until.saturating_duration_since(now)),
             elsewhere: next.is_some(),
         };
         let wait = match retry::judge(&traffic.retry, error, nature, &mut course.history) {
@@ -270,9 +277,10 @@ impl Dispatch {
         self.client.withdraw(self.target.name(), self.target.budget(), traffic, now, what)
     }
 
-    /// How long a call may take that says nothing.
-    pub(crate) fn timeout(&self) -> Duration {
-        self.client.config.timeout
+    /// When the answer to a call must begin that is made again now: as if it were made for the first time.
+    pub(crate) fn until(&self, outgoing: &Outgoing) -> Instant {
+        let timeout = self.client.config.timeout;
+        outgoing.deadline().unwrap_or_else(|| deadline::after(Instant::now(), timeout))
     }
 
     /// An attempt, and another beside it once the first takes longer than most. The first answer counts; of

@@ -6,7 +6,8 @@
 //! failure, and a probe would pass by it. gRPC's outlier detection judges a stream when it ends, and so never one that
 //! lives for ever. Here the first message is enough; a stream that breaks off after it
 //! counts as a failure in the place of the success. How fast the endpoint is is learnt when the stream begins: when there
-//! is something to say is no matter of speed. And one that stays open in silence is taken for good after a while: for
+//! is something to say is no matter of speed. One that has not begun when the time for that is over has not been
+//! answered. And one that stays open in silence is taken for good after a while: for
 //! probes and suspects, who are waited for, as soon as that while is over, for others when it ends.
 
 use std::sync::Arc;
@@ -31,6 +32,8 @@ pub(crate) struct Flight {
     silence: Option<Box<Silence>>,
     /// Past it, being given up is the endpoint's doing.
     deadline: Option<Instant>,
+    /// That is when an answer that streams must have begun, which may then go on for ever.
+    begins_only: bool,
     /// The endpoint may be waiting for its caller, whose request streams.
     waits: bool,
 }
@@ -62,10 +65,18 @@ struct Silence {
 }
 
 impl Flight {
-    pub(crate) fn begin(remote: &Arc<Remote>, probe: bool, call: &Outgoing) -> Self {
+    /// An attempt at a call whose answer must begin until then.
+    pub(crate) fn begin(remote: &Arc<Remote>, probe: bool, call: &Outgoing, until: Option<Instant>) -> Self {
         remote.backend().begin();
-        let (deadline, waits) = (call.deadline(), call.method.kind.client_streams());
-        Self { remote: Arc::clone(remote), clock: Clock::Waiting, probe, silence: None, deadline, waits }
+        Self {
+            remote: Arc::clone(remote),
+            clock: Clock::Waiting,
+            probe,
+            silence: None,
+            deadline: call.deadline().or(until),
+            begins_only: call.deadline().is_none(),
+            waits: call.method.kind.client_streams(),
+        }
     }
 
     pub(crate) fn remote(&self) -> &Arc<Remote> {
@@ -91,6 +102,9 @@ impl Flight {
         let now = Instant::now();
         let took = now.duration_since(sent);
         self.clock = Clock::Begun(now, took);
+        if self.begins_only {
+            self.deadline = None;
+        }
         let backend = self.remote.backend();
         backend.begun(self.remote.since_origin(now), took);
         // Of the others the verdict can wait until there is something to go by.

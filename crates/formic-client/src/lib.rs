@@ -16,7 +16,7 @@
 //! when neither is given, [`Config::timeout`]. For a call that is answered with one message it covers
 //! the whole call. For a call that is answered with a stream a given or inherited deadline covers the
 //! whole stream, while the default covers only the time until the stream begins, because nobody can
-//! guess how long a stream is meant to live.
+//! guess how long a stream is meant to live. An endpoint that has not begun it by then has not answered.
 //!
 //! # Retries
 //!

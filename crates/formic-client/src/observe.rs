@@ -84,6 +84,7 @@ struct Inner {
     way: Took,
     code: Option<Code>,
     began: Instant,
+    /// Past it, nobody waits any more.
     deadline: Option<Instant>,
     attempts: u32,
     ended: Option<Instant>,
@@ -119,9 +120,11 @@ impl Reporting {
         self.0.attempts += 1;
     }
 
-    /// There are no more attempts for now, and the request is not kept on account of the report.
-    pub(crate) fn attempted(&mut self) {
+    /// There are no more attempts for now, and the request is not kept on account of the report. From now on the deadline
+    /// of the call counts alone: an answer that streams may have had to begin sooner.
+    pub(crate) fn attempted(&mut self, deadline: Option<Instant>) {
         self.0.way = Took::Taken(self.0.way.name());
+        self.0.deadline = deadline;
     }
 
     /// The call is over, since then or only now.

@@ -373,7 +373,7 @@ impl State {
             }
             _ => Beside::Never,
         };
-        let flight = Flight::begin(set.remotes.get(pick.index)?, pick.probe, call);
+        let flight = Flight::begin(set.remotes.get(pick.index)?, pick.probe, call, course.until);
         Some(Picked { flight, hedge })
     }
 

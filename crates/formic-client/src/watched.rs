@@ -14,7 +14,7 @@ use formic_core::Error;
 use formic_rpc::context::Scope;
 use formic_rpc::{Answer, Body, BoxFuture, ByteStream, Trailing};
 use futures::Stream;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout_at};
 
 use crate::dispatch::{Course, Dispatch};
 use crate::flight::Flight;
@@ -82,31 +82,37 @@ impl Watched {
         if let Some(flight) = &self.flight {
             again.course.note(flight.remote());
         }
+        let until = again.dispatch.until(&again.outgoing);
+        again.course.until = Some(until);
         let Some(wait) = again.dispatch.verdict(error, &again.outgoing, &mut again.course) else {
             return false;
         };
         // The failed attempt is learnt from now; the report is of the call, which goes on.
         let report = self.report.take();
         self.end(&Err(error.clone()));
-        self.repeating = Some(Box::pin(again.run(wait, report)));
+        self.repeating = Some(Box::pin(again.run(wait, until, report)));
         true
     }
 }
 
 impl Again {
-    async fn run(mut self: Box<Self>, wait: std::time::Duration, mut report: Option<Reporting>) -> Repeated {
-        let limit = self.dispatch.timeout();
+    async fn run(
+        mut self: Box<Self>,
+        wait: std::time::Duration,
+        until: Instant,
+        mut report: Option<Reporting>,
+    ) -> Repeated {
         let attempts = async {
             if !wait.is_zero() {
                 tokio::time::sleep(wait).await;
             }
             self.dispatch.attempts(&self.outgoing, &mut self.course, Instant::now(), report.as_mut()).await
         };
-        // A deadline of the call's own is kept further up; this is the one of calls that have none.
+        // A deadline of the call's own is kept further up, too; this is the one of calls that have none.
         let late = |_| Error::deadline_exceeded("the deadline passed before the stream began again");
-        let outcome = timeout(limit, attempts).await.unwrap_or_else(|elapsed| Err(late(elapsed)));
+        let outcome = timeout_at(until, attempts).await.unwrap_or_else(|elapsed| Err(late(elapsed)));
         if let Some(report) = &mut report {
-            report.attempted();
+            report.attempted(self.outgoing.deadline());
         }
         Repeated { outcome, again: self, report }
     }

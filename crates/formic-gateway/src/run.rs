@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use formic_api::Attendant;
 use formic_client::{Client, Traffic, Transport};
@@ -60,6 +61,10 @@ fn cors(origins: &[String]) -> CorsLayer {
         .max_age(std::time::Duration::from_secs(7200))
 }
 
+/// Who does not begin an answer that streams is found out by whoever calls it, and not by the server of the gateway itself,
+/// which gives up for its caller and knows of no instances. So the time for that is over a moment earlier.
+const AHEAD: Duration = Duration::from_millis(20);
+
 /// Where a gateway answers.
 #[derive(Clone, Debug)]
 pub struct Addresses {
@@ -89,7 +94,7 @@ pub async fn run(
     let client = Client::new(
         Arc::clone(&registry),
         formic_client::Config {
-            timeout: config.timeout,
+            timeout: config.timeout.saturating_sub(AHEAD).max(config.timeout / 2),
             services: services.clone(),
             zone: config.labels.get("zone").cloned(),
             transport: Transport::named(&config.transport).unwrap_or_default(),

@@ -1,6 +1,7 @@
 //! The client against real servers on loopback and unix sockets, and against handles of this process.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod begins;
 mod faults;
 mod greeting;
 mod haste;

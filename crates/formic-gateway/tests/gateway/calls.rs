@@ -19,7 +19,7 @@ fn told(action: Action, number: u32) -> Order {
     Order { action: action.into(), number, ..Order::default() }
 }
 
-fn ways(front: &Front) -> Vec<(String, Http, ProbeClient)> {
+pub(crate) fn ways(front: &Front) -> Vec<(String, Http, ProbeClient)> {
     let mut ways = Vec::new();
     let wires = [
         (Http::One, Protocol::Connect),

@@ -1,19 +1,23 @@
 //! Rules and hashes see the request as it came, also what is not passed on.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use connectrpc::Protocol;
-use formic_core::{Instance, InstanceId, ServiceName};
+use formic_core::{Code, Error, Instance, InstanceId, Method, RpcService, ServiceName};
 use formic_probe::foreign::{Http, channel};
 use formic_probe::{Order, ProbeClient, ProbeServer, Prober};
 use formic_registry::Registry;
-use formic_rpc::Codec;
+use formic_rpc::{Answer, BoxFuture, Call, Codec, Handle};
 use formic_testing::Transient;
+use futures::StreamExt;
 use http_body_util::Full;
 
-use crate::{Front, front, serve, text, within};
+use crate::calls::ways;
+use crate::{Front, front, get, serve, text, within};
 
 const SAY: &str = "/probe.v1.Probe/Say";
 
@@ -103,4 +107,64 @@ async fn the_host_of_http_2_is_a_host() {
         probe.say(Order::default()).await.unwrap();
     }
     assert_eq!(front.prober.counts().began(), before);
+}
+
+/// An instance that takes every call and answers none.
+struct Hanging(ProbeServer<Prober>, Arc<AtomicUsize>);
+
+impl Handle for Hanging {
+    fn method(&self, path: &str) -> Option<Method> {
+        self.0.method(path)
+    }
+
+    fn services(&self) -> Vec<RpcService> {
+        self.0.services()
+    }
+
+    fn call(&self, _: Call) -> BoxFuture<'static, Result<Answer, Error>> {
+        self.1.fetch_add(1, Ordering::Relaxed);
+        Box::pin(std::future::pending())
+    }
+}
+
+#[tokio::test]
+async fn who_does_not_begin_a_stream_is_ejected_by_callers_who_say_nothing_of_time() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let server = serve(Arc::new(Hanging(ProbeServer::new(Prober::new()), Arc::clone(&asked)))).await;
+    let traffic = serde_json::json!({
+        "policy": "round_robin",
+        "ejection": { "min_wait": "1m", "max_wait": "1m" },
+    });
+    let front = front(|config| {
+        config.timeout = Duration::from_millis(300);
+        config.services.insert("shop".into(), serde_json::from_value(traffic).unwrap());
+    })
+    .await;
+    let instance = Instance {
+        id: InstanceId::new("shop-2"),
+        service: ServiceName::new("shop").unwrap(),
+        version: String::new(),
+        endpoint: server.addr().into(),
+        metadata: BTreeMap::new(),
+        rpc: server.running().services().to_vec(),
+    };
+    front.registry.register(instance, Duration::from_secs(3600)).await.unwrap();
+    let ejected = async || {
+        let metrics = text(&front.send(get("/metrics", "text/plain")).await);
+        metrics.contains("formic_client_ejections_total{service=\"shop\"} 1")
+    };
+    let ways = ways(&front);
+    let asking = async {
+        for (_, _, probe) in ways.iter().cycle() {
+            if ejected().await {
+                break;
+            }
+            match probe.count(Order { number: 1, ..Order::default() }).await {
+                Ok(stream) => drop(stream.into_message().count().await),
+                Err(error) => assert_eq!(error.code(), Code::DeadlineExceeded, "{error:?}"),
+            }
+        }
+    };
+    within("it to be ejected", asking).await;
+    assert_eq!(asked.load(Ordering::Relaxed), 5, "over whatever they come");
 }
