@@ -6,8 +6,8 @@
 //! failure, and a probe would pass by it. gRPC's outlier detection judges a stream when it ends, and so never one that
 //! lives for ever. Here the first message is enough; a stream that breaks off after it
 //! counts as a failure in the place of the success. How fast the endpoint is is learnt when the stream begins: when there
-//! is something to say is no matter of speed. One that has not begun when the time for that is over has not been
-//! answered. And one that stays open in silence is taken for good after a while: for
+//! is something to say is no matter of speed, and what its caller takes over a request that streams is none either. One that
+//! has not begun when the time for that is over has not been answered. And one that stays open in silence is taken for good after a while: for
 //! probes and suspects, who are waited for, as soon as that while is over, for others when it ends.
 
 use std::sync::Arc;
@@ -20,6 +20,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep};
 
 use crate::outgoing::Outgoing;
+use crate::progress::Progress;
 use crate::remote::Remote;
 use crate::{Happening, retry};
 
@@ -34,8 +35,8 @@ pub(crate) struct Flight {
     deadline: Option<Instant>,
     /// That is when an answer that streams must have begun, which may then go on for ever.
     begins_only: bool,
-    /// The endpoint may be waiting for its caller, whose request streams.
-    waits: bool,
+    /// How far the request has come, if it streams: until it is whole the endpoint may be waiting for its caller.
+    request: Option<Arc<Progress>>,
 }
 
 /// What there is to learn from a flight.
@@ -75,7 +76,7 @@ impl Flight {
             silence: None,
             deadline: call.deadline().or(until),
             begins_only: call.deadline().is_none(),
-            waits: call.method.kind.client_streams(),
+            request: call.progress().cloned(),
         }
     }
 
@@ -100,7 +101,7 @@ impl Flight {
     pub(crate) fn begun(&mut self) {
         let Clock::Running(sent) = self.clock else { return };
         let now = Instant::now();
-        let took = now.duration_since(sent);
+        let took = self.took(sent, now);
         self.clock = Clock::Begun(now, took);
         if self.begins_only {
             self.deadline = None;
@@ -128,6 +129,8 @@ impl Flight {
         let backend = self.remote.backend();
         let outcome = match outcome {
             Ok(_) => Outcome::Success,
+            // Its caller has broken it off, and with what error is the caller's choice.
+            Err(_) if self.request.as_ref().is_some_and(|request| request.has_failed()) => Outcome::Neutral,
             Err(error) if self.is_own_deadline(error, now) => match self.clock {
                 // A stream that went on until its own deadline, after a message or long enough in silence. Which of both
                 // ends says so first is chance, and it is no failure of either.
@@ -150,7 +153,7 @@ impl Flight {
                 return;
             }
             Clock::Running(sent) => {
-                let took = now.duration_since(sent);
+                let took = self.took(sent, now);
                 backend.learn(at, Some(took), outcome, std::mem::take(&mut self.probe))
             }
             Clock::Begun(_, took) if self.may_judge() => {
@@ -178,9 +181,21 @@ impl Flight {
     /// Whether the caller gave less time than calls take, or may have taken it itself, so that it says nothing of the endpoint
     /// that it is over.
     fn is_hasty(&self, sent: Instant, now: Instant) -> bool {
-        let (at, took) = (self.remote.since_origin(now), now.duration_since(sent));
+        let (at, took) = (self.remote.since_origin(now), self.waited(sent, now));
         // What this client gives by itself is nobody's haste, however long its calls usually take.
-        self.waits || took < self.remote.patience() && !self.remote.backend().is_overdue(at, took)
+        took < self.remote.patience() && !self.remote.backend().is_overdue(at, took)
+    }
+
+    /// How long the endpoint takes: not what its caller has taken meanwhile over a request that streams.
+    fn took(&self, sent: Instant, now: Instant) -> Duration {
+        let since = self.request.as_ref().map_or(sent, |request| request.since().max(sent));
+        now.saturating_duration_since(since)
+    }
+
+    /// How long the endpoint has kept its caller waiting in vain, as far as that is sure.
+    fn waited(&self, sent: Instant, now: Instant) -> Duration {
+        let is_whole = self.request.as_ref().is_none_or(|request| request.has_ended());
+        if is_whole { self.took(sent, now) } else { Duration::ZERO }
     }
 
     /// Whether that the connection was lost under this call has not been counted for another one.
@@ -206,7 +221,7 @@ impl Flight {
         let (at, probe) = (self.remote.since_origin(now), std::mem::take(&mut self.probe));
         let judged = match std::mem::replace(&mut self.clock, Clock::Answered(now)) {
             Clock::Running(sent) => {
-                self.remote.backend().abandoned(at, now.duration_since(sent), false);
+                self.remote.backend().abandoned(at, self.waited(sent, now), false);
                 false
             }
             // Somebody may have judged it meanwhile, and so used the probe.
@@ -316,10 +331,10 @@ impl Drop for Flight {
             }
             // Whoever enforces the deadline does so by dropping the call.
             Clock::Running(sent) if is_late => {
-                backend.learn(at, Some(now.duration_since(sent)), Outcome::Failure, self.probe)
+                backend.learn(at, Some(self.took(sent, now)), Outcome::Failure, self.probe)
             }
             Clock::Running(sent) => {
-                backend.abandoned(at, now.duration_since(sent), self.probe);
+                backend.abandoned(at, self.waited(sent, now), self.probe);
                 None
             }
             Clock::Begun(began, took) if self.may_judge() => {

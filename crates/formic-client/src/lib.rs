@@ -50,6 +50,7 @@ mod local;
 mod mux;
 mod observe;
 mod outgoing;
+mod progress;
 mod remote;
 mod service;
 mod stack;

@@ -13,6 +13,7 @@ use formic_rpc::{Body, ByteStream, Call, Codec, TraceContext};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use tokio::time::Instant;
 
+use crate::progress::Progress;
 use crate::{ATTEMPT, Protocol, headers, way};
 
 const TRACEPARENT_NAME: HeaderName = HeaderName::from_static(TRACEPARENT);
@@ -45,14 +46,14 @@ pub struct Seen(pub Arc<HeaderMap>);
 
 enum Request {
     Message(Bytes),
-    Stream(Mutex<Streaming>),
+    Stream(Mutex<Streaming>, Arc<Progress>),
 }
 
 impl std::fmt::Debug for Request {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Message(_) => "Message",
-            Self::Stream(_) => "Stream",
+            Self::Stream(..) => "Stream",
         })
     }
 }
@@ -68,7 +69,10 @@ impl Outgoing {
     pub(crate) fn new(call: Call, trace: Option<TraceContext>) -> Self {
         let request = match call.body {
             Body::Message(bytes) => Request::Message(bytes),
-            Body::Stream(stream) => Request::Stream(Mutex::new(Streaming::Waiting(stream))),
+            Body::Stream(stream) => {
+                let progress = Progress::begin(Instant::now());
+                Request::Stream(Mutex::new(Streaming::Waiting(stream)), progress)
+            }
         };
         Self {
             method: call.method,
@@ -114,16 +118,24 @@ impl Outgoing {
     pub(crate) fn message(&self) -> Option<&Bytes> {
         match &self.request {
             Request::Message(bytes) => Some(bytes),
-            Request::Stream(_) => None,
+            Request::Stream(..) => None,
+        }
+    }
+
+    /// How far the request has come, if it streams.
+    pub(crate) fn progress(&self) -> Option<&Arc<Progress>> {
+        match &self.request {
+            Request::Message(_) => None,
+            Request::Stream(_, progress) => Some(progress),
         }
     }
 
     /// The request if it streams and was not sent yet; it is sent once.
     pub(crate) fn take_stream(&self) -> Option<ByteStream> {
-        let Request::Stream(stream) = &self.request else { return None };
+        let Request::Stream(stream, progress) = &self.request else { return None };
         let mut stream = stream.lock().unwrap_or_else(PoisonError::into_inner);
         match std::mem::replace(&mut *stream, Streaming::Sent) {
-            Streaming::Waiting(stream) => Some(stream),
+            Streaming::Waiting(stream) => Some(progress.follow(stream)),
             Streaming::Sent => None,
             failed @ Streaming::Failed(_) => {
                 *stream = failed;
@@ -136,7 +148,7 @@ impl Outgoing {
     pub(crate) fn replayable(&self) -> bool {
         match &self.request {
             Request::Message(_) => true,
-            Request::Stream(stream) => {
+            Request::Stream(stream, _) => {
                 let stream = stream.lock().unwrap_or_else(PoisonError::into_inner);
                 matches!(&*stream, Streaming::Waiting(_))
             }
@@ -145,14 +157,14 @@ impl Outgoing {
 
     /// The caller's own stream ended with an error, which is then the call's.
     pub(crate) fn fail_stream(&self, error: Error) {
-        if let Request::Stream(stream) = &self.request {
+        if let Request::Stream(stream, _) = &self.request {
             *stream.lock().unwrap_or_else(PoisonError::into_inner) = Streaming::Failed(error);
         }
     }
 
     /// Why the caller's stream ended, if with an error.
     pub(crate) fn stream_failure(&self) -> Option<Error> {
-        let Request::Stream(stream) = &self.request else { return None };
+        let Request::Stream(stream, _) = &self.request else { return None };
         match &*stream.lock().unwrap_or_else(PoisonError::into_inner) {
             Streaming::Failed(error) => Some(error.clone()),
             _ => None,

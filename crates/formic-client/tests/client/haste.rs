@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use formic_client::{Config, State};
-use formic_core::{Code, Error};
+use formic_core::{Code, Error, Method};
+use formic_rpc::Streaming;
+use futures::StreamExt;
 use tokio::time::Instant;
 
 use crate::server::*;
@@ -12,6 +15,7 @@ use crate::streams::{How, Pair, pair_with};
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3_600);
+const ALL: [How; 3] = [How::Http, How::Multiplexed, How::InMemory];
 
 impl Pair {
     /// A call without a word about time, or with so much.
@@ -21,11 +25,30 @@ impl Pair {
         self.channel.call(call).await.map(text)
     }
 
+    async fn send(&self, method: Method, requests: Streaming<Bytes>) -> Result<(), Error> {
+        let streams = method.kind.server_streams();
+        let answer = self.channel.call(stream_call(method, requests)).await?;
+        if !streams {
+            return answer.body.into_message().map(drop);
+        }
+        let mut answers = answer.body.into_stream();
+        while let Some(message) = next(&mut answers).await {
+            message?;
+        }
+        Ok(())
+    }
+
     /// Whether nobody is under suspicion, or worse.
     fn all_well(&self) -> bool {
         let is_well = |which| matches!(self.view_of(which).state, State::Ready | State::Warming);
         is_well(0) && is_well(1)
     }
+}
+
+fn of(
+    messages: impl IntoIterator<Item = Result<Bytes, Error>, IntoIter: Send + 'static>,
+) -> Streaming<Bytes> {
+    Streaming::new(futures::stream::iter(messages))
 }
 
 fn config(timeout: Duration) -> Config {
@@ -82,5 +105,60 @@ async fn who_hangs_among_slow_ones_is_ejected_by_callers_that_say_nothing_of_tim
     while pair.view().state != State::Ejected {
         let _ = pair.say(None).await;
         assert!(pair.echoes[0].calls() <= before + 6, "{:?}", pair.view());
+    }
+}
+
+#[tokio::test]
+async fn who_has_a_whole_request_that_streamed_and_does_not_answer_is_ejected() {
+    for how in ALL {
+        let pair = pair_with(how, config(300 * MS)).await;
+        pair.echoes[0].take(HOUR);
+        let before = pair.echoes[0].calls();
+        while pair.view().state != State::Ejected {
+            // Each to each.
+            for method in [COLLECT, COLLECT, CHAT, CHAT] {
+                let _ = pair.send(method, of(["a", "b"].map(|text| Ok(text.into())))).await;
+            }
+            assert!(pair.echoes[0].calls() < before + 8, "{how:?}: {:?}", pair.view());
+        }
+    }
+}
+
+/// Whoever sends something could have healthy endpoints ejected otherwise.
+#[tokio::test]
+async fn who_breaks_off_his_own_request_says_nothing_of_the_endpoint() {
+    for how in ALL {
+        let pair = pair_with(how, Config::default()).await;
+        for code in [Code::Internal, Code::Unavailable, Code::DeadlineExceeded] {
+            for method in [COLLECT, CHAT].into_iter().cycle().take(15) {
+                let broken = of([Ok("a".into()), Err(Error::new(code, "the sender's own"))]);
+                let error = pair.send(method, broken).await.unwrap_err();
+                assert_eq!(error.code(), code, "{how:?}: {error:?}");
+            }
+        }
+        assert!(pair.all_well(), "{how:?}: {:?} and {:?}", pair.view(), pair.view_of(1));
+    }
+}
+
+/// Which of two is faster would be told by who happened to send to them otherwise.
+#[tokio::test(start_paused = true)]
+async fn what_a_sender_takes_is_not_what_the_endpoint_takes() {
+    let pair = pair_with(How::InMemory, config(HOUR)).await;
+    pair.echoes.iter().for_each(|echo| echo.take(10 * MS));
+    for _ in 0..6 {
+        let slow = futures::stream::iter(0..3).then(|_| async {
+            tokio::time::sleep(2 * SECOND).await;
+            Ok(Bytes::from_static(b"a"))
+        });
+        pair.send(COLLECT, Streaming::new(slow)).await.unwrap();
+    }
+    // Nor what one takes who goes away before he has said anything.
+    for _ in 0..6 {
+        let silent = pair.send(COLLECT, Streaming::new(futures::stream::pending()));
+        assert!(tokio::time::timeout(5 * SECOND, silent).await.is_err());
+    }
+    for which in [0, 1] {
+        let view = pair.view_of(which);
+        assert!(view.latency_ms < 100.0, "{view:?}");
     }
 }
