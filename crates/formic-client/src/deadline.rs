@@ -76,8 +76,7 @@ impl Deadline {
         if self.stream
             && let Body::Stream(stream) = answer.body
         {
-            let sleep = Box::pin(sleep_until(self.until));
-            answer.body = Body::Stream(Box::pin(Bounded { stream: Some(stream), sleep }));
+            answer.body = Body::Stream(Box::pin(Bounded::new(stream, self.until)));
         }
         Ok(answer)
     }
@@ -87,6 +86,42 @@ impl Deadline {
 struct Bounded {
     stream: Option<ByteStream>,
     sleep: Pin<Box<Sleep>>,
+    given: u32,
+    /// What was given out after the deadline, in bytes, once that has passed.
+    late: Option<usize>,
+}
+
+/// The clock is looked at once for so many messages that are there one after the other.
+const OFTEN: u32 = 64;
+
+/// More than may be on its way to a caller, in bytes. What comes after the deadline beyond that was sent after it.
+const MOST_LATE: usize = 8 << 20;
+
+/// What a message counts as beside its bytes, for there are some of none.
+const MESSAGE: usize = 64;
+
+impl Bounded {
+    fn new(stream: ByteStream, until: Instant) -> Self {
+        Self { stream: Some(stream), sleep: Box::pin(sleep_until(until)), given: 0, late: None }
+    }
+
+    /// Whether it goes on after the deadline as if there were none.
+    fn is_endless(&mut self, message: &Bytes) -> bool {
+        self.given = self.given.wrapping_add(1);
+        if self.late.is_none() && self.given.is_multiple_of(OFTEN) && self.sleep.deadline() <= Instant::now()
+        {
+            self.late = Some(0);
+        }
+        let Some(late) = &mut self.late else { return false };
+        *late += message.len() + MESSAGE;
+        *late > MOST_LATE
+    }
+
+    fn end(&mut self) -> Poll<Option<Result<Bytes, Error>>> {
+        self.stream = None;
+        let late = Error::deadline_exceeded("the deadline passed before the stream ended");
+        Poll::Ready(Some(Err(late)))
+    }
 }
 
 impl Stream for Bounded {
@@ -96,6 +131,7 @@ impl Stream for Bounded {
         let Some(stream) = &mut self.stream else { return Poll::Ready(None) };
         // What is there already is given out even at the deadline.
         match stream.as_mut().poll_next(cx) {
+            Poll::Ready(Some(Ok(message))) if self.is_endless(&message) => self.end(),
             Poll::Ready(Some(item)) => Poll::Ready(Some(item)),
             Poll::Ready(None) => {
                 self.stream = None;
@@ -103,9 +139,7 @@ impl Stream for Bounded {
             }
             Poll::Pending => {
                 std::task::ready!(self.sleep.as_mut().poll(cx));
-                self.stream = None;
-                let late = Error::deadline_exceeded("the deadline passed before the stream ended");
-                Poll::Ready(Some(Err(late)))
+                self.end()
             }
         }
     }
@@ -115,6 +149,7 @@ impl Stream for Bounded {
 mod tests {
     use formic_core::{Kind, Method};
     use formic_rpc::Codec;
+    use futures::StreamExt;
 
     use super::*;
 
@@ -163,5 +198,35 @@ mod tests {
         call.deadline = Some(now);
         let error = Deadline::settle(&mut call, None, SECOND, now).expect_err("passed");
         assert_eq!(error.code(), formic_core::Code::DeadlineExceeded);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_there_at_the_deadline_is_given_out_and_what_never_ends_is_not() {
+        let answer = |messages: ByteStream| async {
+            let mut call = Call::new(
+                Method::new("/p.S/M", Kind::ServerStream),
+                Codec::Proto,
+                Body::Message(Bytes::new()),
+            );
+            call.deadline = Some(Instant::now() + SECOND);
+            let deadline = Deadline::settle(&mut call, None, SECOND, Instant::now()).expect("not passed");
+            let answer = deadline.bound(|| async { Ok(Answer::new(Body::Stream(messages))) }).await;
+            let answers = answer.expect("it began").body.into_stream();
+            tokio::time::advance(2 * SECOND).await;
+            answers
+        };
+        let message = || Ok(Bytes::from_static(&[0; 100]));
+        let many = futures::stream::repeat_with(message).take(10_000);
+        let whole: Vec<_> = answer(Box::pin(many)).await.collect().await;
+        assert!(whole.len() == 10_000 && whole.iter().all(Result::is_ok), "{}", whole.len());
+        for bytes in [0, 100] {
+            let message = move || Ok(Bytes::from_static(&[0; 100]).slice(..bytes));
+            // Ends where the test would not.
+            let endless = futures::stream::repeat_with(message).take(1_000_000);
+            let mut given: Vec<_> = answer(Box::pin(endless)).await.collect().await;
+            let last = given.pop().expect("the deadline");
+            assert_eq!(last.expect_err("it has passed").code(), formic_core::Code::DeadlineExceeded);
+            assert!(given.iter().all(Result::is_ok) && given.len() < 200_000, "{}", given.len());
+        }
     }
 }
