@@ -11,6 +11,7 @@ mod life;
 mod listings;
 mod manifest;
 mod operate;
+mod policies;
 mod ports;
 mod probes;
 mod secrets;
