@@ -37,6 +37,7 @@ pub(crate) struct Flight {
     begins_only: bool,
     /// How far the request has come, if it streams: until it is whole the endpoint may be waiting for its caller.
     request: Option<Arc<Progress>>,
+    answers_stream: bool,
 }
 
 /// What there is to learn from a flight.
@@ -77,6 +78,7 @@ impl Flight {
             deadline: call.deadline().or(until),
             begins_only: call.deadline().is_none(),
             request: call.progress().cloned(),
+            answers_stream: call.method.kind.server_streams(),
         }
     }
 
@@ -198,6 +200,15 @@ impl Flight {
         if is_whole { self.took(sent, now) } else { Duration::ZERO }
     }
 
+    /// What an answer would have taken at least: by that others are preferred. Nobody is ejected for it, so it need not be sure
+    /// that the endpoint is to blame, and one that hangs must not stay as fast as it was.
+    fn reached(&self, sent: Instant, now: Instant) -> Duration {
+        match &self.request {
+            Some(request) if request.excuses(self.answers_stream) => Duration::ZERO,
+            _ => self.took(sent, now),
+        }
+    }
+
     /// Whether that the connection was lost under this call has not been counted for another one.
     fn is_news(&self, now: Instant) -> bool {
         match self.clock {
@@ -221,7 +232,7 @@ impl Flight {
         let (at, probe) = (self.remote.since_origin(now), std::mem::take(&mut self.probe));
         let judged = match std::mem::replace(&mut self.clock, Clock::Answered(now)) {
             Clock::Running(sent) => {
-                self.remote.backend().abandoned(at, self.waited(sent, now), false);
+                self.remote.backend().abandoned(at, self.reached(sent, now), false);
                 false
             }
             // Somebody may have judged it meanwhile, and so used the probe.
@@ -334,7 +345,7 @@ impl Drop for Flight {
                 backend.learn(at, Some(self.took(sent, now)), Outcome::Failure, self.probe)
             }
             Clock::Running(sent) => {
-                backend.abandoned(at, self.waited(sent, now), self.probe);
+                backend.abandoned(at, self.reached(sent, now), self.probe);
                 None
             }
             Clock::Begun(began, took) if self.may_judge() => {

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 #[derive(Debug)]
 pub(crate) struct Progress {
     origin: Instant,
-    /// How it stands in the low two bits; above them since when, in microseconds since the origin. One word, so that no
+    /// How it stands in the low three bits; above them since when, in microseconds since the origin. One word, so that no
     /// reader sees the one without the other.
     word: AtomicU64,
 }
@@ -25,6 +25,8 @@ pub(crate) struct Progress {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 enum Stand {
+    /// Nothing was said yet.
+    Silent,
     /// Its messages are taken as they come.
     Flowing,
     /// All that its caller has said so far is taken.
@@ -35,18 +37,18 @@ enum Stand {
     Failed,
 }
 
-const BITS: u32 = 2;
+const BITS: u32 = 3;
 
 // === impl Progress ===
 
 impl Progress {
     pub(crate) fn begin(now: Instant) -> Arc<Self> {
-        Arc::new(Self { origin: now, word: AtomicU64::new(Stand::Flowing as u64) })
+        Arc::new(Self { origin: now, word: AtomicU64::new(Stand::Silent as u64) })
     }
 
     /// The request, which tells from now on how it goes.
     pub(crate) fn follow(self: &Arc<Self>, stream: ByteStream) -> ByteStream {
-        Box::pin(Followed { stream, progress: Arc::clone(self), stand: Stand::Flowing })
+        Box::pin(Followed { stream, progress: Arc::clone(self), stand: Stand::Silent })
     }
 
     /// When the endpoint was last given something to do, as far as is known: before that, it had to wait for its caller.
@@ -62,6 +64,14 @@ impl Progress {
     /// Whether its caller has broken it off, which is then the end of the call.
     pub(crate) fn has_failed(&self) -> bool {
         self.is(Stand::Failed)
+    }
+
+    /// Whether an endpoint that does nothing has nothing to do. One whose answer streams begins it once something was said;
+    /// one that answers once may need all of the request.
+    pub(crate) fn excuses(&self, answers_stream: bool) -> bool {
+        let stand = self.word.load(Ordering::Acquire) & ((1 << BITS) - 1);
+        let is = |one| stand == one as u64;
+        is(Stand::Silent) || is(Stand::Failed) || is(Stand::Waiting) && !answers_stream
     }
 
     fn is(&self, stand: Stand) -> bool {
@@ -86,6 +96,7 @@ impl Stream for Followed {
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let polled = self.stream.as_mut().poll_next(cx);
         let stand = match &polled {
+            Poll::Pending if self.stand == Stand::Silent => Stand::Silent,
             Poll::Pending => Stand::Waiting,
             Poll::Ready(Some(Ok(_))) => Stand::Flowing,
             Poll::Ready(Some(Err(_))) => Stand::Failed,
@@ -102,7 +113,7 @@ impl Stream for Followed {
 
 #[cfg(test)]
 mod tests {
-    use futures::StreamExt;
+    use futures::{FutureExt, StreamExt};
 
     use super::*;
 
@@ -128,6 +139,20 @@ mod tests {
         assert!((since() - 3.0).abs() < 0.1, "the rest is the endpoint's time");
         assert!(stream.next().await.is_none());
         assert!(progress.has_ended() && !progress.has_failed());
+    }
+
+    #[tokio::test]
+    async fn an_endpoint_has_nothing_to_do_before_something_is_said() {
+        let progress = Progress::begin(Instant::now());
+        let said = futures::stream::iter([Ok(Bytes::new())]).chain(futures::stream::pending());
+        let (silent, mut stream) = (futures::stream::pending(), progress.follow(Box::pin(said)));
+        assert!(progress.follow(Box::pin(silent)).next().now_or_never().is_none());
+        let excuses = || [true, false].map(|answers_stream| progress.excuses(answers_stream));
+        assert_eq!(excuses(), [true, true]);
+        assert!(stream.next().await.is_some_and(|message| message.is_ok()));
+        assert_eq!(excuses(), [false, false], "there may be more, and it does not take it");
+        assert!(stream.next().now_or_never().is_none());
+        assert_eq!(excuses(), [false, true], "whoever answers once may need all");
     }
 
     #[tokio::test]

@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use formic_client::{Config, State};
+use formic_client::{Algorithm, Config, State, Traffic};
 use formic_core::{Code, Error, Method};
 use formic_rpc::Streaming;
 use futures::StreamExt;
 use tokio::time::Instant;
 
 use crate::server::*;
-use crate::streams::{How, Pair, pair_with};
+use crate::streams::{How, Pair, echo, pair_with};
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -138,6 +138,25 @@ async fn who_breaks_off_his_own_request_says_nothing_of_the_endpoint() {
         }
         assert!(pair.all_well(), "{how:?}: {:?} and {:?}", pair.view(), pair.view_of(1));
     }
+}
+
+/// It is not ejected, for it may be waiting for more; but who begins answers gets the calls.
+#[tokio::test(start_paused = true)]
+async fn who_hangs_is_not_preferred_for_that_its_callers_keep_their_requests_open() {
+    let traffic = Traffic { policy: Algorithm::P2c, ..Traffic::default() };
+    let services = [(echo(), traffic)].into_iter().collect();
+    let pair = pair_with(How::InMemory, Config { services, ..Config::default() }).await;
+    pair.echoes[0].take(HOUR);
+    let before = pair.echoes[0].calls();
+    for _ in 0..40 {
+        let open = futures::stream::iter([Ok(Bytes::from_static(b"a"))]).chain(futures::stream::pending());
+        match pair.channel.call(stream_call(CHAT, Streaming::new(open))).await {
+            Ok(answer) => _ = next(&mut answer.body.into_stream()).await.unwrap().unwrap(),
+            Err(error) => assert_eq!(error.code(), Code::DeadlineExceeded, "{error:?}"),
+        }
+    }
+    let asked = pair.echoes[0].calls() - before;
+    assert!((1..=8).contains(&asked), "{asked}: {:?} and {:?}", pair.view(), pair.view_of(1));
 }
 
 /// Which of two is faster would be told by who happened to send to them otherwise.
