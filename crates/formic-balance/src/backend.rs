@@ -356,6 +356,14 @@ impl Backend {
         took >= self.shared.usual(now) * OVERDUE
     }
 
+    /// Whether calls take so long, as the endpoint in the middle does, or it is not known whether they take longer.
+    #[must_use]
+    pub fn is_due(&self, now: Duration, took: Duration) -> bool {
+        let usual = self.shared.usual(now);
+        // Which stands for not known.
+        took >= usual || usual == FAILURE
+    }
+
     /// A pick whose call never went out; only matters for probes.
     pub fn unused(&self, now: Duration, probe: bool) {
         if probe {

@@ -579,8 +579,13 @@ mod tests {
             let too_short = backends[0].is_overdue(now, 100 * ms);
             assert!(!too_short, "after {answer} answers it is taken for faster than it is");
             assert!(backends[2].is_overdue(now, 2 * FAILURE), "and who never answers is found: {answer}");
+            assert!(
+                answer > 5 || backends[2].is_due(now, ms),
+                "whoever hangs is found as long as nothing is known"
+            );
         }
         assert!(backends[2].is_overdue(now, 401 * ms), "that is known by now");
+        assert!(backends[2].is_due(now, 201 * ms) && !backends[2].is_due(now, 190 * ms));
         // After a pause that leaves nothing of it, one that was for something easy does not say what calls take.
         now += Duration::from_secs(61);
         backends[0].learn(now, Some(ms), Outcome::Success, false);

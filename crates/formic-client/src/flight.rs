@@ -184,8 +184,10 @@ impl Flight {
     /// that it is over.
     fn is_hasty(&self, sent: Instant, now: Instant) -> bool {
         let (at, took) = (self.remote.since_origin(now), self.waited(sent, now));
-        // What this client gives by itself is nobody's haste, however long its calls usually take.
-        took < self.remote.patience() && !self.remote.backend().is_overdue(at, took)
+        let backend = self.remote.backend();
+        // What this client gives by itself is nobody's haste, unless even that is less than calls take.
+        let is_patient = || took >= self.remote.patience() && backend.is_due(at, took);
+        !(backend.is_overdue(at, took) || is_patient())
     }
 
     /// How long the endpoint takes: not what its caller has taken meanwhile over a request that streams.

@@ -281,7 +281,7 @@ impl Remote {
         self.dialer.protocol
     }
 
-    /// Who has waited for so long was in no hurry. Half of what a call is given that says nothing, for a part of that may
+    /// Who has waited for so long was in no hurry, where calls take no longer. Half of what a call is given that says nothing, for a part of that may
     /// have gone by before an attempt.
     pub(crate) fn patience(&self) -> Duration {
         self.dialer.timeout / 2

@@ -93,13 +93,16 @@ async fn who_hangs_from_the_start_is_ejected_by_callers_that_say_nothing_of_time
 async fn who_hangs_among_slow_ones_is_ejected_by_callers_that_say_nothing_of_time_and_by_no_hurry() {
     let pair = pair_with(How::InMemory, Config::default()).await;
     pair.echoes.iter().for_each(|echo| echo.take(3 * SECOND));
-    for _ in 0..30 {
-        pair.say(None).await.unwrap();
+    // The second is more than half of what calls get by themselves, and less than they take.
+    for hurry in [2_000 * MS, 2_600 * MS] {
+        for _ in 0..30 {
+            pair.say(None).await.unwrap();
+        }
+        for _ in 0..15 {
+            pair.say(Some(hurry)).await.unwrap_err();
+        }
+        assert!(pair.all_well(), "{hurry:?}: {:?} and {:?}", pair.view(), pair.view_of(1));
     }
-    for _ in 0..30 {
-        pair.say(Some(2 * SECOND)).await.unwrap_err();
-    }
-    assert!(pair.all_well(), "{:?} and {:?}", pair.view(), pair.view_of(1));
     pair.echoes[0].take(HOUR);
     let before = pair.echoes[0].calls();
     while pair.view().state != State::Ejected {
