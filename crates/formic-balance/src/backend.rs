@@ -41,7 +41,8 @@ pub const PUSH_BACK: Duration = Duration::from_secs(5);
 const TRIAL: u32 = 200;
 
 /// How much later a trial comes after one that its caller gave up: who calls one after the other would have every call of his
-/// make one, if none of them waits long enough to clear or eject.
+/// make one, if none of them waits long enough to clear or eject. Any call to a suspect that is given up puts it off, trial or
+/// not: which calls are trials is not kept, and each of them had its chance to tell.
 const LATER: u32 = 10_000;
 
 /// The smallest share of its traffic that an endpoint gets while it starts: none at all teaches nothing.
