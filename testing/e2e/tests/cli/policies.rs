@@ -72,7 +72,7 @@ fn spread(app: &App) -> Vec<u64> {
     wait_until("calls to be over", SOON, || in_flight(app).iter().sum::<u64>() == 0);
     std::thread::scope(|scope| {
         let streams: Vec<_> =
-            (0..6).map(|_| scope.spawn(|| stream(app.gateway(), Ask::Count(50, 60)))).collect();
+            (0..6).map(|_| scope.spawn(|| stream(app.gateway(), Ask::Count(50, 200)))).collect();
         let counts = wait_for("six streams to be open", SOON, || {
             let counts = in_flight(app);
             (counts.iter().sum::<u64>() == 6).then_some(counts)
@@ -145,7 +145,7 @@ fn under_load(transport: &str, taken: &str) {
             let (gateway, long) = (&gateway, &long);
             callers.push(scope.spawn(move || {
                 long.fetch_add(1, Ordering::Relaxed);
-                let failed = stream(gateway, Ask::Count(50, 300)).err();
+                let failed = stream(gateway, Ask::Count(50, 600)).err();
                 long.fetch_sub(1, Ordering::Relaxed);
                 failed.into_iter().collect()
             }));
