@@ -136,7 +136,7 @@ async fn who_does_not_begin_a_stream_is_ejected_by_callers_who_say_nothing_of_ti
         "ejection": { "min_wait": "1m", "max_wait": "1m" },
     });
     let front = front(|config| {
-        config.timeout = Duration::from_millis(300);
+        config.timeout = Duration::from_secs(1);
         config.services.insert("shop".into(), serde_json::from_value(traffic).unwrap());
     })
     .await;
@@ -165,6 +165,7 @@ async fn who_does_not_begin_a_stream_is_ejected_by_callers_who_say_nothing_of_ti
             }
         }
     };
-    within("it to be ejected", asking).await;
-    assert_eq!(asked.load(Ordering::Relaxed), 5, "over whatever they come");
+    formic_testing::in_time("it to be ejected", Duration::from_secs(20), asking).await;
+    let asked = asked.load(Ordering::Relaxed);
+    assert!((5..=7).contains(&asked), "over whatever they come: {asked}");
 }
