@@ -190,6 +190,16 @@ impl Flight {
         !(backend.is_overdue(at, took) || is_patient())
     }
 
+    /// Whether an answer that streams had nearly all of its time to begin in, and more than answers take. Whoever is above gives up
+    /// first then, for his clock began before this one did.
+    fn is_nearly_late(&self, now: Instant) -> bool {
+        let Clock::Running(sent) = self.clock else { return false };
+        let slack = self.remote.patience() / 4;
+        self.begins_only
+            && self.deadline.is_some_and(|until| until.saturating_duration_since(now) <= slack)
+            && self.remote.backend().is_overdue(self.remote.since_origin(now), self.waited(sent, now))
+    }
+
     /// How long the endpoint takes: not what its caller has taken meanwhile over a request that streams.
     fn took(&self, sent: Instant, now: Instant) -> Duration {
         let since = self.request.as_ref().map_or(sent, |request| request.since().max(sent));
@@ -326,7 +336,7 @@ impl Drop for Flight {
         }
         let now = Instant::now();
         let at = self.remote.since_origin(now);
-        let is_late = self.deadline.is_some_and(|deadline| deadline <= now);
+        let is_late = self.deadline.is_some_and(|deadline| deadline <= now) || self.is_nearly_late(now);
         let hasty = || match clock {
             Clock::Running(sent) => self.is_hasty(sent, now),
             Clock::Begun(began, _) => now.duration_since(began) < QUIET,

@@ -35,9 +35,11 @@ async fn until_out(pair: &Pair) -> usize {
 #[tokio::test]
 async fn who_does_not_begin_a_stream_in_the_time_that_is_given_by_default_does_not_answer() {
     for how in ALL {
-        let pair = pair_with(how, config(300 * MS)).await;
+        // Where the clock is a real one, an answer that comes as it should must not be late on a busy machine.
+        let pair = pair_with(how, config(1_000 * MS)).await;
         pair.echoes[0].take(HOUR);
-        assert_eq!(until_out(&pair).await, 5, "{how:?}: {:?}", pair.view());
+        let asked = until_out(&pair).await;
+        assert!((5..=7).contains(&asked), "{how:?}: {asked}: {:?}", pair.view());
         assert!(pair.view().reason.unwrap().contains("calls failed"));
         assert_eq!(pair.view_of(1).state, State::Ready, "{how:?}");
     }
@@ -50,6 +52,32 @@ async fn interceptors_change_nothing_about_it() {
     let pair = pair_with(How::InMemory, config).await;
     pair.echoes[0].take(HOUR);
     assert_eq!(until_out(&pair).await, 5, "{:?}", pair.view());
+}
+
+/// Its clock began before this one.
+#[tokio::test(start_paused = true)]
+async fn whoever_is_above_may_be_the_first_to_give_up() {
+    // A server above that gives its own calls as much time as this client does, and calls somebody else first.
+    for (given, is_out) in [(4_900 * MS, true), (4_400 * MS, true), (4_200 * MS, false)] {
+        let pair = pair_with(How::InMemory, config(5_000 * MS)).await;
+        pair.echoes[0].take(HOUR);
+        for _ in 0..12 {
+            let _ = tokio::time::timeout(given, pair.read()).await;
+        }
+        let view = pair.view();
+        assert_eq!(matches!(view.state, State::Ejected | State::Probing), is_out, "{given:?}: {view:?}");
+    }
+    // Who leaves where calls are known to take longer is in a hurry still.
+    let pair = pair_with(How::InMemory, config(5_000 * MS)).await;
+    pair.echoes.iter().for_each(|echo| echo.take(4_800 * MS));
+    for _ in 0..30 {
+        pair.read().await.unwrap();
+    }
+    for _ in 0..12 {
+        assert!(tokio::time::timeout(4_500 * MS, pair.read()).await.is_err());
+    }
+    let states = [pair.view().state, pair.view_of(1).state];
+    assert!(!states.contains(&State::Ejected) && !states.contains(&State::Suspect), "{states:?}");
 }
 
 #[tokio::test]
