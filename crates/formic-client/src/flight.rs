@@ -143,6 +143,10 @@ impl Flight {
                 Clock::Running(sent) if self.is_hasty(sent, now) => return self.give_up(now),
                 Clock::Waiting | Clock::Running(_) => judge(error),
             },
+            // A server gives a call its own time, and it was over before the caller had said all.
+            Err(error) if error.code() == Code::DeadlineExceeded && self.waits_for_caller() => {
+                return self.give_up(now);
+            }
             Err(error) if error.is_lost() && !self.is_news(now) => {
                 backend.lost_too(at, self.has_succeeded());
                 Outcome::Neutral
@@ -180,6 +184,12 @@ impl Flight {
             && self.deadline.is_some_and(|deadline| deadline.saturating_duration_since(now) < AHEAD)
     }
 
+    /// Whether the endpoint has said nothing and may have waited for the rest of the request.
+    fn waits_for_caller(&self) -> bool {
+        let has_said_nothing = matches!(self.clock, Clock::Running(_) | Clock::Begun(..));
+        has_said_nothing && self.request.as_ref().is_some_and(|request| !request.has_ended())
+    }
+
     /// Whether the caller gave less time than calls take, or may have taken it itself, so that it says nothing of the endpoint
     /// that it is over.
     fn is_hasty(&self, sent: Instant, now: Instant) -> bool {
@@ -187,7 +197,15 @@ impl Flight {
         let backend = self.remote.backend();
         // What this client gives by itself is nobody's haste, unless even that is less than calls take.
         let is_patient = || took >= self.remote.patience() && backend.is_due(at, took);
-        !(backend.is_overdue(at, took) || is_patient())
+        self.is_left_little(sent, now, took) || !(backend.is_overdue(at, took) || is_patient())
+    }
+
+    /// Whether a caller has used up the time of a call over a request that streams, and left the endpoint so much for all of it. What
+    /// calls take is then not enough to go by: those may have been much smaller.
+    fn is_left_little(&self, sent: Instant, now: Instant, left: Duration) -> bool {
+        self.request.is_some()
+            && left < QUIET.min(self.remote.patience())
+            && left < now.saturating_duration_since(sent) / 2
     }
 
     /// Whether an answer that streams had nearly all of its time to begin in, and more than answers take. Whoever is above gives up

@@ -143,6 +143,69 @@ async fn who_breaks_off_his_own_request_says_nothing_of_the_endpoint() {
     }
 }
 
+/// A handler that needs a moment for all that was sent has hardly begun then.
+#[tokio::test(start_paused = true)]
+async fn who_ends_his_request_a_moment_before_its_deadline_is_in_a_hurry() {
+    let pair = pair_with(How::InMemory, Config::default()).await;
+    pair.echoes.iter().for_each(|echo| echo.take(10 * MS));
+    for _ in 0..30 {
+        pair.say(None).await.unwrap();
+    }
+    pair.echoes.iter().for_each(|echo| echo.take(2_000 * MS));
+    for _ in 0..12 {
+        let slow = futures::stream::once(async {
+            tokio::time::sleep(1_000 * MS).await;
+            Ok(Bytes::from_static(b"a"))
+        });
+        let mut call = stream_call(COLLECT, Streaming::new(slow));
+        call.deadline = Some(Instant::now() + 1_500 * MS);
+        let error = pair.channel.call(call).await.and_then(|answer| answer.body.into_message()).unwrap_err();
+        assert_eq!(error.code(), Code::DeadlineExceeded, "{error:?}");
+    }
+    assert!(pair.all_well(), "{:?} and {:?}", pair.view(), pair.view_of(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_leaves_most_of_a_short_time_to_the_endpoint_is_in_no_hurry() {
+    let pair = pair_with(How::InMemory, Config::default()).await;
+    pair.echoes.iter().for_each(|echo| echo.take(10 * MS));
+    for _ in 0..30 {
+        pair.say(None).await.unwrap();
+    }
+    pair.echoes[0].take(HOUR);
+    let before = pair.echoes[0].calls();
+    while pair.view().state != State::Ejected {
+        let mut call = stream_call(COLLECT, of([Ok("a".into())]));
+        call.deadline = Some(Instant::now() + 200 * MS);
+        let _ = pair.channel.call(call).await;
+        assert!(pair.echoes[0].calls() <= before + 6, "{:?}", pair.view());
+    }
+}
+
+/// Servers give calls that say nothing of time less of it than some callers take.
+#[tokio::test]
+async fn who_has_not_said_all_when_the_time_of_the_server_is_over_says_nothing_of_it() {
+    for how in ALL {
+        let pair = pair_with(how, config(HOUR)).await;
+        let over = || Error::deadline_exceeded("the time that the server gives is over");
+        pair.echoes.iter().for_each(|echo| echo.fail_next((0..100).map(|_| over())));
+        for method in [COLLECT, COLLECT, CHAT, CHAT].into_iter().cycle().take(28) {
+            let open = futures::stream::iter([Ok("a".into())]).chain(futures::stream::pending());
+            let error = pair.send(method, Streaming::new(open)).await.unwrap_err();
+            assert_eq!(error.code(), Code::DeadlineExceeded, "{how:?}: {error:?}");
+        }
+        assert!(pair.all_well(), "{how:?}: {:?} and {:?}", pair.view(), pair.view_of(1));
+        // Where all was said it is the endpoint's.
+        within("one to be ejected", async {
+            while [0, 1].iter().all(|&which| pair.view_of(which).state != State::Ejected) {
+                pair.echoes[1].script.lock().unwrap().clear();
+                let _ = pair.send(COLLECT, of([Ok("a".into())])).await;
+            }
+        })
+        .await;
+    }
+}
+
 /// It is not ejected, for it may be waiting for more; but who begins answers gets the calls.
 #[tokio::test(start_paused = true)]
 async fn who_hangs_is_not_preferred_for_that_its_callers_keep_their_requests_open() {
