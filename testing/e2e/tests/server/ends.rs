@@ -50,7 +50,8 @@ impl Ends {
             let files = std::fs::read_dir(self.managed.folder().join(".formic/run")).unwrap();
             let mut files: Vec<String> =
                 files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
-            (ids.sort(), files.sort());
+            ids.sort();
+            files.sort();
             ids == files
         });
     }
