@@ -3,6 +3,7 @@
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -167,7 +168,8 @@ fn nobody_who_connects_notices_an_update_a_crash_or_another_proxy() {
 
     // One is killed: who was on it is cut off, and nobody who comes after.
     signal(second[0], Signal::KILL);
-    wait_until("its end", SOON, || !alive(second[0]));
+    // Reaped, and not only a zombie: while one of its threads has not ended, its sockets are open.
+    wait_until("its end", SOON, || !Path::new(&format!("/proc/{}", second[0])).exists());
     let killed = Instant::now();
     load.more(50);
     wait_until("another in its place", SOON, || {
