@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use formic_core::Members;
 use formic_plan::{
-    Action, Decision, Desired, Facts, Fleet, Instance, InstanceId, Observed, Plan, Role, StartCause,
+    Action, Decision, Desired, Facts, Fleet, Instance, InstanceId, Observed, Plan, Role, Service, StartCause,
     StopCause, Time, Timetable, WaitCause, What, plan, why,
 };
 use formic_supervise::ExitStatus;
@@ -329,12 +329,29 @@ impl Core {
 
     /// Hides what is to get no calls from those who call.
     fn hide(&mut self) {
-        let mut hidden = BTreeSet::new();
-        for service in self.desired.services.iter().filter(|service| service.has_standby()) {
-            let standby = |slot| service.at(slot).is_some_and(|template| template.role == Role::Standby);
-            let own = self.observed.instances.iter().filter(|i| i.service == service.name && i.is_live());
-            hidden.extend(own.filter(|i| standby(i.slot)).map(|i| i.id.as_str().to_owned()));
+        let standby: HashMap<&str, &Service> = self
+            .desired
+            .services
+            .iter()
+            .filter(|service| service.has_standby())
+            .map(|service| (service.name.as_str(), service))
+            .collect();
+        if standby.is_empty() && self.hidden.is_empty() {
+            return;
         }
+        let role = |service: &Service, slot| service.at(slot).map(|template| template.role);
+        let is_hidden = |i: &&Instance| match standby.get(i.service.as_str()).and_then(|of| role(of, i.slot))
+        {
+            Some(role) => role == Role::Standby,
+            // It is wanted no more, as what got no calls, and gets none while it comes to its end.
+            None if self.hidden.contains(i.id.as_str()) => {
+                let service = self.desired.service(&i.service);
+                service.and_then(|service| role(service, i.slot)) != Some(Role::Serving)
+            }
+            None => false,
+        };
+        let live = self.observed.instances.iter().filter(|i| i.is_live());
+        let hidden: BTreeSet<String> = live.filter(is_hidden).map(|i| i.id.as_str().to_owned()).collect();
         if hidden != self.hidden {
             self.hidden.clone_from(&hidden);
             self.effects.push(Effect::Hide(hidden));
@@ -411,10 +428,12 @@ impl Core {
         if self.stopping.is_some() {
             return;
         }
-        // A slot that is not wanted for now keeps its count of restarts.
-        let (desired, kept) = (&self.desired, &mut self.kept);
+        // A slot that is not wanted for now keeps its count of restarts, and how a run of a job ended is told to the timetable,
+        // if it does not go on for now.
+        let (desired, timetable, kept) = (&self.desired, &self.timetable, &mut self.kept);
         self.observed.instances.retain(|i| {
-            let stays = i.is_live() || desired.service(&i.service).is_some();
+            let stays =
+                i.is_live() || desired.service(&i.service).is_some() || timetable.entry(&i.service).is_some();
             if let Some(kept) = kept.as_mut().filter(|_| !stays) {
                 kept.forget(&i.id);
             }

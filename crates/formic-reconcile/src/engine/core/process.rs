@@ -132,19 +132,18 @@ impl Core {
         };
         cell.pid = Some(pid);
         cell.port = chosen.or_else(|| cell.start.as_ref()?.port?.fixed());
-        // A stop that came while it was being started.
-        if let Some(kind) = cell.asked {
-            let signal = cell.stop_signal();
-            self.effects.push(Effect::Stop { id: id.clone(), kind, signal });
-            return;
-        }
+        let stop = cell.asked.map(|kind| (kind, cell.stop_signal()));
         // It may have been quicker than the word of its start.
         let known =
             self.registered.as_ref().and_then(|all| all.get(&formic_core::InstanceId::new(id.as_str())));
         if let Some(known) = known.cloned() {
             self.enrol(id, Some(&known));
         }
-        self.probe(id);
+        match stop {
+            // It came while it was being started.
+            Some((kind, signal)) => self.effects.push(Effect::Stop { id: id.clone(), kind, signal }),
+            None => self.probe(id),
+        }
     }
 
     /// Has an instance probed from now on.

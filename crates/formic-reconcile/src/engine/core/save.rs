@@ -36,8 +36,9 @@ pub(crate) struct Save {
 /// What is on disk.
 #[derive(Debug, Default)]
 pub(crate) struct Kept {
-    fleet: Fleet,
-    timetable: Timetable,
+    /// `None` where that is not known.
+    fleet: Option<Fleet>,
+    timetable: Option<Timetable>,
     /// The last desired state.
     index: u64,
     /// Earlier ones of which it is known by now what became of them.
@@ -144,8 +145,8 @@ impl Core {
             self.fleet.restart_clock(now.time);
             self.timetable.restart_clock(now.time);
         } else {
-            kept.fleet = self.fleet.clone();
-            kept.timetable = self.timetable.clone();
+            kept.fleet = Some(self.fleet.clone());
+            kept.timetable = Some(self.timetable.clone());
         }
         for stored in state.generations()? {
             kept.index = stored.index;
@@ -195,12 +196,12 @@ impl Core {
         let over = std::mem::take(&mut self.over);
         let kept = self.kept.as_mut()?;
         let mut save = Save { over, ..Save::default() };
-        if kept.fleet != self.fleet {
-            kept.fleet.clone_from(&self.fleet);
+        if kept.fleet.as_ref() != Some(&self.fleet) {
+            kept.fleet = Some(self.fleet.clone());
             save.fleet = Some(self.fleet.clone());
         }
-        if kept.timetable != self.timetable {
-            kept.timetable.clone_from(&self.timetable);
+        if kept.timetable.as_ref() != Some(&self.timetable) {
+            kept.timetable = Some(self.timetable.clone());
             save.timetable = Some(self.timetable.clone());
         }
         let concluded = std::mem::take(&mut kept.concluded);
@@ -239,10 +240,10 @@ impl Core {
         self.over.extend(save.over.iter().cloned());
         let Some(kept) = &mut self.kept else { return };
         if save.fleet.is_some() {
-            kept.fleet = Fleet::default();
+            kept.fleet = None;
         }
         if save.timetable.is_some() {
-            kept.timetable = Timetable::default();
+            kept.timetable = None;
         }
         if let Some(first) = save.generations.first() {
             kept.index = kept.index.min(first.index.saturating_sub(1));

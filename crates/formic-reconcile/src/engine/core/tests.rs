@@ -288,6 +288,7 @@ mod programs;
 mod revisions;
 mod secrets;
 mod stops;
+mod views;
 
 #[test]
 fn dependants_start_when_what_they_need_is_ready() {
@@ -477,34 +478,6 @@ fn an_instance_is_stopped_by_the_signal_that_its_manifest_names() {
 }
 
 #[test]
-fn a_view_after_another_is_the_whole_view_and_keeps_what_has_not_changed() {
-    let mut world = World::running();
-    let mut before = world.core.view(world.now().time);
-    world.after(20_000);
-    for step in 0..5 {
-        match step {
-            0 => drop(world.leader_exits("user/0", 3)),
-            1 => drop(world.gone("user/0", false)),
-            2 => world.up("user/0"),
-            3 => drop(world.probed("user/0", false)),
-            _ => drop(world.shut_down(false)),
-        }
-        let now = world.now().time;
-        let after = world.core.view_after(&before, now);
-        assert_eq!(after, world.core.view(now), "step {step}");
-        let row = |view: &crate::view::View, name: &str| {
-            let service = view.services.iter().find(|service| service.name == name).unwrap();
-            Arc::clone(&service.instances[0])
-        };
-        if step < 4 {
-            assert!(Arc::ptr_eq(&row(&before, "order"), &row(&after, "order")), "step {step}");
-            assert!(!Arc::ptr_eq(&row(&before, "user"), &row(&after, "user")), "step {step}");
-        }
-        before = after;
-    }
-}
-
-#[test]
 fn every_decision_is_recorded_with_its_cause() {
     let mut world = World::running();
     assert_eq!(world.recorded, ["ready order is ready"]);
@@ -550,41 +523,6 @@ fn a_service_that_is_removed_is_stopped_and_forgotten() {
     let names: Vec<String> = world.core.view(world.now().time).services.into_iter().map(|s| s.name).collect();
     assert_eq!(names, ["user"]);
     assert_eq!(world.core.cells.len(), 1);
-}
-
-#[test]
-fn slots_that_are_not_wanted_any_more_are_not_shown_when_they_are_empty() {
-    let mut world = World::new(vec![service("user", 2, &[])]);
-    world.up("user/0");
-    world.up("user/1");
-    assert_eq!(world.apply(vec![service("user", 1, &[])], None).0, ["stop user/1 within 30s"]);
-    assert_eq!(world.row("user").instances.len(), 2);
-    world.gone("user/1", false);
-    assert_eq!(world.row("user").instances.len(), 1);
-}
-
-#[test]
-fn the_view_follows_probes_and_the_registry() {
-    let mut world = World::running();
-    let row = world.instance("user");
-    assert_eq!((row.state, row.pid, row.started_unix_ms), ("ready", 101, 1_000_000));
-    assert_eq!(row.address, "http://user/0");
-    world.probed("user/0", false);
-    let row = world.row("user");
-    assert_eq!(
-        (row.state, row.reason.as_str()),
-        (ServiceState::Degraded, "user/0 does not answer its probe: HTTP 503")
-    );
-    let known = vec![registered(&world.id("user/0"), "127.0.0.1:7")];
-    world.handle(Event::Registered(known.into_iter().collect()));
-    assert_eq!(world.instance("user").address, "127.0.0.1:7");
-    assert_eq!(world.instance("order").address, "", "it is not in the registry any more");
-    // An address that the registry still has after the end is not shown.
-    world.leader_exits("user/0", 0);
-    world.gone("user/0", false);
-    let known = vec![registered(&world.id("user/0"), "127.0.0.1:7")];
-    world.handle(Event::Registered(known.into_iter().collect()));
-    assert_eq!((world.instance("user").address.as_str(), world.instance("user").pid), ("", 0));
 }
 
 #[test]

@@ -221,6 +221,31 @@ fn what_could_not_be_written_down_is_written_with_the_next_turn() {
 }
 
 #[test]
+fn that_the_last_job_is_gone_is_written_with_the_next_turn_if_it_could_not_be() {
+    let mut world = World::cron(report(Concurrency::Forbid));
+    let change = Change { services: Vec::new(), tag: Value::Null, index: None, cause: "apply".into() };
+    let (answer, _applied) = oneshot::channel();
+    let turn = world.core.handle([Event::Command(Command::Change(change, answer))], world.now());
+    // The disk is full: this turn is lost.
+    world.core.unsaved(&turn.save.unwrap());
+    world.timer(1);
+    assert_eq!(world.state.as_ref().unwrap().timetable().unwrap(), world.core.timetable);
+    assert!(world.core.timetable.entries.is_empty());
+}
+
+#[test]
+fn a_run_that_ends_while_nobody_knows_what_is_wanted_is_not_had_again() {
+    let mut world = World::cron(report(Concurrency::Forbid));
+    world.timer(10_000);
+    world.up("report/0");
+    world.core.distrust = Some("the state is older than it should be".into());
+    world.ends("report/0", 0);
+    assert_eq!(world.states(), ["running"], "how far it is is not said for now");
+    assert_eq!(world.apply(vec![report(Concurrency::Forbid)], None).0, Vec::<String>::new());
+    assert_eq!(world.states(), ["succeeded"]);
+}
+
+#[test]
 fn an_hour_that_is_left_out_or_comes_twice_is_one_run() {
     let at = |text: &str| {
         let at: u64 = text.parse().unwrap();

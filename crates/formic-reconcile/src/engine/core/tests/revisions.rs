@@ -197,7 +197,29 @@ fn what_is_kept_for_a_way_back_is_hidden_from_those_who_call() {
     assert_eq!(world.wake_at, Some(Time::from_millis(60_000)));
     world.after(60_000);
     assert_eq!(world.handle(Event::Timer), ["stop user/0 within 30s"]);
+    assert_eq!(world.hidden, ["user/0"], "nor does it get calls while it stops");
+    world.gone("user/0", false);
     assert!(world.hidden.is_empty());
+}
+
+#[test]
+fn what_has_got_no_calls_yet_gets_none_while_all_stops() {
+    let mut first = service("user", 1, &[]);
+    first.update.strategy = formic_spec::Strategy::BlueGreen;
+    first.update.min_ready = HumanDuration::from_secs(10);
+    let mut world = World::new(vec![first.clone(), service("order", 1, &["user"])]);
+    world.up("user/0");
+    world.after(10_000).handle(Event::Timer);
+    world.up("order/0");
+    world.apply(vec![revised(&first, "two"), service("order", 1, &["user"])], None).1.unwrap();
+    world.started("user/1");
+    world.probed("user/1", true);
+    assert_eq!(world.hidden, ["user/1"]);
+    // Who calls it is stopped first, and still calls the one that it called before.
+    assert_eq!(world.apply(Vec::new(), None).0, ["stop order/0 within 30s"]);
+    assert_eq!(world.hidden, ["user/1"]);
+    world.gone("order/0", false);
+    assert_eq!(world.hidden, ["user/1"]);
 }
 
 #[test]
