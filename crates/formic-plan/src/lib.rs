@@ -100,7 +100,7 @@ mod why;
 pub use action::{Action, Plan, StartCause, WaitCause};
 pub use backoff::{Along, History, RESET_AFTER, STEADY_AFTER, backoff};
 pub use life::{End, Exit, Instance, InstanceId, Outcome, State, StopCause};
-pub use places::{Place, Places};
+pub use places::Places;
 pub use planner::plan;
 pub use rollout::{
     Advance, Applied, CRASHES, Change, Decision, Deployment, Failure, Fleet, Kept, Phase, Release, Rollout,

@@ -19,11 +19,11 @@ pub struct Places<'a> {
 
 /// The instances of one service.
 #[derive(Debug)]
-pub struct Place<'a> {
+pub(crate) struct Place<'a> {
     /// Which service.
-    pub service: &'a str,
+    pub(crate) service: &'a str,
     /// By slot, ascending; within a slot as they were observed.
-    pub instances: Vec<&'a Instance>,
+    pub(crate) instances: Vec<&'a Instance>,
 }
 
 impl<'a> Places<'a> {
@@ -59,7 +59,7 @@ impl<'a> Places<'a> {
     }
 
     /// All services that have instances.
-    pub fn iter(&self) -> impl Iterator<Item = &Place<'a>> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Place<'a>> {
         self.services.iter()
     }
 }

@@ -241,8 +241,11 @@ impl<'g, 'a> Planner<'g, 'a> {
     /// The dependencies of a service that have not come as far as it waits for, or are about to stop.
     fn needs(&self, service: &Service) -> Vec<String> {
         let met = |name: &str| {
-            let holders = self.ground.holders(name).iter().copied();
-            needs::met(service.condition(name), holders.filter(|i| !self.doomed.contains(&i.id)))
+            let Some(plot) = self.ground.plot(name) else { return false };
+            let holders = || plot.holders.iter().copied();
+            let completed = || plot.wanted.is_some_and(|service| needs::is_completed(service, holders()));
+            let stay = holders().filter(|i| !self.doomed.contains(&i.id));
+            needs::met(service.condition(name), stay, completed)
         };
         service.depends_on.iter().filter(|name| !met(name)).cloned().collect()
     }

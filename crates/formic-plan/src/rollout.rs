@@ -50,6 +50,7 @@ use serde::{Deserialize, Serialize};
 pub use self::apply::Change;
 pub use self::decision::{Decision, Failure, What};
 pub use self::fleet::{Advance, Applied, Fleet, Stale};
+use crate::set::Template;
 use crate::state::{Service, Time};
 
 /// A new revision that crashes so often before it has worked has failed.
@@ -200,6 +201,16 @@ impl Rollout {
     }
 }
 
+// === impl Deployment ===
+
+impl Deployment {
+    /// Whether it is a job that came to its end with success, and rests.
+    fn has_completed(&self) -> bool {
+        let service = &self.wanted.service;
+        service.job.is_some() && service.replicas > 0 && matches!(self.rollout.phase, Phase::Succeeded { .. })
+    }
+}
+
 // === impl Release ===
 
 impl Release {
@@ -207,5 +218,10 @@ impl Release {
     #[must_use]
     pub fn is_run_by(&self, instance: &crate::Instance) -> bool {
         instance.process() == self.service.process() && instance.rollout >= self.since
+    }
+
+    /// What is wanted in a slot that runs this.
+    fn template(&self) -> Template<'_> {
+        Template { rollout: self.rollout, ..self.service.template() }
     }
 }

@@ -62,6 +62,10 @@ pub struct Service {
     /// them `replicas` instances run `revision`, in the slots from 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sets: Option<Vec<Set>>,
+    /// That it ran to its end with success and is not run again: whoever waits for that need not wait, also when nothing is
+    /// known of its instances any more. From [`Fleet::advance`](crate::Fleet::advance), too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub completed: bool,
     /// How long an instance may take to get ready.
     pub ready_within: HumanDuration,
     /// How long an instance may take to stop.
@@ -148,6 +152,7 @@ impl Service {
             job: service.job.clone(),
             cron: service.cron.clone(),
             sets: None,
+            completed: false,
             ready_within: service.health.deadline,
             grace: service.stop.grace,
             start,
@@ -184,20 +189,16 @@ impl Service {
         sets.chain(plain)
     }
 
-    /// The slots that are wanted.
-    pub(crate) fn slots(&self) -> Vec<u32> {
+    /// How many slots are wanted.
+    pub(crate) fn places(&self) -> usize {
         match &self.sets {
-            Some(sets) => {
-                let mut slots: Vec<u32> = sets.iter().flat_map(|set| set.slots.iter().copied()).collect();
-                slots.sort_unstable();
-                slots
-            }
-            None => (0..self.always()).collect(),
+            Some(sets) => sets.iter().map(|set| set.slots.len()).sum(),
+            None => self.always() as usize,
         }
     }
 
     /// How many slots are wanted where no sets say so: of a cron job none, it runs when it is due.
-    fn always(&self) -> u32 {
+    pub(crate) fn always(&self) -> u32 {
         if self.cron.is_some() { 0 } else { self.replicas }
     }
 

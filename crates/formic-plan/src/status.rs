@@ -1,6 +1,6 @@
 //! What a person wants to know of each service: one word, some numbers, and the reason.
 
-use std::collections::BTreeSet;
+use std::collections::HashMap;
 use std::fmt;
 
 use formic_spec::{HumanDuration, Revision};
@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::backoff::History;
 use crate::life::{End, Instance, State};
+use crate::needs::{is_completed, met};
 use crate::places::{Place, Places};
 use crate::set::Role;
 use crate::state::{Desired, Observed, Service, Time};
@@ -70,10 +71,17 @@ pub enum ServiceState {
 /// The status of each service, wanted ones first and in their order.
 #[must_use]
 pub fn status(desired: &Desired, observed: &Observed, now: Time) -> Vec<ServiceStatus> {
-    let wanted: BTreeSet<&str> = desired.services.iter().map(|service| service.name.as_str()).collect();
     let places = Places::new(observed);
-    let is_ready = |place: &&Place<'_>| place.instances.iter().any(|i| i.is_ready());
-    let ready: BTreeSet<&str> = places.iter().filter(is_ready).map(|place| place.service).collect();
+    let by_name: HashMap<&str, &Service> =
+        desired.services.iter().map(|service| (service.name.as_str(), service)).collect();
+    let needs = |service: &Service| {
+        let met = |name: &str| {
+            let all = || places.of(name).iter().copied();
+            let completed = || by_name.get(name).is_some_and(|service| is_completed(service, all()));
+            met(service.condition(name), all(), completed)
+        };
+        service.depends_on.iter().filter(|name| !met(name)).cloned().collect::<Vec<_>>()
+    };
     let mut rows: Vec<ServiceStatus> = desired
         .services
         .iter()
@@ -82,15 +90,15 @@ pub fn status(desired: &Desired, observed: &Observed, now: Time) -> Vec<ServiceS
             // Where slots change hands, what died in one that is not wanted any more says nothing.
             let told = |i: &&&Instance| service.sets.is_none() || i.is_live() || service.at(i.slot).is_some();
             let instances: Vec<&Instance> = all.iter().filter(told).copied().collect();
-            let mut row = row(&service.name, Some(service), &instances, &ready, now);
+            let mut row = row(&service.name, Some(service), &instances, &needs, now);
             row.restarts = restarts(all);
             row
         })
         .collect();
-    let mut others: Vec<_> = places.iter().filter(|place| !wanted.contains(place.service)).collect();
+    let mut others: Vec<_> = places.iter().filter(|place| !by_name.contains_key(place.service)).collect();
     others.sort_by_key(|place| place.service);
     rows.extend(others.into_iter().map(|Place { service: name, instances }| {
-        let mut row = row(name, None, instances, &ready, now);
+        let mut row = row(name, None, instances, &needs, now);
         let goes_on = |i: &&Instance| i.is_live() && !i.is_stopping();
         if desired.generation == 0 && instances.iter().any(goes_on) {
             row.state = ServiceState::Kept;
@@ -108,7 +116,7 @@ fn row(
     name: &str,
     service: Option<&Service>,
     instances: &[&Instance],
-    ready_services: &BTreeSet<&str>,
+    needs: &dyn Fn(&Service) -> Vec<String>,
     now: Time,
 ) -> ServiceStatus {
     let count = |of: &dyn Fn(&Instance) -> bool| {
@@ -125,7 +133,8 @@ fn row(
         let wanted = || service.and_then(|service| service.at(i.slot));
         i.is_completed() && wanted().is_some_and(|template| i.is_restarted_by(&template))
     };
-    let (live, completed) = (count(&Instance::is_live), count(&is_done));
+    let (live, rests) = (count(&Instance::is_live), service.is_some_and(|service| service.completed));
+    let completed = if rests { replicas } else { count(&is_done) };
     let ready = count(&serves).saturating_add(completed);
     let any = |of: &dyn Fn(&State) -> bool| instances.iter().any(|i| of(&i.state));
 
@@ -170,7 +179,7 @@ fn row(
         other => other,
     };
 
-    let detail = detail(state, service, instances, ready_services, now);
+    let detail = detail(state, service, instances, needs, now);
     let last = || instances.iter().max_by_key(|i| i.recency()).map(|i| i.revision.clone());
     ServiceStatus {
         service: name.into(),
@@ -193,7 +202,7 @@ fn detail(
     state: ServiceState,
     service: Option<&Service>,
     instances: &[&Instance],
-    ready_services: &BTreeSet<&str>,
+    needs: &dyn Fn(&Service) -> Vec<String>,
     now: Time,
 ) -> Option<String> {
     let service = service.filter(|service| service.replicas > 0)?;
@@ -235,9 +244,11 @@ fn detail(
     {
         return Some(format!("{service}/{slot} is not ready yet: {why}"));
     }
-    let needs: Vec<&str> =
-        service.depends_on.iter().map(String::as_str).filter(|name| !ready_services.contains(name)).collect();
-    (state == ServiceState::Pending && !needs.is_empty()).then(|| format!("needs {}", needs.join(", ")))
+    if state != ServiceState::Pending {
+        return None;
+    }
+    let needs = needs(service);
+    (!needs.is_empty()).then(|| format!("needs {}", needs.join(", ")))
 }
 
 impl fmt::Display for ServiceState {

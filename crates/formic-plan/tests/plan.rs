@@ -27,6 +27,7 @@ fn service(name: &str, replicas: u32, depends_on: &[&str]) -> Service {
         job: None,
         cron: None,
         sets: None,
+        completed: false,
         ready_within: HumanDuration::from_secs(60),
         grace: HumanDuration::from_secs(30),
         start: Value::Null,

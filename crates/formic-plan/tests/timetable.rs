@@ -34,6 +34,7 @@ fn report(concurrency: Concurrency, number: u32) -> Service {
         job: Some(Job { retries: 2, deadline: Some(HumanDuration::from_secs(3000)) }),
         cron: Some(Cron { concurrency, history: 3, catch_up, ..Cron::new(schedule) }),
         sets: None,
+        completed: false,
         ready_within: HumanDuration::from_secs(60),
         grace: HumanDuration::from_secs(30),
         start: Value::Null,

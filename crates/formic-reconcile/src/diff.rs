@@ -195,6 +195,7 @@ mod tests {
             job: None,
             cron: None,
             sets: None,
+            completed: false,
             ready_within: HumanDuration::from_secs(60),
             grace: HumanDuration::from_secs(30),
             start,

@@ -100,6 +100,7 @@ mod tests {
             job: None,
             cron: None,
             sets: None,
+            completed: false,
             ready_within: formic_spec::HumanDuration::from_secs(1),
             grace: formic_spec::HumanDuration::from_secs(1),
             start: serde_json::json!({

@@ -287,6 +287,7 @@ impl Part {
             job: None,
             cron: None,
             sets: None,
+            completed: false,
             ready_within: HumanDuration::from_millis(30_000),
             grace: self.grace,
             start: json(&start)?,

@@ -76,9 +76,9 @@ impl<'a> Ground<'a> {
         self.order.iter().filter_map(|at| self.plots.get(*at)).filter_map(|plot| Some((plot.wanted?, plot)))
     }
 
-    /// What holds the slots of a service.
-    pub(super) fn holders(&self, service: &str) -> &[&'a Instance] {
-        self.by_name.get(service).map_or(&[], |at| &self.plots[*at].holders)
+    /// A service that is wanted or there.
+    pub(super) fn plot(&self, service: &str) -> Option<&Plot<'a>> {
+        self.by_name.get(service).map(|at| &self.plots[*at])
     }
 
     /// Whether nothing at all is wanted.
@@ -136,7 +136,7 @@ fn seats(service: &Service) -> Vec<Seat<'_>> {
     let seat = |slot, template| Seat { slot, template, holder: None };
     let Some(sets) = &service.sets else {
         let template = service.template();
-        return service.slots().into_iter().map(|slot| seat(slot, template)).collect();
+        return (0..service.always()).map(|slot| seat(slot, template)).collect();
     };
     let mut seats = Vec::new();
     for set in sets {

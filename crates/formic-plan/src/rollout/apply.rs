@@ -157,6 +157,6 @@ impl Rollout {
 }
 
 /// Without the sets of a moment.
-fn plain(service: &Service) -> Service {
-    Service { sets: None, ..service.clone() }
+pub(super) fn plain(service: &Service) -> Service {
+    Service { sets: None, completed: false, ..service.clone() }
 }

@@ -2,12 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::apply::Change;
+use super::apply::{Change, plain};
 use super::decision::{Decision, What};
 use super::shape::shape;
 use super::survey::Index;
 use super::{Deployment, Release};
-use crate::state::{Desired, Observed, Service, Time};
+use crate::state::{Desired, Observed, Time};
 
 /// The state of every service's rollouts. Plain data: written down after each change, read at a start.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -75,7 +75,7 @@ impl Fleet {
                     done
                 }
                 None => {
-                    let service = Service { sets: None, ..service.clone() };
+                    let service = plain(service);
                     let number = self.rollouts + 1;
                     let (deployment, what) = Deployment::new(service, number, now);
                     self.deployments.push(deployment);
@@ -129,7 +129,7 @@ impl Fleet {
 
     /// Goes on with every rollout, as far as what there is allows.
     pub fn advance(&mut self, observed: &Observed, now: Time) -> Advance {
-        let index = Index::new(observed);
+        let index = Index::new(observed, &self.deployments);
         let mut advance = Advance {
             desired: Desired { generation: self.generation, services: Vec::new() },
             decisions: Vec::new(),

@@ -67,7 +67,7 @@ pub(super) fn shape(deployment: &Deployment, survey: &Survey<'_>) -> Service {
     for set in &mut sets {
         set.slots.sort_unstable();
     }
-    Service { sets: Some(sets), ..service.clone() }
+    Service { sets: Some(sets), completed: deployment.has_completed(), ..service.clone() }
 }
 
 /// Which of the others stay, and whether calls go to them.

@@ -1,15 +1,22 @@
 //! What a service has, told apart by the release that it belongs to.
 
 use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Deployment, Failure};
+use formic_spec::Condition;
+
+use super::{Deployment, Failure, Release};
 use crate::life::{End, Instance, Outcome, State};
+use crate::needs::{have_completed, met};
 use crate::places::{Places, best, slots};
-use crate::set::Template;
 use crate::state::{Observed, Service, Time};
 
 /// The instances of every service.
-pub(super) struct Index<'a>(Places<'a>);
+pub(super) struct Index<'a> {
+    places: Places<'a>,
+    /// Whether those that somebody waits for to come to their end have done so.
+    completed: BTreeMap<String, bool>,
+}
 
 /// The instances of one service.
 pub(super) struct Survey<'a> {
@@ -32,18 +39,42 @@ pub(super) struct Survey<'a> {
 }
 
 impl<'a> Index<'a> {
-    pub(super) fn new(observed: &'a Observed) -> Self {
-        Self(Places::new(observed))
+    pub(super) fn new(observed: &'a Observed, deployments: &[Deployment]) -> Self {
+        let mut index = Self { places: Places::new(observed), completed: BTreeMap::new() };
+        let ends = |(_, condition): &(&String, &Condition)| **condition != Condition::Healthy;
+        let conditions = deployments.iter().flat_map(|deployment| &deployment.wanted.service.conditions);
+        let waited: BTreeSet<&str> = conditions.filter(ends).map(|(name, _)| name.as_str()).collect();
+        for deployment in deployments {
+            let service = &deployment.wanted.service;
+            if waited.contains(service.name.as_str()) {
+                let completed = deployment.has_completed() || index.have_completed(&deployment.wanted);
+                index.completed.insert(service.name.clone(), completed);
+            }
+        }
+        index
+    }
+
+    /// Whether all instances of a release have come to their end.
+    fn have_completed(&self, release: &Release) -> bool {
+        let service = &release.service;
+        let template = release.template();
+        let wanted = service.replicas as usize;
+        have_completed(self.holders(&service.name), wanted, |i| i.is_restarted_by(&template))
     }
 
     /// What holds the slots of a service.
     fn holders(&self, service: &str) -> impl Iterator<Item = &'a Instance> {
-        slots(self.0.of(service)).filter_map(|slot| best(slot, worth))
+        slots(self.places.of(service)).filter_map(|slot| best(slot, worth))
     }
 
     /// The services that this one waits for and that have not come so far.
     pub(super) fn unmet(&self, service: &Service) -> Vec<String> {
-        let met = |name: &str| crate::needs::met(service.condition(name), self.holders(name));
+        let met = |name: &str| {
+            // A cron job is none of the fleet's: of that only the last run is known.
+            let last = || have_completed(self.holders(name), 1, |_| true);
+            let completed = || self.completed.get(name).copied().unwrap_or_else(last);
+            met(service.condition(name), self.holders(name), completed)
+        };
         service.depends_on.iter().filter(|name| !met(name)).cloned().collect()
     }
 
@@ -54,17 +85,14 @@ impl<'a> Index<'a> {
             new: Vec::new(),
             old: Vec::new(),
             fallen: Vec::new(),
-            live: count(self.0.of(&wanted.service.name).iter().filter(|instance| instance.is_live())),
+            live: count(self.places.of(&wanted.service.name).iter().filter(|instance| instance.is_live())),
             taken: Vec::new(),
             job: wanted.service.job.is_some(),
             tries: wanted.service.job.as_ref().map(|job| job.retries.saturating_add(1)),
             now,
         };
         for instance in self.holders(&wanted.service.name) {
-            let restarted = |release: &super::Release| {
-                let template = Template { rollout: release.rollout, ..release.service.template() };
-                instance.is_restarted_by(&template)
-            };
+            let restarted = |release: &Release| instance.is_restarted_by(&release.template());
             if instance.is_live() {
                 survey.taken.push(instance.slot);
                 if instance.is_quarantined() {

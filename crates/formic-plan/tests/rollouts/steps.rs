@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use formic_plan::{Change, Facts, Failure, Fleet, Outcome, Phase, Role, Service, Time, What, plan, why};
-use formic_spec::{HumanDuration, Job, Restart, RestartPolicy, Share, Strategy, Update};
+use formic_plan::{
+    Change, Facts, Failure, Fleet, Outcome, Phase, Role, Service, ServiceState, Time, What, plan, status, why,
+};
+use formic_spec::{Condition, HumanDuration, Job, Restart, RestartPolicy, Share, Strategy, Update};
 
 use crate::world::{World, service};
 
@@ -346,13 +348,93 @@ fn why_says_what_happened_and_what_is_waited_for() {
     );
 }
 
+fn job(number: u32, replicas: u32) -> Service {
+    Service {
+        job: Some(Job { retries: 1, deadline: Some(HumanDuration::from_secs(900)) }),
+        ..service("migrate", number, replicas)
+    }
+}
+
+/// One that begins when the job has come to its end.
+fn after_job(number: u32) -> Service {
+    Service {
+        depends_on: vec!["migrate".into()],
+        conditions: [("migrate".to_owned(), Condition::Completed)].into(),
+        ..service("web", number, 1)
+    }
+}
+
+fn once() -> Restart {
+    Restart { policy: RestartPolicy::OnFailure, retries: Some(1), ..Restart::default() }
+}
+
+fn told(world: &World, service: &str) -> (ServiceState, Option<String>) {
+    let rows = status(&world.desired, &world.observed, world.now);
+    let row = rows.into_iter().find(|row| row.service == service).unwrap();
+    (row.state, row.detail)
+}
+
+#[test]
+fn what_waits_for_a_job_waits_for_it_at_the_revision_that_comes_with_it() {
+    let mut world = World::new(vec![job(1, 1), after_job(1)]);
+    world.tick();
+    assert_eq!((world.count("migrate", 1), world.count("web", 1)), (1, 0));
+    world.exit_under("migrate", 0, &once()).tick().ready_all().pass(20_000).tick();
+    assert_eq!(world.serving("web"), [1]);
+
+    world.want_all(vec![job(2, 1), after_job(2)]).tick();
+    assert_eq!(
+        (world.count("migrate", 2), world.count("web", 2)),
+        (1, 0),
+        "the first one's end is not the second's"
+    );
+    assert_eq!(world.phase("web"), Phase::Pending { needs: vec!["migrate".into()] });
+    assert_eq!(world.serving("web"), [1]);
+    world.exit_under("migrate", 0, &once()).tick();
+    assert_eq!(world.count("web", 2), 1);
+}
+
+#[test]
+fn a_job_of_several_has_come_to_its_end_with_the_last_of_those_that_are_wanted() {
+    let mut world = World::new(vec![job(1, 2), after_job(1)]);
+    world.tick().exit_under("migrate", 0, &once()).tick();
+    assert_eq!(world.count("web", 1), 0, "one of them is at work");
+    world.exit_under("migrate", 78, &once()).tick();
+    assert_eq!(world.count("web", 1), 0, "one of them failed");
+    // That is of no interest any more when one alone is wanted, of another revision.
+    world.want_all(vec![job(2, 1), after_job(1)]).tick().exit_under("migrate", 0, &once()).tick();
+    assert_eq!(world.count("web", 1), 1, "{:?}", world.observed);
+}
+
+#[test]
+fn a_job_that_came_to_its_end_before_the_machine_was_started_anew_holds_up_nobody() {
+    let mut world = World::new(vec![job(1, 1), after_job(1)]);
+    world.tick().exit_under("migrate", 0, &once()).tick().ready_all().pass(20_000).tick();
+    world.observed.instances.clear();
+    world.tick();
+    assert_eq!((world.live("migrate").len(), world.count("web", 1)), (0, 1));
+    assert_eq!(told(&world, "migrate"), (ServiceState::Completed, None));
+    // Nor does it hold up the next revision of those that came after it.
+    world.ready_all().pass(20_000).tick().want_all(vec![job(1, 1), after_job(2)]).tick();
+    assert_eq!(world.count("web", 2), 1);
+}
+
+#[test]
+fn who_waits_is_told_for_what() {
+    let web = Service { depends_on: vec!["migrate".into(), "user".into()], ..after_job(1) };
+    let mut world = World::new(vec![job(1, 1), service("user", 1, 1), web]);
+    world.tick();
+    assert_eq!(told(&world, "web"), (ServiceState::Pending, Some("needs migrate, user".into())));
+    world.exit_under("migrate", 0, &once()).tick();
+    assert_eq!(told(&world, "web"), (ServiceState::Pending, Some("needs user".into())));
+    world.ready_all().tick();
+    assert_eq!(told(&world, "web").1, None);
+}
+
 #[test]
 fn a_job_has_succeeded_when_it_came_to_its_end_and_is_not_run_again() {
-    let job = |number| Service {
-        job: Some(Job { retries: 1, deadline: Some(HumanDuration::from_secs(900)) }),
-        ..service("migrate", number, 1)
-    };
-    let rule = Restart { policy: RestartPolicy::OnFailure, retries: Some(1), ..Restart::default() };
+    let job = |number| job(number, 1);
+    let rule = once();
     let mut world = World::new(vec![job(1)]);
     world.tick().ready_all().pass(600_000).tick();
     assert!(matches!(world.phase("migrate"), Phase::Progressing { .. }), "neither ready nor late counts");

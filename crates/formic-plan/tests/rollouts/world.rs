@@ -27,6 +27,7 @@ pub(crate) fn service(name: &str, number: u32, replicas: u32) -> Service {
         job: None,
         cron: None,
         sets: None,
+        completed: false,
         ready_within: HumanDuration::from_secs(600),
         grace: HumanDuration::from_secs(3600),
         start: Value::Null,

@@ -46,6 +46,7 @@ pub(crate) fn service(name: &str, number: u32) -> Service {
         job: None,
         cron: None,
         sets: None,
+        completed: false,
         ready_within: HumanDuration::from_secs(60),
         grace: HumanDuration::from_secs(30),
         start: json!({ "program": "/bin/true", "number": number }),

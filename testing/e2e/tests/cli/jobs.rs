@@ -45,3 +45,24 @@ fn a_job_that_is_done_holds_up_nobody_and_a_stopped_cron_job_rests() {
     wait_until("the next run", SOON, || runs() != before);
     app.stop();
 }
+
+/// What comes with a job begins after that one, and not after the one before it.
+#[test]
+fn a_release_waits_for_the_migration_that_comes_with_it() {
+    let first = CHORES.split("[service.tick]").next().unwrap();
+    let mut app = App::for_people(&Manifest::of(first));
+    wait_until("all of it to be shown", SOON, || app.said().1.contains("ready in"));
+    let done = app.folder().join("done");
+    let second =
+        first.replace("echo migrated", &format!("sleep 1; echo again > '{}'", done.display())).replace(
+            "[\"sleep\", \"600\"]",
+            &format!("[\"sh\", \"-c\", \"test -e '{}' || exit 78; exec sleep 600\"]", done.display()),
+        );
+    assert_eq!(second.matches("done").count(), 2, "{second}");
+    Manifest::of(&second).write(&app.folder());
+    // Too early it would fail for good, and the rollout with it.
+    app.formic(&["apply", "--wait", "--timeout", "60s"]).says(0, &["runs and answers"]);
+    assert!(done.exists());
+    assert_eq!(app.service("web")["rollout"], "succeeded");
+    app.stop();
+}

@@ -172,6 +172,7 @@ mod tests {
             job: None,
             cron: None,
             sets: None,
+            completed: false,
             ready_within: HumanDuration::from_secs(1),
             grace: HumanDuration::from_secs(1),
             start: serde_json::Value::Null,
