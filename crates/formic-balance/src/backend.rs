@@ -129,6 +129,8 @@ pub(crate) struct Case {
     pub(crate) times: u32,
     /// Probes that succeeded since it was ejected.
     pub(crate) passed: u32,
+    /// That it was probed before its time: one that is not well would be so again and again.
+    pub(crate) hurried: bool,
     pub(crate) returned: Duration,
 }
 
@@ -529,6 +531,21 @@ impl Backend {
         self.probe_at.store(micros(probe_at), Ordering::Relaxed);
         self.hot.state.store(OUT, Ordering::Release);
         self.place.set_out(true);
+    }
+
+    /// Has it probed at once, if it is out and was not asked before its time so far.
+    pub(crate) fn hurry(&self, now: Duration) -> bool {
+        let mut case = self.case();
+        let due = |ejected: &Ejected| ejected.probe_at > now;
+        if case.hurried || self.state() != OUT || !case.ejected.as_ref().is_some_and(due) {
+            return false;
+        }
+        case.hurried = true;
+        if let Some(ejected) = &mut case.ejected {
+            ejected.probe_at = now;
+        }
+        self.probe_at.store(micros(now), Ordering::Relaxed);
+        true
     }
 
     /// Back in: what it took while it was ill is forgotten, and half of what it takes to be out again is not.

@@ -7,8 +7,8 @@
 //! is ill, or the callers' requests, and not an instance.
 //!
 //! At most a share of the endpoints is out, one always may be, the last never. An endpoint that is out
-//! gets one call at a time once its wait is over; when enough of these succeed it is back, and starts
-//! slowly. Every lock here is taken on failures and transitions only, never by a pick.
+//! gets one call at a time once its wait is over, or, once for each ejection, when another one ought to be out and there is no
+//! room; when enough of these succeed it is back, and starts slowly. Every lock here is taken on failures and transitions only, never by a pick.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -337,6 +337,7 @@ impl Shared {
         let most = if court.rules.max_share > 0.0 { share.max(1) } else { 0 };
         if !others || out >= most {
             self.recess.store(micros(now) + RECESS, Ordering::Relaxed);
+            self.hurry(present, now);
             return None;
         }
         let mut case = backend.case();
@@ -344,13 +345,26 @@ impl Shared {
             case.times = 0;
         }
         case.times += 1;
-        case.passed = 0;
+        (case.passed, case.hurried) = (0, false);
         let probe_at = now + wait(&court.rules, case.times, backend, now);
         case.ejected = Some(Ejected { reason, since: now, probe_at, times: case.times });
         drop(case);
         backend.put_out(probe_at);
         self.changed();
         Some(Change::Ejected)
+    }
+
+    /// Those who are out take up the room that another needs: who of them is well again is to say so now, and not at the end of
+    /// its wait.
+    fn hurry(&self, present: &Present, now: Duration) {
+        let mut any = false;
+        present.board.find_out(&present.members, |seat| {
+            any |= present.backends.get(seat).is_some_and(|backend| backend.hurry(now));
+            false
+        });
+        if any {
+            self.changed();
+        }
     }
 
     /// A probe ended.

@@ -60,6 +60,33 @@ fn at_most_half_are_out_and_more_makes_panic_of_it() {
 }
 
 #[test]
+fn who_is_well_again_makes_room_for_who_is_not() {
+    for seed in 0..20 {
+        let mut traffic = policy(Algorithm::RoundRobin);
+        (traffic.ejection.min_wait, traffic.ejection.max_wait) = (60 * SECOND, 60 * SECOND);
+        let mut world = World::new(&traffic, &[MS; 3], 1_000, 1.0, seed);
+        world.machines[0].failing = 1.0;
+        world.run(SECOND);
+        assert!(world.backend(0).is_ejected(), "seed {seed}");
+        // It was something that passed. The next one's trouble is not, and only one of three may be out.
+        world.machines[0].failing = 0.0;
+        world.run(3 * SECOND);
+        world.machines[1].failing = 1.0;
+        world.run(5 * SECOND);
+        let out = [0, 1, 2].map(|index| world.backend(index).is_ejected());
+        assert_eq!(out, [false, true, false], "seed {seed}: {:?}", world.report.ejected);
+
+        // One that is not well has its wait again, and is not asked without end.
+        world.machines[2].failing = 1.0;
+        let served = world.machines[1].served;
+        world.run(25 * SECOND);
+        let out = [0, 1, 2].map(|index| world.backend(index).is_ejected());
+        assert_eq!(out, [false, true, false], "seed {seed}: {:?}", world.report.ejected);
+        assert!(world.machines[1].served <= served + 1, "seed {seed}");
+    }
+}
+
+#[test]
 fn an_outlier_is_found_among_many_though_it_never_fails_in_a_row() {
     // 6 % of failures are made up for by the successes between; only the comparison shows them.
     let mut world = World::new(&policy(Algorithm::RoundRobin), &[MS; 8], 4_000, 0.0, 11);

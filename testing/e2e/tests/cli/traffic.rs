@@ -272,23 +272,28 @@ fn an_instance_that_hangs_is_shown_ejected_with_its_evidence_and_let_in_by_hand(
     let of_hung = |seen: &Value| {
         seen["endpoints"].as_array().unwrap().iter().find(|one| one["instance"] == id).cloned()
     };
-    let headers = [("Content-Type", "application/json"), ("Connect-Timeout-Ms", "500")];
+    let headers = [("Content-Type", "application/json"), ("Connect-Timeout-Ms", "300")];
     let out = wait_for("it to be ejected", SOON, || {
         // What calls take is to be known of each, or these would be in too great a hurry to tell anything.
         for _ in 0..15 {
             let _ = search(&app);
         }
         assert!(signal(pid, Signal::STOP));
-        // Five of them meet it, all at once: soon its connection is found dead, and it gets no calls either.
+        // Enough of them meet it before its connection is found dead, and others go on to be well meanwhile.
         std::thread::scope(|calls| {
-            for _ in 0..15 {
+            for _ in 0..40 {
                 calls.spawn(|| app.gateway().send("POST", &format!("/{SEARCH}"), &headers, b"{}"));
+                std::thread::sleep(Duration::from_millis(20));
             }
         });
         let found = at_gateway(&app, "product").and_then(|seen| of_hung(&seen));
         let found = found.filter(|one| one["state"] == "ejected");
         if found.is_none() {
             assert!(signal(pid, Signal::CONT));
+            wait_until("it to be as before", SOON, || {
+                let seen = at_gateway(&app, "product").and_then(|seen| of_hung(&seen));
+                seen.is_some_and(|one| one["state"] != "down" && one["in_flight"] == 0)
+            });
         }
         found
     });
