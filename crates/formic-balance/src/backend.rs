@@ -121,6 +121,9 @@ pub(crate) const IN: u8 = 0;
 pub(crate) const OUT: u8 = 1;
 pub(crate) const PROBING: u8 = 2;
 
+/// For so long nobody is asked before its time: what makes two ill at once is no reason to ask the first.
+const SETTLED: Duration = Duration::from_millis(500);
+
 /// What an ejection is about.
 #[derive(Debug, Default)]
 pub(crate) struct Case {
@@ -536,7 +539,7 @@ impl Backend {
     /// Has it probed at once, if it is out and was not asked before its time so far.
     pub(crate) fn hurry(&self, now: Duration) -> bool {
         let mut case = self.case();
-        let due = |ejected: &Ejected| ejected.probe_at > now;
+        let due = |ejected: &Ejected| ejected.probe_at > now && now.saturating_sub(ejected.since) >= SETTLED;
         if case.hurried || self.state() != OUT || !case.ejected.as_ref().is_some_and(due) {
             return false;
         }

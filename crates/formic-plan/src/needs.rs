@@ -30,6 +30,10 @@ pub(crate) fn met<'a>(
 /// Whether a service has come to its end as it is wanted now: what another revision has done does not count, nor how one ended
 /// whose slot is not wanted any more.
 pub(crate) fn is_completed<'a>(service: &Service, holders: impl Iterator<Item = &'a Instance>) -> bool {
+    // Of a cron job nothing is wanted between its runs: the last one counts.
+    if service.cron.is_some() {
+        return have_completed(holders, 1, |_| true);
+    }
     let is_wanted = |i: &Instance| service.at(i.slot).is_some_and(|template| i.is_restarted_by(&template));
     // Of a job that rests nothing need be known any more but that.
     service.completed || have_completed(holders, service.places(), is_wanted)
@@ -48,5 +52,5 @@ pub(crate) fn have_completed<'a>(
         }
         completed += usize::from(instance.is_completed() && is_wanted(instance));
     }
-    completed >= wanted.max(1)
+    wanted > 0 && completed >= wanted
 }

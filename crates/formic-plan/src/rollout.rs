@@ -93,6 +93,9 @@ pub struct Rollout {
     pub started: Time,
     /// The most instances of it that have been ready at one time.
     pub best: u32,
+    /// That it is of a job, and all of that came to its end with success.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub done: bool,
     /// How far it is.
     pub phase: Phase,
 }
@@ -206,8 +209,7 @@ impl Rollout {
 impl Deployment {
     /// Whether it is a job that came to its end with success, and rests.
     fn has_completed(&self) -> bool {
-        let service = &self.wanted.service;
-        service.job.is_some() && service.replicas > 0 && matches!(self.rollout.phase, Phase::Succeeded { .. })
+        self.wanted.service.job.is_some() && self.rollout.done
     }
 }
 

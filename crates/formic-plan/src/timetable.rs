@@ -342,9 +342,7 @@ impl Entry {
         let replicas = u32::try_from(sets.len()).unwrap_or(u32::MAX);
         // One that is stopped is nothing that its schedule brings back.
         let cron = self.service.cron.clone().filter(|_| !self.is_stopped());
-        let last = self.runs.iter().rfind(|run| run.state != RunState::Overlapped).map(|run| &run.state);
-        let completed = matches!(last, Some(RunState::Succeeded { .. }));
-        Service { sets: Some(sets), replicas, cron, completed, ..self.service.clone() }
+        Service { sets: Some(sets), replicas, cron, ..self.service.clone() }
     }
 }
 

@@ -139,6 +139,11 @@ impl Deployment {
         {
             *at = deadline;
         }
+        // A job that was stopped before its end has succeeded in nothing.
+        let is_job = self.wanted.service.job.is_some() && self.wanted.service.replicas > 0;
+        if is_job && !self.rollout.done && matches!(self.rollout.phase, Phase::Succeeded { .. }) {
+            self.rollout.phase = Phase::Pending { needs: Vec::new() };
+        }
         what
     }
 }
@@ -151,6 +156,7 @@ impl Rollout {
             from,
             started: now,
             best: 0,
+            done: false,
             phase: Phase::Pending { needs: Vec::new() },
         }
     }

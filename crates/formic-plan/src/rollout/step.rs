@@ -115,6 +115,7 @@ impl Deployment {
             until: now + keep_old.get(),
         });
         decisions.push(What::Succeeded { kept_until: kept.as_ref().map(|kept| kept.until) });
+        self.rollout.done = self.wanted.service.job.is_some() && self.wanted.service.replicas > 0;
         self.rollout.phase = Phase::Succeeded { at: now, kept };
     }
 

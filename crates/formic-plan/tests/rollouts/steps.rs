@@ -420,6 +420,33 @@ fn a_job_that_came_to_its_end_before_the_machine_was_started_anew_holds_up_nobod
 }
 
 #[test]
+fn a_job_that_was_stopped_before_its_end_has_not_come_to_it() {
+    let mut world = World::new(vec![job(1, 1), after_job(1)]);
+    world.tick();
+    world.want_all(vec![job(1, 0), after_job(1)]).tick().gone_all().tick();
+    assert_eq!(world.count("web", 1), 0);
+    world.want_all(vec![job(1, 1), after_job(1)]).tick();
+    assert_eq!((world.count("migrate", 1), world.count("web", 1)), (1, 0), "it begins again");
+    world.exit_under("migrate", 0, &once()).tick().ready_all().pass(20_000).tick();
+    assert_eq!(world.serving("web"), [1]);
+    // One that came to its end has done so, also when it is stopped after that.
+    world.want_all(vec![job(1, 0), after_job(1)]).tick();
+    world.want_all(vec![job(1, 0), after_job(2)]).tick();
+    assert_eq!(world.count("web", 2), 1);
+    world.observed.instances.clear();
+    world.tick();
+    assert_eq!(world.count("web", 2), 1);
+    // Two of which one has ended have not.
+    let mut world = World::new(vec![job(1, 2), after_job(1)]);
+    world.tick().exit_under("migrate", 0, &once()).tick();
+    world.want_all(vec![job(1, 0), after_job(1)]).tick().gone_all().tick();
+    assert_eq!(
+        (world.count("web", 1), world.phase("web")),
+        (0, Phase::Pending { needs: vec!["migrate".into()] })
+    );
+}
+
+#[test]
 fn who_waits_is_told_for_what() {
     let web = Service { depends_on: vec!["migrate".into(), "user".into()], ..after_job(1) };
     let mut world = World::new(vec![job(1, 1), service("user", 1, 1), web]);

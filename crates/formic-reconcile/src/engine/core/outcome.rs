@@ -20,7 +20,10 @@ impl Core {
         let rollouts = || self.fleet.deployments.iter().map(|deployment| &deployment.rollout);
         let failed =
             |rollout: &Rollout| matches!(rollout.phase, Phase::Failed { .. } | Phase::RevertNoop { .. });
-        if !rollouts().all(Rollout::is_over) {
+        // One that has not begun may wait for what has failed, and would do so for ever.
+        let rests = |rollout: &Rollout| rollout.is_over() || matches!(rollout.phase, Phase::Pending { .. });
+        let waits = !rollouts().all(Rollout::is_over);
+        if !rollouts().all(rests) {
             return;
         }
         let before = self.history.iter().rev().nth(1);
@@ -29,6 +32,9 @@ impl Core {
         let failures: Vec<String> = failures
             .map(|deployment| failure(&deployment.wanted.service.name, &deployment.rollout))
             .collect();
+        if waits && failures.is_empty() {
+            return;
+        }
         let outcome = if failures.is_empty() { Outcome::Succeeded } else { Outcome::Failed };
         if present.outcome != Some(outcome) {
             self.came_to(self.history.len() - 1, outcome, &failures.join("; "));

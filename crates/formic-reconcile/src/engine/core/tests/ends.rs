@@ -50,6 +50,30 @@ fn a_job_that_failed_has_failed_and_is_not_said_to_be_tried_again() {
     assert!(text.contains("is not started again") && !text.contains("goes on trying"), "{text}");
 }
 
+/// A way back by hand is not to lead to it.
+#[test]
+fn a_release_whose_job_failed_has_failed_though_the_rest_of_it_waits() {
+    let web = |revision: &str| Service {
+        revision: Revision::of(&revision.into()),
+        conditions: [("mig".to_owned(), formic_spec::Condition::Completed)].into(),
+        ..service("web", 1, &["mig"])
+    };
+    let mut world = World::new(vec![job("mig"), web("one")]);
+    world.up("mig/0");
+    world.leader_exits("mig/0", 0);
+    world.gone("mig/0", false);
+    world.up("web/0");
+    let second = Service { revision: Revision::of(&"again".into()), ..job("mig") };
+    world.apply(vec![second, web("two")], None).1.unwrap();
+    world.up("mig/0");
+    world.leader_exits("mig/0", 3);
+    assert_eq!(world.gone("mig/0", false), ["leave mig/0", "deregister mig/0"], "nothing of it is started");
+    let (_, history) = world.ask(Command::History);
+    let outcomes: Vec<_> = history.iter().map(|state| state.outcome).collect();
+    assert_eq!(outcomes, [Some(formic_state::Outcome::Succeeded), Some(formic_state::Outcome::Failed)]);
+    assert_eq!(world.row("web").ready, 1, "what was there goes on");
+}
+
 #[test]
 fn what_cannot_be_started_is_promised_no_restart_where_its_rollout_goes_back() {
     let mut world = World::new(vec![service("user", 1, &[])]);
