@@ -31,9 +31,9 @@ async fn what_is_in_flight_finishes_and_nothing_new_begins() {
         // Longer than a busy machine takes to begin all of them and to come to the checks below.
         let wait = Order { millis: 2_400, ..told(Action::ACTION_WAIT, 0) };
         calls.spawn(way.probe().say(wait).into_future());
-        let wait = Order { millis: 600, ..told(Action::ACTION_WAIT, 4) };
-        let stream = way.probe().count(wait).await.unwrap().into_message();
-        streams.spawn(drain(stream));
+        let wait = Order { millis: 300, ..told(Action::ACTION_WAIT, 8) };
+        let stream = way.probe().count(wait).into_future();
+        streams.spawn(async { drain(stream.await.unwrap().into_message()).await });
         expected += 2;
     }
     until("every call to be with its handler", || counts.busy() == expected).await;
@@ -57,7 +57,7 @@ async fn what_is_in_flight_finishes_and_nothing_new_begins() {
         answer.unwrap();
     }
     for (reports, error) in within("the streams", streams.join_all()).await {
-        assert_eq!((reports.len(), error.map(|e| e.to_string())), (4, None));
+        assert_eq!((reports.len(), error.map(|e| e.to_string())), (8, None));
     }
     assert_eq!(within("the stop", stopping).await.unwrap(), 0, "calls were cut off");
     assert_eq!(counts.dropped(), 0);
@@ -81,7 +81,7 @@ async fn a_handler_that_never_ends_is_cut_off() {
     let began = Instant::now();
     let cut = within("the stop", server.running.stop(Duration::from_millis(200))).await;
     assert_eq!(cut, expected);
-    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     for answer in within("the callers to hear of it", calls.join_all()).await {
         assert_eq!(answer.unwrap_err().code(), Code::Unavailable);
     }
@@ -119,7 +119,7 @@ async fn idle_connections_and_health_watchers_do_not_hold_it_up() {
     }
     let cut = within("the stop", stopping).await.unwrap();
     assert_eq!(cut, 0);
-    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    assert!(began.elapsed() < GRACE / 3, "{:?}", began.elapsed());
     drop((silent, slow, kept, idle));
 }
 

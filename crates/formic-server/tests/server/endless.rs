@@ -14,6 +14,8 @@ use formic_rpc::{Answer, Body, BoxFuture, ByteStream, Call, Channel, Codec, Cont
 use formic_server::{Bound, Config, Running, Server, Serving};
 use formic_telemetry::Metrics;
 use futures::StreamExt;
+use futures::future::join_all;
+use tokio::sync::watch;
 
 use crate::ways::{ours, until, within};
 
@@ -23,7 +25,10 @@ const TICKING: Method = Method::new("/endless.Service/Ticking", Kind::ServerStre
 const DOWNLOAD: Method = Method::new("/endless.Service/Download", Kind::ServerStream);
 const METHODS: [Method; 4] = [QUIET, POLITE, TICKING, DOWNLOAD];
 
-struct Endless;
+struct Endless {
+    /// Opens when every stream is there.
+    gate: watch::Receiver<bool>,
+}
 
 impl Handle for Endless {
     fn method(&self, path: &str) -> Option<Method> {
@@ -37,14 +42,15 @@ impl Handle for Endless {
     fn call(&self, call: Call) -> BoxFuture<'static, Result<Answer, Error>> {
         let method = call.method.clone();
         let (context, ..) = Context::split(call);
-        Box::pin(async move { Ok(Answer::new(Body::Stream(stream(&method, context).await))) })
+        let gate = self.gate.clone();
+        Box::pin(async move { Ok(Answer::new(Body::Stream(stream(&method, context, gate).await))) })
     }
 }
 
 /// Empty messages are valid ones in both protocols, and in protobuf they are as short as messages can be.
 const MESSAGE: Bytes = Bytes::new();
 
-async fn stream(method: &Method, context: Context) -> ByteStream {
+async fn stream(method: &Method, context: Context, mut gate: watch::Receiver<bool>) -> ByteStream {
     let (sender, messages) = Streaming::channel(4);
     let name = method.name().to_owned();
     assert!(!context.is_draining(), "too early");
@@ -67,6 +73,8 @@ async fn stream(method: &Method, context: Context) -> ByteStream {
                 }
             }
             _ => {
+                let _ = sender.send(Ok(MESSAGE)).await;
+                let _ = gate.wait_for(|open| *open).await;
                 for _ in 0..12 {
                     let _ = sender.send(Ok(MESSAGE)).await;
                     tokio::time::sleep(Duration::from_millis(50)).await;
@@ -77,8 +85,9 @@ async fn stream(method: &Method, context: Context) -> ByteStream {
     Box::pin(messages)
 }
 
-async fn start() -> (Running, Vec<(String, Channel)>) {
-    let server = Server::new(Config::default(), Metrics::new()).serve(Arc::new(Endless)).unwrap();
+async fn start() -> (Running, Vec<(String, Channel)>, watch::Sender<bool>) {
+    let (open, gate) = watch::channel(false);
+    let server = Server::new(Config::default(), Metrics::new()).serve(Arc::new(Endless { gate })).unwrap();
     let mut running = server.build().unwrap();
     let any = Endpoint::Tcp(SocketAddr::from(([127, 0, 0, 1], 0)));
     let Endpoint::Tcp(addr) = running.listen(Bound::bind(&any).await.unwrap()) else { unreachable!() };
@@ -90,7 +99,7 @@ async fn start() -> (Running, Vec<(String, Channel)>) {
         ("Connect, HTTP/1.1".to_owned(), foreign::channel(addr, Http::One, Theirs::Connect, Codec::Proto)),
         ("gRPC, another client".to_owned(), foreign::channel(addr, Http::Two, Theirs::Grpc, Codec::Proto)),
     ];
-    (running, ways)
+    (running, ways, open)
 }
 
 async fn open(channel: &Channel, method: Method) -> ByteStream {
@@ -112,10 +121,10 @@ async fn rest(mut stream: ByteStream) -> (usize, Option<Error>) {
 
 /// The streams of a method over every way while the server stops with a grace of eight seconds.
 async fn stopped(method: Method) -> (Vec<(String, usize, Option<Error>)>, usize, Duration) {
-    let (running, ways) = start().await;
+    let (running, ways, gate) = start().await;
     let mut streams = tokio::task::JoinSet::new();
-    for (name, channel) in &ways {
-        let stream = open(channel, method.clone()).await;
+    let opened = join_all(ways.iter().map(|(_, channel)| open(channel, method.clone()))).await;
+    for ((name, _), stream) in ways.iter().zip(opened) {
         let name = name.clone();
         streams.spawn(async move {
             let (count, error) = rest(stream).await;
@@ -123,6 +132,7 @@ async fn stopped(method: Method) -> (Vec<(String, usize, Option<Error>)>, usize,
         });
     }
     until("every stream to be there", || running.in_flight() == ways.len()).await;
+    gate.send_replace(true);
     let began = Instant::now();
     let cut = running.stop(Duration::from_secs(8)).await;
     let took = began.elapsed();
@@ -166,7 +176,7 @@ async fn a_stream_that_goes_on_and_on_is_ended_before_the_grace_is_over() {
 async fn a_stream_that_has_an_end_comes_to_it() {
     let (ends, cut, _) = stopped(DOWNLOAD).await;
     for (name, count, error) in ends {
-        assert_eq!((count, error.map(|error| error.to_string())), (12, None), "{name}");
+        assert_eq!((count, error.map(|error| error.to_string())), (13, None), "{name}");
     }
     assert_eq!(cut, 0);
 }
@@ -175,7 +185,7 @@ async fn a_stream_that_has_an_end_comes_to_it() {
 async fn the_bounds_follow_the_grace() {
     for (grace, quiet, busy) in [(60_000, 1_000, 5_000), (1_000, 150, 750)] {
         for (method, most) in [(QUIET, quiet), (TICKING, busy)] {
-            let (running, ways) = start().await;
+            let (running, ways, _gate) = start().await;
             let stream = open(&ways[0].1, method).await;
             let reading = tokio::task::spawn(rest(stream));
             tokio::time::sleep(Duration::from_millis(20)).await;

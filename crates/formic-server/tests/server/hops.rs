@@ -107,9 +107,10 @@ async fn leaving_reaches_two_hops_down() {
         until("all three to be dropped", || chain.counts.iter().all(|counts| counts.dropped() == 1)).await;
 
         // The deadline of the first call ends the last one.
-        let error =
-            within("the deadline", probe.say(hang()).timeout(Duration::from_millis(150)).into_future());
-        assert_eq!(error.await.unwrap_err().code(), Code::DeadlineExceeded, "{}", chain.name);
+        let call = probe.say(hang()).timeout(Duration::from_secs(2)).into_future();
+        let reached = until("the last hop to be reached again", || last.busy() == 1);
+        let (answer, ()) = tokio::join!(within("the deadline", call), reached);
+        assert_eq!(answer.unwrap_err().code(), Code::DeadlineExceeded, "{}", chain.name);
         until("all three to be over", || chain.counts.iter().all(|counts| counts.busy() == 0)).await;
         assert_eq!(last.began(), 2, "{}", chain.name);
     }

@@ -139,10 +139,10 @@ async fn two_services_share_a_server() {
 
 /// Bounds a wait and says what for.
 pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
-    formic_testing::in_time(what, Duration::from_secs(5), future).await
+    formic_testing::in_time(what, Duration::from_secs(20), future).await
 }
 
 /// Waits until something is so.
 pub(crate) async fn until(what: &str, so: impl FnMut() -> bool) {
-    formic_testing::wait_until(what, Duration::from_secs(5), so).await;
+    formic_testing::wait_until(what, Duration::from_secs(20), so).await;
 }
