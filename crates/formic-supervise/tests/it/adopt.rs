@@ -126,8 +126,7 @@ async fn a_deadline_that_was_set_goes_on() {
     let pid = left_behind(&scene, "trap '' TERM; echo up; while :; do sleep 0.05; done").await;
     let engine = scene.heir(features());
     let gentle = running(&engine).await;
-    let stop = gentle.stop(Duration::from_secs(2));
-    assert!(tokio::time::timeout(Duration::from_millis(300), stop).await.is_err());
+    scene.begin_to_stop(&gentle, Duration::from_secs(2)).await;
     // That engine is given up in the middle of it; the next one is as patient as the first was, no more.
     let heir = scene.heir(features());
     let Fate::Stopping { process, left } = adopt(&heir).await.fate else { panic!("not stopping") };

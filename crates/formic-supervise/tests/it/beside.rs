@@ -57,10 +57,9 @@ async fn one_that_does_not_end_is_killed_with_what_it_started() {
     let scene = Scene::new("beside-late");
     let instance = scene.run("a-1", "sleep 60").await;
     let slow = script(&scene, "sleep 600 & echo $! $$ > pids; wait");
-    let failed = slow.run(&instance, Duration::from_millis(500)).await.unwrap_err();
+    let failed = slow.run(&instance, Duration::from_secs(3)).await.unwrap_err();
     assert_eq!(failed.kind(), ErrorKind::TimedOut);
-    let pids = std::fs::read_to_string(scene.dir.join("pids")).unwrap();
-    for pid in pids.split_whitespace().map(|pid| pid.parse().unwrap()) {
+    for pid in written(&scene, 2).await {
         wait_for("the end of what was started", || !lives(pid)).await;
     }
     instance.kill().await.unwrap();

@@ -458,12 +458,12 @@ fn a_brain_that_falls_silent_is_followed_by_another() {
     let dir = scene.dir.join("keeper");
     let run_dir = scene.run_dir().to_str().unwrap().to_owned();
     let args = ["__keeper", dir.to_str().unwrap(), FIXTURE, "brain", &run_dir, FOREVER];
-    let keeper = Fixture::with_env(FIXTURE, &args, &[(formic_supervise::keeper::WATCHDOG_ENV, "1")]);
+    let keeper = Fixture::with_env(FIXTURE, &args, &[(formic_supervise::keeper::WATCHDOG_ENV, "3")]);
     let mut kept = Kept { scene, keeper };
     let first = kept.up();
     // One that never said so is left alone: it may be older than that.
     signal(first.brain, libc::SIGSTOP);
-    std::thread::sleep(Duration::from_millis(1500));
+    std::thread::sleep(Duration::from_millis(4500));
     assert!(lives(first.brain));
     signal(first.brain, libc::SIGCONT);
     assert_eq!(kept.ask("alive"), "alive");

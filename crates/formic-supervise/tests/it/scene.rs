@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use formic_core::{InstanceId, ServiceName};
-use formic_supervise::{Config, Features, HomeId, Launch, Process, RUN_DIR_ENV, Supervisor, Trampoline};
+use formic_supervise::{
+    Config, Features, HomeId, Launch, Process, RUN_DIR_ENV, Record, State, Supervisor, Trampoline,
+};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 /// The binary of `tests/fixture`.
@@ -79,6 +81,27 @@ impl Scene {
 
     pub(crate) async fn run(&self, id: &str, script: &str) -> Process {
         self.supervisor.spawn(self.script(id, script)).await.unwrap()
+    }
+
+    /// Waits until the record of an instance says that it is being stopped, and by when.
+    pub(crate) async fn stopping(&self, process: &Process) {
+        let file = self.run_dir().join(format!("{}.json", process.id()));
+        wait_for("the deadline on disk", || {
+            let record: Record = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+            matches!(record.state, State::Stopping { .. })
+        })
+        .await;
+    }
+
+    /// Begins to stop an instance and gives that up once it is recorded.
+    pub(crate) async fn begin_to_stop(&self, process: &Process, grace: Duration) {
+        let stop = tokio::spawn({
+            let process = process.clone();
+            async move { process.stop(grace).await }
+        });
+        self.stopping(process).await;
+        stop.abort();
+        assert!(stop.await.unwrap_err().is_cancelled(), "it has stopped");
     }
 
     pub(crate) fn stdout(&self, id: &str) -> String {

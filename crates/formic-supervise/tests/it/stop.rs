@@ -104,9 +104,11 @@ async fn a_child_that_has_nothing_of_the_instance_but_its_parent_ends_with_it() 
 #[tokio::test]
 async fn only_the_main_process_is_asked_while_it_lives() {
     let scene = Scene::new("main");
-    // The child tells if it is asked; the leader takes its time and then ends the child itself.
-    let script = "sh -c 'trap \"echo asked\" TERM; echo up; while :; do sleep 0.02; done' & child=$!
-        trap 'sleep 0.3; kill -KILL $child; exit 0' TERM; while :; do sleep 0.02; done";
+    // The child tells if it is asked; the leader takes its time and then ends the child itself. It is ready for
+    // that before there is a child, which says when both are.
+    let script = "trap 'sleep 0.3; kill -KILL $!; exit 0' TERM
+        sh -c 'trap \"echo asked\" TERM; echo up; while :; do sleep 0.02; done' &
+        while :; do sleep 0.02; done";
     let process = scene.run("a-1", script).await;
     scene.lines("a-1", 1).await;
     let stopped = process.stop(SOON).await.unwrap();
@@ -123,14 +125,7 @@ async fn a_second_signal_kills_what_is_being_stopped_gently() {
         let process = process.clone();
         async move { process.stop(Duration::from_secs(600)).await }
     });
-    wait_for("the deadline on disk", || {
-        let record = std::fs::read_to_string(scene.run_dir().join("a-1.json")).unwrap();
-        matches!(
-            serde_json::from_str::<formic_supervise::Record>(&record).unwrap().state,
-            State::Stopping { .. }
-        )
-    })
-    .await;
+    scene.stopping(&process).await;
     let begun = Instant::now();
     let killed = scene.supervisor.kill_all().await;
     assert!(begun.elapsed() < SOON);
