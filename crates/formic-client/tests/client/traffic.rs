@@ -11,6 +11,7 @@ use formic_core::{Code, Error, ServiceName, Shed};
 use formic_registry::{Memory, Registry};
 use formic_rpc::{Answer, BoxFuture, Call, Channel, Handle};
 use formic_telemetry::Metrics;
+use tokio::sync::Semaphore;
 
 use crate::server::*;
 
@@ -151,8 +152,8 @@ async fn a_policy_that_is_not_valid_changes_nothing_and_says_everything() {
 
 #[tokio::test]
 async fn a_failing_endpoint_is_ejected_told_of_and_comes_back() {
-    // Waits that a test can wait for.
-    let ejection = Ejection { min_wait: 300 * MS, max_wait: 300 * MS, ..Ejection::default() };
+    // A wait that a test can wait for, and that some calls of a busy machine fit into.
+    let ejection = Ejection { min_wait: 2_000 * MS, max_wait: 2_000 * MS, ..Ejection::default() };
     let traffic = Traffic { ejection, policy: Algorithm::RoundRobin, ..Traffic::default() };
     let rig = rig(2, traffic).await;
     rig.servers[0].echo.fail_next((0..1_000).map(|_| Error::internal("broken")));
@@ -226,13 +227,13 @@ async fn what_happens_to_traffic_is_counted() {
 #[tokio::test]
 async fn who_left_is_seen_until_its_last_call_is_over() {
     let registry = Memory::new();
-    let slow = Arc::new(AtomicBool::new(true));
-    let echo_slow = Echo::new();
-    let handle = Slow(Service(Arc::clone(&echo_slow)), Arc::clone(&slow));
-    let server = Server::start_with(&echo_slow, handle).await;
+    let (held, gate) = (Echo::new(), Arc::new(Semaphore::new(0)));
+    let handle = Held(Service(Arc::clone(&held)), Arc::clone(&gate));
+    let server = Server::start_with(&held, handle).await;
     let other = Server::start(&Echo::new()).await;
     register(&registry, "one", &server.endpoint).await;
-    let client = Client::new(Arc::new(registry.clone()), Config::default());
+    let config = Config { timeout: 60_000 * MS, ..Config::default() };
+    let client = Client::new(Arc::new(registry.clone()), config);
     let mut call = std::pin::pin!(client.of("echo").call(call_of(SAY, "x")));
     let states = || -> Vec<(String, State, u32)> {
         let all = client.traffic(&echo()).endpoints.into_iter();
@@ -251,6 +252,7 @@ async fn who_left_is_seen_until_its_last_call_is_over() {
         answer = &mut call => panic!("{answer:?}"),
         () = left => {}
     }
+    gate.add_permits(1);
     assert_eq!(text(within("an answer", call).await.unwrap()), "x");
     assert_eq!(states().len(), 1);
 }
@@ -266,6 +268,27 @@ async fn a_rejection_with_push_back_is_no_failure() {
     let view = &rig.client.traffic(&echo()).endpoints[0];
     assert_eq!(view.state, State::Ready, "{view:?}");
     assert!(view.latency_ms > 1_000.0, "but it counts as slow: {view:?}");
+}
+
+/// Holds its calls until it is let go on.
+struct Held(Service, Arc<Semaphore>);
+
+impl Handle for Held {
+    fn method(&self, path: &str) -> Option<formic_core::Method> {
+        self.0.method(path)
+    }
+
+    fn services(&self) -> Vec<formic_core::RpcService> {
+        self.0.services()
+    }
+
+    fn call(&self, call: Call) -> BoxFuture<'static, Result<Answer, Error>> {
+        let (inner, gate) = (self.0.call(call), Arc::clone(&self.1));
+        Box::pin(async move {
+            let _let_go = gate.acquire_owned().await;
+            inner.await
+        })
+    }
 }
 
 /// Takes its time with some calls, whichever server they reach.
