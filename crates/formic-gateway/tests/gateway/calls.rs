@@ -9,7 +9,7 @@ use formic_probe::{Action, Order, ProbeClient};
 use formic_rpc::Codec;
 use futures::StreamExt;
 
-use crate::{Front, front, text, until, within};
+use crate::{Front, PATIENCE, front, text, until, within};
 
 fn order(text: &str) -> Order {
     Order { text: text.into(), ..Order::default() }
@@ -63,7 +63,7 @@ async fn calls_that_are_passed_on_are_counted() {
     }
     waiting.abort();
     until("the handler to be gone", || counts.busy() == 0).await;
-    formic_testing::wait_for("nothing to be in flight", Duration::from_secs(5), async || {
+    formic_testing::wait_for("nothing to be in flight", PATIENCE, async || {
         let none = r#"formic_client_in_flight{service="probe.v1.Probe",method="Say"} 0"#;
         metrics(&front).await.contains(none).then_some(())
     })
@@ -171,12 +171,20 @@ async fn statuses_of_json_are_those_of_connect() {
 
 #[tokio::test]
 async fn deadlines_and_departures_reach_the_service() {
-    let front = front(|config| config.timeout = Duration::from_millis(300)).await;
-    let counts = front.prober.counts();
-    let answer = front.json("/probe.v1.Probe/Say", r#"{"action":"ACTION_HANG"}"#).await;
+    let quick = front(|config| config.timeout = Duration::from_secs(1)).await;
+    let counts = quick.prober.counts();
+    let answer = quick.json("/probe.v1.Probe/Say", r#"{"action":"ACTION_HANG"}"#).await;
     assert_eq!(answer.status(), 504, "{}", text(&answer));
     until("the handler to be dropped", || counts.dropped() == 1).await;
+    // A stream is not bounded by the default.
+    let slow = Order { millis: 300, ..told(Action::ACTION_WAIT, 5) };
+    let stream = ways(&quick)[0].2.count(slow).await.unwrap().into_message();
+    let reports: Vec<_> = within("a slow stream", stream.collect()).await;
+    assert!(reports.len() == 5 && reports.iter().all(Result::is_ok), "{reports:?}");
 
+    // What has nothing to do with the default is not under it, for a busy machine takes its time.
+    let front = front(|_| {}).await;
+    let counts = front.prober.counts();
     for (name, _, probe) in ways(&front) {
         let dropped = counts.dropped();
         let mut stream = probe.count(told(Action::ACTION_HANG, 1)).await.unwrap().into_message();
@@ -184,13 +192,7 @@ async fn deadlines_and_departures_reach_the_service() {
         drop(stream);
         until("the stream to be dropped", || counts.dropped() == dropped + 1).await;
     }
-    // A stream is not bounded by the default.
-    let probe = &ways(&front)[0].2;
-    let slow = Order { millis: 100, ..told(Action::ACTION_WAIT, 5) };
-    let stream = probe.count(slow).await.unwrap().into_message();
-    assert_eq!(within("a slow stream", stream.count()).await, 5);
-
     let header = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
-    let said = probe.say(order("hi")).metadata("traceparent", header).await.unwrap();
+    let said = ways(&front)[0].2.say(order("hi")).metadata("traceparent", header).await.unwrap();
     assert_eq!(said.seen.trace_id, "4bf92f3577b34da6a3ce929d0e0e4736");
 }

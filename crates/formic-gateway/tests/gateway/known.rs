@@ -10,14 +10,14 @@ use formic_rpc::Channel;
 use formic_telemetry::Metrics;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Daemon, Front, config, front, register, serve, text, within};
+use crate::{Daemon, Front, PATIENCE, config, front, register, serve, text, within};
 
 const SAY: &str = "/probe.v1.Probe/Say";
 const NAME: &str = "/probe.v1.Plain/Name";
 
 async fn status_becomes(front: &Front, path: &str, status: u16) {
     let what = format!("{path} to answer {status}");
-    formic_testing::wait_for(&what, Duration::from_secs(5), async || {
+    formic_testing::wait_for(&what, PATIENCE, async || {
         (front.json(path, "{}").await.status() == status).then_some(())
     })
     .await;
@@ -87,10 +87,8 @@ async fn it_is_ready_once_it_knows_its_routes() {
     let running =
         formic_gateway::run(config, None, registry, channel, metrics, stop.clone(), |at| drop(told.send(at)));
     let ended = tokio::spawn(running);
-    formic_testing::wait_for("the port", Duration::from_secs(5), async || {
-        tokio::net::TcpStream::connect(port).await.ok()
-    })
-    .await;
+    formic_testing::wait_for("the port", PATIENCE, async || tokio::net::TcpStream::connect(port).await.ok())
+        .await;
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert!(ready.try_recv().is_err(), "ready without routes");
     *daemon.first.lock().unwrap() = Daemon::exposing(&["shop"]).first.lock().unwrap().clone();

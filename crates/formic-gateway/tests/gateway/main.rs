@@ -27,6 +27,9 @@ use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
 use tokio_util::sync::CancellationToken;
 
+/// How long anything that should happen may take on a busy machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
 /// What the gateway hears of the daemon: the test holds the other ends of the streams.
 #[derive(Clone, Default)]
 pub(crate) struct Daemon {
@@ -217,9 +220,9 @@ pub(crate) fn text(response: &http::Response<Bytes>) -> String {
 }
 
 pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
-    formic_testing::in_time(what, Duration::from_secs(5), future).await
+    formic_testing::in_time(what, PATIENCE, future).await
 }
 
 pub(crate) async fn until(what: &str, so: impl FnMut() -> bool) {
-    formic_testing::wait_until(what, Duration::from_secs(5), so).await;
+    formic_testing::wait_until(what, PATIENCE, so).await;
 }
