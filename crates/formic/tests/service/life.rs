@@ -7,7 +7,7 @@ use formic::{Code, Failure, Stopping, tokio};
 use formic_probe::{Action, Order, Prober};
 use tokio_util::sync::CancellationToken;
 
-use crate::{name, order, registry, service, start, within};
+use crate::{PATIENCE, name, order, registry, service, start, within};
 
 /// What happened, in order.
 #[derive(Clone, Default)]
@@ -47,8 +47,7 @@ async fn a_registry_that_is_read_only_is_left_alone() {
     let ended = tokio::spawn(service.run_until(stop.clone().cancelled_owned()));
     let channel = formic::Client::without_registry(Default::default()).at(free.into());
     let probe = formic_probe::ProbeClient::new(channel);
-    formic_testing::wait_for("an answer", Duration::from_secs(5), async || probe.say(order("hi")).await.ok())
-        .await;
+    formic_testing::wait_for("an answer", PATIENCE, async || probe.say(order("hi")).await.ok()).await;
     stop.cancel();
     within("the end", ended).await.unwrap().unwrap();
     assert_eq!(diary.read(), ["stopped"]);
@@ -80,7 +79,7 @@ async fn hooks_run_in_order_around_everything_else() {
     // A call in flight finishes before the task is told.
     let wait = Order { action: Action::ACTION_WAIT.into(), millis: 150, ..Order::default() };
     let call = tokio::spawn(run.probe().say(wait).into_future());
-    formic_testing::wait_until("the call", Duration::from_secs(5), || counts.busy() == 1).await;
+    formic_testing::wait_until("the call", PATIENCE, || counts.busy() == 1).await;
     let began = Instant::now();
     run.stop().await.unwrap();
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
@@ -136,10 +135,8 @@ async fn it_is_not_ready_before_its_start_is_over() {
     });
     let stop = CancellationToken::new();
     let ended = tokio::spawn(service.run_until(stop.clone().cancelled_owned()));
-    formic_testing::wait_for("the port", Duration::from_secs(5), async || {
-        tokio::net::TcpStream::connect(port).await.ok()
-    })
-    .await;
+    formic_testing::wait_for("the port", PATIENCE, async || tokio::net::TcpStream::connect(port).await.ok())
+        .await;
     let client = formic::Client::without_registry(Default::default());
     let health = formic::server::proto::health::v1::HealthClient::new(client.at(port.into()));
     let status = async || {
@@ -149,7 +146,7 @@ async fn it_is_not_ready_before_its_start_is_over() {
     assert_eq!(status().await, 2, "NOT_SERVING");
     assert!(registry.get(&name("probe")).await.unwrap().is_empty());
     go.cancel();
-    formic_testing::wait_for("the service to be ready", Duration::from_secs(5), async || {
+    formic_testing::wait_for("the service to be ready", PATIENCE, async || {
         (status().await == 1).then_some(())
     })
     .await;
@@ -186,7 +183,7 @@ async fn nothing_outlives_its_bound() {
     let run = start(service, &registry).await;
     let hang = Order { action: Action::ACTION_HANG.into(), ..Order::default() };
     let call = tokio::spawn(run.probe().say(hang).timeout(Duration::from_secs(60)).into_future());
-    formic_testing::wait_until("the call", Duration::from_secs(5), || counts.busy() == 1).await;
+    formic_testing::wait_until("the call", PATIENCE, || counts.busy() == 1).await;
     let began = Instant::now();
     let failure = run.stop().await.unwrap_err();
     // The grace, then a second each for tasks and hooks.

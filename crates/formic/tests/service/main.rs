@@ -15,6 +15,9 @@ use formic::{Channel, Client, Service, ServiceName};
 use formic_probe::{Order, ProbeClient};
 use tokio_util::sync::CancellationToken;
 
+/// How long anything that should happen may take on a busy machine; less than a drain may take by default.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
+
 /// A service that runs within the test.
 pub(crate) struct Run {
     pub(crate) addr: SocketAddr,
@@ -42,10 +45,9 @@ pub(crate) fn service(registry: &DynRegistry) -> Service {
 pub(crate) async fn start(service: Service, registry: &DynRegistry) -> Run {
     let stop = CancellationToken::new();
     let ended = tokio::spawn(service.run_until(stop.clone().cancelled_owned()));
-    let found =
-        formic_testing::wait_for("the service to be registered", Duration::from_secs(5), async || {
-            registry.get(&name("probe")).await.unwrap().into_iter().next()
-        });
+    let found = formic_testing::wait_for("the service to be registered", PATIENCE, async || {
+        registry.get(&name("probe")).await.unwrap().into_iter().next()
+    });
     let Endpoint::Tcp(addr) = found.await.endpoint else { panic!("no TCP") };
     Run { addr, stop, ended }
 }
@@ -71,5 +73,5 @@ pub(crate) fn order(text: &str) -> Order {
 }
 
 pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
-    formic_testing::in_time(what, Duration::from_secs(5), future).await
+    formic_testing::in_time(what, PATIENCE, future).await
 }
