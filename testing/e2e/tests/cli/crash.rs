@@ -13,7 +13,9 @@ fn row(line: &Value, name: &str) -> Option<Value> {
 
 #[test]
 fn a_crash_is_told_and_mended() {
-    let mut app = App::shop();
+    // Long enough for it to be seen: what is told is the newest of all, and not each.
+    let shop = Manifest::shop().set("service.product", "restart", "{ delay = \"3s\" }");
+    let mut app = App::start(&shop);
     let before = app.pid_of("product");
     assert!(signal(before, Signal::KILL));
     let notice = app.wait_told("the crash to be told", SOON, |line| {

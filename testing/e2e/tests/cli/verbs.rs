@@ -85,10 +85,11 @@ fn a_service_is_stopped_started_and_removed() {
 
 #[test]
 fn an_update_stands_still_until_it_is_told_to_go_on() {
-    let slow = Manifest::of(TWO).set("service.a", "update", "{ min_ready = \"4s\", keep_old = \"0s\" }");
-    let mut app = App::start(&slow);
+    let mut app = App::start(&Manifest::of(TWO));
     wait_until("the first to be settled", SOON, || app.service("a")["rollout"] == "succeeded");
     app.formic(&["pause", "a"]).says(0, &["no update under way"]);
+    // Each of its steps takes longer than anybody takes to have it stand still.
+    let slow = Manifest::of(TWO).set("service.a", "update", "{ min_ready = \"8s\", keep_old = \"0s\" }");
     slow.set("service.a", "env", "{ COLOUR = \"red\" }").write(&app.folder());
     app.formic(&["apply"]).says(0, &[]);
     app.formic(&["pause", "a"]).says(0, &["stands still"]);
@@ -96,7 +97,7 @@ fn an_update_stands_still_until_it_is_told_to_go_on() {
     let why = app.formic(&["why", "a"]).stdout;
     assert!(why.contains("is paused"), "{why}");
     // Longer than a step takes.
-    std::thread::sleep(Duration::from_secs(5));
+    std::thread::sleep(Duration::from_secs(9));
     assert_eq!(app.service("a")["rollout"], "paused");
     app.formic(&["resume", "a"]).says(0, &["goes on"]);
     wait_until("its end", SOON, || app.service("a")["rollout"] == "succeeded");

@@ -177,11 +177,10 @@ impl Scene {
         let mine: Vec<u32> = self.pids.values().copied().collect();
         assert!(mine.iter().all(|pid| alive(*pid)), "{what}: an instance was ended");
         self.end(&mut keeper);
-        let left = of_application(&self.managed.folder());
-        assert!(
-            left.iter().all(|pid| mine.contains(pid)),
-            "{what}: there are others: {left:?}, not only {mine:?}"
-        );
+        // What is about to end may be there for a moment.
+        wait_until(&format!("{what}: nobody to be there but {mine:?}"), SOON, || {
+            of_application(&self.managed.folder()).iter().all(|pid| mine.contains(pid))
+        });
         self.restore();
         came
     }

@@ -69,12 +69,14 @@ fn followed_events_are_told_once() {
         managed.formic(&["restart", "counter"]).says(0, &[]);
         wait_until("news of it", SOON, || events.lines().len() > before);
     });
+    let adopted =
+        |events: &Following| events.lines().iter().filter(|event| event["kind"] == "adopted").count();
+    wait_until("the third brain", SOON, || adopted(&events) >= 3);
     assert!(events.goes_on(), "{}", events.said());
     let numbers: Vec<u64> = events.lines().iter().map(|event| event["sequence"].as_u64().unwrap()).collect();
     let expected: Vec<u64> = (numbers[0]..).take(numbers.len()).collect();
     assert_eq!(numbers, expected, "each one once");
-    let adopted = events.lines().iter().filter(|event| event["kind"] == "adopted").count();
-    assert_eq!(adopted, 3, "{}", events.said());
+    assert_eq!(adopted(&events), 3, "{}", events.said());
 }
 
 /// The keeper passes it on, and the brain that ends for it is followed by another.
