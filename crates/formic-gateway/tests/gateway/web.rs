@@ -440,14 +440,14 @@ async fn an_instance_that_breaks_off_or_takes_too_long_is_told_apart() {
 async fn an_upload_may_take_longer_than_the_wait_for_an_answer() {
     let mut servers = Servers::new();
     let addr = serve(&mut servers, Router::new().fallback(mirror)).await;
-    let front = gateway(vec![control::HttpRoute { timeout_ms: 400, ..route("/") }]).await;
+    let front = gateway(vec![control::HttpRoute { timeout_ms: 2_000, ..route("/") }]).await;
     front.instance("one", addr).await;
     front.settled("/x").await;
     let mut stream = TcpStream::connect(front.addr).await.unwrap();
     let request = "POST /x HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 8\r\n\r\n";
     stream.write_all(request.as_bytes()).await.unwrap();
     for _ in 0..8 {
-        tokio::time::sleep(100 * MS).await;
+        tokio::time::sleep(300 * MS).await;
         stream.write_all(b"x").await.unwrap();
     }
     let mut answer = String::new();
