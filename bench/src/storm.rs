@@ -314,7 +314,7 @@ fn plan_of(request: Bytes, chance: &mut fastrand::Rng) -> (Method, Body, Vec<Byt
         }
         Ok(request)
     });
-    (method, Body::Stream(Box::pin(said)), expected)
+    (method, Body::stream(said), expected)
 }
 
 /// Makes a call, and says whether the answers are what belongs to it, in their order and all of them.

@@ -128,14 +128,14 @@ impl Handle for Storm {
                     let answers = answers(&first).inspect(move |_| {
                         let _until_the_end = &open;
                     });
-                    Body::Stream(Box::pin(futures::stream::iter(answers.map(Ok))))
+                    Body::stream(futures::stream::iter(answers.map(Ok)))
                 }
                 Kind::BidiStream => {
                     let requests = futures::stream::once(std::future::ready(Ok(first))).chain(requests);
-                    Body::Stream(Box::pin(requests.map(move |request| {
+                    Body::stream(requests.map(move |request| {
                         let _until_the_end = &open;
                         request.map(|request| answer(&request))
-                    })))
+                    }))
                 }
             }))
         })

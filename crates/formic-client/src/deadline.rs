@@ -5,10 +5,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
 use formic_core::Error;
-use formic_rpc::{Answer, Body, ByteStream, Call};
-use futures::Stream;
+use formic_rpc::{Answer, Body, ByteStream, Call, Run, Runs};
 use tokio::task::coop::consume_budget;
 use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 
@@ -76,7 +74,7 @@ impl Deadline {
         if self.stream
             && let Body::Stream(stream) = answer.body
         {
-            answer.body = Body::Stream(Box::pin(Bounded::new(stream, self.until)));
+            answer.body = Body::Stream(ByteStream::of_runs(Bounded::new(stream, self.until)));
         }
         Ok(answer)
     }
@@ -86,13 +84,13 @@ impl Deadline {
 struct Bounded {
     stream: Option<ByteStream>,
     sleep: Pin<Box<Sleep>>,
-    given: u32,
+    given: usize,
     /// What was given out after the deadline, in bytes, once that has passed.
     late: Option<usize>,
 }
 
 /// The clock is looked at once for so many messages that are there one after the other.
-const OFTEN: u32 = 64;
+const OFTEN: usize = 64;
 
 /// More than may be on its way to a caller, in bytes. What comes after the deadline beyond that was sent after it.
 const MOST_LATE: usize = 8 << 20;
@@ -106,34 +104,38 @@ impl Bounded {
     }
 
     /// Whether it goes on after the deadline as if there were none.
-    fn is_endless(&mut self, message: &Bytes) -> bool {
-        self.given = self.given.wrapping_add(1);
-        if self.late.is_none() && self.given.is_multiple_of(OFTEN) && self.sleep.deadline() <= Instant::now()
-        {
-            self.late = Some(0);
+    fn is_endless(&mut self, run: &Run) -> bool {
+        self.given += run.len();
+        if self.given >= OFTEN {
+            self.given = 0;
+            if self.late.is_none() && self.sleep.deadline() <= Instant::now() {
+                self.late = Some(0);
+            }
         }
         let Some(late) = &mut self.late else { return false };
         // What makes it too much was on its way, for it may be as large as that by itself.
         let is_over = *late > MOST_LATE;
-        *late += message.len() + MESSAGE;
+        *late += run.size() + run.len() * MESSAGE;
         is_over
     }
 
-    fn end(&mut self) -> Poll<Option<Result<Bytes, Error>>> {
+    fn end(&mut self) -> Poll<Option<Result<Run, Error>>> {
         self.stream = None;
         let late = Error::deadline_exceeded("the deadline passed before the stream ended");
         Poll::Ready(Some(Err(late)))
     }
 }
 
-impl Stream for Bounded {
-    type Item = Result<Bytes, Error>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+impl Runs for Bounded {
+    fn poll_run(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        most: usize,
+    ) -> Poll<Option<Result<Run, Error>>> {
         let Some(stream) = &mut self.stream else { return Poll::Ready(None) };
         // What is there already is given out even at the deadline.
-        match stream.as_mut().poll_next(cx) {
-            Poll::Ready(Some(Ok(message))) if self.is_endless(&message) => self.end(),
+        match stream.poll_run(cx, most) {
+            Poll::Ready(Some(Ok(run))) if self.is_endless(&run) => self.end(),
             Poll::Ready(Some(item)) => Poll::Ready(Some(item)),
             Poll::Ready(None) => {
                 self.stream = None;
@@ -149,8 +151,10 @@ impl Stream for Bounded {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
     use formic_core::{Kind, Method};
-    use formic_rpc::Codec;
+    use formic_rpc::rt::buffa_types::google::protobuf::StringValue;
+    use formic_rpc::{Codec, Response, Streaming, rt};
     use futures::StreamExt;
 
     use super::*;
@@ -219,21 +223,38 @@ mod tests {
         };
         let message = || Ok(Bytes::from_static(&[0; 100]));
         let many = futures::stream::repeat_with(message).take(10_000);
-        let whole: Vec<_> = answer(Box::pin(many)).await.collect().await;
+        let whole: Vec<_> = answer(ByteStream::new(many)).await.collect().await;
         assert!(whole.len() == 10_000 && whole.iter().all(Result::is_ok), "{}", whole.len());
         // Looked at when the clock is.
         let large = |at| if at == 63 { vec![0; MOST_LATE + 1] } else { vec![0; 10] };
         let few = futures::stream::iter(0..64).map(move |at| Ok(Bytes::from(large(at))));
-        let whole: Vec<_> = answer(Box::pin(few)).await.collect().await;
+        let whole: Vec<_> = answer(ByteStream::new(few)).await.collect().await;
         assert!(whole.len() == 64 && whole.iter().all(Result::is_ok), "{}", whole.len());
         for bytes in [0, 100] {
             let message = move || Ok(Bytes::from_static(&[0; 100]).slice(..bytes));
             // Ends where the test would not.
             let endless = futures::stream::repeat_with(message).take(1_000_000);
-            let mut given: Vec<_> = answer(Box::pin(endless)).await.collect().await;
+            let mut given: Vec<_> = answer(ByteStream::new(endless)).await.collect().await;
             let last = given.pop().expect("the deadline");
             assert_eq!(last.expect_err("it has passed").code(), formic_core::Code::DeadlineExceeded);
             assert!(given.iter().all(Result::is_ok) && given.len() < 200_000, "{}", given.len());
+            // The same by runs of many.
+            let messages = futures::stream::repeat_with(move || {
+                Ok(StringValue { value: "x".repeat(bytes), ..StringValue::default() })
+            });
+            let endless =
+                rt::stream_answer(Response::new(Streaming::new(messages.take(1_000_000))), Codec::Proto);
+            let mut runs = answer(endless.expect("an answer").body.into_stream()).await;
+            let (mut given, mut most) = (0, 0);
+            let last = loop {
+                match std::future::poll_fn(|cx| runs.poll_run(cx, 32)).await.expect("the deadline") {
+                    Ok(run) => (given, most) = (given + run.len(), most.max(run.len())),
+                    Err(error) => break error,
+                }
+            };
+            assert_eq!(last.code(), formic_core::Code::DeadlineExceeded);
+            assert!(given < 200_000 && most == 32, "{given} in runs of {most}");
+            assert!(std::future::poll_fn(|cx| runs.poll_run(cx, 32)).await.is_none());
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use formic_balance::Traffic;
 use formic_core::{Code, Error, Kind, Method, RpcService};
 use formic_rpc::context::Scope;
-use formic_rpc::{Answer, Body, BoxFuture, Call, Handle, TraceContext};
+use formic_rpc::{Answer, Body, BoxFuture, ByteStream, Call, Handle, TraceContext};
 use tokio::time::Instant;
 
 use crate::budget::Budget;
@@ -182,7 +182,7 @@ impl Dispatch {
             Ok((mut answer, flight)) => match answer.body {
                 Body::Stream(stream) if flight.is_some() || report.is_some() => {
                     let stream = Watched::new(stream, flight, report, again, &mut answer.late);
-                    answer.body = Body::Stream(Box::pin(stream));
+                    answer.body = Body::Stream(ByteStream::of_runs(stream));
                     Ok(answer)
                 }
                 _ => {

@@ -5,12 +5,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
 use formic_core::{Error, Priority};
 use formic_rpc::context::Scope;
 use formic_rpc::trace::TRACEPARENT;
-use formic_rpc::{Answer, Body, ByteStream, Call, Handle, Peer, TraceContext};
-use futures::Stream;
+use formic_rpc::{Answer, Body, ByteStream, Call, Handle, Peer, Run, Runs, TraceContext};
 use http::HeaderValue;
 
 use crate::stack::PRIORITY;
@@ -59,7 +57,7 @@ pub(crate) async fn call(
     };
     let mut answer = scope.run(served).await?;
     if let Body::Stream(stream) = answer.body {
-        answer.body = Body::Stream(Box::pin(Scoped { stream, scope }));
+        answer.body = Body::Stream(ByteStream::of_runs(Scoped { stream, scope }));
     }
     Ok(answer)
 }
@@ -70,11 +68,14 @@ struct Scoped {
     scope: Scope,
 }
 
-impl Stream for Scoped {
-    type Item = Result<Bytes, Error>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+impl Runs for Scoped {
+    fn poll_run(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        _: usize,
+    ) -> Poll<Option<Result<Run, Error>>> {
         let this = &mut *self;
-        this.scope.enter(|| this.stream.as_mut().poll_next(cx))
+        // Where nothing stands between, no message is made before somebody asks for it.
+        this.scope.enter(|| this.stream.poll_run(cx, 1))
     }
 }

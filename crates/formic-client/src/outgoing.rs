@@ -279,7 +279,7 @@ mod tests {
 
     #[test]
     fn a_stream_is_sent_once() {
-        let outgoing = Outgoing::new(call(Body::Stream(Box::pin(futures::stream::empty()))), None);
+        let outgoing = Outgoing::new(call(Body::stream(futures::stream::empty())), None);
         assert!(outgoing.replayable());
         assert!(outgoing.take_stream().is_some());
         assert!(!outgoing.replayable() && outgoing.take_stream().is_none());

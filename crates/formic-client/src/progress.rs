@@ -6,10 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
 use formic_core::Error;
-use formic_rpc::ByteStream;
-use futures::Stream;
+use formic_rpc::{ByteStream, Run, Runs};
 use tokio::time::Instant;
 
 /// A request that streams, as its caller makes it.
@@ -48,7 +46,7 @@ impl Progress {
 
     /// The request, which tells from now on how it goes.
     pub(crate) fn follow(self: &Arc<Self>, stream: ByteStream) -> ByteStream {
-        Box::pin(Followed { stream, progress: Arc::clone(self), stand: Stand::Silent })
+        ByteStream::of_runs(Followed { stream, progress: Arc::clone(self), stand: Stand::Silent })
     }
 
     /// When the endpoint was last given something to do, as far as is known: before that, it had to wait for its caller.
@@ -90,11 +88,13 @@ struct Followed {
     stand: Stand,
 }
 
-impl Stream for Followed {
-    type Item = Result<Bytes, Error>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let polled = self.stream.as_mut().poll_next(cx);
+impl Runs for Followed {
+    fn poll_run(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        most: usize,
+    ) -> Poll<Option<Result<Run, Error>>> {
+        let polled = self.stream.poll_run(cx, most);
         let stand = match &polled {
             Poll::Pending if self.stand == Stand::Silent => Stand::Silent,
             Poll::Pending => Stand::Waiting,
@@ -113,6 +113,7 @@ impl Stream for Followed {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
     use futures::{FutureExt, StreamExt};
 
     use super::*;
@@ -128,7 +129,7 @@ mod tests {
             tokio::time::sleep(SECOND * n).await;
             Ok(Bytes::new())
         });
-        let mut stream = progress.follow(Box::pin(messages));
+        let mut stream = progress.follow(ByteStream::new(messages));
         let since = || (progress.since() - origin).as_secs_f64().round();
         for seconds in [1.0, 3.0] {
             assert!(stream.next().await.is_some_and(|message| message.is_ok()));
@@ -145,8 +146,8 @@ mod tests {
     async fn an_endpoint_has_nothing_to_do_before_something_is_said() {
         let progress = Progress::begin(Instant::now());
         let said = futures::stream::iter([Ok(Bytes::new())]).chain(futures::stream::pending());
-        let (silent, mut stream) = (futures::stream::pending(), progress.follow(Box::pin(said)));
-        assert!(progress.follow(Box::pin(silent)).next().now_or_never().is_none());
+        let (silent, mut stream) = (futures::stream::pending(), progress.follow(ByteStream::new(said)));
+        assert!(progress.follow(ByteStream::new(silent)).next().now_or_never().is_none());
         let excuses = || [true, false].map(|answers_stream| progress.excuses(answers_stream));
         assert_eq!(excuses(), [true, true]);
         assert!(stream.next().await.is_some_and(|message| message.is_ok()));
@@ -156,10 +157,33 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn messages_that_are_ready_together_stay_together() {
+        let progress = Progress::begin(Instant::now());
+        let run = Run::framed([formic_rpc::run::head(0); 3].as_flattened().to_vec().into(), 3);
+        let mut stream = progress.follow(ByteStream::of_runs(Once(Some(run))));
+        let mut next = async || std::future::poll_fn(|cx| stream.poll_run(cx, 32)).await;
+        assert_eq!(next().await.and_then(Result::ok).map(|run| run.len()), Some(3));
+        assert!(!progress.excuses(true) && !progress.has_ended());
+        assert!(next().await.is_none() && progress.has_ended());
+    }
+
+    struct Once(Option<Run>);
+
+    impl Runs for Once {
+        fn poll_run(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            _: usize,
+        ) -> Poll<Option<Result<Run, Error>>> {
+            Poll::Ready(self.0.take().map(Ok))
+        }
+    }
+
+    #[tokio::test]
     async fn one_that_its_caller_breaks_off_has_not_ended() {
         let progress = Progress::begin(Instant::now());
         let broken = futures::stream::iter([Ok(Bytes::new()), Err(Error::internal("broken"))]);
-        assert_eq!(progress.follow(Box::pin(broken)).count().await, 2);
+        assert_eq!(progress.follow(ByteStream::new(broken)).count().await, 2);
         assert!(progress.has_failed() && !progress.has_ended(), "not by the end that follows either");
     }
 }

@@ -9,11 +9,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
 use formic_core::Error;
 use formic_rpc::context::Scope;
-use formic_rpc::{Answer, Body, BoxFuture, ByteStream, Trailing};
-use futures::Stream;
+use formic_rpc::{Answer, Body, BoxFuture, ByteStream, Run, Runs, Trailing};
 use tokio::time::{Instant, timeout_at};
 
 use crate::dispatch::{Course, Dispatch};
@@ -118,10 +116,12 @@ impl Again {
     }
 }
 
-impl Stream for Watched {
-    type Item = Result<Bytes, Error>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+impl Runs for Watched {
+    fn poll_run(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        most: usize,
+    ) -> Poll<Option<Result<Run, Error>>> {
         let this = &mut *self;
         loop {
             if let Some(repeating) = &mut this.repeating {
@@ -149,13 +149,13 @@ impl Stream for Watched {
                 }
             }
             let Some(stream) = &mut this.stream else { return Poll::Ready(None) };
-            match ready!(stream.as_mut().poll_next(cx)) {
-                Some(Ok(message)) => {
+            match ready!(stream.poll_run(cx, most)) {
+                Some(Ok(run)) => {
                     this.again = None;
                     if let Some(flight) = &mut this.flight {
                         flight.spoke();
                     }
-                    return Poll::Ready(Some(Ok(message)));
+                    return Poll::Ready(Some(Ok(run)));
                 }
                 Some(Err(mut error)) => {
                     if this.repeat(&mut error) {

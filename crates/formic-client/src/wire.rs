@@ -19,7 +19,7 @@ use formic_core::{Code, Error, Kind, Method};
 use formic_rpc::raw::{Raw, RawView};
 use formic_rpc::wire_error::{Broken, from_connect};
 use formic_rpc::{Answer, Body, ByteStream, Codec, Trailing};
-use futures::FutureExt;
+use futures::{FutureExt, StreamExt};
 use http::header::CONTENT_LENGTH;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Request, Response};
@@ -195,7 +195,7 @@ impl Wire {
                 Err(error) => Some((Err(wire.error(&error)), None)),
             }
         });
-        Ok(Answer { metadata, late: Some(late), ..Answer::new(Body::Stream(Box::pin(messages))) })
+        Ok(Answer { metadata, late: Some(late), ..Answer::new(Body::stream(messages)) })
     }
 
     fn error(&self, error: &ConnectError) -> Error {
@@ -371,7 +371,7 @@ async fn pump(mut stream: ByteStream, mut to: h2::SendStream<Bytes>, call: Arc<O
             if to.poll_reset(cx).is_ready() {
                 return Poll::Ready(Next::Over);
             }
-            stream.as_mut().poll_next(cx).map(Next::Item)
+            stream.poll_next_unpin(cx).map(Next::Item)
         });
         let message = match next.await {
             Next::Item(Some(Ok(message))) => message,

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use formic_core::Error;
+use formic_rpc::Run;
 use http::HeaderMap;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::AbortHandle;
@@ -27,7 +28,7 @@ use crate::capture::{Direction, Recording};
 use crate::codec::Fault;
 use crate::limits::Limits;
 use crate::link::{Clock, Pipe};
-use crate::machine::{Alive, Batch, Machine, Role};
+use crate::machine::{Alive, Machine, Role};
 
 pub use call::Failure;
 
@@ -110,7 +111,7 @@ struct Slot {
     /// The message of an answer in one frame; most calls have no other.
     message: Option<Bytes>,
     /// Messages that came together, with what they cost.
-    queue: VecDeque<(Batch, u32)>,
+    queue: VecDeque<(Run, u32)>,
     end: Option<Result<HeaderMap, Error>>,
     /// Sends a request that streams, and waits for room.
     pump: Option<AbortHandle>,

@@ -9,7 +9,6 @@
 //!
 //! `T` is what the owner keeps with each call. The machine hands it back with the event that ends the call.
 
-mod batch;
 mod data;
 mod hold;
 mod receive;
@@ -25,7 +24,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use formic_core::{Code, Error};
-use formic_rpc::TraceContext;
+use formic_rpc::{Run, TraceContext};
 use http::HeaderMap;
 
 use crate::budget::Share;
@@ -34,7 +33,6 @@ use crate::limits::{Limits, MAX_CREDIT, NO_VERSION};
 use crate::tables::{PairsIn, PairsOut, PathsIn, PathsOut};
 use stream::Stream;
 
-pub use batch::Batch;
 pub use send::{Head, Refusal};
 
 /// Which end this is.
@@ -76,7 +74,7 @@ pub enum Event<T> {
         /// The call.
         id: u32,
         /// At least one.
-        messages: Batch,
+        messages: Run,
         /// Goes to [`Machine::consumed`] when the application takes the first of them.
         charge: u32,
         /// The caller sends no more.
@@ -475,7 +473,7 @@ impl<T: Default> Machine<T> {
         self.partial -= stream.partial.len() + stream.held;
         self.working -= stream.working;
         self.heads -= stream.head;
-        self.queued -= stream.queue.iter().map(Bytes::len).sum::<usize>() + stream.ready;
+        self.queued -= stream.queued();
         self.give_back(stream.partial_charge);
         Some(stream)
     }

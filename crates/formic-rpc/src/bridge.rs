@@ -96,7 +96,7 @@ impl Bridge {
             // A failure before the first message goes out as the end of an empty stream: connectrpc's
             // short form of it for gRPC has the status in the headers, where details have no place.
             let answer = answer.unwrap_or_else(|error| {
-                Answer::new(Body::Stream(Box::pin(futures::stream::once(std::future::ready(Err(error))))))
+                Answer::new(Body::stream(futures::stream::once(std::future::ready(Err(error)))))
             });
             let stream = answer
                 .body
@@ -120,7 +120,7 @@ fn response<B>(body: B, metadata: Metadata, trailers: Metadata) -> connectrpc::R
 }
 
 fn incoming(requests: RequestStream) -> Body {
-    Body::Stream(Box::pin(requests.map(|item| item.map_err(|error| from_connect(&error)))))
+    Body::stream(requests.map(|item| item.map_err(|error| from_connect(&error))))
 }
 
 impl Dispatcher for Bridge {

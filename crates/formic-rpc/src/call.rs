@@ -1,7 +1,6 @@
 //! The call and its answer: what every transport carries and every layer sees.
 
 use std::fmt;
-use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
@@ -9,10 +8,7 @@ use formic_core::{Error, Metadata, Method};
 use futures::Stream;
 use tokio::time::Instant;
 
-use crate::Drain;
-
-/// Messages still encoded, as they come in or go out.
-pub type ByteStream = Pin<Box<dyn Stream<Item = Result<Bytes, Error>> + Send>>;
+use crate::{ByteStream, Drain};
 
 /// How messages are encoded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -42,6 +38,11 @@ impl fmt::Debug for Body {
 }
 
 impl Body {
+    /// A stream of messages, each of which goes on alone; see [`ByteStream`].
+    pub fn stream(messages: impl Stream<Item = Result<Bytes, Error>> + Send + 'static) -> Self {
+        Self::Stream(ByteStream::new(messages))
+    }
+
     /// The single message.
     ///
     /// # Errors
@@ -57,7 +58,7 @@ impl Body {
     #[must_use]
     pub fn into_stream(self) -> ByteStream {
         match self {
-            Self::Message(bytes) => Box::pin(futures::stream::once(std::future::ready(Ok(bytes)))),
+            Self::Message(bytes) => ByteStream::new(futures::stream::once(std::future::ready(Ok(bytes)))),
             Self::Stream(stream) => stream,
         }
     }

@@ -6,13 +6,13 @@ use bytes::Bytes;
 use connectrpc::CodecFormat;
 use connectrpc::dispatcher::codegen as wire;
 use formic_core::Error;
-use futures::StreamExt;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::decoding::Decoding;
 use crate::encoding::Encoding;
 use crate::wire_error::from_connect;
-use crate::{Answer, Body, BoxFuture, Codec, Response};
+use crate::{Answer, Body, BoxFuture, ByteStream, Codec, Response};
 
 pub use crate::channel::{StreamCall, UnaryCall};
 pub use crate::handle::describe;
@@ -91,14 +91,14 @@ pub fn streaming<M: Msg>(call: Call) -> (Context, Codec, Inbound<M>) {
 }
 
 pub(crate) fn decode_stream<M: Msg>(body: Body, codec: Codec) -> Streaming<M> {
-    Streaming::new(body.into_stream().map(move |bytes| decode(&bytes?, codec)))
+    Streaming::new(Decoding::new(body.into_stream(), codec))
 }
 
 pub(crate) fn encode_stream<M: Msg>(
     stream: impl futures::Stream<Item = Result<M, Error>> + Send + 'static,
     codec: Codec,
 ) -> Body {
-    Body::Stream(Box::pin(Encoding::new(stream, codec)))
+    Body::Stream(ByteStream::of_runs(Encoding::new(stream, codec)))
 }
 
 /// The answer of a handler that sends one message.

@@ -8,14 +8,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
 use formic_core::{Error, Method, Priority, RpcService, Shed};
 use formic_rpc::context::{Scope, mark_repeated};
 use formic_rpc::table::Table;
 use formic_rpc::trace::TRACEPARENT;
-use formic_rpc::{Answer, Body, BoxFuture, ByteStream, Call, Handle, TraceContext};
+use formic_rpc::{Answer, Body, BoxFuture, ByteStream, Call, Handle, Run, Runs, TraceContext};
 use formic_telemetry::{InFlight, MethodMetrics, Metrics, Side};
-use futures::{FutureExt, Stream};
+use futures::FutureExt;
 use http::HeaderName;
 use tokio::time::{Instant, Sleep};
 
@@ -288,7 +287,7 @@ impl Handle for Pipeline {
                 // The call goes on until its stream ends; dropped before, it is one that was cancelled.
                 answer = answer.map(|answer| Answer {
                     body: match answer.body {
-                        Body::Stream(stream) => Body::Stream(Box::pin(Outgoing {
+                        Body::Stream(stream) => Body::Stream(ByteStream::of_runs(Outgoing {
                             stream: Some(stream),
                             sleep: deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline))),
                             ready: VecDeque::new(),
@@ -319,7 +318,7 @@ const BYTES: usize = 16 << 10;
 struct Outgoing {
     stream: Option<ByteStream>,
     /// Messages that were ready, and perhaps what came after them.
-    ready: VecDeque<Bytes>,
+    ready: VecDeque<Run>,
     ended: Option<Result<(), Error>>,
     sleep: Option<Pin<Box<Sleep>>>,
     leaving: Leaving,
@@ -336,13 +335,19 @@ impl Outgoing {
     fn gather(&mut self, cx: &mut TaskContext<'_>) {
         let Self { stream, ready, ended, scope, repeated, method, .. } = self;
         let Some(stream) = stream else { return };
-        let mut bytes = 0;
+        let (mut messages, mut bytes) = (0, 0);
         let gather = || {
-            while ended.is_none() && ready.len() < MESSAGES && bytes < BYTES {
-                match stream.as_mut().poll_next(cx) {
-                    Poll::Ready(Some(Ok(message))) => {
-                        bytes += message.len();
-                        ready.push_back(message);
+            while ended.is_none() && messages < MESSAGES && bytes < BYTES {
+                match stream.poll_run(cx, MESSAGES - messages) {
+                    Poll::Ready(Some(Ok(run))) => {
+                        let several = run.len() > 1;
+                        messages += run.len();
+                        bytes += run.size();
+                        ready.push_back(run);
+                        // There are no more of them for a reason.
+                        if several {
+                            break;
+                        }
                     }
                     Poll::Ready(Some(Err(error))) => *ended = Some(Err(error)),
                     Poll::Ready(None) => *ended = Some(Ok(())),
@@ -367,7 +372,7 @@ impl Outgoing {
         dropped.map_err(|panic| panicked(&*panic, self.method.path()))
     }
 
-    fn end(&mut self, ended: Result<(), Error>) -> Poll<Option<Result<Bytes, Error>>> {
+    fn end(&mut self, ended: Result<(), Error>) -> Poll<Option<Result<Run, Error>>> {
         let dropped = self.let_go();
         let ended = ended.and(dropped);
         self.metrics.outcome(&ended);
@@ -382,13 +387,15 @@ impl Drop for Outgoing {
     }
 }
 
-impl Stream for Outgoing {
-    type Item = Result<Bytes, Error>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Option<Self::Item>> {
+impl Runs for Outgoing {
+    fn poll_run(
+        mut self: Pin<&mut Self>,
+        cx: &mut TaskContext<'_>,
+        _: usize,
+    ) -> Poll<Option<Result<Run, Error>>> {
         let this = &mut *self;
-        if let Some(message) = this.ready.pop_front() {
-            return Poll::Ready(Some(Ok(message)));
+        if let Some(run) = this.ready.pop_front() {
+            return Poll::Ready(Some(Ok(run)));
         }
         if this.stream.is_none() {
             return Poll::Ready(None);
@@ -404,9 +411,9 @@ impl Stream for Outgoing {
             }
             this.gather(cx);
         }
-        if let Some(message) = this.ready.pop_front() {
+        if let Some(run) = this.ready.pop_front() {
             this.leaving.spoke();
-            return Poll::Ready(Some(Ok(message)));
+            return Poll::Ready(Some(Ok(run)));
         }
         match this.ended.take() {
             Some(ended) => this.end(ended),

@@ -126,7 +126,7 @@ where
                     Err(error) => Some((Err(from_connect(&error)), None)),
                 }
             });
-            Ok(Answer { metadata, late: Some(late), ..Answer::new(Body::Stream(Box::pin(messages))) })
+            Ok(Answer { metadata, late: Some(late), ..Answer::new(Body::stream(messages)) })
         }
         Kind::BidiStream => {
             let spec = Spec::client(path, StreamType::BidiStream);
@@ -155,7 +155,7 @@ where
                     Err(error) => Some((Err(from_connect(&error)), None)),
                 }
             });
-            Ok(Answer::new(Body::Stream(Box::pin(messages))))
+            Ok(Answer::new(Body::stream(messages)))
         }
     }
 }

@@ -233,7 +233,7 @@ fn requests(data: &[String]) -> Outcome<Vec<Bytes>> {
 
 fn body(method: &Method, mut requests: Vec<Bytes>) -> Outcome<Body> {
     if method.kind.client_streams() {
-        return Ok(Body::Stream(Box::pin(futures::stream::iter(requests.into_iter().map(Ok)))));
+        return Ok(Body::stream(futures::stream::iter(requests.into_iter().map(Ok))));
     }
     if requests.len() > 1 {
         let streams = matches!(method.kind, Kind::ServerStream);

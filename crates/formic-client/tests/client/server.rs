@@ -15,8 +15,11 @@ use formic_core::{Code, Endpoint, Error, Instance, InstanceId, Kind, Method, Rpc
 use formic_registry::{Memory, Registry};
 use formic_rpc::bridge::Bridge;
 use formic_rpc::context::Scope;
+use formic_rpc::rt::buffa_types::google::protobuf::StringValue;
 use formic_rpc::trace::TRACEPARENT;
-use formic_rpc::{Answer, Body, BoxFuture, Call, Channel, Codec, Handle, Streaming, TraceContext};
+use formic_rpc::{
+    Answer, Body, BoxFuture, Call, Channel, Codec, Handle, Response, Streaming, TraceContext, rt,
+};
 use futures::StreamExt;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
@@ -35,7 +38,14 @@ pub(crate) const REPEAT: Method = Method::new("/test.Echo/Repeat", Kind::ServerS
 pub(crate) const TICK: Method = Method::new("/test.Echo/Tick", Kind::ServerStream);
 pub(crate) const COLLECT: Method = Method::new("/test.Echo/Collect", Kind::ClientStream);
 pub(crate) const CHAT: Method = Method::new("/test.Echo/Chat", Kind::BidiStream);
-const METHODS: [Method; 9] = [SAY, GET, FAIL, HANG, RELAY, REPEAT, TICK, COLLECT, CHAT];
+/// Typed: numbers, up to [`COUNTED`] and an end of the kind that is asked for.
+pub(crate) const COUNT: Method = Method::new("/test.Echo/Count", Kind::ServerStream);
+/// Typed: what comes goes back.
+pub(crate) const RETURN: Method = Method::new("/test.Echo/Return", Kind::BidiStream);
+const METHODS: [Method; 11] = [SAY, GET, FAIL, HANG, RELAY, REPEAT, TICK, COLLECT, CHAT, COUNT, RETURN];
+
+/// After so many messages streams of `Count` end.
+pub(crate) const COUNTED: usize = 1_000;
 
 /// The message that makes a stream of `Chat` fail.
 pub(crate) const BREAK_OFF: &str = "break off";
@@ -153,14 +163,14 @@ impl Handle for Service {
                         Some((at, error)) if *at == n => Err(error.clone()),
                         _ => Ok(message.clone()),
                     });
-                    Answer::new(Body::Stream(Box::pin(futures::stream::iter(many))))
+                    Answer::new(Body::stream(futures::stream::iter(many)))
                 }
                 "Tick" => {
                     let ticks = futures::stream::unfold(Dropping(Arc::clone(&echo), false), |guard| async {
                         tokio::time::sleep(Duration::from_millis(20)).await;
                         Some((Ok(Bytes::from_static(b"tick")), guard))
                     });
-                    Answer::new(Body::Stream(Box::pin(ticks)))
+                    Answer::new(Body::stream(ticks))
                 }
                 "Collect" => {
                     let mut stream = call.body.into_stream();
@@ -175,7 +185,16 @@ impl Handle for Service {
                         message if message == BREAK_OFF => Err(Error::internal("as asked")),
                         message => Ok(Bytes::from([b"re: ", &message[..]].concat())),
                     });
-                    Answer::new(Body::Stream(Box::pin(answers)))
+                    Answer::new(Body::stream(answers))
+                }
+                "Count" => {
+                    let how: StringValue = rt::decode(&call.body.into_message()?, call.codec)?;
+                    let numbers = Streaming::new(numbers(how.value, Dropping(Arc::clone(&echo), false)));
+                    rt::stream_answer(Response::new(numbers), call.codec)?
+                }
+                "Return" => {
+                    let (_, codec, messages) = rt::streaming::<StringValue>(call);
+                    rt::stream_answer(Response::new(messages), codec)?
                 }
                 other => return Err(Error::unimplemented(other)),
             };
@@ -416,12 +435,34 @@ impl Server {
     }
 }
 
+/// Numbers, most of them ready at once.
+fn numbers(
+    how: String,
+    guard: Dropping,
+) -> impl futures::Stream<Item = Result<StringValue, Error>> + Send + 'static {
+    futures::stream::unfold((0, how, guard), |(n, how, guard)| async move {
+        if n % 97 == 96 {
+            tokio::task::yield_now().await;
+        }
+        let number = match &*how {
+            "error" if n == COUNTED => Err(Error::aborted("counted")),
+            "error" | "end" if n >= COUNTED => return None,
+            _ => Ok(string(n.to_string())),
+        };
+        Some((number, (n + 1, how, guard)))
+    })
+}
+
+pub(crate) fn string(value: impl Into<String>) -> StringValue {
+    StringValue { value: value.into(), ..StringValue::default() }
+}
+
 pub(crate) fn call_of(method: Method, message: impl Into<Bytes>) -> Call {
     Call::new(method, Codec::Proto, Body::Message(message.into()))
 }
 
 pub(crate) fn stream_call(method: Method, messages: Streaming<Bytes>) -> Call {
-    Call::new(method, Codec::Proto, Body::Stream(Box::pin(messages)))
+    Call::new(method, Codec::Proto, Body::stream(messages))
 }
 
 /// The text of an answer of one message.

@@ -9,8 +9,10 @@ use formic_client::{Client, Config, Protocol, Transport};
 use formic_core::{Code, Error, Kind, Method, ServiceName};
 use formic_registry::Memory;
 use formic_rpc::context::Scope;
+use formic_rpc::rt::buffa_types::google::protobuf::StringValue;
 use formic_rpc::trace::TRACEPARENT;
-use formic_rpc::{Answer, Body, Call, Channel, Codec, Next, Streaming};
+use formic_rpc::{Answer, Body, Call, Channel, Codec, Next, Streaming, rt};
+use futures::StreamExt;
 use tokio::time::Instant;
 
 use crate::server::*;
@@ -116,6 +118,11 @@ suite! {
     an_error_in_a_request_stream_is_the_calls,
     interceptors_see_and_answer,
     many_at_once,
+    short_messages_keep_their_order_whatever_ends_them,
+    short_messages_go_there_and_back_with_long_ones_between,
+    a_stream_dropped_among_its_messages_drops_the_servers,
+    short_messages_that_are_ready_together_come_together,
+    an_interceptor_may_see_each_message_of_a_stream,
 }
 
 async fn one_message_each_way(over: Over) {
@@ -341,4 +348,123 @@ async fn many_at_once(over: Over) {
         }
     });
     within("500 calls", futures::future::join_all(calls)).await;
+}
+
+/// A typed stream of numbers.
+async fn count(rig: &Rig, how: &str, timeout: Duration) -> Streaming<StringValue> {
+    count_by(&rig.channel, how, timeout).await
+}
+
+async fn count_by(channel: &Channel, how: &str, timeout: Duration) -> Streaming<StringValue> {
+    let call = channel.server_stream::<_, StringValue>(COUNT, &string(how)).timeout(timeout);
+    within("the stream to begin", call.into_future()).await.unwrap().into_message()
+}
+
+async fn message(stream: &mut Streaming<StringValue>) -> Result<Option<String>, Error> {
+    let message = within("the next message", stream.message()).await?;
+    Ok(message.map(|message| message.value))
+}
+
+async fn short_messages_keep_their_order_whatever_ends_them(over: Over) {
+    let rig = rig(over).await;
+    let json = rig.channel.clone().with_codec(Codec::Json);
+    for (how, channel) in [("end", &rig.channel), ("error", &rig.channel), ("end", &json), ("error", &json)] {
+        let mut stream = count_by(channel, how, 20_000 * MS).await;
+        for n in 0..COUNTED {
+            assert_eq!(message(&mut stream).await.unwrap().unwrap(), n.to_string());
+        }
+        if how == "error" {
+            let error = message(&mut stream).await.unwrap_err();
+            assert_eq!((error.code(), error.message()), (Code::Aborted, "counted"));
+        }
+        assert_eq!(message(&mut stream).await.unwrap(), None);
+    }
+    let before = rig.echo.dropped();
+    let mut stream = count(&rig, "never", 2_000 * MS).await;
+    let mut n = 0;
+    let error = loop {
+        match message(&mut stream).await {
+            Ok(number) => assert_eq!(number.unwrap(), n.to_string()),
+            Err(error) => break error,
+        }
+        n += 1;
+    };
+    assert_eq!(error.code(), Code::DeadlineExceeded, "{error}");
+    assert!(n > 0);
+    assert_eq!(message(&mut stream).await.unwrap(), None);
+    until("the server's stream to be dropped", || rig.echo.dropped() > before).await;
+}
+
+async fn short_messages_go_there_and_back_with_long_ones_between(over: Over) {
+    let rig = rig(over).await;
+    let lengths = (0..600).map(|n| match n {
+        200 => 1_025,
+        300 | 301 => 70_000,
+        n if n % 50 == 0 => 0,
+        n => n % 120,
+    });
+    let sent: Vec<StringValue> = lengths.map(|length| string("x".repeat(length))).collect();
+    let requests = futures::stream::iter(sent.clone());
+    let call = rig.channel.bidi_stream::<_, StringValue>(RETURN, requests).into_future();
+    let mut stream = within("the stream to begin", call).await.unwrap().into_message();
+    for (n, sent) in sent.into_iter().enumerate() {
+        assert!(message(&mut stream).await.unwrap().unwrap() == sent.value, "message {n}");
+    }
+    assert_eq!(message(&mut stream).await.unwrap(), None);
+}
+
+async fn a_stream_dropped_among_its_messages_drops_the_servers(over: Over) {
+    let rig = rig(over).await;
+    let mut stream = count(&rig, "never", 20_000 * MS).await;
+    for n in 0..100 {
+        assert_eq!(message(&mut stream).await.unwrap().unwrap(), n.to_string());
+    }
+    assert_eq!(rig.echo.dropped(), 0);
+    drop(stream);
+    until("the server's stream to be dropped", || rig.echo.dropped() == 1).await;
+    // What of it was on its way is in nobody's way.
+    let mut stream = count(&rig, "end", 20_000 * MS).await;
+    assert_eq!(message(&mut stream).await.unwrap().unwrap(), "0");
+}
+
+/// All that stands between passes them as one, where the wire has a form for that.
+async fn short_messages_that_are_ready_together_come_together(over: Over) {
+    let rig = rig(over).await;
+    for (timeout, codec) in [(None, Codec::Proto), (Some(20_000 * MS), Codec::Proto), (None, Codec::Json)] {
+        let how = rt::encode(&string("end"), codec).unwrap();
+        let mut call = Call::new(COUNT, codec, Body::Message(how));
+        call.deadline = timeout.map(|timeout| Instant::now() + timeout);
+        let mut stream = rig.channel.call(call).await.unwrap().body.into_stream();
+        let (mut all, mut most) = (0, 0);
+        while let Some(run) = within("messages", std::future::poll_fn(|cx| stream.poll_run(cx, 32))).await {
+            let run = run.unwrap();
+            (all, most) = (all + run.len(), most.max(run.len()));
+        }
+        assert_eq!(all, COUNTED);
+        assert_eq!(most > 10, matches!(over, Over::Mux | Over::MuxUnix), "{most} of {codec:?} together");
+    }
+}
+
+async fn an_interceptor_may_see_each_message_of_a_stream(over: Over) {
+    let seen = Arc::new(AtomicUsize::new(0));
+    let count_in = Arc::clone(&seen);
+    let interceptor = move |call: Call, next: Next| {
+        let seen = Arc::clone(&count_in);
+        async move {
+            let mut answer = next.run(call).await?;
+            let messages = answer.body.into_stream().inspect(move |message| {
+                seen.fetch_add(usize::from(message.is_ok()), Ordering::SeqCst);
+            });
+            answer.body = Body::stream(messages);
+            Ok(answer)
+        }
+    };
+    let config = Config { interceptors: vec![Arc::new(interceptor)], ..Config::default() };
+    let rig = rig_with(over, config).await;
+    let mut stream = count(&rig, "end", 20_000 * MS).await;
+    for n in 0..COUNTED {
+        assert_eq!(message(&mut stream).await.unwrap().unwrap(), n.to_string());
+    }
+    assert_eq!(message(&mut stream).await.unwrap(), None);
+    assert_eq!(seen.load(Ordering::SeqCst), COUNTED);
 }

@@ -8,13 +8,13 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use formic_core::{Code, Error, Metadata};
-use formic_rpc::{Answer, Body, ByteStream, Trailing};
-use futures::{FutureExt, Stream};
+use formic_rpc::{Answer, Body, ByteStream, Run, Runs, Trailing};
+use futures::FutureExt;
 use http::HeaderMap;
 use tokio::time::Instant;
 
 use super::{Link, Sender, wake};
-use crate::machine::{Batch, Head, Refusal};
+use crate::machine::{Head, Refusal};
 use crate::outgoing::Outgoing;
 
 /// Why there is no answer.
@@ -72,7 +72,7 @@ impl Sender {
             return Ok(Answer {
                 metadata,
                 late: Some(late),
-                ..Answer::new(Body::Stream(Box::pin(incoming)))
+                ..Answer::new(Body::Stream(ByteStream::of_runs(incoming)))
             });
         }
         poll_fn(|cx| calling.poll_answer(cx)).await.map_err(Failure::Error)
@@ -213,7 +213,7 @@ impl Calling {
     }
 
     /// Messages that came together, or how it ended.
-    fn poll_messages(&mut self, cx: &mut Context<'_>) -> Poll<Result<Batch, Result<HeaderMap, Error>>> {
+    fn poll_messages(&mut self, cx: &mut Context<'_>) -> Poll<Result<Run, Result<HeaderMap, Error>>> {
         let mut guard = self.link.lock();
         let state = &mut *guard;
         let slot = state.slots.get(self.key);
@@ -338,40 +338,35 @@ impl Drop for Calling {
 struct Incoming {
     /// Until the end.
     calling: Option<Calling>,
-    /// Messages that came together and were taken together.
-    messages: Batch,
     late: Trailing,
 }
 
 impl Incoming {
     fn new(calling: Calling, late: Trailing) -> Self {
-        Self { calling: Some(calling), messages: Batch::default(), late }
+        Self { calling: Some(calling), late }
     }
 }
 
-impl Stream for Incoming {
-    type Item = Result<Bytes, Error>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+impl Runs for Incoming {
+    fn poll_run(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        _: usize,
+    ) -> Poll<Option<Result<Run, Error>>> {
         let this = &mut *self;
-        loop {
-            if let Some(message) = this.messages.next() {
-                return Poll::Ready(Some(Ok(message)));
-            }
-            let Some(calling) = &mut this.calling else { return Poll::Ready(None) };
-            match std::task::ready!(calling.poll_messages(cx)) {
-                Ok(messages) => this.messages = messages,
-                Err(end) => {
-                    this.calling = None;
-                    return Poll::Ready(match end {
-                        Ok(trailers) => {
-                            this.late.set(trailers.into());
-                            None
-                        }
-                        Err(error) => Some(Err(error)),
-                    });
+        let Some(calling) = &mut this.calling else { return Poll::Ready(None) };
+        Poll::Ready(match std::task::ready!(calling.poll_messages(cx)) {
+            Ok(messages) => Some(Ok(messages)),
+            Err(end) => {
+                this.calling = None;
+                match end {
+                    Ok(trailers) => {
+                        this.late.set(trailers.into());
+                        None
+                    }
+                    Err(error) => Some(Err(error)),
                 }
             }
-        }
+        })
     }
 }

@@ -2,8 +2,8 @@
 //! piece goes where the message is put together, whether or not all of its frame is there.
 
 use bytes::Bytes;
+use formic_rpc::Run;
 
-use super::batch::Batch;
 use super::{Event, Machine, Role};
 use crate::codec::{Fault, HEADER, Header, MAX_PAYLOAD, Type};
 
@@ -72,7 +72,7 @@ impl<T: Default> Machine<T> {
         self.waiting += 1;
         let (frames, rest) = input.split_at(taken);
         *input = rest;
-        let messages = Batch::frames(Bytes::copy_from_slice(frames));
+        let messages = Run::framed(Bytes::copy_from_slice(frames), count);
         Ok(Some(Event::Messages { id, messages, charge, end: false }))
     }
 
@@ -139,7 +139,7 @@ impl<T: Default> Machine<T> {
             stream.waiting += 1;
             self.waiting += 1;
             let charge = charge + std::mem::take(&mut stream.partial_charge);
-            let messages = Batch::from(Bytes::copy_from_slice(piece));
+            let messages = Run::from(Bytes::copy_from_slice(piece));
             return Ok(Some(Event::Messages { id, messages, charge, end }));
         }
         if stream.partial.capacity() == 0 && stream.usual > piece.len() && piece.len() >= EARNED {
@@ -219,7 +219,7 @@ impl<T: Default> Machine<T> {
         stream.unfinished = false;
         stream.waiting += 1;
         self.waiting += 1;
-        let messages = Batch::from(std::mem::take(&mut stream.partial).freeze());
+        let messages = Run::from(std::mem::take(&mut stream.partial).freeze());
         let charge = std::mem::take(&mut stream.partial_charge);
         Some(Event::Messages { id, messages, charge, end })
     }

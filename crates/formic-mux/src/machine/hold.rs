@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use formic_core::{Error, Shed};
+use formic_rpc::Run;
 
 use super::Machine;
 use crate::budget::{Budget, Share};
@@ -92,8 +94,7 @@ impl<T: Default> Machine<T> {
         while self.share.is_excessive() {
             let unfinished = |stream: &super::Stream<T>| {
                 let head = if stream.gathering { stream.head } else { 0 };
-                let queued: usize = stream.queue.iter().map(bytes::Bytes::len).sum();
-                head + stream.partial.len() + stream.held + queued + stream.ready
+                head + stream.partial.len() + stream.held + stream.queued()
             };
             let largest = self.streams.iter().max_by_key(|(_, stream)| unfinished(stream));
             let Some((&id, stream)) = largest.filter(|(_, stream)| unfinished(stream) > 0) else { break };
@@ -109,8 +110,9 @@ impl<T: Default> Machine<T> {
     ///
     /// # Errors
     /// If there is no room for so much.
-    pub fn keep(&mut self, id: u32, bytes: usize) -> Result<(), Error> {
+    pub fn keep(&mut self, id: u32, runs: &[Run]) -> Result<(), Error> {
         let Some(stream) = self.streams.get_mut(&id) else { return Ok(()) };
+        let bytes: usize = runs.iter().map(|run| run.size() + run.len() * size_of::<Bytes>()).sum();
         let more = bytes.saturating_sub(stream.ready);
         self.queued += bytes;
         self.queued -= std::mem::replace(&mut stream.ready, bytes);

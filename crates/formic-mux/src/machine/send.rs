@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use bytes::{BufMut, Bytes};
 use formic_core::{Code, Error};
-use formic_rpc::TraceContext;
+use formic_rpc::{Run, TraceContext};
 use http::{HeaderMap, HeaderName};
 
-use super::stream::{OVERHEAD, Stream, Tail};
+use super::stream::{ENTRY, OVERHEAD, Stream, Tail};
 use super::{LAST_NUMBER, Machine};
 use crate::codec::frame::{REFUSED, data, request, response};
 use crate::codec::{MAX_PATH, MAX_PAYLOAD, Type, write};
@@ -133,7 +133,7 @@ impl<T: Default> Machine<T> {
         });
         stream.sent_at = self.taken + self.out.len() as u64;
         if let Some(message) = later {
-            self.queued += message.len();
+            self.queued += message.len() + ENTRY;
             stream.queue.push_back(message);
             stream.tail = end.then_some(Tail::Finish);
         }
@@ -196,13 +196,13 @@ impl<T: Default> Machine<T> {
             self.mark();
             return Ok(());
         }
-        let length = message.len();
-        if !self.room(length) {
+        let counted = message.len() + ENTRY;
+        if !self.room(counted) {
             return Err(self.no_room(false));
         }
         if let Some(stream) = self.streams.get_mut(&id) {
             stream.queue.push_back(message);
-            self.queued += length;
+            self.queued += counted;
         }
         self.take_turn(id);
         Ok(())
@@ -212,28 +212,31 @@ impl<T: Default> Machine<T> {
     ///
     /// # Errors
     /// At the first that it does not take; the rest is dropped.
-    pub fn send_all(&mut self, id: u32, messages: &mut Vec<Bytes>) -> Result<(), Error> {
+    pub fn send_all(&mut self, id: u32, runs: &mut Vec<Run>) -> Result<(), Error> {
         let most = PIECE.min(self.remote.map_or(0, |remote| remote.message) as usize);
-        let mut messages = messages.drain(..);
-        if let Some(stream) = self.streams.get_mut(&id)
+        if let Some(stream) = self.streams.get_mut(&id) {
+            self.queued -= std::mem::take(&mut stream.ready);
+        }
+        let mut sent = 0;
+        // As `send` does, with one look at the call for all of a run.
+        while let Some(run) = runs.get_mut(sent)
+            && let Some(stream) = self.streams.get_mut(&id)
             && stream.queue.is_empty()
         {
-            self.queued -= std::mem::take(&mut stream.ready);
-            // As `send` does, with one look at the call for all of them.
-            while self.out.len() < ENOUGH
-                && let Some(message) = messages.as_slice().first()
-                && message.len() <= most
-                && let cost = OVERHEAD + message.len() as u32
-                && cost <= stream.credit.min(self.credit)
-            {
-                stream.credit -= cost;
-                self.credit -= cost;
-                write::data(&mut self.out, id, 0, message);
-                messages.next();
-            }
+            let before = stream.credit.min(self.credit);
+            let mut credit = before;
+            let whole = write_run(&mut self.out, id, run, most, &mut credit);
+            stream.credit -= before - credit;
+            self.credit -= before - credit;
             self.mark();
+            if !whole {
+                break;
+            }
+            sent += 1;
         }
-        messages.try_for_each(|message| self.send(id, message))
+        let mut rest = runs.drain(..).skip(sent);
+        // What waits is counted, so it holds no more memory than that.
+        rest.try_for_each(|run| run.compact().try_for_each(|message| self.send(id, message)))
     }
 
     /// Ends a request that streams.
@@ -444,6 +447,7 @@ impl<T: Default> Machine<T> {
                 let more = !message.is_empty();
                 if !more {
                     stream.queue.pop_front();
+                    self.queued -= ENTRY;
                 }
                 let cost = OVERHEAD + piece.len() as u32;
                 stream.credit -= cost;
@@ -486,4 +490,28 @@ impl<T: Default> Machine<T> {
             false
         });
     }
+}
+
+/// Writes messages of at most so many bytes while the output is short and there is credit. False if some are left, which the
+/// run is then.
+fn write_run(out: &mut Vec<u8>, id: u32, run: &mut Run, most: usize, credit: &mut u32) -> bool {
+    // What frames cost is what they take on the wire.
+    if out.len() < ENOUGH
+        && let Some(frames) = run.frames()
+        && let Some(left) = credit.checked_sub(u32::try_from(frames.len()).unwrap_or(u32::MAX))
+        && write::frames(out, id, frames, most)
+    {
+        *credit = left;
+        return true;
+    }
+    while out.len() < ENOUGH
+        && let Some(message) = run.peek()
+        && message.len() <= most
+        && let Some(left) = credit.checked_sub(OVERHEAD + message.len() as u32)
+    {
+        *credit = left;
+        write::data(out, id, 0, message);
+        run.next_slice();
+    }
+    run.is_empty()
 }

@@ -11,6 +11,9 @@ use crate::codec::HEADER;
 /// What a data frame costs beyond the message: header and flags.
 pub(super) const OVERHEAD: u32 = HEADER as u32 + 1;
 
+/// What a message that is to be sent costs beside its bytes, so that many short ones are not counted as nothing.
+pub(super) const ENTRY: usize = size_of::<Bytes>() + HEADER + 1;
+
 /// A call.
 #[derive(Debug)]
 pub(super) struct Stream<T> {
@@ -104,5 +107,10 @@ impl<T> Stream<T> {
             wanted: false,
             sent_at: 0,
         }
+    }
+
+    /// What is to be sent, and what waits for that, as it is counted.
+    pub(super) fn queued(&self) -> usize {
+        self.queue.iter().map(|message| message.len() + ENTRY).sum::<usize>() + self.ready
     }
 }

@@ -3,6 +3,7 @@
 
 mod attacks;
 mod model;
+mod runs;
 
 use formic_core::{Code, Error};
 use http::{HeaderMap, HeaderValue};

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use formic_core::{Error, Metadata, Method};
-use formic_rpc::{Answer, Body, BoxFuture, Call, Codec, Peer, Trailing};
+use formic_rpc::{Answer, Body, BoxFuture, ByteStream, Call, Codec, Peer, Trailing};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use tokio::task::{AbortHandle, Id, JoinSet};
 use tokio::time::Instant;
@@ -19,7 +19,7 @@ use super::inbox::{Inbox, Requests};
 use super::late::Patience;
 use super::{Accept, Link};
 use crate::learn::{BATCH, Learnt};
-use crate::machine::{Batch, Event, Request};
+use crate::machine::{Event, Request};
 use crate::outgoing::Outgoing;
 
 /// Marks a repetition for handlers, as it does over HTTP.
@@ -188,12 +188,8 @@ impl Calls {
                 *data = Some(Arc::clone(&inbox));
             }
         });
-        let body = Body::Stream(Box::pin(Requests {
-            inbox,
-            link: Arc::clone(link),
-            id,
-            messages: Batch::default(),
-        }));
+        let requests = Requests { inbox, link: Arc::clone(link), id };
+        let body = Body::Stream(ByteStream::of_runs(requests));
         self.call(request, method, body, None, since, link);
     }
 

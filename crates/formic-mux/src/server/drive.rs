@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use bytes::Bytes;
 use formic_core::Error;
 use formic_rpc::{Answer, Body};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -415,7 +414,7 @@ impl Link {
                 true if state.machine.is_writable(id) => Next::More,
                 true => Next::Room,
             })
-        } else if let Err(error) = state.machine.keep(id, answers.ready.iter().map(Bytes::len).sum()) {
+        } else if let Err(error) = state.machine.keep(id, &answers.ready) {
             waits = true;
             state.machine.fail(id, &error);
             Poll::Ready(Next::Nothing)

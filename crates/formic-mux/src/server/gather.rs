@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use formic_core::Error;
+use formic_rpc::Run;
 use tokio::task::Id;
 use tokio::time::Instant;
 
 use super::answer::{Calls, Ended};
 use super::door::{Admission, Entrance, Place, Turn};
 use super::{Accept, Link};
-use crate::machine::{Batch, Request};
+use crate::machine::Request;
 
 /// A request of one message that is not whole.
 pub(super) struct Gathering {
@@ -105,7 +106,7 @@ impl Calls {
     pub(super) fn goes_on(
         &mut self,
         id: u32,
-        messages: &mut Batch,
+        messages: &mut Run,
         charge: u32,
         end: bool,
         link: &Arc<Link>,

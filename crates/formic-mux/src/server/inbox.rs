@@ -5,12 +5,10 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use bytes::Bytes;
 use formic_core::Error;
-use futures::Stream;
+use formic_rpc::{Run, Runs};
 
 use super::Link;
-use crate::machine::Batch;
 
 /// Messages that came and were not taken.
 #[derive(Debug, Default)]
@@ -19,7 +17,7 @@ pub(super) struct Inbox(Mutex<State>);
 #[derive(Debug, Default)]
 struct State {
     /// Messages that came together, with what they cost.
-    queue: VecDeque<(Batch, u32)>,
+    queue: VecDeque<(Run, u32)>,
     finished: bool,
     /// Nobody takes messages any more.
     closed: bool,
@@ -28,7 +26,7 @@ struct State {
 
 impl Inbox {
     /// Adds messages; their cost comes back if nobody will take it.
-    pub(super) fn push(&self, messages: Option<(Batch, u32)>, finished: bool) -> Option<u32> {
+    pub(super) fn push(&self, messages: Option<(Run, u32)>, finished: bool) -> Option<u32> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if state.closed {
             return messages.map(|(_, charge)| charge);
@@ -49,31 +47,21 @@ pub(super) struct Requests {
     pub(super) inbox: Arc<Inbox>,
     pub(super) link: Arc<Link>,
     pub(super) id: u32,
-    /// Messages that were taken together.
-    pub(super) messages: Batch,
 }
 
-impl Stream for Requests {
-    type Item = Result<Bytes, Error>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let this = &mut *self;
-        loop {
-            if let Some(message) = this.messages.next() {
-                return Poll::Ready(Some(Ok(message)));
+impl Runs for Requests {
+    fn poll_run(self: Pin<&mut Self>, cx: &mut Context<'_>, _: usize) -> Poll<Option<Result<Run, Error>>> {
+        let mut state = self.inbox.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((messages, charge)) = state.queue.pop_front() else {
+            if state.finished {
+                return Poll::Ready(None);
             }
-            let mut state = this.inbox.0.lock().unwrap_or_else(PoisonError::into_inner);
-            let Some((messages, charge)) = state.queue.pop_front() else {
-                if state.finished {
-                    return Poll::Ready(None);
-                }
-                state.waker = Some(cx.waker().clone());
-                return Poll::Pending;
-            };
-            drop(state);
-            this.link.say(|machine| machine.consumed(this.id, charge));
-            this.messages = messages;
-        }
+            state.waker = Some(cx.waker().clone());
+            return Poll::Pending;
+        };
+        drop(state);
+        self.link.say(|machine| machine.consumed(self.id, charge));
+        Poll::Ready(Some(Ok(messages)))
     }
 }
 

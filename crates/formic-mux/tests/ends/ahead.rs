@@ -9,7 +9,7 @@ use formic_core::{Error, Kind, Method};
 use formic_mux::Limits;
 use formic_mux::client::connect;
 use formic_mux::codec::write;
-use formic_rpc::{Answer, Body, BoxFuture, Call, Handle};
+use formic_rpc::{Answer, Body, BoxFuture, ByteStream, Call, Handle};
 use tokio::time::sleep;
 
 use crate::crowd::{MOST, accept_little};
@@ -72,6 +72,25 @@ async fn what_handlers_have_ready_is_bounded() {
     until("what was held to be free again", || accept.budget.held() == 0).await;
 }
 
+/// Messages that go on together are counted as what each of them takes where it waits.
+#[tokio::test]
+async fn short_messages_of_streams_that_nobody_reads_are_bounded() {
+    let echo = Arc::new(Echo::default());
+    let (accept, refused) = accept_little(&echo);
+    let (ours, ..) = served_by(Arc::clone(&accept));
+    let mut raw = Raw::greet(ours, stingy()).await;
+    for id in 1..=300 {
+        raw.send(&whole(id, "/t.Echo/Short", None, b"")).await;
+        sleep(Duration::from_millis(1)).await;
+    }
+    until("somebody to be refused", || refused.load(Ordering::SeqCst) > 0).await;
+    assert!((MOST / 4..=MOST).contains(&accept.budget.held()), "{} are held", accept.budget.held());
+    drop(raw);
+    until("what was held to be free again", || accept.budget.held() == 0).await;
+    let counts = || (echo.dropped.load(Ordering::SeqCst), echo.began.load(Ordering::SeqCst));
+    until("all to be dropped", || counts().0 == counts().1).await;
+}
+
 /// Begins to answer without a look at what it is sent, and does not end.
 struct Talks;
 
@@ -90,7 +109,7 @@ impl Handle for Talks {
                 return Ok(Answer::new(body));
             }
             drop(body);
-            Ok(Answer::new(Body::Stream(Box::pin(futures::stream::pending()))))
+            Ok(Answer::new(Body::stream(futures::stream::pending())))
         })
     }
 }
@@ -105,7 +124,7 @@ async fn messages_that_a_handler_does_not_want_take_nothing_from_others() {
     let mut talking = Vec::new();
     for _ in 0..12 {
         let requests = futures::stream::repeat_with(|| Ok(Bytes::from(vec![0; 4 << 20])));
-        talking.push(stream(&sender, TALK.path(), None, Some(Box::pin(requests))).await.unwrap());
+        talking.push(stream(&sender, TALK.path(), None, Some(ByteStream::new(requests))).await.unwrap());
         sleep(Duration::from_millis(100)).await;
         let message = Bytes::from(vec![1; 600_000]);
         let said = within("another's answer", say(&sender, SAY.path(), message.clone())).await;

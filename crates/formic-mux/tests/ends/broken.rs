@@ -52,14 +52,14 @@ impl Handle for Breaks {
                 }
                 "Streaming" => {
                     let breaks = futures::stream::poll_fn(|_| panic!("as it is asked"));
-                    Ok(Answer::new(Body::Stream(Box::pin(one.chain(breaks)))))
+                    Ok(Answer::new(Body::stream(one.chain(breaks))))
                 }
                 "Dropped" => {
                     let bomb = Bomb;
                     // It goes as the stream is told to end, before anybody can say that it did.
                     let breaks =
                         futures::stream::once(async move { drop(bomb) }).filter_map(|()| async { None });
-                    Ok(Answer::new(Body::Stream(Box::pin(one.chain(breaks)))))
+                    Ok(Answer::new(Body::stream(one.chain(breaks))))
                 }
                 _ => Ok(Answer::new(call.body)),
             }

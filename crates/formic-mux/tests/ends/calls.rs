@@ -7,7 +7,8 @@ use bytes::Bytes;
 use formic_core::Code;
 use formic_mux::Limits;
 use formic_mux::capture::Recording;
-use formic_rpc::ByteStream;
+use formic_rpc::rt::buffa_types::google::protobuf::StringValue;
+use formic_rpc::{ByteStream, Codec, Response, Streaming, rt};
 use futures::StreamExt;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -101,17 +102,30 @@ async fn calls_wait_for_room_in_turn() {
 async fn a_request_stream_that_panics_ends_its_call() {
     // The server has a place for one call, which the next one needs.
     let rig = rig(Limits { calls: 1, ..Limits::default() }).await;
-    for path in ["/t.Echo/Chat", "/t.Echo/Hold"] {
+    let text = |value: &str| StringValue { value: value.into(), ..StringValue::default() };
+    let [first, more] = ["first", "more"].map(|value| rt::encode(&text(value), Codec::Proto).unwrap());
+    for (path, together) in [("/t.Echo/Chat", true), ("/t.Echo/Chat", false), ("/t.Echo/Hold", true)] {
         let (go_on, told) = futures::channel::oneshot::channel::<()>();
-        let requests = futures::stream::once(async { Ok("first".into()) })
-            .chain(futures::stream::once(told).map(|_| panic!("the author of the stream made a mistake")));
-        let requests: ByteStream = Box::pin(requests);
+        // Some more come right before it.
+        let rest = futures::stream::once(told).map(|_| ()).chain(futures::stream::repeat(())).enumerate();
+        let rest = rest.map(move |(n, ())| match n {
+            5 => panic!("the author of the stream made a mistake"),
+            _ => Ok(text("more")),
+        });
+        let requests = Streaming::new(futures::stream::iter([Ok(text("first"))]).chain(rest));
+        let requests = rt::stream_answer(Response::new(requests), Codec::Proto).unwrap().body.into_stream();
+        let requests = if together { requests } else { ByteStream::new(requests) };
         let mut answers = stream(&rig.sender, path, None, Some(requests)).await.unwrap();
         if path.ends_with("Chat") {
-            assert_eq!(next(&mut answers).await, "first");
+            assert_eq!(next(&mut answers).await, first);
         }
         go_on.send(()).unwrap();
-        let error = within("an end", answers.next()).await.unwrap().unwrap_err();
+        let error = loop {
+            match within("an end", answers.next()).await.unwrap() {
+                Ok(message) => assert_eq!(message, more),
+                Err(error) => break error,
+            }
+        };
         assert_eq!(error.code(), Code::Internal, "{path}: {error}");
         assert_eq!(within("room", say(&rig.sender, "/t.Echo/Say", "x".into())).await.unwrap(), "x");
     }
@@ -160,7 +174,7 @@ async fn a_reader_who_does_not_read_holds_up_only_its_own_stream() {
 async fn a_conversation_and_a_handler_that_does_not_listen() {
     let rig = rig(Limits::default()).await;
     let (sender, requests) = futures::channel::mpsc::channel(1);
-    let requests = Box::pin(requests.map(Ok));
+    let requests = ByteStream::new(requests.map(Ok));
     let mut answers = stream(&rig.sender, "/t.Echo/Chat", None, Some(requests)).await.unwrap();
     let mut sender = sender;
     for n in 0..2_000u32 {
@@ -175,7 +189,7 @@ async fn a_conversation_and_a_handler_that_does_not_listen() {
         let requests = futures::stream::repeat_with(|| Ok(Bytes::from(vec![0; 60_000]))).take(20);
         let none = http::HeaderMap::new();
         let head = head("/t.Echo/Deaf", &none);
-        let call = rig.sender.call(&head, None, || Some(Box::pin(requests)), false);
+        let call = rig.sender.call(&head, None, || Some(ByteStream::new(requests)), false);
         let answer = within("an answer without a look", call).await.map_err(plain).unwrap();
         assert_eq!(answer.body.into_message().unwrap(), "deaf");
     }
@@ -251,10 +265,30 @@ async fn requests_that_nobody_reads_leave_the_connection_to_others() {
     let mut holding = Vec::new();
     for _ in 0..5 {
         let requests = futures::stream::repeat_with(|| Ok(Bytes::from(vec![0; 60_000])));
-        holding.push(stream(&rig.sender, "/t.Echo/Hold", None, Some(Box::pin(requests))).await.unwrap());
+        holding
+            .push(stream(&rig.sender, "/t.Echo/Hold", None, Some(ByteStream::new(requests))).await.unwrap());
     }
     for _ in 0..20 {
         let call = say(&rig.sender, "/t.Echo/Say", vec![1; 600_000].into());
         assert_eq!(within("an answer", call).await.unwrap().len(), 600_000);
     }
+}
+
+/// One thread for all: what makes its messages slowly gives way after a millisecond or two, and not after hundreds of messages.
+#[tokio::test]
+async fn a_small_call_comes_by_a_stream_that_is_always_ready() {
+    let rig = rig(Limits::default()).await;
+    let mut slow = stream(&rig.sender, "/t.Echo/Slow", Some(Bytes::new()), None).await.unwrap();
+    let reading = tokio::spawn(async move { while slow.next().await.is_some() {} });
+    let mut made = Vec::new();
+    for _ in 0..9 {
+        let before = rig.echo.made.load(Ordering::SeqCst);
+        let answer = within("a small call", say(&rig.sender, "/t.Echo/Say", "hi".into())).await;
+        assert_eq!(answer.unwrap(), "hi");
+        made.push(rig.echo.made.load(Ordering::SeqCst) - before);
+    }
+    made.sort_unstable();
+    // It comes by a few times, there and back, and by some ten messages each time.
+    assert!(made[4] < 150, "{made:?}");
+    reading.abort();
 }

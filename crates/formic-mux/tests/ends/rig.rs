@@ -11,7 +11,8 @@ use formic_mux::client::{Connect, Failure, connect};
 use formic_mux::learn::Book;
 use formic_mux::machine::Head;
 use formic_mux::{Accept, Budget, Limits, Sender, serve};
-use formic_rpc::{Answer, Body, BoxFuture, ByteStream, Call, Handle};
+use formic_rpc::rt::buffa_types::google::protobuf::StringValue;
+use formic_rpc::{Answer, Body, BoxFuture, ByteStream, Call, Handle, Response, Streaming, rt};
 use futures::StreamExt;
 use http::HeaderMap;
 use tokio::io::DuplexStream;
@@ -19,7 +20,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-const METHODS: [Method; 10] = [
+const METHODS: [Method; 12] = [
     Method::new("/t.Echo/Say", Kind::Unary),
     Method::new("/t.Echo/Later", Kind::Unary),
     Method::new("/t.Echo/Spin", Kind::Unary),
@@ -27,6 +28,8 @@ const METHODS: [Method; 10] = [
     Method::new("/t.Echo/Hang", Kind::Unary),
     Method::new("/t.Echo/Big", Kind::Unary),
     Method::new("/t.Echo/Endless", Kind::ServerStream),
+    Method::new("/t.Echo/Short", Kind::ServerStream),
+    Method::new("/t.Echo/Slow", Kind::ServerStream),
     Method::new("/t.Echo/Chat", Kind::BidiStream),
     Method::new("/t.Echo/Hold", Kind::BidiStream),
     Method::new("/t.Echo/Deaf", Kind::ClientStream),
@@ -90,7 +93,25 @@ impl Handle for Service {
                         echo.made.fetch_add(1, Ordering::SeqCst);
                         Ok(Bytes::from(vec![1; 10_000]))
                     });
-                    Answer::new(Body::Stream(Box::pin(messages)))
+                    Answer::new(Body::stream(messages))
+                }
+                "Short" => {
+                    let held = Guard(Arc::clone(&echo), false);
+                    let messages = futures::stream::repeat_with(move || {
+                        let _dropped_with_the_stream = &held;
+                        Ok(StringValue { value: "s".into(), ..StringValue::default() })
+                    });
+                    rt::stream_answer(Response::new(Streaming::new(messages)), call.codec)?
+                }
+                // Each of its short messages takes a tenth of a millisecond to make, and is ready at once.
+                "Slow" => {
+                    let messages = futures::stream::repeat_with(move || {
+                        echo.made.fetch_add(1, Ordering::SeqCst);
+                        let began = std::time::Instant::now();
+                        while began.elapsed() < Duration::from_micros(100) {}
+                        Ok(StringValue { value: "slow".into(), ..StringValue::default() })
+                    });
+                    rt::stream_answer(Response::new(Streaming::new(messages)), call.codec)?
                 }
                 "Chat" => Answer::new(Body::Stream(call.body.into_stream())),
                 // Keeps what comes, and says nothing.
@@ -99,7 +120,7 @@ impl Handle for Service {
                     let silence = futures::stream::pending::<Result<Bytes, Error>>().inspect(move |_| {
                         let _kept = &unread;
                     });
-                    Answer::new(Body::Stream(Box::pin(silence)))
+                    Answer::new(Body::stream(silence))
                 }
                 // Answers without a look at what comes.
                 _ => Answer::new(Body::Message("deaf".into())),

@@ -1,8 +1,11 @@
-//! What becomes of a handler's stream that panics as it is dropped.
+//! What becomes of a handler's stream: messages that are ready together stay together, and a panic, also as it is dropped, is the
+//! handler's.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+use bytes::Bytes;
 use formic_core::{Code, Kind};
-use formic_rpc::Codec;
+use formic_rpc::rt::buffa_types::google::protobuf::StringValue;
+use formic_rpc::{Codec, Response, Streaming, rt};
 use futures::StreamExt;
 
 use super::*;
@@ -34,7 +37,7 @@ impl Handle for Counts {
         let one = futures::stream::iter([Ok(Bytes::from("one"))]).inspect(move |_| {
             let _kept = &bomb;
         });
-        Box::pin(std::future::ready(Ok(Answer::new(Body::Stream(Box::pin(one))))))
+        Box::pin(std::future::ready(Ok(Answer::new(Body::stream(one)))))
     }
 }
 
@@ -50,5 +53,45 @@ async fn a_panic_as_the_answers_are_dropped_is_the_handlers() {
     drop(answers);
     // One that nobody listens to any more takes nobody with it.
     drop(call().await.unwrap());
+    assert_eq!(pipeline.in_flight(), 0);
+}
+
+/// Counts to ten and panics.
+struct Breaks;
+
+impl Handle for Breaks {
+    fn method(&self, path: &str) -> Option<Method> {
+        Counts.method(path)
+    }
+
+    fn services(&self) -> Vec<RpcService> {
+        Counts.services()
+    }
+
+    fn call(&self, call: Call) -> BoxFuture<'static, Result<Answer, Error>> {
+        let numbers = futures::stream::iter(0..).map(|n| match n {
+            10 => panic!("as asked"),
+            n => Ok(StringValue { value: n.to_string(), ..StringValue::default() }),
+        });
+        Box::pin(async move { rt::stream_answer(Response::new(Streaming::new(numbers)), call.codec) })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn messages_stay_together_and_come_before_the_panic_after_them() {
+    let pipeline = Pipeline::new(Arc::new(Breaks), &Metrics::new(), &Config::default());
+    for codec in [Codec::Proto, Codec::Json] {
+        let answer = pipeline.call(Call::new(COUNT, codec, Body::Message(Bytes::new()))).await.unwrap();
+        let (mut answers, mut lengths) = (answer.body.into_stream(), Vec::new());
+        let error = loop {
+            match std::future::poll_fn(|cx| answers.poll_run(cx, 32)).await.unwrap() {
+                Ok(run) => lengths.push(run.len()),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!((error.code(), error.message()), (Code::Internal, "the handler panicked"));
+        assert_eq!(lengths, if codec == Codec::Proto { vec![10] } else { vec![1; 10] });
+        assert!(answers.next().await.is_none());
+    }
     assert_eq!(pipeline.in_flight(), 0);
 }

@@ -82,7 +82,7 @@ async fn stream(method: &Method, context: Context, mut gate: watch::Receiver<boo
             }
         }
     }));
-    Box::pin(messages)
+    ByteStream::new(messages)
 }
 
 async fn start() -> (Running, Vec<(String, Channel)>, watch::Sender<bool>) {

@@ -142,7 +142,7 @@ impl Handle for Remaps {
         Box::pin(async move {
             if call.method == LIST {
                 let stream = futures::stream::once(async { next.await.map(|_| Bytes::new()) });
-                return Ok(Answer::new(Body::Stream(Box::pin(stream))));
+                return Ok(Answer::new(Body::stream(stream)));
             }
             next.await?;
             Ok(Answer::new(Body::Message(Bytes::new())))

@@ -36,8 +36,7 @@ impl Handle for Flood {
 
     fn call(&self, call: Call) -> BoxFuture<'static, Result<Answer, Error>> {
         let endless = || futures::stream::repeat_with(|| Ok::<_, Error>(Bytes::from(vec![0; 10_000])));
-        let body =
-            if call.method.path() == ECHO.path() { call.body } else { Body::Stream(Box::pin(endless())) };
+        let body = if call.method.path() == ECHO.path() { call.body } else { Body::stream(endless()) };
         Box::pin(std::future::ready(Ok(Answer::new(body))))
     }
 }

@@ -135,7 +135,7 @@ async fn an_interceptor_may_answer() {
     let network = Network::new();
     let handle = Arc::new(formic_probe::ProbeServer::new(Prober::new()));
     let answers = async |call: Call, next: Next| match call.method.name() {
-        "Count" => Ok(Answer::new(Body::Stream(Box::pin(futures::stream::empty())))),
+        "Count" => Ok(Answer::new(Body::stream(futures::stream::empty()))),
         _ => next.run(call).await,
     };
     network.serve_handle("probe", handle, vec![Arc::new(answers)]);

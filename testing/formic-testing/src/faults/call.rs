@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use formic_core::{Error, Method, RpcService};
-use formic_rpc::{Answer, Body, BoxFuture, ByteStream, Call, Channel, Handle, Interceptor, Next};
+use formic_rpc::{Answer, Body, BoxFuture, Call, Channel, Handle, Interceptor, Next};
 use futures::StreamExt;
 use tokio::time::sleep;
 
@@ -78,10 +78,10 @@ async fn slow(outcome: Result<Answer, Error>, by: Duration) -> Result<Answer, Er
             sleep(by).await;
             Body::Message(bytes)
         }
-        Body::Stream(stream) => Body::Stream(Box::pin(stream.then(move |message| async move {
+        Body::Stream(stream) => Body::stream(stream.then(move |message| async move {
             sleep(by).await;
             message
-        }))),
+        })),
     };
     Ok(Answer { body, ..answer })
 }
@@ -92,8 +92,7 @@ fn broken(outcome: Result<Answer, Error>, after: usize) -> Result<Answer, Error>
         Body::Message(_) => Err(lost()),
         Body::Stream(stream) => {
             let end = futures::stream::once(std::future::ready(Err(lost())));
-            let stream: ByteStream = Box::pin(stream.take(after).chain(end));
-            Ok(Answer { body: Body::Stream(stream), ..answer })
+            Ok(Answer { body: Body::stream(stream.take(after).chain(end)), ..answer })
         }
     }
 }

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use formic_rpc::run;
+
 use super::*;
 use crate::budget::Budget;
 
@@ -83,6 +85,21 @@ pub(super) fn greet(client: &mut Machine<u32>, server: &mut Machine<u32>) {
     assert!(client.is_greeted() && server.is_greeted());
 }
 
+/// Messages as a stream gives them that has all of them ready.
+pub(super) fn runs(messages: &[Bytes]) -> Vec<Run> {
+    let mut runs = Vec::new();
+    for together in messages.chunk_by(|one, next| one.len().max(next.len()) <= run::LONGEST) {
+        let [message] = together else {
+            let frames =
+                together.iter().flat_map(|message| [&run::head(message.len())[..], &message[..]].concat());
+            runs.push(Run::framed(frames.collect(), together.len()));
+            continue;
+        };
+        runs.push(Run::from(message.clone()));
+    }
+    runs
+}
+
 impl Model {
     pub(super) fn new(seed: u64, tight: bool) -> Self {
         let budget = Arc::new(Budget::new(1 << 30));
@@ -123,6 +140,11 @@ impl Model {
         bytes.into()
     }
 
+    /// Mostly one.
+    fn several(&mut self) -> usize {
+        if self.chance.u8(..3) > 0 { 1 } else { self.chance.usize(2..12) }
+    }
+
     fn open(&mut self) {
         let key = self.next;
         let streams = self.chance.bool();
@@ -153,15 +175,15 @@ impl Model {
             return;
         }
         let key = open[self.chance.usize(..open.len())];
-        let message = self.message(key);
+        let messages: Vec<_> = (0..self.several()).map(|_| self.message(key)).collect();
         let stop = self.chance.u8(..4) == 0;
         let call = self.calls.get_mut(&key).unwrap();
         if stop {
             call.finished = true;
             self.client.finish(call.id);
         } else if self.client.is_writable(call.id) {
-            self.client.send(call.id, message.clone()).unwrap();
-            call.sent.push(message);
+            self.client.send_all(call.id, &mut runs(&messages)).unwrap();
+            call.sent.extend(messages);
         }
     }
 
@@ -183,6 +205,7 @@ impl Model {
         let at = self.chance.usize(..self.serving.len());
         let id = *self.serving.keys().nth(at).unwrap();
         self.server.grant(id);
+        let several = self.several();
         let call = self.serving.get_mut(&id).unwrap();
         if !call.streams {
             let Some((message, charge)) = call.inbox.pop_front() else { return };
@@ -200,9 +223,14 @@ impl Model {
         if !self.server.is_writable(id) {
             return;
         }
-        if let Some((message, charge)) = call.inbox.pop_front() {
-            self.server.consumed(id, charge);
-            self.server.send(id, message).unwrap();
+        let several = several.min(call.inbox.len());
+        if several > 0 {
+            let messages = call.inbox.drain(..several).map(|(message, charge)| {
+                self.server.consumed(id, charge);
+                message
+            });
+            let messages: Vec<_> = messages.collect();
+            self.server.send_all(id, &mut runs(&messages)).unwrap();
         } else if call.finished {
             self.server.end(id, HeaderMap::new());
             self.serving.remove(&id);
