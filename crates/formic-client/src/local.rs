@@ -44,6 +44,9 @@ pub(crate) async fn call(
         call.extensions.insert(trace);
     }
     call.peer = Some(Peer(PEER.into()));
+    if let Body::Stream(stream) = call.body {
+        call.body = Body::Stream(ByteStream::of_runs(Unhurried(stream)));
+    }
     let priority = Priority::of(&call.metadata, &PRIORITY);
     let scope = Scope { deadline: call.deadline, trace, retried, priority };
     let served = async move {
@@ -62,6 +65,19 @@ pub(crate) async fn call(
     Ok(answer)
 }
 
+/// Where nothing stands between, no message is made before somebody asks for it.
+struct Unhurried(ByteStream);
+
+impl Runs for Unhurried {
+    fn poll_run(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        _: usize,
+    ) -> Poll<Option<Result<Run, Error>>> {
+        self.0.poll_run(cx, 1)
+    }
+}
+
 /// A response stream that is made by the handler's code, whoever polls it.
 struct Scoped {
     stream: ByteStream,
@@ -75,7 +91,7 @@ impl Runs for Scoped {
         _: usize,
     ) -> Poll<Option<Result<Run, Error>>> {
         let this = &mut *self;
-        // Where nothing stands between, no message is made before somebody asks for it.
+        // As `Unhurried`.
         this.scope.enter(|| this.stream.poll_run(cx, 1))
     }
 }

@@ -54,13 +54,18 @@ impl Outgoing {
                     Poll::Ready(Some(Ok(run))) => {
                         messages += run.len();
                         bytes += run.size();
-                        looked += if run.len() > 1 { RUN } else { 1 };
+                        // One that is a run by itself was made so slowly that it is.
+                        looked += if run.frames().is_some() { RUN } else { 1 };
                         ready.push(run);
                     }
                     Poll::Ready(Some(Err(error))) => *ended = Some(Err(error)),
                     Poll::Ready(None) => *ended = Some(Ok(())),
                     Poll::Pending if ready.is_empty() => {
                         (*turns, *spent) = (0, Duration::ZERO);
+                        // Nobody knows for how long: there were many, and a stream that waits holds no memory for that.
+                        if ready.capacity() > RUN {
+                            *ready = Vec::new();
+                        }
                         return Poll::Pending;
                     }
                     Poll::Pending => break,

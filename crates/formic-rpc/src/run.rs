@@ -151,8 +151,8 @@ pub fn head(length: usize) -> [u8; HEAD] {
 
 /// A stream of messages that may give several at a time.
 pub trait Runs {
-    /// The next messages. What has none ready makes at most so many of them for this; messages that are there already may be
-    /// more.
+    /// The next messages. Who makes them makes at most so many of them for this; messages that are there already may be more, and
+    /// so may those of a server's calls, which are made ahead.
     fn poll_run(self: Pin<&mut Self>, cx: &mut Context<'_>, most: usize) -> Poll<Option<Result<Run, Error>>>;
 }
 

@@ -314,6 +314,9 @@ impl Handle for Pipeline {
 const MESSAGES: usize = 32;
 const BYTES: usize = 16 << 10;
 
+/// What takes so long to make is passed on as it comes.
+const LONG: Duration = Duration::from_millis(1);
+
 /// A response stream under the same guards as the call it belongs to.
 struct Outgoing {
     stream: Option<ByteStream>,
@@ -335,17 +338,15 @@ impl Outgoing {
     fn gather(&mut self, cx: &mut TaskContext<'_>) {
         let Self { stream, ready, ended, scope, repeated, method, .. } = self;
         let Some(stream) = stream else { return };
-        let (mut messages, mut bytes) = (0, 0);
+        let (mut messages, mut bytes, began) = (0, 0, Instant::now());
         let gather = || {
             while ended.is_none() && messages < MESSAGES && bytes < BYTES {
                 match stream.poll_run(cx, MESSAGES - messages) {
                     Poll::Ready(Some(Ok(run))) => {
-                        let several = run.len() > 1;
                         messages += run.len();
                         bytes += run.size();
                         ready.push_back(run);
-                        // There are no more of them for a reason.
-                        if several {
+                        if began.elapsed() >= LONG {
                             break;
                         }
                     }

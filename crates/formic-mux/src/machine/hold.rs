@@ -19,7 +19,7 @@ const AFTER_MS: std::ops::Range<u64> = 250..750;
 pub(super) const CALL: usize = 1 << 10;
 
 /// What a message takes that waits for a handler, or a batch of such, beside its bytes.
-const WAITING: usize = 96;
+const WAITING: usize = 128;
 
 /// An unfinished frame that takes more has to go on if there is no room for it.
 pub(super) const LONG_FRAME: usize = 16 << 10;
@@ -112,7 +112,8 @@ impl<T: Default> Machine<T> {
     /// If there is no room for so much.
     pub fn keep(&mut self, id: u32, runs: &[Run]) -> Result<(), Error> {
         let Some(stream) = self.streams.get_mut(&id) else { return Ok(()) };
-        let bytes: usize = runs.iter().map(|run| run.size() + run.len() * size_of::<Bytes>()).sum();
+        let beside = |run: &Run| (run.len() * size_of::<Bytes>()).max(size_of::<Run>());
+        let bytes: usize = runs.iter().map(|run| run.size() + beside(run)).sum();
         let more = bytes.saturating_sub(stream.ready);
         self.queued += bytes;
         self.queued -= std::mem::replace(&mut stream.ready, bytes);

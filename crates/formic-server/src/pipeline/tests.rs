@@ -77,6 +77,66 @@ impl Handle for Breaks {
     }
 }
 
+/// Answers with messages that take so long each.
+struct Slow(Duration, usize, Arc<AtomicUsize>);
+
+impl Handle for Slow {
+    fn method(&self, path: &str) -> Option<Method> {
+        Counts.method(path)
+    }
+
+    fn services(&self) -> Vec<RpcService> {
+        Counts.services()
+    }
+
+    fn call(&self, call: Call) -> BoxFuture<'static, Result<Answer, Error>> {
+        let Self(long, count, made) = self;
+        let (long, made) = (*long, Arc::clone(made));
+        let messages = futures::stream::iter(0..*count).map(move |_| {
+            std::thread::sleep(long);
+            made.fetch_add(1, Ordering::SeqCst);
+            Ok(StringValue::default())
+        });
+        Box::pin(async move { rt::stream_answer(Response::new(Streaming::new(messages)), call.codec) })
+    }
+}
+
+#[tokio::test]
+async fn what_takes_long_to_make_is_not_waited_for_by_what_came_before() {
+    for codec in [Codec::Proto, Codec::Json] {
+        let made = Arc::new(AtomicUsize::new(0));
+        let slow = Slow(Duration::from_millis(2), 6, Arc::clone(&made));
+        let pipeline = Pipeline::new(Arc::new(slow), &Metrics::new(), &Config::default());
+        let answer = pipeline.call(Call::new(COUNT, codec, Body::Message(Bytes::new()))).await.unwrap();
+        let (mut answers, mut given) = (answer.body.into_stream(), 0);
+        while let Some(message) = answers.next().await {
+            message.unwrap();
+            given += 1;
+            let made = made.load(Ordering::SeqCst);
+            assert!(made <= given + 1, "{codec:?}: {made} were made before {given} were passed on");
+        }
+        assert_eq!(given, 6);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_has_ended_in_time_is_not_late_for_who_reads_slowly() {
+    for codec in [Codec::Proto, Codec::Json] {
+        let pipeline = Pipeline::new(
+            Arc::new(Slow(Duration::ZERO, 3, Arc::default())),
+            &Metrics::new(),
+            &Config::default(),
+        );
+        let mut call = Call::new(COUNT, codec, Body::Message(Bytes::new()));
+        call.deadline = Some(Instant::now() + Duration::from_secs(1));
+        let mut answers = pipeline.call(call).await.unwrap().body.into_stream();
+        assert!(answers.next().await.unwrap().is_ok());
+        tokio::time::advance(Duration::from_secs(2)).await;
+        let rest: Vec<_> = answers.collect().await;
+        assert!(rest.len() == 2 && rest.iter().all(Result::is_ok), "{codec:?}: {rest:?}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn messages_stay_together_and_come_before_the_panic_after_them() {
     let pipeline = Pipeline::new(Arc::new(Breaks), &Metrics::new(), &Config::default());

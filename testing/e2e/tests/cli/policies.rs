@@ -145,7 +145,7 @@ fn under_load(transport: &str, taken: &str) {
             let (gateway, long) = (&gateway, &long);
             callers.push(scope.spawn(move || {
                 long.fetch_add(1, Ordering::Relaxed);
-                let failed = stream(gateway, Ask::Count(50, 1200)).err();
+                let failed = stream(gateway, Ask::Count(50, 900)).err();
                 long.fetch_sub(1, Ordering::Relaxed);
                 failed.into_iter().collect()
             }));
