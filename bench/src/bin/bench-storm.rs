@@ -1,6 +1,7 @@
 //! Both ends of the storm: `serve HOST:PORT`, or `call HOST:PORT CALLS CALLERS SEED`. Each ends with the bench too.
-#![expect(clippy::print_stdout, reason = "its one line of output is what it is for")]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "its one line of output is what it is for")]
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use formic_bench::load::parent_gone;
@@ -12,11 +13,12 @@ async fn main() -> ExitCode {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match run(&arguments).await {
         Ok(line) => {
-            println!("{line}");
+            // Of a server nobody may read more than where it is.
+            drop(writeln!(std::io::stdout(), "{line}"));
             ExitCode::SUCCESS
         }
         Err(line) => {
-            println!("{line}");
+            eprintln!("{line}");
             ExitCode::FAILURE
         }
     }

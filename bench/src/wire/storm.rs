@@ -62,7 +62,11 @@ pub(crate) async fn measure(programs: &Programs, scratch: &Path, calls: u64) -> 
     // The server waits until every handler has ended, of killed callers too.
     let mut server = server;
     server.close_input();
-    let ended = server.finish(Duration::from_secs(60)).await.is_ok();
+    let ended = server.finish(Duration::from_secs(60)).await;
+    if let Err(error) = &ended {
+        eprintln!("the last server: {error:#}");
+    }
+    let ended = ended.is_ok();
     said["servers_killed"] = servers_killed.into();
     said["callers_killed"] = callers_killed.into();
     said["every_handler_ended"] = ended.into();
