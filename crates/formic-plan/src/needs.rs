@@ -36,7 +36,7 @@ pub(crate) fn is_completed<'a>(service: &Service, holders: impl Iterator<Item = 
     }
     let is_wanted = |i: &Instance| service.at(i.slot).is_some_and(|template| i.is_restarted_by(&template));
     // Of a job that rests nothing need be known any more but that.
-    service.completed || have_completed(holders, service.places(), is_wanted)
+    service.completed || have_completed(holders, service.places().max(service.replicas as usize), is_wanted)
 }
 
 /// Whether so many of those that are wanted have come to their end, and nothing runs.

@@ -22,6 +22,7 @@ use formic_spec::Concurrency;
 use serde::{Deserialize, Serialize};
 
 use crate::life::{End, Exit, Instance, State};
+use crate::needs::have_completed;
 use crate::rollout::Release;
 use crate::set::{Role, Set};
 use crate::state::{Desired, Observed, Service, Time};
@@ -164,7 +165,7 @@ impl Timetable {
             entry.forget();
             tick.happened
                 .extend(happened.into_iter().map(|run| Due { service: entry.service.name.clone(), run }));
-            tick.services.push(entry.wanted());
+            tick.services.push(entry.wanted(&own));
             tick.wake_unix_ms = tick.wake_unix_ms.into_iter().chain(entry.next(unix_ms)).min();
         }
         tick
@@ -330,7 +331,7 @@ impl Entry {
     }
 
     /// The job with the slots of the runs that go on.
-    fn wanted(&self) -> Service {
+    fn wanted(&self, own: &[&Instance]) -> Service {
         let sets = self.runs.iter().filter_map(|run| match (&run.state, &run.service) {
             (RunState::Running { slot, .. }, Some(service)) => {
                 let release = Release { service: service.clone(), rollout: run.number, since: run.number };
@@ -342,7 +343,9 @@ impl Entry {
         let replicas = u32::try_from(sets.len()).unwrap_or(u32::MAX);
         // One that is stopped is nothing that its schedule brings back.
         let cron = self.service.cron.clone().filter(|_| !self.is_stopped());
-        Service { sets: Some(sets), replicas, cron, ..self.service.clone() }
+        // Whoever waits for its end goes by its last run, as long as it has runs.
+        let completed = self.is_stopped() && have_completed(own.iter().copied(), 1, |_| true);
+        Service { sets: Some(sets), replicas, cron, completed, ..self.service.clone() }
     }
 }
 

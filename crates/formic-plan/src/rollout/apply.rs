@@ -139,6 +139,7 @@ impl Deployment {
         {
             *at = deadline;
         }
+        self.rollout.done &= self.wanted.service.job.is_some();
         // A job that was stopped before its end has succeeded in nothing.
         let is_job = self.wanted.service.job.is_some() && self.wanted.service.replicas > 0;
         if is_job && !self.rollout.done && matches!(self.rollout.phase, Phase::Succeeded { .. }) {

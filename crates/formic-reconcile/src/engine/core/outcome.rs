@@ -1,6 +1,7 @@
 //! What became of the desired states that were: so that a way back by hand leads to one that worked, and not again to
 //! the one that the engine has just gone back from.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use formic_plan::{Phase, Rollout};
@@ -26,9 +27,19 @@ impl Core {
         if !rollouts().all(rests) {
             return;
         }
-        let before = self.history.iter().rev().nth(1);
+        let waited: BTreeSet<&String> = rollouts()
+            .filter_map(|rollout| match &rollout.phase {
+                Phase::Pending { needs } => Some(needs),
+                _ => None,
+            })
+            .flatten()
+            .collect();
+        // What was gone back from had what this one has kept of it.
+        let earlier = self.history.iter().rev().skip(1);
+        let before = earlier.clone().find(|state| state.outcome != Some(Outcome::Reverted));
         let failures = self.fleet.deployments.iter().filter(|deployment| failed(&deployment.rollout));
-        let failures = failures.filter(|deployment| brings(present, before, &deployment.wanted.service.name));
+        let counts = |name: &String| waited.contains(name) || brings(present, before, name);
+        let failures = failures.filter(|deployment| counts(&deployment.wanted.service.name));
         let failures: Vec<String> = failures
             .map(|deployment| failure(&deployment.wanted.service.name, &deployment.rollout))
             .collect();
@@ -36,8 +47,12 @@ impl Core {
             return;
         }
         let outcome = if failures.is_empty() { Outcome::Succeeded } else { Outcome::Failed };
-        if present.outcome != Some(outcome) {
-            self.came_to(self.history.len() - 1, outcome, &failures.join("; "));
+        let why = failures.join("; ");
+        if present.outcome != Some(outcome) || present.why != why {
+            if let Some(present) = self.history.back_mut() {
+                Arc::make_mut(present).why.clear();
+            }
+            self.came_to(self.history.len() - 1, outcome, &why);
         }
     }
 

@@ -234,6 +234,26 @@ fn that_the_last_job_is_gone_is_written_with_the_next_turn_if_it_could_not_be() 
 }
 
 #[test]
+fn who_waits_for_a_run_begins_after_it_also_when_the_job_is_stopped() {
+    let web = |revision: &str| Service {
+        revision: Revision::of(&revision.into()),
+        conditions: [("report".to_owned(), formic_spec::Condition::Completed)].into(),
+        ..service("web", 1, &["report"])
+    };
+    let mut world = World::cron(report(Concurrency::Forbid));
+    let lines = world.apply(vec![report(Concurrency::Forbid), web("one")], None).0;
+    assert_eq!(lines, Vec::<String>::new());
+    world.timer(10_000);
+    world.up("report/0");
+    let lines = world.ends("report/0", 0);
+    assert_eq!(lines.last().unwrap(), "spawn web/0");
+    world.up("web/0");
+    let stopped = || Service { replicas: 0, ..report(Concurrency::Forbid) };
+    world.apply(vec![stopped(), web("one")], None).1.unwrap();
+    assert_eq!(world.apply(vec![stopped(), web("two")], None).0, ["spawn web/1"]);
+}
+
+#[test]
 fn a_run_that_ends_while_nobody_knows_what_is_wanted_is_not_had_again() {
     let mut world = World::cron(report(Concurrency::Forbid));
     world.timer(10_000);

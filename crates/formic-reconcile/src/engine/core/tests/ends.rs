@@ -72,6 +72,13 @@ fn a_release_whose_job_failed_has_failed_though_the_rest_of_it_waits() {
     let outcomes: Vec<_> = history.iter().map(|state| state.outcome).collect();
     assert_eq!(outcomes, [Some(formic_state::Outcome::Succeeded), Some(formic_state::Outcome::Failed)]);
     assert_eq!(world.row("web").ready, 1, "what was there goes on");
+    // Nor to one that has it, too, and changes something else.
+    let second = Service { revision: Revision::of(&"again".into()), ..job("mig") };
+    world.apply(vec![second, web("two"), service("order", 1, &[])], None).1.unwrap();
+    world.up("order/0");
+    let (_, history) = world.ask(Command::History);
+    assert_eq!(history[2].outcome, Some(formic_state::Outcome::Failed));
+    assert!(history[2].why.starts_with("mig: "), "{}", history[2].why);
 }
 
 #[test]
