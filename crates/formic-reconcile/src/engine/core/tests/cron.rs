@@ -235,11 +235,7 @@ fn that_the_last_job_is_gone_is_written_with_the_next_turn_if_it_could_not_be() 
 
 #[test]
 fn who_waits_for_a_run_begins_after_it_also_when_the_job_is_stopped() {
-    let web = |revision: &str| Service {
-        revision: Revision::of(&revision.into()),
-        conditions: [("report".to_owned(), formic_spec::Condition::Completed)].into(),
-        ..service("web", 1, &["report"])
-    };
+    let web = |revision| ends::after("report", revision);
     let mut world = World::cron(report(Concurrency::Forbid));
     let lines = world.apply(vec![report(Concurrency::Forbid), web("one")], None).0;
     assert_eq!(lines, Vec::<String>::new());

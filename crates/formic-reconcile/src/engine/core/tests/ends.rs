@@ -16,6 +16,15 @@ pub(super) fn job(name: &str) -> Service {
     service
 }
 
+/// What waits for a job to come to its end.
+pub(super) fn after(job: &str, revision: &str) -> Service {
+    Service {
+        revision: Revision::of(&revision.into()),
+        conditions: [(job.to_owned(), formic_spec::Condition::Completed)].into(),
+        ..service("web", 1, &[job])
+    }
+}
+
 fn why(world: &mut World, name: &str) -> String {
     world.ask(|answer| Command::Why(name.into(), answer)).1.unwrap()
 }
@@ -53,11 +62,7 @@ fn a_job_that_failed_has_failed_and_is_not_said_to_be_tried_again() {
 /// A way back by hand is not to lead to it.
 #[test]
 fn a_release_whose_job_failed_has_failed_though_the_rest_of_it_waits() {
-    let web = |revision: &str| Service {
-        revision: Revision::of(&revision.into()),
-        conditions: [("mig".to_owned(), formic_spec::Condition::Completed)].into(),
-        ..service("web", 1, &["mig"])
-    };
+    let web = |revision| after("mig", revision);
     let mut world = World::new(vec![job("mig"), web("one")]);
     world.up("mig/0");
     world.leader_exits("mig/0", 0);
