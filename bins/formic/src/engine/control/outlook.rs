@@ -92,7 +92,14 @@ fn in_place(
     });
     let mut rows: Vec<_> = rows.collect();
     rows.sort_by_key(|row| row.slot);
-    rows.extend(starts(service, wanted.saturating_sub(live.len()), live));
+    if service.job.is_some() {
+        // One that came to its end is not run again. Which that is the planner knows.
+        let begins = |action: &&Action| matches!(action, Action::Start { .. } | Action::Wait { .. });
+        let begun = preview.plan.actions.iter().filter(begins);
+        rows.extend(begun.filter_map(|action| doing(action, &service.name, live)));
+    } else {
+        rows.extend(starts(service, wanted.saturating_sub(live.len()), live));
+    }
     rows
 }
 
@@ -253,5 +260,21 @@ mod tests {
         let mut wanted = service("web", 2, 2);
         wanted.process = Some(Revision::of(&json!(1)));
         assert!(told(&preview, &[wanted])[1].starts_with("in-place web/0 web-0 takes up"));
+    }
+
+    #[test]
+    fn a_job_that_came_to_its_end_is_not_said_to_start_again() {
+        let job = |revision| Service {
+            job: Some(formic_spec::Job { retries: 0, deadline: None }),
+            process: Some(Revision::of(&json!(1))),
+            ..service("migrate", revision, 1)
+        };
+        let mut preview = preview(vec![job(1)], &[("migrate", Step::InPlace)]);
+        preview.live.clear();
+        assert_eq!(told(&preview, &[job(2)]), Vec::<String>::new());
+        // What the planner starts is told.
+        let wanted = Desired { generation: 1, services: vec![job(2)] };
+        preview.plan = plan(&wanted, &Observed::default(), Time::default());
+        assert_eq!(told(&preview, &[job(2)]), ["start migrate/0  wanted"]);
     }
 }
