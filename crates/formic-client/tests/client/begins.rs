@@ -21,7 +21,7 @@ fn config(timeout: Duration) -> Config {
 /// Asks for streams that nobody says anything of until the first endpoint is out; it was asked so often.
 async fn until_out(pair: &Pair) -> usize {
     let before = pair.echoes[0].calls();
-    within("it to be ejected", async {
+    formic_testing::in_time("it to be ejected", Duration::from_secs(30), async {
         while pair.view().state != State::Ejected {
             if let Err(error) = pair.read().await {
                 assert_eq!(error.code(), Code::DeadlineExceeded, "{error:?}");

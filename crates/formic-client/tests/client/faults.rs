@@ -42,6 +42,8 @@ async fn pair_of(config: Config, mux: bool) -> Pair {
         ends.push((server, relay));
     }
     let (two, one) = (ends.pop().unwrap(), ends.pop().unwrap());
+    // A busy machine may be long over a greeting.
+    let config = Config { connect_timeout: Duration::from_secs(10), ..config };
     let client = Client::new(Arc::new(registry), config);
     Pair { faults, one, two, channel: client.of("echo"), client }
 }
@@ -135,7 +137,7 @@ async fn who_gives_less_time_than_calls_take_has_nobody_ejected() {
     let hash = Some(Hash { key: "x-user".into(), bound: 100.0 });
     let traffic = Traffic { policy: Algorithm::Hash, hash, ..Traffic::default() };
     let pair = pair(Config { traffic, ..Config::default() }).await;
-    pair.faults.calls().always().meet(Fault::Latency(40 * MS));
+    pair.faults.calls().always().meet(Fault::Latency(200 * MS));
     for _ in 0..10 {
         pair.call(SAY, LONG).await.unwrap();
     }

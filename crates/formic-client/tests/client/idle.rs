@@ -16,7 +16,9 @@ use crate::server::*;
 async fn channel(endpoint: &Endpoint) -> (Client, Channel) {
     let registry = Memory::new();
     register_mux(&registry, "one", endpoint).await;
-    let config = Config { transport: Transport::Multiplexed, ..Config::default() };
+    // A process that was started this moment may be long over its first greeting.
+    let connect_timeout = Duration::from_secs(10);
+    let config = Config { transport: Transport::Multiplexed, connect_timeout, ..Config::default() };
     let client = Client::new(std::sync::Arc::new(registry), config);
     let channel = client.of("echo");
     (client, channel)

@@ -32,7 +32,9 @@ impl Travelled {
 fn client(registry: &Memory, transport: Transport) -> (Client, Arc<Travelled>) {
     let travelled = Arc::new(Travelled::default());
     let observer = Some(Arc::clone(&travelled) as Arc<dyn Observer>);
-    let config = Config { transport, observer, ..Config::default() };
+    // A busy machine may be long over a greeting.
+    let config =
+        Config { transport, observer, connect_timeout: Duration::from_secs(10), ..Config::default() };
     (Client::new(Arc::new(registry.clone()), config), travelled)
 }
 

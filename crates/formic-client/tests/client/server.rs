@@ -374,6 +374,8 @@ impl Server {
         let accepting = tokio::spawn(async move {
             // Owned by this task, so that aborting it resets every connection.
             let mut connections = JoinSet::new();
+            // And before that the listener, or who lost a connection would be queued for another.
+            let listener = listener;
             let (open, accepted, drain) = counted;
             loop {
                 macro_rules! serve {

@@ -44,6 +44,8 @@ async fn rig(over: Over) -> Rig {
 }
 
 async fn rig_with(over: Over, mut config: Config) -> Rig {
+    // A busy machine may be long over a greeting.
+    config.connect_timeout = Duration::from_secs(10);
     let echo = Echo::new();
     let name = ServiceName::new("echo").unwrap();
     if over == Over::Grpc {
@@ -243,10 +245,10 @@ async fn the_default_deadline_bounds_a_call(over: Over) {
 }
 
 async fn the_default_deadline_lets_a_stream_live(over: Over) {
-    let rig = rig_with(over, Config { timeout: 700 * MS, ..Config::default() }).await;
+    let rig = rig_with(over, Config { timeout: 1_500 * MS, ..Config::default() }).await;
     let mut stream = rig.channel.call(call_of(TICK, "")).await.unwrap().body.into_stream();
     let began = Instant::now();
-    while began.elapsed() < 900 * MS {
+    while began.elapsed() < 1_700 * MS {
         assert_eq!(next(&mut stream).await.unwrap().unwrap(), "tick");
     }
 }
@@ -254,7 +256,7 @@ async fn the_default_deadline_lets_a_stream_live(over: Over) {
 async fn a_given_deadline_ends_a_stream(over: Over) {
     let rig = rig(over).await;
     let mut call = call_of(TICK, "");
-    call.deadline = Some(Instant::now() + 800 * MS);
+    call.deadline = Some(Instant::now() + 1_500 * MS);
     let mut stream = rig.channel.call(call).await.unwrap().body.into_stream();
     assert_eq!(next(&mut stream).await.unwrap().unwrap(), "tick");
     let error = loop {
@@ -293,12 +295,12 @@ async fn deadline_and_trace_go_down_two_hops(over: Over) {
     *first.echo.next.lock().unwrap() = Some(second.channel.clone());
     let mut call = call_of(RELAY, "");
     call.metadata.insert(TRACEPARENT, "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01").unwrap();
-    call.deadline = Some(Instant::now() + 2_000 * MS);
+    call.deadline = Some(Instant::now() + 60_000 * MS);
     let said = text(first.channel.call(call).await.unwrap());
     assert_eq!((first.echo.calls(), second.echo.calls()), (1, 1));
     let (left, trace) = said.split_once(' ').unwrap();
     let left: u64 = left.parse().unwrap();
-    assert!((500..2_000).contains(&left), "the second hop has {left} ms of 2000, not the default 5000");
+    assert!((10_000..60_000).contains(&left), "the second hop has {left} ms of 60000, not the default 5000");
     assert!(trace.starts_with("00-4bf92f3577b34da6a3ce929d0e0e4736-"), "{trace}");
     assert!(!trace.contains("00f067aa0ba902b7"), "the second hop is a span of its own: {trace}");
 }

@@ -171,13 +171,13 @@ async fn statuses_of_json_are_those_of_connect() {
 
 #[tokio::test]
 async fn deadlines_and_departures_reach_the_service() {
-    let quick = front(|config| config.timeout = Duration::from_secs(1)).await;
+    let quick = front(|config| config.timeout = Duration::from_secs(2)).await;
     let counts = quick.prober.counts();
     let answer = quick.json("/probe.v1.Probe/Say", r#"{"action":"ACTION_HANG"}"#).await;
     assert_eq!(answer.status(), 504, "{}", text(&answer));
     until("the handler to be dropped", || counts.dropped() == 1).await;
     // A stream is not bounded by the default.
-    let slow = Order { millis: 300, ..told(Action::ACTION_WAIT, 5) };
+    let slow = Order { millis: 500, ..told(Action::ACTION_WAIT, 5) };
     let stream = ways(&quick)[0].2.count(slow).await.unwrap().into_message();
     let reports: Vec<_> = within("a slow stream", stream.collect()).await;
     assert!(reports.len() == 5 && reports.iter().all(Result::is_ok), "{reports:?}");

@@ -82,7 +82,7 @@ async fn a_crowd_fills_no_more_than_the_server_has_and_others_are_served() {
     let Endpoint::Tcp(addr) = running.listen(Bound::bind(&any).await.unwrap()) else { unreachable!() };
     running.health().set(Serving::Ready);
     let stranger = ProbeClient::new(multiplexed(addr.into()));
-    let say = |text: String| stranger.say(Order { text, ..Order::default() }).into_future();
+    let say = |text: String| stranger.say(Order { text, ..Order::default() }).timeout(PATIENCE).into_future();
     in_time("a call before", PATIENCE, say("hi".into())).await.unwrap();
 
     let before = resident();

@@ -166,7 +166,7 @@ async fn a_full_server_refuses_calls_and_still_says_that_it_is_well() {
     let probe = ProbeClient::new(server.tcp());
     let counts = server.prober.counts();
     let mut held = tokio::task::JoinSet::new();
-    held.spawn(probe.say(told(Action::ACTION_HANG, 0)).into_future());
+    held.spawn(probe.say(told(Action::ACTION_HANG, 0)).timeout(Duration::from_secs(60)).into_future());
     // A stream takes its place until it ends.
     let stream = probe.count(told(Action::ACTION_HANG, 0)).await.unwrap().into_message();
     until("two calls in flight", || counts.busy() == 2 && server.running.in_flight() == 2).await;

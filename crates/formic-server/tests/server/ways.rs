@@ -15,6 +15,9 @@ use formic_rpc::{Channel, Codec};
 use formic_server::{Bound, Config, Running, Server, Serving};
 use formic_telemetry::Metrics;
 
+/// A busy machine may be long over a greeting.
+const PATIENT: Duration = Duration::from_secs(10);
+
 /// One way to call a server.
 pub(crate) struct Way {
     pub(crate) name: String,
@@ -58,13 +61,14 @@ pub(crate) async fn everywhere(config: Config) -> Everywhere {
 
 /// Our client to one endpoint.
 pub(crate) fn ours(endpoint: Endpoint, protocol: Ours) -> Channel {
-    let config = ClientConfig { protocol, ..ClientConfig::default() };
+    let config = ClientConfig { protocol, connect_timeout: PATIENT, ..ClientConfig::default() };
     Client::new(Arc::new(Memory::new()), config).at(endpoint)
 }
 
 /// Our client to one endpoint, over the multiplexed wire.
 pub(crate) fn multiplexed(endpoint: Endpoint) -> Channel {
-    let config = ClientConfig { transport: Transport::Multiplexed, ..ClientConfig::default() };
+    let transport = Transport::Multiplexed;
+    let config = ClientConfig { transport, connect_timeout: PATIENT, ..ClientConfig::default() };
     Client::new(Arc::new(Memory::new()), config).at(endpoint)
 }
 

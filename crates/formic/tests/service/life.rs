@@ -82,7 +82,8 @@ async fn hooks_run_in_order_around_everything_else() {
     formic_testing::wait_until("the call", PATIENCE, || counts.busy() == 1).await;
     let began = Instant::now();
     run.stop().await.unwrap();
-    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    // The grace, which is thirty, is not waited out.
+    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
     call.await.unwrap().unwrap();
     let diary = diary.read();
     assert_eq!(diary[diary.len() - 3..], ["task done", "stop 1", "stop 2"], "{diary:?}");
@@ -187,7 +188,7 @@ async fn nothing_outlives_its_bound() {
     let began = Instant::now();
     let failure = run.stop().await.unwrap_err();
     // The grace, then a second each for tasks and hooks.
-    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(12), "{:?}", began.elapsed());
     assert!(failure.to_string().contains("outlived the grace"), "{failure}");
     let error = within("the caller to hear of it", call).await.unwrap().unwrap_err();
     assert_eq!(error.code(), Code::Unavailable);

@@ -37,7 +37,7 @@ pub(crate) fn registry() -> DynRegistry {
 pub(crate) fn service(registry: &DynRegistry) -> Service {
     Service::embedded_with(name("probe"), Arc::clone(registry), |settings| {
         settings.drain.propagation = Duration::from_millis(10);
-        settings.drain.grace = Duration::from_secs(3);
+        settings.drain.grace = Duration::from_secs(30);
     })
 }
 

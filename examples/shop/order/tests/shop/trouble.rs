@@ -64,10 +64,11 @@ async fn an_order_outlives_its_call_and_waits_for_a_service() {
     let customer = world.shopper().await;
     world.network.remove("shipping");
     let call = world.order.place(request("k1", GOOD_CARD)).metadata("authorization", &customer.authorization);
-    let error = call.timeout(Duration::from_secs(2)).await.unwrap_err();
+    let error = call.timeout(Duration::from_secs(4)).await.unwrap_err();
     assert_eq!((error.code(), reason(&error).as_str()), (Code::DeadlineExceeded, "ORDER_PENDING"));
     let id = order_id(&error);
-    assert_eq!(world.get(&customer, &id).await.state, OrderState::Paid);
+    let paid = || async { (world.get(&customer, &id).await.state == OrderState::Paid).then_some(()) };
+    wait_for("the order to be paid", PATIENCE, paid).await;
 
     world.start_shipping(shop_shipping::Config::default());
     assert_eq!(world.settled(&customer, &id).await, OrderState::Confirmed);
@@ -100,7 +101,8 @@ async fn an_order_that_waits_can_be_called_off() {
 
 #[tokio::test]
 async fn a_payment_that_is_never_heard_of_is_voided_in_advance() {
-    let config = Config { step_timeout_ms: 200, give_up_after_ms: 300, ..quick() };
+    // More than a slow disk takes for a step, and for a first try of each.
+    let config = Config { step_timeout_ms: 2_000, give_up_after_ms: 300, ..quick() };
     let slow = shop_payment::Config { slow_card_delay_ms: 600_000, ..Default::default() };
     let world = World::with(config, shop_shipping::Config::default(), slow).await;
     let customer = world.shopper().await;
