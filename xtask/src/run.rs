@@ -189,10 +189,11 @@ mod tests {
     #[test]
     fn a_step_that_hangs_is_killed_with_what_it_started() {
         let mut pid = String::new();
-        let limit = Duration::from_millis(300);
+        let limit = Duration::from_secs(2);
         let mut command = shell("sleep 600 & echo $!; wait");
         let ending = stream_within(&mut command, limit, |line| line.clone_into(&mut pid)).unwrap();
         assert_eq!(ending, Ending::TimedOut(limit));
+        assert!(!pid.is_empty(), "it never began");
         // `kill -0` asks whether the process is there. It may be a zombie for a moment until its new parent reaps it.
         let gone = (0..50).any(|_| {
             std::thread::sleep(Duration::from_millis(20));

@@ -53,6 +53,8 @@ async fn a_series_has_a_file_for_each_connection_and_none_for_none() {
     for round in 1..=2 {
         let mut with = with();
         with.capture = Some(Recording::Series(Arc::clone(&series)));
+        // Nor is a machine that sleeps over a call to be asked whether it lives.
+        with.ping = std::time::Duration::from_secs(60);
         let rig = rig_with(Limits::default(), with).await;
         for _ in 0..round {
             say(&rig.sender, "/t.Echo/Say", Bytes::from(vec![b'a'; 1500])).await.unwrap();

@@ -246,9 +246,9 @@ mod tests {
         let (ready, seen) = asked(vec![known], false, LIMIT).await;
         assert_eq!((ready, seen.unwrap()), (Ok(()), 0));
         let endless = b"HTTP/1.1 200 OK\r\n\r\nabc".to_vec();
-        assert_eq!(asked(vec![endless], false, Duration::from_millis(200)).await.0, Ok(()));
+        assert_eq!(asked(vec![endless], false, Duration::from_secs(1)).await.0, Ok(()));
         let endless_head = b"HTTP/1.1 200 OK\r\nServer: x\r\n".to_vec();
-        let asked_in_vain = asked(vec![endless_head.clone()], false, Duration::from_millis(200)).await.0;
+        let asked_in_vain = asked(vec![endless_head.clone()], false, Duration::from_secs(1)).await.0;
         assert_eq!(asked_in_vain, Err("HTTP 200, and the head of the answer has no end".into()));
         assert_eq!(asked(vec![endless_head], true, LIMIT).await.0, Ok(()), "a short answer, and its end");
         let failed = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n".to_vec();

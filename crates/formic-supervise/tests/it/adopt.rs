@@ -217,7 +217,9 @@ async fn a_session_is_proven_by_those_who_were_seen_in_it() {
     for (seen, what) in [(true, "seen"), (false, "unseen")] {
         let scene = Scene::new("adopt-session");
         // A child without a mark, in the session alone.
-        let script = "env -i /bin/sleep 60 & sleep 0.2; echo $!; exec sleep 60";
+        let script = "env -i /bin/sleep 60 & child=$!; \
+                      until grep -qa ^/bin/sleep /proc/$child/cmdline; do sleep 0.05; done; \
+                      echo $child; exec sleep 60";
         // A cgroup would prove it.
         let pid = left_behind_by("engine-without-cgroups", &scene, script).await;
         let child: u32 = fs::read_to_string(scene.run_dir().join("out.log")).unwrap().trim().parse().unwrap();

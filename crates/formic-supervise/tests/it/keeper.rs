@@ -354,7 +354,10 @@ async fn a_service_manager_is_told_and_keeps_the_sockets() {
         let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
         let mut control = rustix::net::RecvAncillaryBuffer::new(&mut space);
         let mut into = [std::io::IoSliceMut::new(&mut bytes)];
-        let got = rustix::net::recvmsg(&manager, &mut into, &mut control, rustix::net::RecvFlags::empty());
+        // A child's end interrupts a wait with a timeout, too.
+        let got = rustix::io::retry_on_intr(|| {
+            rustix::net::recvmsg(&manager, &mut into, &mut control, rustix::net::RecvFlags::empty())
+        });
         let length = got.unwrap().bytes;
         let mut fds = Vec::new();
         for message in control.drain() {
