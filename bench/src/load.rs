@@ -163,7 +163,7 @@ mod tests {
 
     #[tokio::test]
     async fn calls_errors_and_latencies_are_counted() {
-        let (warm_up, measured) = (Duration::from_millis(50), Duration::from_millis(300));
+        let (warm_up, measured) = (Duration::from_millis(50), Duration::from_millis(1_500));
         let plan = Plan { callers: 4, warm_up, measured };
         let line = run(plan, |_| Every(10, 0)).await.expect("no caller breaks");
         let value: serde_json::Value = serde_json::from_str(&line).expect("JSON");
@@ -172,7 +172,7 @@ mod tests {
         assert!(number("errors") >= 4.0, "{line}");
         assert_eq!(value["first_error"], "a \"bad\" one");
         assert!(number("p50_us") >= 1000.0 && number("p99_us") >= number("p50_us"), "{line}");
-        assert!((number("rps") - number("calls") / 0.3).abs() < 1.0, "{line}");
+        assert!((number("rps") - number("calls") / 1.5).abs() < 1.0, "{line}");
     }
 
     #[test]

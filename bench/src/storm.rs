@@ -126,7 +126,11 @@ impl Begun {
     pub async fn begin(upstream: SocketAddr, plan: Plan, cuts: bool) -> Result<Self, String> {
         let (relay, at) =
             relay::Relay::start(upstream, plan.seed, cuts).await.map_err(|error| error.to_string())?;
-        let config = Config { transport: Transport::Multiplexed, ..Config::default() };
+        let mut config = Config { transport: Transport::Multiplexed, ..Config::default() };
+        if !cuts {
+            // Nobody falls silent here but by a slow machine, which must not be taken for a server of HTTP alone.
+            config.connect_timeout = Duration::from_secs(10);
+        }
         let channel = Client::without_registry(config).at(at.into());
         greet(&channel).await?;
         Ok(Self { plan, relay, channel })
