@@ -40,6 +40,13 @@ fn addresses(app: &App) -> BTreeSet<String> {
     instances.filter_map(|i| i["address"].as_str()).filter(|a| !a.is_empty()).map(Into::into).collect()
 }
 
+/// They are registered a moment after each is ready.
+fn all_addresses(app: &App, expected: usize) -> BTreeSet<String> {
+    wait_for(&format!("{expected} addresses"), SOON, || {
+        Some(addresses(app)).filter(|all| all.len() == expected)
+    })
+}
+
 #[test]
 fn replicas_of_a_program_have_ports_of_their_own_and_roll_beside_themselves() {
     if let Err(absent) = program("python3", "--version") {
@@ -52,8 +59,7 @@ fn replicas_of_a_program_have_ports_of_their_own_and_roll_beside_themselves() {
     let mut app = App::start(&manifest("ready = \"http\", path = \"/\""));
     let get = || app.gateway().send("GET", "/", &[], b"").unwrap();
     wait_until("the route", SOON, || get().status == 200);
-    let before = addresses(&app);
-    assert_eq!(before.len(), 2, "{before:?}");
+    let before = all_addresses(&app, 2);
     let seen: BTreeSet<String> = (0..40).map(|_| get().text()).collect();
     assert_eq!(seen.len(), 2, "both are called: {seen:?}");
     for text in &seen {
@@ -63,7 +69,7 @@ fn replicas_of_a_program_have_ports_of_their_own_and_roll_beside_themselves() {
 
     // Scaled by command, and rolled with an instance more than are wanted: no request fails.
     app.formic(&["scale", "web=3", "--wait"]).says(0, &[]);
-    assert_eq!(addresses(&app).len(), 3);
+    all_addresses(&app, 3);
     // As it is there, with the gateway where it is.
     let file = app.folder().join("formic.toml");
     let text = std::fs::read_to_string(&file).unwrap().replace("\"one\"", "\"two\"");
@@ -92,7 +98,7 @@ fn a_line_or_a_command_says_that_a_program_is_ready() {
     let exec = format!("ready = \"exec\", command = [\"python3\", \"-c\", {check:?}], timeout = \"10s\"");
     for health in ["ready = \"log\", line = \"listening on\"", &exec] {
         let mut app = App::start(&manifest(health));
-        assert_eq!(addresses(&app).len(), 2);
+        all_addresses(&app, 2);
         app.stop();
     }
     // What is never written, or never succeeds, is never ready, and its end is told.
@@ -123,7 +129,7 @@ fn a_port_that_is_taken_is_another_one_the_next_time() {
     let program = format!(
         "import os,socket,sys\n\
          if not os.path.exists('first'):\n    open('first','w').write(os.environ['PORT'])\n    \
-         s=socket.socket(); s.bind(('127.0.0.1',int(os.environ['PORT']))); s.listen()\n    \
+         s=socket.socket(); s.bind(('127.0.0.1',int(os.environ['PORT'])))\n    \
          socket.socket().bind(('127.0.0.1',int(os.environ['PORT'])))\n{PROGRAM}"
     );
     let manifest = manifest("ready = \"tcp\"").set("service.web", "replicas", "1").set(

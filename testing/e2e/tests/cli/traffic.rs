@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use formic_e2e::{
-    App, Customer, Manifest, Order, Over, Signal, build_folder, signal, wait_child, wait_for, wait_same,
-    wait_until,
+    App, Customer, Ended, Manifest, Order, Over, Signal, build_folder, signal, wait_child, wait_for,
+    wait_same, wait_until,
 };
 use serde_json::{Value, json};
 
@@ -25,6 +25,14 @@ fn at_gateway(app: &App, service: &str) -> Option<Value> {
     let seen = traffic(app, service);
     let callers = seen["callers"].as_array().unwrap().clone();
     callers.into_iter().find(|caller| caller["caller"]["service"] == "gateway")
+}
+
+/// The same as people see it. A gateway that is slow to answer is left out of one picture, and is in the next.
+fn from_gateway(app: &App) -> Ended {
+    wait_for("the gateway's picture", SOON, || {
+        let shown = app.formic(&["traffic", "product", "--from", "gateway"]);
+        (shown.code == Some(0)).then_some(shown)
+    })
 }
 
 fn search(app: &App) -> u16 {
@@ -246,8 +254,7 @@ fn what_does_not_apply_falls_back_as_stated_and_is_shown() {
     ] {
         assert!(notes.contains(note), "{note} in {notes}");
     }
-    let shown = app.formic(&["traffic", "product", "--from", "gateway"]);
-    shown.says(0, &[]);
+    let shown = from_gateway(&app);
     for part in ["rules canary, far", "note: rule \"canary\"", "ready", "budget: "] {
         assert!(shown.stdout.contains(part), "{part} in {}", shown.stdout);
     }
@@ -299,16 +306,17 @@ fn an_instance_that_hangs_is_shown_ejected_with_its_evidence_and_let_in_by_hand(
     });
     assert!(out["reason"].as_str().unwrap().contains("calls failed"), "{out}");
     assert_ne!(out["probe_in"].as_str().unwrap(), "", "{out}");
-    let shown = app.formic(&["traffic", "product", "--from", "gateway"]);
+    let shown = from_gateway(&app);
     assert!(shown.stdout.contains("calls failed") && shown.stdout.contains("probed in"), "{}", shown.stdout);
     // Nobody meets it any more, and none of these calls is in such a hurry.
     for _ in 0..10 {
         assert_eq!(search(&app), 200);
     }
     assert!(signal(pid, Signal::CONT));
-    let reset = app.formic(&["traffic", "product", "--reset", id]);
-    reset.says(0, &[]);
-    assert!(reset.stdout.contains("counts again with gateway"), "{}", reset.stdout);
+    wait_until("it to count again with the gateway", SOON, || {
+        let reset = app.formic(&["traffic", "product", "--reset", id]);
+        reset.code == Some(0) && reset.stdout.contains("counts again with gateway")
+    });
     wait_until("it to get calls again", SOON, || {
         assert_eq!(search(&app), 200);
         let seen = at_gateway(&app, "product").and_then(|seen| of_hung(&seen));
@@ -365,7 +373,9 @@ fn who_does_not_answer_is_named_and_what_is_unknown_is_refused() {
     });
     for name in ["instance", "endpoint"] {
         let name = endpoint[name].as_str().unwrap();
-        app.formic(&["traffic", "product", "--reset", name]).says(0, &[]);
+        wait_until("it to be known still", SOON, || {
+            app.formic(&["traffic", "product", "--reset", name]).code == Some(0)
+        });
     }
     // It is asked from the moment at which it has said that it can be.
     let knows_user = || app.formic(&["traffic", "product", "--from", "user"]).code == Some(0);

@@ -185,8 +185,8 @@ fn is_failure(state: ServiceState) -> bool {
     matches!(state, ServiceState::Backoff | ServiceState::CrashLooping | ServiceState::Failed)
 }
 
-/// Finding an example to try must not hold up anything.
-const PATIENCE: Duration = Duration::from_millis(500);
+/// Finding an example to try must not hold up anything for long; services that have just begun may be slow to tell.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// A call that works as it is: an exposed method without effects, best one that searches.
 async fn example(registry: &DynRegistry, control: &Control) -> Option<(String, String)> {
