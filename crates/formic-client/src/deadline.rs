@@ -1,7 +1,7 @@
 //! Deadlines: every call has one, and it is kept here however the call travels.
 
 use std::future::Future;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -70,7 +70,9 @@ impl Deadline {
         // A call to an endpoint that is down fails without a wait. Whoever asks again and again would have its thread for itself,
         // and no timer on it, the deadlines of other calls among them, would be looked at.
         consume_budget().await;
-        let mut answer = timeout_at(self.until, call()).await.map_err(late)??;
+        // Pinned where it is made, or it would be moved into the timeout first.
+        let call = pin!(call());
+        let mut answer = timeout_at(self.until, call).await.map_err(late)??;
         if self.stream
             && let Body::Stream(stream) = answer.body
         {

@@ -260,7 +260,7 @@ impl Service {
         let since = now.saturating_duration_since(self.source.origin);
         match self.state.pick(since, call, course, &self.hedging) {
             Some(picked) => Ok(picked),
-            None => self.wait(call, course).await,
+            None => Box::pin(self.wait(call, course)).await,
         }
     }
 

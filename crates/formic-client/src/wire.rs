@@ -52,7 +52,8 @@ pub(crate) async fn call(
         Sender::Http(sender) => sender,
         Sender::Mux(sender) => return mux::call(sender, remote, outgoing, attempt, now).await,
     };
-    http(sender, remote, outgoing, attempt).await
+    // In a box, for its room would be moved about with each call over the other wire.
+    Box::pin(http(sender, remote, outgoing, attempt)).await
 }
 
 /// The same over HTTP/2.

@@ -11,6 +11,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use formic_core::Error;
 use futures::Stream;
+use pin_project_lite::pin_project;
 
 /// What stands before each message of a run that holds several: three bytes of length, highest first, which counts the last of
 /// these bytes too; the number 3; five bytes that are 0. So they are laid out as the multiplexed wire has them, which only has to
@@ -161,15 +162,21 @@ pub trait Runs {
 /// Whoever has to see each of them reads it as a stream of messages and makes a stream of its own of them, by
 /// [`new`](Self::new): from there on each message goes on alone. What has nothing to do with single messages reads
 /// [runs](Self::poll_run) and gives [runs](Self::of_runs).
-pub struct ByteStream {
-    source: Source,
-    /// What was not taken of the last run.
-    rest: Run,
-}
+pub struct ByteStream(Source);
 
 enum Source {
     Messages(Pin<Box<dyn Stream<Item = Result<Bytes, Error>> + Send>>),
-    Runs(Pin<Box<dyn Runs + Send>>),
+    Runs(Pin<Box<Rested<dyn Runs + Send>>>),
+}
+
+pin_project! {
+    /// Runs with what was not taken of the last one, which stands here because each call and each answer, of one message
+    /// too, has the size of a stream.
+    struct Rested<R: ?Sized> {
+        rest: Run,
+        #[pin]
+        runs: R,
+    }
 }
 
 impl std::fmt::Debug for ByteStream {
@@ -181,24 +188,27 @@ impl std::fmt::Debug for ByteStream {
 impl ByteStream {
     /// Each message of a stream on its own.
     pub fn new(messages: impl Stream<Item = Result<Bytes, Error>> + Send + 'static) -> Self {
-        Self { source: Source::Messages(Box::pin(messages)), rest: Run::default() }
+        Self(Source::Messages(Box::pin(messages)))
     }
 
     /// A stream of runs.
     pub fn of_runs(runs: impl Runs + Send + 'static) -> Self {
-        Self { source: Source::Runs(Box::pin(runs)), rest: Run::default() }
+        Self(Source::Runs(Box::pin(Rested { rest: Run::default(), runs })))
     }
 
     /// The next messages; see [`Runs::poll_run`].
     pub fn poll_run(&mut self, cx: &mut Context<'_>, most: usize) -> Poll<Option<Result<Run, Error>>> {
-        if !self.rest.is_empty() {
-            return Poll::Ready(Some(Ok(std::mem::take(&mut self.rest))));
-        }
-        match &mut self.source {
+        match &mut self.0 {
             Source::Messages(messages) => {
                 messages.as_mut().poll_next(cx).map(|next| next.map(|message| message.map(Run::from)))
             }
-            Source::Runs(runs) => runs.as_mut().poll_run(cx, most),
+            Source::Runs(runs) => {
+                let this = runs.as_mut().project();
+                if this.rest.is_empty() {
+                    return this.runs.poll_run(cx, most);
+                }
+                Poll::Ready(Some(Ok(std::mem::take(this.rest))))
+            }
         }
     }
 }
@@ -207,18 +217,18 @@ impl Stream for ByteStream {
     type Item = Result<Bytes, Error>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let this = &mut *self;
+        let mut this = match &mut self.0 {
+            Source::Messages(messages) => return messages.as_mut().poll_next(cx),
+            Source::Runs(runs) => runs.as_mut().project(),
+        };
         loop {
             if let Some(message) = this.rest.next() {
                 return Poll::Ready(Some(Ok(message)));
             }
-            match &mut this.source {
-                Source::Messages(messages) => return messages.as_mut().poll_next(cx),
-                Source::Runs(runs) => match ready!(runs.as_mut().poll_run(cx, 1)) {
-                    Some(Ok(run)) => this.rest = run,
-                    Some(Err(error)) => return Poll::Ready(Some(Err(error))),
-                    None => return Poll::Ready(None),
-                },
+            match ready!(this.runs.as_mut().poll_run(cx, 1)) {
+                Some(Ok(run)) => *this.rest = run,
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => return Poll::Ready(None),
             }
         }
     }
