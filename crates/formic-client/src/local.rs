@@ -40,9 +40,7 @@ pub(crate) async fn call(
     // What the caller's layers told each other is not the handler's business, as it would not be over a
     // network.
     call.extensions = http::Extensions::new();
-    if let Some(trace) = trace {
-        call.extensions.insert(trace);
-    }
+    call.trace = trace;
     call.peer = Some(Peer(PEER.into()));
     if let Body::Stream(stream) = call.body {
         call.body = Body::Stream(ByteStream::of_runs(Unhurried(stream)));

@@ -8,7 +8,7 @@ use formic_core::{Error, Metadata, Method};
 use futures::Stream;
 use tokio::time::Instant;
 
-use crate::{ByteStream, Drain};
+use crate::{ByteStream, Drain, TraceContext};
 
 /// How messages are encoded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -83,6 +83,10 @@ pub struct Call {
     pub peer: Option<Peer>,
     /// The news that the server goes away, if a server answers it.
     pub drain: Option<Drain>,
+    /// The trace that a call which has arrived is part of, as soon as somebody knows: a transport may have a field for it, and
+    /// a server settles it for its handler. Whoever sends a call says it in the metadata, or in its
+    /// [scope](crate::context::Scope).
+    pub trace: Option<TraceContext>,
     /// What layers of this process hand on to each other.
     pub extensions: http::Extensions,
     /// The request.
@@ -100,6 +104,7 @@ impl Call {
             deadline: None,
             peer: None,
             drain: None,
+            trace: None,
             extensions: http::Extensions::new(),
             body,
         }

@@ -19,6 +19,7 @@ pub struct Context {
     deadline: Option<Instant>,
     peer: Option<Peer>,
     drain: Option<Drain>,
+    trace: Option<TraceContext>,
     extensions: http::Extensions,
 }
 
@@ -33,6 +34,7 @@ impl Context {
             deadline: call.deadline,
             peer: call.peer,
             drain: call.drain,
+            trace: call.trace,
             extensions: call.extensions,
         };
         (context, call.codec, call.body)
@@ -96,7 +98,7 @@ impl Context {
     /// The trace that the call is part of.
     #[must_use]
     pub fn trace(&self) -> Option<TraceContext> {
-        self.extensions.get::<TraceContext>().copied()
+        self.trace
     }
 
     /// What interceptors of this process left for the handler.

@@ -16,10 +16,13 @@ const FACTOR: u64 = 0xf135_7aea_2e62_a9c5;
 
 impl Hasher for NameHasher {
     fn write(&mut self, bytes: &[u8]) {
-        for chunk in bytes.chunks(8) {
+        let mut add = |word| self.0 = (self.0.rotate_left(5) ^ u64::from_le_bytes(word)).wrapping_mul(FACTOR);
+        let (words, rest) = bytes.as_chunks();
+        words.iter().copied().for_each(&mut add);
+        if !rest.is_empty() {
             let mut word = [0; 8];
-            word[..chunk.len()].copy_from_slice(chunk);
-            self.0 = (self.0.rotate_left(5) ^ u64::from_le_bytes(word)).wrapping_mul(FACTOR);
+            word[..rest.len()].copy_from_slice(rest);
+            add(word);
         }
     }
 

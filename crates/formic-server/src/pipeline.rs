@@ -174,7 +174,7 @@ fn trace_of(call: &Call) -> TraceContext {
     let random = || fastrand::u64(1..);
     let header = || call.metadata.as_headers().get(TRACEPARENT_NAME)?.to_str().ok()?.parse().ok();
     // Some transports have a field for it instead of a header.
-    match call.extensions.get::<TraceContext>().copied().or_else(header) {
+    match call.trace.or_else(header) {
         Some(parent) => parent.child(random()),
         None => TraceContext { trace_id: fastrand::u128(1..), span_id: random(), sampled: false },
     }
@@ -241,7 +241,7 @@ impl Handle for Pipeline {
             }
         };
         let trace = trace_of(&call);
-        call.extensions.insert(trace);
+        call.trace = Some(trace);
         call.drain = Some(self.leave.drain().clone());
         let leave = Arc::clone(&self.leave);
         let retried = call.metadata.as_headers().contains_key(ATTEMPT_NAME);

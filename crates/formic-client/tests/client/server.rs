@@ -213,7 +213,7 @@ impl Handle for Service {
 /// The trace that a call brings: as a header, or in a field that the transport has for it.
 fn trace_of(call: &Call) -> Option<TraceContext> {
     let header = || call.metadata.get(TRACEPARENT)?.parse().ok();
-    call.extensions.get::<TraceContext>().copied().or_else(header)
+    call.trace.or_else(header)
 }
 
 /// What a server does around its handlers, as far as callers depend on it.

@@ -234,9 +234,7 @@ impl Calls {
         };
         call.metadata = Metadata::from(request.metadata);
         // Not as a header, which this wire has not: to make one, and to read it again, costs more than the rest of a call.
-        if let Some(trace) = request.trace {
-            call.extensions.insert(trace);
-        }
+        call.trace = request.trace;
         if let Some(attempt) = request.attempt {
             call.metadata.as_headers_mut().insert(ATTEMPT, HeaderValue::from(u16::from(attempt)));
         }
