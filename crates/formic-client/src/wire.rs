@@ -67,7 +67,7 @@ pub(crate) async fn http(
     if outgoing.method.kind == Kind::Unary && unary::is_plain(remote, outgoing) {
         return unary::call(sender, remote, outgoing, attempt).await;
     }
-    // In a box, for it is far larger than the short way, whose room every call has.
+    // In a box, for it is far larger than the short way.
     Box::pin(through_connectrpc(sender, remote, outgoing, attempt)).await
 }
 

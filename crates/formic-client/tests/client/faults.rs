@@ -54,6 +54,13 @@ fn in_turn() -> Config {
     Config { traffic, ..Config::default() }
 }
 
+/// All calls of a user meet one of the two.
+async fn pair_by_user() -> Pair {
+    let hash = Some(Hash { key: "x-user".into(), bound: 100.0 });
+    let traffic = Traffic { policy: Algorithm::Hash, hash, ..Traffic::default() };
+    pair(Config { traffic, ..Config::default() }).await
+}
+
 impl Pair {
     async fn call(&self, method: formic_core::Method, within: Duration) -> Result<String, Error> {
         let mut call = call_of(method, "hi");
@@ -134,9 +141,7 @@ async fn an_instance_out_of_reach_costs_time_and_comes_back() {
 /// Whoever may choose deadlines could have healthy instances ejected otherwise.
 #[tokio::test]
 async fn who_gives_less_time_than_calls_take_has_nobody_ejected() {
-    let hash = Some(Hash { key: "x-user".into(), bound: 100.0 });
-    let traffic = Traffic { policy: Algorithm::Hash, hash, ..Traffic::default() };
-    let pair = pair(Config { traffic, ..Config::default() }).await;
+    let pair = pair_by_user().await;
     pair.faults.calls().always().meet(Fault::Latency(200 * MS));
     for _ in 0..10 {
         pair.call(SAY, LONG).await.unwrap();
@@ -149,7 +154,12 @@ async fn who_gives_less_time_than_calls_take_has_nobody_ejected() {
         assert_eq!(pair.channel.call(call).await.unwrap_err().code(), Code::DeadlineExceeded);
     }
     assert!(!pair.ejected(), "{:?}", pair.client.traffic(&ServiceName::new("echo").unwrap()));
-    // Nor has who sends nothing himself, until his time is over.
+    // Nor has who sends nothing himself, until his time is over, which would be enough for others.
+    let pair = pair_by_user().await;
+    pair.faults.calls().always().meet(Fault::Latency(40 * MS));
+    for _ in 0..10 {
+        pair.call(SAY, LONG).await.unwrap();
+    }
     for method in [[COLLECT; 8], [CHAT; 8]].into_iter().flatten() {
         let mut call = stream_call(method, Streaming::new(futures::stream::pending()));
         call.metadata.insert("x-user", "ada").unwrap();

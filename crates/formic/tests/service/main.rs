@@ -33,7 +33,7 @@ pub(crate) fn registry() -> DynRegistry {
     Arc::new(Memory::new())
 }
 
-/// A service with a drain that is short.
+/// A service that does not wait before it drains, with a grace that no test waits out.
 pub(crate) fn service(registry: &DynRegistry) -> Service {
     Service::embedded_with(name("probe"), Arc::clone(registry), |settings| {
         settings.drain.propagation = Duration::from_millis(10);

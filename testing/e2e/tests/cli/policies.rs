@@ -127,6 +127,8 @@ fn under_load(transport: &str, taken: &str) {
     assert!(before.iter().all(|&count| count > 0), "round robin leaves nobody out: {before:?}");
 
     let (stop, asked) = (AtomicBool::new(false), AtomicU32::new(0));
+    // How often the policy has changed, and how many streams were open while it did.
+    let (changes, across) = (AtomicU32::new(0), AtomicU32::new(0));
     let failed: Vec<String> = std::thread::scope(|scope| {
         let over = Over::at_the_end(&stop);
         let mut callers = Vec::new();
@@ -144,11 +146,13 @@ fn under_load(transport: &str, taken: &str) {
         }
         // These are open when the policy changes, and go on.
         for _ in 0..4 {
-            let gateway = &gateway;
+            let (gateway, changes, across) = (&gateway, &changes, &across);
             callers.push(scope.spawn(move || {
                 let mut failed = Vec::new();
                 while on() {
+                    let before = changes.load(Ordering::SeqCst);
                     failed.extend(stream(gateway, Ask::Count(50, 200)).err());
+                    across.fetch_add(changes.load(Ordering::SeqCst) - before, Ordering::SeqCst);
                 }
                 failed
             }));
@@ -164,13 +168,18 @@ fn under_load(transport: &str, taken: &str) {
         enough();
         long();
         follow(&app, "policy", "\"least_request\"", &json!("least_request"));
+        changes.fetch_add(1, Ordering::SeqCst);
         enough();
         long();
         follow(&app, "subset", "1", &json!(1));
+        changes.fetch_add(1, Ordering::SeqCst);
         enough();
         drop(over);
         callers.into_iter().flat_map(|caller| caller.join().unwrap()).collect()
     });
+    // Each of the four has one open at each change, or opens one at that very moment.
+    let across = across.into_inner();
+    assert!((4..=8).contains(&across), "{transport}: {across} streams were open while the policy changed");
     let asked = asked.load(Ordering::Relaxed);
     assert!(failed.is_empty(), "{transport}: {} of {asked} failed, such as {:?}", failed.len(), failed[0]);
     assert_eq!(spread(&app), [0, 0, 6], "{transport}: a stream follows the policy of now, as any call does");

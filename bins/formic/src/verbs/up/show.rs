@@ -186,7 +186,7 @@ fn is_failure(state: ServiceState) -> bool {
 }
 
 /// Finding an example to try must not hold up anything for long; services that have just begun may be slow to tell.
-const PATIENCE: Duration = Duration::from_secs(3);
+const PATIENCE: Duration = Duration::from_millis(1500);
 
 /// A call that works as it is: an exposed method without effects, best one that searches.
 async fn example(registry: &DynRegistry, control: &Control) -> Option<(String, String)> {
