@@ -5,6 +5,7 @@ mod begins;
 mod faults;
 mod greeting;
 mod haste;
+mod hedges;
 mod idle;
 mod mux;
 mod picks;
