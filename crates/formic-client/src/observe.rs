@@ -31,13 +31,14 @@ pub trait Observer: Send + Sync + 'static {
 /// Requests, errors, latency and calls in flight, per method, as `/metrics` shows them.
 impl Observer for Metrics {
     fn on_start(&self, _service: &str, method: &Method) {
-        self.method(Side::Client, method.path()).began();
+        self.with_method(Side::Client, method.path(), |method| method.began());
     }
 
     fn on_call(&self, report: &Report<'_>) {
-        let method = self.method(Side::Client, report.method.path());
-        method.ended(report.code, report.duration);
-        method.travelled(report.service, report.transport);
+        self.with_method(Side::Client, report.method.path(), |method| {
+            method.ended(report.code, report.duration);
+            method.travelled(report.service, report.transport);
+        });
     }
 
     fn on_happening(&self, service: &str, what: Happening) {

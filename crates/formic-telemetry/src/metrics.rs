@@ -3,12 +3,13 @@
 //! A method's handles are made once and kept, so that a call costs a few atomics and no formatting.
 //! Only methods that exist get series of their own: a caller cannot make new ones by guessing.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use formic_core::{Code, Error};
+use formic_rpc::table::Table;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{EncodeLabel, EncodeLabelSet, LabelSetEncoder};
 use prometheus_client::metrics::counter::Counter;
@@ -94,7 +95,8 @@ impl Families {
 #[derive(Clone)]
 pub struct Metrics(Arc<Inner>);
 
-type Methods = RwLock<HashMap<String, Arc<MethodMetrics>>>;
+/// Replaced when a method is added, so that to look one up writes to no memory that threads share.
+type Methods = ArcSwap<Table<Arc<MethodMetrics>>>;
 
 struct Inner {
     registry: RwLock<Registry>,
@@ -135,7 +137,7 @@ impl Metrics {
         let mut registry = Registry::with_prefix("formic");
         let server = Families::new(&mut registry, Side::Server);
         let client = Families::new(&mut registry, Side::Client);
-        let (server_methods, client_methods) = (RwLock::default(), RwLock::default());
+        let (server_methods, client_methods) = (Methods::default(), Methods::default());
         let travelled = Arc::new(Travelled::register(&mut registry));
         let traffic = traffic::Families::register(&mut registry);
         let arrived = Arrivals::register(&mut registry);
@@ -180,14 +182,27 @@ impl Metrics {
     /// The handles of a method, `/package.Service/Method`. Call it with methods that exist only.
     #[must_use]
     pub fn method(&self, side: Side, path: &str) -> Arc<MethodMetrics> {
-        let (families, methods) = match side {
+        self.with_method(side, path, Arc::clone)
+    }
+
+    /// The same for a moment: clients ask twice a call, from all threads, and so do not count who has the handles.
+    pub fn with_method<R>(&self, side: Side, path: &str, then: impl FnOnce(&Arc<MethodMetrics>) -> R) -> R {
+        let methods = self.families(side).1;
+        match methods.load().get(path) {
+            Some(found) => then(found),
+            None => then(&self.add(side, path)),
+        }
+    }
+
+    fn families(&self, side: Side) -> (&Families, &Methods) {
+        match side {
             Side::Server => (&self.0.server, &self.0.server_methods),
             Side::Client => (&self.0.client, &self.0.client_methods),
-        };
-        // Clients ask once a call, so nothing is allocated to look.
-        if let Some(found) = methods.read().unwrap_or_else(PoisonError::into_inner).get(path) {
-            return Arc::clone(found);
         }
+    }
+
+    fn add(&self, side: Side, path: &str) -> Arc<MethodMetrics> {
+        let (families, methods) = self.families(side);
         let (service, method) = formic_core::method::split(path);
         let labels = MethodLabels { service: service.into(), method: method.into(), code: None };
         let metrics = Arc::new(MethodMetrics {
@@ -199,8 +214,14 @@ impl Metrics {
             first: First::default(),
             labels,
         });
-        let mut methods = methods.write().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(methods.entry(path.to_owned()).or_insert(metrics))
+        let mut added = Arc::clone(&metrics);
+        methods.rcu(|known| {
+            let mut known = Table::clone(known);
+            // Somebody else may have been sooner.
+            added = Arc::clone(known.entry(path.to_owned()).or_insert_with(|| Arc::clone(&metrics)));
+            known
+        });
+        added
     }
 
     /// Adds metrics of the author's own, or of another crate.
