@@ -3,10 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use formic_core::{Code, Error};
+use formic_core::{Code, Error, Metadata};
 use formic_mux::machine::{Alive, Event, Head, Machine, Role};
 use formic_mux::{Budget, Limits};
-use http::HeaderMap;
 
 /// No machine holds more output than a fuzzer's input can ask for, by this factor, beside what its owner said.
 const MOST_OUTPUT: usize = 64;
@@ -26,13 +25,13 @@ struct Open {
 }
 
 /// What an owner does, by chance; how much was said by it.
-fn act(machine: &mut Machine<u8>, role: Role, op: u32, open: &mut Vec<Open>, metadata: &HeaderMap) -> usize {
+fn act(machine: &mut Machine<u8>, role: Role, op: u32, open: &mut Vec<Open>, metadata: &Metadata) -> usize {
     let size = SIZES[(op >> 4) as usize % SIZES.len()];
     let message = || vec![1u8; size];
     if role == Role::Client && op % 16 < 4 {
         let end = op & 1 == 0;
         let with = (end || op & 2 == 0).then(|| message().into());
-        if let Ok(id) = machine.open(&head(metadata), with, end, 0) {
+        if let Ok(id) = machine.open(&head(metadata), with.as_ref(), end, 0) {
             open.push(Open { id, responded: true, ended: end });
             return size + 64;
         }
@@ -86,7 +85,8 @@ fn act(machine: &mut Machine<u8>, role: Role, op: u32, open: &mut Vec<Open>, met
     size + 64
 }
 
-fn head(metadata: &HeaderMap) -> Head<'_> {
+fn head(metadata: &Metadata) -> Head<'_> {
+    let metadata = metadata.as_headers();
     Head { path: "/a.B/C", json: false, timeout: None, trace: None, attempt: None, metadata, skip: |_| false }
 }
 
@@ -109,9 +109,9 @@ pub(crate) fn machine(input: &[u8]) {
     let (mut said, mut own, mut now) = (0, 0, Duration::ZERO);
     let mut out = Vec::new();
     machine.output(&mut out);
-    let none = HeaderMap::new();
-    let mut metadata = HeaderMap::new();
-    metadata.insert("x-a", http::HeaderValue::from_static("b"));
+    let none = Metadata::new();
+    let mut metadata = Metadata::new();
+    metadata.insert("x-a", "b").expect("valid");
     let cut = usize::from(choice >> 1).max(1);
     let (mut open, mut unread) = (Vec::new(), Vec::new());
     // A fuzzer finds the greeting by itself too, but has better things to do.

@@ -13,13 +13,13 @@ use crate::budget::Budget;
 use crate::client::Shared;
 use crate::deadline::Begin;
 use crate::flight::Flight;
-use crate::observe::Reporting;
-use crate::outgoing::Outgoing;
-use crate::remote::Remote;
+use crate::observe::{Observer, Reporting};
+use crate::outgoing::{Made, Outgoing};
+use crate::remote::{Remote, Sender};
 use crate::retry::{self, History, Nature, Verdict};
 use crate::service::{Beside, Picked, Service};
 use crate::watched::{Again, Watched};
-use crate::{Happening, deadline, local, wire};
+use crate::{Happening, deadline, local, mux, wire};
 
 /// To whom the calls of a channel go.
 pub(crate) enum Target {
@@ -47,13 +47,37 @@ pub(crate) struct Course {
     pub(crate) history: History,
     tried: Vec<Arc<Remote>>,
     /// To whom the next attempt goes, where that had to be known to decide upon it.
-    next: Option<Picked>,
+    next: Option<Box<Picked>>,
 }
 
 /// The innermost layer of a channel.
 pub(crate) struct Dispatch {
     pub(crate) client: Arc<Shared>,
     pub(crate) target: Target,
+}
+
+/// A call that was made: where it goes.
+#[expect(clippy::large_enum_variant, reason = "it is taken apart where it is made")]
+pub(crate) enum Begun {
+    Away(Away),
+    Here(Here),
+}
+
+/// A call over the network.
+pub(crate) struct Away {
+    dispatch: Arc<Dispatch>,
+    outgoing: Arc<Outgoing>,
+}
+
+/// A call that stays in this process.
+pub(crate) struct Here {
+    dispatch: Arc<Dispatch>,
+    handle: Arc<dyn Handle>,
+    call: Call,
+    trace: Option<TraceContext>,
+    retried: bool,
+    until: Option<Instant>,
+    now: Instant,
 }
 
 // === impl Course ===
@@ -86,7 +110,7 @@ impl Course {
 // === impl Target ===
 
 impl Target {
-    fn name(&self) -> &Arc<str> {
+    pub(crate) fn name(&self) -> &Arc<str> {
         match self {
             Self::Service(service) => service.name(),
             Self::Fixed(fixed) => &fixed.name,
@@ -136,63 +160,29 @@ impl Target {
 // === impl Dispatch ===
 
 impl Dispatch {
-    /// Makes the call, which begins now. `trace` is set where the metadata does not hold it yet.
-    pub(crate) async fn run(
+    /// A call that begins now. `trace` is set where the metadata does not hold it yet.
+    ///
+    /// What the call needs is put aside here and not in its future, which is moved into a box as large as it is.
+    pub(crate) fn begin(
         self: Arc<Self>,
         call: Call,
         trace: Option<TraceContext>,
         retried: bool,
         now: Instant,
-    ) -> Result<Answer, Error> {
-        let deadline = call.deadline;
-        let until = deadline.or_else(|| call.extensions.get::<Begin>().map(|begin| begin.0));
-        let (name, observer) = (self.target.name(), self.client.config.observer.as_ref());
-        let mut report = observer.map(|observer| Reporting::begin(observer, name, &call.method, now, until));
-        let mut again = None;
-        let outcome = match self.target.local() {
-            Some(handle) => {
-                if let Some(report) = &mut report {
-                    report.attempt(None);
-                }
-                // Not repeated: the only instance there is would be asked again.
-                let outcome = local::call(handle, call, trace, retried).await;
-                if let Some(report) = &mut report {
-                    report.attempted(deadline);
-                }
-                outcome.map(|answer| (answer, None))
-            }
+    ) -> Begun {
+        let until = call.deadline.or_else(|| call.extensions.get::<Begin>().map(|begin| begin.0));
+        match self.target.local() {
+            Some(handle) => Begun::Here(Here { dispatch: self, handle, call, trace, retried, until, now }),
             None => {
-                let outgoing = Arc::new(Outgoing::new(call, trace));
-                self.target.budget().call(self.client.since_origin(now));
-                let mut course = Course::new(retried, until);
-                let outcome = self.attempts(&outgoing, &mut course, now, report.as_mut()).await;
-                if let Some(report) = &mut report {
-                    report.attempted(deadline);
-                }
-                // A stream that can be begun again is, if it fails before its first message.
-                let method = &outgoing.method;
-                if method.kind == Kind::ServerStream && method.idempotent && !retried && outcome.is_ok() {
-                    let dispatch = Arc::clone(&self);
-                    again = Some(Box::new(Again { dispatch, outgoing, course }));
-                }
-                outcome.map(|(answer, flight)| (answer, Some(flight)))
+                let outgoing = Arc::new(Outgoing::new(call, trace, Made { retried, until, at: now }));
+                Begun::Away(Away { dispatch: self, outgoing })
             }
-        };
-        match outcome {
-            Ok((mut answer, flight)) => match answer.body {
-                Body::Stream(stream) if flight.is_some() || report.is_some() => {
-                    let stream = Watched::new(stream, flight, report, again, &mut answer.late);
-                    answer.body = Body::Stream(ByteStream::of_runs(stream));
-                    Ok(answer)
-                }
-                _ => {
-                    // The clock is read once for both.
-                    let at = flight.as_ref().and_then(Flight::answered);
-                    finish(Ok(answer), report, at)
-                }
-            },
-            Err(error) => finish(Err(error), report, None),
         }
+    }
+
+    /// Who is told of calls.
+    pub(crate) fn observer(&self) -> Option<&dyn Observer> {
+        self.client.config.observer.as_deref()
     }
 
     /// Makes attempts over the network until one is answered or there is no use in another.
@@ -204,25 +194,34 @@ impl Dispatch {
         mut report: Option<&mut Reporting>,
     ) -> Result<(Answer, Flight), Error> {
         loop {
-            let picked = match course.next.take() {
-                Some(picked) => picked,
+            let Picked { mut flight, hedge } = match course.next.take() {
+                Some(picked) => *picked,
                 None => self.target.pick(now, outgoing, course).await?,
             };
             if let Some(report) = &mut report {
-                report.attempt(Some((picked.flight.remote(), outgoing)));
+                report.attempt(Some((flight.remote(), outgoing)));
             }
-            let remote = Arc::clone(picked.flight.remote());
-            let outcome = match picked.hedge {
-                Beside::Never => attempt(picked.flight, outgoing, course.mark()).await,
-                Beside::Unknown | Beside::After(_) => {
-                    Box::pin(self.hedged(picked, outgoing, course, report.as_deref_mut())).await
+            let mut error = if let Beside::Never = hedge {
+                match attempt(&mut flight, outgoing, course.mark()).await {
+                    Ok(answer) => return Ok((answer, flight)),
+                    Err(error) => {
+                        course.note(flight.remote());
+                        // It is over, and may be waited for after this.
+                        drop(flight);
+                        error
+                    }
+                }
+            } else {
+                let remote = Arc::clone(flight.remote());
+                let picked = Picked { flight, hedge };
+                match Box::pin(self.hedged(picked, outgoing, course, report.as_deref_mut())).await {
+                    Ok(answered) => return Ok(answered),
+                    Err(error) => {
+                        course.note(&remote);
+                        error
+                    }
                 }
             };
-            let mut error = match outcome {
-                Ok(answered) => return Ok(answered),
-                Err(error) => error,
-            };
-            course.note(&remote);
             match self.verdict(&mut error, outgoing, course) {
                 None => return Err(error),
                 Some(wait) if wait.is_zero() => {}
@@ -268,7 +267,7 @@ impl Dispatch {
             return None;
         }
         tracing::debug!(service = %self.target.name(), %error, ?wait, "trying again");
-        course.next = next;
+        course.next = next.map(Box::new);
         Some(wait)
     }
 
@@ -293,11 +292,11 @@ impl Dispatch {
         report: Option<&mut Reporting>,
     ) -> Result<(Answer, Flight), Error> {
         let Target::Service(service) = &self.target else {
-            return attempt(picked.flight, outgoing, course.mark()).await;
+            return fly(picked.flight, outgoing, course.mark()).await;
         };
         let (began, path) = (Instant::now(), outgoing.method.path());
         let (remote, beside) = (Arc::clone(picked.flight.remote()), picked.hedge);
-        let mut first = std::pin::pin!(attempt(picked.flight, outgoing, course.mark()));
+        let mut first = std::pin::pin!(fly(picked.flight, outgoing, course.mark()));
         let Beside::After(delay) = beside else { return learn(first.await, service, path, began) };
         if let Ok(outcome) = tokio::time::timeout(delay, first.as_mut()).await {
             return learn(outcome, service, path, began);
@@ -318,7 +317,7 @@ impl Dispatch {
         if let Some(report) = report {
             report.attempt(Some((beside.flight.remote(), &twin)));
         }
-        let second = std::pin::pin!(attempt(beside.flight, &twin, mark));
+        let second = std::pin::pin!(fly(beside.flight, &twin, mark));
         let outcome = match futures::future::select(first, second).await {
             futures::future::Either::Left((outcome, second)) if is_lost(&outcome) => second.await,
             futures::future::Either::Right((outcome, first)) if is_lost(&outcome) => first.await,
@@ -345,19 +344,79 @@ impl Dispatch {
     }
 }
 
+// === impl Away ===
+
+impl Away {
+    pub(crate) async fn run(self) -> Result<Answer, Error> {
+        let Self { dispatch, outgoing } = &self;
+        let Made { retried, until, at } = outgoing.made;
+        let mut report = Reporting::begin(dispatch, &outgoing.method, at, until);
+        dispatch.target.budget().call(dispatch.client.since_origin(at));
+        let mut course = Course::new(retried, until);
+        let outcome = dispatch.attempts(outgoing, &mut course, at, report.as_mut()).await;
+        if let Some(report) = &mut report {
+            report.attempted(outgoing.deadline());
+        }
+        let (mut answer, flight) = match outcome {
+            Ok(answered) => answered,
+            Err(error) => return finish(Err(error), report, None),
+        };
+        match answer.body {
+            Body::Stream(stream) => {
+                // One that can be begun again is, if it fails before its first message.
+                let method = &outgoing.method;
+                let replays =
+                    method.kind == Kind::ServerStream && method.idempotent && !outgoing.made.retried;
+                let Self { dispatch, outgoing } = self;
+                let again = replays.then(|| Box::new(Again { dispatch, outgoing, course }));
+                let stream = Watched::new(stream, Some(flight), report, again, &mut answer.late);
+                answer.body = Body::Stream(ByteStream::of_runs(stream));
+                Ok(answer)
+            }
+            // The clock is read once for both.
+            Body::Message(_) => finish(Ok(answer), report, flight.answered()),
+        }
+    }
+}
+
+// === impl Here ===
+
+impl Here {
+    pub(crate) async fn run(self) -> Result<Answer, Error> {
+        let Self { dispatch, handle, call, trace, retried, until, now } = self;
+        let deadline = call.deadline;
+        let mut report = Reporting::begin(&dispatch, &call.method, now, until);
+        if let Some(report) = &mut report {
+            report.attempt(None);
+        }
+        // Not repeated: the only instance there is would be asked again.
+        let outcome = local::call(handle, call, trace, retried).await;
+        if let Some(report) = &mut report {
+            report.attempted(deadline);
+        }
+        match outcome {
+            Ok(Answer { metadata, trailers, mut late, body: Body::Stream(stream) }) if report.is_some() => {
+                let stream = Watched::new(stream, None, report, None, &mut late);
+                Ok(Answer { metadata, trailers, late, body: Body::Stream(ByteStream::of_runs(stream)) })
+            }
+            outcome => finish(outcome, report, None),
+        }
+    }
+}
+
 /// Makes one attempt.
-async fn attempt(
-    mut flight: Flight,
-    outgoing: &Arc<Outgoing>,
-    mark: Option<u32>,
-) -> Result<(Answer, Flight), Error> {
-    let remote = Arc::clone(flight.remote());
+async fn attempt(flight: &mut Flight, outgoing: &Arc<Outgoing>, mark: Option<u32>) -> Result<Answer, Error> {
     // A connection first, before anything of the request is used up.
-    let outcome = match remote.connection().await {
+    let outcome = match flight.remote().connection().await {
         Ok(sender) => {
             let now = Instant::now();
             flight.send(now);
-            wire::call(sender, &remote, outgoing, mark, now).await
+            let remote = flight.remote();
+            match &*sender {
+                Sender::Mux(sender) => mux::call(sender, remote, outgoing, mark, now).await,
+                // In a box, for its room would be moved about with each call over the other wire.
+                Sender::Http(sender) => Box::pin(wire::http(sender.clone(), remote, outgoing, mark)).await,
+            }
         }
         Err(error) => Err(error),
     };
@@ -365,7 +424,17 @@ async fn attempt(
         Ok(Answer { body: Body::Stream(_), .. }) => flight.begun(),
         _ => flight.answer(&outcome),
     }
-    outcome.map(|answer| (answer, flight))
+    outcome
+}
+
+/// The same of a flight that nobody holds.
+async fn fly(
+    mut flight: Flight,
+    outgoing: &Arc<Outgoing>,
+    mark: Option<u32>,
+) -> Result<(Answer, Flight), Error> {
+    let answer = attempt(&mut flight, outgoing, mark).await?;
+    Ok((answer, flight))
 }
 
 /// Learns how long a call took, another attempt's help included.
@@ -413,7 +482,10 @@ impl Handle for Terminal {
 
     fn call(&self, call: Call) -> BoxFuture<'static, Result<Answer, Error>> {
         let retried = Scope::current().retried;
-        Box::pin(Arc::clone(&self.0).run(call, None, retried, Instant::now()))
+        match Arc::clone(&self.0).begin(call, None, retried, Instant::now()) {
+            Begun::Away(away) => Box::pin(away.run()),
+            Begun::Here(here) => Box::pin(here.run()),
+        }
     }
 
     fn services(&self) -> Vec<RpcService> {

@@ -103,43 +103,60 @@ impl Dialer {
     }
 }
 
-/// Makes one attempt on a connection of the endpoint.
+/// Makes one attempt on a connection of the endpoint, now.
 ///
 /// # Errors
-/// As [`wire::call`].
+/// As [`wire::http`].
 pub(crate) async fn call(
-    mut sender: formic_mux::Sender,
+    sender: &formic_mux::Sender,
     remote: &Arc<Remote>,
     outgoing: &Arc<Outgoing>,
     attempt: Option<u32>,
-    mut now: Instant,
+    now: Instant,
 ) -> Result<Answer, Error> {
     let method = &outgoing.method;
     if method.static_path().is_none() && !method.path().bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(Error::invalid_argument(format!("{:?} is no path", method.path())));
     }
-    let streams = method.kind.client_streams();
-    let message = if streams { None } else { outgoing.message().cloned() };
-    if !streams && message.is_none() {
+    if !method.kind.client_streams() && outgoing.message().is_none() {
         return Err(Error::internal("a method of one request was called with a stream"));
     }
     remote.goes(outgoing, Way::Multiplexed);
-    // A connection that takes no more calls is replaced once, which is no attempt.
-    for _ in 0..2 {
-        let head = outgoing.head(attempt, now);
-        let (message, requests) = (message.clone(), || outgoing.take_stream());
-        match sender.call(&head, message, requests, method.kind.server_streams()).await {
-            Ok(answer) => return Ok(plain(answer)),
-            Err(Failure::Error(error)) => return Err(error),
-            Err(Failure::Closed) => match remote.connection().await? {
-                Sender::Mux(other) => (sender, now) = (other, Instant::now()),
-                Sender::Http(other) => {
-                    return Box::pin(wire::http(other, remote, outgoing, attempt)).await;
-                }
-            },
-        }
+    match send(sender, outgoing, attempt, now).await {
+        Ok(answer) => Ok(plain(answer)),
+        Err(Failure::Error(error)) => Err(error),
+        // In a box, for it is rare.
+        Err(Failure::Closed) => Box::pin(replaced(remote, outgoing, attempt)).await,
     }
-    Err(Error::unavailable("the call was not sent").with_unsent())
+}
+
+async fn send(
+    sender: &formic_mux::Sender,
+    outgoing: &Outgoing,
+    attempt: Option<u32>,
+    now: Instant,
+) -> Result<Answer, Failure> {
+    let kind = outgoing.method.kind;
+    let message = if kind.client_streams() { None } else { outgoing.message() };
+    sender
+        .call(|| outgoing.head(attempt, now), message, || outgoing.take_stream(), kind.server_streams())
+        .await
+}
+
+/// A connection that takes no more calls is replaced once, which is no attempt.
+async fn replaced(
+    remote: &Arc<Remote>,
+    outgoing: &Arc<Outgoing>,
+    attempt: Option<u32>,
+) -> Result<Answer, Error> {
+    match &*remote.connection().await? {
+        Sender::Mux(sender) => match send(sender, outgoing, attempt, Instant::now()).await {
+            Ok(answer) => Ok(plain(answer)),
+            Err(Failure::Error(error)) => Err(error),
+            Err(Failure::Closed) => Err(Error::unavailable("the call was not sent").with_unsent()),
+        },
+        Sender::Http(sender) => wire::http(sender.clone(), remote, outgoing, attempt).await,
+    }
 }
 
 /// Without what belongs to another hop.

@@ -8,6 +8,7 @@ pub use formic_telemetry::Happening;
 use formic_telemetry::{Metrics, Side};
 use tokio::time::Instant;
 
+use crate::dispatch::Dispatch;
 use crate::outgoing::Outgoing;
 use crate::remote::Remote;
 use crate::way;
@@ -78,8 +79,7 @@ enum Took {
 }
 
 struct Inner {
-    observer: Arc<dyn Observer>,
-    service: Arc<str>,
+    dispatch: Arc<Dispatch>,
     method: Method,
     endpoint: Option<Arc<Remote>>,
     way: Took,
@@ -92,17 +92,16 @@ struct Inner {
 }
 
 impl Reporting {
+    /// Of a call that begins; nothing where nobody wants to know.
     pub(crate) fn begin(
-        observer: &Arc<dyn Observer>,
-        service: &Arc<str>,
+        dispatch: &Arc<Dispatch>,
         method: &Method,
         began: Instant,
         deadline: Option<Instant>,
-    ) -> Self {
-        observer.on_start(service, method);
-        Self(Box::new(Inner {
-            observer: Arc::clone(observer),
-            service: Arc::clone(service),
+    ) -> Option<Self> {
+        dispatch.observer()?.on_start(dispatch.target.name(), method);
+        Some(Self(Box::new(Inner {
+            dispatch: Arc::clone(dispatch),
             method: method.clone(),
             endpoint: None,
             way: Took::Nothing,
@@ -111,7 +110,7 @@ impl Reporting {
             deadline,
             attempts: 0,
             ended: None,
-        }))
+        })))
     }
 
     /// An attempt begins; one that asks nobody stays in this process.
@@ -153,8 +152,9 @@ impl Drop for Inner {
             let late = self.deadline.is_some_and(|deadline| deadline <= now);
             self.code = Some(if late { Code::DeadlineExceeded } else { Code::Canceled });
         }
-        self.observer.on_call(&Report {
-            service: &self.service,
+        let Some(observer) = self.dispatch.observer() else { return };
+        observer.on_call(&Report {
+            service: self.dispatch.target.name(),
             method: &self.method,
             endpoint: self.endpoint.as_ref().map(|remote| remote.endpoint()),
             code: self.code,

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use formic_core::{Error, Method};
+use formic_core::{Error, Metadata, Method};
 use formic_mux::machine::Head;
 use formic_rpc::trace::TRACEPARENT;
 use formic_rpc::{Body, ByteStream, Call, Codec, TraceContext};
@@ -26,7 +26,7 @@ const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 pub(crate) struct Outgoing {
     pub(crate) method: Method,
     pub(crate) codec: Codec,
-    metadata: HeaderMap,
+    metadata: Metadata,
     /// What rules go by and does not travel.
     seen: Option<Seen>,
     deadline: Option<Instant>,
@@ -37,6 +37,17 @@ pub(crate) struct Outgoing {
     broken: AtomicBool,
     /// Over what it travelled.
     pub(crate) way: way::Last,
+    pub(crate) made: Made,
+}
+
+/// How a call was made.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Made {
+    pub(crate) at: Instant,
+    /// It is itself caused by a repetition.
+    pub(crate) retried: bool,
+    /// When its answer must have begun.
+    pub(crate) until: Option<Instant>,
 }
 
 /// Headers that the policy of a service goes by, beside the metadata of a call, and that do not travel with it: of a
@@ -66,7 +77,7 @@ enum Streaming {
 }
 
 impl Outgoing {
-    pub(crate) fn new(call: Call, trace: Option<TraceContext>) -> Self {
+    pub(crate) fn new(call: Call, trace: Option<TraceContext>, made: Made) -> Self {
         let request = match call.body {
             Body::Message(bytes) => Request::Message(bytes),
             Body::Stream(stream) => {
@@ -77,20 +88,21 @@ impl Outgoing {
         Self {
             method: call.method,
             codec: call.codec,
-            metadata: call.metadata.into_headers(),
+            metadata: call.metadata,
             seen: call.extensions.get().cloned(),
             deadline: call.deadline,
             trace,
             request,
             broken: AtomicBool::new(false),
             way: way::Last::default(),
+            made,
         }
     }
 
     /// The text value of a header, for the policy.
     pub(crate) fn text(&self, name: &str) -> Option<&str> {
         let seen = || self.seen.as_ref()?.0.get(name);
-        self.metadata.get(name).or_else(seen)?.to_str().ok()
+        self.metadata.as_headers().get(name).or_else(seen)?.to_str().ok()
     }
 
     /// When its caller stops waiting.
@@ -111,6 +123,7 @@ impl Outgoing {
             request,
             broken: AtomicBool::new(false),
             way: way::Last::default(),
+            made: self.made,
         })
     }
 
@@ -184,7 +197,7 @@ impl Outgoing {
     /// What travels beside the request on the multiplexed wire; `attempt` marks a repetition.
     pub(crate) fn head(&self, attempt: Option<u32>, now: Instant) -> Head<'_> {
         // Interceptors may have left the trace in the metadata.
-        let written = || self.metadata.get(TRACEPARENT_NAME)?.to_str().ok()?.parse().ok();
+        let written = || self.metadata.as_headers().get(TRACEPARENT_NAME)?.to_str().ok()?.parse().ok();
         let trace = self.trace.or_else(written);
         let left = |deadline: Instant| deadline.saturating_duration_since(now);
         Head {
@@ -193,14 +206,14 @@ impl Outgoing {
             timeout: self.deadline.map(left),
             trace,
             attempt: attempt.map(|attempt| u8::try_from(attempt).unwrap_or(u8::MAX)),
-            metadata: &self.metadata,
+            metadata: self.metadata.as_headers(),
             skip: if trace.is_some() { is_wire_or_trace } else { headers::is_wire },
         }
     }
 
     /// Writes what travels beside the request; `attempt` marks a repetition.
     pub(crate) fn write_headers(&self, to: &mut HeaderMap, protocol: Protocol, attempt: Option<u32>) {
-        for (name, value) in &self.metadata {
+        for (name, value) in self.metadata.as_headers() {
             if !headers::is_wire(name) {
                 to.append(name.clone(), value.clone());
             }
@@ -246,6 +259,10 @@ mod tests {
 
     use super::*;
 
+    fn made() -> Made {
+        Made { at: Instant::now(), retried: false, until: None }
+    }
+
     fn call(body: Body) -> Call {
         Call::new(Method::new("/p.S/M", Kind::ClientStream), Codec::Proto, body)
     }
@@ -258,7 +275,7 @@ mod tests {
             call.metadata.insert(name, value).expect("valid");
         }
         let trace = TraceContext { trace_id: 1, span_id: 2, sampled: false };
-        let outgoing = Outgoing::new(call, Some(trace));
+        let outgoing = Outgoing::new(call, Some(trace), made());
         let mut headers = HeaderMap::new();
         headers.insert("content-type", HeaderValue::from_static("application/proto"));
         outgoing.write_headers(&mut headers, Protocol::Connect, Some(2));
@@ -279,7 +296,7 @@ mod tests {
 
     #[test]
     fn a_stream_is_sent_once() {
-        let outgoing = Outgoing::new(call(Body::stream(futures::stream::empty())), None);
+        let outgoing = Outgoing::new(call(Body::stream(futures::stream::empty())), None, made());
         assert!(outgoing.replayable());
         assert!(outgoing.take_stream().is_some());
         assert!(!outgoing.replayable() && outgoing.take_stream().is_none());

@@ -336,7 +336,7 @@ impl Remote {
     ///
     /// # Errors
     /// `unavailable`, and surely unsent.
-    pub(crate) async fn connection(self: &Arc<Self>) -> Result<Sender, Error> {
+    pub(crate) async fn connection(self: &Arc<Self>) -> Result<Arc<Sender>, Error> {
         let index = self.choose();
         let slot = &self.slots[index];
         if let Some(sender) = &*slot.live.load()
@@ -345,17 +345,14 @@ impl Remote {
             if matches!(**sender, Sender::Http(_)) && self.dialer.mux.tries(&self.spoken) {
                 self.greet_again();
             }
-            return Ok(Sender::clone(sender));
+            return Ok(Arc::clone(sender));
         }
         if self.is_down() {
             // Somebody is at it: a crowd of callers would only be in the way.
             let trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone();
             return Err(self.unreachable(trouble.unwrap_or(Trouble::Slow(self.dialer.connect_timeout))));
         }
-        match self.dialling(index).await {
-            Ok(sender) => Ok(Sender::clone(&sender)),
-            Err(trouble) => Err(self.unreachable(trouble)),
-        }
+        self.dialling(index).await.map_err(|trouble| self.unreachable(trouble))
     }
 
     fn choose(&self) -> usize {

@@ -12,7 +12,7 @@ use tokio::task::coop::consume_budget;
 use tokio::time::Instant;
 
 use crate::deadline::Deadline;
-use crate::dispatch::{Dispatch, Terminal};
+use crate::dispatch::{Begun, Dispatch, Terminal};
 use crate::trace;
 
 /// What says how much a call matters.
@@ -54,7 +54,10 @@ impl Handle for Stack {
         match &self.intercepted {
             None => {
                 let dispatch = Arc::clone(&self.dispatch);
-                Box::pin(deadline.bound(move || dispatch.run(call, Some(trace), scope.retried, now)))
+                match dispatch.begin(call, Some(trace), scope.retried, now) {
+                    Begun::Away(away) => Box::pin(deadline.bound(move || away.run())),
+                    Begun::Here(here) => Box::pin(deadline.bound(move || here.run())),
+                }
             }
             Some(intercepted) => {
                 call.metadata.as_headers_mut().insert(TRACEPARENT, trace.to_header());

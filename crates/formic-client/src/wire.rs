@@ -26,37 +26,20 @@ use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::Frame;
 use http_body_util::BodyExt;
 use tokio::task::AbortHandle;
-use tokio::time::Instant;
 
 use crate::http2::{self, Closed, Open, Place};
 use crate::outgoing::Outgoing;
 use crate::remote::{Remote, Sender};
 use crate::way::Way;
-use crate::{headers, mux, unary};
+use crate::{headers, unary};
 
 /// Stands in for a path learnt at run time, which connectrpc cannot take; replaced before it is sent.
 pub(crate) const SOME_PATH: &str = "/formic.Client/Call";
 
-/// Makes one attempt on a connection of the endpoint, now.
+/// Makes one attempt on a connection of the endpoint.
 ///
 /// # Errors
 /// The server's, or `unavailable` with [`Error::is_unsent`] where no handler can have seen the call.
-pub(crate) async fn call(
-    sender: Sender,
-    remote: &Arc<Remote>,
-    outgoing: &Arc<Outgoing>,
-    attempt: Option<u32>,
-    now: Instant,
-) -> Result<Answer, Error> {
-    let sender = match sender {
-        Sender::Http(sender) => sender,
-        Sender::Mux(sender) => return mux::call(sender, remote, outgoing, attempt, now).await,
-    };
-    // In a box, for its room would be moved about with each call over the other wire.
-    Box::pin(http(sender, remote, outgoing, attempt)).await
-}
-
-/// The same over HTTP/2.
 pub(crate) async fn http(
     sender: http2::Sender,
     remote: &Arc<Remote>,
@@ -101,12 +84,12 @@ pub(crate) async fn open(
     if let Ok(open) = sender.open(head(), message.clone()).await {
         return Ok(open);
     }
-    let mut sender = match remote.connection().await {
-        Ok(Sender::Http(sender)) => sender,
+    let connection = remote.connection().await.map_err(|error| unsent(Box::new(error)))?;
+    let Sender::Http(sender) = &*connection else {
         // It speaks something else meanwhile; a new attempt will.
-        Ok(Sender::Mux(_)) => return Err(unsent("the connection was replaced by another kind".into())),
-        Err(error) => return Err(unsent(Box::new(error))),
+        return Err(unsent("the connection was replaced by another kind".into()));
     };
+    let mut sender = sender.clone();
     sender.open(head(), message).await.map_err(|Closed(error)| match error {
         Some(error) => unsent(Box::new(error)),
         None => unsent("the connection was closed".into()),

@@ -16,9 +16,8 @@ use std::task::Waker;
 use std::time::Duration;
 
 use bytes::Bytes;
-use formic_core::Error;
+use formic_core::{Error, Metadata};
 use formic_rpc::Run;
-use http::HeaderMap;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
@@ -107,12 +106,12 @@ struct Slots {
 struct Slot {
     id: u32,
     waker: Option<Waker>,
-    metadata: Option<HeaderMap>,
+    metadata: Option<Metadata>,
     /// The message of an answer in one frame; most calls have no other.
     message: Option<Bytes>,
     /// Messages that came together, with what they cost.
     queue: VecDeque<(Run, u32)>,
-    end: Option<Result<HeaderMap, Error>>,
+    end: Option<Result<Metadata, Error>>,
     /// Sends a request that streams, and waits for room.
     pump: Option<AbortHandle>,
     room: Option<Waker>,

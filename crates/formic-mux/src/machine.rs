@@ -23,9 +23,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use formic_core::{Code, Error};
+use formic_core::{Code, Error, Metadata};
 use formic_rpc::{Run, TraceContext};
-use http::HeaderMap;
 
 use crate::budget::Share;
 use crate::codec::{Fault, write};
@@ -56,16 +55,16 @@ pub enum Event<T> {
         /// The call.
         id: u32,
         /// Leading.
-        metadata: HeaderMap,
+        metadata: Metadata,
     },
     /// The whole answer in one.
     Answer {
         /// What the owner kept.
         data: T,
         /// Leading metadata.
-        metadata: HeaderMap,
+        metadata: Metadata,
         /// Trailing metadata.
-        trailers: HeaderMap,
+        trailers: Metadata,
         /// The message, if there is one.
         message: Option<Bytes>,
     },
@@ -90,7 +89,7 @@ pub enum Event<T> {
         /// What the owner kept.
         data: T,
         /// Trailing metadata.
-        trailers: HeaderMap,
+        trailers: Metadata,
     },
     /// The call failed.
     Failed {
@@ -128,7 +127,7 @@ pub struct Request {
     /// Which attempt this is, if it repeats one.
     pub attempt: Option<u8>,
     /// Leading metadata.
-    pub metadata: HeaderMap,
+    pub metadata: Metadata,
     /// The first message, if it came along whole.
     pub message: Option<Bytes>,
     /// The request is complete.

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
+use formic_core::Metadata;
 use formic_rpc::table::Table;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -176,8 +177,8 @@ impl PairsIn {
     ///
     /// # Errors
     /// If a pair is none, or in no place of a table of this size, or there is more than `most` of them.
-    pub fn read(&mut self, block: Block<'_>, size: u32, most: u32) -> Result<HeaderMap, Fault> {
-        let mut metadata = HeaderMap::new();
+    pub fn read(&mut self, block: Block<'_>, size: u32, most: u32) -> Result<Metadata, Fault> {
+        let mut metadata = Metadata::new();
         let mut left = most as usize;
         for pair in block.pairs() {
             let (name, value) = match pair {
@@ -204,7 +205,7 @@ impl PairsIn {
             };
             let weight = name.as_str().len() + value.len() + PAIR;
             left = left.checked_sub(weight).ok_or(Fault("metadata is larger than the limit"))?;
-            if metadata.try_append(name, value).is_err() {
+            if metadata.as_headers_mut().try_append(name, value).is_err() {
                 return Err(Fault("there are too many pairs of metadata"));
             }
         }

@@ -1,6 +1,7 @@
 //! One call: opened, waited for, and canceled by being dropped.
 
 use std::future::poll_fn;
+use std::ops::Deref;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -10,7 +11,6 @@ use bytes::Bytes;
 use formic_core::{Code, Error, Metadata};
 use formic_rpc::{Answer, Body, ByteStream, Run, Runs, Trailing};
 use futures::FutureExt;
-use http::HeaderMap;
 use tokio::time::Instant;
 
 use super::{Link, Sender, wake};
@@ -26,9 +26,10 @@ pub enum Failure {
     Error(Error),
 }
 
-/// A call that was opened. Dropping it gives it up.
-struct Calling {
-    link: Arc<Link>,
+/// A call that was opened. Dropping it gives it up. Only one whose answer outlives its future owns the link: to own it is to count it,
+/// and callers on other threads do so at the same time.
+struct Calling<L: Deref<Target = Link>> {
+    link: L,
     key: u32,
     over: bool,
     /// It was opened by this very poll, which left its waker.
@@ -37,27 +38,34 @@ struct Calling {
 
 /// A call that is not opened yet. Dropping it gives up its place in the line.
 struct Opening<'a> {
-    link: &'a Arc<Link>,
+    link: &'a Link,
     turn: Option<u64>,
     /// It waits since then, and the caller has so much less time.
     since: Option<Instant>,
 }
 
 impl Sender {
-    /// Makes a call. Its request is `message`, or else the stream that `requests` gives once the call is open.
+    /// Makes a call. Its request is `message`, or else the stream that `requests` gives once the call is open. `head` says what
+    /// travels beside it, and is asked whenever there is a chance to open the call.
     ///
     /// # Errors
     /// If the connection takes no more calls, or the call fails.
-    pub async fn call(
+    pub async fn call<'a>(
         &self,
-        head: &Head<'_>,
-        message: Option<Bytes>,
+        head: impl Fn() -> Head<'a>,
+        message: Option<&Bytes>,
         requests: impl FnOnce() -> Option<ByteStream>,
         answers_stream: bool,
     ) -> Result<Answer, Failure> {
         let streams = message.is_none();
-        let mut opening = Opening { link: &self.0.link, turn: None, since: None };
-        let mut calling = poll_fn(|cx| opening.poll(cx, head, message.as_ref())).await?;
+        let link = &self.0.link;
+        let mut opening = Opening { link, turn: None, since: None };
+        let key = poll_fn(|cx| opening.poll(cx, &head, message)).await?;
+        if !streams && !answers_stream {
+            let mut calling = Calling { link: &**link, key, over: false, fresh: true };
+            return poll_fn(|cx| calling.poll_answer(cx)).await.map_err(Failure::Error);
+        }
+        let mut calling = Calling { link: Arc::clone(link), key, over: false, fresh: true };
         if streams {
             match requests() {
                 Some(stream) => calling.pump(stream, &self.0.tasks),
@@ -66,7 +74,6 @@ impl Sender {
         }
         if answers_stream {
             let metadata = poll_fn(|cx| calling.poll_response(cx)).await.map_err(Failure::Error)?;
-            let metadata = Metadata::from(metadata);
             let late = Trailing::default();
             let incoming = Incoming::new(calling, late.clone());
             return Ok(Answer {
@@ -80,24 +87,23 @@ impl Sender {
 }
 
 impl Opening<'_> {
-    fn poll(
+    fn poll<'a>(
         &mut self,
         cx: &mut Context<'_>,
-        head: &Head<'_>,
+        head: impl Fn() -> Head<'a>,
         message: Option<&Bytes>,
-    ) -> Poll<Result<Calling, Failure>> {
-        let link = self.link;
+    ) -> Poll<Result<u32, Failure>> {
+        let (link, mut head) = (self.link, head());
         let mut guard = link.lock();
         let state = &mut *guard;
         if state.closed {
             return Poll::Ready(Err(Failure::Closed));
         }
-        let mut head = *head;
         if let (Some(timeout), Some(since)) = (&mut head.timeout, self.since) {
             *timeout = timeout.saturating_sub(since.elapsed());
         }
         let key = state.slots.take();
-        match state.machine.open(&head, message.cloned(), message.is_some(), key) {
+        match state.machine.open(&head, message, message.is_some(), key) {
             Ok(id) => {
                 let slot = state.slots.get(key);
                 slot.id = id;
@@ -110,7 +116,7 @@ impl Opening<'_> {
                 drop(guard);
                 wake(driver);
                 wake(next);
-                Poll::Ready(Ok(Calling { link: Arc::clone(link), key, over: false, fresh: true }))
+                Poll::Ready(Ok(key))
             }
             Err(refusal) => {
                 state.slots.put_back(key);
@@ -154,7 +160,7 @@ impl Drop for Opening<'_> {
 /// Callers who wait for room; more are refused.
 const MOST_WAITING: usize = 65_536;
 
-impl Calling {
+impl<L: Deref<Target = Link>> Calling<L> {
     /// The whole answer of a call that has one message.
     fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Result<Answer, Error>> {
         if std::mem::take(&mut self.fresh) {
@@ -191,12 +197,14 @@ impl Calling {
                 return Poll::Ready(Err(Error::internal("the server answered with many messages")));
             }
         };
-        let (metadata, trailers) = (metadata.unwrap_or_default().into(), trailers.into());
+        let metadata = metadata.unwrap_or_default();
         Poll::Ready(Ok(Answer { metadata, trailers, ..Answer::new(Body::Message(message)) }))
     }
+}
 
+impl Calling<Arc<Link>> {
     /// The beginning of an answer that streams.
-    fn poll_response(&mut self, cx: &mut Context<'_>) -> Poll<Result<HeaderMap, Error>> {
+    fn poll_response(&mut self, cx: &mut Context<'_>) -> Poll<Result<Metadata, Error>> {
         let mut state = self.link.lock();
         let slot = state.slots.get(self.key);
         if let Some(metadata) = slot.metadata.take() {
@@ -213,7 +221,7 @@ impl Calling {
     }
 
     /// Messages that came together, or how it ended.
-    fn poll_messages(&mut self, cx: &mut Context<'_>) -> Poll<Result<Run, Result<HeaderMap, Error>>> {
+    fn poll_messages(&mut self, cx: &mut Context<'_>) -> Poll<Result<Run, Result<Metadata, Error>>> {
         let mut guard = self.link.lock();
         let state = &mut *guard;
         let slot = state.slots.get(self.key);
@@ -317,7 +325,7 @@ impl Link {
     }
 }
 
-impl Drop for Calling {
+impl<L: Deref<Target = Link>> Drop for Calling<L> {
     fn drop(&mut self) {
         if self.over {
             return;
@@ -337,12 +345,12 @@ impl Drop for Calling {
 /// The messages of an answer that streams.
 struct Incoming {
     /// Until the end.
-    calling: Option<Calling>,
+    calling: Option<Calling<Arc<Link>>>,
     late: Trailing,
 }
 
 impl Incoming {
-    fn new(calling: Calling, late: Trailing) -> Self {
+    fn new(calling: Calling<Arc<Link>>, late: Trailing) -> Self {
         Self { calling: Some(calling), late }
     }
 }
@@ -361,7 +369,7 @@ impl Runs for Incoming {
                 this.calling = None;
                 match end {
                     Ok(trailers) => {
-                        this.late.set(trailers.into());
+                        this.late.set(trailers);
                         None
                     }
                     Err(error) => Some(Err(error)),

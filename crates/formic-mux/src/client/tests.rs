@@ -9,17 +9,17 @@ use crate::codec::{Type, write};
 use crate::machine::Head;
 
 async fn say(sender: &Sender) -> Result<Bytes, Failure> {
-    let none = HeaderMap::new();
+    let none = Metadata::new();
     let head = Head {
         path: "/t/Say",
         json: false,
         timeout: None,
         trace: None,
         attempt: None,
-        metadata: &none,
+        metadata: none.as_headers(),
         skip: |_| false,
     };
-    let answer = sender.call(&head, Some(Bytes::new()), || None, false).await?;
+    let answer = sender.call(|| head, Some(&Bytes::new()), || None, false).await?;
     Ok(answer.body.into_message().unwrap())
 }
 

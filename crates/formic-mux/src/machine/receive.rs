@@ -176,7 +176,7 @@ impl<T: Default> Machine<T> {
             self.write_error(id, &Error::resource_exhausted(text), true);
             return Ok(None);
         }
-        let head = footprint(&metadata) + if request.end { 0 } else { CALL };
+        let head = footprint(metadata.as_headers()) + if request.end { 0 } else { CALL };
         if !self.room(head + request.message.map_or(0, <[u8]>::len)) {
             let error = self.no_room(true);
             self.write_error(id, &error, true);
@@ -272,7 +272,7 @@ impl<T: Default> Machine<T> {
         for (name, value) in failure.details.iter() {
             error = error.with_detail(name, Bytes::copy_from_slice(value));
         }
-        *error.metadata_mut() = metadata.into();
+        *error.metadata_mut() = metadata;
         if failure.refused {
             error = error.with_unsent();
         }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes};
-use formic_core::{Code, Error};
+use formic_core::{Code, Error, Metadata};
 use formic_rpc::{Run, TraceContext};
 use http::{HeaderMap, HeaderName};
 
@@ -71,7 +71,7 @@ impl<T: Default> Machine<T> {
     pub fn open(
         &mut self,
         head: &Head<'_>,
-        message: Option<Bytes>,
+        message: Option<&Bytes>,
         end: bool,
         data: T,
     ) -> Result<u32, Refusal> {
@@ -91,7 +91,7 @@ impl<T: Default> Machine<T> {
             let text = format!("{metadata} bytes of metadata, where the server takes {}", remote.metadata);
             return invalid(Error::resource_exhausted(text));
         }
-        let size = message.as_ref().map_or(0, Bytes::len);
+        let size = message.map_or(0, Bytes::len);
         if size > remote.message as usize {
             let text = format!("a message of {size} bytes, where the server takes {}", remote.message);
             return invalid(Error::resource_exhausted(text));
@@ -123,9 +123,9 @@ impl<T: Default> Machine<T> {
             match message {
                 Some(message) if out.len() - start + message.len() <= MAX_PAYLOAD => {
                     flags |= request::MESSAGE | if end { request::END } else { 0 };
-                    out.extend_from_slice(&message);
+                    out.extend_from_slice(message);
                 }
-                Some(message) => later = Some(message),
+                Some(message) => later = Some(message.clone()),
                 None if end => flags |= request::END,
                 None => {}
             }
@@ -248,23 +248,23 @@ impl<T: Default> Machine<T> {
     ///
     /// # Errors
     /// If the metadata is larger than the client takes.
-    pub fn respond(&mut self, id: u32, metadata: &HeaderMap) -> Result<(), Error> {
-        self.check(metadata)?;
+    pub fn respond(&mut self, id: u32, metadata: &Metadata) -> Result<(), Error> {
+        self.check(metadata.as_headers())?;
         let pairs = self.remote.map_or(0, |remote| remote.pairs);
         let Some(stream) = self.streams.get_mut(&id) else { return Ok(()) };
         stream.responded = true;
         let Self { out, pairs_out, .. } = self;
         write::frame(out, Type::Response, id, |out| {
             out.push(0);
-            pairs_out.write(out, metadata, nothing, pairs);
+            pairs_out.write(out, metadata.as_headers(), nothing, pairs);
         });
         Ok(())
     }
 
     /// Ends an answer that streams, after its last message. Trailing metadata of a size that the client does not take makes
     /// that a failure, as it does for an answer of one message.
-    pub fn end(&mut self, id: u32, trailers: HeaderMap) {
-        match self.check(&trailers) {
+    pub fn end(&mut self, id: u32, trailers: Metadata) {
+        match self.check(trailers.as_headers()) {
             Ok(()) => self.tail(id, Tail::End(trailers)),
             Err(error) => self.fail_after(id, error),
         }
@@ -294,24 +294,24 @@ impl<T: Default> Machine<T> {
     pub fn answer(
         &mut self,
         id: u32,
-        metadata: &HeaderMap,
-        trailers: &HeaderMap,
+        metadata: &Metadata,
+        trailers: &Metadata,
         message: Bytes,
     ) -> Result<bool, Error> {
         if !self.is_open(id) {
             return Ok(true);
         }
-        self.check(metadata)?;
-        self.check(trailers)?;
+        self.check(metadata.as_headers())?;
+        self.check(trailers.as_headers())?;
         self.worked(id);
         if !self.room(message.len()) {
             return Err(self.no_room(false));
         }
         let remote = self.remote.unwrap_or_default();
         let room = 64
-            + 4 * (metadata.len() + trailers.len())
-            + weight(metadata, nothing)
-            + weight(trailers, nothing);
+            + 4 * (metadata.as_headers().len() + trailers.as_headers().len())
+            + weight(metadata.as_headers(), nothing)
+            + weight(trailers.as_headers(), nothing);
         if room + message.len() > MAX_PAYLOAD {
             self.respond(id, metadata)?;
             self.send(id, message)?;
@@ -327,9 +327,9 @@ impl<T: Default> Machine<T> {
         write::frame(out, Type::Response, id, |out| {
             let trailing = if trailers.is_empty() { 0 } else { response::TRAILERS };
             out.push(trailing | response::MESSAGE | response::END);
-            pairs_out.write(out, metadata, nothing, remote.pairs);
+            pairs_out.write(out, metadata.as_headers(), nothing, remote.pairs);
             if trailing != 0 {
-                pairs_out.write(out, trailers, nothing, remote.pairs);
+                pairs_out.write(out, trailers.as_headers(), nothing, remote.pairs);
             }
             out.extend_from_slice(&message);
         });
@@ -407,7 +407,7 @@ impl<T: Default> Machine<T> {
                 let Self { out, pairs_out, .. } = self;
                 write::frame(out, Type::End, id, |out| {
                     if !trailers.is_empty() {
-                        pairs_out.write(out, trailers, nothing, pairs);
+                        pairs_out.write(out, trailers.as_headers(), nothing, pairs);
                     }
                 });
                 self.remove(id);

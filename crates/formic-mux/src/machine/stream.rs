@@ -3,8 +3,7 @@
 use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
-use formic_core::Error;
-use http::HeaderMap;
+use formic_core::{Error, Metadata};
 
 use crate::codec::HEADER;
 
@@ -74,7 +73,7 @@ pub(super) enum Tail {
     /// The client's: the last message says so itself.
     Finish,
     /// The server's.
-    End(HeaderMap),
+    End(Metadata),
     /// The server's, if it failed.
     Fail(Error),
 }

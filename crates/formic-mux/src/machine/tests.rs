@@ -6,7 +6,7 @@ mod model;
 mod runs;
 
 use formic_core::{Code, Error};
-use http::{HeaderMap, HeaderValue};
+use http::HeaderValue;
 use proptest::prelude::*;
 
 use super::*;
@@ -51,7 +51,7 @@ proptest! {
         model.settle();
         model.assert_settled();
         prop_assert!(model.client.is_leaving());
-        let refusal = model.client.open(&head("/t/Unary", &HeaderMap::new()), None, true, 0);
+        let refusal = model.client.open(&head("/t/Unary", &Metadata::new()), None, true, 0);
         prop_assert!(matches!(refusal, Err(Refusal::Leaving)));
     }
 }
@@ -59,10 +59,10 @@ proptest! {
 #[test]
 fn what_is_beside_a_message_arrives() {
     let mut model = Model::new(1, false);
-    let mut metadata = HeaderMap::new();
-    metadata.insert("x-user", HeaderValue::from_static("ada"));
-    metadata.append("x-user", HeaderValue::from_static("eve"));
-    metadata.insert("content-type", HeaderValue::from_static("text/html"));
+    let mut metadata = Metadata::new();
+    metadata.as_headers_mut().insert("x-user", HeaderValue::from_static("ada"));
+    metadata.as_headers_mut().append("x-user", HeaderValue::from_static("eve"));
+    metadata.as_headers_mut().insert("content-type", HeaderValue::from_static("text/html"));
     let trace = TraceContext { trace_id: 5, span_id: 6, sampled: true };
     let head = Head {
         path: "/t/Fail",
@@ -70,22 +70,18 @@ fn what_is_beside_a_message_arrives() {
         timeout: Some(Duration::from_micros(1_500_000)),
         trace: Some(trace),
         attempt: Some(2),
-        metadata: &metadata,
+        metadata: metadata.as_headers(),
         skip: |name| name == "content-type",
     };
     // The third time both stand in the tables, and must say the same.
     for round in 0..4 {
-        let id = model.client.open(&head, Some(Bytes::from_static(b"{}")), true, 7).unwrap();
+        let id = model.client.open(&head, Some(&Bytes::from_static(b"{}")), true, 7).unwrap();
         let mut requests = model.carry_to_server();
         let Some(Event::Request(request)) = requests.pop() else { panic!("{requests:?}") };
         assert_eq!((request.id, &*request.path, request.json, request.end), (id, "/t/Fail", true, true));
         assert_eq!((request.timeout, request.trace, request.attempt), (head.timeout, head.trace, Some(2)));
-        let users: Vec<_> = request.metadata.get_all("x-user").iter().collect();
-        assert_eq!(
-            (users, request.metadata.len()),
-            (["ada", "eve"].map(HeaderValue::from_static).iter().collect(), 2),
-            "round {round}"
-        );
+        let users: Vec<_> = request.metadata.get_all("x-user").collect();
+        assert_eq!((users, request.metadata.as_headers().len()), (vec!["ada", "eve"], 2), "round {round}");
         assert_eq!(request.message.as_deref(), Some(&b"{}"[..]));
         let mut error = Error::new(Code::Aborted, "so").with_info("d", "R", [("a", "b")]);
         error.metadata_mut().insert("x-why", "because").unwrap();
@@ -102,8 +98,8 @@ fn what_is_beside_a_message_arrives() {
 fn tables_wrap_around_and_both_sides_agree() {
     let mut model = Model::new(2, true);
     for n in 0..100 {
-        let mut metadata = HeaderMap::new();
-        metadata.insert("x-n", HeaderValue::from(n % 20));
+        let mut metadata = Metadata::new();
+        metadata.as_headers_mut().insert("x-n", HeaderValue::from(n % 20));
         let path = format!("/t/M{}", n % 13);
         // Twice each, so that pairs get places.
         for _ in 0..2 {
@@ -121,13 +117,13 @@ fn tables_wrap_around_and_both_sides_agree() {
 fn a_long_message_lets_short_ones_by() {
     let (mut client, mut server) = (machine(Role::Client, false), machine(Role::Server, false));
     model::greet(&mut client, &mut server);
-    let none = HeaderMap::new();
+    let none = Metadata::new();
     let long = Bytes::from(vec![7u8; 1 << 20]);
-    client.open(&head("/t/Long", &none), Some(long), true, 1).unwrap();
+    client.open(&head("/t/Long", &none), Some(&long), true, 1).unwrap();
     let mut first = Vec::new();
     client.output(&mut first);
     assert!(first.len() < 200 << 10, "{} bytes of the long one stand before what comes next", first.len());
-    let id = client.open(&head("/t/Short", &none), Some(Bytes::from_static(b"hi")), true, 2).unwrap();
+    let id = client.open(&head("/t/Short", &none), Some(&Bytes::from_static(b"hi")), true, 2).unwrap();
     let mut second = Vec::new();
     client.output(&mut second);
     let mut bytes = [first, second].concat();
@@ -144,7 +140,7 @@ fn streams_that_nobody_reads_leave_the_rest_to_others() {
     for held in held {
         let (mut client, mut server) = (machine(Role::Client, true), machine(Role::Server, true));
         model::greet(&mut client, &mut server);
-        let none = HeaderMap::new();
+        let none = Metadata::new();
         let carry = |from: &mut Machine<u32>, to: &mut Machine<u32>| {
             let mut out = Vec::new();
             from.output(&mut out);
@@ -184,7 +180,7 @@ fn what_is_not_wanted_any_more_holds_no_credit() {
     for stop in (100..160_000).step_by(7_973) {
         let (mut client, mut server) = (machine(Role::Client, true), machine(Role::Server, true));
         model::greet(&mut client, &mut server);
-        let id = client.open(&head("/t/Stream", &HeaderMap::new()), None, false, 0).unwrap();
+        let id = client.open(&head("/t/Stream", &Metadata::new()), None, false, 0).unwrap();
         for _ in 0..3 {
             client.send(id, Bytes::from(vec![0; 10])).unwrap();
             client.send(id, Bytes::from(vec![0; 50_000])).unwrap();
@@ -227,7 +223,7 @@ fn what_is_not_wanted_any_more_holds_no_credit() {
 fn who_waits_for_room_is_told_of_it_without_credit() {
     let (mut client, mut server) = (machine(Role::Client, true), machine(Role::Server, true));
     model::greet(&mut client, &mut server);
-    let id = client.open(&head("/t/Stream", &HeaderMap::new()), None, false, 0).unwrap();
+    let id = client.open(&head("/t/Stream", &Metadata::new()), None, false, 0).unwrap();
     let mut up = Vec::new();
     client.output(&mut up);
     model::feed(&mut server, &up);
@@ -250,7 +246,7 @@ fn silence_is_asked_about_and_then_an_end() {
     model::greet(&mut client, &mut server);
     let seconds = Duration::from_secs;
     assert_eq!(client.due(), None, "an idle client asks nothing");
-    client.open(&head("/t/Unary", &HeaderMap::new()), None, true, 0).unwrap();
+    client.open(&head("/t/Unary", &Metadata::new()), None, true, 0).unwrap();
     client.tick(seconds(5)).unwrap();
     let mut out = Vec::new();
     client.output(&mut out);

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Waker};
 
 use formic_core::{Error, Metadata, Method};
 use formic_rpc::{Answer, Body, BoxFuture, ByteStream, Call, Codec, Peer, Trailing};
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue};
 use tokio::task::{AbortHandle, Id, JoinSet};
 use tokio::time::Instant;
 
@@ -232,7 +232,7 @@ impl Calls {
             None if streams => None,
             None => Some(since + default),
         };
-        call.metadata = Metadata::from(request.metadata);
+        call.metadata = request.metadata;
         // Not as a header, which this wire has not: to make one, and to read it again, costs more than the rest of a call.
         call.trace = request.trace;
         if let Some(attempt) = request.attempt {
@@ -368,11 +368,11 @@ pub(super) struct Ending {
 
 impl Ending {
     /// Once the stream has ended.
-    pub(super) fn trailers(&self) -> HeaderMap {
-        let mut trailers = self.trailers.as_headers().clone();
+    pub(super) fn trailers(&self) -> Metadata {
+        let mut trailers = self.trailers.clone();
         if let Some(late) = self.late.as_ref().and_then(Trailing::get) {
             for (name, value) in late.as_headers() {
-                trailers.append(name, value.clone());
+                trailers.as_headers_mut().append(name, value.clone());
             }
         }
         trailers
@@ -383,7 +383,7 @@ impl Ending {
 async fn send_stream(id: u32, link: &Arc<Link>, mut patience: Patience, answer: Answer) {
     let Answer { metadata, trailers, late, body } = answer;
     let ending = Ending { trailers, late };
-    if let Err(error) = link.say(|machine| machine.respond(id, metadata.as_headers())) {
+    if let Err(error) = link.say(|machine| machine.respond(id, &metadata)) {
         return link.say(|machine| machine.fail(id, &error));
     }
     let mut answers = Outgoing::new(body.into_stream());

@@ -352,7 +352,7 @@ impl State {
     pub(super) fn say(&mut self, id: u32, over: Instant, answer: Result<Answer, Error>) {
         let said = match answer {
             Ok(Answer { metadata, trailers, body: Body::Message(message), .. }) => {
-                self.machine.answer(id, metadata.as_headers(), trailers.as_headers(), message)
+                self.machine.answer(id, &metadata, &trailers, message)
             }
             Ok(_) => Err(Error::internal("a method of one answer answered with a stream")),
             Err(error) => Err(error),

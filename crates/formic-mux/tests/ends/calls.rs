@@ -189,7 +189,7 @@ async fn a_conversation_and_a_handler_that_does_not_listen() {
         let requests = futures::stream::repeat_with(|| Ok(Bytes::from(vec![0; 60_000]))).take(20);
         let none = http::HeaderMap::new();
         let head = head("/t.Echo/Deaf", &none);
-        let call = rig.sender.call(&head, None, || Some(ByteStream::new(requests)), false);
+        let call = rig.sender.call(|| head, None, || Some(ByteStream::new(requests)), false);
         let answer = within("an answer without a look", call).await.map_err(plain).unwrap();
         assert_eq!(answer.body.into_message().unwrap(), "deaf");
     }
@@ -227,7 +227,7 @@ async fn a_record_says_what_was_said() {
     let mut metadata = http::HeaderMap::new();
     metadata.insert("x-a", http::HeaderValue::from_bytes(b"\x9b2J").unwrap());
     let odd = head("/t.Echo/\u{1b}[2J", &metadata);
-    assert!(rig.sender.call(&odd, Some(Bytes::new()), || None, false).await.is_err());
+    assert!(rig.sender.call(|| odd, Some(&Bytes::new()), || None, false).await.is_err());
     let hanging = say(&rig.sender, "/t.Echo/Hang", "".into());
     assert!(timeout(Duration::from_millis(50), hanging).await.is_err());
     let file = std::fs::read_dir(&folder).unwrap().next().unwrap().unwrap().path();

@@ -97,8 +97,9 @@ async fn time_spent_in_line_is_not_the_servers() {
     let sender = sender.unwrap();
     let none = http::HeaderMap::new();
     let head = Head { timeout: Some(Duration::from_secs(2)), ..head("/t.Echo/Say", &none) };
-    let first = sender.call(&head, Some("1".into()), || None, false);
-    let second = sender.call(&head, Some("2".into()), || None, false);
+    let messages = ["1".into(), "2".into()];
+    let [first, second] =
+        messages.each_ref().map(|message| sender.call(|| head, Some(message), || None, false));
     let answering = async {
         let (_, id, payload) = raw.frame().await.unwrap();
         assert_eq!((id, timeout_in(&payload)), (1, 2_000_000));

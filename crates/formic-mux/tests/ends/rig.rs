@@ -199,7 +199,7 @@ pub(crate) async fn rig_with(limits: Limits, with: Connect) -> Rig {
 /// A call with one message each way.
 pub(crate) async fn say(sender: &Sender, path: &str, message: Bytes) -> Result<Bytes, Error> {
     let none = HeaderMap::new();
-    let answer = sender.call(&head(path, &none), Some(message), || None, false).await;
+    let answer = sender.call(|| head(path, &none), Some(&message), || None, false).await;
     answer.map_err(plain)?.body.into_message()
 }
 
@@ -210,7 +210,7 @@ pub(crate) async fn stream(
     requests: Option<ByteStream>,
 ) -> Result<ByteStream, Error> {
     let none = HeaderMap::new();
-    let answer = sender.call(&head(path, &none), message, || requests, true).await;
+    let answer = sender.call(|| head(path, &none), message.as_ref(), || requests, true).await;
     Ok(answer.map_err(plain)?.body.into_stream())
 }
 

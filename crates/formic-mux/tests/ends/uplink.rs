@@ -46,7 +46,7 @@ async fn behind(rate: usize, most: usize) -> (Sender, Arc<Echo>) {
 async fn upload(sender: &Sender) -> Result<Bytes, Error> {
     let none = HeaderMap::new();
     let head = Head { timeout: Some(Duration::from_secs(300)), ..head("/t.Echo/Say", &none) };
-    let answer = sender.call(&head, Some(vec![1; 3 << 20].into()), || None, false).await;
+    let answer = sender.call(|| head, Some(&vec![1; 3 << 20].into()), || None, false).await;
     answer.map_err(plain)?.body.into_message()
 }
 

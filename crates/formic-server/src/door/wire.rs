@@ -10,7 +10,7 @@ use crate::overload::Head;
 
 impl door::Door for Door {
     fn ask(&self, request: &Request, peer: Option<&Peer>) -> door::Entrance {
-        let head = Head { path: &request.path, headers: &request.metadata, peer };
+        let head = Head { path: &request.path, headers: request.metadata.as_headers(), peer };
         let deadline = Instant::now() + self.bounds.timeout(request.timeout);
         match self.enter(&head, request.timeout, deadline) {
             Entrance::Open(held) => door::Entrance::Open(Box::new(held)),

@@ -69,7 +69,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             metadata: &metadata,
             skip: |_| false,
         };
-        assert_eq!(self.machine.open(&head, Some(message), true, self.calls).unwrap(), self.calls);
+        assert_eq!(self.machine.open(&head, Some(&message), true, self.calls).unwrap(), self.calls);
     }
 
     /// Writes what may be sent, but no more than that.

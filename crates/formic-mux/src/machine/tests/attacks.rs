@@ -125,10 +125,10 @@ fn as_much_metadata_as_there_may_be_fits_its_frame() {
     let (mut client, mut server) =
         (Machine::<u32>::new(Role::Client, limits, alive), Machine::<u32>::new(Role::Server, limits, alive));
     model::greet(&mut client, &mut server);
-    let mut metadata = HeaderMap::new();
+    let mut metadata = Metadata::new();
     // No two are the same, and none is in a table. Each counts 37.
     for n in 1000..1000 + (32 << 10) / 37 {
-        metadata.append("x", HeaderValue::from(n));
+        metadata.as_headers_mut().append("x", HeaderValue::from(n));
     }
     let id = client.open(&head("/t/Unary", &metadata), None, true, 7).unwrap();
     let (mut up, mut down) = (Vec::new(), Vec::new());
@@ -145,7 +145,7 @@ fn as_much_metadata_as_there_may_be_fits_its_frame() {
         panic!("{events:?}")
     };
     assert!((leading, trailers) == (&metadata, &metadata));
-    metadata.append("x", HeaderValue::from(1));
+    metadata.as_headers_mut().append("x", HeaderValue::from(1));
     let refused = client.open(&head("/t/Unary", &metadata), None, true, 7);
     assert!(matches!(refused, Err(Refusal::Invalid(error)) if error.code() == Code::ResourceExhausted));
 }
@@ -264,7 +264,7 @@ fn nothing_that_is_sent_breaks_a_machine() {
             model::limits(true).write(&mut greeting);
             feed(&mut machine, &greeting);
             for _ in 0..4 {
-                machine.open(&head("/t/Unary", &HeaderMap::new()), None, true, 0).unwrap();
+                machine.open(&head("/t/Unary", &Metadata::new()), None, true, 0).unwrap();
             }
         }
         for _ in 0..chance.usize(1..20) {

@@ -61,7 +61,8 @@ pub(super) fn machine(role: Role, tight: bool) -> Machine<u32> {
     Machine::new(role, limits(tight), Alive { interval: hour, timeout: hour, busy_only: false })
 }
 
-pub(super) fn head<'a>(path: &'a str, metadata: &'a HeaderMap) -> Head<'a> {
+pub(super) fn head<'a>(path: &'a str, metadata: &'a Metadata) -> Head<'a> {
+    let metadata = metadata.as_headers();
     Head { path, json: false, timeout: None, trace: None, attempt: None, metadata, skip: |_| false }
 }
 
@@ -150,11 +151,11 @@ impl Model {
         let streams = self.chance.bool();
         let path = if streams { "/t/Stream" } else { "/t/Unary" };
         let message = (!streams || self.chance.bool()).then(|| self.message(key));
-        let mut metadata = HeaderMap::new();
+        let mut metadata = Metadata::new();
         if self.chance.bool() {
-            metadata.insert("x-key", HeaderValue::from(key / 4));
+            metadata.as_headers_mut().insert("x-key", HeaderValue::from(key / 4));
         }
-        match self.client.open(&head(path, &metadata), message.clone(), !streams, key) {
+        match self.client.open(&head(path, &metadata), message.as_ref(), !streams, key) {
             Ok(id) => {
                 self.next += 1;
                 let sent = message.into_iter().collect();
@@ -210,15 +211,15 @@ impl Model {
         if !call.streams {
             let Some((message, charge)) = call.inbox.pop_front() else { return };
             self.server.consumed(id, charge);
-            let mut trailers = HeaderMap::new();
-            trailers.insert("x-id", HeaderValue::from(id));
-            self.server.answer(id, &HeaderMap::new(), &trailers, message).unwrap();
+            let mut trailers = Metadata::new();
+            trailers.as_headers_mut().insert("x-id", HeaderValue::from(id));
+            self.server.answer(id, &Metadata::new(), &trailers, message).unwrap();
             self.serving.remove(&id);
             return;
         }
         if !call.responded {
             call.responded = true;
-            self.server.respond(id, &HeaderMap::new()).unwrap();
+            self.server.respond(id, &Metadata::new()).unwrap();
         }
         if !self.server.is_writable(id) {
             return;
@@ -232,7 +233,7 @@ impl Model {
             let messages: Vec<_> = messages.collect();
             self.server.send_all(id, &mut runs(&messages)).unwrap();
         } else if call.finished {
-            self.server.end(id, HeaderMap::new());
+            self.server.end(id, Metadata::new());
             self.serving.remove(&id);
         }
     }
@@ -295,7 +296,7 @@ impl Model {
             match event {
                 Event::Answer { data, message, trailers, .. } => {
                     let call = self.calls.get_mut(&data).unwrap();
-                    assert_eq!(trailers["x-id"], HeaderValue::from(call.id));
+                    assert_eq!(trailers.as_headers()["x-id"], HeaderValue::from(call.id));
                     call.got.extend(message);
                     Self::ended(call, Ok(()));
                 }

@@ -13,9 +13,9 @@ fn answering(credit: u32, message: u32) -> (Machine<u32>, Machine<u32>, u32) {
     let mut client = Machine::new(Role::Client, theirs, alive);
     let mut server = machine(Role::Server, false).drawing_on(Arc::new(Budget::new(1 << 30)));
     greet(&mut client, &mut server);
-    let id = client.open(&head("/t/Stream", &HeaderMap::new()), None, true, 0).unwrap();
+    let id = client.open(&head("/t/Stream", &Metadata::new()), None, true, 0).unwrap();
     carry(&mut client, &mut server);
-    server.respond(id, &HeaderMap::new()).unwrap();
+    server.respond(id, &Metadata::new()).unwrap();
     carry(&mut server, &mut client);
     (client, server, id)
 }
@@ -133,7 +133,7 @@ fn what_waits_outside_is_counted_and_is_free_once() {
                 carry(&mut client, &mut server);
             }
             "failed" => server.fail(id, &Error::aborted("so")),
-            "ended" => server.end(id, HeaderMap::new()),
+            "ended" => server.end(id, Metadata::new()),
             _ => _ = server.lost(0),
         }
         assert_eq!(server.queued, 0, "{end}");
@@ -175,7 +175,7 @@ fn what_ends_a_stream_comes_after_what_waits() {
         server.send_all(id, &mut runs(&sent)).unwrap();
         match fails {
             true => server.fail_after(id, Error::aborted("so")),
-            false => server.end(id, HeaderMap::new()),
+            false => server.end(id, Metadata::new()),
         }
         let mut got = Vec::new();
         loop {
@@ -214,7 +214,7 @@ fn the_first_that_is_too_long_is_the_last() {
 fn a_client_asks_between_its_runs() {
     let (mut client, mut server) = (machine(Role::Client, false), machine(Role::Server, false));
     greet(&mut client, &mut server);
-    let id = client.open(&head("/t/Stream", &HeaderMap::new()), None, true, 0).unwrap();
+    let id = client.open(&head("/t/Stream", &Metadata::new()), None, true, 0).unwrap();
     client.output(&mut Vec::new());
     let mut all: Vec<_> = (0..12).flat_map(|_| runs(&short(10, 1000))).collect();
     assert_eq!(all.len(), 12);
