@@ -187,8 +187,8 @@ impl Draws {
 
     /// A usable position, each alike but for the last resort.
     pub(crate) fn usable(&mut self, len: usize, usable: impl Fn(usize) -> bool) -> Option<usize> {
-        if len == 0 {
-            return None;
+        if len <= 1 {
+            return (len == 1 && usable(0)).then_some(0);
         }
         for _ in 0..4 {
             let position = self.below(len);
