@@ -2,7 +2,9 @@
 
 use std::future::IntoFuture;
 use std::marker::PhantomData;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use formic_core::{Error, Metadata, Method};
@@ -110,6 +112,36 @@ impl Draft {
     }
 }
 
+/// A call that was made, and what makes a response of its answer. Dropping it cancels the call.
+#[must_use = "a call does nothing until it is awaited"]
+pub struct Sent<T> {
+    /// An error is given out once.
+    answer: Result<BoxFuture<'static, Result<Answer, Error>>, Option<Error>>,
+    codec: Codec,
+    finish: fn(Answer, Codec) -> Result<Response<T>, Error>,
+}
+
+impl<T> std::fmt::Debug for Sent<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Sent({:?})", self.codec)
+    }
+}
+
+impl<T> Future for Sent<T> {
+    type Output = Result<Response<T>, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        Poll::Ready(match &mut this.answer {
+            Ok(answer) => match ready!(answer.as_mut().poll(cx)) {
+                Ok(answer) => (this.finish)(answer, this.codec),
+                Err(error) => Err(error),
+            },
+            Err(error) => Err(error.take().unwrap_or_else(|| Error::internal("the call is over"))),
+        })
+    }
+}
+
 macro_rules! draft {
     ($(#[$doc:meta])* $name:ident => $output:ty, $finish:expr) => {
         $(#[$doc])*
@@ -148,15 +180,11 @@ macro_rules! draft {
 
         impl<Res: Msg> IntoFuture for $name<Res> {
             type Output = Result<Response<$output>, Error>;
-            type IntoFuture = BoxFuture<'static, Self::Output>;
+            type IntoFuture = Sent<$output>;
 
             fn into_future(self) -> Self::IntoFuture {
                 let codec = self.draft.channel.codec;
-                let sent = self.draft.send();
-                Box::pin(async move {
-                    let answer = sent?.await?;
-                    $finish(answer, codec)
-                })
+                Sent { answer: self.draft.send().map_err(Some), codec, finish: $finish }
             }
         }
     };

@@ -27,7 +27,7 @@ pub mod trace;
 pub mod wire_error;
 
 pub use call::{Answer, Body, Call, Codec, Peer, Trailing};
-pub use channel::{Channel, StreamCall, UnaryCall};
+pub use channel::{Channel, Sent, StreamCall, UnaryCall};
 pub use context::Context;
 pub use drain::Drain;
 pub use handle::{BoxFuture, Handle, Routes};
