@@ -160,9 +160,9 @@ impl Target {
 // === impl Dispatch ===
 
 impl Dispatch {
-    /// A call that begins now. `trace` is set where the metadata does not hold it yet.
+    /// A call that was made now, and begins when it is run. `trace` is set where the metadata does not hold it yet.
     ///
-    /// What the call needs is put aside here and not in its future, which is moved into a box as large as it is.
+    /// What a call over the network needs is put aside here and not in its future, which is moved into a box as large as it is.
     pub(crate) fn begin(
         self: Arc<Self>,
         call: Call,

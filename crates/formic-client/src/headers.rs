@@ -30,6 +30,14 @@ pub(crate) fn is_wire(name: &HeaderName) -> bool {
         || text.starts_with("grpc-")
 }
 
+/// Metadata of another hop without what belongs to that.
+pub(crate) fn own(metadata: Metadata) -> Metadata {
+    match metadata.as_headers().keys().any(is_wire) {
+        true => self::metadata(metadata.into_headers()),
+        false => metadata,
+    }
+}
+
 /// The metadata of a response.
 pub(crate) fn metadata(mut headers: HeaderMap) -> Metadata {
     // The usual answer has nothing else, and taking headers out one by one costs more than a look.

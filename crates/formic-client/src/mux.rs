@@ -162,10 +162,10 @@ async fn replaced(
 /// Without what belongs to another hop.
 fn plain(mut answer: Answer) -> Answer {
     if !answer.metadata.is_empty() {
-        answer.metadata = headers::metadata(answer.metadata.into_headers());
+        answer.metadata = headers::own(answer.metadata);
     }
     if matches!(answer.body, Body::Message(_)) && !answer.trailers.is_empty() {
-        answer.trailers = headers::metadata(answer.trailers.into_headers());
+        answer.trailers = headers::own(answer.trailers);
     }
     answer
 }

@@ -78,8 +78,15 @@ enum Took {
     Taken(&'static str),
 }
 
+/// Who is told, and of whom.
+enum Told {
+    /// While the future of the call lives, its client does.
+    Within(Arc<Dispatch>),
+    Own(Arc<dyn Observer>, Arc<str>),
+}
+
 struct Inner {
-    dispatch: Arc<Dispatch>,
+    told: Told,
     method: Method,
     endpoint: Option<Arc<Remote>>,
     way: Took,
@@ -101,7 +108,7 @@ impl Reporting {
     ) -> Option<Self> {
         dispatch.observer()?.on_start(dispatch.target.name(), method);
         Some(Self(Box::new(Inner {
-            dispatch: Arc::clone(dispatch),
+            told: Told::Within(Arc::clone(dispatch)),
             method: method.clone(),
             endpoint: None,
             way: Took::Nothing,
@@ -125,6 +132,15 @@ impl Reporting {
     pub(crate) fn attempted(&mut self, deadline: Option<Instant>) {
         self.0.way = Took::Taken(self.0.way.name());
         self.0.deadline = deadline;
+    }
+
+    /// The answer streams, and is read after the future of the call has ended. That keeps no client alive.
+    pub(crate) fn streams(&mut self) {
+        if let Told::Within(dispatch) = &self.0.told
+            && let Some(observer) = &dispatch.client.config.observer
+        {
+            self.0.told = Told::Own(Arc::clone(observer), Arc::clone(dispatch.target.name()));
+        }
     }
 
     /// The call is over, since then or only now.
@@ -152,9 +168,13 @@ impl Drop for Inner {
             let late = self.deadline.is_some_and(|deadline| deadline <= now);
             self.code = Some(if late { Code::DeadlineExceeded } else { Code::Canceled });
         }
-        let Some(observer) = self.dispatch.observer() else { return };
+        let (observer, service) = match &self.told {
+            Told::Within(dispatch) => (dispatch.observer(), dispatch.target.name()),
+            Told::Own(observer, service) => (Some(&**observer), service),
+        };
+        let Some(observer) = observer else { return };
         observer.on_call(&Report {
-            service: self.dispatch.target.name(),
+            service,
             method: &self.method,
             endpoint: self.endpoint.as_ref().map(|remote| remote.endpoint()),
             code: self.code,

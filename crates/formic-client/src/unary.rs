@@ -36,7 +36,7 @@ pub(crate) fn is_plain(remote: &Remote, outgoing: &Outgoing) -> bool {
 /// Makes one attempt.
 ///
 /// # Errors
-/// As [`wire::call`].
+/// As [`wire::http`].
 pub(crate) async fn call(
     sender: http2::Sender,
     remote: &Arc<Remote>,

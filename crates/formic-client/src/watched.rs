@@ -50,10 +50,13 @@ impl Watched {
     pub(crate) fn new(
         stream: ByteStream,
         flight: Option<Flight>,
-        report: Option<Reporting>,
+        mut report: Option<Reporting>,
         again: Option<Box<Again>>,
         late: &mut Option<Trailing>,
     ) -> Self {
+        if let Some(report) = &mut report {
+            report.streams();
+        }
         let late = flight.as_ref().map(|_| {
             let told = Trailing::default();
             (late.replace(told.clone()), told)

@@ -1,4 +1,4 @@
-//! Tables that are looked into several times a call and filled once, by the author of a service.
+//! Tables that are looked into several times a call, and filled with what the authors of services have named.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};

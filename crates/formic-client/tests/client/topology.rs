@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use formic_client::{BoxIo, Client, Config, Connect, Observer, Report};
-use formic_core::{Code, Endpoint, InstanceId, Kind, Method, ServiceName};
+use formic_core::{Code, Endpoint, Instance, InstanceId, Kind, Method, ServiceName};
 use formic_registry::{Memory, Registry};
 use formic_rpc::BoxFuture;
 use tokio::net::TcpStream;
@@ -173,6 +173,29 @@ async fn an_answer_is_read_to_its_end_after_the_client_is_gone() {
     }
     drop(stream);
     until("the connection to end", || server.open() == 0).await;
+}
+
+#[tokio::test]
+async fn a_stream_keeps_no_connection_but_its_own() {
+    let registry = Memory::new();
+    let (ticking, other) = (Server::start(&Echo::new()).await, Server::start(&Echo::new()).await);
+    register(&registry, "one", &ticking.endpoint).await;
+    let elsewhere =
+        Instance { service: ServiceName::new("other").unwrap(), ..instance("two", other.endpoint.clone()) };
+    registry.register(elsewhere, Duration::from_secs(600)).await.unwrap();
+    // Who is told of calls is told of the end of this one too.
+    let observer = Some(Arc::new(formic_telemetry::Metrics::new()) as Arc<dyn Observer>);
+    let client = Client::new(Arc::new(registry), Config { observer, ..Config::default() });
+    let (channel, unneeded) = (client.of("echo"), client.of("other"));
+    unneeded.call(call_of(SAY, "x")).await.unwrap();
+    let mut stream = channel.call(call_of(TICK, "")).await.unwrap().body.into_stream();
+    assert_eq!(next(&mut stream).await.unwrap().unwrap(), "tick");
+    assert_eq!(other.open(), 1);
+    drop((client, channel, unneeded));
+    until("the connection that nobody needs to end", || other.open() == 0).await;
+    assert_eq!(next(&mut stream).await.unwrap().unwrap(), "tick");
+    drop(stream);
+    until("the last connection to end", || ticking.open() == 0).await;
 }
 
 #[tokio::test]

@@ -26,8 +26,8 @@ pub enum Failure {
     Error(Error),
 }
 
-/// A call that was opened. Dropping it gives it up. Only one whose answer outlives its future owns the link: to own it is to count it,
-/// and callers on other threads do so at the same time.
+/// A call that was opened. Dropping it gives it up. One of a message each way does not own the link: to own it is to count it, and callers
+/// on other threads do so at the same time.
 struct Calling<L: Deref<Target = Link>> {
     link: L,
     key: u32,
