@@ -250,11 +250,15 @@ impl Handle for Pipeline {
         let method = call.method.clone();
         let inner = Arc::clone(&self.inner);
         Box::pin(async move {
-            let answering = async {
+            // No future of its own, which would hold the call a second time.
+            let answered = 'answering: {
                 let mut permit = match entry {
                     Entry::Free => None,
                     Entry::Open(permit) => Some(permit),
-                    Entry::Wait(turn) => Some(turn.come(deadline).await?),
+                    Entry::Wait(turn) => match turn.come(deadline).await {
+                        Ok(permit) => Some(permit),
+                        Err(error) => break 'answering Err(error),
+                    },
                 };
                 // The handler is called inside, so that a panic before its first await is caught too.
                 let serving = async move {
@@ -268,7 +272,10 @@ impl Handle for Pipeline {
                 };
                 let handler = AssertUnwindSafe(scope.run(serving)).catch_unwind();
                 let outcome = match deadline {
-                    Some(deadline) => tokio::time::timeout_at(deadline, handler).await.map_err(|_| late())?,
+                    Some(deadline) => match tokio::time::timeout_at(deadline, handler).await {
+                        Ok(outcome) => outcome,
+                        Err(_) => break 'answering Err(late()),
+                    },
                     None => handler.await,
                 };
                 let outcome = outcome.unwrap_or_else(|panic| Err(panicked(&*panic, method.path())));
@@ -277,7 +284,7 @@ impl Handle for Pipeline {
                 }
                 outcome
             };
-            let (mut answer, repeated) = match answering.await {
+            let (mut answer, repeated) = match answered {
                 Ok((answer, repeated)) => (Ok(answer), repeated),
                 Err(error) => (Err(error), false),
             };
