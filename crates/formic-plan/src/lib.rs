@@ -100,14 +100,14 @@ mod why;
 pub use action::{Action, Plan, StartCause, WaitCause};
 pub use backoff::{Along, History, RESET_AFTER, STEADY_AFTER, backoff};
 pub use life::{End, Exit, Instance, InstanceId, Outcome, State, StopCause};
-pub use places::Places;
-pub use planner::plan;
+pub use places::{Index, Places};
+pub use planner::{plan, plan_at};
 pub use rollout::{
     Advance, Applied, CRASHES, Change, Decision, Deployment, Failure, Fleet, Kept, Phase, Release, Rollout,
     Stale, What,
 };
 pub use set::{Role, Set, Template};
 pub use state::{Desired, Observed, Service, Time};
-pub use status::{ServiceState, ServiceStatus, status};
+pub use status::{ServiceState, ServiceStatus, status, status_at};
 pub use timetable::{Due, Entry, Run, RunState, Tick, Timetable};
 pub use why::{Facts, why};

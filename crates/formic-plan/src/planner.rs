@@ -12,6 +12,7 @@ use self::order::release_circles;
 use crate::action::{Action, Plan, StartCause, WaitCause};
 use crate::life::{End, Instance, InstanceId, State, StopCause};
 use crate::needs;
+use crate::places::Places;
 use crate::state::{Desired, Observed, Service, Time};
 
 /// What is to be done now, so that in time the observed becomes the desired.
@@ -19,7 +20,13 @@ use crate::state::{Desired, Observed, Service, Time};
 /// Takes time in proportion to what there is, not to its square.
 #[must_use]
 pub fn plan(desired: &Desired, observed: &Observed, now: Time) -> Plan {
-    let ground = Ground::new(desired, observed);
+    plan_at(desired, &Places::new(observed), now)
+}
+
+/// The same, of what is sorted already.
+#[must_use]
+pub fn plan_at(desired: &Desired, places: &Places<'_>, now: Time) -> Plan {
+    let ground = Ground::new(desired, places);
     let mut planner = Planner::new(&ground, now);
     planner.kill();
     planner.stop_surplus();

@@ -71,7 +71,12 @@ pub enum ServiceState {
 /// The status of each service, wanted ones first and in their order.
 #[must_use]
 pub fn status(desired: &Desired, observed: &Observed, now: Time) -> Vec<ServiceStatus> {
-    let places = Places::new(observed);
+    status_at(desired, &Places::new(observed), now)
+}
+
+/// The same, of what is sorted already.
+#[must_use]
+pub fn status_at(desired: &Desired, places: &Places<'_>, now: Time) -> Vec<ServiceStatus> {
     let by_name: HashMap<&str, &Service> =
         desired.services.iter().map(|service| (service.name.as_str(), service)).collect();
     let needs = |service: &Service| {

@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use formic_plan::{
-    Action, Desired, End, Instance, Observed, Outcome, Plan, Service, State, StopCause, Time, plan, status,
+    Action, Desired, End, Index, Instance, Observed, Outcome, Places, Plan, Service, State, StopCause, Time,
+    plan, plan_at, status, status_at,
 };
 use formic_spec::{HumanDuration, Restart, RestartPolicy, Revision};
 use proptest::prelude::*;
@@ -215,6 +216,17 @@ impl World {
         let mut reversed = self.observed.clone();
         reversed.instances.reverse();
         prop_assert_eq!(&formic_plan::plan(&self.desired, &reversed, self.now), plan);
+        // Nor on who has sorted it: whoever keeps where each stands gets the same plan, and the same table.
+        let index = Index::new(&self.observed);
+        let places = Places::by(&index, &self.observed);
+        prop_assert_eq!(&plan_at(&self.desired, &places, self.now), plan);
+        let table = status(&self.desired, &self.observed, self.now);
+        prop_assert_eq!(status_at(&self.desired, &places, self.now), table);
+        for instance in instances {
+            let (service, slot) = (&instance.service, instance.slot);
+            let held = index.slot(&self.observed, service, slot).map(|at| &instances[at]);
+            prop_assert_eq!(held, self.observed.slot(service, slot));
+        }
         // One more ready instance takes no start away, unless it lets another be replaced that the start
         // needs.
         for n in 0..instances.len() {

@@ -6,7 +6,7 @@ use super::order::in_order;
 use crate::life::Instance;
 use crate::places::{Places, best, slots};
 use crate::set::Template;
-use crate::state::{Desired, Observed, Service};
+use crate::state::{Desired, Service};
 
 /// All services, those that are wanted and those that are only there.
 pub(super) struct Ground<'a> {
@@ -43,8 +43,7 @@ pub(super) struct Seat<'a> {
 }
 
 impl<'a> Ground<'a> {
-    pub(super) fn new(desired: &'a Desired, observed: &'a Observed) -> Self {
-        let places = Places::new(observed);
+    pub(super) fn new(desired: &'a Desired, places: &'a Places<'a>) -> Self {
         let mut plots: Vec<Plot<'a>> = Vec::with_capacity(desired.services.len());
         for service in &desired.services {
             plots.push(Plot::new(&service.name, Some(service), places.of(&service.name)));

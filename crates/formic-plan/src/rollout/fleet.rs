@@ -7,6 +7,7 @@ use super::decision::{Decision, What};
 use super::shape::shape;
 use super::survey::Index;
 use super::{Deployment, Release};
+use crate::places::Places;
 use crate::state::{Desired, Observed, Time};
 
 /// The state of every service's rollouts. Plain data: written down after each change, read at a start.
@@ -129,7 +130,12 @@ impl Fleet {
 
     /// Goes on with every rollout, as far as what there is allows.
     pub fn advance(&mut self, observed: &Observed, now: Time) -> Advance {
-        let index = Index::new(observed, &self.deployments);
+        self.advance_at(&Places::new(observed), now)
+    }
+
+    /// The same, of what is sorted already.
+    pub fn advance_at(&mut self, places: &Places<'_>, now: Time) -> Advance {
+        let index = Index::new(places, &self.deployments);
         let mut advance = Advance {
             desired: Desired { generation: self.generation, services: Vec::new() },
             decisions: Vec::new(),

@@ -9,11 +9,11 @@ use super::{Deployment, Failure, Release};
 use crate::life::{End, Instance, Outcome, State};
 use crate::needs::{have_completed, met};
 use crate::places::{Places, best, slots};
-use crate::state::{Observed, Service, Time};
+use crate::state::{Service, Time};
 
 /// The instances of every service.
 pub(super) struct Index<'a> {
-    places: Places<'a>,
+    places: &'a Places<'a>,
     /// Whether those that somebody waits for to come to their end have done so.
     completed: BTreeMap<String, bool>,
 }
@@ -39,8 +39,8 @@ pub(super) struct Survey<'a> {
 }
 
 impl<'a> Index<'a> {
-    pub(super) fn new(observed: &'a Observed, deployments: &[Deployment]) -> Self {
-        let mut index = Self { places: Places::new(observed), completed: BTreeMap::new() };
+    pub(super) fn new(places: &'a Places<'a>, deployments: &[Deployment]) -> Self {
+        let mut index = Self { places, completed: BTreeMap::new() };
         let ends = |(_, condition): &(&String, &Condition)| **condition != Condition::Healthy;
         let conditions = deployments.iter().flat_map(|deployment| &deployment.wanted.service.conditions);
         let waited: BTreeSet<&str> = conditions.filter(ends).map(|(name, _)| name.as_str()).collect();
