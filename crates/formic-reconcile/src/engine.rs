@@ -372,8 +372,8 @@ impl Engine {
         self.publish();
     }
 
-    fn publish(&self) {
-        let view = self.core.view_after(&self.view.borrow(), now().time);
+    fn publish(&mut self) {
+        let view = self.core.view(now().time);
         self.view.send_if_modified(|present| {
             let changed = *present != view;
             *present = view;

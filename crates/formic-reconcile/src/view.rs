@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use formic_plan::{Desired, Observed, Run, ServiceState, Time};
+use formic_plan::{Desired, Places, Run, ServiceState, Time};
 use serde::Serialize;
 
 /// The whole application at one moment.
@@ -91,7 +91,7 @@ pub struct InstanceView {
 }
 
 impl View {
-    pub(crate) fn services(desired: &Desired, observed: &Observed, now: Time) -> Vec<ServiceView> {
+    pub(crate) fn services(desired: &Desired, places: &Places<'_>, now: Time) -> Vec<ServiceView> {
         let is_system = |at: usize, name: &str| {
             // What is wanted comes first, and in its order.
             let wanted = desired.services.get(at).filter(|wanted| wanted.name == name);
@@ -112,7 +112,7 @@ impl View {
             cron: None,
             name: status.service,
         };
-        formic_plan::status(desired, observed, now).into_iter().enumerate().map(row).collect()
+        formic_plan::status_at(desired, places, now).into_iter().enumerate().map(row).collect()
     }
 
     /// Whether every service has what is wanted, or has done what was wanted; a cron job has, whatever its runs do.

@@ -10,6 +10,7 @@ mod adopt;
 mod cron;
 mod outcome;
 mod process;
+mod roster;
 mod save;
 mod wish;
 
@@ -21,15 +22,16 @@ use std::time::Duration;
 use formic_core::Members;
 use formic_plan::{
     Action, Decision, Desired, Facts, Fleet, Instance, InstanceId, Observed, Plan, Role, Service, StartCause,
-    StopCause, Time, Timetable, WaitCause, What, plan, why,
+    StopCause, Time, Timetable, WaitCause, What, plan, plan_at, why,
 };
 use formic_supervise::ExitStatus;
 use serde_json::Value;
 use tokio::sync::oneshot;
 
 pub(crate) use self::adopt::{Fate, Found};
+use self::roster::Roster;
 use self::save::{Kept, Save};
-use super::cell::{Cell, StopKind};
+use super::cell::StopKind;
 use super::effects::{Answer, Effect};
 use super::{Command, Config, Generation, Stopped, WayBack};
 use crate::journal::{Kind, News};
@@ -124,8 +126,8 @@ pub(crate) struct Core {
     pub(super) tag: Arc<Value>,
     /// The desired states that were, oldest first, and the present one.
     history: VecDeque<Arc<Generation>>,
-    pub(super) observed: Observed,
-    pub(super) cells: HashMap<InstanceId, Cell>,
+    /// What there is.
+    pub(super) roster: Roster,
     /// What the registry has, once it was heard.
     registered: Option<Members>,
     /// Instances that are hidden from those who call.
@@ -157,7 +159,7 @@ impl std::fmt::Debug for Core {
         f.debug_struct("Core")
             .field("app", &self.config.app)
             .field("generation", &self.desired.generation)
-            .field("instances", &self.observed.instances.len())
+            .field("instances", &self.roster.observed().instances.len())
             .finish_non_exhaustive()
     }
 }
@@ -177,8 +179,7 @@ impl Core {
             plan: plan(&Desired::nothing(0), &Observed::default(), Time::default()),
             tag: Arc::default(),
             history: VecDeque::new(),
-            observed: Observed::default(),
-            cells: HashMap::new(),
+            roster: Roster::default(),
             registered: None,
             hidden: BTreeSet::new(),
             listening: None,
@@ -240,7 +241,7 @@ impl Core {
             return (true, None);
         }
         let (changed, wake_at) = self.advance();
-        let plan = plan(&self.desired, &self.observed, self.now.time);
+        let plan = plan_at(&self.desired, &self.roster.places(), self.now.time);
         if !plan.is_idle() {
             tracing::debug!(%plan, "acting");
         }
@@ -290,10 +291,10 @@ impl Core {
         }
         if self.distrust.is_some() {
             // How far rollouts are is not known either, nor which runs of jobs there were.
-            self.desired = self.fleet.clone().advance(&self.observed, self.now.time).desired;
+            self.desired = self.fleet.clone().advance_at(&self.roster.places(), self.now.time).desired;
             return (false, None);
         }
-        let advance = self.fleet.advance(&self.observed, self.now.time);
+        let advance = self.fleet.advance_at(&self.roster.places(), self.now.time);
         self.desired = advance.desired;
         let reverts = |decision: &Decision| matches!(decision.what, What::Reverts { .. });
         let reverted: Vec<String> =
@@ -350,7 +351,7 @@ impl Core {
             }
             None => false,
         };
-        let live = self.observed.instances.iter().filter(|i| i.is_live());
+        let live = self.roster.iter().filter(|i| i.is_live());
         let hidden: BTreeSet<String> = live.filter(is_hidden).map(|i| i.id.as_str().to_owned()).collect();
         if hidden != self.hidden {
             self.hidden.clone_from(&hidden);
@@ -386,7 +387,7 @@ impl Core {
 
     /// Why a service is as it is.
     fn why(&self, service: &str) -> Option<String> {
-        let facts = Facts { desired: &self.desired, observed: &self.observed, plan: &self.plan };
+        let facts = Facts { desired: &self.desired, observed: self.roster.observed(), plan: &self.plan };
         let mut text = why(service, self.fleet.deployment(service), facts, self.now.time)?;
         if let Some(entry) = self.timetable.entry(service) {
             text.push(' ');
@@ -430,19 +431,13 @@ impl Core {
         }
         // A slot that is not wanted for now keeps its count of restarts, and how a run of a job ended is told to the timetable,
         // if it does not go on for now.
-        let (desired, timetable, kept) = (&self.desired, &self.timetable, &mut self.kept);
-        self.observed.instances.retain(|i| {
-            let stays =
-                i.is_live() || desired.service(&i.service).is_some() || timetable.entry(&i.service).is_some();
-            if let Some(kept) = kept.as_mut().filter(|_| !stays) {
-                kept.forget(&i.id);
+        let (desired, timetable) = (&self.desired, &self.timetable);
+        let is_known =
+            |service: &str| desired.service(service).is_some() || timetable.entry(service).is_some();
+        for id in self.roster.forget(is_known) {
+            if let Some(kept) = &mut self.kept {
+                kept.forget(&id);
             }
-            stays
-        });
-        let observed = &self.observed.instances;
-        if self.cells.len() > observed.len() {
-            let kept: BTreeSet<&InstanceId> = observed.iter().map(|instance| &instance.id).collect();
-            self.cells.retain(|id, _| kept.contains(id));
         }
     }
 
@@ -458,7 +453,7 @@ impl Core {
 
     /// Whether there is something that a stop can still wait for.
     fn is_anything_left(&self) -> bool {
-        self.observed.instances.iter().any(|instance| instance.is_live() && !instance.is_quarantined())
+        self.roster.iter().any(|instance| instance.is_live() && !instance.is_quarantined())
     }
 
     fn answer_downs(&mut self) {
@@ -474,12 +469,11 @@ impl Core {
         if let Some(kept) = &mut self.kept {
             kept.touch(id);
         }
-        self.observed.instances.iter_mut().find(|instance| instance.id == *id)
+        self.roster.instance_mut(id)
     }
 
     fn service_of(&self, id: &InstanceId) -> String {
-        let instance = self.observed.instances.iter().find(|instance| instance.id == *id);
-        instance.map(|instance| instance.service.clone()).unwrap_or_default()
+        self.roster.instance(id).map(|instance| instance.service.clone()).unwrap_or_default()
     }
 
     fn news(&self, kind: Kind, service: &str, instance: &str, text: String) -> Effect {
@@ -500,7 +494,7 @@ impl Core {
 
     /// Tells people, and shows them the last of what the instance wrote.
     fn tell(&mut self, id: &InstanceId, text: String) {
-        let output = self.cells.get(id).map(|cell| cell.output.clone()).unwrap_or_default();
+        let output = self.roster.cell(id).map(|cell| cell.output.clone()).unwrap_or_default();
         self.effects.push(Effect::Tell { service: self.service_of(id), text, output });
     }
 }

@@ -95,7 +95,7 @@ impl Core {
     /// How those that run were last seen in the registry.
     pub(crate) fn remembered(&self, found: &[Found]) -> Vec<formic_core::Instance> {
         let runs = |found: &&Found| matches!(found.fate, Fate::Running { .. });
-        let cells = found.iter().filter(runs).filter_map(|found| self.cells.get(&found.id));
+        let cells = found.iter().filter(runs).filter_map(|found| self.roster.cell(&found.id));
         cells.filter_map(|cell| cell.registered.clone()).collect()
     }
 
@@ -106,21 +106,19 @@ impl Core {
         // What is on disk of it in the database is newer than what was written at its start; without a
         // database there is that. Not of what has ended: a record may outlive what the database knows of its
         // instance, and would bring it back beside the one that has its place.
-        let unknown =
-            found.values().filter(|found| !self.cells.contains_key(&found.id) && !found.fate.is_end());
+        let unknown = found.values().filter(|found| !self.roster.contains(&found.id) && !found.fate.is_end());
         let noted: Vec<(Instance, Cell)> =
             unknown.filter_map(|found| serde_json::from_value(found.note.clone()).ok()).collect();
         for (instance, cell) in noted {
-            self.cells.insert(instance.id.clone(), cell);
-            self.observed.instances.push(instance);
+            self.roster.add(instance, cell);
         }
-        let live = self.observed.instances.iter().filter(|instance| instance.is_live());
+        let live = self.roster.iter().filter(|instance| instance.is_live());
         let live: Vec<InstanceId> = live.map(|instance| instance.id.clone()).collect();
         let adopted =
             live.iter().filter(|id| found.get(*id).is_none_or(|found| !found.fate.is_elsewhere())).count();
         for id in live {
             let (fate, port) = found.remove(&id).map_or((Fate::Gone, None), |found| (found.fate, found.port));
-            if let Some(cell) = self.cells.get_mut(&id) {
+            if let Some(cell) = self.roster.cell_mut(&id) {
                 // It is in the record before the process runs, in the database only after it was told of.
                 cell.port = port.or(cell.port).or_else(|| cell.start.as_ref()?.port?.fixed());
             }
@@ -143,7 +141,7 @@ impl Core {
     fn left(&mut self, id: &InstanceId, fate: Fate) {
         let now = self.now.time;
         // Whether it was waiting for somebody to look: it is judged anew.
-        let was_quarantined = self.observed.instances.iter().any(|i| i.id == *id && i.is_quarantined());
+        let was_quarantined = self.roster.instance(id).is_some_and(Instance::is_quarantined);
         let (pid, left) = match fate {
             Fate::Quarantined { reason } => {
                 self.tell(id, format!("may be running, and is left alone: {reason}"));
@@ -181,7 +179,7 @@ impl Core {
             Fate::Running { pid } | Fate::Ended { pid } => (pid, None),
             Fate::Stopping { pid, left } => (pid, Some(left)),
         };
-        if let Some(cell) = self.cells.get_mut(id) {
+        if let Some(cell) = self.roster.cell_mut(id) {
             cell.pid = Some(pid);
         }
         self.effects.push(Effect::Follow { id: id.clone() });
@@ -198,7 +196,7 @@ impl Core {
                 instance.stopping(StopCause::Requested, now);
                 let kind = StopKind::Ask(left);
                 let mut signal = None;
-                if let Some(cell) = self.cells.get_mut(id) {
+                if let Some(cell) = self.roster.cell_mut(id) {
                     cell.asked = Some(kind);
                     signal = cell.stop_signal();
                 }

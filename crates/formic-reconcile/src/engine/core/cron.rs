@@ -17,7 +17,7 @@ impl Core {
     /// Goes on with the cron jobs; says whether anything happened, and when something is due next.
     pub(super) fn tick(&mut self) -> (bool, Option<Time>) {
         let (now, wall) = (self.now.time, self.now.wall());
-        let tick = self.timetable.tick(&self.observed, now, wall);
+        let tick = self.timetable.tick(self.roster.observed(), now, wall);
         self.desired.services.extend(tick.services);
         for due in &tick.happened {
             // That it begins goes without saying where it was due only now.

@@ -32,39 +32,32 @@ const SILENT_AFTER_MS: i64 = 3_000;
 impl Core {
     /// What a service is missing whose instances never announce themselves; nothing if that is not so.
     pub(super) fn why_silent(&self, service: &str) -> Option<String> {
-        let silent =
-            self.observed.instances.iter().filter(|i| i.service == service && !i.is_ready()).any(|i| {
-                let cell = self.cells.get(&i.id);
-                let waited = |cell: &Cell| self.now.unix_ms - cell.started_unix_ms >= SILENT_AFTER_MS;
-                let overdue = i.exit().is_some_and(|exit| exit.overdue);
-                cell.is_some_and(|cell| cell.is_silent() && (overdue || cell.pid.is_some() && waited(cell)))
-            });
+        let silent = self.roster.of(service).filter(|(i, _)| !i.is_ready()).any(|(i, cell)| {
+            let waited = |cell: &Cell| self.now.unix_ms - cell.started_unix_ms >= SILENT_AFTER_MS;
+            let overdue = i.exit().is_some_and(|exit| exit.overdue);
+            cell.is_silent() && (overdue || cell.pid.is_some() && waited(cell))
+        });
         silent.then(|| format!("{}.", SILENT.trim_start_matches(". ")))
     }
 
     pub(super) fn start(&mut self, service: &str, slot: u32, cause: &StartCause) {
         let Some(wanted) = self.desired.service(service).cloned() else { return };
         let id = InstanceId::from(format!("{service}-{:08x}", self.random.u32(..)));
-        let previous = self.observed.slot(service, slot).cloned();
+        let previous = self.roster.slot(service, slot).cloned();
         let instance = Instance::begin(id.clone(), &wanted, slot, previous.as_ref(), self.now.time);
         let seat = self.seat(&instance, wanted.replicas, previous.as_ref());
         let output = Output::of(&self.config.logs, service, &id);
         let spec = wanted.at(slot).map_or(&wanted.start, |template| template.start);
         let spec: Option<Start> = serde_json::from_value(spec.clone()).ok();
         let mut cell = Cell::new(spec.clone(), seat, self.now.unix_ms, output);
-        if let Some(previous) = previous {
+        if let Some(previous) = &previous {
             cell.last_exit = previous.exit().map(ToString::to_string).unwrap_or_default();
-            self.observed.instances.retain(|i| i.id != previous.id);
-            self.cells.remove(&previous.id);
-            if let Some(kept) = &mut self.kept {
-                kept.forget(&previous.id);
-            }
         }
         if let Some(kept) = &mut self.kept {
+            previous.iter().for_each(|previous| kept.forget(&previous.id));
             kept.touch(&id);
         }
-        self.cells.insert(id.clone(), cell);
-        self.observed.instances.push(instance.clone());
+        self.roster.begin(instance.clone(), cell);
         let text = format!("starts as {service}/{slot} at {}: {cause}", instance.revision);
         self.record(Kind::Start, &id, text);
         if let (Some(spec), Ok(name)) = (spec, ServiceName::new(service)) {
@@ -87,13 +80,14 @@ impl Core {
     /// if there is none, because it runs beside the one that it takes the place of, the two share: no two
     /// instances of one release do.
     fn seat(&self, new: &Instance, replicas: u32, previous: Option<&Instance>) -> u32 {
-        let held = |i: &&Instance| {
+        let held = |i: &Instance| {
             let held = i.is_live() || matches!(i.state, State::Backoff { .. });
-            held && i.service == new.service && Some(&i.id) != previous.map(|previous| &previous.id)
+            held && Some(&i.id) != previous.map(|previous| &previous.id)
         };
-        let seat_of = |i: &Instance| self.cells.get(&i.id).map(|cell| cell.seat);
-        let holders = || self.observed.instances.iter().filter(held).filter_map(|i| Some((i, seat_of(i)?)));
-        if let Some(own) = previous.and_then(seat_of).filter(|seat| *seat < replicas)
+        let all = || self.roster.of(&new.service).filter(|(i, _)| held(i));
+        let holders = || all().map(|(i, cell)| (i, cell.seat));
+        let own = previous.and_then(|previous| self.roster.cell(&previous.id)).map(|cell| cell.seat);
+        if let Some(own) = own.filter(|seat| *seat < replicas)
             && holders().all(|(_, seat)| seat != own)
         {
             return own;
@@ -116,7 +110,7 @@ impl Core {
         instance.adjusted(&wanted);
         let (slot, revision) = (instance.slot, instance.revision.clone());
         let spec = wanted.at(slot).and_then(|template| serde_json::from_value(template.start.clone()).ok());
-        if let (Some(spec), Some(cell)) = (spec, self.cells.get_mut(id)) {
+        if let (Some(spec), Some(cell)) = (spec, self.roster.cell_mut(id)) {
             let spec: Start = spec;
             cell.rule = spec.restart.clone();
             cell.start = Some(spec);
@@ -125,7 +119,7 @@ impl Core {
     }
 
     pub(super) fn started(&mut self, id: &InstanceId, pid: u32, chosen: Option<u16>) {
-        let Some(cell) = self.cells.get_mut(id) else {
+        let Some(cell) = self.roster.cell_mut(id) else {
             // Nobody knows of it, so nobody would stop it.
             self.effects.push(Effect::Stop { id: id.clone(), kind: StopKind::Kill, signal: None });
             return;
@@ -148,8 +142,8 @@ impl Core {
 
     /// Has an instance probed from now on.
     pub(super) fn probe(&mut self, id: &InstanceId) {
-        let Some(cell) = self.cells.get(id) else { return };
-        let instance = self.observed.instances.iter().find(|instance| instance.id == *id);
+        let Some(cell) = self.roster.cell(id) else { return };
+        let instance = self.roster.instance(id);
         let (Some(spec), Some(instance)) = (&cell.start, instance) else { return };
         let Ok(service) = ServiceName::new(&instance.service) else { return };
         let place = Place { seat: cell.seat, port: cell.port };
@@ -180,7 +174,7 @@ impl Core {
 
     pub(super) fn probed(&mut self, id: &InstanceId, heard: Heard) {
         let now = self.now.time;
-        if self.cells.get(id).is_some_and(|cell| cell.leader.is_some()) {
+        if self.roster.cell(id).is_some_and(|cell| cell.leader.is_some()) {
             // What answers is not what was started.
             return;
         }
@@ -190,7 +184,7 @@ impl Core {
             Heard::Ready(address) => {
                 instance.ready(now);
                 let after = instance.is_ready();
-                if let (Some(address), Some(cell)) = (address, self.cells.get_mut(id)) {
+                if let (Some(address), Some(cell)) = (address, self.roster.cell_mut(id)) {
                     cell.address = address;
                 }
                 if !before && after {
@@ -218,7 +212,7 @@ impl Core {
     pub(super) fn registered(&mut self, known: Members) {
         let Some(before) = self.registered.replace(known.clone()) else {
             // What was written down of those that run may be old.
-            let running: Vec<InstanceId> = self.cells.keys().cloned().collect();
+            let running: Vec<InstanceId> = self.roster.ids().cloned().collect();
             return running
                 .iter()
                 .for_each(|id| self.enrol(id, known.get(&formic_core::InstanceId::new(id.as_str()))));
@@ -232,7 +226,7 @@ impl Core {
 
     /// How an instance is in the registry. Of one that does not run it says nothing.
     fn enrol(&mut self, id: &InstanceId, known: Option<&Arc<formic_core::Instance>>) {
-        let Some(cell) = self.cells.get_mut(id).filter(|cell| cell.pid.is_some()) else { return };
+        let Some(cell) = self.roster.cell_mut(id).filter(|cell| cell.pid.is_some()) else { return };
         cell.address = known.map(|known| shown(known)).unwrap_or_default();
         cell.announced |= known.is_some();
         if cell.registered.as_ref() != known.map(Arc::as_ref) {
@@ -244,7 +238,7 @@ impl Core {
     }
 
     pub(super) fn leader_exited(&mut self, id: InstanceId, status: ExitStatus) {
-        let Some(cell) = self.cells.get_mut(&id).filter(|cell| cell.pid.is_some()) else { return };
+        let Some(cell) = self.roster.cell_mut(&id).filter(|cell| cell.pid.is_some()) else { return };
         let news = cell.leader.replace(status).is_none();
         let (asked, done, signal) = (cell.asked.is_some(), is_done(cell, status), cell.stop_signal());
         // The leader's end is not the tree's: what it left behind goes now. A stop that was asked for is on
@@ -276,7 +270,7 @@ impl Core {
             instance.stopping(cause, now);
             failing.clone_from(&instance.failing);
         }
-        let Some(cell) = self.cells.get_mut(id) else { return };
+        let Some(cell) = self.roster.cell_mut(id) else { return };
         // What a leader left behind is being ended already; only a kill is quicker.
         let sweeping = cell.leader.is_some() && cell.asked.is_none() && kind != StopKind::Kill;
         if !cell.ask(kind) {
@@ -311,11 +305,11 @@ impl Core {
 
     /// What an instance depends on that ended last since it was started, and how: of what was itself taken along, that.
     fn ended_before(&self, id: &InstanceId) -> Option<String> {
-        let own = self.observed.instances.iter().find(|instance| instance.id == *id)?;
-        let needs = self.observed.instances.iter().filter(|i| own.depends_on.contains(&i.service));
+        let own = self.roster.instance(id)?;
+        let needs = self.roster.iter().filter(|i| own.depends_on.contains(&i.service));
         let ended = needs.filter_map(|i| {
             let by_itself = i.history.last_exit.map(|at| {
-                let before = self.cells.get(&i.id).map(|cell| cell.last_exit.clone());
+                let before = self.roster.cell(&i.id).map(|cell| cell.last_exit.clone());
                 let how = i.exit().map(ToString::to_string).or(before).filter(|how| !how.is_empty());
                 let how = how.unwrap_or_else(|| "ended by itself".into());
                 (at, format!("{}/{} {how}", i.service, i.slot))
@@ -341,7 +335,7 @@ impl Core {
     pub(super) fn gone(&mut self, id: &InstanceId, status: ExitStatus, killed: bool) {
         self.over.push(id.clone());
         // A kill after a stop is answered twice.
-        let Some(cell) = self.cells.get(id).filter(|cell| cell.pid.is_some()) else { return };
+        let Some(cell) = self.roster.cell(id).filter(|cell| cell.pid.is_some()) else { return };
         let told = cell.leader.is_some();
         let status = cell.leader.unwrap_or(status);
         let done = is_done(cell, status);
@@ -362,7 +356,7 @@ impl Core {
 
     pub(super) fn ended(&mut self, id: &InstanceId, outcome: Outcome) {
         let (random, now) = (self.random.f64(), self.now.time);
-        let Some(cell) = self.cells.get_mut(id) else { return };
+        let Some(cell) = self.roster.cell_mut(id) else { return };
         let was_running = cell.pid.take().is_some();
         cell.address.clear();
         cell.registered = None;
@@ -384,9 +378,7 @@ impl Core {
     /// back, and nothing is started again.
     pub(super) fn record_backoffs(&mut self, plan: &Plan) {
         for id in std::mem::take(&mut self.backs_off) {
-            let Some(instance) = self.observed.instances.iter().find(|instance| instance.id == id) else {
-                continue;
-            };
+            let Some(instance) = self.roster.instance(&id) else { continue };
             let State::Backoff { exit, until } = &instance.state else { continue };
             let returns = plan.actions.iter().any(|action| match action {
                 Action::Start { service, slot, cause: StartCause::Restart(_), .. }

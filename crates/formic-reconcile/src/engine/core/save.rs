@@ -172,8 +172,7 @@ impl Core {
                 instance.restart_clock(now.time);
                 kept.touch(&instance.id);
             }
-            self.cells.insert(instance.id.clone(), cell);
-            self.observed.instances.push(instance);
+            self.roster.add(instance, cell);
         }
         self.desired.generation = self.fleet.generation;
         self.kept = Some(kept);
@@ -212,11 +211,9 @@ impl Core {
         kept.index = self.history.back().map_or(kept.index, |last| last.index);
         let stale = std::mem::take(&mut kept.stale);
         save.gone = std::mem::take(&mut kept.gone);
-        if !stale.is_empty() {
-            for instance in self.observed.instances.iter().filter(|instance| stale.contains(&instance.id)) {
-                let rest = self.cells.get(&instance.id).map(rest).unwrap_or_default();
-                save.instances.push(Held { instance: instance.clone(), rest });
-            }
+        for instance in stale.iter().filter_map(|id| self.roster.instance(id)) {
+            let rest = self.roster.cell(&instance.id).map(rest).unwrap_or_default();
+            save.instances.push(Held { instance: instance.clone(), rest });
         }
         save.events = self.effects.iter().filter_map(event).collect();
         (!save.is_empty() || !save.over.is_empty()).then(|| Box::new(save))
@@ -254,8 +251,7 @@ impl Core {
 
     /// What is written beside the record of an instance, for an engine that has no database any more.
     pub(super) fn noted(&self, id: &InstanceId) -> Value {
-        let instance = self.observed.instances.iter().find(|instance| instance.id == *id);
-        serde_json::to_value((instance, self.cells.get(id))).unwrap_or_default()
+        serde_json::to_value((self.roster.instance(id), self.roster.cell(id))).unwrap_or_default()
     }
 }
 

@@ -138,6 +138,10 @@ impl World {
         self.wake_at = turn.wake_at;
         self.ended = turn.ended.or(self.ended);
         self.recorded.clear();
+        // After every event of every test: what is kept from turn to turn is what is made anew.
+        let now = self.now().time;
+        assert_eq!(self.core.view(now), self.core.view_anew(now));
+        self.core.roster.check();
         turn.effects.into_iter().filter_map(|effect| self.line(effect)).collect()
     }
 
@@ -260,7 +264,7 @@ impl World {
     }
 
     fn row(&self, name: &str) -> ServiceView {
-        self.core.view(self.now().time).services.into_iter().find(|row| row.name == name).unwrap()
+        self.core.view_anew(self.now().time).services.into_iter().find(|row| row.name == name).unwrap()
     }
 
     fn instance(&self, name: &str) -> InstanceView {
@@ -286,6 +290,7 @@ mod ends;
 mod over;
 mod programs;
 mod revisions;
+mod roster;
 mod secrets;
 mod stops;
 mod views;
@@ -309,7 +314,7 @@ fn dependants_start_when_what_they_need_is_ready() {
     assert_eq!(world.probed("user/0", true), ["spawn order/0", "spawn order/1"]);
     world.up("order/0");
     world.up("order/1");
-    assert!(world.core.view(world.now().time).is_ready());
+    assert!(world.core.view_anew(world.now().time).is_ready());
 }
 
 #[test]
@@ -520,9 +525,10 @@ fn a_service_that_is_removed_is_stopped_and_forgotten() {
     let services = vec![service("user", 1, &[])];
     assert_eq!(world.apply(services, None).0, ["stop order/0 within 30s"]);
     world.gone("order/0", false);
-    let names: Vec<String> = world.core.view(world.now().time).services.into_iter().map(|s| s.name).collect();
+    let names: Vec<String> =
+        world.core.view_anew(world.now().time).services.into_iter().map(|s| s.name).collect();
     assert_eq!(names, ["user"]);
-    assert_eq!(world.core.cells.len(), 1);
+    assert_eq!(world.core.roster.observed().instances.len(), 1);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use formic_plan::{
-    Change as Step, Decision, Desired, Fleet, Instance, InstanceId, Service, StopCause, Time, plan,
+    Change as Step, Decision, Desired, Fleet, Instance, InstanceId, Service, StopCause, Time, plan_at,
 };
 
 use super::Core;
@@ -81,9 +81,11 @@ impl Core {
     }
 
     fn kill_all(&mut self) {
-        let live = self.observed.instances.iter().filter(|i| i.is_live() && !i.is_quarantined());
-        let live: Vec<InstanceId> = live.map(|instance| instance.id.clone()).collect();
-        for id in live {
+        let live = self.roster.iter().filter(|i| i.is_live() && !i.is_quarantined());
+        let mut live: Vec<(Time, InstanceId)> = live.map(|i| (i.started, i.id.clone())).collect();
+        // As they were started: so it is told, and a place in the roster says nothing of that.
+        live.sort_by_key(|(started, _)| *started);
+        for (_, id) in live {
             self.stop(&id, StopKind::Kill, StopCause::ShutDown);
         }
     }
@@ -110,7 +112,7 @@ impl Core {
             return false;
         };
         instance.given_up(now);
-        if let Some(cell) = self.cells.get_mut(id) {
+        if let Some(cell) = self.roster.cell_mut(id) {
             cell.pid = None;
             cell.address.clear();
             cell.registered = None;
@@ -186,10 +188,10 @@ impl Core {
     fn preview(&self, services: Vec<Service>) -> Preview {
         let mut fleet = self.fleet.clone();
         let (steps, _) = propose(&mut fleet, &services, self.now.time);
-        let mut desired = fleet.advance(&self.observed, self.now.time).desired;
+        let mut desired = fleet.advance_at(&self.roster.places(), self.now.time).desired;
         let mut timetable = self.timetable.clone();
         timetable.apply(&Desired { generation: fleet.generation, services }, self.now.wall());
-        let tick = timetable.tick(&self.observed, self.now.time, self.now.wall());
+        let tick = timetable.tick(self.roster.observed(), self.now.time, self.now.wall());
         desired.services.extend(tick.services);
         let slot = |instance: &Instance| Slot {
             service: instance.service.clone(),
@@ -201,8 +203,8 @@ impl Core {
             index: self.fleet.generation,
             services: self.wanted(),
             steps,
-            plan: plan(&desired, &self.observed, self.now.time),
-            live: self.observed.instances.iter().filter(|i| i.is_live()).map(slot).collect(),
+            plan: plan_at(&desired, &self.roster.places(), self.now.time),
+            live: self.roster.iter().filter(|i| i.is_live()).map(slot).collect(),
         }
     }
 

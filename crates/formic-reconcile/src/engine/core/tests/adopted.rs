@@ -69,7 +69,7 @@ fn what_runs_goes_on_as_what_it_was() {
     world.after(1000);
     let lines = world.successor(&[("user/0", running(7)), ("order/0", running(8))]);
     assert_eq!(lines, ["follow order/0", "probe order/0", "follow user/0", "probe user/0"].map(String::from));
-    assert!(world.core.view(world.now().time).is_ready());
+    assert!(world.core.view_anew(world.now().time).is_ready());
     assert_eq!((world.instance("user").pid, world.instance("user").address.as_str()), (7, "127.0.0.1:7"));
     assert_eq!(world.recorded, ["adopted  took over 2 instances of the engine before"]);
     let found = [Found { id: world.id("user/0"), note: Value::Null, port: None, fate: running(7) }];
@@ -84,8 +84,8 @@ fn what_runs_goes_on_as_what_it_was() {
 fn an_engine_that_was_never_told_anything_touches_nothing() {
     let mut world = shop();
     let note = serde_json::to_value((
-        world.core.observed.instances.iter().find(|i| i.service == "user").unwrap(),
-        world.core.cells.get(&world.id("user/0")).unwrap(),
+        world.core.roster.iter().find(|i| i.service == "user").unwrap(),
+        world.core.roster.cell(&world.id("user/0")).unwrap(),
     ))
     .unwrap();
     // The database is lost; the record is not.
@@ -214,7 +214,7 @@ fn after_a_start_of_the_machine_everything_is_started_again() {
     world.up("order/0");
     world.after(100);
     assert_eq!(world.handle(Event::Timer), Vec::<String>::new());
-    assert!(world.core.view(world.now().time).is_ready());
+    assert!(world.core.view_anew(world.now().time).is_ready());
 }
 
 #[test]
@@ -276,7 +276,7 @@ fn what_could_not_be_written_is_written_with_the_next_turn() {
     let state = world.state.as_ref().unwrap();
     assert_eq!(state.generations().unwrap().len(), 2);
     assert_eq!(state.fleet().unwrap().unwrap().0, world.core.fleet);
-    assert_eq!(state.instances().unwrap().len(), world.core.observed.instances.len());
+    assert_eq!(state.instances().unwrap().len(), world.core.roster.observed().instances.len());
 }
 
 #[test]

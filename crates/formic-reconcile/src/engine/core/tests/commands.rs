@@ -33,7 +33,7 @@ fn a_tag_alone_is_another_state_and_comes_back_with_the_view() {
     let change = Change { services, tag: "exposed".into(), index: None, cause: "apply".into() };
     let (lines, answer) = world.ask(|answer| Command::Change(change, answer));
     assert_eq!((lines, answer), (Vec::new(), Ok(Applied { index: 2, changed: true })));
-    let view = world.core.view(world.now().time);
+    let view = world.core.view_anew(world.now().time);
     assert_eq!((view.index, &*view.tag), (2, &Value::from("exposed")));
     assert_eq!(world.recorded, ["applied  index 2 by apply: no service changed"]);
 }

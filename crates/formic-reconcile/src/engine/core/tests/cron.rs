@@ -74,7 +74,7 @@ fn what_is_due_runs_and_its_end_is_told_with_its_cause() {
     // 1 000 s after 1970 it was made; the next full ten are as far.
     assert_eq!(row.cron.unwrap().next_unix_ms, Some(1_010_000));
     assert_eq!(world.wake_at, Some(Time::from_millis(10_000)));
-    assert!(world.core.view(world.now().time).is_ready(), "nothing is missing");
+    assert!(world.core.view_anew(world.now().time).is_ready(), "nothing is missing");
     assert_eq!(world.timer(9_999), Vec::<String>::new());
     assert_eq!(world.timer(1), ["spawn report/0"]);
     assert_eq!(

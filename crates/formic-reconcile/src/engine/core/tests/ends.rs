@@ -40,7 +40,7 @@ fn a_job_that_succeeded_is_done_and_nobody_is_alarmed() {
     let row = world.row("mig");
     assert_eq!((row.state, row.ready, row.wanted), (ServiceState::Completed, 1, 1));
     assert_eq!((row.reason.as_str(), row.rollout), ("", "succeeded"));
-    assert!(world.core.view(world.now().time).is_ready());
+    assert!(world.core.view_anew(world.now().time).is_ready());
     assert!(why(&mut world, "mig").starts_with("mig is completed: 1 of 1 came to the end."));
 }
 
@@ -54,7 +54,7 @@ fn a_job_that_failed_has_failed_and_is_not_said_to_be_tried_again() {
     let row = world.row("mig");
     assert_eq!((row.state, row.ready), (ServiceState::Failed, 0));
     assert_eq!(row.reason, "mig/0 exited with code 3, is not started again");
-    assert!(!world.core.view(world.now().time).is_ready());
+    assert!(!world.core.view_anew(world.now().time).is_ready());
     let text = why(&mut world, "mig");
     assert!(text.contains("is not started again") && !text.contains("goes on trying"), "{text}");
 }
@@ -147,7 +147,7 @@ fn a_cron_job_that_was_stopped_is_run_by_nobody_until_it_is_started() {
     world.gone("tick/0", false);
     let row = world.row("tick");
     assert_eq!((row.state, row.cron.unwrap().next_unix_ms), (ServiceState::Stopped, None));
-    assert!(world.core.view(world.now().time).is_ready(), "nothing is missing");
+    assert!(world.core.view_anew(world.now().time).is_ready(), "nothing is missing");
     assert_eq!(world.after(60_000).handle(Event::Timer), [""; 0]);
     let run = |world: &mut World| {
         let (service, cause) = ("tick".to_owned(), "run tick".to_owned());

@@ -2,6 +2,7 @@
 //! record, between that and the reaping, before and after the commit, before the record is gone.
 
 use super::*;
+use crate::engine::cell::Cell;
 
 /// Where an engine dies on the way from an end to its record's removal.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -26,8 +27,8 @@ impl World {
     /// The record of an instance as the supervisor finds it, with what was written beside it at its start.
     fn record(&self, slot: &str, fate: Fate) -> Found {
         let id = self.id(slot);
-        let instance = self.core.observed.instances.iter().find(|instance| instance.id == id).unwrap();
-        let note = serde_json::to_value((instance, &self.core.cells[&id])).unwrap();
+        let instance = self.core.roster.iter().find(|instance| instance.id == id).unwrap();
+        let note = serde_json::to_value((instance, &self.core.roster.cell(&id).unwrap())).unwrap();
         Found { id, note, port: None, fate }
     }
 
@@ -110,7 +111,7 @@ fn a_count_of_restarts_never_falls_wherever_an_engine_dies_after_an_end() {
             world.after(120_000);
             assert_eq!(world.handle(Event::Timer), ["spawn user/0"], "{seed} {dies:?}");
             assert_eq!(world.instance("user").restarts, crash, "{seed} {dies:?}: once for each end");
-            assert_eq!(world.core.observed.instances.len(), 1);
+            assert_eq!(world.core.roster.observed().instances.len(), 1);
         }
     }
 }
@@ -148,7 +149,7 @@ fn what_was_asked_for_is_done_wherever_an_engine_dies_after_the_end() {
                 world.up("user/1");
             }
             let of = |world: &World| {
-                let of = world.core.observed.instances.iter().filter(|i| i.service == "user" && i.is_live());
+                let of = world.core.roster.iter().filter(|i| i.service == "user" && i.is_live());
                 of.count()
             };
             world.others = vec![world.record("other/0", Fate::Running { pid: 8 })];
@@ -164,7 +165,7 @@ fn what_was_asked_for_is_done_wherever_an_engine_dies_after_the_end() {
             );
             assert!(world.recorded.iter().all(|line| !line.contains("not known")), "{:?}", world.recorded);
             world.after(60_000).handle(Event::Timer);
-            let slots: Vec<u32> = world.core.observed.instances.iter().map(|i| i.slot).collect();
+            let slots: Vec<u32> = world.core.roster.iter().map(|i| i.slot).collect();
             assert_eq!(of(&world), left, "{what} {dies:?}: {slots:?}");
             assert_eq!(world.row("other").restarts, 0);
         }
@@ -190,9 +191,9 @@ fn an_end_that_the_database_knows_nothing_of_brings_no_instance_back() {
         world.state = older;
         let lines = world.succeeded_by(vec![found]);
         // The one that it took the place of is what the database knows, and it is gone too.
-        assert_eq!(world.core.observed.instances.len(), 1, "{fate:?}");
+        assert_eq!(world.core.roster.observed().instances.len(), 1, "{fate:?}");
         assert_eq!(world.instance("user").state, "backoff");
-        assert_ne!(world.core.observed.instances[0].id, id);
+        assert_ne!(world.core.roster.observed().instances[0].id, id);
         // What is left of it is ended, and its record goes.
         let expected = if is_over { vec![] } else { vec!["stop user/0 within 5s".to_owned()] };
         assert_eq!(lines, expected);

@@ -25,7 +25,7 @@ fn a_port_that_was_chosen_is_probed_and_kept() {
         let started = Event::Started { id: id.clone(), pid: 1, port: Some(port) };
         let turn = world.core.handle([started], world.now());
         assert_eq!(probing(turn.effects).port, Some(port));
-        assert_eq!(world.core.cells[&id].port, Some(port));
+        assert_eq!(world.core.roster.cell(&id).unwrap().port, Some(port));
     }
     // One that is fixed is known without being told.
     let mut world = World::new(vec![program("reports", 1, serde_json::json!({ "port": 80 }))]);

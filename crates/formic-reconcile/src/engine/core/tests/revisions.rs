@@ -57,7 +57,7 @@ fn without_a_surge_the_old_one_goes_first_and_replicas_keep_their_data() {
     world.up("user/1");
     let seats = |world: &World| {
         let mut seats: Vec<(u32, u32)> =
-            world.core.observed.instances.iter().map(|i| (i.slot, world.core.cells[&i.id].seat)).collect();
+            world.core.roster.iter().map(|i| (i.slot, world.core.roster.cell(&i.id).unwrap().seat)).collect();
         seats.sort_unstable();
         seats
     };
@@ -81,7 +81,7 @@ fn a_revision_that_fails_goes_back_by_itself_and_that_is_another_state() {
     world.started("user/1");
     world.leader_exits("user/1", 78);
     world.gone("user/1", false);
-    let view = world.core.view(world.now().time);
+    let view = world.core.view_anew(world.now().time);
     assert_eq!(
         (view.index, view.services[0].rollout, view.services[0].state),
         (3, "reverted", ServiceState::Ready)

@@ -17,7 +17,7 @@ fn user(version: u64) -> Service {
 impl World {
     /// The version of the last instance that was to be started.
     fn given(&self) -> u64 {
-        let start = self.core.cells[&self.id("user/0")].start.clone();
+        let start = self.core.roster.cell(&self.id("user/0")).unwrap().start.clone();
         start.unwrap().secrets["db"].version
     }
 }
@@ -47,7 +47,7 @@ fn files_go_with_their_instance_and_the_versions_that_one_can_go_back_to_are_kep
     };
     assert_eq!(secrets(&world), [BTreeSet::from([1]), BTreeSet::from([2])]);
     // One that could not be started has left nothing.
-    world.ids.insert("user/1".into(), world.core.observed.instances.last().unwrap().id.clone());
+    world.ids.insert("user/1".into(), world.core.roster.observed().instances.last().unwrap().id.clone());
     let failed = world.id("user/1");
     let lines = world.handle(Event::NotStarted { id: failed, why: "no".into(), withheld: false });
     assert!(lines.iter().any(|line| line.starts_with("take back")), "{lines:?}");

@@ -19,7 +19,8 @@ impl World {
 #[test]
 fn a_view_after_another_is_the_whole_view_and_keeps_what_has_not_changed() {
     let mut world = World::running();
-    let mut before = world.core.view(world.now().time);
+    let now = world.now().time;
+    let mut before = world.core.view(now);
     world.after(20_000);
     for step in 0..5 {
         match step {
@@ -30,8 +31,8 @@ fn a_view_after_another_is_the_whole_view_and_keeps_what_has_not_changed() {
             _ => drop(world.shut_down(false)),
         }
         let now = world.now().time;
-        let after = world.core.view_after(&before, now);
-        assert_eq!(after, world.core.view(now), "step {step}");
+        let after = world.core.view(now);
+        assert_eq!(after, world.core.view_anew(now), "step {step}");
         let row = |view: &crate::view::View, name: &str| {
             let service = view.services.iter().find(|service| service.name == name).unwrap();
             Arc::clone(&service.instances[0])
@@ -88,8 +89,8 @@ fn of_many_in_a_view_those_are_kept_that_have_not_changed() {
     world.probed("user/1", false);
     world.apply(vec![service("user", 5, &[])], None).1.unwrap();
     let now = world.now().time;
-    let after = world.core.view_after(&before, now);
-    assert_eq!(after, world.core.view(now));
+    let after = world.core.view(now);
+    assert_eq!(after, world.core.view_anew(now));
     let rows = |view: &crate::view::View| view.services[0].instances.clone();
     let (before, after) = (rows(&before), rows(&after));
     assert_eq!((before.len(), after.len()), (4, 5));
@@ -108,7 +109,14 @@ fn what_changes_in_the_registry_changes_what_is_known_of_those_alone() {
     world.register(&[("user/1", "127.0.0.1:4"), ("user/2", "127.0.0.1:3")]);
     assert_eq!(world.addresses("user"), ["", "127.0.0.1:4", "127.0.0.1:3"]);
     let known = |slot: &str| {
-        world.core.cells[&world.id(slot)].registered.as_ref().map(|known| known.endpoint.to_string())
+        world
+            .core
+            .roster
+            .cell(&world.id(slot))
+            .unwrap()
+            .registered
+            .as_ref()
+            .map(|known| known.endpoint.to_string())
     };
     assert_eq!(known("user/0"), None);
     assert_eq!(known("user/1"), Some("127.0.0.1:4".into()));
