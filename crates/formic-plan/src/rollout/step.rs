@@ -14,8 +14,9 @@ impl Deployment {
     ) -> (Vec<What>, Option<Time>) {
         let mut decisions = Vec::new();
         let update = &self.wanted.service.update;
-        let (of, ready) = (self.wanted.service.replicas, survey.ready());
-        let available = survey.available(update.min_ready.get());
+        let of = self.wanted.service.replicas;
+        // Asked where the phase goes by it: most rollouts are over.
+        let available = || survey.available(update.min_ready.get());
         match self.rollout.phase.clone() {
             Phase::Pending { needs } => {
                 let unmet = index.unmet(&self.wanted.service);
@@ -37,11 +38,11 @@ impl Deployment {
                 self.rollout.phase = Phase::Succeeded { at, kept: None };
             }
             // They went on trying, and all of them work after all.
-            Phase::Failed { .. } | Phase::RevertNoop { .. } if of > 0 && available >= of => {
+            Phase::Failed { .. } | Phase::RevertNoop { .. } if of > 0 && available() >= of => {
                 decisions.push(What::Promotes);
                 self.rollout.phase = Phase::Promoting;
             }
-            Phase::Reverting { cause, .. } if ready >= of => {
+            Phase::Reverting { cause, .. } if survey.ready() >= of => {
                 decisions.push(What::Reverted { to: self.wanted.service.revision.clone() });
                 self.rollout.phase = Phase::Reverted { at: now, cause };
             }

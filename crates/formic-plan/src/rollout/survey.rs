@@ -113,7 +113,7 @@ impl<'a> Index<'a> {
                 survey.fallen.push(instance);
             }
         }
-        survey.new.sort_by_key(|i| (Reverse(counts(i)), i.started, i.slot));
+        survey.new = sorted(survey.new, |i| (Reverse(counts(i)), i.started, i.slot));
         // What never worked and what nothing goes back to is of no use unless it answers calls.
         let useless = |i: &Instance| !i.is_ready() && !good.is_some_and(|good| good.is_run_by(i));
         survey.old.retain(|instance| !useless(instance));
@@ -194,6 +194,13 @@ impl Survey<'_> {
 /// Whether an instance does what it is for: it answers, or has done its work.
 fn counts(instance: &Instance) -> bool {
     instance.is_ready() || instance.is_completed()
+}
+
+/// By keys that are taken once, and lie side by side while they are compared.
+fn sorted<K: Ord>(instances: Vec<&Instance>, key: impl Fn(&Instance) -> K) -> Vec<&Instance> {
+    let mut keyed: Vec<(K, &Instance)> = instances.into_iter().map(|i| (key(i), i)).collect();
+    keyed.sort_by(|(a, _), (b, _)| a.cmp(b));
+    keyed.into_iter().map(|(_, instance)| instance).collect()
 }
 
 fn count<T>(of: impl Iterator<Item = T>) -> u32 {
