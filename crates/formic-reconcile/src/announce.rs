@@ -12,6 +12,16 @@ pub(crate) fn shown(instance: &Instance) -> String {
     instance.metadata.get(Instance::PUBLIC).cloned().unwrap_or_else(|| instance.endpoint.to_string())
 }
 
+/// How an instance is in the registry, if it is there. Without a copy of all those of its service: each of a thousand asks.
+pub(crate) async fn known(
+    registry: &DynRegistry,
+    service: &ServiceName,
+    id: &InstanceId,
+) -> Option<Arc<Instance>> {
+    let all = registry.watch(Some(service.clone())).next().await.ok()?;
+    all.instances.get(id).cloned()
+}
+
 /// Registers one instance while it is ready. Dropping it deregisters.
 pub(crate) struct Announcer {
     registry: DynRegistry,
@@ -41,9 +51,11 @@ impl Announcer {
     /// It answers; one that has registered itself, and so said more of itself than is known here, is left as
     /// it is.
     pub(crate) async fn ready(&mut self) {
-        let known = self.registry.get(&self.instance.service).await.unwrap_or_default();
-        let others = |known: &Instance| known.id == self.instance.id && *known != self.instance;
-        if self.registrar.is_none() && !known.iter().any(others) {
+        if self.registrar.is_some() {
+            return;
+        }
+        let known = known(&self.registry, &self.instance.service, &self.instance.id).await;
+        if known.is_none_or(|known| *known == self.instance) {
             let registrar = Registrar::start(
                 Arc::clone(&self.registry),
                 self.instance.clone(),
@@ -67,7 +79,7 @@ mod tests {
 
     use std::time::Duration;
 
-    use formic_registry::Memory;
+    use formic_registry::{BoxFuture, Error, Lease, Memory, Registry, ServiceEntry, Watch};
 
     use super::*;
 
@@ -113,5 +125,54 @@ mod tests {
         other.ready().await;
         other.unready().await;
         assert_eq!(addresses(&registry).await, ["reports-1 127.0.0.1:8001"]);
+    }
+
+    /// A registry that gives nobody a copy of all that a service has.
+    #[derive(Debug)]
+    struct Uncopied(Memory);
+
+    impl Registry for Uncopied {
+        fn register(&self, instance: Instance, ttl: Duration) -> BoxFuture<'_, Result<Lease, Error>> {
+            self.0.register(instance, ttl)
+        }
+
+        fn renew<'a>(&'a self, lease: &'a Lease) -> BoxFuture<'a, Result<(), Error>> {
+            self.0.renew(lease)
+        }
+
+        fn deregister<'a>(&'a self, id: &'a InstanceId) -> BoxFuture<'a, Result<(), Error>> {
+            self.0.deregister(id)
+        }
+
+        fn get<'a>(&'a self, service: &'a ServiceName) -> BoxFuture<'a, Result<Vec<Instance>, Error>> {
+            panic!("all of {service} are copied");
+        }
+
+        fn list(&self) -> BoxFuture<'_, Result<Vec<ServiceEntry>, Error>> {
+            panic!("all services are listed");
+        }
+
+        fn watch(&self, service: Option<ServiceName>) -> Watch {
+            self.0.watch(service)
+        }
+    }
+
+    #[tokio::test]
+    async fn one_is_found_and_announced_without_a_copy_of_the_others() {
+        let memory = Memory::new();
+        let registry: DynRegistry = Arc::new(Uncopied(memory.clone()));
+        let service = ServiceName::new("reports").unwrap();
+        let ids: Vec<InstanceId> = (0..3).map(|n| InstanceId::new(format!("reports-{n}"))).collect();
+        let mut announcers: Vec<Announcer> =
+            ids.iter().map(|id| Announcer::new(&registry, id, &service, "abc", 8001)).collect();
+        for announcer in &mut announcers {
+            announcer.ready().await;
+        }
+        let memory: DynRegistry = Arc::new(memory);
+        let all = ids.iter().map(|id| format!("{id} 127.0.0.1:8001")).collect::<Vec<_>>();
+        until(&memory, &all.iter().map(String::as_str).collect::<Vec<_>>()).await;
+        let found = known(&registry, &service, &ids[1]).await.unwrap();
+        assert_eq!((&found.id, &found.service), (&ids[1], &service));
+        assert_eq!(known(&registry, &service, &InstanceId::new("reports-9")).await, None);
     }
 }

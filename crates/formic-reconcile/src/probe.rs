@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use self::fault::Fault;
 pub(crate) use self::way::Way;
-use crate::announce::{Announcer, shown};
+use crate::announce::{Announcer, known, shown};
 use crate::clock;
 use crate::logs;
 use crate::measures::Measures;
@@ -99,7 +99,7 @@ impl Target {
                             announcer.ready().await;
                         }
                         let registered = tokio::time::timeout(limit, self.registered()).await;
-                        changed(Heard::Ready(registered.ok().flatten().as_ref().map(shown)));
+                        changed(Heard::Ready(registered.ok().flatten().as_deref().map(shown)));
                     }
                 }
                 Err(fault) => {
@@ -140,14 +140,13 @@ impl Target {
     async fn endpoint(&self) -> Option<Endpoint> {
         match self.port {
             Some(port) => Some(Endpoint::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))),
-            None => self.registered().await.map(|found| found.endpoint),
+            None => self.registered().await.map(|found| found.endpoint.clone()),
         }
     }
 
     /// What the instance said of itself.
-    async fn registered(&self) -> Option<Instance> {
-        let instances = self.registry.get(&self.service).await.ok()?;
-        instances.into_iter().find(|found| found.id == self.instance)
+    async fn registered(&self) -> Option<Arc<Instance>> {
+        known(&self.registry, &self.service, &self.instance).await
     }
 }
 
