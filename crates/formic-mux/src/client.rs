@@ -4,6 +4,7 @@
 //! callers say at a time is one write, and what comes back in one read wakes all of them.
 
 mod call;
+mod crowd;
 mod drive;
 #[cfg(test)]
 mod tests;
@@ -143,6 +144,7 @@ where
         pipe: Pipe::new(io, Direction::Up, capture),
         clock: Clock::new(),
         wake: Vec::new(),
+        crowd: crowd::Crowd::new(),
         yielded: false,
     };
     driver.greet().await?;

@@ -7,7 +7,8 @@ use std::task::{Context, Poll, Waker};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{Link, NoGreeting, State, wake};
+use super::crowd::Crowd;
+use super::{Link, NoGreeting, State};
 use crate::codec::Fault;
 use crate::link::{Clock, Pipe};
 use crate::machine::Event;
@@ -25,6 +26,7 @@ pub(super) struct Driver<S> {
     pub(super) clock: Clock,
     /// Callers to be woken outside of the lock.
     pub(super) wake: Vec<Waker>,
+    pub(super) crowd: Crowd,
     /// Others were let by since the last write.
     pub(super) yielded: bool,
 }
@@ -109,7 +111,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         if !std::mem::replace(&mut self.yielded, true) {
             let state = self.link.lock();
             if state.machine.has_output() && state.machine.calls() > 1 {
-                continue_after(state, cx);
+                drop(state);
+                self.crowd.let_by(cx.waker());
                 return Poll::Pending;
             }
         }
@@ -192,12 +195,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 if let Err(fault) = state.machine.tick(now) {
                     return Poll::Ready(Over::Fault(fault));
                 }
-                continue_after(state, cx);
+                drop(state);
+                self.crowd.let_by(cx.waker());
                 return Poll::Pending;
             }
             if state.machine.has_output() && self.pipe.unwritten() == 0 {
                 // Credit was given back while reading, or a caller came in between.
-                continue_after(state, cx);
+                drop(state);
+                self.crowd.let_by(cx.waker());
                 return Poll::Pending;
             }
             // While there is something unwritten the socket wakes; callers need not.
@@ -212,14 +217,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     }
 
     fn wake_all(&mut self) {
-        self.wake.drain(..).for_each(Waker::wake);
+        self.crowd.wake(&mut self.wake);
     }
-}
-
-/// Has the task polled again.
-fn continue_after(state: std::sync::MutexGuard<'_, State>, cx: &Context<'_>) {
-    drop(state);
-    wake(Some(cx.waker().clone()));
 }
 
 impl State {

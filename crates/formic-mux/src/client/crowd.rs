@@ -1,0 +1,183 @@
+//! Callers who are woken together, and the connection's task that lets them go first.
+//!
+//! Each wake of a task has the scheduler look for a thread that could help, as long as there is one without work. Such a thread finds
+//! the one task that was woken so far, runs it, and sleeps again until the next is woken: with many answers in one read that is a
+//! change of threads for nearly each of them. So callers are woken when the thread has nothing else to do, all at a time, after which
+//! the scheduler looks for help once.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Wake, Waker};
+use std::time::{Duration, Instant};
+
+/// Callers do not wait longer than this for a thread to have nothing else to do, but for once in a while.
+const PATIENCE: Duration = Duration::from_micros(500);
+
+/// Where it took longer, so many crowds are woken at once.
+const HASTE: u32 = 64;
+
+/// Wakes crowds, one after the other.
+pub(super) struct Crowd {
+    waiting: Arc<Waiting>,
+    /// Wakes all who wait.
+    all: Waker,
+}
+
+#[derive(Default)]
+struct Waiting(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    wakers: Vec<Waker>,
+    since: Option<Instant>,
+    haste: u32,
+}
+
+impl Crowd {
+    pub(super) fn new() -> Self {
+        let waiting = Arc::<Waiting>::default();
+        Self { all: Waker::from(Arc::clone(&waiting)), waiting }
+    }
+
+    /// Wakes these: one at once, and several as soon as the thread has nothing else to do.
+    pub(super) fn wake(&self, wakers: &mut Vec<Waker>) {
+        if wakers.len() > 1 && self.waiting.takes(wakers) {
+            self.wait();
+        }
+        wakers.drain(..).for_each(Waker::wake);
+    }
+
+    /// Has a task that goes on polled again, as soon as the thread has nothing else to do.
+    pub(super) fn let_by(&self, own: &Waker) {
+        if self.waiting.takes(&mut vec![own.clone()]) {
+            self.wait();
+        } else {
+            own.wake_by_ref();
+        }
+    }
+
+    /// What the scheduler does for a task that lets others go first. Outside of one it wakes at once.
+    fn wait(&self) {
+        if pin!(tokio::task::yield_now()).poll(&mut Context::from_waker(&self.all)).is_ready() {
+            self.waiting.wake_all();
+        }
+    }
+}
+
+impl Drop for Crowd {
+    fn drop(&mut self) {
+        self.waiting.wake_all();
+    }
+}
+
+impl Waiting {
+    /// Takes them, unless there is haste.
+    fn takes(&self, wakers: &mut Vec<Waker>) -> bool {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.haste > 0 {
+            state.haste -= 1;
+            return false;
+        }
+        state.since.get_or_insert_with(Instant::now);
+        state.wakers.append(wakers);
+        true
+    }
+
+    fn wake_all(&self) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.since.take().is_some_and(|since| since.elapsed() > PATIENCE) {
+            state.haste = HASTE;
+        }
+        let mut wakers = std::mem::take(&mut state.wakers);
+        drop(state);
+        wakers.drain(..).for_each(Waker::wake);
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.wakers.capacity() == 0 {
+            // The room is used again.
+            state.wakers = wakers;
+        }
+    }
+}
+
+impl Wake for Waiting {
+    fn wake(self: Arc<Self>) {
+        self.wake_all();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.wake_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Count(AtomicUsize);
+
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    impl Count {
+        fn wakers(self: &Arc<Self>, count: usize) -> Vec<Waker> {
+            (0..count).map(|_| Waker::from(Arc::clone(self))).collect()
+        }
+
+        fn woken(&self) -> usize {
+            self.0.swap(0, Ordering::SeqCst)
+        }
+    }
+
+    #[tokio::test]
+    async fn many_are_woken_together_once_the_thread_has_nothing_else_to_do() {
+        let (crowd, count) = (Crowd::new(), Arc::<Count>::default());
+        crowd.wake(&mut count.wakers(1));
+        assert_eq!(count.woken(), 1, "one waits for nobody");
+        crowd.wake(&mut count.wakers(3));
+        crowd.wake(&mut count.wakers(2));
+        crowd.let_by(&count.wakers(1)[0]);
+        assert_eq!(count.woken(), 0);
+        tokio::task::yield_now().await;
+        assert_eq!(count.woken(), 6);
+    }
+
+    #[tokio::test]
+    async fn a_thread_that_has_much_to_do_is_not_waited_for_but_once_in_a_while() {
+        let (crowd, count) = (Crowd::new(), Arc::<Count>::default());
+        crowd.wake(&mut count.wakers(3));
+        std::thread::sleep(2 * PATIENCE);
+        tokio::task::yield_now().await;
+        assert_eq!(count.woken(), 3);
+        for _ in 0..HASTE / 2 {
+            crowd.wake(&mut count.wakers(3));
+            crowd.let_by(&count.wakers(1)[0]);
+            assert_eq!(count.woken(), 4, "at once");
+        }
+        crowd.wake(&mut count.wakers(3));
+        assert_eq!(count.woken(), 0, "it is tried again");
+        tokio::task::yield_now().await;
+        assert_eq!(count.woken(), 3);
+    }
+
+    #[tokio::test]
+    async fn nobody_is_left_behind() {
+        let (crowd, count) = (Crowd::new(), Arc::<Count>::default());
+        crowd.wake(&mut count.wakers(3));
+        drop(crowd);
+        assert_eq!(count.woken(), 3);
+    }
+
+    #[test]
+    fn outside_of_a_scheduler_all_are_woken_at_once() {
+        let (crowd, count) = (Crowd::new(), Arc::<Count>::default());
+        crowd.wake(&mut count.wakers(3));
+        assert_eq!(count.woken(), 3);
+    }
+}
