@@ -385,6 +385,16 @@ proptest! {
         let (mut now, mut ids) = (now, 0);
         for _ in 0..300 {
             let plan = plan(&desired, &observed, now);
+            // Whoever keeps where each stands gets the same, also where several are in one slot.
+            let index = Index::new(&observed);
+            let places = Places::by(&index, &observed);
+            prop_assert_eq!(&plan_at(&desired, &places, now), &plan);
+            prop_assert_eq!(status_at(&desired, &places, now), status(&desired, &observed, now));
+            for instance in &observed.instances {
+                let held = index.slot(&observed, &instance.service, instance.slot);
+                let held = held.map(|at| &observed.instances[at]);
+                prop_assert_eq!(held, observed.slot(&instance.service, instance.slot));
+            }
             for action in &plan.actions {
                 match action {
                     Action::Start { service, slot, .. } => {

@@ -303,7 +303,8 @@ impl Core {
         }
     }
 
-    /// What an instance depends on that ended last since it was started, and how: of what was itself taken along, that.
+    /// What an instance depends on that ended last since it was started, and how: of what was itself taken along, that. Of several that
+    /// are heard of together, the one that was started last.
     fn ended_before(&self, id: &InstanceId) -> Option<String> {
         let own = self.roster.instance(id)?;
         let needs = self.roster.iter().filter(|i| own.depends_on.contains(&i.service));
@@ -315,9 +316,10 @@ impl Core {
                 (at, format!("{}/{} {how}", i.service, i.slot))
             });
             let along = i.history.along.as_ref().map(|along| (along.at, along.with.clone()));
-            by_itself.into_iter().chain(along).max_by_key(|(at, _)| *at)
+            let (at, with) = by_itself.into_iter().chain(along).max_by_key(|(at, _)| *at)?;
+            Some(((at, i.started), with))
         });
-        ended.filter(|(at, _)| *at > own.started).max_by_key(|(at, _)| *at).map(|(_, with)| with)
+        ended.filter(|((at, _), _)| *at > own.started).max_by_key(|(when, _)| *when).map(|(_, with)| with)
     }
 
     /// It may be running, and nothing here can end it: its place stays taken until somebody has looked.

@@ -118,9 +118,15 @@ impl Roster {
         }
         let mut gone = Vec::new();
         let before = std::mem::take(self);
-        for (instance, cell) in before.observed.instances.into_iter().zip(before.cells) {
+        for ((instance, cell), row) in
+            before.observed.instances.into_iter().zip(before.cells).zip(before.rows)
+        {
             if instance.is_live() || is_known(&instance.service) {
                 self.add(instance, cell);
+                // Neither has changed.
+                if let Some(place) = self.rows.last_mut() {
+                    *place = row;
+                }
             } else {
                 gone.push(instance.id);
             }
@@ -172,7 +178,8 @@ impl Roster {
         assert_eq!(self.index, Index::new(&self.observed));
         assert_eq!((self.cells.len(), self.rows.len(), self.at.len()), (all.len(), all.len(), all.len()));
         assert!(all.iter().enumerate().all(|(at, instance)| self.at.get(&instance.id) == Some(&at)));
-        for instance in all {
+        for (instance, cell) in all.iter().zip(&self.cells) {
+            assert!(cell.output.stdout.to_string_lossy().contains(instance.id.as_str()), "its own cell");
             let (service, slot) = (&instance.service, instance.slot);
             assert_eq!(self.slot(service, slot), self.observed.slot(service, slot));
         }
