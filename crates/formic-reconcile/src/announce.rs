@@ -1,5 +1,8 @@
 //! Programs that know nothing of Formic: whoever is ready at the port that it was given is in the registry
 //! under the name of its service, so that callers and the gateway find it like any other instance.
+//!
+//! It is taken out by [`Announcer::unready`] alone. An engine that ends, in whatever way, is no reason: the
+//! program goes on, and whoever watches keeps what they know until the next engine says the same.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -22,7 +25,7 @@ pub(crate) async fn known(
     all.instances.get(id).cloned()
 }
 
-/// Registers one instance while it is ready. Dropping it deregisters.
+/// Registers one instance while it is ready. Dropped, it leaves the registration to its lease.
 pub(crate) struct Announcer {
     registry: DynRegistry,
     instance: Instance,
@@ -73,6 +76,14 @@ impl Announcer {
     }
 }
 
+impl Drop for Announcer {
+    fn drop(&mut self) {
+        if let Some(registrar) = self.registrar.take() {
+            registrar.abandon();
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may panic")]
@@ -108,10 +119,18 @@ mod tests {
         until(&registry, &["reports-1 127.0.0.1:8001"]).await;
         announcer.unready().await;
         until(&registry, &[]).await;
+    }
+
+    #[tokio::test]
+    async fn the_end_of_who_announces_takes_nobody_out() {
+        let registry: DynRegistry = Arc::new(Memory::new());
+        let (id, service) = (InstanceId::new("reports-1"), ServiceName::new("reports").unwrap());
+        let mut announcer = Announcer::new(&registry, &id, &service, "abc", 8001);
         announcer.ready().await;
         until(&registry, &["reports-1 127.0.0.1:8001"]).await;
         drop(announcer);
-        until(&registry, &[]).await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert_eq!(addresses(&registry).await, ["reports-1 127.0.0.1:8001"]);
     }
 
     #[tokio::test]

@@ -13,6 +13,7 @@ use formic_registry::DynRegistry;
 use formic_spec::Health;
 use formic_state::State;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use self::fault::Fault;
 pub(crate) use self::way::Way;
@@ -61,14 +62,22 @@ pub(crate) enum Heard {
 }
 
 impl Target {
-    /// Probes for ever; tells of every change, and with readiness where the instance said that it answers.
-    /// One that has a port is in the registry while it is ready.
-    pub(crate) async fn watch(mut self, mut changed: impl FnMut(Heard)) {
+    /// Probes until nothing more is to be known of it; tells of every change, and with readiness where the
+    /// instance said that it answers. One that has a port is in the registry while it is ready and until
+    /// then; who ends this in another way leaves it there.
+    pub(crate) async fn watch(mut self, over: CancellationToken, changed: impl FnMut(Heard)) {
         let announcer =
             |port| Announcer::new(&self.registry, &self.instance, &self.service, &self.version, port);
         let mut announcer = self.port.map(announcer);
+        over.run_until_cancelled(self.probe(&mut announcer, changed)).await;
+        if let Some(announcer) = &mut announcer {
+            announcer.unready().await;
+        }
+    }
+
+    async fn probe(&mut self, announcer: &mut Option<Announcer>, mut changed: impl FnMut(Heard)) {
         if matches!(self.way, Way::None) {
-            if let Some(announcer) = &mut announcer {
+            if let Some(announcer) = announcer {
                 announcer.ready().await;
             }
             changed(Heard::Ready(None));
@@ -95,7 +104,7 @@ impl Target {
                     telling.ready();
                     if !ready {
                         ready = true;
-                        if let Some(announcer) = &mut announcer {
+                        if let Some(announcer) = announcer {
                             announcer.ready().await;
                         }
                         let registered = tokio::time::timeout(limit, self.registered()).await;
@@ -106,7 +115,7 @@ impl Target {
                     self.measures.failed(&self.instance, clock::now().unix_ms);
                     if ready && failures >= PATIENCE {
                         ready = false;
-                        if let Some(announcer) = &mut announcer {
+                        if let Some(announcer) = announcer {
                             announcer.unready().await;
                         }
                         changed(Heard::Unready(self.in_words(&fault)));
@@ -194,7 +203,58 @@ impl Telling {
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+    use formic_registry::Memory;
+    use formic_spec::HumanDuration;
+
     use super::*;
+
+    #[tokio::test]
+    async fn the_end_of_probing_takes_out_what_it_put_in_and_the_end_of_who_probes_does_not() {
+        let registry: DynRegistry = Arc::new(Memory::new());
+        let service = ServiceName::new("reports").unwrap();
+        let listed = async || registry.get(&service).await.unwrap().len();
+        let over = CancellationToken::new();
+        let mut probes = tokio::task::JoinSet::new();
+        for id in ["reports-1", "reports-2"] {
+            let target = Target {
+                instance: InstanceId::new(id),
+                service: service.clone(),
+                version: String::new(),
+                health: Health {
+                    ready: formic_spec::Probe::None,
+                    path: String::new(),
+                    command: Vec::new(),
+                    line: String::new(),
+                    interval: HumanDuration::from_secs(1),
+                    timeout: HumanDuration::from_secs(1),
+                    deadline: HumanDuration::from_secs(60),
+                },
+                way: Way::None,
+                port: Some(8001),
+                registry: Arc::clone(&registry),
+                measures: Measures::default(),
+                ready: false,
+                secrets: None,
+            };
+            // Of the second one more is to be known as long as anybody is there who asks.
+            let over = if id == "reports-1" { over.clone() } else { CancellationToken::new() };
+            probes.spawn(target.watch(over, |_| ()));
+        }
+        let both = async {
+            while listed().await < 2 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(5), both).await.unwrap();
+        over.cancel();
+        probes.join_next().await.unwrap().unwrap();
+        assert_eq!(listed().await, 1);
+        probes.shutdown().await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert_eq!(listed().await, 1);
+    }
 
     #[test]
     fn a_reason_is_told_once_and_no_two_at_once() {

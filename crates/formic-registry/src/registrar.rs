@@ -80,12 +80,13 @@ impl State {
 /// Owns the registration of one instance.
 ///
 /// Its one task, `registrar`, belongs to it: [`Registrar::shutdown`] ends and joins it; dropping the
-/// registrar tells it to deregister and end by itself.
+/// registrar tells it to deregister and end by itself. [`Registrar::abandon`] ends it without that.
 #[derive(Debug)]
 pub struct Registrar {
     instance: InstanceId,
     state: watch::Receiver<State>,
     stop: CancellationToken,
+    abandoned: CancellationToken,
     tasks: TaskTracker,
 }
 
@@ -97,12 +98,13 @@ impl Registrar {
     pub fn start(registry: DynRegistry, instance: Instance, config: Config) -> Self {
         let (publish, state) = watch::channel(State::Pending);
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let abandoned = CancellationToken::new();
         let id = instance.id.clone();
         let span = tracing::info_span!("registrar", service = %instance.service, instance = %id);
-        let task = Task { registry, instance, config, publish };
+        let task = Task { registry, instance, config, publish, abandoned: abandoned.clone() };
         tasks.spawn(task.run(stop.clone()).instrument(span));
         tasks.close();
-        Self { instance: id, state, stop, tasks }
+        Self { instance: id, state, stop, abandoned, tasks }
     }
 
     /// Whose registration this is.
@@ -129,6 +131,12 @@ impl Registrar {
         self.stop.cancel();
         self.tasks.wait().await;
     }
+
+    /// Ends without deregistering, as a crash would: the lease ends by itself. For who registers others, and
+    /// ends while they go on.
+    pub fn abandon(self) {
+        self.abandoned.cancel();
+    }
 }
 
 impl Drop for Registrar {
@@ -145,6 +153,8 @@ struct Task {
     instance: Instance,
     config: Config,
     publish: watch::Sender<State>,
+    /// Cancelled before it is told to stop, if it is to leave the registration to its lease.
+    abandoned: CancellationToken,
 }
 
 impl Task {
@@ -152,6 +162,9 @@ impl Task {
     /// registering again replaces whatever was half done, and deregistering comes last.
     async fn run(self, stop: CancellationToken) {
         stop.run_until_cancelled(self.keep_registered()).await;
+        if self.abandoned.is_cancelled() {
+            return;
+        }
         let gone = timeout(self.config.shutdown_timeout, self.registry.deregister(&self.instance.id));
         match gone.await {
             Ok(Ok(())) => tracing::debug!("deregistered"),

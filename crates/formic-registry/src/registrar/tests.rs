@@ -101,3 +101,17 @@ async fn a_dropped_registrar_deregisters() {
     sleep(Duration::from_millis(1)).await;
     assert_eq!(listed(&flaky.memory()).await, 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_abandoned_registration_is_left_to_its_lease() {
+    let flaky = Flaky::new();
+    let registrar = start(&flaky);
+    registrar.registered().await;
+    let state = registrar.state();
+    registrar.abandon();
+    sleep(Duration::from_secs(9)).await;
+    assert_eq!(listed(&flaky.memory()).await, 1);
+    assert!(state.has_changed().is_err(), "its task has ended");
+    sleep(Duration::from_secs(7)).await;
+    assert_eq!(listed(&flaky.memory()).await, 0);
+}

@@ -17,5 +17,6 @@ mod load;
 mod moments;
 mod proxied;
 mod routes;
+mod unmanaged;
 mod users;
 mod zeros;

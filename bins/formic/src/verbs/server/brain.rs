@@ -164,6 +164,10 @@ pub(crate) async fn run(folder: &Path) -> Outcome {
         api.stop(FAREWELL).await;
         ports.shutdown().await;
         talk(&format!("the brain ends; {} without it", super::go_on(running)));
+    } else {
+        // Who watches keeps what they were told last: what becomes of the rest here is no news of what runs.
+        api.stop(Duration::ZERO).await;
+        ports.shutdown().await;
     }
     // What it was about to do is on disk, and the next one goes on with it.
     services.shutdown().await;

@@ -18,7 +18,8 @@ use formic_registry::DynRegistry;
 use formic_spec::{Port, StopSignal};
 use formic_supervise::{FileError, SpawnError, Supervisor, keeper};
 use tokio::sync::{broadcast, mpsc, watch};
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 use super::{Answer, Effect, Probing, Spawn};
 use crate::account;
@@ -60,7 +61,9 @@ pub(crate) struct Listeners {
 
 /// An instance that is being asked.
 struct Probed {
-    task: AbortHandle,
+    /// Ends the asking, and takes out of the registry what is there from here. Not with the task: one that
+    /// ends with the engine leaves it there.
+    over: CancellationToken,
     /// The registry has it from here, not from itself.
     announced: bool,
 }
@@ -175,7 +178,7 @@ impl Executor {
             Effect::StopProbing { id } => {
                 self.measures.forget(&formic_core::InstanceId::new(id.as_str()));
                 if let Some(probed) = self.probes.remove(&id) {
-                    probed.task.abort();
+                    probed.over.cancel();
                 }
             }
             Effect::Deregister { id } => {
@@ -340,7 +343,7 @@ impl Executor {
         // What cannot say itself that it goes: callers hear of it first, as a Formic service would tell them.
         let announced = self.probes.get(&id).is_some_and(|probed| probed.announced);
         if announced && let Some(probed) = self.probes.remove(&id) {
-            probed.task.abort();
+            probed.over.cancel();
         }
         let (events, registry) = (self.events.clone(), Arc::clone(&self.registry));
         let shelf = self.shelf(process.service());
@@ -395,11 +398,12 @@ impl Executor {
             secrets: self.secrets.as_ref().map(|secrets| Arc::clone(secrets.state())),
         };
         let (events, id, announced) = (self.events.clone(), probing.id.clone(), probing.port.is_some());
-        let task = self.tasks.spawn(target.watch(move |heard| {
+        let over = CancellationToken::new();
+        self.tasks.spawn(target.watch(over.clone(), move |heard| {
             let _ = events.send(Event::Probed { id: id.clone(), heard });
         }));
-        if let Some(before) = self.probes.insert(probing.id, Probed { task, announced }) {
-            before.task.abort();
+        if let Some(before) = self.probes.insert(probing.id, Probed { over, announced }) {
+            before.over.cancel();
         }
     }
 }
