@@ -24,7 +24,9 @@ use formic_state::State;
 use formic_supervise::{Rights, Supervisor, keeper};
 use tokio::sync::{broadcast, mpsc, watch};
 
-pub use self::command::{Applied, Busy, Change, Command, Generation, Preview, Refused, Slot, Stopped};
+pub use self::command::{
+    Applied, Busy, Change, Command, Generation, Preview, Refused, Restarted, Slot, Stopped,
+};
 pub(crate) use self::core::Now;
 use self::core::{Core, Event, Fate, Found, Turn};
 pub(crate) use self::effects::Probing;

@@ -33,7 +33,7 @@ mod view;
 
 pub use diff::{ChangeKind, FieldChange, HIDDEN_CHANGED, ServiceChange, diff};
 pub use engine::{
-    Applied, Busy, Change, Command, Config, Engine, Generation, Handle, Notice, Preview, Refused,
+    Applied, Busy, Change, Command, Config, Engine, Generation, Handle, Notice, Preview, Refused, Restarted,
     ResumeError, Slot, Stopped, Takeover, WayBack,
 };
 pub use journal::{Entry, Journal, Kind};

@@ -3,7 +3,7 @@
 use formic_api::control::v1 as pb;
 use serde_json::json;
 
-use crate::app::{self, App};
+use crate::app;
 use crate::cli::Restart;
 use crate::exit::Outcome;
 use crate::output;
@@ -13,7 +13,9 @@ pub(crate) async fn run(args: Restart) -> Outcome {
     let app = app::find(&args.listing.target).await?;
     let request = pb::RestartRequest { services: args.services.clone(), ..Default::default() };
     let response = app.meant()?.deploy().restart(request).timeout(app::CHANGE).await?.into_message();
-    let told = json!({ "app": app.status.app, "services": args.services, "instances": response.instances });
+    let told = json!({
+        "app": app.status.app, "services": args.services, "instances": response.instances, "index": response.index,
+    });
     let told = |ready: bool| {
         let mut told = told.clone();
         if args.wait.wait {
@@ -27,7 +29,7 @@ pub(crate) async fn run(args: Restart) -> Outcome {
         output::talk(&format!("{noun} replaced by new ones; `formic events -f` shows it"));
     }
     let done = if args.wait.wait {
-        let change = begun(&app, &args.services).await?;
+        let change = begun(response.index, &args.services);
         let status = apply::settled(&app, &change, args.wait.timeout).await;
         Some(apply::done(&status.map_err(|failure| failure.beside(told(false)))?, &change))
     } else {
@@ -41,10 +43,8 @@ pub(crate) async fn run(args: Restart) -> Outcome {
     Ok(())
 }
 
-/// What there is to wait for: no other state is wanted, and these services are replaced.
-async fn begun(app: &App, services: &[String]) -> Outcome<pb::ChangeResponse> {
-    let status = app.control().status(pb::StatusRequest::default()).await?.into_message();
+/// What there is to wait for: these services are replaced, and nothing else is wanted.
+fn begun(index: u64, services: &[String]) -> pb::ChangeResponse {
     let change = |service: &String| pb::ServiceChange { service: service.clone(), ..Default::default() };
-    let changes = services.iter().map(change).collect();
-    Ok(pb::ChangeResponse { index: status.index, changes, ..Default::default() })
+    pb::ChangeResponse { index, changes: services.iter().map(change).collect(), ..Default::default() }
 }

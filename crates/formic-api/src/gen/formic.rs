@@ -8464,13 +8464,25 @@ pub mod formic {
                     skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u32"
                 )]
                 pub instances: u32,
+                /// Index of the desired state now.
+                ///
+                /// Field 2: `index`
+                #[serde(
+                    rename = "index",
+                    with = "::formic_rpc::rt::buffa::json_helpers::uint64",
+                    skip_serializing_if = "::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u64"
+                )]
+                pub index: u64,
                 #[serde(skip)]
                 #[doc(hidden)]
                 pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFields,
             }
             impl ::core::fmt::Debug for RestartResponse {
                 fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
-                    f.debug_struct("RestartResponse").field("instances", &self.instances).finish()
+                    f.debug_struct("RestartResponse")
+                        .field("instances", &self.instances)
+                        .field("index", &self.index)
+                        .finish()
                 }
             }
             impl RestartResponse {
@@ -8504,6 +8516,9 @@ pub mod formic {
                         size +=
                             1u64 + ::formic_rpc::rt::buffa::types::uint32_encoded_len(self.instances) as u64;
                     }
+                    if self.index != 0u64 {
+                        size += 1u64 + ::formic_rpc::rt::buffa::types::uint64_encoded_len(self.index) as u64;
+                    }
                     size += self.__buffa_unknown_fields.encoded_len() as u64;
                     ::formic_rpc::rt::buffa::saturate_size(size)
                 }
@@ -8516,6 +8531,9 @@ pub mod formic {
                     use ::formic_rpc::rt::buffa::Enumeration as _;
                     if self.instances != 0u32 {
                         ::formic_rpc::rt::buffa::types::put_uint32_field(1u32, self.instances, buf);
+                    }
+                    if self.index != 0u64 {
+                        ::formic_rpc::rt::buffa::types::put_uint64_field(2u32, self.index, buf);
                     }
                     self.__buffa_unknown_fields.write_to(buf);
                 }
@@ -8537,6 +8555,13 @@ pub mod formic {
                             )?;
                             self.instances = ::formic_rpc::rt::buffa::types::decode_uint32(buf)?;
                         }
+                        2u32 => {
+                            ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                tag,
+                                ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                            )?;
+                            self.index = ::formic_rpc::rt::buffa::types::decode_uint64(buf)?;
+                        }
                         _ => {
                             self.__buffa_unknown_fields.push(
                                 ::formic_rpc::rt::buffa::encoding::decode_unknown_field(tag, buf, ctx)?,
@@ -8547,6 +8572,7 @@ pub mod formic {
                 }
                 fn clear(&mut self) {
                     self.instances = 0u32;
+                    self.index = 0u64;
                     self.__buffa_unknown_fields.clear();
                 }
             }
@@ -29868,6 +29894,10 @@ pub mod formic {
                         ///
                         /// Field 1: `instances`
                         pub instances: u32,
+                        /// Index of the desired state now.
+                        ///
+                        /// Field 2: `index`
+                        pub index: u64,
                         pub __buffa_unknown_fields: ::formic_rpc::rt::buffa::UnknownFieldsView<'a>,
                     }
                     impl<'a> ::formic_rpc::rt::buffa::MessageView<'a> for RestartResponseView<'a> {
@@ -29918,6 +29948,13 @@ pub mod formic {
                                     )?;
                                     view.instances = ::formic_rpc::rt::buffa::types::decode_uint32(&mut cur)?;
                                 }
+                                2u32 => {
+                                    ::formic_rpc::rt::buffa::encoding::check_wire_type(
+                                        tag,
+                                        ::formic_rpc::rt::buffa::encoding::WireType::Varint,
+                                    )?;
+                                    view.index = ::formic_rpc::rt::buffa::types::decode_uint64(&mut cur)?;
+                                }
                                 _ => {
                                     ::formic_rpc::rt::buffa::encoding::skip_field_depth(
                                         tag,
@@ -29951,6 +29988,7 @@ pub mod formic {
                             let _ = __buffa_src;
                             ::core::result::Result::Ok(super::super::RestartResponse {
                                 instances: self.instances,
+                                index: self.index,
                                 __buffa_unknown_fields: self.__buffa_unknown_fields.to_owned()?.into(),
                                 ..::core::default::Default::default()
                             })
@@ -29967,6 +30005,10 @@ pub mod formic {
                                     + ::formic_rpc::rt::buffa::types::uint32_encoded_len(self.instances)
                                         as u64;
                             }
+                            if self.index != 0u64 {
+                                size += 1u64
+                                    + ::formic_rpc::rt::buffa::types::uint64_encoded_len(self.index) as u64;
+                            }
                             size += self.__buffa_unknown_fields.encoded_len() as u64;
                             ::formic_rpc::rt::buffa::saturate_size(size)
                         }
@@ -29980,6 +30022,9 @@ pub mod formic {
                             use ::formic_rpc::rt::buffa::Enumeration as _;
                             if self.instances != 0u32 {
                                 ::formic_rpc::rt::buffa::types::put_uint32_field(1u32, self.instances, buf);
+                            }
+                            if self.index != 0u64 {
+                                ::formic_rpc::rt::buffa::types::put_uint64_field(2u32, self.index, buf);
                             }
                             self.__buffa_unknown_fields.write_to(buf);
                         }
@@ -30006,6 +30051,12 @@ pub mod formic {
                                 __map.serialize_entry(
                                     "instances",
                                     &::formic_rpc::rt::buffa::json_helpers::ProtoJson(&self.instances),
+                                )?;
+                            }
+                            if !::formic_rpc::rt::buffa::json_helpers::skip_if::is_zero_u64(&self.index) {
+                                __map.serialize_entry(
+                                    "index",
+                                    &::formic_rpc::rt::buffa::json_helpers::ProtoJson(&self.index),
                                 )?;
                             }
                             __map.end()
@@ -30111,6 +30162,13 @@ pub mod formic {
                         #[must_use]
                         pub fn instances(&self) -> u32 {
                             self.0.reborrow().instances
+                        }
+                        /// Index of the desired state now.
+                        ///
+                        /// Field 2: `index`
+                        #[must_use]
+                        pub fn index(&self) -> u64 {
+                            self.0.reborrow().index
                         }
                     }
                     impl

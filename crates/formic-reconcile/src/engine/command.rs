@@ -15,15 +15,14 @@ use crate::journal::Kind;
 pub enum Command {
     /// Another state is wanted.
     Change(Change, oneshot::Sender<Result<Applied, Refused>>),
-    /// Replace the instances of these services by new ones of the same revision, as an update does; says how
-    /// many there are.
+    /// Replace the instances of these services by new ones of the same revision, as an update does.
     Restart {
         /// Which services.
         services: Vec<String>,
         /// What led to it, and who asked, for the history and the events.
         cause: String,
         /// Who is told.
-        answer: oneshot::Sender<Result<u32, Refused>>,
+        answer: oneshot::Sender<Result<Restarted, Refused>>,
     },
     /// Let the rollout of a service stand still, or go on; says whether that changes anything.
     Pause {
@@ -109,6 +108,15 @@ pub struct Applied {
     pub index: u64,
     /// False if it was so already.
     pub changed: bool,
+}
+
+/// A restart was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Restarted {
+    /// Index of the desired state now.
+    pub index: u64,
+    /// How many instances are replaced.
+    pub instances: u32,
 }
 
 /// Why something is not done.

@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 
 pub(crate) use self::executor::{Executor, Listeners};
 use super::cell::{Output, StopKind};
-use super::{Applied, Generation, Preview, Refused, Stopped};
+use super::{Applied, Generation, Preview, Refused, Restarted, Stopped};
 use crate::journal::News;
 use crate::secrets::Given;
 use crate::sockets::Wanted;
@@ -94,7 +94,7 @@ pub(crate) struct Probing {
 #[derive(Debug)]
 pub(crate) enum Answer {
     Changed(oneshot::Sender<Result<Applied, Refused>>, Result<Applied, Refused>),
-    Restarted(oneshot::Sender<Result<u32, Refused>>, Result<u32, Refused>),
+    Restarted(oneshot::Sender<Result<Restarted, Refused>>, Result<Restarted, Refused>),
     Paused(oneshot::Sender<Result<bool, Refused>>, Result<bool, Refused>),
     Previewed(oneshot::Sender<Preview>, Box<Preview>),
     History(oneshot::Sender<Vec<Arc<Generation>>>, Vec<Arc<Generation>>),

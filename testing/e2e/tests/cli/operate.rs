@@ -217,13 +217,19 @@ fn a_restart_by_hand_replaces_every_instance_and_counts_as_none() {
         row["instances"].as_array().unwrap().iter().map(|i| i["id"].as_str().unwrap().to_owned()).collect()
     };
     let before = ids(&app);
-    assert_eq!(good(app.formic(&["restart", "alpha", "--json"]))["instances"], 2);
+    let told = good(app.formic(&["restart", "alpha", "--json"]));
+    assert_eq!((&told["instances"], &told["index"]), (&2.into(), &3.into()));
     wait_until("both to be new", SOON, || {
         let row = app.service("alpha");
         row["ready"] == 2 && ids(&app).iter().all(|id| !before.contains(id))
     });
     assert!(app.service("alpha")["instances"].as_array().unwrap().iter().all(|i| i["restarts"] == 0));
     app.formic(&["restart", "nobody"]).says(1, &["no service \"nobody\""]);
+    // It is this one that is waited for, and not what there was before it.
+    for index in 4..8 {
+        let told = good(app.formic(&["restart", "alpha", "--wait", "--timeout", "60s", "--json"]));
+        assert_eq!((&told["index"], &told["ready"]), (&index.into(), &true.into()));
+    }
     app.stop();
 }
 

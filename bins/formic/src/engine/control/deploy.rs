@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use formic_api::control::v1 as pb;
 use formic_core::Error;
 use formic_plan::Service;
-use formic_reconcile::{Applied, Change, Command, Entry, Generation, Kind, diff};
+use formic_reconcile::{Applied, Change, Command, Entry, Generation, Kind, Restarted, diff};
 use formic_rpc::{Context, Reply, Request, Streaming, reply};
 use formic_spec::{HumanDuration, MAX_REPLICAS, Manifest};
 use formic_state::Outcome;
@@ -250,8 +250,8 @@ impl pb::DeployService for Control {
         }
         let cause = by(format_args!("restart {}", names.join(" ")), &context);
         let answer = self.ask(|answer| Command::Restart { services: names, cause, answer }).await?;
-        let instances = answer.map_err(|error| wire::refused(&error))?;
-        reply(pb::RestartResponse { instances, ..Default::default() })
+        let Restarted { index, instances } = answer.map_err(|error| wire::refused(&error))?;
+        reply(pb::RestartResponse { instances, index, ..Default::default() })
     }
 
     async fn stop_services(

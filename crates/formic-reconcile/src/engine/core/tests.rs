@@ -9,7 +9,7 @@ use formic_spec::{Health, HumanDuration, Probe, Restart, Revision};
 use formic_state::State;
 
 use super::*;
-use crate::engine::{Applied, Change, Preview, Refused};
+use crate::engine::{Applied, Change, Preview, Refused, Restarted};
 use crate::start::Start;
 use crate::view::{InstanceView, ServiceView};
 
@@ -219,7 +219,7 @@ impl World {
         self.ask(|answer| Command::Change(change, answer))
     }
 
-    fn restart(&mut self, name: &str) -> (Vec<String>, Result<u32, Refused>) {
+    fn restart(&mut self, name: &str) -> (Vec<String>, Result<Restarted, Refused>) {
         self.ask(|answer| Command::Restart {
             services: vec![name.into()],
             cause: format!("restart {name} (uid 7)"),

@@ -13,7 +13,7 @@ use super::cron::in_order;
 use crate::diff::{ServiceChange, diff};
 use crate::engine::cell::StopKind;
 use crate::engine::effects::{Answer, Effect};
-use crate::engine::{Applied, Change, Command, Generation, Preview, Refused, Slot, Stopped};
+use crate::engine::{Applied, Change, Command, Generation, Preview, Refused, Restarted, Slot, Stopped};
 use crate::journal::Kind;
 
 /// So many desired states are kept to go back to.
@@ -223,7 +223,7 @@ impl Core {
     }
 
     /// New instances in the place of all that there are.
-    fn restart(&mut self, services: &[String], cause: String) -> Result<u32, Refused> {
+    fn restart(&mut self, services: &[String], cause: String) -> Result<Restarted, Refused> {
         if self.is_stopping() {
             return Err(Refused::Stopping);
         }
@@ -246,7 +246,9 @@ impl Core {
             Arc::make_mut(state).restarted = services.to_vec();
         }
         let wanted = self.fleet.deployments.iter().map(|deployment| &deployment.wanted.service);
-        Ok(wanted.filter(|service| services.contains(&service.name)).map(|service| service.replicas).sum())
+        let restarted = wanted.filter(|service| services.contains(&service.name));
+        let instances = restarted.map(|service| service.replicas).sum();
+        Ok(Restarted { index: self.fleet.generation, instances })
     }
 }
 

@@ -65,7 +65,8 @@ fn a_preview_says_what_would_be_done_and_does_nothing() {
 fn a_restart_by_hand_brings_the_new_before_the_old_goes_and_counts_as_none() {
     let mut world = World::new(vec![service("user", 1, &[])]);
     world.up("user/0");
-    assert_eq!(world.restart("user"), (vec!["spawn user/1".to_owned()], Ok(1)));
+    let restarted = |index| Ok(Restarted { index, instances: 1 });
+    assert_eq!(world.restart("user"), (vec!["spawn user/1".to_owned()], restarted(2)));
     assert_eq!(world.recorded[0], "restart user is to get new instances, by restart user (uid 7)");
     world.started("user/1");
     assert_eq!(world.probed("user/1", true), ["stop user/0 within 30s"]);
@@ -87,10 +88,11 @@ fn a_restart_by_hand_does_not_wait_for_a_back_off_nor_for_one_that_gave_up() {
     world.leader_exits("user/0", 1);
     world.gone("user/0", false);
     assert_eq!(world.row("user").state, ServiceState::Backoff);
-    assert_eq!(world.restart("user"), (vec!["spawn user/0".to_owned()], Ok(1)));
+    let restarted = |index| Ok(Restarted { index, instances: 1 });
+    assert_eq!(world.restart("user"), (vec!["spawn user/0".to_owned()], restarted(2)));
     world.started("user/0");
     world.leader_exits("user/0", 78);
     world.gone("user/0", false);
     assert_eq!(world.row("user").state, ServiceState::Failed);
-    assert_eq!(world.restart("user"), (vec!["spawn user/0".to_owned()], Ok(1)));
+    assert_eq!(world.restart("user"), (vec!["spawn user/0".to_owned()], restarted(3)));
 }

@@ -166,7 +166,7 @@ fn a_first_state_that_fails_has_failed_until_it_works_after_all() {
     // Nor is a restart of another one.
     let restart =
         |answer| Command::Restart { services: vec!["order".into()], cause: "restart".into(), answer };
-    assert_eq!(world.ask(restart).1, Ok(1));
+    assert_eq!(world.ask(restart).1, Ok(Restarted { index: 3, instances: 1 }));
     world.up("order/1");
     world.gone("order/0", false);
     let (_, history) = world.ask(Command::History);
@@ -174,7 +174,7 @@ fn a_first_state_that_fails_has_failed_until_it_works_after_all() {
     // One of what has failed is.
     let restart =
         |answer| Command::Restart { services: vec!["user".into()], cause: "restart".into(), answer };
-    assert_eq!(world.ask(restart).1, Ok(1));
+    assert_eq!(world.ask(restart).1, Ok(Restarted { index: 4, instances: 1 }));
     world.started("user/0");
     world.leader_exits("user/0", 78);
     world.gone("user/0", false);
