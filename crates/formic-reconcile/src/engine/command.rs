@@ -143,6 +143,9 @@ pub enum Refused {
     /// It was stopped, and nothing of it is to run.
     #[error("{0} is stopped: `formic start {0}` lets it run again")]
     StoppedJob(String),
+    /// It was stopped, and has no instances.
+    #[error("{0} is stopped; `formic start {0}` starts it")]
+    StoppedService(String),
     /// It runs always, and not by a schedule.
     #[error("{0} is no cron job: only what has a `cron` can be run by hand")]
     NoCronJob(String),

@@ -230,6 +230,9 @@ fn a_restart_by_hand_replaces_every_instance_and_counts_as_none() {
         let told = good(app.formic(&["restart", "alpha", "--wait", "--timeout", "60s", "--json"]));
         assert_eq!((&told["index"], &told["ready"]), (&index.into(), &true.into()));
     }
+    app.formic(&["stop", "alpha", "--wait", "--timeout", "60s"]).says(0, &["index 8"]);
+    app.formic(&["restart", "alpha"]).says(1, &["alpha is stopped; `formic start alpha` starts it"]);
+    app.formic(&["start", "alpha"]).says(0, &["index 9"]);
     app.stop();
 }
 

@@ -233,6 +233,11 @@ impl Core {
         if let Some(unknown) = services.iter().find(|name| self.fleet.deployment(name).is_none()) {
             return Err(Refused::Unknown(unknown.clone()));
         }
+        let is_stopped =
+            |name: &&String| self.fleet.deployment(name).is_some_and(|of| of.wanted.service.replicas == 0);
+        if let Some(stopped) = services.iter().find(is_stopped) {
+            return Err(Refused::StoppedService(stopped.clone()));
+        }
         let present = self.fleet.generation;
         for name in services {
             let news = self.news(Kind::Restart, name, "", format!("is to get new instances, by {cause}"));

@@ -74,11 +74,14 @@ fn a_restart_by_hand_brings_the_new_before_the_old_goes_and_counts_as_none() {
     let row = world.row("user");
     assert_eq!((row.instances.len(), row.instances[0].restarts, row.rollout), (1, 0, "succeeded"));
     assert_eq!(world.restart("nobody").1, Err(Refused::Unknown("nobody".into())));
-    let (_, history) = world.ask(Command::History);
-    assert_eq!(
-        history.iter().map(|state| state.cause.as_str()).collect::<Vec<_>>(),
-        ["apply", "restart user (uid 7)"]
-    );
+    let causes = |world: &mut World| -> Vec<String> {
+        world.ask(Command::History).1.iter().map(|state| state.cause.clone()).collect()
+    };
+    assert_eq!(causes(&mut world), ["apply", "restart user (uid 7)"]);
+    // Of one that is stopped there is nothing to replace, and nothing else is wanted by that.
+    world.apply(vec![service("user", 0, &[])], None).1.unwrap();
+    assert_eq!(world.restart("user").1, Err(Refused::StoppedService("user".into())));
+    assert_eq!(causes(&mut world).len(), 3);
 }
 
 #[test]
