@@ -144,7 +144,7 @@ pub(crate) async fn settled(
         Err(_) => {
             let services = last.iter().flat_map(|status| &status.services);
             let of_this = |s: &&pb::ServiceStatus| changes.services.is_empty() || changes.has(s);
-            let open = services.filter(of_this).filter(|service| !is_done(service)).map(row);
+            let open = services.filter(of_this).filter(|service| !is_done(service)).map(still);
             let open: Vec<String> = open.collect();
             Err(Failure::user(format!("not done after {} s: {}", timeout.as_secs(), open.join("; "))))
         }
@@ -213,6 +213,32 @@ fn row(service: &pb::ServiceStatus) -> String {
     format!("{} is {}{reason}", service.name, service.state)
 }
 
+/// The same of one that is waited for: one that is as it is to be may wait for its rollout, or for the last of the old ones.
+fn still(service: &pb::ServiceStatus) -> String {
+    let row = row(service);
+    if !service.reason.is_empty() {
+        return row;
+    }
+    let rollout = match service.rollout.as_str() {
+        "pending" => "its update has not begun",
+        "progressing" => "its update is under way",
+        "verifying" => "its update waits until all are ready for as long as `min_ready` says",
+        "promoting" => "its update gives the new ones all calls",
+        "paused" => {
+            return format!("{row} (its update is paused; `formic resume {}` lets it go on)", service.name);
+        }
+        "reverting" => "its update goes back",
+        _ if is_leaving(service) => "old instances are on their way out",
+        _ => return row,
+    };
+    format!("{row} ({rollout})")
+}
+
+/// Whether instances of it are on their way out.
+fn is_leaving(service: &pb::ServiceStatus) -> bool {
+    service.instances.iter().any(|instance| matches!(instance.state.as_str(), "stopping" | "ending"))
+}
+
 /// Whether nothing more comes of a rollout.
 fn is_over(rollout: &str) -> bool {
     matches!(rollout, "succeeded" | "reverted" | "failed")
@@ -220,8 +246,7 @@ fn is_over(rollout: &str) -> bool {
 
 /// As many instances as are wanted answer or have come to their end with success, nothing on its way out, and no rollout that is under way.
 fn is_done(service: &pb::ServiceStatus) -> bool {
-    let leaving =
-        service.instances.iter().any(|instance| matches!(instance.state.as_str(), "stopping" | "ending"));
+    let leaving = is_leaving(service);
     // A cron job is what it is to be as soon as it is known, but for a run that was told to stop.
     if service.cron.is_set() {
         return !leaving;
@@ -337,6 +362,26 @@ mod tests {
         // What waits for it may wait for ever.
         both.services[1].rollout = "pending".into();
         assert!(matches!(verdict(&both, &of(&["order", "user"])), Verdict::Failed(_)));
+    }
+
+    #[test]
+    fn what_is_waited_for_says_why_it_is_not_done() {
+        let told = |rollout: &str, reason: &str| {
+            let mut status = status(rollout, 1);
+            (status.services[0].state, status.services[0].reason) = ("ready".into(), reason.into());
+            still(&status.services[0])
+        };
+        assert_eq!(
+            told("verifying", ""),
+            "order is ready (its update waits until all are ready for as long as `min_ready` says)"
+        );
+        assert_eq!(told("progressing", "1 of 2 answers"), "order is ready (1 of 2 answers)");
+        assert!(told("paused", "").contains("`formic resume order`"));
+        assert_eq!(told("succeeded", ""), "order is ready");
+        let mut leaving = status("succeeded", 1);
+        leaving.services[0].instances =
+            vec![pb::InstanceStatus { state: "stopping".into(), ..Default::default() }];
+        assert_eq!(still(&leaving.services[0]), "order is starting (old instances are on their way out)");
     }
 
     #[test]
