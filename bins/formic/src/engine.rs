@@ -24,7 +24,7 @@ use formic_api::RegistryServer;
 use formic_api::control::v1 as pb;
 use formic_core::Endpoint;
 use formic_registry::DynRegistry;
-use formic_server::{Bound, Server, Serving};
+use formic_server::{Bound, ListenError, Server, Serving};
 use formic_spec::{Manifest, Source};
 
 use crate::exit::{Failure, Outcome};
@@ -83,13 +83,23 @@ pub(crate) fn api(control: &Control, limits: formic_server::Config) -> Outcome<S
         .map_err(failed)
 }
 
+/// Why the API's socket cannot be opened. Its place is not for people to choose.
+pub(crate) fn closed(error: ListenError) -> Failure {
+    match error {
+        ListenError::InUse(Endpoint::Unix(path)) => {
+            let text = "cannot open the API's socket: another process listens on it, which is no server of this application";
+            Failure::user(text)
+                .help(format!("end that process, which `ss -xlp` or `fuser {}` names", path.display()))
+        }
+        error => Failure::user("cannot open the API's socket").because(error),
+    }
+}
+
 /// The API on its socket.
 pub(crate) async fn serve(state: &State, control: &Control) -> Outcome<formic_server::Running> {
     let failed = |error: formic_core::Error| Failure::bug(error.to_string());
     let mut api = api(control, formic_server::Config::default())?.build().map_err(failed)?;
-    let bound = Bound::bind(&Endpoint::Unix(state.socket()))
-        .await
-        .map_err(|error| Failure::user("cannot open the API's socket").because(error))?;
+    let bound = Bound::bind(&Endpoint::Unix(state.socket())).await.map_err(closed)?;
     api.listen(bound);
     api.health().set(Serving::Ready);
     Ok(api)

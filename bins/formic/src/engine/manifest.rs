@@ -28,7 +28,13 @@ pub(crate) fn read(file: &Path) -> Outcome<String> {
     if std::fs::metadata(file).map_err(unreadable)?.len() > MAX {
         return Err(Failure::user(format!("{} is larger than 1 MiB, which no manifest is", file.display())));
     }
-    std::fs::read_to_string(file).map_err(unreadable)
+    String::from_utf8(std::fs::read(file).map_err(unreadable)?).map_err(|error| {
+        let whole = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = whole.split(|byte| *byte == b'\n').count();
+        let text = format!("{} is not UTF-8: line {line} has bytes that are no text", file.display());
+        Failure::user(text)
+            .help("save it as UTF-8; `iconv -f LATIN1 -t UTF-8` makes that of an older encoding")
+    })
 }
 
 /// Its path as people would write it from here.

@@ -62,12 +62,20 @@ impl State {
                 io::ErrorKind::PermissionDenied => {
                     failure.help("the folder of the manifest must be writable")
                 }
+                io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory => {
+                    let other = state.folders().into_iter().find(|dir| dir.exists() && !dir.is_dir());
+                    let other = other.unwrap_or_else(|| state.0.clone());
+                    failure.help(format!(
+                        "{} must be a folder: look what it is, and move it away",
+                        other.display()
+                    ))
+                }
                 _ => failure,
             };
             failure.because(error)
         };
         let make = || -> io::Result<()> {
-            for dir in [state.0.clone(), state.logs(), state.data(), state.run(), state.artifacts()] {
+            for dir in state.folders() {
                 std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
             }
             // It may have been there with other eyes on it.
@@ -90,6 +98,11 @@ impl State {
         own(&state.0)?;
         make().map_err(failed)?;
         Ok(state)
+    }
+
+    /// The folders that must be there.
+    fn folders(&self) -> [PathBuf; 5] {
+        [self.0.clone(), self.logs(), self.data(), self.run(), self.artifacts()]
     }
 
     /// The folder itself.

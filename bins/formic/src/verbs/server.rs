@@ -27,7 +27,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use formic_api::control::v1 as pb;
-use formic_core::Endpoint;
+use formic_core::{Code, Endpoint};
 use formic_server::Bound;
 use formic_supervise::{Features, Lock, LockError, is_running, keeper};
 use serde::{Deserialize, Serialize};
@@ -37,8 +37,8 @@ use door::{Certificate, Door};
 
 use crate::app::App;
 use crate::cli::{Detached, Doors, Server, ServerVerb};
-use crate::engine::manifest;
 use crate::engine::state::State;
+use crate::engine::{closed, manifest};
 use crate::exit::{Failure, Outcome};
 use crate::output::{self, talk};
 use crate::{app, signals};
@@ -128,9 +128,7 @@ async fn start(args: &Server) -> Outcome {
     let state = State::of_server(&folder)?;
     let features = Features::from_env().map_err(|error| Failure::user(error.to_string()))?;
     free(&state, &features, &manifest.app.name).await?;
-    Bound::is_free(&Endpoint::Unix(state.socket()))
-        .await
-        .map_err(|error| Failure::user("the API's socket cannot be opened").because(error))?;
+    Bound::is_free(&Endpoint::Unix(state.socket())).await.map_err(closed)?;
     if args.set_aside {
         set_aside(&state)?;
     } else {
@@ -310,13 +308,21 @@ async fn stop(args: &Detached) -> Outcome {
     };
     let (name, keeper) = (app.status.app.clone(), app.status.server.keeper_pid);
     let left = crate::verbs::stop::left_alone(&app.status);
-    let response = app.server().detach(pb::DetachRequest::default()).await?;
+    let response =
+        app.server().detach(pb::DetachRequest::default()).await.map_err(|error| match error.code() {
+            Code::Unavailable | Code::DeadlineExceeded => {
+                let text = format!("the server of {name} does not end: {}", error.message());
+                Failure::unreachable(text).help(by_force(keeper))
+            }
+            _ => error.into(),
+        })?;
     let limit = Instant::now() + END_LIMIT;
     while is_running(keeper) && Instant::now() < limit {
         tokio::time::sleep(LOOK).await;
     }
     if is_running(keeper) {
-        return Err(Failure::unreachable(format!("the keeper of {name}, process {keeper}, has not ended")));
+        let text = format!("the keeper of {name}, process {keeper}, has not ended");
+        return Err(Failure::unreachable(text).help(by_force(keeper)));
     }
     if args.listing.json {
         let running = response.running;
@@ -334,6 +340,13 @@ async fn stop(args: &Detached) -> Outcome {
         }
     }
     Ok(())
+}
+
+/// What ends a keeper that does not do so when it is told.
+fn by_force(keeper: u32) -> String {
+    format!(
+        "`kill -9 {keeper}` ends the keeper, and with it the brain; what runs goes on, and `formic server` takes it over"
+    )
 }
 
 /// Ends a server whose brain does not answer, by its keeper, as a service manager would.
@@ -355,7 +368,8 @@ async fn stop_silent(args: &Detached, failure: Failure) -> Outcome {
         tokio::time::sleep(LOOK).await;
     }
     if is_running(keeper) {
-        return Err(Failure::unreachable(format!("the keeper, process {keeper}, has not ended")));
+        let text = format!("the keeper, process {keeper}, has not ended");
+        return Err(Failure::unreachable(text).help(by_force(keeper)));
     }
     let name = Place::of(&folder).map_or_else(|| folder.display().to_string(), |place| place.app);
     if args.listing.json {

@@ -358,6 +358,45 @@ fn a_server_whose_brain_stands_still_can_be_stopped() {
 }
 
 #[test]
+fn a_server_whose_keeper_stands_still_says_so() {
+    let managed = kept();
+    let (pids, keeper, brain) = (managed.pids(), managed.keeper(), managed.brain());
+    signal(keeper, Signal::STOP);
+    let kill = format!("kill -9 {keeper}");
+    managed.formic(&["server", "stop"]).says(3, &["its keeper, process", "does not answer", &kill]);
+    signal(keeper, Signal::KILL);
+    wait_until("the brain to end with its keeper", SOON, || !alive(brain));
+    managed.serve();
+    assert_eq!(managed.pids(), pids);
+}
+
+#[test]
+fn what_is_in_the_way_of_a_server_is_named() {
+    let managed = kept();
+    managed.formic(&["stop"]).says(0, &[]);
+    for verb in [&["start", "alpha"][..], &["scale", "alpha=2"], &["restart", "alpha"]] {
+        managed.formic(verb).says(1, &["`formic apply` starts", "`formic rollback` what was wanted before"]);
+    }
+    managed.formic(&["server", "stop"]).says(0, &[]);
+    // Somebody listens where it is to listen, which nobody can choose.
+    let socket = managed.folder().join(".formic/api.sock");
+    let other = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let ended = managed.try_serve(&[]);
+    ended.says(1, &["another process listens on it", "end that process", "api.sock"]);
+    assert!(!ended.stderr.contains("port 0"), "{}", ended.stderr);
+    drop(other);
+    // A file is where a folder of its own must be.
+    let logs = managed.folder().join(".formic/logs");
+    std::fs::remove_dir_all(&logs).unwrap();
+    std::fs::write(&logs, "mine").unwrap();
+    managed.try_serve(&[]).says(1, &[".formic/logs must be a folder", "move it away"]);
+    std::fs::remove_file(&logs).unwrap();
+    let manifest = managed.folder().join("formic.toml");
+    std::fs::write(&manifest, b"[app]\nname = \"caf\xe9\"\n").unwrap();
+    managed.try_serve(&[]).says(1, &["is not UTF-8: line 2", "iconv"]);
+}
+
+#[test]
 fn a_brain_that_stands_still_is_followed_by_another() {
     let managed = Managed::running(&Manifest::of(IDLE), &[("FORMIC_WATCHDOG", "5")]);
     let (pids, brain) = (managed.pids(), managed.brain());

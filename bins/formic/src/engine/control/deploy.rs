@@ -44,7 +44,9 @@ impl Control {
     /// The present desired state.
     pub(super) async fn present(&self) -> Result<Arc<Generation>, Error> {
         let last = self.history().await?.pop();
-        last.ok_or_else(|| Error::failed_precondition("nothing is wanted yet"))
+        last.ok_or_else(|| {
+            Error::failed_precondition("nothing is wanted yet; `formic apply` starts what the manifest says")
+        })
     }
 
     /// The desired state of a manifest.
@@ -97,7 +99,9 @@ impl Control {
         let near = formic_settings::nearest(name, known.iter().copied());
         let hint = match near {
             Some(near) => format!("did you mean {near:?}?"),
-            None if known.is_empty() => "nothing is wanted there now".to_owned(),
+            None if known.is_empty() => {
+                "nothing is wanted there now: `formic apply` starts what the manifest says, `formic rollback` what was wanted before".to_owned()
+            }
             None => format!("it has {}", known.join(", ")),
         };
         Error::not_found(format!("{} has no service {name:?}; {hint}", self.about.app))

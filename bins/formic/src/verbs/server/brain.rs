@@ -35,6 +35,9 @@ const FAREWELL: Duration = Duration::from_millis(500);
 /// How often the keeper is told that this brain goes on.
 const PULSE: Duration = Duration::from_secs(10);
 
+/// A keeper answers at once. One that is told to end gets so long, which is less than who asked waits.
+const KEEPER_LIMIT: Duration = Duration::from_secs(3);
+
 /// What the server's own service needs.
 #[derive(Clone, Debug)]
 pub(crate) struct Managed {
@@ -262,7 +265,14 @@ impl pb::ServerService for Control {
     async fn detach(&self, _: Context, _: Request<'_, pb::DetachRequest>) -> Reply<pb::DetachResponse> {
         self.here_only("the end of a server, which could not be taken back from there,")?;
         let managed = self.managed()?;
-        managed.keeper.stop().await.map_err(refused)?;
+        let told = tokio::time::timeout(KEEPER_LIMIT, managed.keeper.stop()).await;
+        let silent = |_| {
+            Error::unavailable(format!(
+                "its keeper, process {}, does not answer",
+                managed.keeper.keeper_pid()
+            ))
+        };
+        told.map_err(silent)?.map_err(refused)?;
         managed.stopped.cancel();
         managed.leave.cancel();
         reply(pb::DetachResponse { running: running(&self.engine), ..Default::default() })
