@@ -320,6 +320,14 @@ fn a_wait_is_for_this_change_and_not_for_one_that_failed_before() {
 }
 
 #[test]
+fn a_wait_that_is_too_short_says_what_is_waited_for() {
+    let slow = IDLE.replace("min_ready = \"0s\"", "min_ready = \"2m\"");
+    let managed = Managed::new(&Manifest::of(&slow), &[]);
+    let waits = "alpha is ready (its update waits until all are ready for as long as `min_ready` says)";
+    managed.formic(&["apply", "--wait", "--timeout", "5s"]).says(1, &["not done after 5 s", waits]);
+}
+
+#[test]
 fn a_shell_with_few_open_files_is_no_limit_for_many_instances() {
     let test = "life::a_shell_with_few_open_files_is_no_limit_for_many_instances";
     let most = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
