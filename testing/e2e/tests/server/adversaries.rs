@@ -124,6 +124,7 @@ fn a_full_disk_is_told_and_harms_nothing_that_runs() {
     assert_ne!(ended.code, Some(0), "{}{}", ended.stdout, ended.stderr);
     let told = format!("{}{}", ended.stdout, ended.stderr).to_lowercase();
     assert!(told.contains("no space") || told.contains("full") || told.contains("written"), "{told}");
+    managed.formic(&["restart", "idle"]).says(1, &["could not be written down"]);
     let now = managed.pids();
     assert!(pids.iter().all(|(id, pid)| now.get(id) == Some(pid) && alive(*pid)), "{pids:?} {now:?}");
     // Whoever is killed then is followed by one that takes over what runs: nobody else could make room.

@@ -224,6 +224,9 @@ impl Executor {
             Effect::Answer(Answer::Changed(to, Ok(Applied { changed: true, .. }))) => {
                 drop(to.send(Err(Refused::Unsaved(why.to_owned()))));
             }
+            Effect::Answer(Answer::Restarted(to, Ok(_))) => {
+                drop(to.send(Err(Refused::Unsaved(why.to_owned()))));
+            }
             Effect::Answer(Answer::Ran(to, result)) if result.is_ok() => {
                 drop(to.send(Err(Refused::Unsaved(why.to_owned()))))
             }
