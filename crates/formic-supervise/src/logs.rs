@@ -5,8 +5,8 @@
 //! at the front instead: the file keeps its length, the writer and every reader keep their places, and the
 //! blocks are free. Where the file system has no holes, the file grows until the instance is replaced.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{File, OpenOptions};
+use std::collections::BTreeSet;
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
@@ -20,16 +20,18 @@ use crate::disk::{self, FileError};
 use crate::failpoint;
 use crate::supervisor::Supervisor;
 
-/// How much of the logs of running instances is kept.
+/// How much of the logs of instances is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogLimits {
-    /// The newest bytes of a file that are kept at least; a quarter more may be there.
+    /// The newest bytes of a running instance's file that are kept at least; a quarter more may be there.
     pub keep: u64,
+    /// With fewer free bytes than this on the disk of the logs, less is kept of each, those of ended instances included.
+    pub scarce: u64,
     /// How often files are looked at.
     pub every: Duration,
 }
 
-/// With less room than this on the disk of the logs, nothing new would be started there, and programs are about to fail.
+/// With less room than this, nothing new would be started there, and programs are about to fail.
 const SCARCE: u64 = 16 << 20;
 
 /// What is kept of each file then. The last minutes of a program that talks much are worth less than what all others cannot write.
@@ -38,7 +40,7 @@ const KEPT_WHEN_SCARCE: u64 = 2 << 20;
 impl Default for LogLimits {
     fn default() -> Self {
         // Two files, ten instances and ten services are 12 GiB at worst, and a look costs one `stat` a file.
-        Self { keep: 64 << 20, every: Duration::from_secs(2) }
+        Self { keep: 64 << 20, scarce: SCARCE, every: Duration::from_secs(2) }
     }
 }
 
@@ -110,18 +112,51 @@ pub fn log_begins(file: &File, after: u64) -> io::Result<u64> {
     found
 }
 
-/// How much of the logs in a folder is kept at the moment.
-fn keep_in(dir: &Path, limits: LogLimits) -> u64 {
-    match disk::disk_free(dir) {
-        Ok(free) if free < SCARCE => limits.keep.min(KEPT_WHEN_SCARCE),
-        _ => limits.keep,
+/// Whether the disk of a folder is nearly full. Where nobody can say, it is not.
+fn is_scarce(dir: &Path, limits: LogLimits) -> bool {
+    disk::disk_free(dir).is_ok_and(|free| free < limits.scarce)
+}
+
+/// What is in a folder; nothing if it cannot be read.
+fn entries(dir: &Path) -> impl Iterator<Item = PathBuf> {
+    fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path())
+}
+
+/// What one look at the logs did.
+#[derive(Debug, Default)]
+struct Look {
+    trimmed: Vec<(PathBuf, Result<Trimmed, FileError>)>,
+    /// The folders whose disk is nearly full.
+    short: BTreeSet<PathBuf>,
+}
+
+impl Look {
+    /// Trims these files, and where the disk is nearly full all logs beside them and in the folders under `dir`: what
+    /// has ended does not give its room back by itself, and may be what fills the disk.
+    fn take(dir: &Path, mut files: BTreeSet<PathBuf>, limits: LogLimits) -> Self {
+        let mut folders: BTreeSet<PathBuf> =
+            files.iter().filter_map(|file| Some(file.parent()?.to_owned())).collect();
+        folders.extend(entries(dir).filter(|folder| folder.is_dir()));
+        let short: BTreeSet<PathBuf> =
+            folders.into_iter().filter(|folder| is_scarce(folder, limits)).collect();
+        let is_log = |file: &PathBuf| file.extension().is_some_and(|extension| extension == "log");
+        files.extend(short.iter().flat_map(|folder| entries(folder)).filter(is_log));
+        let keep = |file: &Path| match file.parent() {
+            Some(folder) if short.contains(folder) => limits.keep.min(KEPT_WHEN_SCARCE),
+            _ => limits.keep,
+        };
+        let trimmed = files.into_iter().map(|file| (trim_log(&file, keep(&file)), file));
+        let trimmed = trimmed.map(|(outcome, file)| (file, outcome)).collect();
+        Self { trimmed, short }
     }
 }
 
 impl Supervisor {
     /// Trims the logs of the instances that are not stopped yet, again and again until cancelled; the caller
-    /// owns the task. Where the disk is nearly full, more is cut. An instance is never held up by it, and a file that cannot be trimmed is told once.
-    pub async fn tend_logs(&self, limits: LogLimits, cancel: CancellationToken) {
+    /// owns the task. Where the disk is nearly full, more is cut, and the logs of those that have ended as well: `dir` has a
+    /// folder for the logs of each service. An instance is never held up by it, and a file that cannot be trimmed is told once.
+    pub async fn tend_logs(&self, dir: impl Into<PathBuf>, limits: LogLimits, cancel: CancellationToken) {
+        let dir = dir.into();
         let mut told = BTreeSet::new();
         loop {
             // Cancel safe arms: neither holds anything.
@@ -129,31 +164,18 @@ impl Supervisor {
                 () = cancel.cancelled() => return,
                 () = tokio::time::sleep(limits.every) => {}
             }
-            let mut files: Vec<_> =
+            let files =
                 self.processes().iter().flat_map(|process| [process.stdout(), process.stderr()]).collect();
-            files.sort_unstable();
-            files.dedup();
-            let trimmed = tokio::task::spawn_blocking(move || {
-                let mut keep = BTreeMap::new();
-                let mut trim = |file: &Path| {
-                    let dir = file.parent().unwrap_or(file);
-                    let keep = *keep.entry(dir.to_owned()).or_insert_with(|| keep_in(dir, limits));
-                    trim_log(file, keep)
-                };
-                let trimmed: Vec<_> = files.into_iter().map(|file| (trim(&file), file)).collect();
-                let scarce: BTreeSet<PathBuf> =
-                    keep.into_iter().filter(|(_, keep)| *keep < limits.keep).map(|(dir, _)| dir).collect();
-                (trimmed, scarce)
-            });
+            let dir = dir.clone();
+            let look = tokio::task::spawn_blocking(move || Look::take(&dir, files, limits));
             // A blocking task that fails has panicked, which it tells itself; the next turn tries again.
-            let (trimmed, short) = trimmed.await.unwrap_or_default();
-            for dir in short {
-                if told.insert(dir.clone()) {
-                    let kept = limits.keep.min(KEPT_WHEN_SCARCE);
-                    tracing::warn!(dir = %dir.display(), kept, "the disk is nearly full: less is kept of each log");
-                }
+            let look = look.await.unwrap_or_default();
+            let short: Vec<_> = look.short.into_iter().filter(|dir| told.insert(dir.clone())).collect();
+            if !short.is_empty() {
+                let kept = limits.keep.min(KEPT_WHEN_SCARCE);
+                tracing::warn!(dirs = ?short, kept, "the disk is nearly full: less is kept of each log");
             }
-            for (outcome, file) in trimmed {
+            for (file, outcome) in look.trimmed {
                 match outcome {
                     Ok(Trimmed::Kept | Trimmed::Cut { .. }) => {}
                     Ok(Trimmed::Unsupported) if told.insert(file.clone()) => {
@@ -171,7 +193,6 @@ impl Supervisor {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
-    use std::fs;
     use std::io::Write as _;
 
     use super::*;
@@ -211,13 +232,38 @@ mod tests {
     }
 
     #[test]
-    fn less_is_kept_where_the_disk_is_nearly_full() {
+    fn a_disk_is_nearly_full_with_less_room_than_is_said() {
         let limits = LogLimits::default();
         // It says so of itself: nothing is ever free there.
         assert_eq!(disk::disk_free("/proc").unwrap(), 0);
-        assert_eq!(keep_in(Path::new("/proc"), limits), KEPT_WHEN_SCARCE);
-        assert_eq!(keep_in(Path::new("/proc"), LogLimits { keep: 5, ..limits }), 5);
-        assert_eq!(keep_in(Path::new("/no/such/folder"), limits), limits.keep);
+        assert!(is_scarce(Path::new("/proc"), limits));
+        assert!(!is_scarce(Path::new("/proc"), LogLimits { scarce: 0, ..limits }));
+        assert!(!is_scarce(Path::new("/no/such/folder"), limits));
+    }
+
+    #[test]
+    fn what_has_ended_is_trimmed_where_the_disk_is_nearly_full_and_nothing_else_is_touched() {
+        let dir = std::env::temp_dir().join(format!("formic-trim-all-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&dir);
+        fs::create_dir_all(dir.join("flood")).unwrap();
+        let file = |name: &str| {
+            let path = dir.join(name);
+            fs::write(&path, vec![b'a'; 4 << 20]).unwrap();
+            path
+        };
+        let (ended, other, beside) = (file("flood/a-1.out.log"), file("flood/notes"), file("b-1.out.log"));
+        let held = |path: &Path| fs::metadata(path).unwrap().blocks() * 512;
+        let look = |scarce| Look::take(&dir, BTreeSet::new(), LogLimits { scarce, ..LogLimits::default() });
+        assert!(look(0).trimmed.is_empty() && held(&ended) >= 4 << 20);
+        let look = look(u64::MAX);
+        assert_eq!(look.short, BTreeSet::from([dir.join("flood")]));
+        let [(path, Ok(outcome))] = &look.trimmed[..] else { panic!("{look:?}") };
+        assert_eq!(*path, ended);
+        if *outcome != Trimmed::Unsupported {
+            assert!(held(&ended) <= 2 << 20, "{}", held(&ended));
+        }
+        assert!(held(&other) >= 4 << 20 && held(&beside) >= 4 << 20);
+        fs::remove_dir_all(dir).unwrap();
     }
 
     #[test]

@@ -69,9 +69,9 @@ pub(crate) async fn run(args: Up) -> Outcome {
     let mut reaper = JoinSet::new();
     let (reaping_too, orphans) = (reaping.clone(), supervisor.clone());
     reaper.spawn(async move { orphans.reap_orphans(reaping_too).await });
-    let (tending, logs) = (reaping.clone(), supervisor.clone());
+    let (tending, tended, logs) = (reaping.clone(), supervisor.clone(), state.logs());
     reaper.spawn(async move {
-        logs.tend_logs(LogLimits::default(), tending).await;
+        tended.tend_logs(logs, LogLimits::default(), tending).await;
         Ok(())
     });
 

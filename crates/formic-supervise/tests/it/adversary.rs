@@ -14,11 +14,11 @@ use crate::sweep::write;
 #[tokio::test]
 async fn a_log_flood_fills_no_disk_and_holds_nobody_up() {
     let scene = Scene::new("flood");
-    let limits = LogLimits { keep: 1 << 20, every: Duration::from_millis(20) };
+    let limits = LogLimits { keep: 1 << 20, every: Duration::from_millis(20), ..LogLimits::default() };
     let cancel = CancellationToken::new();
     let tending = tokio::spawn({
         let (supervisor, cancel) = (scene.supervisor.clone(), cancel.clone());
-        async move { supervisor.tend_logs(limits, cancel).await }
+        async move { supervisor.tend_logs("/none", limits, cancel).await }
     });
     // At most 20 MiB at once, which may all come between two looks.
     let process =

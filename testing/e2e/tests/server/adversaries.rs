@@ -149,6 +149,50 @@ fn a_full_disk_is_told_and_harms_nothing_that_runs() {
     assert_eq!(of_application(&managed.folder()), Vec::<u32>::new());
 }
 
+/// Writes most of a small disk full, ends, and leaves its log.
+const OVER: &str = r#"
+[app]
+name = "over"
+[service.flood]
+command = ["head", "-c", "40000000", "/dev/zero"]
+job = {}
+[service.idle]
+command = ["sleep", "600"]
+health = { ready = "none" }
+update = { min_ready = "0s" }
+"#;
+
+#[test]
+fn the_log_of_what_has_ended_gives_its_room_back_on_a_full_disk() {
+    if std::env::var_os(INNER).is_none() {
+        let folder = Folder::new("over");
+        let script =
+            r#"mount -t tmpfs -o size=48m none "$FORMIC_E2E_INNER" && TMPDIR="$FORMIC_E2E_INNER" "$@""#;
+        let test = "adversaries::the_log_of_what_has_ended_gives_its_room_back_on_a_full_disk";
+        inside(test, &["--mount"], script, folder.path());
+        return;
+    }
+    let managed = Managed::new(&Manifest::of(OVER), &[]);
+    managed.formic(&["apply"]).says(0, &[]);
+    let flood = || {
+        use std::os::unix::fs::MetadataExt as _;
+        let logs = std::fs::read_dir(managed.folder().join(".formic/logs/flood")).ok()?;
+        logs.flatten()
+            .map(|log| log.metadata().unwrap())
+            .find(|log| log.len() == 40_000_000)
+            .map(|log| log.blocks() * 512)
+    };
+    wait_until("the log of what has ended to give its room back", SOON, || {
+        flood().is_some_and(|held| held <= 4 << 20)
+    });
+    // So something can be started again.
+    let before = managed.pids();
+    managed.formic(&["restart", "idle", "--wait", "--timeout", "60s"]).says(0, &[]);
+    assert_ne!(managed.pids(), before);
+    managed.formic(&["stop", "--now"]).says(0, &[]);
+    managed.formic(&["server", "stop"]).says(0, &["nothing was running"]);
+}
+
 /// From this version on each process namespace has a greatest number of its own.
 const OWN_PID_MAX: (u32, u32) = (6, 14);
 

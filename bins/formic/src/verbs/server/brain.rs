@@ -143,8 +143,8 @@ pub(crate) async fn run(folder: &Path) -> Outcome {
     );
     let tending = CancellationToken::new();
     let mut tender = JoinSet::new();
-    let until = tending.clone();
-    tender.spawn(async move { supervisor.tend_logs(LogLimits::default(), until).await });
+    let (until, logs) = (tending.clone(), state.logs());
+    tender.spawn(async move { supervisor.tend_logs(logs, LogLimits::default(), until).await });
 
     let ended = tokio::select! {
         end = ends.which() => {
