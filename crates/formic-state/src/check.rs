@@ -46,14 +46,9 @@ pub(crate) fn check(bytes: Vec<u8>) -> Verdict {
 }
 
 fn examine(bytes: &[u8]) -> Verdict {
-    let backend = InMemoryBackend::new();
-    let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-    if let Err(error) = backend.set_len(length).and_then(|()| backend.write(0, bytes)) {
-        return Verdict::Damaged(format!("it could not be examined: {error}"));
-    }
-    let mut database = match Database::builder().create_with_backend(backend) {
+    let mut database = match copy(bytes) {
         Ok(database) => database,
-        Err(error) => return Verdict::Damaged(error.to_string()),
+        Err(reason) => return Verdict::Damaged(reason),
     };
     match database.check_integrity() {
         Ok(true) => {}
@@ -69,6 +64,15 @@ fn examine(bytes: &[u8]) -> Verdict {
             Verdict::Damaged(format!("{error}{}", cause.unwrap_or_default()))
         }
     }
+}
+
+/// A database in memory of what is in a file; of one that is damaged it may panic. Else why there is none.
+pub(crate) fn copy(bytes: &[u8]) -> Result<Database, String> {
+    let backend = InMemoryBackend::new();
+    let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+    let written = backend.set_len(length).and_then(|()| backend.write(0, bytes));
+    written.map_err(|error| format!("it could not be examined: {error}"))?;
+    Database::builder().create_with_backend(backend).map_err(|error| error.to_string())
 }
 
 /// Every value is what its table is for.

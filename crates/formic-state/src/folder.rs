@@ -109,21 +109,6 @@ impl Folder {
     }
 }
 
-/// Renames a damaged database, so that an engine can begin an empty one; the key stays. Gives the new name.
-///
-/// # Errors
-/// The folder is in use, or the system refuses.
-pub fn set_aside(folder: &Path) -> Result<PathBuf, OpenError> {
-    let _lock = lock(folder)?;
-    let path = folder.join(DATABASE);
-    let free = (1u32..).map(|n| folder.join(format!("{DATABASE}.damaged-{n}"))).find(|name| !name.exists());
-    let name = free.unwrap_or_else(|| folder.join("state.redb.damaged"));
-    let io = |source| OpenError::Io { what: "rename", path: path.clone(), source };
-    fs::rename(&path, &name).map_err(io)?;
-    sync(&path)?;
-    Ok(name)
-}
-
 /// Makes the entry of a file in its folder last.
 pub(crate) fn sync(path: &Path) -> Result<(), OpenError> {
     let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -132,7 +117,7 @@ pub(crate) fn sync(path: &Path) -> Result<(), OpenError> {
 }
 
 /// One engine at a time. The lock is the kernel's: it goes with the process that has it.
-fn lock(folder: &Path) -> Result<File, OpenError> {
+pub(crate) fn lock(folder: &Path) -> Result<File, OpenError> {
     let path = folder.join(LOCK);
     let io = |source: io::Error| OpenError::Io { what: "lock", path: path.clone(), source };
     let file =
@@ -251,7 +236,12 @@ fn first(database: &Database, key: &Key) -> Result<String, OpenError> {
 }
 
 /// The identity of a database that this key belongs to.
-fn known(database: &Database, key: &Key, path: &Path, key_path: &Path) -> Result<String, OpenError> {
+pub(crate) fn known(
+    database: &Database,
+    key: &Key,
+    path: &Path,
+    key_path: &Path,
+) -> Result<String, OpenError> {
     let damaged =
         |error: crate::Error| OpenError::Damaged { path: path.to_owned(), reason: error.to_string() };
     let missing =

@@ -14,7 +14,8 @@
 //! repairs itself on opening would else change the only evidence. Refused are a file that is damaged or cut
 //! off, one of a newer release, one that is not ours, a folder that another engine uses, a key that others
 //! can read, and a key that is not the one of this database. Nothing is changed then. [`set_aside`] is what
-//! a person can ask for next: it renames the file, deletes nothing, and the engine begins an empty one.
+//! a person can ask for next: it renames the file, and a key that does not fit, deletes nothing, and the
+//! engine begins an empty one.
 //!
 //! A file of one bit less than whole can still be whole: where the damage is in pages that hold nothing, or
 //! in the last commit alone, the database reads as of that commit or of the one before, as after a crash of
@@ -25,6 +26,7 @@
 //! Refused: a trait with several databases behind it (the engine has one, and tests have [`State::in_memory`]);
 //! values in a binary format (JSON can be read by a person with a broken engine, and all of it is small).
 
+mod aside;
 mod check;
 mod error;
 mod events;
@@ -37,10 +39,11 @@ mod schema;
 mod secrets;
 mod state;
 
+pub use aside::{SetAside, set_aside};
 pub use check::READER;
 pub use error::{Error, OpenError};
 pub use events::{Event, Events, InvalidToken, KEPT_EVENTS, Token};
-pub use folder::{DATABASE, KEY, set_aside};
+pub use folder::{DATABASE, KEY};
 pub use history::{Generation, KEPT_GENERATIONS, Outcome};
 pub use instances::Held;
 pub use promise::Lost;

@@ -26,7 +26,7 @@ pub(crate) struct Server {
     pub(crate) release: bool,
     #[command(flatten)]
     pub(crate) doors: Doors,
-    /// Keep a damaged state under another name and begin an empty one; what runs goes on
+    /// Keep a damaged state, and a key that does not fit, under other names and begin an empty one; what runs goes on
     #[arg(long = "set-aside-state")]
     pub(crate) set_aside: bool,
 }

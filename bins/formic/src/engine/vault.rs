@@ -7,6 +7,7 @@ use std::sync::Arc;
 use formic_plan::Service;
 use formic_reconcile::{Given, Secrets, Start};
 use formic_spec::{Manifest, Revision};
+use formic_state::OpenError;
 
 use super::state::State;
 use crate::exit::{Failure, Outcome};
@@ -24,11 +25,33 @@ pub(crate) fn open(folder: &Path) -> Outcome<formic_state::State> {
     formic_state::State::open(folder).map_err(|error| {
         let failure = Failure::user("cannot open the engine's state");
         match error {
-            formic_state::OpenError::InUse { .. } => {
+            OpenError::InUse { .. } => {
                 failure.help("another command has it; try again, or stop the other engine").because(error)
             }
-            error => failure.because(error),
+            error => match way_out(&error) {
+                Some(what) => failure.help(what).because(error),
+                None => failure.because(error),
+            },
         }
+    })
+}
+
+/// What to do about a state that does not become readable by itself.
+pub(crate) fn way_out(error: &OpenError) -> Option<&'static str> {
+    Some(match error {
+        OpenError::Damaged { .. } => {
+            "`formic server --set-aside-state` keeps the damaged file under another name and begins an empty one"
+        }
+        OpenError::Newer { .. } => {
+            "use the newer release; or `formic server --set-aside-state` keeps that file under another name and begins an empty one"
+        }
+        OpenError::NotOurs { .. } => {
+            "put the right file in its place; or `formic server --set-aside-state` keeps this one under another name and begins an empty one"
+        }
+        OpenError::KeyMissing { .. } | OpenError::KeyWrong { .. } => {
+            "put the key back from a backup; or `formic server --set-aside-state` keeps what is there under other names and begins an empty state, without secrets and history"
+        }
+        _ => return None,
     })
 }
 

@@ -206,15 +206,20 @@ pub(crate) async fn lock(path: &Path, features: &Features) -> Result<Lock, LockE
 
 fn set_aside(state: &State) -> Outcome {
     let folder = state.database();
-    if !folder.join(formic_state::DATABASE).exists() {
+    if !folder.exists() {
         return Ok(());
     }
-    let name = formic_state::set_aside(&folder)
+    let aside = formic_state::set_aside(&folder)
         .map_err(|error| Failure::user("the state cannot be set aside").because(error))?;
-    talk(&format!(
-        "the state is now {}; the server begins an empty one, and touches nothing before the next `formic apply`",
-        name.display()
-    ));
+    if let Some(key) = aside.key {
+        talk(&format!("the key does not fit and is now {}; the server makes another one", key.display()));
+    }
+    if let Some(database) = aside.database {
+        talk(&format!(
+            "the state is now {}; the server begins an empty one, and touches nothing before the next `formic apply`",
+            database.display()
+        ));
+    }
     Ok(())
 }
 

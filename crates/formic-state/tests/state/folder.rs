@@ -94,8 +94,11 @@ fn what_is_not_ours_is_left_alone() {
     assert!(matches!(refused(folder.path()), OpenError::NotOurs { .. }));
     // A person can have it put aside; nothing of it is lost.
     let kept = fs::read(&path).unwrap();
-    let name = set_aside(folder.path()).unwrap();
-    assert_eq!(fs::read(name).unwrap(), kept);
+    let key = fs::read(folder.path().join(KEY)).unwrap();
+    let aside = set_aside(folder.path()).unwrap();
+    assert_eq!((fs::read(aside.database.unwrap()).unwrap(), aside.key), (kept, None));
+    // The key may be the right one, for all that anybody can say.
+    assert_eq!(fs::read(folder.path().join(KEY)).unwrap(), key);
     assert_eq!(commits(&State::open(folder.path()).unwrap()), 0);
 }
 
@@ -146,6 +149,53 @@ fn the_key_is_needed_and_must_be_the_right_one() {
     fs::remove_file(&path).unwrap();
     write(&key, 0o600);
     assert_eq!(commits(&State::open(folder.path()).unwrap()), 1);
+}
+
+#[test]
+fn a_key_that_does_not_fit_is_set_aside_too_and_with_the_right_one_all_is_there_again() {
+    let folder = Folder::new();
+    let state = State::open(folder.path()).unwrap();
+    commit(&state, 1);
+    drop(state);
+    let (path, key_path) = (folder.path().join(DATABASE), folder.path().join(KEY));
+    let key = fs::read(&key_path).unwrap();
+    // Another digit at the end: it looks like a key.
+    let mut other = key.clone();
+    let last = other.len() - 2;
+    other[last] = if other[last] == b'0' { b'1' } else { b'0' };
+    for (round, (bad, mode)) in
+        [(&b""[..], 0o600), (&other[..], 0o600), (&key[..], 0o644)].into_iter().enumerate()
+    {
+        fs::write(&key_path, bad).unwrap();
+        fs::set_permissions(&key_path, fs::Permissions::from_mode(mode)).unwrap();
+        let error = State::open(folder.path()).unwrap_err();
+        assert!(matches!(error, OpenError::KeyWrong { .. } | OpenError::KeyExposed { .. }), "{error}");
+        // The database alone was moved away, by whomever.
+        let aside_by_hand = folder.path().join("by-hand");
+        if round == 0 {
+            fs::rename(&path, &aside_by_hand).unwrap();
+            let aside = set_aside(folder.path()).unwrap();
+            assert!(aside.database.is_none() && fs::read(aside.key.unwrap()).unwrap() == bad);
+            fs::rename(&aside_by_hand, &path).unwrap();
+            fs::write(&key_path, bad).unwrap();
+        }
+        let aside = set_aside(folder.path()).unwrap();
+        let (old, old_key) = (aside.database.unwrap(), aside.key.unwrap());
+        assert_eq!(fs::read(&old_key).unwrap(), bad);
+        assert_eq!(old.extension(), old_key.extension(), "they are told to belong together");
+        let state = State::open(folder.path()).unwrap();
+        assert_eq!(commits(&state), 0);
+        drop(state);
+        // It is the new one's by now, and fits.
+        let new_key = fs::read(&key_path).unwrap();
+        assert!(new_key != key && new_key != bad);
+        let new = set_aside(folder.path()).unwrap();
+        assert!(new.key.is_none() && fs::read(&key_path).unwrap() == new_key);
+        fs::rename(old, &path).unwrap();
+        fs::write(&key_path, &key).unwrap();
+        fs::set_permissions(&key_path, fs::Permissions::from_mode(0o600)).unwrap();
+        assert_eq!(commits(&State::open(folder.path()).unwrap()), 1);
+    }
 }
 
 #[test]

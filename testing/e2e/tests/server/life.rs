@@ -262,6 +262,36 @@ fn a_damaged_state_harms_nothing_that_runs() {
 }
 
 #[test]
+fn a_damaged_key_harms_nothing_that_runs_and_has_a_way_out() {
+    let managed = kept();
+    let pids = managed.pids();
+    managed.formic(&["server", "stop"]).says(0, &[]);
+    let state = managed.folder().join(".formic/state");
+    let key = state.join("secrets.key");
+    let right = std::fs::read(&key).unwrap();
+    let way_out = ["put the key back from a backup", "--set-aside-state"];
+    std::fs::remove_file(&key).unwrap();
+    managed.try_serve(&[]).says(1, &[&["is missing"], &way_out[..]].concat());
+    std::fs::write(&key, "").unwrap();
+    std::fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    managed.try_serve(&[]).says(1, &[&["is not the key of this database"], &way_out[..]].concat());
+    // Without a server it is the same.
+    managed.formic(&["secret", "list"]).says(1, &way_out);
+    assert!(pids.values().all(|pid| alive(*pid)));
+    managed
+        .try_serve(&["--set-aside-state"])
+        .says(0, &["the key does not fit and is now", "touches nothing before", "took over 3 instances"]);
+    assert_eq!(managed.pids(), pids);
+    // With the right key the old one is what it was.
+    managed.formic(&["server", "stop"]).says(0, &[]);
+    std::fs::rename(state.join("state.redb.damaged-1"), state.join("state.redb")).unwrap();
+    std::fs::write(&key, right).unwrap();
+    managed.serve();
+    assert_eq!(managed.pids(), pids);
+    assert_eq!(managed.ready()["services"].as_array().unwrap().len(), 2);
+}
+
+#[test]
 fn a_unit_is_shown_and_installed() {
     let managed = Managed::new(&Manifest::of(IDLE), &[]);
     let shown = managed.formic(&["server", "install", "--print"]);

@@ -24,7 +24,7 @@ use crate::engine::doors;
 use crate::engine::facts::Facts;
 use crate::engine::serve;
 use crate::engine::state::State;
-use crate::engine::vault::Vault;
+use crate::engine::vault::{self, Vault};
 use crate::exit::{Failure, Outcome};
 use crate::output::talk;
 use crate::signals::{End, Ends};
@@ -203,17 +203,10 @@ async fn open(state: &State) -> Outcome<Arc<formic_state::State>> {
     let opened = tokio::task::spawn_blocking(move || formic_state::State::open(&folder)).await;
     let opened = opened.map_err(|error| Failure::bug("the state").because(error))?;
     opened.map(Arc::new).map_err(|error| {
-        use formic_state::OpenError;
         let failure = Failure::user("the state cannot be opened");
-        let failure = match error {
-            OpenError::Damaged { .. } => failure.hopeless().help(
-                "what runs goes on untouched; `formic server --set-aside-state` keeps the damaged file under another name and begins an empty one",
-            ),
-            OpenError::Newer { .. }
-            | OpenError::NotOurs { .. }
-            | OpenError::KeyMissing { .. }
-            | OpenError::KeyWrong { .. } => failure.hopeless().help("what runs goes on untouched"),
-            _ => failure,
+        let failure = match vault::way_out(&error) {
+            Some(what) => failure.hopeless().help(format!("what runs goes on untouched; {what}")),
+            None => failure,
         };
         failure.because(error)
     })

@@ -1,0 +1,65 @@
+//! What is in the way of an engine takes another name, so that it can begin anew. Nothing is deleted.
+//!
+//! The database always goes. The key goes with it only where it cannot stay: one that is no key, that others can read, or that
+//! is not the one of this database. An engine would end at the first two again, and a database that it begins would be
+//! encrypted with the third, which is lost the moment somebody puts the right one back. Of a damaged database nobody can say
+//! whose key it wants; what looks like a key stays then.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::check::{self, Verdict};
+use crate::error::OpenError;
+use crate::folder::{self, DATABASE, KEY};
+use crate::key::Key;
+
+/// The new names of what was renamed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SetAside {
+    /// Of the database, if there was one.
+    pub database: Option<PathBuf>,
+    /// Of its key, if that could not stay.
+    pub key: Option<PathBuf>,
+}
+
+/// Renames a database that cannot be opened, and its key if that is what is wrong, so that an engine can begin an empty one.
+/// Both get the same number. Put back under their names, with the right key, they are what they were.
+///
+/// # Errors
+/// The folder is in use, or the system refuses.
+pub fn set_aside(folder: &Path) -> Result<SetAside, OpenError> {
+    let _lock = folder::lock(folder)?;
+    let (path, key_path) = (folder.join(DATABASE), folder.join(KEY));
+    let there = fs::symlink_metadata(&path).is_ok();
+    // One that cannot be read is in the way all the same.
+    let unfit = is_unfit(&key_path, fs::read(&path).ok())?;
+    let name = |of: &str, n: u32| folder.join(format!("{of}.damaged-{n}"));
+    let is_free = |n: &u32| [DATABASE, KEY].iter().all(|of| fs::symlink_metadata(name(of, *n)).is_err());
+    let n = (1..).find(is_free).unwrap_or(u32::MAX);
+    let rename = |of: &str| {
+        let (from, to) = (folder.join(of), name(of, n));
+        let renamed = fs::rename(&from, &to);
+        renamed.map(|()| to).map_err(|source| OpenError::Io { what: "rename", path: from, source })
+    };
+    // The key first: a database without one is not gone on with, and can be set aside still.
+    let key = unfit.then(|| rename(KEY)).transpose()?;
+    let database = there.then(|| rename(DATABASE)).transpose()?;
+    folder::sync(&path)?;
+    Ok(SetAside { database, key })
+}
+
+/// Whether an empty database cannot, or should not, begin with the key that is there.
+fn is_unfit(key_path: &Path, database: Option<Vec<u8>>) -> Result<bool, OpenError> {
+    let key = match Key::read(key_path) {
+        Ok(Some(key)) => key,
+        Ok(None) => return Ok(false),
+        Err(OpenError::KeyWrong { .. } | OpenError::KeyExposed { .. }) => return Ok(true),
+        Err(error) => return Err(error),
+    };
+    let Some(bytes) = database else { return Ok(false) };
+    if !matches!(check::check(bytes.clone()), Verdict::Whole) {
+        return Ok(false);
+    }
+    let Ok(copy) = check::copy(&bytes) else { return Ok(false) };
+    Ok(matches!(folder::known(&copy, &key, Path::new(DATABASE), key_path), Err(OpenError::KeyWrong { .. })))
+}
