@@ -12,6 +12,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::adrift::Inherited;
 use crate::cgroup::Group;
 use crate::disk::{self, FileError};
 use crate::features::Features;
@@ -121,8 +122,17 @@ impl Judge {
 
     /// The living processes that carry an id, those of a session, and the descendants of both.
     pub(crate) async fn found(&self, id: &InstanceId, session: Option<u32>) -> Result<Vec<u32>, FileError> {
-        let claim =
-            Claim { instance: id.as_str().to_owned(), session, known: HashSet::new(), logs: Vec::new() };
+        self.found_of(id, session, Inherited::default()).await
+    }
+
+    /// The same, and those that have this from it.
+    async fn found_of(
+        &self,
+        id: &InstanceId,
+        session: Option<u32>,
+        inherited: Inherited,
+    ) -> Result<Vec<u32>, FileError> {
+        let claim = Claim { instance: id.as_str().to_owned(), session, known: HashSet::new(), inherited };
         Ok(self.snapshot().await?.members(&claim).iter().map(|member| member.pid).collect())
     }
 
@@ -133,9 +143,22 @@ impl Judge {
         leader: Option<&AsyncFd<PidFd>>,
         session: Option<u32>,
         group: Option<&Group>,
-        (ask, grace): (StopSignal, Duration),
+        ask: (StopSignal, Duration),
     ) -> Result<(Vec<u32>, Result<(), StopError>), FileError> {
-        let mut pids = self.found(id, session).await?;
+        self.end_of(id, leader, session, group, ask, Inherited::default()).await
+    }
+
+    /// The same with those that have this from it.
+    pub(crate) async fn end_of(
+        &self,
+        id: &InstanceId,
+        leader: Option<&AsyncFd<PidFd>>,
+        session: Option<u32>,
+        group: Option<&Group>,
+        (ask, grace): (StopSignal, Duration),
+        inherited: Inherited,
+    ) -> Result<(Vec<u32>, Result<(), StopError>), FileError> {
+        let mut pids = self.found_of(id, session, inherited.clone()).await?;
         let unreadable = |source| disk::explain("read", Path::new("/sys/fs/cgroup"), source);
         if let Some(group) = group
             && group.is_populated().map_err(unreadable)?
@@ -156,7 +179,7 @@ impl Judge {
             scanner: &self.care.scanner,
             instance: id.as_str(),
             session: &session,
-            logs: Vec::new(),
+            inherited,
             group,
             is_kin: false,
             leader,
@@ -164,6 +187,7 @@ impl Judge {
             deadline,
         };
         let ended = tree.run().await.map(|_| ()).map_err(|error| StopError::new(id, error));
+        session.tell_of_suspects(id);
         if let (Ok(()), Some(group)) = (&ended, group)
             && let Err(error) = group.remove()
         {

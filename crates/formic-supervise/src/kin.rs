@@ -36,6 +36,10 @@ impl Kin {
         Self { root }
     }
 
+    pub(crate) fn is(self, pid: u32) -> bool {
+        self.root == pid
+    }
+
     /// Where those go that are left behind by what this process starts. `None` where that is not known, or where the kernel
     /// lists no children.
     pub(crate) fn find(keeper: Option<u32>) -> Option<Self> {

@@ -20,6 +20,7 @@ compile_error!("formic-supervise is for Linux; the crates of a service build els
 
 mod account;
 mod adopt;
+mod adrift;
 mod beside;
 mod birth;
 mod cgroup;

@@ -135,11 +135,20 @@ pub(crate) fn zombie_status(pid: u32) -> Option<ExitStatus> {
 
 fn is_of_our_user(pid: u32) -> bool {
     let Ok(status) = fs::read_to_string(format!("/proc/{pid}/status")) else { return false };
-    let is = |field: &str, id: u32| {
-        let ids = status.lines().find_map(|line| line.strip_prefix(field));
-        ids.is_some_and(|ids| ids.split_ascii_whitespace().all(|of| of.parse() == Ok(id)))
-    };
-    is("Uid:", rustix::process::geteuid().as_raw()) && is("Gid:", rustix::process::getegid().as_raw())
+    id(&status, "Uid:") == Some(rustix::process::geteuid().as_raw())
+        && id(&status, "Gid:") == Some(rustix::process::getegid().as_raw())
+}
+
+/// Whose a process wholly is: `None` if it is partly another's, or gone.
+pub(crate) fn user(pid: u32) -> Option<u32> {
+    id(&fs::read_to_string(format!("/proc/{pid}/status")).ok()?, "Uid:")
+}
+
+/// The number that all of a line of numbers are.
+fn id(status: &str, field: &str) -> Option<u32> {
+    let mut ids = status.lines().find_map(|line| line.strip_prefix(field))?.split_ascii_whitespace();
+    let first = ids.next()?;
+    if ids.all(|id| id == first) { first.parse().ok() } else { None }
 }
 
 /// How long one look at all processes may take before it is given up as incomplete. Reached only when
@@ -181,10 +190,22 @@ pub(crate) fn numbers(mut each: impl FnMut(u32)) -> io::Result<bool> {
     Ok(true)
 }
 
-/// The files that a process has as its standard output and error, by name. They are not looked at: of a file system that
-/// does not answer, nothing would come back.
-pub(crate) fn outputs(pid: u32) -> Vec<PathBuf> {
-    [1, 2].iter().filter_map(|number| fs::read_link(format!("/proc/{pid}/fd/{number}")).ok()).collect()
+/// The files that a process has as its standard output and error, by number and name. They are not looked at: of a file system
+/// that does not answer, nothing would come back.
+pub(crate) fn outputs(pid: u32) -> Vec<(u32, PathBuf)> {
+    let output = |number| Some((number, fs::read_link(format!("/proc/{pid}/fd/{number}")).ok()?));
+    [1, 2].into_iter().filter_map(output).collect()
+}
+
+/// Whether a process has a file open to append to it.
+pub(crate) fn appends(pid: u32, number: u32) -> bool {
+    let Ok(about) = fs::read_to_string(format!("/proc/{pid}/fdinfo/{number}")) else { return false };
+    let flags = about.lines().find_map(|line| line.strip_prefix("flags:"));
+    let flags =
+        flags.and_then(|flags| u32::from_str_radix(flags.trim(), 8).ok()).map(OFlags::from_bits_retain);
+    flags.is_some_and(|flags| {
+        flags.contains(OFlags::APPEND) && flags.intersects(OFlags::WRONLY | OFlags::RDWR)
+    })
 }
 
 /// Whose a process says it is.

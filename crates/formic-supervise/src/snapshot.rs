@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use tokio::sync::Mutex;
 
+use crate::adrift::{self, Above, Inherited, Output};
 use crate::cgroup;
 use crate::home::Home;
 use crate::kin::Kin;
@@ -20,7 +21,11 @@ struct Seen {
     stat: Stat,
     mark: Mark,
     /// What it has as its standard output and error. Asked only of an orphan that says nothing else.
-    outputs: Vec<PathBuf>,
+    outputs: Vec<Output>,
+    /// Whether it came to somebody else than the one that orphans come to now.
+    adrift: bool,
+    /// Of such a one that has an output: whose it is, if it is one user's.
+    user: Option<u32>,
 }
 
 /// All processes at about one moment.
@@ -39,9 +44,8 @@ pub(crate) struct Claim {
     pub(crate) session: Option<u32>,
     /// Number and start time of those that were seen to be its before: one that says so no more, whose parent has ended, still is.
     pub(crate) known: HashSet<(u32, u64)>,
-    /// The files that its processes are given as their standard output and error, and no other instance's. An orphan of this
-    /// engine's that has one of them has inherited it.
-    pub(crate) logs: Vec<PathBuf>,
+    /// What its processes have from it. An orphan of this engine's that has one of its logs has inherited that.
+    pub(crate) inherited: Inherited,
 }
 
 impl Claim {
@@ -50,19 +54,35 @@ impl Claim {
         let says = self.known.contains(&(seen.stat.pid, seen.stat.start_time))
             || matches!(&seen.mark, Mark::Instance(instance) if *instance == self.instance)
             || self.session.is_some_and(|session| seen.stat.session == session)
-            || seen.outputs.iter().any(|output| self.logs.contains(output));
+            || (self.is_written_to_by(seen) && self.is_inherited_by(seen));
         says && seen.may_be_claimed()
+    }
+
+    fn is_written_to_by(&self, seen: &Seen) -> bool {
+        seen.outputs.iter().any(|output| self.inherited.logs.contains(&output.file))
+    }
+
+    fn is_inherited_by(&self, seen: &Seen) -> bool {
+        !seen.adrift || self.inherited.is_proven(&seen.stat, seen.user, &seen.outputs)
     }
 }
 
 impl Seen {
-    fn of(stat: Stat, home: &Home, kin: Option<Kin>) -> Self {
+    fn of(stat: Stat, home: &Home, kin: Option<Kin>, above: &Above) -> Self {
         // Kernel threads have no memory, so no environment. Their session reads as 0, but so does that of
         // every process whose session began outside this pid namespace, or with the first process.
         let mark = if stat.env == Extent::None { Mark::None } else { mark(stat.pid, home) };
         let is_orphan = mark == Mark::None && kin.is_some_and(|kin| kin.has_child(&stat));
-        let outputs = if is_orphan { procfs::outputs(stat.pid) } else { Vec::new() };
-        Self { stat, mark, outputs }
+        let adrift = mark == Mark::None && !is_orphan && above.took_in(&stat);
+        let (outputs, user) = if adrift {
+            adrift::ask(stat.pid)
+        } else if is_orphan {
+            let outputs = procfs::outputs(stat.pid).into_iter();
+            (outputs.map(|(_, file)| Output { file, appends: true }).collect(), None)
+        } else {
+            (Vec::new(), None)
+        };
+        Self { stat, mark, outputs, adrift, user }
     }
 
     /// A main process that has not ended, and so has its number still. It began its session and cannot leave it,
@@ -76,7 +96,7 @@ impl Seen {
         let stat =
             Stat { pid, state: b'S', parent: 0, session: pid, start_time, threads: 1, env: Extent::Some };
         let mark = Mark::Instance(process.id().as_str().to_owned());
-        Some(Self { stat, mark, outputs: Vec::new() })
+        Some(Self { stat, mark, outputs: Vec::new(), adrift: false, user: None })
     }
 
     fn may_be_claimed(&self) -> bool {
@@ -94,7 +114,7 @@ impl Snapshot {
         mains: &HashMap<u32, Process>,
         mut on_sight: impl FnMut(&Seen),
     ) -> io::Result<Self> {
-        let mut processes = Vec::new();
+        let (mut processes, above) = (Vec::new(), Above::find(kin));
         let complete = procfs::numbers(|pid| {
             if let Some(seen) = mains.get(&pid).and_then(Seen::main) {
                 on_sight(&seen);
@@ -102,7 +122,7 @@ impl Snapshot {
                 return;
             }
             let Some(stat) = Stat::read(pid).filter(|stat| !stat.is_zombie()) else { return };
-            let seen = Seen::of(stat, home, kin);
+            let seen = Seen::of(stat, home, kin, &above);
             on_sight(&seen);
             processes.push(seen);
         })?;
@@ -114,10 +134,10 @@ impl Snapshot {
     /// Found by the kernel's lists of cgroups and not by `/proc`, which takes some microseconds for each process of the
     /// machine to be listed: this costs nothing for those of instances.
     fn take_outside(home: &Home, kin: Option<Kin>, groups: &Path, most: u64) -> io::Result<Self> {
-        let mut processes = Vec::new();
+        let (mut processes, above) = (Vec::new(), Above::find(kin));
         let complete = cgroup::pids_outside(groups, most, |pid| {
             let Some(stat) = Stat::read(pid).filter(|stat| !stat.is_zombie()) else { return };
-            processes.push(Seen::of(stat, home, kin));
+            processes.push(Seen::of(stat, home, kin, &above));
         })?;
         Ok(Self { processes, complete })
     }
@@ -132,7 +152,7 @@ impl Snapshot {
             };
             listed.iter().filter(|process| process.has_its_number()).map(Process::pid).collect()
         })?;
-        let seen = |stat: Stat| Seen::of(stat, home, Some(kin));
+        let seen = |stat: Stat| Seen::of(stat, home, Some(kin), &Above::default());
         Ok(Self { processes: left.into_iter().map(seen).collect(), complete: true })
     }
 
@@ -148,6 +168,12 @@ impl Snapshot {
             .filter(|seen| seen.may_be_claimed())
             .map(|seen| &seen.stat)
             .filter(move |stat| stat.session == session)
+    }
+
+    /// Those that write to the log of a claim, and nothing proves that they are of it.
+    pub(crate) fn suspects(&self, claim: &Claim) -> impl Iterator<Item = &Stat> {
+        let writers = self.processes.iter().filter(|seen| claim.is_written_to_by(seen) && !claim.holds(seen));
+        writers.map(|seen| &seen.stat)
     }
 
     /// The ids that processes carry in their environment.
@@ -357,6 +383,8 @@ mod tests {
             stat: Stat { pid, state: b'S', parent, session, start_time: 1, threads: 1, env: Extent::Some },
             mark: instance.map_or(Mark::None, |instance| Mark::Instance(instance.to_owned())),
             outputs: Vec::new(),
+            adrift: false,
+            user: None,
         }
     }
 
@@ -416,7 +444,7 @@ mod tests {
             instance: instance.into(),
             session,
             known: known.iter().copied().collect(),
-            logs: vec!["/logs/a.log".into()],
+            inherited: Inherited { logs: vec!["/logs/a.log".into()], born: 2, user: 1000 },
         };
         assert_eq!(pids(&claim("a-1", Some(10), &[])), [10, 11, 12]);
         assert_eq!(pids(&claim("a-1", None, &[])), [11, 12]);
@@ -426,14 +454,26 @@ mod tests {
         assert_eq!(pids(&claim("a-3", None, &[(12, 2)])), [0_u32; 0]);
         // An orphan that writes to the log of the instance, and what it has started since.
         let mut snapshot = snapshot;
+        let outputs = |files: &[&str]| -> Vec<Output> {
+            files.iter().map(|file| Output { file: file.into(), appends: true }).collect()
+        };
         snapshot
             .processes
-            .push(Seen { outputs: vec!["/dev/null".into(), "/logs/a.log".into()], ..seen(15, 2, 15, None) });
+            .push(Seen { outputs: outputs(&["/dev/null", "/logs/a.log"]), ..seen(15, 2, 15, None) });
         snapshot
             .processes
-            .push(Seen { outputs: vec!["/logs/a.log (deleted)".into()], ..seen(16, 2, 16, None) });
+            .push(Seen { outputs: outputs(&["/logs/a.log (deleted)"]), ..seen(16, 2, 16, None) });
         snapshot.processes.push(seen(17, 15, 17, None));
+        // One that came to somebody else is to have all that an instance's has: this one is too old.
+        let mut older = Seen { adrift: true, user: Some(1000), ..seen(18, 1, 18, None) };
+        older.outputs = outputs(&["/logs/a.log"]);
+        snapshot.processes.push(older.clone());
+        let mut younger = older;
+        (younger.stat.pid, younger.stat.start_time) = (19, 2);
+        snapshot.processes.push(younger);
         let pids = |claim: &Claim| snapshot.members(claim).iter().map(|stat| stat.pid).collect::<Vec<_>>();
-        assert_eq!(pids(&claim("a-3", None, &[])), [15, 17]);
+        assert_eq!(pids(&claim("a-3", None, &[])), [15, 17, 19]);
+        let suspects = |claim: &Claim| snapshot.suspects(claim).map(|stat| stat.pid).collect::<Vec<_>>();
+        assert_eq!(suspects(&claim("a-3", None, &[])), [18]);
     }
 }

@@ -16,13 +16,14 @@ use serde::Serialize;
 use tokio::io::unix::AsyncFd;
 use tokio::task::JoinSet;
 
+use crate::adrift::Inherited;
 use crate::cgroup::{Group, Groups};
 use crate::disk::{self, FileError};
 use crate::features::Features;
 use crate::identity::boot_id;
 use crate::judge::{AMBIGUOUS, Judge, Leader, Whose};
 use crate::pidfd::PidFd;
-use crate::process::Care;
+use crate::process::{Care, StopError};
 use crate::record::{Entry, Record, Store, Unreadable};
 use crate::snapshot::Scanner;
 use crate::stop_signal::StopSignal;
@@ -185,10 +186,10 @@ impl Sweeper {
         };
         let grace = record.state.left().map_or(self.grace, |left| left.min(self.grace));
         let group = self.judge.care.store.group(record);
-        match self
-            .end(&record.id, leader.as_ref(), session, group.as_ref(), (record.stop_signal, grace))
-            .await?
-        {
+        let (ask, inherited) = ((record.stop_signal, grace), Inherited::of(record));
+        let ended =
+            self.judge.end_of(&record.id, leader.as_ref(), session, group.as_ref(), ask, inherited).await?;
+        match Self::left(ended) {
             Ok(pids) => {
                 if suspect.is_some() {
                     // The session may be the instance's, or that of a later namesake that ended as well.
@@ -215,10 +216,13 @@ impl Sweeper {
         group: Option<&Group>,
         ask: (StopSignal, Duration),
     ) -> Result<Result<Vec<u32>, Outcome>, FileError> {
-        let (pids, ended) = self.judge.end(id, leader, session, group, ask).await?;
-        Ok(match ended {
+        Ok(Self::left(self.judge.end(id, leader, session, group, ask).await?))
+    }
+
+    fn left((pids, ended): (Vec<u32>, Result<(), StopError>)) -> Result<Vec<u32>, Outcome> {
+        match ended {
             Ok(()) => Ok(pids),
             Err(error) => Err(Outcome::Quarantined { pids, reason: error.to_string() }),
-        })
+        }
     }
 }

@@ -5,15 +5,16 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::io;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use formic_core::InstanceId;
 use rustix::process::Signal;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
+use crate::adrift::Inherited;
 use crate::cgroup::Group;
 use crate::pidfd::{PidFd, Waited, ended};
 use crate::procfs::Stat;
@@ -57,11 +58,13 @@ pub(crate) struct Session {
     proven: Mutex<HashSet<(u32, u64)>>,
     /// The same of all that were seen to be the instance's, for example because their parent was.
     known: Mutex<HashSet<(u32, u64)>>,
+    /// The same of those that may be, and nothing proves it.
+    suspects: Mutex<BTreeSet<(u32, u64)>>,
 }
 
 impl Session {
     pub(crate) fn new(number: Option<u32>) -> Self {
-        Self { number, proven: Mutex::default(), known: Mutex::default() }
+        Self { number, ..Self::default() }
     }
 
     /// The session, if its number means it now.
@@ -99,6 +102,26 @@ impl Session {
         known.extend(seen.iter().map(|stat| (stat.pid, stat.start_time)));
     }
 
+    fn suspect<'s>(&self, seen: impl Iterator<Item = &'s Stat>) {
+        let mut suspects = self.suspects.lock().unwrap_or_else(PoisonError::into_inner);
+        suspects.extend(seen.map(|stat| (stat.pid, stat.start_time)));
+    }
+
+    /// Tells of those that live and may be the instance's, which is gone.
+    pub(crate) fn tell_of_suspects(&self, instance: &InstanceId) {
+        let suspects = self.suspects.lock().unwrap_or_else(PoisonError::into_inner);
+        let lives = |(pid, start_time): &&(u32, u64)| {
+            Stat::read(*pid).is_some_and(|now| now.start_time == *start_time && !now.is_zombie())
+        };
+        let pids: Vec<u32> = suspects.iter().filter(lives).map(|(pid, _)| *pid).collect();
+        if !pids.is_empty() {
+            tracing::warn!(
+                %instance, ?pids,
+                "processes write to the log of an instance that is gone, and nothing proves that they are its own: they go on"
+            );
+        }
+    }
+
     fn known(&self) -> HashSet<(u32, u64)> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -115,8 +138,8 @@ pub(crate) struct Ending<'a> {
     /// The id that its processes carry in their environment.
     pub(crate) instance: &'a str,
     pub(crate) session: &'a Session,
-    /// What its processes are given as their standard output and error, and no other's.
-    pub(crate) logs: Vec<PathBuf>,
+    /// What its processes have from it.
+    pub(crate) inherited: Inherited,
     /// Its cgroup, if it has one.
     pub(crate) group: Option<&'a Group>,
     /// Whether what its main process leaves behind goes where [`Scanner::left_behind`] looks.
@@ -189,8 +212,8 @@ impl Ending<'_> {
     }
 
     fn claim(&self, session: Option<u32>) -> Claim {
-        let (instance, logs) = (self.instance.to_owned(), self.logs.clone());
-        Claim { instance, session, known: self.session.known(), logs }
+        let (instance, inherited) = (self.instance.to_owned(), self.inherited.clone());
+        Claim { instance, session, known: self.session.known(), inherited }
     }
 
     async fn look(&self) -> Result<Look, TreeError> {
@@ -226,6 +249,7 @@ impl Ending<'_> {
         let claim = self.claim(self.session.learn(self.pidfd(), snapshot));
         let members = snapshot.members(&claim);
         self.session.remember(&members);
+        self.session.suspect(snapshot.suspects(&claim));
         Look { members, decided: snapshot.is_decided() }
     }
 

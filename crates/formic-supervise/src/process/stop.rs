@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -10,6 +9,7 @@ use formic_core::InstanceId;
 use tokio::time::Instant;
 
 use super::Process;
+use crate::adrift::Inherited;
 use crate::cgroup::Group;
 use crate::disk::FileError;
 use crate::exit::ExitStatus;
@@ -128,7 +128,7 @@ impl Process {
             scanner: &self.0.care.scanner,
             instance: self.id().as_str(),
             session: &self.0.session,
-            logs: [self.stdout(), self.stderr()].iter().filter_map(|log| in_full(log)).collect(),
+            inherited: Inherited::of(&self.record()),
             group: self.0.group.as_ref(),
             // What a person has started there is nobody's descendant, and may have left the cgroup.
             is_kin: self.0.is_kin && !self.0.care.store.is_entered(self.id()),
@@ -142,6 +142,7 @@ impl Process {
         let oom_killed = *self.0.oom_killed.get_or_init(|| self.oom_killed());
         let stopped = Stopped { status, killed: ended.killed, oom_killed, took: begun.elapsed() };
         *ending = Some(stopped.clone());
+        self.0.session.tell_of_suspects(self.id());
         if self.let_go().await && self.0.group.is_none() {
             self.tell_of_strays().await;
         }
@@ -236,10 +237,4 @@ impl Process {
             Some(status) => store.note_end(&self.record(), *status),
         }
     }
-}
-
-/// A log's name as the kernel tells it. Only its folder may be a link: where another file was put in its place, nobody has
-/// that from us.
-fn in_full(log: &Path) -> Option<PathBuf> {
-    Some(log.parent()?.canonicalize().ok()?.join(log.file_name()?))
 }

@@ -4,6 +4,7 @@ use std::fs;
 use std::net::TcpStream;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use formic_supervise::{FEATURES_OFF_ENV, Fate};
@@ -452,6 +453,51 @@ async fn who_has_left_the_cgroup_is_found_below_the_keeper() {
         assert_eq!(kept.ask("wait"), "SIGKILL");
         assert_eq!(kept.ask("end"), "gone");
         assert!(left.iter().all(|pid| !lives(*pid)), "adopted: {adopted}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_killed_keeper_had_taken_in_is_found_by_its_log() {
+    // Forked twice, with a session of its own and no environment; and the same of one that has closed its log.
+    let script = "(setsid env -i /bin/sh -c 'echo $$; exec /bin/sleep 611' &); \
+                  (setsid env -i /bin/sh -c 'echo $$; exec /bin/sleep 612 >/dev/null 2>&1' &); \
+                  while :; do sleep 0.02; done";
+    for mask in ["cgroup", "cgroup,children"] {
+        let mut kept = Kept::masked("keeper-adrift", script, mask);
+        let first = kept.up();
+        let log = kept.scene.run_dir().join("out.log");
+        let pids = || -> Vec<u32> {
+            let text = fs::read_to_string(&log).unwrap_or_default();
+            text.lines().filter_map(|line| line.parse().ok()).collect()
+        };
+        let find = |seconds: &str| {
+            pids().into_iter().find(|pid| {
+                let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+                line.starts_with(b"/bin/sleep") && String::from_utf8_lossy(&line).contains(seconds)
+            })
+        };
+        wait_for("both", || find("611").is_some() && find("612").is_some()).await;
+        let (writes, closed) = (find("611").unwrap(), find("612").unwrap());
+        // What a person has started, above the keeper, writes there as well.
+        let appended = fs::OpenOptions::new().append(true).open(&log).unwrap();
+        let mut persons = Command::new("/bin/sleep").arg("613").env_clear().stdout(appended).spawn().unwrap();
+        kept.keeper.kill();
+        kept.keeper = Kept::keeper(&kept.scene, script, mask);
+        let up = kept.up();
+        assert_eq!((up.how.as_str(), up.instance), ("adopted", first.instance));
+        assert_eq!(kept.ask("end"), "gone");
+        let found = [lives(writes), lives(closed), persons.try_wait().unwrap().is_none()];
+        // Whatever was found: nothing else ends them.
+        for pid in [writes, closed].into_iter().filter(|pid| lives(*pid)) {
+            signal(pid, libc::SIGKILL);
+        }
+        persons.kill().unwrap();
+        persons.wait().unwrap();
+        assert_eq!(
+            found,
+            [false, true, true],
+            "its own, one that nothing says anything of, a person's: {mask}"
+        );
     }
 }
 

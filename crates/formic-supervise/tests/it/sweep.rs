@@ -128,6 +128,33 @@ async fn what_a_killed_engine_left_is_ended_once() {
 }
 
 #[tokio::test]
+async fn what_a_killed_engine_had_taken_in_is_ended_by_its_log() {
+    let scene = Scene::new("crash-adrift");
+    let script = "(setsid env -i /bin/sh -c 'echo $$; exec /bin/sleep 614' &); exec sleep 600";
+    let mut engine = Fixture::start(
+        Path::new(FIXTURE),
+        &["engine-without-cgroups", scene.run_dir().to_str().unwrap(), script],
+    );
+    assert_eq!(engine.hear(), "up");
+    engine.tell();
+    let leader: u32 = engine.hear().parse().unwrap();
+    let log = scene.run_dir().join("out.log");
+    let orphan = || fs::read_to_string(&log).ok()?.trim().parse::<u32>().ok();
+    let sleeps =
+        |pid| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.starts_with(b"/bin/sleep"));
+    wait_for("the orphan", || orphan().is_some_and(sleeps)).await;
+    let orphan = orphan().unwrap();
+    engine.kill();
+    let outcome = outcome(&scene, &features()).await;
+    let left = lives(orphan);
+    if left {
+        crate::scene::signal(orphan, libc::SIGKILL);
+    }
+    let Outcome::Stopped { pids } = outcome else { panic!("{outcome:?}") };
+    assert!(!left && pids.contains(&orphan) && pids.contains(&leader), "{left} {pids:?}");
+}
+
+#[tokio::test]
 async fn the_same_without_pidfs() {
     let scene = Scene::new("crash-old");
     let pids = crashed_engine(&scene, Path::new(FIXTURE), || {}).await;
