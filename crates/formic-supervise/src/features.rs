@@ -15,6 +15,10 @@ use crate::pidfd::PidFd;
 /// where one of them misbehaves.
 pub const FEATURES_OFF_ENV: &str = "FORMIC_FEATURES_OFF";
 
+/// What a mask can name, which is what [`Features::report`] names.
+const NAMES: [&str; 8] =
+    ["pidfs", "pidfs-handle", "exit-info", "children", "cgroup", "memory", "cpu", "pids"];
+
 /// Why a feature that is there is not used.
 const OFF: &str = "switched off";
 
@@ -57,6 +61,19 @@ pub struct Feature {
     pub effect: &'static str,
 }
 
+/// A mask names what is no feature.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{FEATURES_OFF_ENV} names {}: there are {}", list(unknown), NAMES.join(", "))]
+pub struct UnknownFeatures {
+    /// The names that are none.
+    pub unknown: Vec<String>,
+}
+
+fn list(names: &[String]) -> String {
+    let quoted: Vec<String> = names.iter().map(|name| format!("{name:?}")).collect();
+    quoted.join(", ")
+}
+
 /// This kernel has no pidfds, without which nothing can be signalled safely.
 #[derive(Debug, thiserror::Error)]
 #[error("supervise processes: this kernel has no pidfd_open; Linux 5.4 or later is needed")]
@@ -87,6 +104,15 @@ impl Features {
         };
         features.contain();
         Ok(features)
+    }
+
+    /// Whether [`FEATURES_OFF_ENV`] names features and nothing else. For whoever begins with that: an engine that goes on
+    /// under another release passes over what it does not know.
+    ///
+    /// # Errors
+    /// If it names what is none.
+    pub fn check_env() -> Result<(), UnknownFeatures> {
+        check(&std::env::var_os(FEATURES_OFF_ENV).unwrap_or_default().to_string_lossy())
     }
 
     /// Finds out what there is, without what [`FEATURES_OFF_ENV`] names.
@@ -192,6 +218,12 @@ impl Features {
     }
 }
 
+fn check(mask: &str) -> Result<(), UnknownFeatures> {
+    let names = mask.split(',').map(str::trim).filter(|name| !name.is_empty());
+    let unknown: Vec<String> = names.filter(|name| !NAMES.contains(name)).map(ToOwned::to_owned).collect();
+    if unknown.is_empty() { Ok(()) } else { Err(UnknownFeatures { unknown }) }
+}
+
 /// Major and minor version of the kernel; zero where it cannot be read, so that nothing newer is used.
 fn kernel_version() -> (u32, u32) {
     let uname = rustix::system::uname();
@@ -208,5 +240,26 @@ impl fmt::Display for Features {
             write!(f, "{separator}{} {state}: {}", feature.name, feature.effect)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+    use super::*;
+
+    #[test]
+    fn a_mask_names_what_is_reported_and_another_name_is_told_with_those() {
+        let all = Features::detect().unwrap();
+        assert_eq!(all.report().iter().map(|feature| feature.name).collect::<Vec<_>>(), NAMES);
+        let bare = all.masked(NAMES);
+        assert!(bare.report().iter().all(|feature| !feature.used), "{bare}");
+        assert_eq!(check(""), Ok(()));
+        assert_eq!(check("pidfs, cgroup,"), Ok(()));
+        let error = check("cgroup,nonsense,Pidfs").unwrap_err();
+        assert_eq!(error.unknown, ["nonsense", "Pidfs"]);
+        let told = error.to_string();
+        assert!(told.contains("\"nonsense\", \"Pidfs\": there are pidfs, pidfs-handle, "), "{told}");
     }
 }

@@ -63,7 +63,7 @@ pub use beside::{Answer, Beside};
 pub use cgroup::{Cgroups, Controller, Limits, Unenforced};
 pub use disk::{DiskFull, FileError, disk_free, replace as write_file};
 pub use exit::ExitStatus;
-pub use features::{Containment, FEATURES_OFF_ENV, Feature, Features, Unsupported};
+pub use features::{Containment, FEATURES_OFF_ENV, Feature, Features, UnknownFeatures, Unsupported};
 pub use handed::listens_on;
 pub use home::{Home, HomeId};
 pub use identity::{Identity, boot_id};

@@ -126,6 +126,7 @@ async fn start(args: &Server) -> Outcome {
     let (file, manifest) = manifest::load(&args.path)?;
     let folder = file.parent().unwrap_or(Path::new("/")).to_path_buf();
     let state = State::of_server(&folder)?;
+    Features::check_env().map_err(|error| Failure::user(error.to_string()))?;
     let features = Features::from_env().map_err(|error| Failure::user(error.to_string()))?;
     free(&state, &features, &manifest.app.name).await?;
     Bound::is_free(&Endpoint::Unix(state.socket())).await.map_err(closed)?;

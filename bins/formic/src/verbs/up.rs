@@ -38,6 +38,7 @@ pub(crate) async fn run(args: Up) -> Outcome {
     let filter = std::env::var("FORMIC_LOG").unwrap_or_else(|_| "warn".into());
     formic_telemetry::logs::init(LogFormat::Auto, &filter).map_err(Failure::user)?;
     let state = State::open(&folder)?;
+    Features::check_env().map_err(|error| Failure::user(error.to_string()))?;
     let features = Features::from_env().map_err(|error| Failure::user(error.to_string()))?;
     let _lock = Lock::acquire(state.lock(), &features).map_err(|error| locked(&manifest, error))?;
     // Held for a moment only: a server's brain that is being restarted holds no lock, its keeper does.

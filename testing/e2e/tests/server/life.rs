@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use formic_e2e::{
-    Managed, Manifest, Signal, alive, formic, formic_in, free_port, of_application, signal, wait_for,
+    Folder, Managed, Manifest, Signal, alive, formic, formic_in, free_port, of_application, signal, wait_for,
     wait_until,
 };
 
@@ -289,6 +289,16 @@ fn a_damaged_key_harms_nothing_that_runs_and_has_a_way_out() {
     managed.serve();
     assert_eq!(managed.pids(), pids);
     assert_eq!(managed.ready()["services"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn a_feature_that_is_none_is_refused_with_those_that_are() {
+    let folder = Folder::new("features");
+    Manifest::of(IDLE).write(folder.path());
+    for verb in ["up", "server"] {
+        let tool = formic_in(folder.path(), &[verb]).env("FORMIC_FEATURES_OFF", "cgroup,nonsense");
+        tool.run().says(1, &["FORMIC_FEATURES_OFF names \"nonsense\"", "there are pidfs,"]);
+    }
 }
 
 #[test]
