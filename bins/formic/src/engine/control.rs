@@ -85,14 +85,15 @@ impl Control {
     /// The view for the wire.
     pub(crate) fn status_of(&self, view: &View) -> pb::StatusResponse {
         let facts = Facts::from_tag(&view.tag);
+        let services: Vec<&str> = view.services.iter().map(|service| service.name.as_str()).collect();
         pb::StatusResponse {
             app: self.about.app.clone(),
             manifest: self.about.manifest.display().to_string(),
             pid: std::process::id(),
-            gateway: facts.gateway,
+            gateway: facts.gateway.clone(),
             services: view.services.iter().map(wire::service).collect(),
             notes: facts
-                .notes
+                .notes_beside(&services)
                 .into_iter()
                 .chain((!view.held.is_empty()).then(|| view.held.clone()))
                 .collect(),

@@ -69,6 +69,15 @@ impl Facts {
         told
     }
 
+    /// What is noted as long as these services are there: of one that is gone nothing is unenforced, and where none is left
+    /// nothing is to be relied on.
+    pub(crate) fn notes_beside(self, services: &[&str]) -> Vec<String> {
+        let is_there = |note: &String| {
+            note.split_once(UNENFORCED).is_none_or(|(service, _)| services.contains(&service))
+        };
+        if services.is_empty() { Vec::new() } else { self.notes.into_iter().filter(is_there).collect() }
+    }
+
     /// What came with a desired state; before the first there is nothing.
     pub(crate) fn from_tag(tag: &Value) -> Self {
         Self::deserialize(tag).unwrap_or_default()
@@ -113,6 +122,9 @@ impl Facts {
     }
 }
 
+/// Between a service's name and what of it is not enforced.
+const UNENFORCED: &str = ": unenforced ";
+
 /// What of the services' limits is not enforced on this machine, in words, so that nobody relies on it.
 fn notes(manifest: &Manifest, unenforced: impl Fn(&Limits) -> Vec<Unenforced>) -> Vec<String> {
     let mut notes = Vec::new();
@@ -120,7 +132,7 @@ fn notes(manifest: &Manifest, unenforced: impl Fn(&Limits) -> Vec<Unenforced>) -
         let missing = unenforced(&limits(&service.resources));
         if !missing.is_empty() {
             let missing: Vec<String> = missing.iter().map(ToString::to_string).collect();
-            notes.push(format!("{}: unenforced ({})", service.name, missing.join(", ")));
+            notes.push(format!("{}{UNENFORCED}({})", service.name, missing.join(", ")));
         }
     }
     notes
@@ -161,6 +173,12 @@ mod tests {
         assert_eq!(facts.notes.len(), 1);
         assert!(facts.notes[0].starts_with("a: unenforced (memory: "), "{:?}", facts.notes);
         assert_eq!(Facts::from_tag(&facts.tag().expect("encodes")), facts);
+        // With the service its note goes; what is about no service stays while there is any.
+        let mut facts = facts;
+        facts.notes.push("secrets are on the disk: for want of memory".into());
+        assert_eq!(facts.clone().notes_beside(&["a", "b"]), facts.notes);
+        assert_eq!(facts.clone().notes_beside(&["b"]), facts.notes[1..]);
+        assert!(facts.notes_beside(&[]).is_empty());
         assert_eq!(Facts::from_tag(&Value::Null), Facts::default());
     }
 
