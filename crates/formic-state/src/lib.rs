@@ -48,5 +48,5 @@ pub use history::{Generation, KEPT_GENERATIONS, Outcome};
 pub use instances::Held;
 pub use promise::Lost;
 pub use schema::SCHEMA;
-pub use secrets::{KEPT_VERSIONS, Secret, SecretInfo};
+pub use secrets::{KEPT_VERSIONS, Secret, SecretInfo, check_secret_name};
 pub use state::{State, Write};

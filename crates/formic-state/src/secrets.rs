@@ -109,16 +109,25 @@ impl State {
     }
 }
 
+/// Whether a secret can have this name.
+///
+/// # Errors
+/// It cannot; says what a name is.
+pub fn check_secret_name(name: &str) -> Result<(), Error> {
+    let sign = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_' | b'.');
+    if name.is_empty() || name.len() > 63 || name.starts_with('.') || !name.bytes().all(sign) {
+        return Err(Error::SecretName(name.chars().take(80).collect()));
+    }
+    Ok(())
+}
+
 impl Write<'_> {
     /// Sets a secret, and gives its version. The same value again is the same version.
     ///
     /// # Errors
     /// The name is none, there are no random numbers, or the database refuses.
     pub fn set_secret(&mut self, name: &str, secret: &Secret, at_unix_ms: u64) -> Result<u64, Error> {
-        let sign = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_' | b'.');
-        if name.is_empty() || name.len() > 63 || name.starts_with('.') || !name.bytes().all(sign) {
-            return Err(Error::SecretName(name.chars().take(80).collect()));
-        }
+        check_secret_name(name)?;
         let mut table = self.transaction.open_table(SECRETS)?;
         let mut versions = Vec::new();
         for entry in table.range((name, 0)..=(name, u64::MAX))? {

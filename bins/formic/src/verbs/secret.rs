@@ -24,6 +24,8 @@ enum Store {
 pub(crate) async fn run(args: Secret) -> Outcome {
     match args {
         Secret::Set { name, file, listing } => {
+            // Before anybody is waited for.
+            formic_state::check_secret_name(&name).map_err(|error| Failure::user(error.to_string()))?;
             let value = read(file.as_deref())?;
             let (version, used_by) = match store(&listing.target).await? {
                 Store::Engine(app) => {

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use formic_e2e::{App, Manifest, Signal, wait_until};
+use formic_e2e::{App, Folder, Manifest, Signal, formic_in, wait_until};
 
 const SOON: Duration = Duration::from_secs(60);
 const FIRST: &str = "correct-horse-battery";
@@ -147,4 +147,17 @@ fn a_secret_is_handed_over_rotated_and_brought_back_and_nobody_else_sees_it() {
     app.stop();
     assert!(!last.parent().unwrap().parent().unwrap().exists(), "nothing is left");
     app.formic(&["secret", "rm", "password"]).says(0, &["is removed"]);
+}
+
+#[test]
+fn a_name_that_is_none_is_told_first_and_a_value_that_is_too_long_is_not_counted() {
+    let folder = Folder::new("secret-words");
+    Manifest::of(KEEPERS).write(folder.path());
+    let set =
+        |name: &str, value: String| formic_in(folder.path(), &["secret", "set", name]).input(value).run();
+    set("", String::new()).says(1, &["\"\" cannot be the name of a secret"]);
+    set(".a", "a".into()).says(1, &["\".a\" cannot be the name of a secret"]);
+    set("a", String::new()).says(1, &["the value of a is empty"]);
+    set("big", "a".repeat(300_000)).says(1, &["the value of big has more than 262144 bytes"]);
+    set("most", "a".repeat(262_144)).says(0, &["most has version 1 now"]);
 }

@@ -38,10 +38,12 @@ fn used_by(services: &[Service], secret: &str) -> Vec<String> {
 /// Sets a secret in a state, and gives its version.
 pub(crate) fn set(state: &formic_state::State, name: &str, value: Vec<u8>) -> Result<u64, Error> {
     let value = Secret::new(value);
+    formic_state::check_secret_name(name).map_err(failed)?;
     match value.expose().len() {
         0 => return Err(Error::invalid_argument(format!("the value of {name} is empty"))),
         length if length > MAX => {
-            let text = format!("the value of {name} has {length} bytes, more than {MAX}");
+            // Whoever reads it does not read on.
+            let text = format!("the value of {name} has more than {MAX} bytes, which is the most");
             return Err(Error::invalid_argument(text));
         }
         _ => {}
