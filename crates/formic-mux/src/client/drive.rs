@@ -188,6 +188,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 }
                 state.machine.shrink();
                 self.pipe.shrink();
+                self.crowd.shrink();
             }
             state.machine.set_unwritten(self.pipe.unwritten());
             let due = state.machine.due();
@@ -202,6 +203,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             if state.machine.has_output() && self.pipe.unwritten() == 0 {
                 // Credit was given back while reading, or a caller came in between.
                 drop(state);
+                self.yielded = true;
                 self.crowd.let_by(cx.waker());
                 return Poll::Pending;
             }
