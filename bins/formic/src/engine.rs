@@ -87,7 +87,7 @@ pub(crate) fn api(control: &Control, limits: formic_server::Config) -> Outcome<S
 pub(crate) fn closed(error: ListenError) -> Failure {
     match error {
         ListenError::InUse(Endpoint::Unix(path)) => {
-            let text = "cannot open the API's socket: another process listens on it, which is no server of this application";
+            let text = "cannot open the API's socket: it is in use by another process, which is no server of this application";
             Failure::user(text)
                 .help(format!("end that process, which `ss -xlp` or `fuser {}` names", path.display()))
         }

@@ -316,7 +316,8 @@ async fn stop(args: &Detached) -> Outcome {
     let left = crate::verbs::stop::left_alone(&app.status);
     let response =
         app.server().detach(pb::DetachRequest::default()).await.map_err(|error| match error.code() {
-            Code::Unavailable | Code::DeadlineExceeded => {
+            // By the brain's own word: a brain that does not answer is another matter.
+            Code::Aborted => {
                 let text = format!("the server of {name} does not end: {}", error.message());
                 Failure::unreachable(text).help(by_force(keeper))
             }

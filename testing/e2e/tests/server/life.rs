@@ -430,7 +430,7 @@ fn what_is_in_the_way_of_a_server_is_named() {
     let socket = managed.folder().join(".formic/api.sock");
     let other = std::os::unix::net::UnixListener::bind(&socket).unwrap();
     let ended = managed.try_serve(&[]);
-    ended.says(1, &["another process listens on it", "end that process", "api.sock"]);
+    ended.says(1, &["in use by another process", "end that process", "api.sock"]);
     assert!(!ended.stderr.contains("port 0"), "{}", ended.stderr);
     drop(other);
     // A file is where a folder of its own must be.

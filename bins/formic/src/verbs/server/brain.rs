@@ -260,10 +260,7 @@ impl pb::ServerService for Control {
         let managed = self.managed()?;
         let told = tokio::time::timeout(KEEPER_LIMIT, managed.keeper.stop()).await;
         let silent = |_| {
-            Error::unavailable(format!(
-                "its keeper, process {}, does not answer",
-                managed.keeper.keeper_pid()
-            ))
+            Error::aborted(format!("its keeper, process {}, does not answer", managed.keeper.keeper_pid()))
         };
         told.map_err(silent)?.map_err(refused)?;
         managed.stopped.cancel();
