@@ -137,6 +137,11 @@ impl Share {
         self.drawn > 0
     }
 
+    /// Whether little is left, and the connection holds some.
+    pub(crate) fn is_scarce(&self) -> bool {
+        self.drawn > 0 && self.budget.as_ref().is_some_and(|budget| budget.left() < budget.most / LITTLE)
+    }
+
     /// Whether little is left, and the connection holds more than that.
     pub(crate) fn is_excessive(&self) -> bool {
         let Some(budget) = &self.budget else { return false };

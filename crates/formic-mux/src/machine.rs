@@ -320,6 +320,12 @@ impl<T: Default> Machine<T> {
         self.leaving || self.left.is_some()
     }
 
+    /// Whether this side has said so.
+    #[must_use]
+    pub fn has_said_goodbye(&self) -> bool {
+        self.leaving
+    }
+
     /// Why the other side gave the connection up, as it says.
     #[must_use]
     pub fn blamed(&self) -> Option<&str> {

@@ -27,7 +27,11 @@ pub struct PathsOut {
 
 /// The paths that the other side has said.
 #[derive(Debug, Default)]
-pub struct PathsIn(Vec<Option<Arc<str>>>);
+pub struct PathsIn {
+    places: Vec<Option<Arc<str>>>,
+    /// What the paths take.
+    bytes: usize,
+}
 
 /// The pairs that this side has said.
 #[derive(Debug, Default)]
@@ -41,7 +45,14 @@ pub struct PairsOut {
 
 /// The pairs that the other side has said.
 #[derive(Debug, Default)]
-pub struct PairsIn(Vec<Option<(HeaderName, HeaderValue)>>);
+pub struct PairsIn {
+    places: Vec<Option<(HeaderName, HeaderValue)>>,
+    /// What the pairs take.
+    bytes: usize,
+}
+
+/// What is shared is counted, which takes memory beside it; of a pair, both are.
+const COUNTED: usize = 32;
 
 impl PathsOut {
     /// Writes a path, or where it stands.
@@ -71,7 +82,7 @@ impl PathsIn {
     /// If it is in no place of a table of this size.
     pub fn read(&mut self, method: MethodRef<'_>, size: u32) -> Result<(u32, Arc<str>), Fault> {
         match method {
-            MethodRef::Known(place) => match self.0.get(place as usize) {
+            MethodRef::Known(place) => match self.places.get(place as usize) {
                 Some(Some(path)) => Ok((place, Arc::clone(path))),
                 _ => Err(Fault("a method is in an empty place of the table")),
             },
@@ -81,13 +92,21 @@ impl PathsIn {
             MethodRef::Define(place, path) => {
                 let path: Arc<str> = path.into();
                 let at = place as usize;
-                if self.0.len() <= at {
-                    self.0.resize(at + 1, None);
+                if self.places.len() <= at {
+                    self.places.resize(at + 1, None);
                 }
-                self.0[at] = Some(Arc::clone(&path));
+                self.bytes += path.len() + COUNTED;
+                if let Some(old) = self.places[at].replace(Arc::clone(&path)) {
+                    self.bytes -= old.len() + COUNTED;
+                }
                 Ok((place, path))
             }
         }
+    }
+
+    /// What it takes in memory.
+    pub fn held(&self) -> usize {
+        self.places.capacity() * size_of::<Option<Arc<str>>>() + self.bytes
     }
 }
 
@@ -183,7 +202,7 @@ impl PairsIn {
         for pair in block.pairs() {
             let (name, value) = match pair {
                 Pair::Literal(name, value) => parse(name, value)?,
-                Pair::Known(place) => match self.0.get(place as usize) {
+                Pair::Known(place) => match self.places.get(place as usize) {
                     Some(Some(pair)) => pair.clone(),
                     _ => return Err(Fault("metadata is in an empty place of the table")),
                 },
@@ -196,10 +215,13 @@ impl PairsIn {
                 Pair::Define(place, name, value) => {
                     let pair = parse(name, value)?;
                     let at = place as usize;
-                    if self.0.len() <= at {
-                        self.0.resize(at + 1, None);
+                    if self.places.len() <= at {
+                        self.places.resize(at + 1, None);
                     }
-                    self.0[at] = Some(pair.clone());
+                    self.bytes += taken(&pair);
+                    if let Some(old) = self.places[at].replace(pair.clone()) {
+                        self.bytes -= taken(&old);
+                    }
                     pair
                 }
             };
@@ -211,6 +233,15 @@ impl PairsIn {
         }
         Ok(metadata)
     }
+
+    /// What it takes in memory.
+    pub fn held(&self) -> usize {
+        self.places.capacity() * size_of::<Option<(HeaderName, HeaderValue)>>() + self.bytes
+    }
+}
+
+fn taken((name, value): &(HeaderName, HeaderValue)) -> usize {
+    name.as_str().len() + value.len() + 2 * COUNTED
 }
 
 fn parse(name: &[u8], value: &[u8]) -> Result<(HeaderName, HeaderValue), Fault> {

@@ -21,6 +21,9 @@ pub(super) const CALL: usize = 1 << 10;
 /// What a message takes that waits for a handler, or a batch of such, beside its bytes.
 const WAITING: usize = 128;
 
+/// So much is written whatever else is held.
+const FREE_OUTPUT: usize = 16 << 10;
+
 /// An unfinished frame that takes more has to go on if there is no room for it.
 pub(super) const LONG_FRAME: usize = 16 << 10;
 
@@ -36,13 +39,39 @@ impl<T: Default> Machine<T> {
     }
 
     /// How many bytes are held: unfinished requests, messages that nobody has taken or that are worked on, what calls take beside
-    /// them, and what is to be sent.
+    /// them, what is to be sent, and the tables.
     #[must_use]
     pub fn held(&self) -> usize {
         let unread = self.local.connection_credit.saturating_sub(self.credit_in).saturating_sub(self.owed);
         let messages =
             unread as usize + self.partial + self.working + self.queued + self.out.len() + self.unwritten;
-        messages + self.heads + self.waiting * WAITING + self.input.capacity()
+        messages + self.heads + self.waiting * WAITING + self.input.capacity() + self.tables()
+    }
+
+    /// What the other side has had noted once for all of its calls.
+    pub(super) fn tables(&self) -> usize {
+        self.paths_in.held() + self.pairs_in.held()
+    }
+
+    /// Takes no more calls if there is no room for what one has had noted. Without what stands in its tables nothing that the other
+    /// side says could be read, so it has to connect anew, where it begins with empty ones.
+    pub(super) fn check_tables(&mut self) {
+        if !self.room(0) {
+            self.share.refused();
+            self.go_away();
+        }
+    }
+
+    /// Whether a connection without a call holds what others need: its tables.
+    pub fn is_in_the_way(&mut self) -> bool {
+        self.settle();
+        self.streams.is_empty() && self.input.is_empty() && self.share.is_scarce()
+    }
+
+    /// Whether there is more to be written than there is room for, beside a little. What is owed to the other side cannot be refused,
+    /// but nothing more has to be read that would be answered.
+    pub fn is_overfull(&mut self) -> bool {
+        self.unwritten + self.out.len() > FREE_OUTPUT && !self.room(0)
     }
 
     /// Whether there is room for so many bytes more.

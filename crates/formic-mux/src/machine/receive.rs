@@ -163,12 +163,21 @@ impl<T: Default> Machine<T> {
         if id <= self.highest || id >= LAST_NUMBER {
             return Err(Fault("a call has a number that was used before"));
         }
+        // The client knows from the go-away which calls are not taken. No other will be, so what these have noted is of no use.
+        if self.leaving {
+            self.highest = id;
+            return Ok(None);
+        }
         // The tables change whatever becomes of the call.
+        let before = self.tables();
         let (place, path) = self.paths_in.read(request.method, self.local.paths)?;
         let metadata = self.pairs_in.read(request.metadata, self.local.pairs, self.local.metadata)?;
+        if self.tables() > before {
+            // The last call that was taken is the one before.
+            self.check_tables();
+        }
         self.highest = id;
         if self.leaving {
-            // The client knows from the go-away that it was not taken.
             return Ok(None);
         }
         if self.streams.len() >= self.local.calls as usize {

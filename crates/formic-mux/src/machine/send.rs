@@ -247,9 +247,12 @@ impl<T: Default> Machine<T> {
     /// Begins an answer that streams.
     ///
     /// # Errors
-    /// If the metadata is larger than the client takes.
+    /// If the metadata is larger than the client takes, or there is no room for it.
     pub fn respond(&mut self, id: u32, metadata: &Metadata) -> Result<(), Error> {
         self.check(metadata.as_headers())?;
+        if !self.room(weight(metadata.as_headers(), nothing)) {
+            return Err(self.no_room(false));
+        }
         let pairs = self.remote.map_or(0, |remote| remote.pairs);
         let Some(stream) = self.streams.get_mut(&id) else { return Ok(()) };
         stream.responded = true;
@@ -264,7 +267,11 @@ impl<T: Default> Machine<T> {
     /// Ends an answer that streams, after its last message. Trailing metadata of a size that the client does not take makes
     /// that a failure, as it does for an answer of one message.
     pub fn end(&mut self, id: u32, trailers: Metadata) {
-        match self.check(trailers.as_headers()) {
+        let mut fits = self.check(trailers.as_headers());
+        if fits.is_ok() && !trailers.is_empty() && !self.room(weight(trailers.as_headers(), nothing)) {
+            fits = Err(self.no_room(false));
+        }
+        match fits {
             Ok(()) => self.tail(id, Tail::End(trailers)),
             Err(error) => self.fail_after(id, error),
         }
@@ -304,15 +311,15 @@ impl<T: Default> Machine<T> {
         self.check(metadata.as_headers())?;
         self.check(trailers.as_headers())?;
         self.worked(id);
-        if !self.room(message.len()) {
-            return Err(self.no_room(false));
-        }
-        let remote = self.remote.unwrap_or_default();
-        let room = 64
+        let beside = 64
             + 4 * (metadata.as_headers().len() + trailers.as_headers().len())
             + weight(metadata.as_headers(), nothing)
             + weight(trailers.as_headers(), nothing);
-        if room + message.len() > MAX_PAYLOAD {
+        if !self.room(beside + message.len()) {
+            return Err(self.no_room(false));
+        }
+        let remote = self.remote.unwrap_or_default();
+        if beside + message.len() > MAX_PAYLOAD {
             self.respond(id, metadata)?;
             self.send(id, message)?;
             self.tail(id, Tail::End(trailers.clone()));
@@ -359,10 +366,15 @@ impl<T: Default> Machine<T> {
         let pairs = self.remote.map_or(0, |remote| remote.pairs);
         let metadata = error.metadata().as_headers();
         let fits = self.check(metadata).is_ok();
+        let brief = self.is_overfull();
         let Self { out, pairs_out, .. } = self;
         write::frame(out, Type::Error, id, |out| {
             out.push(if refused { REFUSED } else { 0 });
             out.push(error.code().number());
+            if brief {
+                // It cannot be refused, but it can be as short as what it answers.
+                return out.extend_from_slice(&[0, 0, 0]);
+            }
             let text = error.message();
             write::bytes(out, &text.as_bytes()[..text.floor_char_boundary(LONGEST_TEXT)]);
             let mut left = MOST_DETAILS;

@@ -144,9 +144,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             }
             let crowded = {
                 let limit = self.calls.accept.limits.calls as usize;
+                let mut state = self.link.lock();
                 // Canceled calls are gone from the machine, but their tasks have to end.
                 self.calls.tasks.len() > 2 * limit
-                    || self.pipe.unwritten() + self.link.lock().machine.unwritten() > CROWDED
+                    || self.pipe.unwritten() + state.machine.unwritten() > CROWDED
+                    || state.machine.is_overfull()
             };
             if crowded {
                 return self.rest(cx, false);
@@ -296,8 +298,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 return Poll::Pending;
             }
             if unwritten == 0 && state.machine.is_idle() {
+                // Also by itself, where there was no room for its tables.
+                self.drained |= state.machine.has_said_goodbye();
                 if self.drained {
                     return Poll::Ready(Over::Drained);
+                }
+                if state.machine.is_in_the_way() {
+                    state.machine.go_away_idle();
+                    self.drained = true;
+                    continue;
                 }
                 if state.machine.is_greeted() {
                     let until = *self.quiet.get_or_insert(now) + self.calls.accept.idle;

@@ -178,8 +178,12 @@ impl Calls {
 }
 
 pub(super) fn no_method(path: &str) -> Error {
-    Error::unimplemented(format!("no method {path}"))
+    // Once noted, it is called by its number: what is said of it is not to be a hundred times as long.
+    Error::unimplemented(format!("no method {}", &path[..path.floor_char_boundary(LONGEST_NAME)]))
 }
+
+/// What is said at most of the name of a method that there is not, in bytes.
+const LONGEST_NAME: usize = 128;
 
 /// Counts what is there of a request that is not whole.
 fn hold(request: &Request, link: &Link) -> Result<(), Error> {

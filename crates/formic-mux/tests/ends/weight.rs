@@ -1,6 +1,7 @@
 //! What calls take in memory beside their messages: metadata from the tables, messages of hardly a byte, frames that do not end.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,7 +12,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use crate::crowd::{MOST, accept_little, crowd, crowd_at_work, stranger};
+use crate::crowd::{CROWD, MOST, accept_little, crowd, crowd_at_work, press, stranger};
 use crate::raw::{Raw, request, whole};
 use crate::rig::*;
 
@@ -79,6 +80,75 @@ async fn messages_of_hardly_a_byte_are_bounded() {
         requests
     })
     .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn names_that_are_noted_are_bounded() {
+    let (accept, _) = accept_little(&Arc::default());
+    let mut crowd = JoinSet::new();
+    for _ in 0..CROWD {
+        let mut calls = Vec::new();
+        for id in 1..=256 {
+            write::frame(&mut calls, Type::Request, id, |out| {
+                out.push(END);
+                write::varint(out, (id - 1) << 1 | 1);
+                write::bytes(out, format!("/t.Echo/{id:01000}").as_bytes());
+                write::varint(out, 0);
+            });
+        }
+        crowd.spawn(press(Arc::clone(&accept), Limits::default(), calls));
+        sleep(Duration::from_millis(100)).await;
+        assert!(accept.budget.held() <= MOST);
+    }
+    // Until little is left nobody is in the way. Those who were are gone, with all that they had noted.
+    sleep(Duration::from_secs(5)).await;
+    let left = std::iter::from_fn(|| crowd.try_join_next()).count();
+    assert!((1..CROWD).contains(&left), "{left} were told goodbye");
+    let held = accept.budget.held();
+    assert!((MOST / 2..=MOST - MOST / 8).contains(&held), "{held} are held");
+    let stranger = stranger(&accept).await;
+    let message = Bytes::from(vec![3; 100_000]);
+    let said = within("a larger call", say(&stranger, "/t.Echo/Say", message.clone())).await;
+    assert_eq!(said.unwrap(), message);
+    crowd.shutdown().await;
+    until("what was held to be free again", || accept.budget.held() == 0).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_reads_no_errors_is_not_asked_for_more_calls() {
+    let echo = Arc::new(Echo::default());
+    let (accept, refused) = accept_little(&echo);
+    let mut crowd = JoinSet::new();
+    for _ in 0..CROWD {
+        let calls = (1..=40).flat_map(|id| request(id, "/t.Echo/Hold", None, 0, &[7; 60_000])).collect();
+        crowd.spawn(press(Arc::clone(&accept), Limits::default(), calls));
+    }
+    until("somebody to be refused", || refused.load(Ordering::SeqCst) > 0).await;
+    let (ours, _server, _) = served_by(Arc::clone(&accept));
+    let mut raw = Raw::greet(ours, Limits::default()).await;
+    // Calls of a method that there is not, by its number: an error is ten times as long.
+    let named = whole(1, &format!("/t.None/{}", "x".repeat(1000)), None, b"");
+    raw.send(&named).await;
+    let (mut sent, mut id) = (0, 1);
+    loop {
+        let mut calls = Vec::new();
+        for _ in 0..64 {
+            id += 1;
+            write::frame(&mut calls, Type::Request, id, |out| out.extend_from_slice(&[END, 0, 0]));
+        }
+        if timeout(Duration::from_millis(100), raw.io.write_all(&calls)).await.is_err() {
+            break;
+        }
+        sent += calls.len();
+        assert!(sent < 128 << 10, "{sent} bytes are taken from who reads nothing");
+        sleep(Duration::from_millis(1)).await;
+    }
+    assert!(accept.budget.held() <= MOST);
+    // The pipe's own, and hardly more.
+    assert!(sent < 96 << 10, "{sent} bytes were taken from who reads nothing");
+    crowd.shutdown().await;
+    drop(raw);
+    until("what was held to be free again", || accept.budget.held() == 0).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -228,16 +228,105 @@ fn unfinished_messages_are_bounded() {
 #[test]
 fn a_small_call_that_is_whole_costs_its_message_alone() {
     let mut server = server();
-    let before = server.held();
+    let held = |server: &Machine<u32>| server.held() - server.tables();
+    let before = held(&server);
     feed(&mut server, &call(1, request::END | request::MESSAGE, b"hello"));
-    assert_eq!(server.held() - before, 5);
+    assert_eq!(held(&server) - before, 5);
     // Of one that is not, a server keeps the head until it is.
     feed(&mut server, &call(2, request::MESSAGE | request::MORE, b"hello"));
-    assert!(server.held() - before > 1024);
+    assert!(held(&server) - before > 1024);
     server.fail(1, &Error::internal(""));
     server.fail(2, &Error::internal(""));
     server.output(&mut Vec::new());
-    assert_eq!((server.held(), server.heads), (0, 0));
+    assert_eq!((server.held(), server.heads), (server.tables(), 0));
+}
+
+/// A request that has a path and a pair noted, each of a thousand bytes and in a place of its own.
+fn noting(id: u32) -> Vec<u8> {
+    let mut out = Vec::new();
+    let place = (id - 1) % 256;
+    write::frame(&mut out, Type::Request, id, |out| {
+        out.push(request::END);
+        write::varint(out, place << 1 | 1);
+        write::bytes(out, format!("/t/{id:01000}").as_bytes());
+        write::varint(out, 1);
+        write::varint(out, place << 1 | 1);
+        write::bytes(out, b"x");
+        write::bytes(out, format!("{id:01000}").as_bytes());
+    });
+    out
+}
+
+#[test]
+fn what_is_noted_is_held_and_counted() {
+    let limits = Limits::default();
+    let hour = Duration::from_secs(3600);
+    let alive = Alive { interval: hour, timeout: hour, busy_only: false };
+    let mut greeting = Vec::new();
+    limits.write(&mut greeting);
+    let budget = Arc::new(crate::Budget::new(1200 << 10));
+    let machine = || Machine::<u32>::new(Role::Server, limits, alive).drawing_on(Arc::clone(&budget));
+    let (mut first, mut second) = (machine(), machine());
+    feed(&mut first, &greeting);
+    for id in 1..=2000 {
+        assert_eq!(feed(&mut first, &noting(id)).len(), 1, "there is room for call {id}");
+        first.fail(id, &Error::internal(""));
+        first.output(&mut Vec::new());
+        // What stands in a place takes the place of what stood there.
+        assert!((id.min(256) as usize * 2000..600_000).contains(&first.tables()), "{}", first.tables());
+    }
+    assert!((first.tables()..600_000).contains(&budget.held()));
+    // Another one has half of what is left. It is asked to come again, with empty tables, and then not heard any more.
+    feed(&mut second, &greeting);
+    let taken = (1..=256).find(|&id| feed(&mut second, &noting(id)).is_empty()).unwrap() - 1;
+    assert!((80..200).contains(&taken), "{taken}");
+    assert!(second.has_said_goodbye() && second.calls() == taken as usize);
+    assert!(budget.held() <= 1200 << 10);
+    let mut out = Vec::new();
+    second.output(&mut out);
+    let mut goodbye = Vec::new();
+    write::go_away(&mut goodbye, taken, 0, "");
+    assert!(out.ends_with(&goodbye));
+    let before = second.held();
+    for id in taken + 2..taken + 100 {
+        assert!(feed(&mut second, &noting(id)).is_empty());
+    }
+    assert_eq!(second.held(), before);
+    // While little is left, whoever has no call and much noted is in the way of others.
+    assert!(!first.is_in_the_way());
+    let mut others = [machine(), machine()];
+    for other in &mut others {
+        feed(other, &greeting);
+        for id in 1..=100 {
+            feed(other, &noting(id));
+        }
+    }
+    assert!(first.is_in_the_way());
+    assert!(!others[0].is_in_the_way(), "there are calls");
+    drop((first, second, others));
+    assert_eq!(budget.held(), 0);
+}
+
+#[test]
+fn errors_are_counted_and_brief_where_there_is_no_room() {
+    let budget = Arc::new(crate::Budget::new(256 << 10));
+    let mut server = server().drawing_on(Arc::clone(&budget));
+    let error = Error::internal("x".repeat(1000));
+    let mut most = 0;
+    for id in 1..=4000 {
+        feed(&mut server, &call(id, request::END, b""));
+        server.fail(id, &error);
+        let drawn = budget.held();
+        // What is written before is counted, as far as it can be.
+        assert!(drawn + (16 << 10) + 1100 >= server.unwritten() || drawn == 128 << 10, "{drawn}");
+        most = most.max(drawn);
+    }
+    assert_eq!(most, 128 << 10, "as much as one may have");
+    assert!(server.is_overfull());
+    // What is said of the rest is as short as that.
+    assert!((128 << 10..200 << 10).contains(&server.unwritten()), "{}", server.unwritten());
+    server.output(&mut Vec::new());
+    assert!(!server.is_overfull() && budget.held() == 0);
 }
 
 #[test]
