@@ -79,7 +79,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
 
     /// Runs until the connection is over.
     pub(super) async fn run(mut self) {
-        let over = poll_fn(|cx| self.poll(cx)).await;
+        let over = poll_fn(|cx| {
+            let over = self.poll(cx);
+            self.crowd.watch(cx);
+            over
+        })
+        .await;
         let name = &self.link.name;
         match &over {
             Over::Done | Over::Closed => tracing::trace!(endpoint = %name, "connection closed"),
