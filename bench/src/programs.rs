@@ -21,6 +21,7 @@ pub(crate) struct Ours {
     pub(crate) instance: PathBuf,
     pub(crate) driver: PathBuf,
     pub(crate) storm: PathBuf,
+    pub(crate) socket: PathBuf,
     pub(crate) formic: PathBuf,
 }
 
@@ -74,6 +75,7 @@ impl Ours {
             instance: take(&mut built, "bench-instance")?,
             driver: take(&mut built, "bench-driver")?,
             storm: take(&mut built, "bench-storm")?,
+            socket: take(&mut built, "bench-socket")?,
             formic: take(&mut built, "formic")?,
         })
     }

@@ -34,6 +34,8 @@ enum Subject {
     Formic,
     FormicHttp,
     Tonic,
+    /// Nobody makes messages of the bytes: more than this there cannot be.
+    Socket,
 }
 
 const SUBJECTS: [Subject; 3] = [Subject::Tonic, Subject::FormicHttp, Subject::Formic];
@@ -44,12 +46,37 @@ impl Subject {
             Self::Formic => "formic",
             Self::FormicHttp => "formic, HTTP",
             Self::Tonic => "tonic, one connection",
+            Self::Socket => "the socket alone",
         }
     }
 }
 
-/// What is streamed: of this size, on so many streams of one connection.
-const FLOWS: [(u32, usize); 4] = [(SMALL, 1), (SMALL, 16), (LARGE, 1), (LARGE, 4)];
+/// What is streamed on one connection.
+#[derive(Clone, Copy)]
+struct Flow {
+    /// Of each message, in bytes.
+    size: u32,
+    streams: usize,
+    /// Each message is waited for; else all are ready at once.
+    one_by_one: bool,
+}
+
+const FLOWS: [Flow; 6] = [
+    Flow { size: SMALL, streams: 1, one_by_one: false },
+    Flow { size: SMALL, streams: 16, one_by_one: false },
+    Flow { size: SMALL, streams: 16, one_by_one: true },
+    Flow { size: SMALL, streams: 256, one_by_one: true },
+    Flow { size: LARGE, streams: 1, one_by_one: false },
+    Flow { size: LARGE, streams: 4, one_by_one: false },
+];
+
+impl Flow {
+    fn words(self) -> String {
+        let way = if self.one_by_one { " one by one" } else { "" };
+        let streams = plural(self.streams, "stream");
+        format!("messages of {}{way}, {} {streams}", words(self.size), self.streams)
+    }
+}
 
 /// A line of the page.
 pub(crate) struct Row {
@@ -84,21 +111,27 @@ pub(crate) async fn measure(
     let (formic, _) = echo(programs, discovery, scratch).await?;
     let mut targets = Vec::new();
     let mut rows = Vec::new();
-    let bench = Bench { programs, discovery, scratch, arguments, tonic: &tonic.1 };
+    let socket = Program::new(&programs.ours.socket, scratch)?.args(["serve", &SMALL.to_string()]);
+    let socket = socket.start_announced().await?;
+    let bench = Bench { programs, discovery, scratch, arguments, tonic: &tonic.1, socket: &socket.1 };
 
-    for (size, streams) in FLOWS {
-        let what = format!("messages of {}, {streams} {}", words(size), plural(streams, "stream"));
-        let mut samples: Vec<Vec<Measured>> = SUBJECTS.iter().map(|_| Vec::new()).collect();
+    for flow in FLOWS {
+        let what = flow.words();
+        let mut subjects = SUBJECTS.to_vec();
+        if flow.streams == 1 && flow.size == SMALL {
+            subjects.push(Subject::Socket);
+        }
+        let mut samples: Vec<Vec<Measured>> = subjects.iter().map(|_| Vec::new()).collect();
         for round in 0..arguments.rounds {
-            for turn in 0..SUBJECTS.len() {
-                let index = (turn + round) % SUBJECTS.len();
-                let measured = bench.stream(SUBJECTS[index], size, streams).await?;
-                eprintln!("{what}, {:22} {:9.0} a second", SUBJECTS[index].name(), measured.rps);
+            for turn in 0..subjects.len() {
+                let index = (turn + round) % subjects.len();
+                let measured = bench.stream(subjects[index], flow).await?;
+                eprintln!("{what}, {:22} {:9.0} a second", subjects[index].name(), measured.rps);
                 samples[index].push(measured);
             }
         }
         let ratio = |own: usize, base: usize| of_pairs(&samples[own], &samples[base], |sample| sample.rps);
-        if size == SMALL {
+        if flow.size == SMALL {
             let name = format!("{what}: messages/s, formic ÷ tonic");
             targets.push(Target::at_least(name, ratio(2, 0), MIN_SMALL));
         } else {
@@ -107,7 +140,7 @@ pub(crate) async fn measure(
                 targets.push(Target::at_least(name, ratio(2, base), MIN_LARGE));
             }
         }
-        rows.extend(group(&what, SUBJECTS.map(Subject::name).to_vec(), &samples));
+        rows.extend(group(&what, subjects.into_iter().map(Subject::name).collect(), &samples));
     }
 
     let names = vec!["alone", "beside messages of 1 MiB"];
@@ -124,6 +157,7 @@ pub(crate) async fn measure(
     rows.extend(group("calls of 64 bytes, 64 callers, formic", names, &samples));
     formic.end().await?;
     tonic.0.end().await?;
+    socket.0.end().await?;
     discovery.forget(INSTANCE).await?;
 
     let (kib, idle) = idle(&bench).await?;
@@ -142,23 +176,37 @@ struct Bench<'a> {
     discovery: &'a Discovery,
     scratch: &'a Path,
     arguments: &'a Arguments,
+    /// Where they listen.
     tonic: &'a str,
+    socket: &'a str,
 }
 
 impl Bench<'_> {
-    async fn stream(&self, subject: Subject, size: u32, streams: usize) -> Result<Measured> {
-        if subject == Subject::Tonic {
-            let (warm_up, measured) =
-                (self.arguments.warm_up.as_millis(), self.arguments.measured.as_millis());
-            let program = Program::new(&self.programs.tonic, self.scratch)?;
-            let program = program.args(["call", "--server", self.tonic, "--connections", "1"]);
-            let program = program.args(["--warm-up-ms", &warm_up.to_string()]);
-            let program = program.args(["--measured-ms", &measured.to_string()]);
-            let program = program.args(["--callers", &streams.to_string(), "--stream", &size.to_string()]);
-            return good(program.measure(self.load()).await?);
-        }
-        let transport = if subject == Subject::Formic { "auto" } else { "http" };
-        good(self.caller(streams, &format!("\"stream\":{size}"), transport)?.measure(self.load()).await?)
+    async fn stream(&self, subject: Subject, flow: Flow) -> Result<Measured> {
+        let Flow { size, streams, one_by_one } = flow;
+        let warm_up = self.arguments.warm_up.as_millis().to_string();
+        let measured = self.arguments.measured.as_millis().to_string();
+        let program = match subject {
+            Subject::Socket => Program::new(&self.programs.ours.socket, self.scratch)?.args([
+                "call",
+                self.socket,
+                &warm_up,
+                &measured,
+            ]),
+            Subject::Tonic => {
+                let program = Program::new(&self.programs.tonic, self.scratch)?;
+                let program = program.args(["call", "--server", self.tonic, "--connections", "1"]);
+                let program = program.args(["--warm-up-ms", &warm_up, "--measured-ms", &measured]);
+                let program =
+                    program.args(["--callers", &streams.to_string(), "--stream", &size.to_string()]);
+                if one_by_one { program.args(["--one-by-one", "yes"]) } else { program }
+            }
+            Subject::Formic | Subject::FormicHttp => {
+                let transport = if subject == Subject::Formic { "auto" } else { "http" };
+                self.caller(streams, &format!("\"stream\":{size},\"one_by_one\":{one_by_one}"), transport)?
+            }
+        };
+        good(program.measure(self.load()).await?)
     }
 
     async fn small(&self, beside: Option<u32>) -> Result<Measured> {

@@ -27,6 +27,9 @@ struct Config {
     /// Callers read streams of messages of this size, and each message counts as a call.
     #[serde(default)]
     stream: Option<u32>,
+    /// Each of these is waited for on the other side.
+    #[serde(default)]
+    one_by_one: bool,
     /// Beside the callers one more reads such a stream, which is not counted.
     #[serde(default)]
     beside: Option<u32>,
@@ -59,12 +62,13 @@ impl Caller for Later {
 struct Reading {
     client: StreamServiceClient,
     size: u32,
+    one_by_one: bool,
     stream: Option<Streaming<EchoResponse>>,
 }
 
 impl Reading {
-    fn new(client: &StreamServiceClient, size: u32) -> Self {
-        Self { client: client.clone(), size, stream: None }
+    fn new(client: &StreamServiceClient, size: u32, one_by_one: bool) -> Self {
+        Self { client: client.clone(), size, one_by_one, stream: None }
     }
 }
 
@@ -73,7 +77,8 @@ impl Caller for Reading {
         let stream = match &mut self.stream {
             Some(stream) => stream,
             none => {
-                let request = SendRequest { size: self.size, ..Default::default() };
+                let Self { size, one_by_one, .. } = *self;
+                let request = SendRequest { size, one_by_one, ..Default::default() };
                 let answer = self.client.send(request).timeout(Duration::from_secs(600)).await;
                 none.insert(answer.map_err(|error| error.to_string())?.into_message())
             }
@@ -130,11 +135,11 @@ async fn main() -> formic::Result {
     let mut beside = formic::tokio::task::JoinSet::new();
     let streams = StreamServiceClient::new(channel.clone());
     if let Some(size) = config.beside {
-        let mut reading = Reading::new(&streams, size);
+        let mut reading = Reading::new(&streams, size, false);
         beside.spawn(async move { while reading.call().await.is_ok() {} });
     }
     let line = if let Some(size) = config.stream {
-        load::run(plan, |_| Reading::new(&streams, size)).await
+        load::run(plan, |_| Reading::new(&streams, size, config.one_by_one)).await
     } else if config.later {
         let client = LaterServiceClient::new(channel);
         load::run(plan, |_| Later(client.clone())).await

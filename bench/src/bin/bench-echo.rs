@@ -2,6 +2,7 @@
 //! default. It only ends with the bench too.
 
 use bench::v1::{EchoRequest, EchoResponse, EchoService, LaterService, SendRequest, StreamService};
+use formic::futures::StreamExt;
 use formic::prelude::*;
 
 formic::include_protos!();
@@ -29,7 +30,14 @@ struct Stream;
 impl StreamService for Stream {
     async fn send(&self, _ctx: Context, request: Request<'_, SendRequest>) -> Reply<Streaming<EchoResponse>> {
         let item = EchoResponse { payload: vec![7; request.size as usize], ..Default::default() };
-        reply(Streaming::new(formic::futures::stream::repeat_with(move || Ok(item.clone()))))
+        let items = formic::futures::stream::repeat_with(move || Ok(item.clone()));
+        if !request.one_by_one {
+            return reply(Streaming::new(items));
+        }
+        reply(Streaming::new(items.then(async |item| {
+            tokio::task::yield_now().await;
+            item
+        })))
     }
 }
 

@@ -42,15 +42,24 @@ impl StreamService for Stream {
     type SendStream = BoxStream<'static, Result<EchoResponse, Status>>;
 
     async fn send(&self, request: Request<SendRequest>) -> Result<Response<Self::SendStream>, Status> {
-        let item = EchoResponse { payload: vec![7; request.into_inner().size as usize] };
-        Ok(Response::new(futures::stream::repeat_with(move || Ok(item.clone())).boxed()))
+        let SendRequest { size, one_by_one } = request.into_inner();
+        let item = EchoResponse { payload: vec![7; size as usize] };
+        let items = futures::stream::repeat_with(move || Ok(item.clone()));
+        if !one_by_one {
+            return Ok(Response::new(items.boxed()));
+        }
+        let waited_for = items.then(|item| async {
+            tokio::task::yield_now().await;
+            item
+        });
+        Ok(Response::new(waited_for.boxed()))
     }
 }
 
 /// Reads a stream.
 struct Reading {
     client: StreamServiceClient<Channel>,
-    size: u32,
+    request: SendRequest,
     stream: Option<tonic::Streaming<EchoResponse>>,
 }
 
@@ -59,12 +68,12 @@ impl load::Caller for Reading {
         let stream = match &mut self.stream {
             Some(stream) => stream,
             none => {
-                let answer = self.client.send(SendRequest { size: self.size }).await;
+                let answer = self.client.send(self.request).await;
                 none.insert(answer.map_err(|error| error.to_string())?.into_inner())
             }
         };
         match stream.message().await {
-            Ok(Some(item)) if item.payload.len() == self.size as usize => Ok(()),
+            Ok(Some(item)) if item.payload.len() == self.request.size as usize => Ok(()),
             Ok(Some(item)) => Err(format!("{} bytes came", item.payload.len())),
             Ok(None) => Err("the stream ended".into()),
             Err(error) => Err(error.to_string()),
@@ -109,8 +118,9 @@ async fn call(arguments: &Arguments) -> Result<(), Failure> {
     }
     if arguments.get("stream").is_ok() {
         let size = u32::try_from(arguments.number("stream")?)?;
+        let request = SendRequest { size, one_by_one: arguments.get("one-by-one").is_ok() };
         let client = |index: usize| StreamServiceClient::new(connections[index % connections.len()].clone());
-        let reading = |index| Reading { client: client(index), size, stream: None };
+        let reading = |index| Reading { client: client(index), request, stream: None };
         println!("{}", load::run(arguments.plan()?, reading).await?);
         return Ok(());
     }
