@@ -359,16 +359,16 @@ impl Engine {
                     self.measures.committed(began.elapsed());
                     self.executor.release_ended(save.over());
                 }
-                Err(why) => unsaved = Some(why),
+                Err(why) => unsaved = Some((why, !save.is_of_what_is_wanted())),
             }
         } else {
             start(&mut self.executor);
         }
-        permits.say(unsaved.as_deref());
+        permits.say(unsaved.as_ref().map(|(why, _)| why.as_str()));
         for effect in effects {
             match &unsaved {
                 None => self.executor.carry_out(effect, &permit),
-                Some(why) => self.executor.carry_out_unsaved(effect, &permit, why),
+                Some((why, is_kept)) => self.executor.carry_out_unsaved(effect, &permit, why, *is_kept),
             }
         }
         self.publish();

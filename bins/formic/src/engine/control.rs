@@ -222,18 +222,21 @@ impl pb::ControlService for Control {
     }
 
     async fn stop(&self, context: Context, request: Request<'_, pb::StopRequest>) -> Reply<pb::StopResponse> {
-        let (done, stopped) = oneshot::channel();
         let now = request.now;
         let goes_on = self.managed.is_some();
-        // A server is there for what comes next, too.
-        let command = if goes_on {
-            Command::Down { now, cause: by("down", &context), done }
-        } else {
-            Command::Stop { now, done: Some(done) }
-        };
-        self.engine.send(command).map_err(|error| Error::unavailable(error.to_string()))?;
+        let busy = |error: formic_reconcile::Busy| Error::unavailable(error.to_string());
         // An engine that has ended has nothing left to stop.
-        let Stopped { killed } = stopped.await.unwrap_or_default();
+        let Stopped { killed } = if goes_on {
+            // A server is there for what comes next, too.
+            let (done, stopped) = oneshot::channel();
+            self.engine.send(Command::Down { now, cause: by("down", &context), done }).map_err(busy)?;
+            let stopped = stopped.await.unwrap_or_else(|_| Ok(Stopped::default()));
+            stopped.map_err(|error| wire::refused(&error))?
+        } else {
+            let (done, stopped) = oneshot::channel();
+            self.engine.send(Command::Stop { now, done: Some(done) }).map_err(busy)?;
+            stopped.await.unwrap_or_default()
+        };
         reply(pb::StopResponse { killed, goes_on, ..Default::default() })
     }
 

@@ -59,7 +59,7 @@ pub enum Command {
         /// What led to it, for the history.
         cause: String,
         /// Told when all of it is gone.
-        done: oneshot::Sender<Stopped>,
+        done: oneshot::Sender<Result<Stopped, Refused>>,
     },
     /// Give up an instance that is quarantined, and leave its processes alone; says whether there was one.
     Release {

@@ -33,7 +33,7 @@ use self::roster::Roster;
 use self::save::{Kept, Save};
 use super::cell::StopKind;
 use super::effects::{Answer, Effect};
-use super::{Command, Config, Generation, Stopped, WayBack};
+use super::{Command, Config, Generation, Refused, Stopped, WayBack};
 use crate::journal::{Kind, News};
 use crate::probe::Heard;
 use crate::sockets::Wanted;
@@ -140,7 +140,7 @@ pub(crate) struct Core {
     stopping: Option<Vec<oneshot::Sender<Stopped>>>,
     killed: u32,
     /// Who waits until nothing runs any more, while the engine goes on.
-    downs: Vec<oneshot::Sender<Stopped>>,
+    downs: Vec<oneshot::Sender<Result<Stopped, Refused>>>,
     /// Until when an engine that has taken over replaces nothing.
     calm_until: Time,
     /// Why what is on disk is not what was wanted last: nothing follows from it until somebody says anew what is.
@@ -460,7 +460,7 @@ impl Core {
         if !self.downs.is_empty() && !self.is_anything_left() {
             let stopped = Stopped { killed: self.killed };
             let downs = self.downs.drain(..);
-            self.effects.extend(downs.map(|done| Effect::Answer(Answer::Stopped(done, stopped))));
+            self.effects.extend(downs.map(|done| Effect::Answer(Answer::Down(done, Ok(stopped)))));
         }
     }
 

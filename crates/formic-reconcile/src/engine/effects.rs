@@ -102,12 +102,29 @@ pub(crate) enum Answer {
     Ran(oneshot::Sender<Result<Run, Refused>>, Box<Result<Run, Refused>>),
     Runs(oneshot::Sender<Timetable>, Box<Timetable>),
     Released(oneshot::Sender<bool>, bool),
+    Down(oneshot::Sender<Result<Stopped, Refused>>, Result<Stopped, Refused>),
     Stopped(oneshot::Sender<Stopped>, Stopped),
 }
 
 // === impl Answer ===
 
 impl Answer {
+    /// The same where the turn that gives it could not be written down: what a crash would forget is told as that, and so
+    /// is what was in force before and is not on the disk yet (`is_kept`). A release takes a record away, which needs no
+    /// room: to the next engine, which finds none, the instance is gone as well.
+    pub(crate) fn unsaved(self, why: &str, is_kept: bool) -> Self {
+        let refused = || Refused::Unsaved(why.to_owned());
+        match self {
+            Self::Changed(to, Ok(_)) if !is_kept => Self::Changed(to, Err(refused())),
+            Self::Restarted(to, Ok(_)) if !is_kept => Self::Restarted(to, Err(refused())),
+            Self::Paused(to, Ok(_)) if !is_kept => Self::Paused(to, Err(refused())),
+            Self::Down(to, Ok(_)) if !is_kept => Self::Down(to, Err(refused())),
+            // The timetable has it, and not what is wanted.
+            Self::Ran(to, result) if result.is_ok() => Self::Ran(to, Box::new(Err(refused()))),
+            other => other,
+        }
+    }
+
     /// Whoever asked may have gone.
     pub(crate) fn send(self) {
         match self {
@@ -120,7 +137,44 @@ impl Answer {
             Self::Ran(to, result) => drop(to.send(*result)),
             Self::Runs(to, timetable) => drop(to.send(*timetable)),
             Self::Released(to, released) => drop(to.send(released)),
+            Self::Down(to, result) => drop(to.send(result)),
             Self::Stopped(to, stopped) => drop(to.send(stopped)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+    use super::*;
+
+    /// What is heard of an answer in a turn that could not be written down.
+    fn heard<T>(is_kept: bool, answer: impl FnOnce(oneshot::Sender<T>) -> Answer) -> T {
+        let (to, mut heard) = oneshot::channel();
+        answer(to).unsaved("no space", is_kept).send();
+        heard.try_recv().unwrap()
+    }
+
+    #[test]
+    fn what_is_not_on_the_disk_is_not_told_as_done() {
+        let applied = |changed| Applied { index: 2, changed };
+        let refused = || Refused::Unsaved("no space".into());
+        for changed in [true, false] {
+            // Whether it is new, or was asked for before and could not be written down then.
+            assert_eq!(heard(false, |to| Answer::Changed(to, Ok(applied(changed)))), Err(refused()));
+            assert_eq!(heard(false, |to| Answer::Paused(to, Ok(changed))), Err(refused()));
+        }
+        let restarted = Restarted { index: 2, instances: 1 };
+        assert_eq!(heard(false, |to| Answer::Restarted(to, Ok(restarted))), Err(refused()));
+        assert_eq!(heard(false, |to| Answer::Down(to, Ok(Stopped { killed: 0 }))), Err(refused()));
+        // Something else was to be written.
+        assert_eq!(heard(true, |to| Answer::Changed(to, Ok(applied(false)))), Ok(applied(false)));
+        assert_eq!(heard(true, |to| Answer::Paused(to, Ok(false))), Ok(false));
+        assert_eq!(heard(true, |to| Answer::Down(to, Ok(Stopped { killed: 1 }))), Ok(Stopped { killed: 1 }));
+        // What was refused is so for its own reason, and a record that is gone needs no room.
+        let unknown = || Refused::Unknown("nobody".into());
+        assert_eq!(heard(false, |to| Answer::Paused(to, Err(unknown()))), Err(unknown()));
+        assert!(heard(false, |to| Answer::Released(to, true)));
     }
 }

@@ -124,7 +124,12 @@ fn a_full_disk_is_told_and_harms_nothing_that_runs() {
     assert_ne!(ended.code, Some(0), "{}{}", ended.stdout, ended.stderr);
     let told = format!("{}{}", ended.stdout, ended.stderr).to_lowercase();
     assert!(told.contains("no space") || told.contains("full") || told.contains("written"), "{told}");
-    managed.formic(&["restart", "idle"]).says(1, &["could not be written down"]);
+    // What would be forgotten is told as that, and when it is asked for again, too.
+    for args in
+        [&["restart", "idle"][..], &["pause", "idle"], &["pause", "idle"], &["resume", "idle"], &["apply"]]
+    {
+        managed.formic(args).says(1, &["could not be written down"]);
+    }
     let now = managed.pids();
     assert!(pids.iter().all(|(id, pid)| now.get(id) == Some(pid) && alive(*pid)), "{pids:?} {now:?}");
     // Whoever is killed then is followed by one that takes over what runs: nobody else could make room.
@@ -144,6 +149,20 @@ fn a_full_disk_is_told_and_harms_nothing_that_runs() {
     wait_until("the same command to do it", SOON, || managed.formic(&["apply", "--wait"]).code == Some(0));
     let now = wait_for("forty of them", SOON, || Some(managed.pids()).filter(|now| now.len() == 40));
     assert!(pids.iter().all(|(id, pid)| now.get(id) == Some(pid)), "{pids:?} {now:?}");
+    // What stops is stopped, and that a crash would start it again is told.
+    managed.write(&manifest(80));
+    let _ = std::fs::write(&filler, vec![1_u8; 64 << 20]);
+    assert_ne!(managed.formic(&["apply"]).code, Some(0));
+    let down = managed.formic(&["down", "--now"]);
+    assert!(now.values().all(|pid| !alive(*pid)), "{now:?}");
+    managed.kill(managed.brain());
+    if managed.status()["services"].as_array().unwrap().is_empty() {
+        // What is written over in place may leave just enough room.
+        assert!(matches!(down.code, Some(0 | 1)), "{down:?}");
+    } else {
+        down.says(1, &["could not be written down"]);
+    }
+    std::fs::remove_file(&filler).unwrap();
     managed.formic(&["stop", "--now"]).says(0, &[]);
     managed.formic(&["server", "stop"]).says(0, &["nothing was running"]);
     assert_eq!(of_application(&managed.folder()), Vec::<u32>::new());

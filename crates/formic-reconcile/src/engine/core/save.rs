@@ -115,6 +115,11 @@ impl Save {
         self.over.iter().map(InstanceId::as_str)
     }
 
+    /// Whether what is wanted, or how far that is, is in it. What was not written once is in each one until it is.
+    pub(crate) fn is_of_what_is_wanted(&self) -> bool {
+        self.fleet.is_some() || !self.generations.is_empty()
+    }
+
     /// Whether there is nothing to be written.
     fn is_empty(&self) -> bool {
         let Self { fleet, timetable, generations, instances, gone, events, over: _ } = self;

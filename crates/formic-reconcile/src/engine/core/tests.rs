@@ -9,7 +9,7 @@ use formic_spec::{Health, HumanDuration, Probe, Restart, Revision};
 use formic_state::State;
 
 use super::*;
-use crate::engine::{Applied, Change, Preview, Refused, Restarted};
+use crate::engine::{Applied, Change, Preview, Restarted};
 use crate::start::Start;
 use crate::view::{InstanceView, ServiceView};
 

@@ -91,7 +91,7 @@ impl Core {
     }
 
     /// Nothing is wanted from now on, and the engine stays: an apply or a way back brings it up again.
-    fn down(&mut self, now: bool, cause: String, done: oneshot::Sender<Stopped>) {
+    fn down(&mut self, now: bool, cause: String, done: oneshot::Sender<Result<Stopped, Refused>>) {
         if self.downs.is_empty() {
             self.killed = 0;
             let tag = (*self.tag).clone();

@@ -21,12 +21,12 @@ use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::{Answer, Effect, Probing, Spawn};
+use super::{Effect, Probing, Spawn};
 use crate::account;
+use crate::engine::Notice;
 use crate::engine::cell::{Output, StopKind};
 use crate::engine::core::{Event, Found};
 use crate::engine::permit::Permit;
-use crate::engine::{Applied, Notice, Refused};
 use crate::journal::Journal;
 use crate::logs;
 use crate::measures::Measures;
@@ -219,17 +219,9 @@ impl Executor {
 
     /// The same where what led to it could not be written down: who asked is told, and what was to be started hears it
     /// from its permit. Stops, probes and the like are only what follows from what there is.
-    pub(crate) fn carry_out_unsaved(&mut self, effect: Effect, permit: &Permit, why: &str) {
+    pub(crate) fn carry_out_unsaved(&mut self, effect: Effect, permit: &Permit, why: &str, is_kept: bool) {
         match effect {
-            Effect::Answer(Answer::Changed(to, Ok(Applied { changed: true, .. }))) => {
-                drop(to.send(Err(Refused::Unsaved(why.to_owned()))));
-            }
-            Effect::Answer(Answer::Restarted(to, Ok(_))) => {
-                drop(to.send(Err(Refused::Unsaved(why.to_owned()))));
-            }
-            Effect::Answer(Answer::Ran(to, result)) if result.is_ok() => {
-                drop(to.send(Err(Refused::Unsaved(why.to_owned()))))
-            }
+            Effect::Answer(answer) => answer.unsaved(why, is_kept).send(),
             other => self.carry_out(other, permit),
         }
     }

@@ -196,6 +196,26 @@ fn what_cannot_be_proven_is_quarantined_until_somebody_has_looked() {
 }
 
 #[test]
+fn what_was_released_is_gone_though_that_could_not_be_written_down() {
+    let mut world = shop();
+    let doubt = Fate::Quarantined { reason: "its record names no process".into() };
+    world.successor(&[("order/0", running(8)), ("user/0", doubt)]);
+    let (answer, mut released) = oneshot::channel();
+    let release = release(world.id("user/0"), answer);
+    // The disk was full, and the record is gone all the same.
+    let turn = world.core.handle([Event::Command(release)], world.now());
+    assert!(!turn.save.unwrap().is_of_what_is_wanted());
+    for effect in turn.effects {
+        world.line(effect);
+    }
+    assert!(released.try_recv().unwrap());
+    let lines = world.successor(&[("order/0", running(8))]);
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    world.after(60_000);
+    assert_eq!(world.handle(Event::Timer), ["spawn user/0"]);
+}
+
+#[test]
 fn after_a_start_of_the_machine_everything_is_started_again() {
     let mut world = shop();
     world.after(5_000_000);
@@ -246,7 +266,7 @@ fn down_wants_nothing_and_a_way_back_brings_it_up() {
     world.gone("order/0", false);
     assert!(stopped.try_recv().is_err());
     world.gone("user/0", true);
-    assert_eq!(stopped.try_recv().unwrap(), Stopped { killed: 1 });
+    assert_eq!(stopped.try_recv().unwrap(), Ok(Stopped { killed: 1 }));
     assert!(world.ended.is_none(), "the engine goes on");
     // It stays down when the engine dies, too.
     assert_eq!(world.successor(&[]), Vec::<String>::new());
@@ -271,8 +291,15 @@ fn what_could_not_be_written_is_written_with_the_next_turn() {
         world.now(),
     );
     // The disk was full.
-    world.core.unsaved(&turn.save.unwrap());
+    let save = turn.save.unwrap();
+    assert!(save.is_of_what_is_wanted());
+    world.core.unsaved(&save);
+    // Whoever asks for the same again is to know that it is not on the disk yet.
+    let save = world.core.handle([Event::Timer], world.now()).save.unwrap();
+    assert!(save.is_of_what_is_wanted());
+    world.core.unsaved(&save);
     world.handle(Event::Timer);
+    assert!(world.core.handle([Event::Timer], world.now()).save.is_none());
     let state = world.state.as_ref().unwrap();
     assert_eq!(state.generations().unwrap().len(), 2);
     assert_eq!(state.fleet().unwrap().unwrap().0, world.core.fleet);
