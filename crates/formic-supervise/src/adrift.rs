@@ -43,15 +43,23 @@ pub(crate) struct Output {
 impl Above {
     /// From this process up to the first. Not the one that orphans come to, which has only its own.
     pub(crate) fn find(kin: Option<Kin>) -> Self {
+        let mut above = Self::of(std::process::id(), Stat::read);
+        above.0.retain(|pid, _| kin.is_none_or(|kin| !kin.is(*pid)));
+        above
+    }
+
+    fn of(process: u32, read: impl Fn(u32) -> Option<Stat>) -> Self {
         let mut above = HashMap::new();
-        let mut next = std::process::id();
-        while let Some(stat) = Stat::read(next)
+        let mut next = process;
+        while let Some(stat) = read(next)
             && above.len() < LONGEST
             && above.insert(next, stat.session).is_none()
         {
             next = stat.parent;
         }
-        above.retain(|pid, _| kin.is_none_or(|kin| !kin.is(*pid)));
+        // Who was started from outside the process namespace (`docker exec`, `nsenter`) has no parent in it; what it leaves
+        // behind comes to the first process all the same.
+        above.extend(read(1).map(|first| (1, first.session)));
         Self(above)
     }
 
@@ -110,7 +118,15 @@ mod tests {
     fn the_first_process_is_above_and_who_is_in_the_session_of_one_above_was_not_taken_in() {
         let above = Above::find(None);
         let own = Stat::read(std::process::id()).unwrap();
-        assert!(above.0.contains_key(&1) && above.0.contains_key(&own.parent), "{above:?}");
+        assert!(above.0.contains_key(&1) && above.0.contains_key(&own.pid), "{above:?}");
+        // Of one that was started from outside the namespace, too.
+        let entered = |pid| match pid {
+            1 => Some(Stat { pid, ..seen(0, 0, 1) }),
+            40 => Some(Stat { pid, ..seen(30, 30, 7) }),
+            30 => Some(Stat { pid, ..seen(0, 30, 6) }),
+            _ => None,
+        };
+        assert_eq!(Above::of(40, entered).0, [(40, 30), (30, 30), (1, 0)].into());
         assert!(!Above::find(Some(Kin::of(own.pid))).0.contains_key(&own.pid));
         let above = Above([(1, 1), (40, 30)].into());
         assert!(above.took_in(&seen(1, 49, 7)) && above.took_in(&seen(40, 49, 7)));
