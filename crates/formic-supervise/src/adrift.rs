@@ -6,6 +6,8 @@
 //! come to one of those above this engine, and is not in that one's session, as what a person starts in a shell is; it has the
 //! instance's log open as its standard output or error, to append to it, as it was given it; it is wholly of the instance's
 //! user; and it is no older than the instance's main process. One that has the log and is not all of that is told, and left alone.
+//! So is one that came to somebody else who takes in orphans: the `systemd --user` of a desktop is not above an engine that was
+//! started over ssh.
 
 use std::collections::HashMap;
 use std::fs;
@@ -88,13 +90,18 @@ impl Inherited {
 
 /// What a process has that came to somebody else, and whose it is.
 pub(crate) fn ask(pid: u32) -> (Vec<Output>, Option<u32>) {
-    let files = procfs::outputs(pid).into_iter();
-    // Most have none that could be a log.
-    let files = files.filter(|(_, file)| file.is_absolute() && !file.starts_with("/dev"));
+    let files = files(pid).into_iter();
     let outputs: Vec<_> =
         files.map(|(number, file)| Output { file, appends: procfs::appends(pid, number) }).collect();
     let user = if outputs.is_empty() { None } else { procfs::user(pid) };
     (outputs, user)
+}
+
+/// The files that a process has as its standard output and error. Most have none that could be a log.
+pub(crate) fn files(pid: u32) -> Vec<(u32, PathBuf)> {
+    let mut files = procfs::outputs(pid);
+    files.retain(|(_, file)| file.is_absolute() && !file.starts_with("/dev"));
+    files
 }
 
 /// A log's name as the kernel tells it. Only its folder may be a link: where another file was put in its place, nobody has

@@ -156,6 +156,30 @@ impl Snapshot {
         Ok(Self { processes: left.into_iter().map(seen).collect(), complete: true })
     }
 
+    /// Those alone that say nothing of themselves but which files they write to, and are not in the session of their parent, whoever
+    /// that is. Of such ones nothing is proven.
+    fn take_writers(home: &Home, mains: &HashMap<u32, Process>) -> io::Result<Self> {
+        let mut processes = Vec::new();
+        let complete = procfs::numbers(|pid| {
+            if mains.get(&pid).is_some_and(|process| !process.has_ended()) {
+                return;
+            }
+            // First, as it is the cheapest question that most are out by.
+            let files = adrift::files(pid);
+            if files.is_empty() {
+                return;
+            }
+            let Some(stat) = Stat::read(pid).filter(|stat| !stat.is_zombie()) else { return };
+            let is_in_parents = |parent: Stat| parent.session == stat.session;
+            if Stat::read(stat.parent).is_some_and(is_in_parents) || mark(pid, home) != Mark::None {
+                return;
+            }
+            let outputs = files.into_iter().map(|(_, file)| Output { file, appends: false }).collect();
+            processes.push(Seen { stat, mark: Mark::None, outputs, adrift: true, user: None });
+        })?;
+        Ok(Self { processes, complete })
+    }
+
     /// Whether every process was asked, and could say, whose it is.
     pub(crate) fn is_decided(&self) -> bool {
         self.complete && self.processes.iter().all(|seen| seen.mark != Mark::Undecided)
@@ -227,13 +251,14 @@ pub(crate) struct Scanner {
     last: Mutex<Option<(Instant, Arc<Snapshot>)>>,
     left_behind: Mutex<Option<(Instant, Arc<Snapshot>)>>,
     outside: Mutex<Option<(Instant, Arc<Snapshot>)>>,
+    writers: Mutex<Option<(Instant, Arc<Snapshot>)>>,
 }
 
 impl Scanner {
     pub(crate) fn new(home: &Home) -> Self {
         let (last, left_behind, outside) = (Mutex::default(), Mutex::default(), Mutex::default());
-        let home = Arc::new(home.clone());
-        Self { home, table: Weak::new(), groups: None, kin: None, last, left_behind, outside }
+        let (home, writers) = (Arc::new(home.clone()), Mutex::default());
+        Self { home, table: Weak::new(), groups: None, kin: None, last, left_behind, outside, writers }
     }
 
     /// The same for one who holds main processes.
@@ -309,6 +334,16 @@ impl Scanner {
                 self.outside().await
             }
         }
+    }
+
+    /// Those that write to files and say nothing else, whoever has taken them in: nothing is proven by that, so they are only
+    /// [suspects](Snapshot::suspects).
+    pub(crate) async fn writers(&self) -> io::Result<Arc<Snapshot>> {
+        let take = || {
+            let (home, mains) = (Arc::clone(&self.home), self.mains());
+            move || Snapshot::take_writers(&home, &mains)
+        };
+        shared(&self.writers, take).await
     }
 
     /// The numbers of those that somebody of ours has left behind, and nothing says who: below where orphans go, held by nobody, in

@@ -164,7 +164,21 @@ impl Ending<'_> {
                 return Err(TreeError::Unproven(unproven));
             }
         }
+        if self.group.is_none() && !self.is_kin && !self.inherited.logs.is_empty() {
+            self.look_elsewhere().await;
+        }
         Ok(ended)
+    }
+
+    /// Who was left behind under a keeper that is gone may have come to one that is not above this engine. Looked for once, as it
+    /// costs a look at all processes of the machine and what is found is only told.
+    async fn look_elsewhere(&self) {
+        match self.scanner.writers().await {
+            Ok(snapshot) => self.session.suspect(snapshot.suspects(&self.claim(None))),
+            Err(error) => {
+                tracing::debug!(%error, "whether others write to the log of an instance is not known")
+            }
+        }
     }
 
     async fn end(&mut self) -> Result<Ended, TreeError> {
@@ -401,5 +415,62 @@ fn signal(pidfd: &PidFd, with: Signal) -> bool {
             tracing::warn!(pid = pidfd.pid(), signal = ?with, %error, "cannot signal a process");
             false
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+    use std::io::{BufRead as _, BufReader};
+    use std::process::{Command, Stdio};
+
+    use super::*;
+    use crate::home::Home;
+
+    #[tokio::test]
+    async fn who_has_the_log_and_came_to_somebody_else_is_told_and_goes_on() {
+        let dir = std::fs::canonicalize(std::env::temp_dir()).unwrap();
+        let log = dir.join(format!("formic-elsewhere-{}.out.log", std::process::id()));
+        // The shell is not above this process, and has taken in the first; the other is its own.
+        let script = r#"setsid sleep 600 >>"$0" & echo $!; sleep 600 >>"$0" & echo $!; wait"#;
+        let mut shell = Command::new("/bin/sh");
+        shell.args(["-c", script]).arg(&log).env_clear().env("PATH", "/usr/bin:/bin").stdout(Stdio::piped());
+        let mut shell = shell.spawn().unwrap();
+        let mut lines = BufReader::new(shell.stdout.take().unwrap()).lines();
+        let [taken, own]: [u32; 2] = std::array::from_fn(|_| lines.next().unwrap().unwrap().parse().unwrap());
+        let limit = Instant::now() + Duration::from_secs(20);
+        while Stat::read(taken).unwrap().session != taken {
+            assert!(Instant::now() < limit, "it stays in its session");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        let (scanner, session) =
+            (Scanner::new(&Home::find(std::env::temp_dir()).unwrap()), Session::default());
+        let (_keep, deadline) = watch::channel(limit);
+        let mut tree = Ending {
+            scanner: &scanner,
+            instance: "elsewhere-1",
+            session: &session,
+            inherited: Inherited {
+                logs: vec![log.clone()],
+                born: 0,
+                user: rustix::process::geteuid().as_raw(),
+            },
+            group: None,
+            is_kin: false,
+            leader: None,
+            ask: Signal::TERM,
+            deadline,
+        };
+        let ended = tree.run().await;
+        let found: Vec<u32> = session.suspects.lock().unwrap().iter().map(|(pid, _)| *pid).collect();
+        let live = [taken, own].map(crate::procfs::is_running);
+        for pid in [taken, own] {
+            PidFd::open(pid).unwrap().unwrap().signal(Signal::KILL).unwrap();
+        }
+        shell.wait().unwrap();
+        std::fs::remove_file(log).unwrap();
+        assert_eq!((found, live), (vec![taken], [true, true]));
+        assert_eq!(ended.unwrap(), Ended::default());
     }
 }
