@@ -6,7 +6,8 @@
 //! blocks are free. Where the file system has no holes, the file grows until the instance is replaced.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File, OpenOptions};
+use std::ffi::OsStr;
+use std::fs::{self, File, FileType, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
@@ -117,9 +118,16 @@ fn is_scarce(dir: &Path, limits: LogLimits) -> bool {
     disk::disk_free(dir).is_ok_and(|free| free < limits.scarce)
 }
 
-/// What is in a folder; nothing if it cannot be read.
-fn entries(dir: &Path) -> impl Iterator<Item = PathBuf> {
-    fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path())
+/// What is of this kind in a folder, links not followed; nothing if it cannot be read.
+fn entries(dir: &Path, is_kind: impl Fn(&FileType) -> bool) -> impl Iterator<Item = PathBuf> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.filter(move |entry| entry.file_type().is_ok_and(|kind| is_kind(&kind))).map(|entry| entry.path())
+}
+
+/// Whether a file has the name of an instance's log. What people keep beside it is theirs.
+fn is_log(file: &Path) -> bool {
+    let name = file.file_name().and_then(OsStr::to_str);
+    name.is_some_and(|name| name.ends_with(".out.log") || name.ends_with(".err.log"))
 }
 
 /// What one look at the logs did.
@@ -131,16 +139,16 @@ struct Look {
 }
 
 impl Look {
-    /// Trims these files, and where the disk is nearly full all logs beside them and in the folders under `dir`: what
+    /// Trims these files, and where the disk is nearly full all logs of instances beside them and in the folders under `dir`: what
     /// has ended does not give its room back by itself, and may be what fills the disk.
     fn take(dir: &Path, mut files: BTreeSet<PathBuf>, limits: LogLimits) -> Self {
         let mut folders: BTreeSet<PathBuf> =
             files.iter().filter_map(|file| Some(file.parent()?.to_owned())).collect();
-        folders.extend(entries(dir).filter(|folder| folder.is_dir()));
+        folders.extend(entries(dir, FileType::is_dir));
         let short: BTreeSet<PathBuf> =
             folders.into_iter().filter(|folder| is_scarce(folder, limits)).collect();
-        let is_log = |file: &PathBuf| file.extension().is_some_and(|extension| extension == "log");
-        files.extend(short.iter().flat_map(|folder| entries(folder)).filter(is_log));
+        let beside = short.iter().flat_map(|folder| entries(folder, FileType::is_file));
+        files.extend(beside.filter(|file| is_log(file)));
         let keep = |file: &Path| match file.parent() {
             Some(folder) if short.contains(folder) => limits.keep.min(KEPT_WHEN_SCARCE),
             _ => limits.keep,
@@ -245,13 +253,22 @@ mod tests {
     fn what_has_ended_is_trimmed_where_the_disk_is_nearly_full_and_nothing_else_is_touched() {
         let dir = std::env::temp_dir().join(format!("formic-trim-all-{}", std::process::id()));
         let _ = fs::remove_dir_all(&dir);
+        let elsewhere = dir.with_extension("elsewhere");
+        let _ = fs::remove_dir_all(&elsewhere);
         fs::create_dir_all(dir.join("flood")).unwrap();
+        fs::create_dir_all(&elsewhere).unwrap();
+        std::os::unix::fs::symlink(&elsewhere, dir.join("linked")).unwrap();
         let file = |name: &str| {
             let path = dir.join(name);
             fs::write(&path, vec![b'a'; 4 << 20]).unwrap();
             path
         };
-        let (ended, other, beside) = (file("flood/a-1.out.log"), file("flood/notes"), file("b-1.out.log"));
+        let ended = file("flood/a-1.out.log");
+        // A person's copies and notes, what is no folder of a service, and what a link leads to.
+        let others =
+            ["flood/notes", "flood/incident.log", "flood/a-1.log", "b-1.out.log", "linked/c-1.out.log"];
+        let others = others.map(file);
+        std::os::unix::fs::symlink(&others[1], dir.join("flood/d-1.err.log")).unwrap();
         let held = |path: &Path| fs::metadata(path).unwrap().blocks() * 512;
         let look = |scarce| Look::take(&dir, BTreeSet::new(), LogLimits { scarce, ..LogLimits::default() });
         assert!(look(0).trimmed.is_empty() && held(&ended) >= 4 << 20);
@@ -262,8 +279,11 @@ mod tests {
         if *outcome != Trimmed::Unsupported {
             assert!(held(&ended) <= 2 << 20, "{}", held(&ended));
         }
-        assert!(held(&other) >= 4 << 20 && held(&beside) >= 4 << 20);
+        for other in others {
+            assert!(held(&other) >= 4 << 20, "{}", other.display());
+        }
         fs::remove_dir_all(dir).unwrap();
+        fs::remove_dir_all(elsewhere).unwrap();
     }
 
     #[test]
