@@ -1,9 +1,9 @@
 //! What is in the way of an engine takes another name, so that it can begin anew. Nothing is deleted.
 //!
-//! The database always goes. The key goes with it only where it cannot stay: one that is no key, that others can read, or that
-//! is not the one of this database. An engine would end at the first two again, and a database that it begins would be
-//! encrypted with the third, which is lost the moment somebody puts the right one back. Of a damaged database nobody can say
-//! whose key it wants; what looks like a key stays then.
+//! The database always goes. The key goes with it only where it cannot stay: one that is no key, that others can read or this
+//! user cannot, or that is not the one of this database. An engine would end at the first three again, and a database that it
+//! begins would be encrypted with the last, which is lost the moment somebody puts the right one back. Of a damaged database
+//! nobody can say whose key it wants; what looks like a key stays then.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,8 +18,20 @@ use crate::key::Key;
 pub struct SetAside {
     /// Of the database, if there was one.
     pub database: Option<PathBuf>,
-    /// Of its key, if that could not stay.
-    pub key: Option<PathBuf>,
+    /// Of its key, if that could not stay, and why not.
+    pub key: Option<(PathBuf, Unfit)>,
+}
+
+/// Why a key cannot stay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Unfit {
+    /// It is no key, or not the one of this database.
+    Wrong,
+    /// Others can read it. It may be the right one.
+    Exposed,
+    /// This user cannot read it. It may be the right one.
+    Unreadable,
 }
 
 /// Renames a database that cannot be opened, and its key if that is what is wrong, so that an engine can begin an empty one.
@@ -32,7 +44,7 @@ pub fn set_aside(folder: &Path) -> Result<SetAside, OpenError> {
     let (path, key_path) = (folder.join(DATABASE), folder.join(KEY));
     let there = fs::symlink_metadata(&path).is_ok();
     // One that cannot be read is in the way all the same.
-    let unfit = is_unfit(&key_path, fs::read(&path).ok())?;
+    let unfit = unfit(&key_path, fs::read(&path).ok())?;
     let name = |of: &str, n: u32| folder.join(format!("{of}.damaged-{n}"));
     let is_free = |n: &u32| [DATABASE, KEY].iter().all(|of| fs::symlink_metadata(name(of, *n)).is_err());
     let n = (1..).find(is_free).unwrap_or(u32::MAX);
@@ -42,24 +54,28 @@ pub fn set_aside(folder: &Path) -> Result<SetAside, OpenError> {
         renamed.map(|()| to).map_err(|source| OpenError::Io { what: "rename", path: from, source })
     };
     // The key first: a database without one is not gone on with, and can be set aside still.
-    let key = unfit.then(|| rename(KEY)).transpose()?;
+    let key = unfit.map(|why| rename(KEY).map(|to| (to, why))).transpose()?;
     let database = there.then(|| rename(DATABASE)).transpose()?;
     folder::sync(&path)?;
     Ok(SetAside { database, key })
 }
 
-/// Whether an empty database cannot, or should not, begin with the key that is there.
-fn is_unfit(key_path: &Path, database: Option<Vec<u8>>) -> Result<bool, OpenError> {
+/// Why an empty database cannot, or should not, begin with the key that is there.
+fn unfit(key_path: &Path, database: Option<Vec<u8>>) -> Result<Option<Unfit>, OpenError> {
     let key = match Key::read(key_path) {
         Ok(Some(key)) => key,
-        Ok(None) => return Ok(false),
-        Err(OpenError::KeyWrong { .. } | OpenError::KeyExposed { .. }) => return Ok(true),
+        Ok(None) => return Ok(None),
+        Err(OpenError::KeyWrong { .. }) => return Ok(Some(Unfit::Wrong)),
+        Err(OpenError::KeyExposed { .. }) => return Ok(Some(Unfit::Exposed)),
+        // To take another name it need not be read.
+        Err(OpenError::KeyUnreadable { .. }) => return Ok(Some(Unfit::Unreadable)),
         Err(error) => return Err(error),
     };
-    let Some(bytes) = database else { return Ok(false) };
+    let Some(bytes) = database else { return Ok(None) };
     if !matches!(check::check(bytes.clone()), Verdict::Whole) {
-        return Ok(false);
+        return Ok(None);
     }
-    let Ok(copy) = check::copy(&bytes) else { return Ok(false) };
-    Ok(matches!(folder::known(&copy, &key, Path::new(DATABASE), key_path), Err(OpenError::KeyWrong { .. })))
+    let Ok(copy) = check::copy(&bytes) else { return Ok(None) };
+    let known = folder::known(&copy, &key, Path::new(DATABASE), key_path);
+    Ok(matches!(known, Err(OpenError::KeyWrong { .. })).then_some(Unfit::Wrong))
 }

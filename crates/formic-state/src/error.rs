@@ -57,6 +57,15 @@ pub enum OpenError {
         /// Its mode.
         mode: u32,
     },
+    /// The engine's user cannot read the key.
+    #[error("{} cannot be read", path.display())]
+    KeyUnreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
     /// The file is no key, or not the one that the database was begun with.
     #[error("{} is not the key of this database: {reason}", path.display())]
     KeyWrong {

@@ -35,12 +35,12 @@ impl Key {
 
     /// The key in a file; nothing if there is no such file.
     pub(crate) fn read(path: &Path) -> Result<Option<Self>, OpenError> {
-        let io = |what| move |source| OpenError::Io { what, path: path.to_owned(), source };
+        let unreadable = |source| OpenError::KeyUnreadable { path: path.to_owned(), source };
         let wrong = |reason| OpenError::KeyWrong { path: path.to_owned(), reason };
         let meta = match fs::symlink_metadata(path) {
             Ok(meta) => meta,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(io("look at")(error)),
+            Err(error) => return Err(unreadable(error)),
         };
         if !meta.is_file() {
             return Err(wrong("it is no plain file"));
@@ -49,7 +49,7 @@ impl Key {
         if mode & 0o077 != 0 {
             return Err(OpenError::KeyExposed { path: path.to_owned(), mode });
         }
-        let text = Zeroizing::new(fs::read(path).map_err(io("read"))?);
+        let text = Zeroizing::new(fs::read(path).map_err(unreadable)?);
         let text = std::str::from_utf8(&text).map_err(|_| wrong("it is no text"))?;
         let digits = text.strip_prefix(PREFIX).ok_or_else(|| wrong("it does not begin as a key does"))?;
         let digits = digits.strip_suffix('\n').unwrap_or(digits).as_bytes();

@@ -13,7 +13,7 @@
 //! A file is examined whole **before** it is opened for writing, on a copy in memory: a database that
 //! repairs itself on opening would else change the only evidence. Refused are a file that is damaged or cut
 //! off, one of a newer release, one that is not ours, a folder that another engine uses, a key that others
-//! can read, and a key that is not the one of this database. Nothing is changed then. [`set_aside`] is what
+//! can read or that we cannot, and a key that is not the one of this database. Nothing is changed then. [`set_aside`] is what
 //! a person can ask for next: it renames the file, and a key that does not fit, deletes nothing, and the
 //! engine begins an empty one.
 //!
@@ -39,7 +39,7 @@ mod schema;
 mod secrets;
 mod state;
 
-pub use aside::{SetAside, set_aside};
+pub use aside::{SetAside, Unfit, set_aside};
 pub use check::READER;
 pub use error::{Error, OpenError};
 pub use events::{Event, Events, InvalidToken, KEPT_EVENTS, Token};

@@ -51,6 +51,12 @@ pub(crate) fn way_out(error: &OpenError) -> Option<&'static str> {
         OpenError::KeyMissing { .. } | OpenError::KeyWrong { .. } => {
             "put the key back from a backup; or `formic server --set-aside-state` keeps what is there under other names and begins an empty state, without secrets and history"
         }
+        OpenError::KeyExposed { .. } => {
+            "`chmod 600` it if it is the right one; or `formic server --set-aside-state` keeps what is there under other names and begins an empty state, without secrets and history"
+        }
+        OpenError::KeyUnreadable { .. } => {
+            "give it back to the engine's user, with mode 0600; or `formic server --set-aside-state` keeps what is there under other names and begins an empty state, without secrets and history"
+        }
         _ => return None,
     })
 }
@@ -142,4 +148,26 @@ fn is_in_memory(path: &Path) -> bool {
 /// A name for a folder that tells it from others.
 fn short(folder: &Path) -> String {
     Revision::of(&folder.display().to_string().into()).short().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_that_cannot_be_used_has_a_way_out() {
+        let path = PathBuf::from("/state/secrets.key");
+        let source = || std::io::Error::from(std::io::ErrorKind::PermissionDenied);
+        let unfit = [
+            OpenError::KeyMissing { path: path.clone() },
+            OpenError::KeyWrong { path: path.clone(), reason: "it is no text" },
+            OpenError::KeyExposed { path: path.clone(), mode: 0o644 },
+            OpenError::KeyUnreadable { path: path.clone(), source: source() },
+        ];
+        for error in unfit {
+            assert!(way_out(&error).is_some_and(|what| what.contains("--set-aside-state")), "{error}");
+        }
+        // One that cannot be written is no reason to begin anew.
+        assert_eq!(way_out(&OpenError::Io { what: "write", path, source: source() }), None);
+    }
 }

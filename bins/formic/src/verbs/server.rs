@@ -29,6 +29,7 @@ use std::time::{Duration, Instant};
 use formic_api::control::v1 as pb;
 use formic_core::{Code, Endpoint};
 use formic_server::Bound;
+use formic_state::Unfit;
 use formic_supervise::{Features, Lock, LockError, is_running, keeper};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -212,8 +213,13 @@ fn set_aside(state: &State) -> Outcome {
     }
     let aside = formic_state::set_aside(&folder)
         .map_err(|error| Failure::user("the state cannot be set aside").because(error))?;
-    if let Some(key) = aside.key {
-        talk(&format!("the key does not fit and is now {}; the server makes another one", key.display()));
+    if let Some((key, why)) = aside.key {
+        let why = match why {
+            Unfit::Exposed => "others could read the key, which may be the right one of that state",
+            Unfit::Unreadable => "this user cannot read the key, which may be the right one of that state",
+            _ => "the key does not fit",
+        };
+        talk(&format!("{why}: it is now {}; the server makes another one", key.display()));
     }
     if let Some(database) = aside.database {
         talk(&format!(

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
-use formic_state::{DATABASE, KEY, OpenError, SCHEMA, State, set_aside};
+use formic_state::{DATABASE, KEY, OpenError, SCHEMA, State, Unfit, set_aside};
 use redb::{Database, TableDefinition};
 
 use crate::sample::{Folder, commit, commits};
@@ -163,9 +163,12 @@ fn a_key_that_does_not_fit_is_set_aside_too_and_with_the_right_one_all_is_there_
     let mut other = key.clone();
     let last = other.len() - 2;
     other[last] = if other[last] == b'0' { b'1' } else { b'0' };
-    for (round, (bad, mode)) in
-        [(&b""[..], 0o600), (&other[..], 0o600), (&key[..], 0o644)].into_iter().enumerate()
-    {
+    let unfit = [
+        (&b""[..], 0o600, Unfit::Wrong),
+        (&other[..], 0o600, Unfit::Wrong),
+        (&key[..], 0o644, Unfit::Exposed),
+    ];
+    for (round, (bad, mode, why)) in unfit.into_iter().enumerate() {
         fs::write(&key_path, bad).unwrap();
         fs::set_permissions(&key_path, fs::Permissions::from_mode(mode)).unwrap();
         let error = State::open(folder.path()).unwrap_err();
@@ -175,13 +178,14 @@ fn a_key_that_does_not_fit_is_set_aside_too_and_with_the_right_one_all_is_there_
         if round == 0 {
             fs::rename(&path, &aside_by_hand).unwrap();
             let aside = set_aside(folder.path()).unwrap();
-            assert!(aside.database.is_none() && fs::read(aside.key.unwrap()).unwrap() == bad);
+            assert!(aside.database.is_none() && fs::read(aside.key.unwrap().0).unwrap() == bad);
             fs::rename(&aside_by_hand, &path).unwrap();
             fs::write(&key_path, bad).unwrap();
+            fs::set_permissions(&key_path, fs::Permissions::from_mode(mode)).unwrap();
         }
         let aside = set_aside(folder.path()).unwrap();
-        let (old, old_key) = (aside.database.unwrap(), aside.key.unwrap());
-        assert_eq!(fs::read(&old_key).unwrap(), bad);
+        let (old, (old_key, told)) = (aside.database.unwrap(), aside.key.unwrap());
+        assert_eq!((fs::read(&old_key).unwrap(), told), (bad.to_vec(), why));
         assert_eq!(old.extension(), old_key.extension(), "they are told to belong together");
         let state = State::open(folder.path()).unwrap();
         assert_eq!(commits(&state), 0);
@@ -196,6 +200,45 @@ fn a_key_that_does_not_fit_is_set_aside_too_and_with_the_right_one_all_is_there_
         fs::set_permissions(&key_path, fs::Permissions::from_mode(0o600)).unwrap();
         assert_eq!(commits(&State::open(folder.path()).unwrap()), 1);
     }
+}
+
+#[test]
+#[expect(clippy::print_stdout, reason = "a test that cannot run says so")]
+fn a_key_that_cannot_be_read_is_set_aside_too() {
+    const INNER: &str = "FORMIC_STATE_INNER";
+    let test = "folder::a_key_that_cannot_be_read_is_set_aside_too";
+    let folder = Folder::new();
+    drop(State::open(folder.path()).unwrap());
+    let key_path = folder.path().join(KEY);
+    let key = fs::read(&key_path).unwrap();
+    let mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    mode(&key_path, 0);
+    if fs::read(&key_path).is_ok() {
+        // Root reads everything: once more without the right to.
+        assert!(std::env::var_os(INNER).is_none(), "it can be read all the same");
+        let without = || {
+            let mut command = std::process::Command::new("setpriv");
+            command.arg("--bounding-set=-dac_override,-dac_read_search");
+            command
+        };
+        if !without().arg("true").status().is_ok_and(|status| status.success()) {
+            println!("formic-test-skipped: {test}: root cannot give up a right here");
+            return;
+        }
+        let mut again = without();
+        again.arg(std::env::current_exe().unwrap()).args(["--exact", test, "--nocapture"]);
+        let output = again.env(INNER, "1").output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && said.contains("1 passed"), "{said}");
+        return;
+    }
+    let error = State::open(folder.path()).unwrap_err();
+    assert!(matches!(error, OpenError::KeyUnreadable { .. }), "{error}");
+    let (aside, why) = set_aside(folder.path()).unwrap().key.unwrap();
+    assert_eq!(why, Unfit::Unreadable);
+    mode(&aside, 0o600);
+    assert_eq!(fs::read(aside).unwrap(), key);
+    assert_eq!(commits(&State::open(folder.path()).unwrap()), 0);
 }
 
 #[test]

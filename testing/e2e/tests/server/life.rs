@@ -272,15 +272,21 @@ fn a_damaged_key_harms_nothing_that_runs_and_has_a_way_out() {
     let way_out = ["put the key back from a backup", "--set-aside-state"];
     std::fs::remove_file(&key).unwrap();
     managed.try_serve(&[]).says(1, &[&["is missing"], &way_out[..]].concat());
+    let mode = |mode| {
+        std::fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+    };
     std::fs::write(&key, "").unwrap();
-    std::fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    mode(0o600);
     managed.try_serve(&[]).says(1, &[&["is not the key of this database"], &way_out[..]].concat());
     // Without a server it is the same.
     managed.formic(&["secret", "list"]).says(1, &way_out);
+    mode(0o644);
+    managed.try_serve(&[]).says(1, &["can be read by others (mode 644)", "`chmod 600`", "--set-aside-state"]);
+    mode(0o600);
     assert!(pids.values().all(|pid| alive(*pid)));
     managed
         .try_serve(&["--set-aside-state"])
-        .says(0, &["the key does not fit and is now", "touches nothing before", "took over 3 instances"]);
+        .says(0, &["the key does not fit: it is now", "touches nothing before", "took over 3 instances"]);
     assert_eq!(managed.pids(), pids);
     // With the right key the old one is what it was.
     managed.formic(&["server", "stop"]).says(0, &[]);
@@ -289,6 +295,13 @@ fn a_damaged_key_harms_nothing_that_runs_and_has_a_way_out() {
     managed.serve();
     assert_eq!(managed.pids(), pids);
     assert_eq!(managed.ready()["services"].as_array().unwrap().len(), 2);
+    // Nobody is to take a key that only others could read for the wrong one.
+    managed.formic(&["server", "stop"]).says(0, &[]);
+    mode(0o644);
+    managed
+        .try_serve(&["--set-aside-state"])
+        .says(0, &["others could read the key, which may be the right one of that state: it is now"]);
+    assert_eq!(managed.pids(), pids);
 }
 
 #[test]
