@@ -35,7 +35,8 @@ pub enum Unfit {
 }
 
 /// Renames a database that cannot be opened, and its key if that is what is wrong, so that an engine can begin an empty one.
-/// Both get the same number. Put back under their names, with the right key, they are what they were.
+/// Both get the same number, also where a crash came between the two. Put back under their names, with the right key, they are
+/// what they were.
 ///
 /// # Errors
 /// The folder is in use, or the system refuses.
@@ -46,8 +47,12 @@ pub fn set_aside(folder: &Path) -> Result<SetAside, OpenError> {
     // One that cannot be read is in the way all the same.
     let unfit = unfit(&key_path, fs::read(&path).ok())?;
     let name = |of: &str, n: u32| folder.join(format!("{of}.damaged-{n}"));
-    let is_free = |n: &u32| [DATABASE, KEY].iter().all(|of| fs::symlink_metadata(name(of, *n)).is_err());
-    let n = (1..).find(is_free).unwrap_or(u32::MAX);
+    let is_taken = |of: &str, n: u32| fs::symlink_metadata(name(of, n)).is_ok();
+    let free = (1..).find(|n| !is_taken(DATABASE, *n) && !is_taken(KEY, *n)).unwrap_or(u32::MAX);
+    // The last key went alone and there is none now: somebody who did this was cut short, and this is its database.
+    let is_cut_short =
+        fs::symlink_metadata(&key_path).is_err() && is_taken(KEY, free - 1) && !is_taken(DATABASE, free - 1);
+    let n = if is_cut_short { free - 1 } else { free };
     let rename = |of: &str| {
         let (from, to) = (folder.join(of), name(of, n));
         let renamed = fs::rename(&from, &to);

@@ -242,6 +242,29 @@ fn a_key_that_cannot_be_read_is_set_aside_too() {
 }
 
 #[test]
+fn what_was_set_aside_in_two_steps_with_a_crash_between_has_one_number() {
+    let folder = Folder::new();
+    let (path, key_path) = (folder.path().join(DATABASE), folder.path().join(KEY));
+    let aside = |of: &str, n: u32| folder.path().join(format!("{of}.damaged-{n}"));
+    for n in 1..=2 {
+        drop(State::open(folder.path()).unwrap());
+        fs::write(&key_path, "").unwrap();
+        // As far as the crash.
+        fs::rename(&key_path, aside(KEY, n)).unwrap();
+        let done = set_aside(folder.path()).unwrap();
+        assert_eq!((done.database, done.key), (Some(aside(DATABASE, n)), None));
+    }
+    // A database whose key was never set aside, and one beside a key that stays, have a number of their own.
+    drop(State::open(folder.path()).unwrap());
+    fs::remove_file(&key_path).unwrap();
+    assert_eq!(set_aside(folder.path()).unwrap().database, Some(aside(DATABASE, 3)));
+    fs::write(aside(KEY, 4), "").unwrap();
+    drop(State::open(folder.path()).unwrap());
+    fs::write(&path, "").unwrap();
+    assert_eq!(set_aside(folder.path()).unwrap().database, Some(aside(DATABASE, 5)));
+}
+
+#[test]
 fn a_begin_that_a_crash_cut_short_is_begun_again() {
     let folder = Folder::new();
     fs::create_dir_all(folder.path()).unwrap();
