@@ -69,11 +69,12 @@ impl Facts {
         told
     }
 
-    /// What is noted as long as these services are there: of one that is gone nothing is unenforced, and where none is left
-    /// nothing is to be relied on.
+    /// What is noted as long as these services are there: of one that is gone nothing is unenforced or unseen, and where none is
+    /// left nothing is to be relied on.
     pub(crate) fn notes_beside(self, services: &[&str]) -> Vec<String> {
         let is_there = |note: &String| {
-            note.split_once(UNENFORCED).is_none_or(|(service, _)| services.contains(&service))
+            let of = [UNENFORCED, UNSEEN].iter().find_map(|about| note.split_once(about));
+            of.is_none_or(|(service, _)| services.contains(&service))
         };
         if services.is_empty() { Vec::new() } else { self.notes.into_iter().filter(is_there).collect() }
     }
@@ -124,6 +125,8 @@ impl Facts {
 
 /// Between a service's name and what of it is not enforced.
 const UNENFORCED: &str = ": unenforced ";
+/// Behind the name of a service of which not everything is found, before the reason.
+const UNSEEN: &str = ": what leaves its session is not found ";
 
 /// What of the services' limits is not enforced on this machine, in words, so that nobody relies on it.
 fn notes(manifest: &Manifest, unenforced: impl Fn(&Limits) -> Vec<Unenforced>) -> Vec<String> {
@@ -145,12 +148,11 @@ fn unseen(manifest: &Manifest, features: &Features) -> Vec<String> {
         return Vec::new();
     }
     let others = manifest.services.iter().filter(|service| service.privileges.user.is_some());
-    let note = |name: &str| {
-        format!(
-            "{name}: what leaves its session is not found (no cgroup, and without CAP_SYS_PTRACE no look at other users)"
-        )
-    };
-    others.map(|service| note(&service.name)).collect()
+    others.map(|service| unseen_of(&service.name)).collect()
+}
+
+fn unseen_of(service: &str) -> String {
+    format!("{service}{UNSEEN}(no cgroup, and without CAP_SYS_PTRACE no look at other users)")
 }
 
 #[cfg(test)]
@@ -175,9 +177,10 @@ mod tests {
         assert_eq!(Facts::from_tag(&facts.tag().expect("encodes")), facts);
         // With the service its note goes; what is about no service stays while there is any.
         let mut facts = facts;
+        facts.notes.insert(1, unseen_of("a"));
         facts.notes.push("secrets are on the disk: for want of memory".into());
         assert_eq!(facts.clone().notes_beside(&["a", "b"]), facts.notes);
-        assert_eq!(facts.clone().notes_beside(&["b"]), facts.notes[1..]);
+        assert_eq!(facts.clone().notes_beside(&["b"]), facts.notes[2..]);
         assert!(facts.notes_beside(&[]).is_empty());
         assert_eq!(Facts::from_tag(&Value::Null), Facts::default());
     }
