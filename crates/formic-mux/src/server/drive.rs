@@ -273,6 +273,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     /// Nothing more to read: waits, for bytes, for handlers, or for the time. While nothing is read nobody is heard, and a ping is
     /// not there before what is to be written before it: whether the client takes that is for the socket to watch.
     fn rest(&mut self, cx: &mut Context<'_>, reads: bool) -> Poll<Over> {
+        if !reads {
+            shrink(&mut self.calls, &mut self.events);
+        }
         loop {
             let now = self.clock.now();
             let mut state = self.link.lock();
@@ -319,10 +322,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 }
                 state.machine.shrink();
                 self.pipe.shrink();
-                self.calls.shrink();
-                if self.events.capacity() > 64 {
-                    self.events = Vec::new();
-                }
+                shrink(&mut self.calls, &mut self.events);
             }
             let unasked = state.machine.is_greeted() && !(reads && unwritten == 0);
             if std::mem::replace(&mut self.unasked, unasked) && !unasked {
@@ -353,6 +353,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 return Poll::Pending;
             }
         }
+    }
+}
+
+/// Gives back what is needed while something is read.
+fn shrink(calls: &mut Calls, events: &mut Vec<Event<Option<Arc<Inbox>>>>) {
+    calls.shrink();
+    if events.is_empty() && events.capacity() > 64 {
+        *events = Vec::new();
     }
 }
 
