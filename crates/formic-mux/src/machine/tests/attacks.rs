@@ -6,7 +6,7 @@ use crate::codec::frame::{data, request};
 use crate::codec::{HEADER, Type};
 
 /// A server that a stranger has greeted.
-fn server() -> Machine<u32> {
+pub(super) fn server() -> Machine<u32> {
     let mut server = machine(Role::Server, true);
     let mut greeting = Vec::new();
     model::limits(true).write(&mut greeting);
@@ -14,7 +14,7 @@ fn server() -> Machine<u32> {
     server
 }
 
-fn fault(machine: &mut Machine<u32>, mut bytes: &[u8]) -> &'static str {
+pub(super) fn fault(machine: &mut Machine<u32>, mut bytes: &[u8]) -> &'static str {
     loop {
         match machine.receive(&mut bytes, Duration::ZERO) {
             Ok(Some(_)) => {}
@@ -37,7 +37,7 @@ fn call(id: u32, flags: u8, message: &[u8]) -> Vec<u8> {
     out
 }
 
-fn frame(kind: Type, id: u32, payload: &[u8]) -> Vec<u8> {
+pub(super) fn frame(kind: Type, id: u32, payload: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     write::frame(&mut out, kind, id, |out| out.extend_from_slice(payload));
     out
