@@ -4,6 +4,7 @@
 mod crowd;
 mod drain;
 mod endless;
+mod fenced;
 mod heads;
 mod hops;
 mod late;
