@@ -1,11 +1,7 @@
 //! A connection that never rests.
 
-use std::collections::VecDeque;
-use std::io;
-use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use formic_core::{Error, Kind, Method};
@@ -14,57 +10,13 @@ use formic_mux::codec::write;
 use formic_mux::{Limits, serve};
 use formic_rpc::{Answer, Body, BoxFuture, Call, Handle};
 use futures::StreamExt;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::crowd::{MOST, accept_little};
+use crate::pieces::Pieces;
 use crate::raw::{Raw, request};
 use crate::rig::*;
-
-/// A socket on which each read gives one piece, and all that is written is taken.
-#[derive(Clone, Default)]
-struct Pieces(Arc<Mutex<Waiting>>);
-
-#[derive(Default)]
-struct Waiting {
-    pieces: VecDeque<Vec<u8>>,
-    reader: Option<Waker>,
-}
-
-impl Pieces {
-    fn add(&self, pieces: impl IntoIterator<Item = Vec<u8>>) {
-        let mut state = self.0.lock().unwrap();
-        state.pieces.extend(pieces);
-        state.reader.take().into_iter().for_each(Waker::wake);
-    }
-}
-
-impl AsyncRead for Pieces {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let mut state = self.0.lock().unwrap();
-        let Some(piece) = state.pieces.pop_front() else {
-            state.reader = Some(cx.waker().clone());
-            return Poll::Pending;
-        };
-        buf.put_slice(&piece);
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Pieces {
-    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Poll::Ready(Ok(bytes.len()))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-}
 
 /// `Keep` takes no message, `Take` all of them until the last.
 #[derive(Default)]
@@ -128,10 +80,8 @@ async fn a_call_is_not_given_up_before_its_request_is_heard() {
     accept.handle = Arc::new(handle);
     let accept = Arc::new(accept);
     // One holds much, the others take what is left until that is little.
-    let busy = Pieces::default();
-    let mut greeting = Vec::new();
-    Limits::default().write(&mut greeting);
-    busy.add(std::iter::once(greeting).chain(keeping(2_340_000).chunks(50_000).map(<[u8]>::to_vec)));
+    let busy = Pieces::greeted();
+    busy.add(keeping(2_340_000).chunks(50_000).map(<[u8]>::to_vec));
     let served = (busy.clone(), Arc::clone(&accept));
     tokio::spawn(async move { serve(served.0, &[], served.1, None, CancellationToken::new()).await });
     until("much to be held", || accept.budget.held() > 2_340_000).await;
