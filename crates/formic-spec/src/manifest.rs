@@ -99,6 +99,9 @@ pub struct Gateway {
     /// Who is answered at its `/metrics`.
     #[serde(default, skip_serializing_if = "Scrapers::is_default")]
     pub metrics: Scrapers,
+    /// What it calls services over: `auto` or `http`. Empty where nothing is said, which leaves it to the environment of the engine.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub transport: String,
     /// What is known of it, as of an instance: `zone` is where it stands, for policies that prefer the near.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
@@ -405,6 +408,7 @@ impl Default for Gateway {
             priority: false,
             trusted_proxies: Vec::new(),
             metrics: Scrapers::default(),
+            transport: String::new(),
             labels: BTreeMap::new(),
         }
     }

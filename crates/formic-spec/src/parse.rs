@@ -228,6 +228,7 @@ fn read_gateway(top: &mut Section<'_, '_>, notes: &mut Notes<'_>) -> Option<Door
         gateway.cors = Cors { origins: origins.into_iter().map(|(origin, _)| origin).collect() };
         cors.finish(notes);
     }
+    gateway.transport = settings::read_transport(&mut section, notes).unwrap_or_default();
     gateway.labels = settings::texts(&mut section, "labels", notes);
     let client = section.section("client", notes).map(Section::entries).unwrap_or_default();
     let calls = calls::read(client, "gateway.client", notes);

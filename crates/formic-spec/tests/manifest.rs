@@ -181,12 +181,14 @@ fn the_defaults() {
     assert_eq!(gateway.listen.to_string(), "127.0.0.1:8080");
     assert!(gateway.expose.is_empty());
     assert_eq!((gateway.trusted_proxies.as_slice(), gateway.metrics), (&[][..], Scrapers::Local));
+    assert_eq!(gateway.transport, "");
     let said = good(
-        "[app]\nname = 'a'\n[gateway]\ntrusted_proxies = ['::1', '10.0.0.0/8']\nmetrics = 'none'\n[service.s]\ncargo = 's'\n",
+        "[app]\nname = 'a'\n[gateway]\ntrusted_proxies = ['::1', '10.0.0.0/8']\nmetrics = 'none'\ntransport = 'http'\n[service.s]\ncargo = 's'\n",
     );
     let gateway = said.gateway.unwrap();
     let trusted = ["::1", "10.0.0.0/8"].map(|text| text.parse::<Network>().unwrap());
     assert_eq!((gateway.trusted_proxies.as_slice(), gateway.metrics), (&trusted[..], Scrapers::None));
+    assert_eq!(gateway.transport, "http");
     let s = &manifest.services[0];
     assert_eq!((s.replicas, s.port, s.health.ready), (1, None, Probe::Grpc));
     assert_eq!(
@@ -440,6 +442,7 @@ fn each_fault_of_the_whole() {
         ("[app]\nname = 'a'\n[gateway]\ncors = { origins = ['x.org'] }", 4, 21, InvalidValue, "origin"),
         ("[app]\nname = 'a'\n[gateway]\nmax_body = 3", 4, 12, WrongType, "\"4MiB\""),
         ("[app]\nname = 'a'\n[gateway]\ntrusted_proxies = ['proxy']", 4, 20, InvalidValue, "10.0.0.0/8"),
+        ("[app]\nname = 'a'\n[gateway]\ntransport = 'htp'", 4, 13, InvalidValue, "did you mean \"http\"?"),
         ("[app]\nname = 'a'\n[gateway]\nmetrics = 'lokal'", 4, 11, InvalidValue, "did you mean \"local\"?"),
         (
             "[app]\nname = 'a'\n[gateway]\n[service.s]\ncommand = ['s']\nport = 8080",

@@ -179,7 +179,7 @@ fn gateway(manifest: &Manifest, folder: &Path) -> Outcome<Option<Service>> {
         labels: gateway.labels.clone(),
         timeout: Duration::from_secs(15),
         grace: Duration::from_secs(10),
-        transport: String::new(),
+        transport: gateway.transport.clone(),
         services: calls(manifest)?,
         instance: String::new(),
     };

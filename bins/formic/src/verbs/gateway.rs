@@ -12,8 +12,9 @@ use crate::exit::{Failure, Outcome};
 pub(crate) async fn run() -> Outcome {
     let part = Part::begin()?;
     let mut config: formic_gateway::Config = system::config("gateway")?;
-    if let Some(transport) = app::transport() {
-        config.transport = transport;
+    // As of a service: what the manifest says lies over what the engine's environment says of the whole application.
+    if config.transport.is_empty() {
+        config.transport = app::transport().unwrap_or_default();
     }
     config.instance = part.id.to_string();
     // Opened by the engine, and the next gateway's too.

@@ -55,8 +55,7 @@ pub(super) fn read(
         set("FORMIC_DRAIN_STREAMS", streams.map(millis));
         drain.finish(notes);
     }
-    let transport = section.word("transport", &["auto", "http"].map(|word| (word, word)), notes);
-    set("FORMIC_TRANSPORT", transport.map(ToOwned::to_owned));
+    set("FORMIC_TRANSPORT", read_transport(section, notes));
     if let Some(mut client) = section.section("client", notes) {
         let words = ["auto", "http", "multiplexed"].map(|word| (word, word));
         let transport = client.word("transport", &words, notes);
@@ -69,6 +68,11 @@ pub(super) fn read(
     set("FORMIC_LABELS", (!labels.is_empty()).then(|| json!(labels).to_string()));
     set("FORMIC_LIMITS", read_limits(section, notes));
     (settings, calls)
+}
+
+/// What calls travel over: of a service those that it answers too, of the gateway those that it makes.
+pub(super) fn read_transport(section: &mut Section<'_, '_>, notes: &mut Notes<'_>) -> Option<String> {
+    section.word("transport", &["auto", "http"].map(|word| (word, word)), notes).map(ToOwned::to_owned)
 }
 
 fn check_registry(section: &mut Section<'_, '_>, notes: &mut Notes<'_>) {

@@ -6,14 +6,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use formic_e2e::{
-    App, Folder, Gateway, Manifest, Shared, Signal, build_folder, formic, signal, wait_child, wait_until,
+    App, Folder, Gateway, Manifest, Shared, Signal, build_folder, formic, signal, wait_child, wait_for,
+    wait_until,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 static SHOP: Shared = Shared::new();
 
 const SEARCH: &str = "/shop.product.v1.ProductService/Search";
 const JSON: (&str, &str) = ("Content-Type", "application/json");
+const SOON: Duration = Duration::from_secs(60);
 
 fn shop() -> Arc<App> {
     SHOP.get(|| {
@@ -158,7 +160,6 @@ fn hears_the_end(pid: u32) -> bool {
 
 #[test]
 fn a_gateway_that_is_not_ready_yet_ends_when_asked() {
-    const SOON: Duration = Duration::from_secs(60);
     let folder = Folder::new("early");
     // Nobody answers there, so there are never any routes and it never gets ready.
     let daemon = format!("unix:{}", folder.path().join("none.sock").display());
@@ -188,4 +189,39 @@ fn the_gateway_is_a_process_of_its_own() {
     let nothing = Gateway { authority: app.gateway().authority.clone() };
     assert_eq!(nothing.send("GET", "/healthz", &[], b"").unwrap().status, 200);
     formic(&["gateway"]).run().says(1, &["formic up"]);
+}
+
+/// Has the gateway call the prober, and say over what it did.
+fn called_over(app: &App) -> Value {
+    let say = || app.gateway().try_call("probe.v1.Probe/Say", &json!({ "text": "x" }), None);
+    wait_until("an answer", SOON, || say().is_ok_and(|answer| answer.status == 200));
+    wait_for("what the gateway sees", SOON, || {
+        let picture = app.formic(&["traffic", "prober", "--json"]);
+        picture.says(0, &[]);
+        let callers = picture.json()["callers"].as_array().unwrap().clone();
+        let gateway = callers.into_iter().find(|caller| caller["caller"]["service"] == "gateway")?;
+        let transport = &gateway["endpoints"][0]["transport"];
+        transport.as_str().is_some_and(|transport| !transport.is_empty()).then(|| transport.clone())
+    })
+}
+
+#[test]
+fn the_gateway_alone_is_told_to_keep_to_http() {
+    let program = env!("CARGO_BIN_EXE_prober");
+    // The service says what it speaks, whatever the environment says of the whole application.
+    let manifest = Manifest::of(&format!(
+        "[app]\nname = \"apart\"\n[gateway]\nexpose = [\"prober\"]\ntransport = \"http\"\n\
+         [service.prober]\ncommand = [{program:?}]\ntransport = \"auto\"\nhealth = {{ ready = \"grpc\" }}\n"
+    ));
+    let mut app = App::start(&manifest);
+    assert_eq!(called_over(&app), "http");
+    let text = std::fs::read_to_string(app.folder().join("formic.toml")).unwrap();
+    Manifest::of(&text).set("gateway", "transport", "\"auto\"").write(&app.folder());
+    let plan = app.formic(&["plan"]).stdout;
+    for said in ["~ gateway changed, by new instances", "config.transport: http -> auto"] {
+        assert!(plan.contains(said), "{said} is not in {plan}");
+    }
+    app.formic(&["apply", "--wait", "--timeout", "30s"]).says(0, &["runs and answers"]);
+    wait_until("the next gateway to take the wire", SOON, || called_over(&app) == "multiplexed");
+    app.stop();
 }
