@@ -59,14 +59,23 @@ async fn make(args: &cli::Call, service: &str, name: &str, requests: Vec<Bytes>)
         // Nobody has announced what is spoken there.
         config.transport = Transport::Multiplexed;
     }
-    let (place, method) = match &args.address {
-        Some(address) => at_address(config.clone(), address, service, name).await?,
-        None => in_app(&args.target, service, name).await?,
+    // To find an application has limits of its own; whatever a service is asked has the time that the caller gives.
+    let (place, method, deadline) = match &args.address {
+        Some(address) => {
+            let deadline = Instant::now() + args.timeout;
+            let asked = tokio::time::timeout_at(deadline, at_address(config.clone(), address, service, name));
+            let (place, method) = asked.await.unwrap_or_else(|_| Err(says_nothing(address).into()))?;
+            (place, method, deadline)
+        }
+        None => {
+            let (place, method) = in_app(&args.target, service, name).await?;
+            (place, method, Instant::now() + args.timeout)
+        }
     };
     let channel = place.channel(config.clone());
-    fields::check(&channel, service, name, &requests).await?;
+    fields::check(&channel, &method, &requests, deadline).await?;
     let mut call = Call::new(method.clone(), Codec::Json, body(&method, requests)?);
-    call.deadline = Some(Instant::now() + args.timeout);
+    call.deadline = Some(deadline);
     for header in &args.headers {
         let (name, value) = header.split_once(':').ok_or_else(|| {
             Failure::user(format!("the header {header:?} has no colon")).help("-H 'name: value'")
@@ -163,6 +172,10 @@ fn show(error: &Error) {
     if let Some(after) = error.retry_after() {
         output::talk(&format!("  may succeed in {after:?}"));
     }
+}
+
+fn says_nothing(address: &str) -> Error {
+    Error::deadline_exceeded(format!("the deadline passed before {address} said what it serves"))
 }
 
 async fn at_address(config: Config, address: &str, service: &str, name: &str) -> Outcome<(Place, Method)> {

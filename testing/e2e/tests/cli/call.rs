@@ -1,6 +1,7 @@
 //! Calls from the command line that do not come to their end by themselves.
 
-use std::time::Duration;
+use std::net::TcpListener;
+use std::time::{Duration, Instant};
 
 use formic_e2e::{App, Customer, Following, Gateway, Manifest, Order, Signal, formic, wait_for};
 use serde_json::json;
@@ -52,4 +53,16 @@ fn ctrl_c_cancels_a_call() {
     assert_eq!(cancelled.status, 200, "{}", cancelled.text());
     assert_ne!(placing.join().unwrap().unwrap().status, 200);
     app.stop();
+}
+
+#[test]
+fn who_says_nothing_is_not_waited_for_beyond_the_time_that_was_given() {
+    // The system takes its connections, and nobody reads them.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = silent.local_addr().unwrap().to_string();
+    let began = Instant::now();
+    let args = ["call", "shop.order.v1.OrderService/Watch", "--address", &address, "--timeout", "500ms"];
+    formic(&args).run().says(3, &["the deadline passed", &address]);
+    let took = began.elapsed();
+    assert!((Duration::from_millis(500)..Duration::from_secs(4)).contains(&took), "{took:?}");
 }

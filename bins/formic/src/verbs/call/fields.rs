@@ -5,29 +5,38 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use formic_core::Method;
 use formic_rpc::Channel;
 use formic_settings::nearest;
 use serde_json::Value;
+use tokio::time::Instant;
 
 use crate::exit::{Failure, Outcome};
 use crate::reflect::{self, Schema};
 
-/// The schema is worth a short wait. Without it the call is made as it is.
+/// The schema is worth a short wait, and no more than half of the time that there is. Without it the call is made as it is.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Finds the first field of the requests that is not there.
-pub(super) async fn check(channel: &Channel, service: &str, method: &str, requests: &[Bytes]) -> Outcome {
+pub(super) async fn check(
+    channel: &Channel,
+    method: &Method,
+    requests: &[Bytes],
+    deadline: Instant,
+) -> Outcome {
     let values: Vec<Value> =
         requests.iter().filter_map(|request| serde_json::from_slice(request).ok()).collect();
     let has_fields = |value: &Value| value.as_object().is_some_and(|fields| !fields.is_empty());
     if !values.iter().any(has_fields) {
         return Ok(());
     }
-    let services = [service.to_owned()];
-    let asked = tokio::time::timeout(PATIENCE, reflect::schema(channel, &services)).await;
+    let services = [method.service().to_owned()];
+    let patience = PATIENCE.min(deadline.saturating_duration_since(Instant::now()) / 2);
+    let asked = tokio::time::timeout(patience, reflect::schema(channel, &services)).await;
     let Ok(Ok(schema)) = asked else { return Ok(()) };
     let methods = schema.services.iter().flat_map(|service| &service.methods);
-    let Some(input) = methods.clone().find(|known| known.name == method).map(|known| known.input.as_str())
+    let Some(input) =
+        methods.clone().find(|known| known.name == method.name()).map(|known| known.input.as_str())
     else {
         return Ok(());
     };
@@ -71,6 +80,10 @@ fn first_unknown(schema: &Schema, message: &str, value: &Value, place: &str) -> 
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use formic_core::{Error, Kind};
+    use formic_rpc::{Answer, BoxFuture, Call, Handle};
     use serde_json::json;
 
     use super::*;
@@ -103,6 +116,30 @@ mod tests {
 
     fn unknown(value: &Value) -> Option<String> {
         first_unknown(&schema(), "shop.Order", value, "").map(|failure| failure.to_string())
+    }
+
+    /// Says nothing, whatever it is asked.
+    struct Silent;
+
+    impl Handle for Silent {
+        fn method(&self, path: &str) -> Option<Method> {
+            Some(Method::dynamic(path.to_owned(), Kind::BidiStream))
+        }
+
+        fn call(&self, _: Call) -> BoxFuture<'static, Result<Answer, Error>> {
+            Box::pin(std::future::pending())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_schema_that_does_not_come_leaves_the_call_its_time() {
+        let channel = Channel::new(Arc::new(Silent));
+        let method = Method::new("/shop.Orders/Place", Kind::Unary);
+        let (began, left) = (Instant::now(), Duration::from_millis(100));
+        let checked = check(&channel, &method, &[Bytes::from_static(b"{\"a\":1}")], began + left).await;
+        let took = began.elapsed();
+        assert!(checked.is_ok());
+        assert!(took >= left / 2 - Duration::from_millis(5) && took < PATIENCE * 4 / 5, "{took:?}");
     }
 
     #[test]
