@@ -1,5 +1,6 @@
 //! The API over TCP: who is let in, who is not, what it does not do, and that it outlives the brain.
 
+use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -133,6 +134,13 @@ fn who_has_a_token_is_let_in_and_named_and_nobody_else_is() {
         );
         assert_eq!(door.send("GET", path, &[], b"").unwrap().status, 401, "{path}");
     }
+    // Nor is there a way past the token by the multiplexed wire, which the guard does not know.
+    let mut io = TcpStream::connect(&door.authority).unwrap();
+    io.set_read_timeout(Some(SOON)).unwrap();
+    io.write_all(b"\xf0formic\n\x01\x01\x00").unwrap();
+    let mut said = [0; 13];
+    io.read_exact(&mut said).unwrap();
+    assert_eq!(said, *b"HTTP/1.1 400 ", "{}", said.escape_ascii());
 
     // What makes sense on the server's machine alone.
     doored
