@@ -50,7 +50,8 @@ impl Default for Limits {
             calls: 1024,
             message: 4 << 20,
             stream_credit: 1 << 20,
-            connection_credit: 8 << 20,
+            // As many streams as there are of their credit in it may stand unread before the data of others waits.
+            connection_credit: 32 << 20,
             paths: 256,
             pairs: 256,
             metadata: 16 << 10,

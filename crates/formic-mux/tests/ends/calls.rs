@@ -263,7 +263,7 @@ async fn requests_that_nobody_reads_leave_the_connection_to_others() {
     let rig = rig(Limits::default()).await;
     // More than half of the connection's credit is held by handlers that do not read.
     let mut holding = Vec::new();
-    for _ in 0..5 {
+    for _ in 0..20 {
         let requests = futures::stream::repeat_with(|| Ok(Bytes::from(vec![0; 60_000])));
         holding
             .push(stream(&rig.sender, "/t.Echo/Hold", None, Some(ByteStream::new(requests))).await.unwrap());
@@ -271,6 +271,22 @@ async fn requests_that_nobody_reads_leave_the_connection_to_others() {
     for _ in 0..20 {
         let call = say(&rig.sender, "/t.Echo/Say", vec![1; 600_000].into());
         assert_eq!(within("an answer", call).await.unwrap().len(), 600_000);
+    }
+}
+
+#[tokio::test]
+async fn answers_that_nobody_reads_leave_the_connection_to_others() {
+    let rig = rig(Limits::default()).await;
+    let mut unread = Vec::new();
+    for _ in 0..20 {
+        let answers = stream(&rig.sender, "/t.Echo/Endless", Some(Bytes::new()), None).await.unwrap();
+        unread.push(answers);
+    }
+    // As much as each may.
+    until("all to be said", || rig.echo.made.load(Ordering::SeqCst) >= 20 * 100).await;
+    for _ in 0..20 {
+        let call = say(&rig.sender, "/t.Echo/Big", Bytes::new());
+        assert_eq!(within("an answer", call).await.unwrap().len(), 200_000);
     }
 }
 
