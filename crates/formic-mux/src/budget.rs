@@ -2,7 +2,7 @@
 //!
 //! Each connection has limits of its own, but many connections that each keep to theirs could still fill a machine. So all of them
 //! draw on one number of bytes: requests that are not complete, messages that no handler has taken, messages that handlers work on,
-//! answers that are not written.
+//! answers and errors that are not written, what was noted in tables.
 //!
 //! A connection may take more as long as it holds no more than is left for all others. So one alone may have half of it, whoever
 //! comes when much is held may have as much as any other, and something is always left: nobody has to be told how many
@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// A connection that holds no more than this is not counted: small calls need nothing of the budget, and are answered when it is
 /// used up too.
-const FREE: usize = 16 << 10;
+pub(crate) const FREE: usize = 16 << 10;
 
 /// It is counted in portions, so that most frames change nothing.
 const PORTION: usize = 16 << 10;
@@ -144,9 +144,14 @@ impl Share {
 
     /// Whether little is left, and the connection holds more than that.
     pub(crate) fn is_excessive(&self) -> bool {
+        self.is_excessive_without(0)
+    }
+
+    /// The same if it held so many bytes less.
+    pub(crate) fn is_excessive_without(&self, bytes: usize) -> bool {
         let Some(budget) = &self.budget else { return false };
         let left = budget.left();
-        left < budget.most / LITTLE && self.drawn > left
+        left < budget.most / LITTLE && self.drawn.saturating_sub(bytes) > left
     }
 
     /// Notes that a call was refused, or given up.

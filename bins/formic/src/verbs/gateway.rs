@@ -12,7 +12,7 @@ use crate::exit::{Failure, Outcome};
 pub(crate) async fn run() -> Outcome {
     let part = Part::begin()?;
     let mut config: formic_gateway::Config = system::config("gateway")?;
-    // As of a service: what the manifest says lies over what the engine's environment says of the whole application.
+    // What the manifest says lies over what the engine's environment says of the whole application.
     if config.transport.is_empty() {
         config.transport = app::transport().unwrap_or_default();
     }

@@ -8,7 +8,7 @@ use formic_core::{Error, Shed};
 use formic_rpc::Run;
 
 use super::Machine;
-use crate::budget::{Budget, Share};
+use crate::budget::{Budget, FREE, Share};
 use crate::codec::Fault;
 
 /// When a repetition of a refused call may help: a little later, and not for all at once.
@@ -20,9 +20,6 @@ pub(super) const CALL: usize = 1 << 10;
 
 /// What a message takes that waits for a handler, or a batch of such, beside its bytes.
 const WAITING: usize = 128;
-
-/// So much is written whatever else is held.
-const FREE_OUTPUT: usize = 16 << 10;
 
 /// An unfinished frame that takes more has to go on if there is no room for it.
 pub(super) const LONG_FRAME: usize = 16 << 10;
@@ -53,10 +50,10 @@ impl<T: Default> Machine<T> {
         self.paths_in.held() + self.pairs_in.held()
     }
 
-    /// Takes no more calls if there is no room for what one has had noted. Without what stands in its tables nothing that the other
-    /// side says could be read, so it has to connect anew, where it begins with empty ones.
-    pub(super) fn check_tables(&mut self) {
-        if !self.room(0) {
+    /// Takes no more calls where it is the tables that leave no room for one: on a connection of its own, which begins with empty ones, the
+    /// other side has what is free for each.
+    pub(super) fn begin_anew(&mut self) {
+        if self.tables() > FREE {
             self.share.refused();
             self.go_away();
         }
@@ -71,7 +68,7 @@ impl<T: Default> Machine<T> {
     /// Whether there is more to be written than there is room for, beside a little. What is owed to the other side cannot be refused,
     /// but nothing more has to be read that would be answered.
     pub fn is_overfull(&mut self) -> bool {
-        self.unwritten + self.out.len() > FREE_OUTPUT && !self.room(0)
+        self.unwritten + self.out.len() > FREE && !self.room(0)
     }
 
     /// Whether there is room for so many bytes more.
@@ -121,6 +118,13 @@ impl<T: Default> Machine<T> {
         let mut given_up = Vec::new();
         self.settle();
         while self.share.is_excessive() {
+            if !self.share.is_excessive_without(self.tables()) {
+                // It is none of its calls that takes what others need, unless that is little.
+                self.begin_anew();
+                if self.leaving {
+                    break;
+                }
+            }
             let unfinished = |stream: &super::Stream<T>| {
                 let head = if stream.gathering { stream.head } else { 0 };
                 head + stream.partial.len() + stream.held + stream.queued()

@@ -169,12 +169,13 @@ impl<T: Default> Machine<T> {
             return Ok(None);
         }
         // The tables change whatever becomes of the call.
-        let before = self.tables();
         let (place, path) = self.paths_in.read(request.method, self.local.paths)?;
         let metadata = self.pairs_in.read(request.metadata, self.local.pairs, self.local.metadata)?;
-        if self.tables() > before {
+        let head = footprint(metadata.as_headers()) + if request.end { 0 } else { CALL };
+        let fits = self.room(head + request.message.map_or(0, <[u8]>::len));
+        if !fits {
             // The last call that was taken is the one before.
-            self.check_tables();
+            self.begin_anew();
         }
         self.highest = id;
         if self.leaving {
@@ -185,8 +186,7 @@ impl<T: Default> Machine<T> {
             self.write_error(id, &Error::resource_exhausted(text), true);
             return Ok(None);
         }
-        let head = footprint(metadata.as_headers()) + if request.end { 0 } else { CALL };
-        if !self.room(head + request.message.map_or(0, <[u8]>::len)) {
+        if !fits {
             let error = self.no_room(true);
             self.write_error(id, &error, true);
             return Ok(None);

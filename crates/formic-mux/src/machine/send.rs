@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes};
+use formic_core::shed::PUSHBACK;
 use formic_core::{Code, Error, Metadata};
+use formic_rpc::context::REPEATED;
 use formic_rpc::{Run, TraceContext};
 use http::{HeaderMap, HeaderName};
 
@@ -61,6 +63,11 @@ pub enum Refusal {
 
 fn nothing(_: &HeaderName) -> bool {
     false
+}
+
+/// All but whether, and when, a call may be repeated: who does not hear that makes more of what there is too much of.
+fn beside_repetition(name: &HeaderName) -> bool {
+    name != REPEATED && name != PUSHBACK
 }
 
 impl<T: Default> Machine<T> {
@@ -372,8 +379,12 @@ impl<T: Default> Machine<T> {
             out.push(if refused { REFUSED } else { 0 });
             out.push(error.code().number());
             if brief {
-                // It cannot be refused, but it can be as short as what it answers.
-                return out.extend_from_slice(&[0, 0, 0]);
+                // It cannot be refused, but it can be hardly longer than what it answers.
+                out.extend_from_slice(&[0, 0]);
+                return match fits {
+                    true => pairs_out.write(out, metadata, beside_repetition, pairs),
+                    false => out.push(0),
+                };
             }
             let text = error.message();
             write::bytes(out, &text.as_bytes()[..text.floor_char_boundary(LONGEST_TEXT)]);

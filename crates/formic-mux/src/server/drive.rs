@@ -109,6 +109,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         }
         self.calls.end();
         let last = self.last_words(&over);
+        // Others need not wait until it has been heard.
+        drop(self.link.lock().machine.lost(0));
         self.pipe.close(last).await;
         if matches!(over, Over::Drained) {
             // A call may be on its way. Were the socket closed with that unread, its caller would lose the last words, and so not know

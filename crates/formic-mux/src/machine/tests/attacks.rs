@@ -308,10 +308,61 @@ fn what_is_noted_is_held_and_counted() {
 }
 
 #[test]
+fn calls_are_not_given_up_for_what_was_noted() {
+    let limits = Limits::default();
+    let hour = Duration::from_secs(3600);
+    let alive = Alive { interval: hour, timeout: hour, busy_only: false };
+    let mut greeting = Vec::new();
+    limits.write(&mut greeting);
+    let budget = Arc::new(crate::Budget::new(4 << 20));
+    let [mut noted, mut refused, mut fresh] = std::array::from_fn(|_| {
+        let mut machine = Machine::<u32>::new(Role::Server, limits, alive).drawing_on(Arc::clone(&budget));
+        feed(&mut machine, &greeting);
+        machine.output(&mut Vec::new());
+        machine
+    });
+    for machine in [&mut noted, &mut refused] {
+        for id in 1..=256 {
+            feed(machine, &noting(id));
+            machine.fail(id, &Error::internal(""));
+        }
+        feed(machine, &call(257, request::MESSAGE | request::MORE, &[7; 1000]));
+        machine.output(&mut Vec::new());
+    }
+    // Others take what they get.
+    let mut others = Vec::new();
+    for _ in 0..20 {
+        let (mut share, mut held) = (crate::budget::Share::of(Arc::clone(&budget)), 0);
+        while share.covers(held + 1024) {
+            held += 1024;
+        }
+        others.push(share);
+    }
+    let large = call(258, request::MESSAGE | request::END, &[7; 40_000]);
+    assert!(noted.relieve().is_empty() && noted.is_open(257), "its tables take the room");
+    assert!(noted.has_said_goodbye());
+    // Nobody has seen the call, which is made again where nothing is noted.
+    assert!(feed(&mut refused, &large).is_empty());
+    let mut out = Vec::new();
+    refused.output(&mut out);
+    let mut goodbye = Vec::new();
+    write::go_away(&mut goodbye, 257, 0, "");
+    assert_eq!(out, goodbye);
+    // Who has noted nothing is refused the call alone.
+    assert!(feed(&mut fresh, &large).is_empty() && !fresh.has_said_goodbye());
+    out.clear();
+    fresh.output(&mut out);
+    assert_eq!(out[3], Type::Error as u8);
+}
+
+#[test]
 fn errors_are_counted_and_brief_where_there_is_no_room() {
     let budget = Arc::new(crate::Budget::new(256 << 10));
     let mut server = server().drawing_on(Arc::clone(&budget));
-    let error = Error::internal("x".repeat(1000));
+    server.output(&mut Vec::new());
+    let mut error = Error::internal("x".repeat(1000));
+    error.metadata_mut().insert("formic-repeated", "1").unwrap();
+    error.metadata_mut().insert("x-other", "y").unwrap();
     let mut most = 0;
     for id in 1..=4000 {
         feed(&mut server, &call(id, request::END, b""));
@@ -323,10 +374,22 @@ fn errors_are_counted_and_brief_where_there_is_no_room() {
     }
     assert_eq!(most, 128 << 10, "as much as one may have");
     assert!(server.is_overfull());
-    // What is said of the rest is as short as that.
-    assert!((128 << 10..200 << 10).contains(&server.unwritten()), "{}", server.unwritten());
-    server.output(&mut Vec::new());
+    // What is said of the rest is hardly longer than that.
+    assert!((128 << 10..300 << 10).contains(&server.unwritten()), "{}", server.unwritten());
+    let mut out = Vec::new();
+    server.output(&mut out);
     assert!(!server.is_overfull() && budget.held() == 0);
+    // It is as much as says that it was repeated already.
+    let (mut rest, mut last) = (&out[..], None);
+    while let Some(head) = rest.first_chunk::<HEADER>() {
+        let header = crate::codec::Header::parse(head).unwrap();
+        let payload = &rest[HEADER..HEADER + header.length];
+        if let crate::codec::Frame::Error(failure) = crate::codec::Frame::parse(header, payload).unwrap() {
+            last = Some((failure.text.len(), failure.metadata.pairs().count()));
+        }
+        rest = &rest[HEADER + header.length..];
+    }
+    assert_eq!(last, Some((0, 1)));
 }
 
 #[test]
