@@ -51,13 +51,13 @@ pub(crate) fn wire(machine: &Machine, load: &str, found: &Found) -> String {
     line("|---|---|---|---|---|---|---|".into());
     for row in &found.rows {
         line(format!(
-            "| {} | {} | {:.0} | {:.2} | {:.1} | {:.2} | {} |",
+            "| {} | {} | {:.0} | {:.2} | {} | {} | {} |",
             row.what,
             row.subject,
             row.rate,
             row.rate_ratio,
-            row.p99_us,
-            row.p99_ratio,
+            said(row.p99_us, 1),
+            said(row.p99_ratio, 2),
             micros(row.client_cpu_us),
         ));
     }
@@ -77,6 +77,11 @@ pub(crate) fn wire(machine: &Machine, load: &str, found: &Found) -> String {
         line(format!("| {} | {:.3} | {} | {verdict} |", target.name, target.value, target.bound()));
     }
     page
+}
+
+/// A figure, if it was measured.
+fn said(value: f64, digits: usize) -> String {
+    if value > 0.0 { format!("{value:.digits$}") } else { "–".into() }
 }
 
 fn render(report: &Report) -> String {

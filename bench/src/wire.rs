@@ -37,7 +37,7 @@ enum Subject {
     Formic,
     FormicHttp,
     Tonic,
-    /// Nobody makes messages of the bytes: more than this there cannot be.
+    /// Nobody makes messages of the bytes.
     Socket,
 }
 
@@ -60,7 +60,7 @@ struct Flow {
     /// Of each message, in bytes.
     size: u32,
     streams: usize,
-    /// Each message is waited for; else all are ready at once.
+    /// Each message is handed over by somebody else, and waited for; else all are ready at once.
     one_by_one: bool,
 }
 

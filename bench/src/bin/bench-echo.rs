@@ -2,7 +2,6 @@
 //! default. It only ends with the bench too.
 
 use bench::v1::{EchoRequest, EchoResponse, EchoService, LaterService, SendRequest, StreamService};
-use formic::futures::StreamExt;
 use formic::prelude::*;
 
 formic::include_protos!();
@@ -30,14 +29,13 @@ struct Stream;
 impl StreamService for Stream {
     async fn send(&self, _ctx: Context, request: Request<'_, SendRequest>) -> Reply<Streaming<EchoResponse>> {
         let item = EchoResponse { payload: vec![7; request.size as usize], ..Default::default() };
-        let items = formic::futures::stream::repeat_with(move || Ok(item.clone()));
         if !request.one_by_one {
-            return reply(Streaming::new(items));
+            return reply(Streaming::new(formic::futures::stream::repeat_with(move || Ok(item.clone()))));
         }
-        reply(Streaming::new(items.then(async |item| {
-            tokio::task::yield_now().await;
-            item
-        })))
+        // Somebody else makes them, and each is waited for.
+        let (sender, items) = Streaming::channel(1);
+        tokio::spawn(async move { while sender.send(Ok(item.clone())).await.is_ok() {} });
+        reply(items)
     }
 }
 

@@ -44,15 +44,13 @@ impl StreamService for Stream {
     async fn send(&self, request: Request<SendRequest>) -> Result<Response<Self::SendStream>, Status> {
         let SendRequest { size, one_by_one } = request.into_inner();
         let item = EchoResponse { payload: vec![7; size as usize] };
-        let items = futures::stream::repeat_with(move || Ok(item.clone()));
         if !one_by_one {
-            return Ok(Response::new(items.boxed()));
+            return Ok(Response::new(futures::stream::repeat_with(move || Ok(item.clone())).boxed()));
         }
-        let waited_for = items.then(|item| async {
-            tokio::task::yield_now().await;
-            item
-        });
-        Ok(Response::new(waited_for.boxed()))
+        // Somebody else makes them, and each is waited for.
+        let (sender, mut items) = tokio::sync::mpsc::channel(1);
+        tokio::spawn(async move { while sender.send(Ok(item.clone())).await.is_ok() {} });
+        Ok(Response::new(futures::stream::poll_fn(move |cx| items.poll_recv(cx)).boxed()))
     }
 }
 
