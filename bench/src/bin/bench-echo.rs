@@ -33,9 +33,13 @@ impl StreamService for Stream {
             return reply(Streaming::new(formic::futures::stream::repeat_with(move || Ok(item.clone()))));
         }
         // Somebody else makes them, and each is waited for.
-        let (sender, items) = Streaming::channel(1);
-        tokio::spawn(async move { while sender.send(Ok(item.clone())).await.is_ok() {} });
-        reply(items)
+        let (sender, mut items) = tokio::sync::mpsc::channel(1);
+        let mut maker = tokio::task::JoinSet::new();
+        maker.spawn(async move { while sender.send(Ok(item.clone())).await.is_ok() {} });
+        reply(Streaming::new(formic::futures::stream::poll_fn(move |cx| {
+            let _as_long_as_the_stream = &maker;
+            items.poll_recv(cx)
+        })))
     }
 }
 

@@ -49,8 +49,13 @@ impl StreamService for Stream {
         }
         // Somebody else makes them, and each is waited for.
         let (sender, mut items) = tokio::sync::mpsc::channel(1);
-        tokio::spawn(async move { while sender.send(Ok(item.clone())).await.is_ok() {} });
-        Ok(Response::new(futures::stream::poll_fn(move |cx| items.poll_recv(cx)).boxed()))
+        let mut maker = tokio::task::JoinSet::new();
+        maker.spawn(async move { while sender.send(Ok(item.clone())).await.is_ok() {} });
+        let waited_for = futures::stream::poll_fn(move |cx| {
+            let _as_long_as_the_stream = &maker;
+            items.poll_recv(cx)
+        });
+        Ok(Response::new(waited_for.boxed()))
     }
 }
 
