@@ -57,6 +57,16 @@ proptest! {
     }
 }
 
+/// A long answer waits for credit when the end of its request comes.
+#[test]
+fn a_request_may_end_after_its_answer_was_given() {
+    let mut model = Model::new(9_439_131_058_248_245_441, false);
+    for _ in 0..110 {
+        model.step();
+    }
+    model.cut();
+}
+
 #[test]
 fn what_is_beside_a_message_arrives() {
     let mut model = Model::new(1, false);

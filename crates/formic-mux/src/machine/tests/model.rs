@@ -278,7 +278,11 @@ impl Model {
                     call.inbox.extend(messages.zip(charges));
                     call.finished |= end;
                 }
-                Event::Finished { id } => self.serving.get_mut(&id).unwrap().finished = true,
+                Event::Finished { id } => match self.serving.get_mut(&id) {
+                    Some(call) => call.finished = true,
+                    // This server answers a message before it knows that it was all; a long answer may wait still.
+                    None => assert!(self.server.is_open(id)),
+                },
                 Event::Canceled { id, .. } => {
                     // An answer may be on its way still, though the server is done with the call.
                     let Some(call) = self.serving.remove(&id) else { continue };
