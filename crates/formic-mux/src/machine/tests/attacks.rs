@@ -257,17 +257,23 @@ fn noting(id: u32) -> Vec<u8> {
     out
 }
 
-#[test]
-fn what_is_noted_is_held_and_counted() {
+/// A server with the limits of every day that draws on a budget, and that a stranger has greeted.
+fn drawing_on(budget: &Arc<crate::Budget>) -> Machine<u32> {
     let limits = Limits::default();
     let hour = Duration::from_secs(3600);
     let alive = Alive { interval: hour, timeout: hour, busy_only: false };
+    let mut server = Machine::new(Role::Server, limits, alive).drawing_on(Arc::clone(budget));
     let mut greeting = Vec::new();
     limits.write(&mut greeting);
+    feed(&mut server, &greeting);
+    server.output(&mut Vec::new());
+    server
+}
+
+#[test]
+fn what_is_noted_is_held_and_counted() {
     let budget = Arc::new(crate::Budget::new(1200 << 10));
-    let machine = || Machine::<u32>::new(Role::Server, limits, alive).drawing_on(Arc::clone(&budget));
-    let (mut first, mut second) = (machine(), machine());
-    feed(&mut first, &greeting);
+    let (mut first, mut second) = (drawing_on(&budget), drawing_on(&budget));
     for id in 1..=2000 {
         assert_eq!(feed(&mut first, &noting(id)).len(), 1, "there is room for call {id}");
         first.fail(id, &Error::internal(""));
@@ -277,7 +283,6 @@ fn what_is_noted_is_held_and_counted() {
     }
     assert!((first.tables()..600_000).contains(&budget.held()));
     // Another one has half of what is left. It is asked to come again, with empty tables, and then not heard any more.
-    feed(&mut second, &greeting);
     let taken = (1..=256).find(|&id| feed(&mut second, &noting(id)).is_empty()).unwrap() - 1;
     assert!((80..200).contains(&taken), "{taken}");
     assert!(second.has_said_goodbye() && second.calls() == taken as usize);
@@ -294,9 +299,8 @@ fn what_is_noted_is_held_and_counted() {
     assert_eq!(second.held(), before);
     // While little is left, whoever has no call and much noted is in the way of others.
     assert!(!first.is_in_the_way());
-    let mut others = [machine(), machine()];
+    let mut others = [drawing_on(&budget), drawing_on(&budget)];
     for other in &mut others {
-        feed(other, &greeting);
         for id in 1..=100 {
             feed(other, &noting(id));
         }
@@ -309,18 +313,8 @@ fn what_is_noted_is_held_and_counted() {
 
 #[test]
 fn calls_are_not_given_up_for_what_was_noted() {
-    let limits = Limits::default();
-    let hour = Duration::from_secs(3600);
-    let alive = Alive { interval: hour, timeout: hour, busy_only: false };
-    let mut greeting = Vec::new();
-    limits.write(&mut greeting);
     let budget = Arc::new(crate::Budget::new(4 << 20));
-    let [mut noted, mut refused, mut fresh] = std::array::from_fn(|_| {
-        let mut machine = Machine::<u32>::new(Role::Server, limits, alive).drawing_on(Arc::clone(&budget));
-        feed(&mut machine, &greeting);
-        machine.output(&mut Vec::new());
-        machine
-    });
+    let [mut noted, mut refused, mut fresh] = std::array::from_fn(|_| drawing_on(&budget));
     for machine in [&mut noted, &mut refused] {
         for id in 1..=256 {
             feed(machine, &noting(id));
