@@ -118,12 +118,10 @@ impl<T: Default> Machine<T> {
         let mut given_up = Vec::new();
         self.settle();
         while self.share.is_excessive() {
-            if !self.share.is_excessive_without(self.tables()) {
-                // It is none of its calls that takes what others need, unless that is little.
+            if self.tables() > FREE && !self.share.is_excessive_without(self.tables()) {
+                // It is none of its calls that takes what others need.
                 self.begin_anew();
-                if self.leaving {
-                    break;
-                }
+                break;
             }
             let unfinished = |stream: &super::Stream<T>| {
                 let head = if stream.gathering { stream.head } else { 0 };
