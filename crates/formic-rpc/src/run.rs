@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use formic_core::Error;
 use futures::Stream;
 use pin_project_lite::pin_project;
@@ -96,6 +96,43 @@ impl Run {
         match self.frames() {
             Some(frames) => Self::framed(Bytes::copy_from_slice(frames), self.left),
             None => self,
+        }
+    }
+
+    /// Adds messages behind these, if all of them together take no more than so many bytes; says whether it did. Messages of hardly
+    /// a byte take many times that each on its own.
+    pub fn join(&mut self, others: &Self, most: usize) -> bool {
+        let size = self.size() + others.size();
+        if size > most {
+            return false;
+        }
+        let count = self.left + others.left;
+        let mut frames = match std::mem::take(self) {
+            // Mostly it was made here, and has room.
+            Self { bytes, at: 0, framed: true, .. } => bytes.try_into_mut().unwrap_or_else(|shared| {
+                let mut frames = BytesMut::with_capacity(size);
+                frames.extend_from_slice(&shared);
+                frames
+            }),
+            mut run => {
+                let mut frames = BytesMut::with_capacity(size);
+                run.lay_out(&mut frames);
+                frames
+            }
+        };
+        others.clone().lay_out(&mut frames);
+        *self = Self::framed(frames.freeze(), count);
+        true
+    }
+
+    /// Writes the messages that are left, each behind its head.
+    fn lay_out(&mut self, frames: &mut BytesMut) {
+        if let Some(framed) = self.frames() {
+            return frames.extend_from_slice(framed);
+        }
+        while let Some(message) = self.next_slice() {
+            frames.extend_from_slice(&head(message.len()));
+            frames.extend_from_slice(message);
         }
     }
 
@@ -285,6 +322,23 @@ mod tests {
         assert_eq!(same.next().unwrap().as_ptr(), message.as_ptr(), "it is not copied");
         assert!(same.next().is_none());
         assert_eq!(Run::from(Bytes::new()).collect::<Vec<_>>(), [Bytes::new()]);
+    }
+
+    #[test]
+    fn what_is_joined_stays_in_order_and_is_no_more_than_was_said() {
+        let alone = |message: &'static str| Run::from(Bytes::from_static(message.as_bytes()));
+        let mut run = alone("a");
+        assert!(run.join(&alone("bc"), 100) && run.join(&framed(&[b"", b"d"]), 100));
+        let kept = run.clone();
+        assert!(run.join(&alone("e"), 100), "shared memory is left alone");
+        assert_eq!(kept.clone().collect::<Vec<_>>(), ["a", "bc", "", "d"]);
+        assert_eq!((run.len(), run.size()), (5, 5 * HEAD + 5));
+        assert!(!run.join(&alone("more"), run.size() + HEAD + 3), "it is too much");
+        assert_eq!(run.clone().collect::<Vec<_>>(), ["a", "bc", "", "d", "e"]);
+        let mut rest = kept;
+        rest.next();
+        assert!(rest.join(&run, 100));
+        assert_eq!(rest.collect::<Vec<_>>(), ["bc", "", "d", "a", "bc", "", "d", "e"]);
     }
 
     /// Bytes from outside are looked through before they are made a run, but nobody's life hangs on it.

@@ -20,6 +20,10 @@ const ROUNDS: usize = 16;
 /// never so much, so two ends that both wait for the other to read cannot be.
 const CROWDED: usize = 2 << 20;
 
+/// Messages that nobody takes for now are put together up to so many bytes. Each on its own takes ten times what one of hardly a byte
+/// has on the wire, and what it has there is all that credit bounds.
+const TOGETHER: usize = 4 << 10;
+
 pub(super) struct Driver<S> {
     pub(super) link: Arc<Link>,
     pub(super) pipe: Pipe<S>,
@@ -248,7 +252,14 @@ impl State {
             Event::Messages { id, messages, charge, .. } => {
                 let Some(&mut key) = self.machine.data(id) else { return self.machine.consumed(id, charge) };
                 let slot = self.slots.get(key);
-                slot.queue.push_back((messages, charge));
+                if let Some((last, cost)) = slot.queue.back_mut()
+                    && last.join(&messages, TOGETHER)
+                {
+                    *cost += charge;
+                    self.machine.joined(id);
+                } else {
+                    slot.queue.push_back((messages, charge));
+                }
                 slot
             }
             Event::End { data, trailers } => {

@@ -348,6 +348,14 @@ impl<T: Default> Machine<T> {
         self.settle();
     }
 
+    /// Messages that came were put to those before them, and will be taken with them.
+    pub fn joined(&mut self, id: u32) {
+        self.waiting = self.waiting.saturating_sub(1);
+        if let Some(stream) = self.streams.get_mut(&id) {
+            stream.waiting = stream.waiting.saturating_sub(1);
+        }
+    }
+
     /// The application will not take so many messages, or batches of them, that cost so much, and their call gets no credit for
     /// them.
     pub fn release(&mut self, messages: usize, charge: u32) {
