@@ -16,7 +16,7 @@ const AFTER_MS: std::ops::Range<u64> = 250..750;
 
 /// What a call takes in memory that is kept until its request is whole, whatever the request is. One that is whole is for a handler
 /// to answer, and those are bounded in number.
-pub(super) const CALL: usize = 1 << 10;
+pub(super) const CALL: usize = 1536;
 
 /// What a message takes that waits for a handler, or a batch of such, beside its bytes.
 const WAITING: usize = 128;

@@ -25,6 +25,10 @@ use crate::outgoing::Outgoing;
 /// Marks a repetition for handlers, as it does over HTTP.
 const ATTEMPT: HeaderName = HeaderName::from_static("formic-attempt");
 
+/// So many answers that were ready at once are written together, or so many bytes of them: nobody counts what they hold before.
+const TOGETHER: usize = 32;
+const HEAVY: usize = 128 << 10;
+
 /// A task that has ended.
 pub(super) enum Ended {
     /// Its call is over.
@@ -49,7 +53,9 @@ pub(super) struct Calls {
     /// Methods were called on this task since then.
     called: bool,
     /// Answers that were ready at once, and when their calls are over.
-    pub(super) ready: Vec<(u32, Instant, Result<Answer, Error>)>,
+    ready: Vec<(u32, Instant, Result<Answer, Error>)>,
+    /// Bytes of these.
+    weight: usize,
 }
 
 impl Calls {
@@ -64,6 +70,7 @@ impl Calls {
             now: Instant::now(),
             called: false,
             ready: Vec::new(),
+            weight: 0,
         }
     }
 
@@ -124,6 +131,27 @@ impl Calls {
 
     pub(super) fn refuse(&mut self, id: u32, error: Error) {
         self.ready.push((id, self.now, Err(error)));
+    }
+
+    /// How many calls were answered at once since that was last said.
+    pub(super) fn answered(&self) -> usize {
+        self.ready.len()
+    }
+
+    /// Whether these answers are to be written before others are made.
+    pub(super) fn has_enough(&self) -> bool {
+        self.ready.len() >= TOGETHER || self.weight >= HEAVY
+    }
+
+    /// Says what was ready at once.
+    pub(super) fn say_ready(&mut self, link: &Link) {
+        if !self.ready.is_empty() {
+            self.weight = 0;
+            let mut state = link.lock();
+            for (id, over, answer) in self.ready.drain(..) {
+                state.say(id, over, answer);
+            }
+        }
     }
 
     pub(super) fn shrink(&mut self) {
@@ -275,7 +303,12 @@ impl Calls {
             Ok(Ok(Ok(answer @ Answer { body: Body::Stream(_), .. }))) => {
                 self.spawn_stream(id, link, patience, answer);
             }
-            Ok(Ok(answer)) => self.ready.push((id, over, answer)),
+            Ok(Ok(answer)) => {
+                if let Ok(Answer { body: Body::Message(message), .. }) = &answer {
+                    self.weight += message.len();
+                }
+                self.ready.push((id, over, answer));
+            }
             Ok(Err(answering)) => self.spawn(id, link, patience, over, in_time(answering, begin_by)),
             Err(_) => {
                 tracing::error!("a call broke");

@@ -29,8 +29,8 @@ const CROWDED: usize = 1 << 20;
 /// How often it is looked at whether a connection that holds much holds too much.
 const WEIGH: Duration = Duration::from_secs(1);
 
-/// So many answers that were ready at once are written together.
-const TOGETHER: usize = 32;
+/// A connection keeps room for so many events of a read; of hardly a byte each there are ten times as many in one.
+const EVENTS: usize = 1 << 10;
 
 pub(super) struct Driver<S> {
     pub(super) link: Arc<Link>,
@@ -174,9 +174,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     /// Gives up what has taken too long; false if there is no such thing.
     fn expire(&mut self) -> bool {
         let now = Instant::now();
-        let before = self.calls.ready.len();
+        let before = self.calls.answered();
         self.calls.expire(now, &self.link);
-        let mut expired = self.calls.ready.len() > before;
+        let mut expired = self.calls.answered() > before;
         let mut state = self.link.lock();
         while let Some(id) = state.late.expired(now) {
             if state.machine.is_open(id) {
@@ -208,30 +208,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             let none = self.calls.tasks.is_empty();
             for event in events.drain(..) {
                 self.calls.take(event, &self.link);
-                if self.calls.ready.len() >= TOGETHER {
-                    self.say_ready();
+                if self.calls.has_enough() {
+                    self.calls.say_ready(&self.link);
                     if let Poll::Ready(Err(error)) = self.write(cx) {
                         return Poll::Ready(Err(error));
                     }
                 }
             }
-            self.events = events;
+            if events.capacity() <= EVENTS {
+                self.events = events;
+            }
             if none && !self.calls.tasks.is_empty() {
                 // While there was none, the set of tasks kept no waker: the end of the first would not be heard.
                 self.calls.reap(cx, &self.link);
             }
         }
-        self.say_ready();
+        self.calls.say_ready(&self.link);
         self.write(cx)
-    }
-
-    fn say_ready(&mut self) {
-        if !self.calls.ready.is_empty() {
-            let mut state = self.link.lock();
-            for (id, over, answer) in self.calls.ready.drain(..) {
-                state.say(id, over, answer);
-            }
-        }
     }
 
     fn write(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {

@@ -8,6 +8,7 @@ mod busy;
 mod calls;
 mod crowd;
 mod floods;
+mod memory;
 mod patience;
 mod pieces;
 mod raw;

@@ -6,13 +6,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use formic_mux::Limits;
+use formic_mux::client::connect;
 use formic_mux::codec::frame::request::{END, MESSAGE, MORE};
 use formic_mux::codec::{Type, write};
+use futures::StreamExt;
 use tokio::io::AsyncWriteExt;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use crate::crowd::{CROWD, MOST, accept_little, crowd, crowd_at_work, press, stranger};
+use crate::memory::{self, Before};
 use crate::raw::{Raw, request, whole};
 use crate::rig::*;
 
@@ -86,19 +89,20 @@ async fn messages_of_hardly_a_byte_are_bounded() {
 async fn names_that_are_noted_are_bounded() {
     let (accept, _) = accept_little(&Arc::default());
     let mut crowd = JoinSet::new();
+    let mut calls = Vec::new();
+    for id in 1..=256 {
+        write::frame(&mut calls, Type::Request, id, |out| {
+            out.push(END);
+            write::varint(out, (id - 1) << 1 | 1);
+            write::bytes(out, format!("/t.Echo/{id:01000}").as_bytes());
+            write::varint(out, 0);
+        });
+    }
+    let (calls, before) = (Bytes::from(calls), Before::now());
     for _ in 0..CROWD {
-        let mut calls = Vec::new();
-        for id in 1..=256 {
-            write::frame(&mut calls, Type::Request, id, |out| {
-                out.push(END);
-                write::varint(out, (id - 1) << 1 | 1);
-                write::bytes(out, format!("/t.Echo/{id:01000}").as_bytes());
-                write::varint(out, 0);
-            });
-        }
-        crowd.spawn(press(Arc::clone(&accept), Limits::default(), calls));
+        crowd.spawn(press(Arc::clone(&accept), Limits::default(), calls.clone()));
         sleep(Duration::from_millis(100)).await;
-        assert!(accept.budget.held() <= MOST);
+        before.check(memory::most(CROWD));
     }
     // Until little is left nobody is in the way. Those who were are gone, with all that they had noted.
     sleep(Duration::from_secs(5)).await;
@@ -119,9 +123,10 @@ async fn who_reads_no_errors_is_not_asked_for_more_calls() {
     let echo = Arc::new(Echo::default());
     let (accept, refused) = accept_little(&echo);
     let mut crowd = JoinSet::new();
+    let calls: Bytes = (1..=40).flat_map(|id| request(id, "/t.Echo/Hold", None, 0, &[7; 60_000])).collect();
+    let before = Before::now();
     for _ in 0..CROWD {
-        let calls = (1..=40).flat_map(|id| request(id, "/t.Echo/Hold", None, 0, &[7; 60_000])).collect();
-        crowd.spawn(press(Arc::clone(&accept), Limits::default(), calls));
+        crowd.spawn(press(Arc::clone(&accept), Limits::default(), calls.clone()));
     }
     until("somebody to be refused", || refused.load(Ordering::SeqCst) > 0).await;
     let (ours, _server, _) = served_by(Arc::clone(&accept));
@@ -143,7 +148,7 @@ async fn who_reads_no_errors_is_not_asked_for_more_calls() {
         assert!(sent < 128 << 10, "{sent} bytes are taken from who reads nothing");
         sleep(Duration::from_millis(1)).await;
     }
-    assert!(accept.budget.held() <= MOST);
+    before.check(memory::most(CROWD));
     // The pipe's own, and hardly more.
     assert!(sent < 96 << 10, "{sent} bytes were taken from who reads nothing");
     crowd.shutdown().await;
@@ -156,12 +161,13 @@ async fn frames_that_do_not_end_are_bounded() {
     let (echo, most) = (Arc::new(Echo::default()), MOST / (64 << 10));
     let (accept, _) = accept_little(&echo);
     let mut frames = JoinSet::new();
+    let cut = Bytes::from(whole(1, "/t.Echo/Say", None, &[7; 65_000]));
+    let before = Before::now();
     for _ in 0..2 * most {
-        let accept = Arc::clone(&accept);
+        let (accept, cut) = (Arc::clone(&accept), cut.clone());
         frames.spawn(async move {
             let (ours, ..) = served_by(accept);
             let mut raw = Raw::greet(ours, Limits::default()).await;
-            let cut = whole(1, "/t.Echo/Say", None, &[7; 65_000]);
             raw.send(&cut[..60_000]).await;
             let mut rest = cut[60_000..].chunks(1);
             while let Some(byte) = rest.next()
@@ -172,7 +178,8 @@ async fn frames_that_do_not_end_are_bounded() {
         });
     }
     sleep(Duration::from_secs(20)).await;
-    assert!(accept.budget.held() <= MOST);
+    // A frame that was begun cannot be refused before it has had its time.
+    before.check(memory::most(2 * most) + 2 * most * cut.len());
     let gone = std::iter::from_fn(|| frames.try_join_next()).count();
     assert!((most..most + most / 4).contains(&gone), "{gone} of {} were let go", 2 * most);
     let stranger = stranger(&accept).await;
@@ -201,4 +208,49 @@ async fn a_frame_that_there_is_room_for_may_take_its_time() {
         assert!(timeout(Duration::from_millis(10), raw.frame()).await.is_err());
         assert_eq!(accept.budget.held(), 0, "no room is kept for the next");
     }
+}
+
+/// A client's own credit bounds what comes on the wire; what that becomes in memory is not much more.
+#[tokio::test]
+async fn answers_of_hardly_a_byte_that_nobody_reads_take_little_more_than_on_the_wire() {
+    const STREAMS: u32 = 4;
+    let (ours, mut theirs) = tokio::io::duplex(64 << 10);
+    let server = async {
+        let mut said = Vec::new();
+        Limits::default().write(&mut said);
+        theirs.write_all(&said).await.unwrap();
+        // Nobody's messages stand together.
+        let mut round = Vec::new();
+        for id in 1..=STREAMS {
+            write::data(&mut round, id, 0, b"7");
+        }
+        let rounds = (Limits::default().stream_credit as usize * STREAMS as usize) / round.len();
+        let mut said = Vec::new();
+        for id in 1..=STREAMS {
+            write::frame(&mut said, Type::Response, id, |out| out.extend_from_slice(&[0, 0]));
+        }
+        // Its calls came with the greeting, which is not looked at.
+        sleep(Duration::from_millis(100)).await;
+        theirs.write_all(&said).await.unwrap();
+        for _ in 0..rounds {
+            theirs.write_all(&round).await.unwrap();
+        }
+        (theirs, rounds)
+    };
+    let client = async {
+        let sender = connect(ours, "unread".into(), &with()).await.unwrap();
+        let calls = (0..STREAMS).map(|_| stream(&sender, "/t.Echo/Endless", Some(Bytes::new()), None));
+        let unread = futures::future::try_join_all(calls).await.unwrap();
+        (unread, Before::now())
+    };
+    let ((theirs, rounds), (unread, before)) =
+        within("all to be said", async { tokio::join!(server, client) }).await;
+    sleep(Duration::from_millis(100)).await;
+    before.check(3 * (Limits::default().stream_credit * STREAMS) as usize / 2);
+    for mut answers in unread {
+        for _ in 0..rounds {
+            assert_eq!(within("a message", answers.next()).await.unwrap().unwrap(), "7");
+        }
+    }
+    drop(theirs);
 }
