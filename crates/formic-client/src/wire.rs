@@ -33,6 +33,8 @@ use crate::remote::{Remote, Sender};
 use crate::way::Way;
 use crate::{headers, unary};
 
+mod messages;
+
 /// Stands in for a path learnt at run time, which connectrpc cannot take; replaced before it is sent.
 pub(crate) const SOME_PATH: &str = "/formic.Client/Call";
 
@@ -167,19 +169,9 @@ impl Wire {
         };
         let metadata = headers::metadata(stream.headers().clone());
         let late = Trailing::default();
-        let state = Some((stream, self, late.clone()));
-        let messages = futures::stream::unfold(state, |state| async move {
-            let (mut stream, wire, late) = state?;
-            match stream.message::<Raw>().await {
-                Ok(Some(message)) => Some((Ok(message.as_ref().bytes().clone()), Some((stream, wire, late)))),
-                Ok(None) => {
-                    late.set(stream.trailers().cloned().unwrap_or_default().into());
-                    None
-                }
-                Err(error) => Some((Err(wire.error(&error)), None)),
-            }
-        });
-        Ok(Answer { metadata, late: Some(late), ..Answer::new(Body::stream(messages)) })
+        let messages = messages::Messages::new(stream, self, late.clone());
+        let body = Body::Stream(ByteStream::of_runs(messages));
+        Ok(Answer { metadata, late: Some(late), ..Answer::new(body) })
     }
 
     fn error(&self, error: &ConnectError) -> Error {
@@ -353,22 +345,22 @@ async fn pump(mut stream: ByteStream, mut to: h2::SendStream<Bytes>, call: Arc<O
         let next = poll_fn(|cx| {
             // Nobody reads on, so nobody is asked for more.
             if to.poll_reset(cx).is_ready() {
-                return Poll::Ready(Next::Over);
+                return Poll::Ready(Pumped::Over);
             }
-            stream.poll_next_unpin(cx).map(Next::Item)
+            stream.poll_next_unpin(cx).map(Pumped::Item)
         });
         let message = match next.await {
-            Next::Item(Some(Ok(message))) => message,
-            Next::Item(Some(Err(error))) => {
+            Pumped::Item(Some(Ok(message))) => message,
+            Pumped::Item(Some(Err(error))) => {
                 // The request is reset, so that the server does not take half of it for the whole.
                 call.fail_stream(error);
                 return to.send_reset(h2::Reason::INTERNAL_ERROR);
             }
-            Next::Item(None) => {
+            Pumped::Item(None) => {
                 let _ = to.send_data(Bytes::new(), true);
                 return;
             }
-            Next::Over => return,
+            Pumped::Over => return,
         };
         let Ok(length) = u32::try_from(message.len()) else {
             call.fail_stream(Error::resource_exhausted("a message of over 4 GiB"));
@@ -385,7 +377,7 @@ async fn pump(mut stream: ByteStream, mut to: h2::SendStream<Bytes>, call: Arc<O
 }
 
 /// What a pump goes on with.
-enum Next {
+enum Pumped {
     Item(Option<Result<Bytes, Error>>),
     /// The peer has ended the call.
     Over,

@@ -7,7 +7,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 
@@ -32,6 +32,40 @@ pub(crate) struct Batch(Arc<Shared>);
 struct Shared {
     waiting: Mutex<Waiting>,
     door: Arc<Door>,
+    /// Requests that became tasks and have not ended.
+    tasks: Arc<AtomicUsize>,
+    /// Others were let by since the connection was polled.
+    yielded: AtomicBool,
+}
+
+/// A request that became a task.
+struct Task<F: ?Sized> {
+    _counted: Counted,
+    future: Pin<Box<F>>,
+}
+
+/// One of those that were counted.
+struct Counted(Arc<AtomicUsize>);
+
+impl Counted {
+    fn one(of: &Arc<AtomicUsize>) -> Self {
+        of.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(of))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl<F: Future<Output = ()> + ?Sized> Future for Task<F> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.future.as_mut().poll(cx)
+    }
 }
 
 /// The waker that the connection gets. An answer wakes its connection so that it is written; while the connection is
@@ -78,6 +112,13 @@ impl Batch {
 
     /// Drives a connection, and what it is asked.
     pub(crate) fn poll<C: Future>(&self, connection: Pin<&mut C>, cx: &mut Context<'_>) -> Poll<C::Output> {
+        // Whoever has something to say is one of many, if there are many: one write for all of them. A scheduler would run this task
+        // right after the first.
+        if self.0.tasks.load(Ordering::Relaxed) > 1 && !self.0.yielded.swap(true, Ordering::Relaxed) {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        self.0.yielded.store(false, Ordering::Relaxed);
         let door = &self.0.door;
         door.task.register(cx.waker());
         door.inside.store(true, Ordering::SeqCst);
@@ -88,6 +129,10 @@ impl Batch {
             cx.waker().wake_by_ref();
         }
         polled
+    }
+
+    fn spawn<F: Future<Output = ()> + Send + ?Sized + 'static>(&self, future: Pin<Box<F>>) {
+        TokioExecutor::new().execute(Task { _counted: Counted::one(&self.0.tasks), future });
     }
 
     fn poll_inside<C: Future>(&self, mut connection: Pin<&mut C>, cx: &mut Context<'_>) -> Poll<C::Output> {
@@ -102,9 +147,9 @@ impl Batch {
             let is_over = polled.is_ready();
             for (index, (learnt, request)) in requests.into_iter().enumerate() {
                 if is_over || index >= AT_ONCE {
-                    TokioExecutor::new().execute(request);
-                } else {
-                    attempt(&learnt, request);
+                    self.spawn(request);
+                } else if let Some(request) = attempt(&learnt, request) {
+                    self.spawn(request);
                 }
             }
             if is_over {
@@ -118,8 +163,8 @@ impl Batch {
     }
 }
 
-/// Tries a request here, and makes a task of what is not done.
-fn attempt(learnt: &Learnt, mut request: BoxFuture<'static, ()>) {
+/// Tries a request here; what is not done is the result.
+fn attempt(learnt: &Learnt, mut request: BoxFuture<'static, ()>) -> Option<BoxFuture<'static, ()>> {
     let began = learnt.measures().then(Instant::now);
     // Nobody is woken: what is not done is polled again as a task.
     let mut cx = Context::from_waker(Waker::noop());
@@ -128,11 +173,12 @@ fn attempt(learnt: &Learnt, mut request: BoxFuture<'static, ()>) {
         learnt.note(began.elapsed());
     }
     match polled {
-        Ok(Poll::Ready(())) => {}
-        Ok(Poll::Pending) => TokioExecutor::new().execute(request),
+        Ok(Poll::Ready(())) => None,
+        Ok(Poll::Pending) => Some(request),
         // As in a task of its own: it ends, and the others go on. The panic itself was told of.
         Err(_) => {
             let _ = std::panic::catch_unwind(AssertUnwindSafe(|| drop(request)));
+            None
         }
     }
 }
@@ -148,9 +194,10 @@ where
             known => {
                 drop(waiting);
                 match known.filter(|learnt| learnt.measures()) {
-                    Some(learnt) => TokioExecutor::new()
-                        .execute(Measured { future: Box::pin(future), learnt: Some(learnt) }),
-                    None => TokioExecutor::new().execute(future),
+                    Some(learnt) => {
+                        self.spawn(Box::pin(Measured { future: Box::pin(future), learnt: Some(learnt) }));
+                    }
+                    None => self.spawn(Box::pin(future)),
                 }
             }
         }
@@ -318,5 +365,48 @@ mod tests {
         }));
         assert!(batch.poll(tired.as_mut(), &mut cx).is_pending());
         assert_eq!(count.0.load(Ordering::SeqCst), 2);
+    }
+
+    /// On one thread, which would run the connection right after the first who wakes it.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn what_many_say_at_once_is_written_at_once() {
+        const MANY: usize = 16;
+        const ROUNDS: usize = 50;
+        let waker = Arc::new(AtomicWaker::new());
+        let learnt = Book::default().of(&"/p.S/M".into());
+        let (batch, polls) = (Batch::default(), Arc::new(AtomicUsize::new(0)));
+        let done = Arc::new(AtomicUsize::new(0));
+        let mut asked = false;
+        let (asking, counted, ended) = (batch.clone(), Arc::clone(&polls), Arc::clone(&done));
+        let mut connection = Box::pin(std::future::poll_fn(move |cx| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            waker.register(cx.waker());
+            if !std::mem::replace(&mut asked, true) {
+                for _ in 0..MANY {
+                    let (waker, ended) = (Arc::clone(&waker), Arc::clone(&ended));
+                    asking.expect(Some(&learnt));
+                    asking.execute(async move {
+                        for _ in 0..ROUNDS {
+                            tokio::task::yield_now().await;
+                            // As a message of a stream does.
+                            waker.wake();
+                        }
+                        ended.fetch_add(1, Ordering::SeqCst);
+                    });
+                }
+            }
+            Poll::<()>::Pending
+        }));
+        let driving = batch.clone();
+        let served = tokio::spawn(std::future::poll_fn(move |cx| driving.poll(connection.as_mut(), cx)));
+        let all = async {
+            while done.load(Ordering::SeqCst) < MANY || batch.0.tasks.load(Ordering::SeqCst) > 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), all).await.unwrap();
+        served.abort();
+        let polls = polls.load(Ordering::SeqCst);
+        assert!(polls < MANY * ROUNDS / 4, "{polls} polls for {MANY} who spoke {ROUNDS} times together");
     }
 }
