@@ -26,7 +26,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::capture::{Direction, Recording};
 use crate::codec::Fault;
-use crate::limits::Limits;
+use crate::limits::{Limits, MOST_ON_ITS_WAY};
 use crate::link::{Clock, Pipe};
 use crate::machine::{Alive, Machine, Role};
 
@@ -127,7 +127,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let alive = Alive { interval: with.ping, timeout: with.ping_timeout, busy_only: true };
-    let machine = Machine::new(Role::Client, with.limits, alive);
+    let machine = Machine::new(Role::Client, with.limits, alive).growing(MOST_ON_ITS_WAY);
     let state = State {
         machine,
         slots: Slots::default(),

@@ -13,6 +13,9 @@ pub(crate) const LARGEST_TABLE: u32 = 1024;
 /// A block of metadata must leave room in its frame for everything else.
 const LARGEST_BLOCK: u32 = 32 << 10;
 
+/// What of a call may be on its way at most, where the way is long.
+pub(crate) const MOST_ON_ITS_WAY: u32 = 4 << 20;
+
 /// More credit than this at a time is a fault.
 pub const MAX_CREDIT: u32 = i32::MAX as u32;
 
@@ -49,7 +52,8 @@ impl Default for Limits {
         Self {
             calls: 1024,
             message: 4 << 20,
-            stream_credit: 1 << 20,
+            // More only has small answers wait behind it, unless the way is long.
+            stream_credit: 512 << 10,
             // As many streams as there are of their credit in it may stand unread before the data of others waits.
             connection_credit: 32 << 20,
             paths: 256,

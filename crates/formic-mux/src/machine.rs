@@ -11,6 +11,7 @@
 
 mod data;
 mod hold;
+mod pace;
 mod receive;
 mod send;
 mod stream;
@@ -30,6 +31,7 @@ use crate::budget::Share;
 use crate::codec::{Fault, write};
 use crate::limits::{Limits, MAX_CREDIT, NO_VERSION};
 use crate::tables::{PairsIn, PairsOut, PathsIn, PathsOut};
+use pace::Pace;
 use stream::Stream;
 
 pub use send::{Head, Refusal};
@@ -199,6 +201,8 @@ pub struct Machine<T> {
     owed: u32,
     /// What the other side may send of a call.
     window: u32,
+    /// How that is learnt.
+    pace: Pace,
     /// Calls with pieces to send and credit for them, in turn.
     turns: VecDeque<u32>,
     writable: Vec<u32>,
@@ -281,6 +285,7 @@ impl<T: Default> Machine<T> {
             credit_in: local.connection_credit,
             owed: 0,
             window: local.stream_credit,
+            pace: Pace::default(),
             turns: VecDeque::new(),
             writable: Vec::new(),
             events: VecDeque::new(),
@@ -293,6 +298,13 @@ impl<T: Default> Machine<T> {
     #[must_use]
     pub fn granting(mut self, window: u32) -> Self {
         self.window = window.clamp(self.local.stream_credit, MAX_CREDIT);
+        self
+    }
+
+    /// Has calls whose messages are read send up to so much, where the way is so long that it takes as much.
+    #[must_use]
+    pub fn growing(mut self, most: u32) -> Self {
+        self.pace = Pace::up_to(most.min(MAX_CREDIT));
         self
     }
 
@@ -522,7 +534,7 @@ impl<T: Default> Machine<T> {
         let Some(stream) = self.streams.get_mut(&id) else { return 0 };
         stream.paused = false;
         if !std::mem::replace(&mut stream.granted, true) {
-            stream.owed += self.window - self.local.stream_credit;
+            stream.owed += stream.window - self.local.stream_credit;
         }
         self.repay(id, 0);
         self.unfinished(id)

@@ -23,14 +23,14 @@ use tokio_util::sync::CancellationToken;
 use crate::budget::Budget;
 use crate::capture::Direction;
 use crate::learn::Book;
-use crate::limits::Limits;
+use crate::limits::{Limits, MOST_ON_ITS_WAY};
 use crate::link::{Clock, Pipe};
 use crate::machine::{Alive, Machine, Role};
 use door::Door;
 use inbox::Inbox;
 
 /// What a call may send ahead of its handler once it is let in, if the greeting says less.
-const WINDOW: u32 = 1 << 20;
+const WINDOW: u32 = 512 << 10;
 
 /// How connections are served; one for all of a server.
 pub struct Accept {
@@ -90,7 +90,7 @@ pub async fn serve<S>(
 {
     let (interval, timeout) = accept.alive;
     let machine = Machine::new(Role::Server, accept.limits, Alive { interval, timeout, busy_only: false });
-    let machine = machine.granting(WINDOW).drawing_on(Arc::clone(&accept.budget));
+    let machine = machine.granting(WINDOW).growing(MOST_ON_ITS_WAY).drawing_on(Arc::clone(&accept.budget));
     let state = State { machine, driver: None, room: HashMap::new(), late: late::Late::default() };
     let mut driver = drive::Driver {
         link: Arc::new(Link(Mutex::new(state))),

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use formic_rpc::Run;
 
 use super::{Event, Machine, Role};
-use crate::codec::{Fault, HEADER, Header, MAX_PAYLOAD, Type};
+use crate::codec::{Fault, HEADER, Header, MAX_PAYLOAD, Type, write};
 
 /// Messages that are passed on together take so many bytes, or little more: their credit comes back when the first is taken.
 const TOGETHER: usize = 32 << 10;
@@ -70,6 +70,7 @@ impl<T: Default> Machine<T> {
         stream.credit_in = stream.credit_in.checked_sub(charge).ok_or(overdrawn)?;
         stream.waiting += 1;
         self.waiting += 1;
+        self.came(charge);
         let (frames, rest) = input.split_at(taken);
         *input = rest;
         let messages = Run::framed(Bytes::copy_from_slice(frames), count);
@@ -150,6 +151,13 @@ impl<T: Default> Machine<T> {
         Ok(self.data_ends(id, more, end, charge))
     }
 
+    /// Notes data for how long the way is.
+    fn came(&mut self, charge: u32) {
+        if let Some(question) = self.pace.came(charge, self.heard) {
+            write::ping(&mut self.out, 0, question);
+        }
+    }
+
     /// Counts a data frame, and refuses what is too much. The result is what its arrival is to give back.
     fn data_begins(
         &mut self,
@@ -162,6 +170,7 @@ impl<T: Default> Machine<T> {
         let charge = super::stream::OVERHEAD + length as u32;
         let overdrawn = Fault("there is more data than credit");
         self.credit_in = self.credit_in.checked_sub(charge).ok_or(overdrawn)?;
+        self.came(charge);
         let Some(stream) = self.streams.get_mut(&id) else {
             self.give_back(charge);
             return Ok((0, None));

@@ -144,7 +144,12 @@ impl<T: Default> Machine<T> {
                 Ok(self.remove(id).map(|stream| Event::Canceled { id, data: stream.data }))
             }
             Frame::Credit(more) => self.credit_frame(id, more),
-            Frame::Ping { answer: true, .. } => Ok(None),
+            Frame::Ping { answer: true, bytes } => {
+                if let Some(more) = self.pace.answered(bytes, self.heard, self.window) {
+                    self.window = more;
+                }
+                Ok(None)
+            }
             Frame::Ping { answer: false, bytes } => {
                 write::ping(&mut self.out, PONG, bytes);
                 Ok(None)
@@ -192,7 +197,8 @@ impl<T: Default> Machine<T> {
             return Ok(None);
         }
         let credit = self.remote.map_or(0, |remote| remote.stream_credit);
-        let mut stream = Stream::new(T::default(), !request.end, self.local.stream_credit, credit);
+        let mut stream =
+            Stream::new(T::default(), !request.end, self.local.stream_credit, self.window, credit);
         let mut message = None;
         if let Some(bytes) = request.message {
             if bytes.len() > self.local.message as usize {
@@ -379,7 +385,12 @@ impl<T: Default> Machine<T> {
     pub(super) fn repay(&mut self, id: u32, charge: u32) {
         if let Some(stream) = self.streams.get_mut(&id) {
             stream.owed += charge;
-            if stream.owed >= self.window / 2 && stream.receiving && !stream.paused {
+            // What is owed and not given back yet is not on its way.
+            if stream.owed >= stream.window / 4 && stream.receiving && !stream.paused {
+                if self.window > stream.window && (self.role == Role::Client || stream.granted) {
+                    stream.owed += self.window - stream.window;
+                    stream.window = self.window;
+                }
                 let owed = std::mem::take(&mut stream.owed);
                 stream.credit_in += owed;
                 write::credit(&mut self.out, id, owed);

@@ -105,7 +105,8 @@ impl<T: Default> Machine<T> {
         }
         self.highest += 1;
         let id = self.highest;
-        let mut stream = Stream::new(data, true, self.local.stream_credit, remote.stream_credit);
+        let mut stream =
+            Stream::new(data, true, self.local.stream_credit, self.local.stream_credit, remote.stream_credit);
         let mut later = None;
         let Self { out, paths_out, pairs_out, .. } = self;
         write::frame(out, Type::Request, id, |out| {

@@ -24,6 +24,8 @@ pub(super) struct Stream<T> {
     pub(super) responded: bool,
     /// What the other side may send.
     pub(super) credit_in: u32,
+    /// What it may send once it is granted that, without anything that is given back.
+    pub(super) window: u32,
     /// Taken by the application, but not given back yet.
     pub(super) owed: u32,
     /// Nothing of that is given back for now.
@@ -79,12 +81,13 @@ pub(super) enum Tail {
 }
 
 impl<T> Stream<T> {
-    pub(super) fn new(data: T, receiving: bool, credit_in: u32, credit: u32) -> Self {
+    pub(super) fn new(data: T, receiving: bool, credit_in: u32, window: u32, credit: u32) -> Self {
         Self {
             data,
             receiving,
             responded: false,
             credit_in,
+            window,
             owed: 0,
             paused: false,
             granted: false,

@@ -60,10 +60,13 @@ impl Handle for Streams {
     }
 }
 
+/// What a call may say before anything of it is taken.
+const EACH: usize = 8;
+
 fn keeping(bytes: usize) -> Vec<u8> {
     let mut out = Vec::new();
-    for (n, id) in (0..bytes / 60_000).zip((1..).flat_map(|id| [id; 15])) {
-        if n % 15 == 0 {
+    for (n, id) in (0..bytes / 60_000).zip((1..).flat_map(|id| [id; EACH])) {
+        if n % EACH == 0 {
             out.extend(request(id, KEEP.path(), None, 0, b""));
         }
         write::data(&mut out, id, 0, &[7; 60_000]);

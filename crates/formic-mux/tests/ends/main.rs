@@ -7,6 +7,7 @@ mod broken;
 mod busy;
 mod calls;
 mod crowd;
+mod far;
 mod floods;
 mod memory;
 mod patience;

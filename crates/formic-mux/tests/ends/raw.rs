@@ -11,6 +11,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 pub(crate) struct Raw {
     pub(crate) io: DuplexStream,
     read: Vec<u8>,
+    /// Answers to pings that are not written yet: who waits for a frame may not wait for that long.
+    owed: Vec<u8>,
 }
 
 impl Raw {
@@ -22,11 +24,19 @@ impl Raw {
         io.read_exact(&mut theirs).await.unwrap();
         let mut limits = vec![0; usize::from(theirs[10]) * 6];
         io.read_exact(&mut limits).await.unwrap();
-        Self { io, read: Vec::new() }
+        Self { io, read: Vec::new(), owed: Vec::new() }
     }
 
     pub(crate) async fn send(&mut self, bytes: &[u8]) {
+        self.pay().await;
         self.io.write_all(bytes).await.unwrap();
+    }
+
+    async fn pay(&mut self) {
+        while !self.owed.is_empty() {
+            let paid = self.io.write(&self.owed).await.unwrap();
+            self.owed.drain(..paid);
+        }
     }
 
     /// The next frame that is no ping: its type, its call, and the payload; none at the end.
@@ -41,9 +51,9 @@ impl Raw {
                         return Some((header.kind, header.id, frame[HEADER..].to_vec()));
                     }
                     if frame[HEADER] == 0 {
-                        let mut pong = Vec::new();
-                        write::ping(&mut pong, 1, [0; 8]);
-                        self.send(&pong).await;
+                        let bytes = frame[HEADER + 1..].try_into().unwrap();
+                        write::ping(&mut self.owed, 1, bytes);
+                        self.pay().await;
                     }
                     continue;
                 }
