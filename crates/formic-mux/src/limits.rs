@@ -54,7 +54,8 @@ impl Default for Limits {
             message: 4 << 20,
             // More only has small answers wait behind it, unless the way is long.
             stream_credit: 512 << 10,
-            // As many streams as there are of their credit in it may stand unread before the data of others waits.
+            // Half of it for streams as they begin, half for those that are given more: thirty-two may stand unread before the data of
+            // others waits.
             connection_credit: 32 << 20,
             paths: 256,
             pairs: 256,

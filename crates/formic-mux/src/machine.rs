@@ -201,8 +201,9 @@ pub struct Machine<T> {
     owed: u32,
     /// What the other side may send of a call.
     window: u32,
-    /// How that is learnt.
+    /// How it is learnt that calls that are read are to send more, and how much more all of them may together.
     pace: Pace,
+    wider: u32,
     /// Calls with pieces to send and credit for them, in turn.
     turns: VecDeque<u32>,
     writable: Vec<u32>,
@@ -286,6 +287,7 @@ impl<T: Default> Machine<T> {
             owed: 0,
             window: local.stream_credit,
             pace: Pace::default(),
+            wider: 0,
             turns: VecDeque::new(),
             writable: Vec::new(),
             events: VecDeque::new(),
@@ -388,7 +390,7 @@ impl<T: Default> Machine<T> {
     }
 
     /// A client asks also between the bytes that it says. The one question that [`tick`](Self::tick) asks stands behind all that
-    /// was said before, which is a mebibyte and more where a request is long, and takes many seconds where the network is slow: the
+    /// was said before, which is half a mebibyte and more where a request is long, and takes many seconds where the network is slow: the
     /// server would be taken for dead while it reads. So it is heard of as often as it has read so much.
     fn mark(&mut self) {
         let said = self.taken + self.out.len() as u64;
@@ -436,7 +438,7 @@ impl<T: Default> Machine<T> {
         let written = self.taken.saturating_sub(unwritten as u64);
         let all = std::mem::take(&mut self.streams);
         (self.partial, self.working, self.queued) = (0, 0, 0);
-        (self.heads, self.waiting) = (0, 0);
+        (self.heads, self.waiting, self.wider) = (0, 0, 0);
         self.share.settle(0);
         all.into_values().map(|stream| (stream.data, stream.sent_at > written)).collect()
     }
@@ -491,6 +493,7 @@ impl<T: Default> Machine<T> {
         self.working -= stream.working;
         self.heads -= stream.head;
         self.queued -= stream.queued();
+        self.wider -= stream.window.saturating_sub(self.window);
         self.give_back(stream.partial_charge);
         Some(stream)
     }

@@ -100,16 +100,16 @@ impl Run {
     }
 
     /// Adds messages behind these, if all of them together take no more than so many bytes; says whether it did. Messages of hardly
-    /// a byte take many times that each on its own.
+    /// a byte take many times that each on its own. Both have to be laid out well.
     pub fn join(&mut self, others: &Self, most: usize) -> bool {
         let size = self.size() + others.size();
-        if size > most {
+        if size > most.min(LONGEST) {
             return false;
         }
         let count = self.left + others.left;
         let mut frames = match std::mem::take(self) {
             // Mostly it was made here, and has room.
-            Self { bytes, at: 0, framed: true, .. } => bytes.try_into_mut().unwrap_or_else(|shared| {
+            Self { bytes, at: 0, left: 1.., framed: true } => bytes.try_into_mut().unwrap_or_else(|shared| {
                 let mut frames = BytesMut::with_capacity(size);
                 frames.extend_from_slice(&shared);
                 frames

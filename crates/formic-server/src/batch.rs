@@ -32,31 +32,39 @@ pub(crate) struct Batch(Arc<Shared>);
 struct Shared {
     waiting: Mutex<Waiting>,
     door: Arc<Door>,
-    /// Requests that became tasks and have not ended.
-    tasks: Arc<AtomicUsize>,
+    tasks: Arc<Tasks>,
     /// Others were let by since the connection was polled.
     yielded: AtomicBool,
 }
 
+/// Requests that became tasks.
+#[derive(Default)]
+struct Tasks {
+    /// How many have not ended.
+    open: AtomicUsize,
+    /// One of them was at work, and may have said something.
+    spoke: AtomicBool,
+}
+
 /// A request that became a task.
 struct Task<F: ?Sized> {
-    _counted: Counted,
+    counted: Counted,
     future: Pin<Box<F>>,
 }
 
 /// One of those that were counted.
-struct Counted(Arc<AtomicUsize>);
+struct Counted(Arc<Tasks>);
 
 impl Counted {
-    fn one(of: &Arc<AtomicUsize>) -> Self {
-        of.fetch_add(1, Ordering::Relaxed);
+    fn one(of: &Arc<Tasks>) -> Self {
+        of.open.fetch_add(1, Ordering::Relaxed);
         Self(Arc::clone(of))
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -64,6 +72,7 @@ impl<F: Future<Output = ()> + ?Sized> Future for Task<F> {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.counted.0.spoke.store(true, Ordering::Relaxed);
         self.future.as_mut().poll(cx)
     }
 }
@@ -114,7 +123,11 @@ impl Batch {
     pub(crate) fn poll<C: Future>(&self, connection: Pin<&mut C>, cx: &mut Context<'_>) -> Poll<C::Output> {
         // Whoever has something to say is one of many, if there are many: one write for all of them. A scheduler would run this task
         // right after the first.
-        if self.0.tasks.load(Ordering::Relaxed) > 1 && !self.0.yielded.swap(true, Ordering::Relaxed) {
+        let tasks = &self.0.tasks;
+        if tasks.open.load(Ordering::Relaxed) > 1
+            && tasks.spoke.swap(false, Ordering::Relaxed)
+            && !self.0.yielded.swap(true, Ordering::Relaxed)
+        {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
@@ -132,7 +145,7 @@ impl Batch {
     }
 
     fn spawn<F: Future<Output = ()> + Send + ?Sized + 'static>(&self, future: Pin<Box<F>>) {
-        TokioExecutor::new().execute(Task { _counted: Counted::one(&self.0.tasks), future });
+        TokioExecutor::new().execute(Task { counted: Counted::one(&self.0.tasks), future });
     }
 
     fn poll_inside<C: Future>(&self, mut connection: Pin<&mut C>, cx: &mut Context<'_>) -> Poll<C::Output> {
@@ -400,7 +413,7 @@ mod tests {
         let driving = batch.clone();
         let served = tokio::spawn(std::future::poll_fn(move |cx| driving.poll(connection.as_mut(), cx)));
         let all = async {
-            while done.load(Ordering::SeqCst) < MANY || batch.0.tasks.load(Ordering::SeqCst) > 0 {
+            while done.load(Ordering::SeqCst) < MANY || batch.0.tasks.open.load(Ordering::SeqCst) > 0 {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };

@@ -34,7 +34,8 @@ impl Messages {
     }
 
     fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Next> {
-        // It keeps nothing that the stream does not: dropped while it waits, it loses nothing.
+        // It keeps nothing that the stream does not: dropped while it waits, it loses nothing. With a deadline of connectrpc's own it would
+        // keep a timer; ours is another.
         let next = {
             let next = std::pin::pin!(self.stream.message::<Raw>());
             ready!(next.poll(cx))

@@ -70,6 +70,7 @@ impl<T: Default> Machine<T> {
         stream.credit_in = stream.credit_in.checked_sub(charge).ok_or(overdrawn)?;
         stream.waiting += 1;
         self.waiting += 1;
+        self.pace.came_of(&mut stream.came);
         self.came(charge);
         let (frames, rest) = input.split_at(taken);
         *input = rest;
@@ -179,6 +180,7 @@ impl<T: Default> Machine<T> {
             return Err(Fault("data is where none is expected"));
         }
         stream.credit_in = stream.credit_in.checked_sub(charge).ok_or(overdrawn)?;
+        self.pace.came_of(&mut stream.came);
         stream.receiving = !end;
         if stream.forgotten {
             stream.unfinished = more;

@@ -6,7 +6,8 @@
 //! the way.
 //!
 //! An answer stands behind what was said before it, so it takes as long as there is much: that is not how long the way is. The
-//! shortest time there ever was is.
+//! shortest time there ever was is taken for that. Over a way that is slow it is longer, for something always stands there: then twice
+//! as much may as at the beginning, and no more, since that takes twice as long.
 
 use std::time::Duration;
 
@@ -44,6 +45,10 @@ pub(super) struct Pace {
     number: u32,
     /// How often it has answered since more was last wanted.
     enough: u32,
+    /// Calls of which something came since it was asked.
+    calls: u32,
+    /// What may be on its way of a call, if that was learnt.
+    wide: u32,
 }
 
 impl Pace {
@@ -59,15 +64,29 @@ impl Pace {
         }
         self.asked = Some((now, self.came));
         self.number = self.number.saturating_add(1);
+        self.calls = 0;
         Some(self.question())
     }
 
-    /// The other side answers. The result is how much is to be on its way, if that is more than may be now.
-    pub(super) fn answered(&mut self, answer: [u8; 8], now: Duration, window: u32) -> Option<u32> {
-        if answer != self.question() {
-            return None;
+    /// Something came of a call; what it keeps is when that was so last, by the number of questions.
+    pub(super) fn came_of(&mut self, call: &mut u32) {
+        if std::mem::replace(call, self.number) != self.number {
+            self.calls += 1;
         }
-        let (asked, before) = self.asked.take()?;
+    }
+
+    /// What may be on its way of a call, where so much may at the beginning.
+    pub(super) fn wide(&self, window: u32) -> u32 {
+        window.max(self.wide)
+    }
+
+    /// The other side answers.
+    pub(super) fn answered(&mut self, answer: [u8; 8], now: Duration, window: u32) {
+        if answer != self.question() {
+            return;
+        }
+        let Some((asked, before)) = self.asked.take() else { return };
+        let window = self.wide(window);
         let took = now.saturating_sub(asked).max(Duration::from_micros(1));
         let shortest = self.shortest.map_or(took, |known| known.min(took));
         self.shortest = Some(shortest);
@@ -76,16 +95,21 @@ impl Pace {
         if self.enough >= LOOKS {
             self.next += u64::from(window) * SELDOM;
         }
-        if shortest < NEAR || self.number < LOOKS {
-            return None;
+        if shortest < NEAR {
+            // What took it longer was no way.
+            self.wide = 0;
+            return;
         }
-        let through = u128::from(self.came - before) * shortest.as_nanos() / took.as_nanos();
+        if self.number < LOOKS {
+            return;
+        }
+        let each = (self.came - before) / u64::from(self.calls.max(1));
+        let through = u128::from(each) * shortest.as_nanos() / took.as_nanos();
         let wanted = u32::try_from(through * HALVES).unwrap_or(u32::MAX).min(self.most);
-        if wanted <= window {
-            return None;
+        if wanted > window {
+            self.wide = wanted;
+            (self.enough, self.next) = (0, self.came);
         }
-        (self.enough, self.next) = (0, self.came);
-        Some(wanted)
     }
 
     fn question(&self) -> [u8; 8] {
@@ -113,7 +137,8 @@ mod tests {
             let question = pace.came(window / 8, now);
             asked = asked.or(question.map(|question| (question, now + round)));
             if let Some((question, _)) = asked.filter(|(_, answered)| *answered <= now) {
-                window = pace.answered(question, now, window).unwrap_or(window);
+                pace.answered(question, now, MIB / 2);
+                window = pace.wide(MIB / 2);
                 asked = None;
             }
         }
@@ -139,27 +164,44 @@ mod tests {
     #[test]
     fn an_answer_to_nothing_says_nothing() {
         let (mut pace, second) = (Pace::up_to(4 * MIB), Duration::from_secs(1));
-        assert_eq!(pace.answered([0; 8], second, MIB), None);
+        pace.answered([0; 8], second, MIB);
         for n in 1..=LOOKS {
             let asked = pace.came(MIB, second * n).unwrap_or_default();
-            assert_eq!(pace.answered([1; 8], second * (n + 1), MIB), None);
+            pace.answered([1; 8], second * (n + 1), MIB);
             assert_eq!(pace.came(MIB, second * (n + 1)), None, "it is asked");
-            let learnt = pace.answered(asked, second * (n + 1), MIB);
-            assert_eq!(learnt, (n == LOOKS).then_some(2 * MIB));
-            assert_eq!(pace.answered(asked, second * (n + 2), MIB), None, "once");
+            pace.answered(asked, second * (n + 1), MIB);
+            assert_eq!(pace.wide(MIB), if n == LOOKS { 2 * MIB } else { MIB });
+            pace.answered(asked, second * (n + 2), MIB);
         }
+        assert_eq!(pace.wide(MIB), 2 * MIB, "it was answered once");
         assert_eq!(Pace::default().came(MIB, Duration::ZERO), None, "nothing is learnt");
     }
 
     #[test]
-    fn who_was_busy_once_is_not_far() {
+    fn calls_share_what_goes_through() {
+        let (mut pace, mut calls, second) = (Pace::up_to(4 * MIB), [0; 4], Duration::from_secs(1));
+        for n in 1..=LOOKS {
+            let asked = pace.came(0, second * n).unwrap_or_default();
+            for n_th in 0..9 {
+                pace.came(MIB / 2, second * n);
+                pace.came_of(&mut calls[n_th % 4]);
+            }
+            pace.answered(asked, second * (n + 1), MIB);
+        }
+        assert_eq!(pace.wide(MIB), 9 * MIB / 4);
+    }
+
+    #[test]
+    fn who_was_busy_is_not_far() {
         let (mut pace, mut now) = (Pace::up_to(4 * MIB), Duration::ZERO);
-        for took in [5, 20, 4, 9, 0, 30, 40, 30, 50, 20, 9].map(Duration::from_millis) {
+        for (n, took) in [5, 20, 4, 9, 30, 40, 30, 6, 20, 9, 0, 30, 40].into_iter().enumerate() {
             now += Duration::from_secs(1);
             if let Some(asked) = pace.came(64 * MIB, now) {
                 pace.came(4 * MIB, now);
-                assert_eq!(pace.answered(asked, now + took, MIB), None);
+                pace.answered(asked, now + Duration::from_millis(took), MIB);
             }
+            // The answer that came at once says that the others took long for another reason.
+            assert_eq!(pace.wide(MIB) > MIB, (7..10).contains(&n), "{n}");
         }
     }
 }

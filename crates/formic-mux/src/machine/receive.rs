@@ -145,9 +145,7 @@ impl<T: Default> Machine<T> {
             }
             Frame::Credit(more) => self.credit_frame(id, more),
             Frame::Ping { answer: true, bytes } => {
-                if let Some(more) = self.pace.answered(bytes, self.heard, self.window) {
-                    self.window = more;
-                }
+                self.pace.answered(bytes, self.heard, self.window);
                 Ok(None)
             }
             Frame::Ping { answer: false, bytes } => {
@@ -385,11 +383,16 @@ impl<T: Default> Machine<T> {
     pub(super) fn repay(&mut self, id: u32, charge: u32) {
         if let Some(stream) = self.streams.get_mut(&id) {
             stream.owed += charge;
-            // What is owed and not given back yet is not on its way.
-            if stream.owed >= stream.window / 4 && stream.receiving && !stream.paused {
-                if self.window > stream.window && (self.role == Role::Client || stream.granted) {
-                    stream.owed += self.window - stream.window;
-                    stream.window = self.window;
+            let granted = self.role == Role::Client || stream.granted;
+            // What is owed and not given back yet is not on its way. Who was not let in may send less than half of a window.
+            let enough = stream.window / if granted { 4 } else { 2 };
+            if stream.owed >= enough && stream.receiving && !stream.paused {
+                let more = self.pace.wide(self.window).saturating_sub(stream.window);
+                // Those that have more and are not read any more are to leave half of the connection to others.
+                if more > 0 && granted && self.wider + more <= self.local.connection_credit / 2 {
+                    stream.owed += more;
+                    stream.window += more;
+                    self.wider += more;
                 }
                 let owed = std::mem::take(&mut stream.owed);
                 stream.credit_in += owed;

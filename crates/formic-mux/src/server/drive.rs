@@ -29,8 +29,8 @@ const CROWDED: usize = 1 << 20;
 /// How often it is looked at whether a connection that holds much holds too much.
 const WEIGH: Duration = Duration::from_secs(1);
 
-/// A connection keeps room for so many events of a read; of hardly a byte each there are ten times as many in one.
-const EVENTS: usize = 1 << 10;
+/// A connection keeps room for so many events of a read; of hardly a byte each there are a hundred times as many in one.
+const EVENTS: usize = 1 << 7;
 
 pub(super) struct Driver<S> {
     pub(super) link: Arc<Link>,

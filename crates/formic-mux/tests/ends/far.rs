@@ -3,18 +3,21 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use formic_mux::Limits;
 use formic_mux::client::connect;
+use formic_mux::{Limits, Sender};
+use formic_rpc::ByteStream;
 use futures::StreamExt;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::rig::*;
 
 /// One way between towns.
 const ONE_WAY: Duration = Duration::from_millis(10);
+
+const SECOND: Duration = Duration::from_secs(1);
 
 /// What is read comes out so much later.
 async fn relay(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin) {
@@ -37,24 +40,62 @@ async fn relay(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin
     tokio::join!(reading, writing);
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_long_way_is_filled() {
-    let (far, server, _) = served(&Default::default(), Limits::default());
+/// Both ends, and what is between them.
+async fn far() -> (Sender, JoinSet<()>) {
+    let (far, ..) = served(&Default::default(), Limits::default());
     let (ours, near) = tokio::io::duplex(64 << 10);
     let (mut ways, (from_us, to_us), (from_them, to_them)) =
         (JoinSet::new(), tokio::io::split(near), tokio::io::split(far));
     ways.spawn(relay(from_us, to_them));
     ways.spawn(relay(from_them, to_us));
-    let sender = connect(ours, "far".into(), &with()).await.unwrap();
-    let mut answers = stream(&sender, "/t.Echo/Endless", Some(Bytes::new()), None).await.unwrap();
-    let (end, mut came) = (Instant::now() + 100 * ONE_WAY, 0);
+    (connect(ours, "far".into(), &with()).await.unwrap(), ways)
+}
+
+/// How much comes of an answer in a second.
+async fn read(answers: &mut ByteStream) -> usize {
+    let (end, mut came) = (Instant::now() + SECOND, 0);
     while Instant::now() < end {
         came += within("a message", answers.next()).await.unwrap().unwrap().len();
     }
-    // With the credit of the beginning it would be that, once there and back.
-    let beginning = Limits::default().stream_credit as usize * 50;
-    assert!(came > 3 * beginning, "{came} bytes, where {beginning} would come without more credit");
-    drop((answers, sender));
-    ways.shutdown().await;
-    server.await.unwrap();
+    came
+}
+
+/// What would come in a second with the credit of the beginning, once there and back.
+const BEGINNING: usize = (512 << 10) * 50;
+
+#[tokio::test(start_paused = true)]
+async fn a_long_way_is_filled() {
+    let (sender, _ways) = far().await;
+    let mut answers = stream(&sender, "/t.Echo/Endless", Some(Bytes::new()), None).await.unwrap();
+    let came = read(&mut answers).await;
+    assert!(came > 3 * BEGINNING, "{came} bytes, where {BEGINNING} would come without more credit");
+}
+
+/// The other way: the messages come back, as fast as they are sent.
+#[tokio::test(start_paused = true)]
+async fn a_long_way_is_filled_by_requests_too() {
+    let (sender, _ways) = far().await;
+    let requests = futures::stream::repeat_with(|| Ok(Bytes::from(vec![1; 10_000])));
+    let requests = Some(ByteStream::new(requests));
+    let mut answers = stream(&sender, "/t.Echo/Chat", None, requests).await.unwrap();
+    let came = read(&mut answers).await;
+    assert!(came > 2 * BEGINNING, "{came} bytes, where {BEGINNING} would come without more credit");
+}
+
+#[tokio::test(start_paused = true)]
+async fn streams_that_were_read_and_are_not_any_more_leave_the_connection_to_others() {
+    let (sender, _ways) = far().await;
+    let mut unread = Vec::new();
+    for _ in 0..20 {
+        let mut answers = stream(&sender, "/t.Echo/Endless", Some(Bytes::new()), None).await.unwrap();
+        read(&mut answers).await;
+        unread.push(answers);
+        // As much as it may comes, and stays.
+        sleep(SECOND).await;
+        let call = say(&sender, "/t.Echo/Big", Bytes::new());
+        assert_eq!(within("another's answer", call).await.unwrap().len(), 200_000);
+    }
+    for mut answers in unread {
+        within("what it has missed", answers.next()).await.unwrap().unwrap();
+    }
 }

@@ -68,6 +68,13 @@ impl Before {
         Self(HELD.get())
     }
 
+    /// No more than so much is held now.
+    #[track_caller]
+    pub(crate) fn check_now(&self, most: usize) {
+        let held = usize::try_from(HELD.get() - self.0).unwrap();
+        assert!(held <= most, "{} KiB are held, where {} may be", held >> 10, most >> 10);
+    }
+
     /// No more than so much was held at any time since, whoever counts it.
     #[track_caller]
     pub(crate) fn check(&self, most: usize) {

@@ -6,6 +6,7 @@ use formic_rpc::run;
 
 use super::*;
 use crate::budget::Budget;
+use crate::limits::MOST_ON_ITS_WAY;
 
 /// A call as the client sees it.
 #[derive(Debug, Default)]
@@ -32,6 +33,7 @@ pub(super) struct Model {
     pub(super) client: Machine<u32>,
     pub(super) server: Machine<u32>,
     chance: fastrand::Rng,
+    now: Duration,
     /// On their way, each direction.
     up: VecDeque<u8>,
     down: VecDeque<u8>,
@@ -67,11 +69,13 @@ pub(super) fn head<'a>(path: &'a str, metadata: &'a Metadata) -> Head<'a> {
 }
 
 /// Everything that some bytes lead to.
-pub(super) fn feed(machine: &mut Machine<u32>, mut bytes: &[u8]) -> Vec<Event<u32>> {
+pub(super) fn feed(machine: &mut Machine<u32>, bytes: &[u8]) -> Vec<Event<u32>> {
+    feed_at(machine, bytes, Duration::ZERO)
+}
+
+fn feed_at(machine: &mut Machine<u32>, mut bytes: &[u8], now: Duration) -> Vec<Event<u32>> {
     let mut events = Vec::new();
-    while let Some(event) =
-        machine.receive(&mut bytes, Duration::ZERO).expect("the other end keeps the rules")
-    {
+    while let Some(event) = machine.receive(&mut bytes, now).expect("the other end keeps the rules") {
         events.push(event);
     }
     events
@@ -104,13 +108,16 @@ pub(super) fn runs(messages: &[Bytes]) -> Vec<Run> {
 impl Model {
     pub(super) fn new(seed: u64, tight: bool) -> Self {
         let budget = Arc::new(Budget::new(1 << 30));
-        let server = machine(Role::Server, tight).granting(200 << 10).drawing_on(Arc::clone(&budget));
-        let (mut client, mut server) = (machine(Role::Client, tight), server);
+        // Where the way is long, half of the connection's credit is for streams to have more than at the beginning.
+        let server = machine(Role::Server, tight).granting(200 << 10).growing(MOST_ON_ITS_WAY);
+        let mut server = server.drawing_on(Arc::clone(&budget));
+        let mut client = machine(Role::Client, tight).growing(MOST_ON_ITS_WAY);
         greet(&mut client, &mut server);
         Self {
             client,
             server,
             chance: fastrand::Rng::with_seed(seed),
+            now: Duration::ZERO,
             up: VecDeque::new(),
             down: VecDeque::new(),
             calls: BTreeMap::new(),
@@ -250,6 +257,7 @@ impl Model {
         let most = if self.chance.bool() { 40 } else { 100_000 };
         let count = self.chance.usize(..=most).min(wire.len());
         let bytes: Vec<u8> = wire.drain(..count).collect();
+        self.now += Duration::from_millis(self.chance.u64(..20));
         match down {
             true => self.take_down(&bytes),
             false => self.take_up(&bytes),
@@ -257,7 +265,7 @@ impl Model {
     }
 
     fn take_up(&mut self, bytes: &[u8]) {
-        for event in feed(&mut self.server, bytes) {
+        for event in feed_at(&mut self.server, bytes, self.now) {
             match event {
                 Event::Request(request) => {
                     assert!(self.seen.insert(request.id), "seen twice");
@@ -296,7 +304,7 @@ impl Model {
     }
 
     fn take_down(&mut self, bytes: &[u8]) {
-        for event in feed(&mut self.client, bytes) {
+        for event in feed_at(&mut self.client, bytes, self.now) {
             match event {
                 Event::Answer { data, message, trailers, .. } => {
                     let call = self.calls.get_mut(&data).unwrap();
