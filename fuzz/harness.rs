@@ -99,6 +99,7 @@ pub(crate) fn machine(input: &[u8]) {
         Limits { calls: 8, message: 1 << 16, paths: 4, pairs: 4, metadata: 512, ..Limits::default() };
     let mut machine =
         Machine::<u8>::new(role, limits, Alive { interval: second, timeout: second, busy_only: false });
+    machine = machine.growing(2 << 20);
     // So little that some inputs use it up.
     let budget = Arc::new(Budget::new(MOST_HELD));
     if role == Role::Server {

@@ -422,4 +422,32 @@ mod tests {
         let polls = polls.load(Ordering::SeqCst);
         assert!(polls < MANY * ROUNDS / 4, "{polls} polls for {MANY} who spoke {ROUNDS} times together");
     }
+
+    #[tokio::test]
+    async fn streams_that_say_nothing_hold_nobody_up() {
+        let (batch, learnt) = (Batch::default(), Book::default().of(&"/p.S/M".into()));
+        let (asking, mut polls) = (batch.clone(), 0);
+        let mut connection = Box::pin(std::future::poll_fn(|_| {
+            polls += 1;
+            if polls == 1 {
+                for _ in 0..2 {
+                    asking.expect(Some(&learnt));
+                    asking.execute(std::future::pending());
+                }
+            }
+            if polls == 4 { Poll::Ready(()) } else { Poll::Pending }
+        }));
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(
+            batch.poll(connection.as_mut(), &mut cx).is_pending(),
+            "it was asked, and has looked once more"
+        );
+        // Each is polled as a task, and waits.
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        assert!(batch.poll(connection.as_mut(), &mut cx).is_pending(), "they were at work");
+        assert!(batch.poll(connection.as_mut(), &mut cx).is_pending(), "the third");
+        assert!(batch.poll(connection.as_mut(), &mut cx).is_ready(), "nobody was at work since");
+    }
 }

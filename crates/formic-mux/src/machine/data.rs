@@ -171,7 +171,6 @@ impl<T: Default> Machine<T> {
         let charge = super::stream::OVERHEAD + length as u32;
         let overdrawn = Fault("there is more data than credit");
         self.credit_in = self.credit_in.checked_sub(charge).ok_or(overdrawn)?;
-        self.came(charge);
         let Some(stream) = self.streams.get_mut(&id) else {
             self.give_back(charge);
             return Ok((0, None));
@@ -180,8 +179,10 @@ impl<T: Default> Machine<T> {
             return Err(Fault("data is where none is expected"));
         }
         stream.credit_in = stream.credit_in.checked_sub(charge).ok_or(overdrawn)?;
-        self.pace.came_of(&mut stream.came);
         stream.receiving = !end;
+        self.pace.came_of(&mut stream.came);
+        self.came(charge);
+        let Some(stream) = self.streams.get_mut(&id) else { return Ok((0, None)) };
         if stream.forgotten {
             stream.unfinished = more;
             self.give_back(charge);

@@ -7,7 +7,7 @@
 //!
 //! An answer stands behind what was said before it, so it takes as long as there is much: that is not how long the way is. The
 //! shortest time there ever was is taken for that. Over a way that is slow it is longer, for something always stands there: then twice
-//! as much may as at the beginning, and no more, since that takes twice as long.
+//! as much may as at the beginning, and with as many calls no more, since that takes twice as long.
 
 use std::time::Duration;
 

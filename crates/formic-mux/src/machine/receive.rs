@@ -269,6 +269,9 @@ impl<T: Default> Machine<T> {
                 return Err(Fault("a request has trailing metadata"));
             }
             stream.receiving = false;
+            if stream.waiting == 0 {
+                self.narrow(id);
+            }
             return Ok(Some(Event::Finished { id }));
         }
         if !stream.responded {
@@ -345,7 +348,11 @@ impl<T: Default> Machine<T> {
             if stream.waiting == 0 {
                 charge += std::mem::take(&mut stream.partial_charge);
             }
+            let over = !stream.receiving && stream.waiting == 0;
             self.repay(id, charge);
+            if over {
+                self.narrow(id);
+            }
         } else {
             self.give_back(charge);
         }
@@ -376,6 +383,7 @@ impl<T: Default> Machine<T> {
             self.partial -= std::mem::take(&mut stream.partial).len();
             charge += std::mem::take(&mut stream.partial_charge);
         }
+        self.narrow(id);
         self.release(messages, charge);
     }
 
@@ -387,19 +395,36 @@ impl<T: Default> Machine<T> {
             // What is owed and not given back yet is not on its way. Who was not let in may send less than half of a window.
             let enough = stream.window / if granted { 4 } else { 2 };
             if stream.owed >= enough && stream.receiving && !stream.paused {
-                let more = self.pace.wide(self.window).saturating_sub(stream.window);
-                // Those that have more and are not read any more are to leave half of the connection to others.
-                if more > 0 && granted && self.wider + more <= self.local.connection_credit / 2 {
+                let wide = self.pace.wide(self.window);
+                let less = stream.window.saturating_sub(wide).min(stream.owed);
+                stream.owed -= less;
+                stream.window -= less;
+                self.wider -= less;
+                // Only what was read is to send more. Those that have more and are not read any more leave half of the connection to
+                // others, and half of what is left to those that come after them.
+                if charge > 0 && granted {
+                    let left = (self.local.connection_credit / 2).saturating_sub(self.wider);
+                    let more = wide.saturating_sub(stream.window).min(left / 2);
                     stream.owed += more;
                     stream.window += more;
                     self.wider += more;
                 }
                 let owed = std::mem::take(&mut stream.owed);
-                stream.credit_in += owed;
-                write::credit(&mut self.out, id, owed);
+                if owed > 0 {
+                    stream.credit_in += owed;
+                    write::credit(&mut self.out, id, owed);
+                }
             }
         }
         self.give_back(charge);
+    }
+
+    /// What a call may send more than at the beginning is others' once nothing of it is waited for.
+    fn narrow(&mut self, id: u32) {
+        if let Some(stream) = self.streams.get_mut(&id) {
+            self.wider -= stream.window.saturating_sub(self.window);
+            stream.window = stream.window.min(self.window);
+        }
     }
 
     pub(super) fn give_back(&mut self, charge: u32) {

@@ -51,7 +51,8 @@ pub(super) fn limits(tight: bool) -> Limits {
         calls: if tight { 4 } else { 64 },
         message: 1 << 20,
         stream_credit: credit,
-        connection_credit: credit,
+        // Where there is more, streams get some of it.
+        connection_credit: if tight { credit } else { 8 * credit },
         paths: table,
         pairs: table,
         metadata: 4096,
@@ -129,6 +130,12 @@ impl Model {
     }
 
     pub(super) fn step(&mut self) {
+        for one in [&self.client, &self.server] {
+            let wider =
+                one.streams.values().map(|stream| stream.window.saturating_sub(one.window)).sum::<u32>();
+            assert_eq!(one.wider, wider);
+            assert!(wider <= one.local.connection_credit / 2);
+        }
         match self.chance.u8(..12) {
             0 | 1 => self.open(),
             2 | 3 => self.say(),
@@ -372,6 +379,7 @@ impl Model {
         }
         assert_eq!(self.budget.held(), 0);
         assert_eq!((self.server.heads, self.server.waiting), (0, 0), "what calls take is free");
+        assert_eq!((self.server.wider, self.client.wider), (0, 0), "what some had more is others'");
         for (one, other) in [(&self.client, &self.server), (&self.server, &self.client)] {
             assert!(one.is_idle() && one.partial == 0);
             assert_eq!((one.working, one.queued), (0, 0), "all that was held is free");
