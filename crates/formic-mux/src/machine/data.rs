@@ -5,7 +5,7 @@ use bytes::Bytes;
 use formic_rpc::Run;
 
 use super::{Event, Machine, Role};
-use crate::codec::{Fault, HEADER, Header, MAX_PAYLOAD, Type, write};
+use crate::codec::{Fault, HEADER, Header, MAX_PAYLOAD, Type};
 
 /// Messages that are passed on together take so many bytes, or little more: their credit comes back when the first is taken.
 const TOGETHER: usize = 32 << 10;
@@ -70,8 +70,7 @@ impl<T: Default> Machine<T> {
         stream.credit_in = stream.credit_in.checked_sub(charge).ok_or(overdrawn)?;
         stream.waiting += 1;
         self.waiting += 1;
-        self.pace.came_of(&mut stream.came);
-        self.came(charge);
+        self.pace.note(&mut stream.came, charge, self.heard, &mut self.out);
         let (frames, rest) = input.split_at(taken);
         *input = rest;
         let messages = Run::framed(Bytes::copy_from_slice(frames), count);
@@ -152,13 +151,6 @@ impl<T: Default> Machine<T> {
         Ok(self.data_ends(id, more, end, charge))
     }
 
-    /// Notes data for how long the way is.
-    fn came(&mut self, charge: u32) {
-        if let Some(question) = self.pace.came(charge, self.heard) {
-            write::ping(&mut self.out, 0, question);
-        }
-    }
-
     /// Counts a data frame, and refuses what is too much. The result is what its arrival is to give back.
     fn data_begins(
         &mut self,
@@ -180,9 +172,7 @@ impl<T: Default> Machine<T> {
         }
         stream.credit_in = stream.credit_in.checked_sub(charge).ok_or(overdrawn)?;
         stream.receiving = !end;
-        self.pace.came_of(&mut stream.came);
-        self.came(charge);
-        let Some(stream) = self.streams.get_mut(&id) else { return Ok((0, None)) };
+        self.pace.note(&mut stream.came, charge, self.heard, &mut self.out);
         if stream.forgotten {
             stream.unfinished = more;
             self.give_back(charge);

@@ -11,6 +11,8 @@
 
 use std::time::Duration;
 
+use crate::codec::write;
+
 /// Over a way that is shorter there is nothing to learn: half a mebibyte at a time is two gigabits a second. Two busy ends take longer
 /// than their way does, and do not take it for a long one.
 const NEAR: Duration = Duration::from_millis(2);
@@ -56,8 +58,19 @@ impl Pace {
         Self { most, ..Self::default() }
     }
 
+    /// So many bytes came of a call, which keeps when that was so last, by the number of questions. If it is time for that, the other
+    /// side is asked.
+    pub(super) fn note(&mut self, call: &mut u32, bytes: u32, now: Duration, out: &mut Vec<u8>) {
+        if std::mem::replace(call, self.number) != self.number {
+            self.calls += 1;
+        }
+        if let Some(question) = self.came(bytes, now) {
+            write::ping(out, 0, question);
+        }
+    }
+
     /// So many bytes came. The result is what to ask the other side, if it is time for that.
-    pub(super) fn came(&mut self, bytes: u32, now: Duration) -> Option<[u8; 8]> {
+    fn came(&mut self, bytes: u32, now: Duration) -> Option<[u8; 8]> {
         self.came += u64::from(bytes);
         if self.most == 0 || self.asked.is_some() || self.came < self.next {
             return None;
@@ -66,13 +79,6 @@ impl Pace {
         self.number = self.number.saturating_add(1);
         self.calls = 0;
         Some(self.question())
-    }
-
-    /// Something came of a call; what it keeps is when that was so last, by the number of questions.
-    pub(super) fn came_of(&mut self, call: &mut u32) {
-        if std::mem::replace(call, self.number) != self.number {
-            self.calls += 1;
-        }
     }
 
     /// What may be on its way of a call, where so much may at the beginning.
@@ -183,8 +189,7 @@ mod tests {
         for n in 1..=LOOKS {
             let asked = pace.came(0, second * n).unwrap_or_default();
             for n_th in 0..9 {
-                pace.came(MIB / 2, second * n);
-                pace.came_of(&mut calls[n_th % 4]);
+                pace.note(&mut calls[n_th % 4], MIB / 2, second * n, &mut Vec::new());
             }
             pace.answered(asked, second * (n + 1), MIB);
         }
