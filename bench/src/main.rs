@@ -147,7 +147,8 @@ async fn run_wire(arguments: &Arguments) -> Result<()> {
     print!("{page}");
     if let Some(path) = &arguments.json {
         let json = serde_json::json!({
-            "bench": "wire", "machine": machine, "targets": found.targets, "storm": found.storm,
+            "bench": "wire", "machine": machine, "rows": found.rows, "targets": found.targets,
+            "idle": found.idle, "storm": found.storm,
         });
         std::fs::write(path, format!("{json:#}\n")).with_context(|| format!("write {}", path.display()))?;
     }

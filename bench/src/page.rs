@@ -46,19 +46,21 @@ pub(crate) fn wire(machine: &Machine, load: &str, found: &Found) -> String {
     ));
     line("Client and server are processes of their own on the loopback, on one connection (Formic over HTTP opens up to two). Values are \
           medians over the rounds; × is the ratio to the first of its group within each round, and of those the median. p99 of a \
-          stream is the time between two of its messages.\n".into());
-    line("| what | subject | a second | × | p99 µs | × | client µs |".into());
-    line("|---|---|---|---|---|---|---|".into());
+          stream is the time between two of its messages. Errors are those of all rounds: connections that tonic's client gives up, at \
+          most one for a thousand messages; nobody else may have any.\n".into());
+    line("| what | subject | a second | × | p99 µs | × | client µs | errors |".into());
+    line("|---|---|---|---|---|---|---|---|".into());
     for row in &found.rows {
         line(format!(
-            "| {} | {} | {:.0} | {:.2} | {} | {} | {} |",
+            "| {} | {} | {:.0} | {:.2} | {} | {} | {} | {} |",
             row.what,
             row.subject,
             row.rate,
             row.rate_ratio,
             said(row.p99_us, 1),
             said(row.p99_ratio, 2),
-            micros(row.client_cpu_us),
+            row.client_cpu_us.map_or("–".into(), |value| format!("{value:.2}")),
+            row.errors,
         ));
     }
     line(format!("\n{}. Each has made a call; memory is the server's resident set.", found.idle));

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use serde::Serialize;
 use serde_json::Value;
 
 use crate::arguments::Arguments;
@@ -82,6 +83,7 @@ impl Flow {
 }
 
 /// A line of the page.
+#[derive(Serialize)]
 pub(crate) struct Row {
     pub(crate) what: String,
     pub(crate) subject: &'static str,
@@ -92,6 +94,8 @@ pub(crate) struct Row {
     pub(crate) rate_ratio: f64,
     pub(crate) p99_ratio: f64,
     pub(crate) client_cpu_us: Option<f64>,
+    /// What failed, in all rounds. Where it may not, nothing is measured.
+    pub(crate) errors: u64,
 }
 
 /// All that was found.
@@ -303,7 +307,11 @@ fn group(what: &str, names: Vec<&'static str>, samples: &[Vec<Measured>]) -> Vec
             p99_us: of(own, |sample| sample.p99_us),
             rate_ratio: of_pairs(own, &samples[0], |sample| sample.rps),
             p99_ratio: of_pairs(own, &samples[0], |sample| sample.p99_us),
-            client_cpu_us: own.iter().map(|sample| sample.client_cpu_us).next_back().flatten(),
+            client_cpu_us: own
+                .iter()
+                .all(|sample| sample.client_cpu_us.is_some())
+                .then(|| of(own, |sample| sample.client_cpu_us.unwrap_or_default())),
+            errors: own.iter().map(|sample| sample.errors).sum(),
         })
         .collect()
 }
