@@ -5,7 +5,7 @@ use bytes::Bytes;
 use formic_rpc::Run;
 
 use super::{Event, Machine, Role};
-use crate::codec::{Fault, HEADER, Header, MAX_PAYLOAD, Type};
+use crate::codec::{Fault, HEADER, Header, MAX_PAYLOAD, Type, write};
 
 /// Messages that are passed on together take so many bytes, or little more: their credit comes back when the first is taken.
 const TOGETHER: usize = 32 << 10;
@@ -70,7 +70,9 @@ impl<T: Default> Machine<T> {
         stream.credit_in = stream.credit_in.checked_sub(charge).ok_or(overdrawn)?;
         stream.waiting += 1;
         self.waiting += 1;
-        self.pace.note(&mut stream.came, charge, self.heard, &mut self.out);
+        if let Some(question) = self.pace.note(&mut stream.came, charge, self.heard) {
+            write::ping(&mut self.out, 0, question);
+        }
         let (frames, rest) = input.split_at(taken);
         *input = rest;
         let messages = Run::framed(Bytes::copy_from_slice(frames), count);
@@ -172,7 +174,9 @@ impl<T: Default> Machine<T> {
         }
         stream.credit_in = stream.credit_in.checked_sub(charge).ok_or(overdrawn)?;
         stream.receiving = !end;
-        self.pace.note(&mut stream.came, charge, self.heard, &mut self.out);
+        if let Some(question) = self.pace.note(&mut stream.came, charge, self.heard) {
+            write::ping(&mut self.out, 0, question);
+        }
         if stream.forgotten {
             stream.unfinished = more;
             self.give_back(charge);

@@ -400,10 +400,12 @@ impl<T: Default> Machine<T> {
                 stream.owed -= less;
                 stream.window -= less;
                 self.wider -= less;
-                // Only what was read is to send more. Those that have more and are not read any more leave half of the connection to
-                // others, and half of what is left to those that come after them.
+                // Only what was read is to send more. Those that have more and are not read any more, also if they have ended, leave
+                // half of the connection to others, and half of what is left to those that come after them.
                 if charge > 0 && granted {
-                    let left = (self.local.connection_credit / 2).saturating_sub(self.wider);
+                    let taken =
+                        self.wider + self.local.connection_credit.saturating_sub(self.credit_in + self.owed);
+                    let left = (self.local.connection_credit / 2).saturating_sub(taken);
                     let more = wide.saturating_sub(stream.window).min(left / 2);
                     stream.owed += more;
                     stream.window += more;

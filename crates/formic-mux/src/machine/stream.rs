@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use bytes::{Bytes, BytesMut};
 use formic_core::{Error, Metadata};
 
+use super::pace::Came;
 use crate::codec::HEADER;
 
 /// What a data frame costs beyond the message: header and flags.
@@ -26,8 +27,8 @@ pub(super) struct Stream<T> {
     pub(super) credit_in: u32,
     /// What it may send once it is granted that, without anything that is given back.
     pub(super) window: u32,
-    /// When something came last, as that is counted to learn how long the way is.
-    pub(super) came: u32,
+    /// What came last, as that is counted to learn how long the way is.
+    pub(super) came: Came,
     /// Taken by the application, but not given back yet.
     pub(super) owed: u32,
     /// Nothing of that is given back for now.
@@ -90,7 +91,7 @@ impl<T> Stream<T> {
             responded: false,
             credit_in,
             window,
-            came: 0,
+            came: Came::default(),
             owed: 0,
             paused: false,
             granted: false,

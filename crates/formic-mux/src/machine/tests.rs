@@ -57,6 +57,21 @@ proptest! {
     }
 }
 
+#[test]
+fn streams_of_the_model_send_more_than_at_the_beginning() {
+    let mut grew = [0, 0];
+    for seed in 0..96 {
+        let mut model = Model::new(seed, false);
+        for _ in 0..400 {
+            model.step();
+        }
+        for (count, grew) in grew.iter_mut().zip(model.grew) {
+            *count += usize::from(grew);
+        }
+    }
+    assert!(grew[0] > 5 && grew[1] > 5, "{grew:?} of 96");
+}
+
 /// A long answer waits for credit when the end of its request comes.
 #[test]
 fn a_request_may_end_after_its_answer_was_given() {

@@ -105,6 +105,52 @@ async fn streams_that_were_read_and_are_not_any_more_leave_the_connection_to_oth
 }
 
 #[tokio::test(start_paused = true)]
+async fn answers_that_have_ended_and_are_not_read_leave_the_connection_to_others() {
+    let (sender, _ways) = far().await;
+    // It learns how far the ends are.
+    read(&mut stream(&sender, "/t.Echo/Endless", Some(Bytes::new()), None).await.unwrap()).await;
+    let mut unread = Vec::new();
+    for _ in 0..20 {
+        // More than may be on its way, as long as nothing is read of it, but not by what was read before.
+        let requests = futures::stream::iter((0..240).map(|_| Ok(Bytes::from(vec![1; 10_000]))));
+        let mut answers =
+            stream(&sender, "/t.Echo/Chat", None, Some(ByteStream::new(requests))).await.unwrap();
+        let mut came = 0;
+        while came < 300_000 {
+            came += within("a message", answers.next()).await.unwrap().unwrap().len();
+        }
+        unread.push((answers, came));
+        sleep(SECOND).await;
+        let call = say(&sender, "/t.Echo/Big", Bytes::new());
+        assert_eq!(within("another's answer", call).await.unwrap().len(), 200_000);
+    }
+    for (mut answers, mut came) in unread {
+        while let Some(message) = within("what is left", answers.next()).await {
+            came += message.unwrap().len();
+        }
+        assert_eq!(came, 2_400_000);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_says_much_beside_many_that_say_little_fills_a_long_way() {
+    let (sender, _ways) = far().await;
+    let mut talking = JoinSet::new();
+    for _ in 0..9 {
+        let little = futures::stream::unfold((), async |()| {
+            sleep(ONE_WAY).await;
+            Some((Ok(Bytes::from(vec![1; 1_000])), ()))
+        });
+        let requests = Some(ByteStream::new(little));
+        let mut answers = stream(&sender, "/t.Echo/Chat", None, requests).await.unwrap();
+        talking.spawn(async move { while answers.next().await.is_some() {} });
+    }
+    let mut answers = stream(&sender, "/t.Echo/Endless", Some(Bytes::new()), None).await.unwrap();
+    let came = read(&mut answers).await;
+    assert!(came > 3 * BEGINNING, "{came} bytes, where {BEGINNING} would come without more credit");
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_a_stream_had_more_is_anothers_after_it() {
     let (sender, _ways) = far().await;
     let mut came = 0;

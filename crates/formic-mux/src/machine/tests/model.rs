@@ -43,6 +43,8 @@ pub(super) struct Model {
     next: u32,
     /// Enough for all that the server may hold.
     budget: Arc<Budget>,
+    /// Whether some stream could send more than at the beginning: to the client, and to the server.
+    pub(super) grew: [bool; 2],
 }
 
 pub(super) fn limits(tight: bool) -> Limits {
@@ -114,10 +116,17 @@ impl Model {
         let mut server = server.drawing_on(Arc::clone(&budget));
         let mut client = machine(Role::Client, tight).growing(MOST_ON_ITS_WAY);
         greet(&mut client, &mut server);
+        let mut chance = fastrand::Rng::with_seed(seed);
+        for one in [&mut client, &mut server] {
+            // Some know already how long the way is, as after many megabytes.
+            if chance.bool() {
+                one.pace.wide = chance.u32(..MOST_ON_ITS_WAY);
+            }
+        }
         Self {
             client,
             server,
-            chance: fastrand::Rng::with_seed(seed),
+            chance,
             now: Duration::ZERO,
             up: VecDeque::new(),
             down: VecDeque::new(),
@@ -126,15 +135,17 @@ impl Model {
             seen: BTreeSet::new(),
             next: 1,
             budget,
+            grew: [false; 2],
         }
     }
 
     pub(super) fn step(&mut self) {
-        for one in [&self.client, &self.server] {
+        for (one, grew) in [&self.client, &self.server].into_iter().zip(&mut self.grew) {
             let wider =
                 one.streams.values().map(|stream| stream.window.saturating_sub(one.window)).sum::<u32>();
             assert_eq!(one.wider, wider);
             assert!(wider <= one.local.connection_credit / 2);
+            *grew |= wider > 0;
         }
         match self.chance.u8(..12) {
             0 | 1 => self.open(),
