@@ -47,4 +47,15 @@ mod tests {
         backoff.reset();
         assert!(backoff.next_wait() <= Duration::from_millis(250));
     }
+
+    #[test]
+    fn who_lost_the_same_server_at_once_does_not_come_back_at_once() {
+        let waits =
+            |_| Backoff::new(Duration::from_secs(1), Duration::from_secs(1)).next_wait().as_millis() / 50;
+        let each_50_ms = (0..1_000).map(waits).fold([0; 21], |mut count, at| {
+            count[at as usize] += 1;
+            count
+        });
+        assert!(each_50_ms[10..20].iter().all(|count| (50..200).contains(count)), "{each_50_ms:?}");
+    }
 }
