@@ -1,177 +1,191 @@
 //! What a fuzzer does with its bytes; the tests of `formic-mux` do the same with bytes from a seeded generator.
+//!
+//! An input of `machine` is a byte that chooses the end and how what comes is cut, perhaps two that begin with `80` or more and say what the
+//! other side is like (see [`Wish`]), and what it says. No frame begins with `80` or more, so between frames such a byte is a word:
+//!
+//! ```text
+//! 80 + n        the frame before comes n + 1 times again
+//! c0 + 2n       2ⁿ milliseconds pass
+//! df, n         the next frame is as long as it says, but only n bytes of what it holds follow: the last of them fills it
+//! de            the owner takes no more messages, or takes them again
+//! e0 + n, m     the owner acts: n is what, m on which call and with how much
+//! ```
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use formic_core::{Code, Error, Metadata};
-use formic_mux::machine::{Alive, Event, Head, Machine, Role};
-use formic_mux::{Budget, Limits};
+use formic_mux::machine::{Alive, Machine, Role};
+use formic_mux::{Budget, Fault, Limits};
+
+#[path = "harness/owner.rs"]
+mod owner;
+#[path = "harness/peer.rs"]
+mod peer;
+
+use owner::Owner;
+use peer::{Next, Peer, Wish};
 
 /// No machine holds more output than a fuzzer's input can ask for, by this factor, beside what its owner said.
 const MOST_OUTPUT: usize = 64;
 
 /// What a server may hold of what it counts.
-const MOST_HELD: usize = 192 << 10;
+const MOST_HELD: usize = 320 << 10;
 
-/// A message that goes in one frame, one that needs pieces and credit, and one that nobody takes.
-const SIZES: [usize; 4] = [0, 100, 65_536, 65_537];
+/// What is held without a call and without a part of a frame: for each entry of the tables so much at most.
+const MOST_NOTED: usize = 1280;
 
-/// A call that the owner may do something about.
-struct Open {
-    id: u32,
-    responded: bool,
-    /// It is not said any more of this direction.
-    ended: bool,
+/// Of those whose ways are long: what a call may have on its way at the beginning, all of them, and one that is read.
+const WINDOW: u32 = 64 << 10;
+const WINDOWS: u32 = 1 << 20;
+const WIDEST: u32 = 256 << 10;
+
+/// From this cut on the pieces are long, and twice as long every six.
+const LONG: usize = 64;
+
+/// When a silent side is asked, and how often it is looked at what is held.
+const LATER: Duration = Duration::from_secs(6);
+const WEIGH: Duration = Duration::from_secs(1);
+
+fn limits() -> Limits {
+    Limits { calls: 8, message: 1 << 16, paths: 4, pairs: 4, metadata: 512, ..Limits::default() }
 }
 
-/// What an owner does, by chance; how much was said by it.
-fn act(machine: &mut Machine<u8>, role: Role, op: u32, open: &mut Vec<Open>, metadata: &Metadata) -> usize {
-    let size = SIZES[(op >> 4) as usize % SIZES.len()];
-    let message = || vec![1u8; size];
-    if role == Role::Client && op % 16 < 4 {
-        let end = op & 1 == 0;
-        let with = (end || op & 2 == 0).then(|| message().into());
-        if let Ok(id) = machine.open(&head(metadata), with.as_ref(), end, 0) {
-            open.push(Open { id, responded: true, ended: end });
-            return size + 64;
-        }
-        return 0;
-    }
-    open.retain(|call| machine.is_open(call.id));
-    let count = open.len();
-    if count == 0 {
-        return 0;
-    }
-    let call = &mut open[(op >> 8) as usize % count];
-    let id = call.id;
-    match (role, op % 16) {
-        (_, 0..=6) if call.responded && !call.ended && machine.is_writable(id) => {
-            let _ = machine.send(id, message().into());
-        }
-        (Role::Client, 7 | 8) if !call.ended => {
-            call.ended = true;
-            machine.finish(id);
-        }
-        (Role::Client, 9) => machine.cancel(id, Code::Canceled),
-        (Role::Server, 7) if call.responded && !call.ended => {
-            call.ended = true;
-            machine.end(id, metadata.clone());
-        }
-        (Role::Server, 8) if !call.ended => {
-            call.ended = true;
-            machine.fail_after(id, Error::internal("so"));
-        }
-        (Role::Server, 9) => machine.fail(id, &Error::internal("so")),
-        (Role::Server, 10) if !call.responded => {
-            call.ended = true;
-            if let Err(error) = machine.answer(id, metadata, metadata, message().into()) {
-                machine.fail(id, &error);
-            }
-        }
-        (Role::Server, 11 | 12) if !call.responded => {
-            call.responded = true;
-            if machine.respond(id, metadata).is_err() {
-                machine.fail(id, &Error::internal("so"));
-            }
-        }
-        (Role::Server, 13) => _ = machine.hold(id, size),
-        (Role::Server, 14) if op & 0x10000 == 0 => machine.complete(id),
-        (Role::Server, 14) => machine.work(id, size),
-        (_, 15) if op >> 12 == 0 => machine.go_away(),
-        (Role::Server, 15) if op & 0x100 == 0 => machine.pause(id),
-        (Role::Server, 15) => _ = machine.grant(id),
-        _ => {}
-    }
-    size + 64
-}
-
-fn head(metadata: &Metadata) -> Head<'_> {
-    let metadata = metadata.as_headers();
-    Head { path: "/a.B/C", json: false, timeout: None, trace: None, attempt: None, metadata, skip: |_| false }
-}
-
-/// Feeds the bytes to one end. The first byte chooses the end and how the rest is cut.
+/// Feeds the bytes to one end.
 pub(crate) fn machine(input: &[u8]) {
+    machine_heard(input, |_| {});
+}
+
+/// The same; the function gets what the machine says after its greeting.
+pub(crate) fn machine_heard(input: &[u8], mut heard: impl FnMut(&[u8])) {
     let Some((&choice, bytes)) = input.split_first() else { return };
+    let (wish, bytes) = Wish::read(bytes);
     let role = if choice & 1 == 0 { Role::Server } else { Role::Client };
-    let second = Duration::from_secs(1);
-    let limits =
-        Limits { calls: 8, message: 1 << 16, paths: 4, pairs: 4, metadata: 512, ..Limits::default() };
-    let mut machine =
-        Machine::<u8>::new(role, limits, Alive { interval: second, timeout: second, busy_only: false });
-    machine = machine.growing(2 << 20);
+    let cut = match usize::from(choice >> 1) {
+        few @ ..LONG => few.max(1),
+        many => LONG << ((many - LONG) / 6),
+    };
     // So little that some inputs use it up.
     let budget = Arc::new(Budget::new(MOST_HELD));
-    if role == Role::Server {
-        machine = machine.granting(1 << 20).drawing_on(Arc::clone(&budget));
-    }
-    let mut greeting = Vec::new();
-    limits.write(&mut greeting);
-    let (mut said, mut own, mut now) = (0, 0, Duration::ZERO);
+    let limits = own(wish);
+    let mut owner = Owner::new(made(role, limits, wish, &budget), role, Arc::clone(&budget));
     let mut out = Vec::new();
-    machine.output(&mut out);
-    let none = Metadata::new();
-    let mut metadata = Metadata::new();
-    metadata.insert("x-a", "b").expect("valid");
-    let cut = usize::from(choice >> 1).max(1);
-    let (mut open, mut unread) = (Vec::new(), Vec::new());
-    // A fuzzer finds the greeting by itself too, but has better things to do.
-    for piece in std::iter::once(&greeting[..]).chain(bytes.chunks(cut)) {
-        // What the owner does follows from the bytes too, so that an input is all there is to repeat.
-        let op =
-            piece.iter().fold(said as u32, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193));
-        let op = op ^ op >> 15;
-        let mut piece = piece;
-        loop {
-            match machine.receive(&mut piece, now) {
-                Ok(None) => break,
-                Ok(Some(Event::Request(request))) => {
-                    open.push(Open { id: request.id, responded: false, ended: false });
+    owner.machine.output(&mut out);
+    let mut greeting = Vec::new();
+    if let Some(limits) = wish.greeting() {
+        limits.write(&mut greeting);
+    }
+    let mut peer = Peer::new(wish, cut, bytes);
+    let (mut came, mut said, mut told, mut takes) = (0, 0, 0, true);
+    let (mut now, mut weighed) = (Duration::ZERO, Duration::ZERO);
+    let mut piece = greeting;
+    let mut next = Some(Next::Said);
+    while let Some(step) = next {
+        // What the owner does by chance follows from the bytes too, so that an input is all there is to repeat.
+        let mut op = 1;
+        match step {
+            Next::Said => {
+                op = chance((said + came) as u32, &piece);
+                came += piece.len();
+                if let Err(fault) = hear(&mut owner, &piece, now) {
+                    return heard(&over(owner, fault, &budget));
                 }
-                Ok(Some(Event::Messages { id, charge, .. })) => unread.push((id, charge)),
-                Ok(Some(_)) => {}
-                Err(fault) => {
-                    // Whatever was on its way: every call ends once, and the last words are written.
-                    let calls = machine.calls();
-                    assert_eq!(machine.lost(0).len(), calls);
-                    machine.give_up(fault);
-                    out.clear();
-                    machine.output(&mut out);
-                    return assert!(!out.is_empty());
-                }
+                now += Duration::from_millis(if wish.is_calm() { 1 } else { u64::from(op >> 4 & 3) });
+            }
+            Next::Passed(time) => now += time,
+            Next::Act(op) if owner.machine.is_greeted() => told += owner.act(op),
+            Next::Act(_) => {}
+            Next::Turned => takes = !takes,
+        }
+        if wish.is_calm() {
+            while takes && owner.take() {}
+        } else if owner.machine.is_greeted() {
+            told += owner.act(op >> 9);
+            if takes && op & 3 != 0 {
+                owner.take();
             }
         }
-        if machine.is_greeted() {
-            let metadata = if op & 0x100 == 0 { &none } else { &metadata };
-            own += act(&mut machine, role, op >> 9, &mut open, metadata);
+        if op & 0x7f == 0 {
+            now += LATER;
         }
-        if op & 3 != 0
-            && let Some((id, charge)) = unread.pop()
-        {
-            machine.consumed(id, charge);
+        if let Err(fault) = look(&mut owner, now, &mut weighed) {
+            return heard(&over(owner, fault, &budget));
         }
-        if op & 0xff == 0 {
-            now += second;
-            if machine.tick(now).is_err() {
-                return;
-            }
-            for id in machine.relieve() {
-                assert!(!machine.is_open(id));
-            }
-        }
-        machine.writable().clear();
+        owner.machine.writable().clear();
         out.clear();
-        machine.output(&mut out);
+        owner.machine.output(&mut out);
         said += out.len();
-        assert!(machine.calls() <= 8 && budget.held() <= MOST_HELD);
+        peer.hear(&out, now);
+        heard(&out);
+        assert!(owner.machine.calls() <= 8 && budget.held() <= MOST_HELD);
+        next = peer.next(now, &mut piece);
     }
-    let most = MOST_OUTPUT * (input.len() + greeting.len()) + 1024 + 2 * own;
+    let most = MOST_OUTPUT * (input.len() + came) + 1024 + 2 * told;
     assert!(said <= most, "{said} bytes said, of {most}");
-    if unread.is_empty() && machine.calls() == 0 {
-        machine.shrink();
-    }
+    owner.end();
+    let mut machine = owner.into_machine();
+    out.clear();
+    machine.output(&mut out);
+    machine.shrink();
+    let (held, most) = (machine.held(), MOST_NOTED * (limits.paths + limits.pairs) as usize);
+    assert!(held <= most || !peer.is_between_frames(), "{held} bytes are held of what is over");
     machine.lost(0);
     assert_eq!(budget.held(), 0, "what was held is free");
+}
+
+/// What the machine lets the other side send.
+fn own(wish: Wish) -> Limits {
+    if wish.way().is_none() {
+        return limits();
+    }
+    Limits { stream_credit: WINDOW, connection_credit: WINDOWS, paths: 2, pairs: 1, ..limits() }
+}
+
+fn made(role: Role, limits: Limits, wish: Wish, budget: &Arc<Budget>) -> Machine<u8> {
+    let (most, let_in) = if wish.way().is_some() { (WIDEST, WINDOW) } else { (2 << 20, 1 << 20) };
+    let alive = Alive { interval: LATER, timeout: LATER, busy_only: false };
+    let machine = Machine::new(role, limits, alive).growing(most);
+    match role {
+        Role::Server => machine.granting(let_in).drawing_on(Arc::clone(budget)),
+        Role::Client => machine,
+    }
+}
+
+fn chance(said: u32, piece: &[u8]) -> u32 {
+    let op = piece.iter().fold(said, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193));
+    op ^ op >> 15
+}
+
+fn hear(owner: &mut Owner, mut piece: &[u8], now: Duration) -> Result<(), Fault> {
+    while let Some(event) = owner.machine.receive(&mut piece, now)? {
+        owner.note(&event);
+    }
+    Ok(())
+}
+
+/// What an end looks at from time to time.
+fn look(owner: &mut Owner, now: Duration, weighed: &mut Duration) -> Result<(), Fault> {
+    owner.machine.tick(now)?;
+    if now - *weighed >= WEIGH {
+        *weighed = now;
+        for id in owner.machine.relieve() {
+            assert!(!owner.machine.is_open(id));
+        }
+    }
+    owner.machine.check_frame(now)
+}
+
+/// Whatever was on its way: every call ends once, and the last words are written.
+fn over(owner: Owner, fault: Fault, budget: &Budget) -> Vec<u8> {
+    let mut machine = owner.into_machine();
+    let calls = machine.calls();
+    assert_eq!(machine.lost(0).len(), calls);
+    machine.give_up(fault);
+    let mut out = Vec::new();
+    machine.output(&mut out);
+    assert!(!out.is_empty());
+    drop(machine);
+    assert_eq!(budget.held(), 0, "what was held is free");
+    out
 }
 
 /// The longest line about a frame, and how much longer than what was recorded all of them are together.
