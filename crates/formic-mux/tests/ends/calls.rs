@@ -1,6 +1,7 @@
 //! Calls between two ends of good manners.
 
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -258,17 +259,27 @@ async fn a_record_says_what_was_said() {
     std::fs::remove_dir_all(&folder).unwrap();
 }
 
+/// So many calls that nobody reads hold more than half of the connection's credit, half a mebibyte each.
+const UNREAD: usize = 40;
+
 #[tokio::test]
 async fn requests_that_nobody_reads_leave_the_connection_to_others() {
     let rig = rig(Limits::default()).await;
-    // More than half of the connection's credit is held by handlers that do not read.
     let mut holding = Vec::new();
-    for _ in 0..20 {
-        let requests = futures::stream::repeat_with(|| Ok(Bytes::from(vec![0; 60_000])));
+    let made = Arc::new(AtomicUsize::new(0));
+    for _ in 0..UNREAD {
+        let made = Arc::clone(&made);
+        let requests = futures::stream::repeat_with(move || {
+            made.fetch_add(1, Ordering::SeqCst);
+            Ok(Bytes::from(vec![0; 60_000]))
+        });
         holding
             .push(stream(&rig.sender, "/t.Echo/Hold", None, Some(ByteStream::new(requests))).await.unwrap());
     }
-    for _ in 0..20 {
+    // As much as each may.
+    until("all to be said", || made.load(Ordering::SeqCst) >= UNREAD * 9).await;
+    // With what is held more than the connection's credit: what is read comes back.
+    for _ in 0..40 {
         let call = say(&rig.sender, "/t.Echo/Say", vec![1; 600_000].into());
         assert_eq!(within("an answer", call).await.unwrap().len(), 600_000);
     }
@@ -278,13 +289,12 @@ async fn requests_that_nobody_reads_leave_the_connection_to_others() {
 async fn answers_that_nobody_reads_leave_the_connection_to_others() {
     let rig = rig(Limits::default()).await;
     let mut unread = Vec::new();
-    for _ in 0..20 {
+    for _ in 0..UNREAD {
         let answers = stream(&rig.sender, "/t.Echo/Endless", Some(Bytes::new()), None).await.unwrap();
         unread.push(answers);
     }
-    // As much as each may.
-    until("all to be said", || rig.echo.made.load(Ordering::SeqCst) >= 20 * 50).await;
-    for _ in 0..20 {
+    until("all to be said", || rig.echo.made.load(Ordering::SeqCst) >= UNREAD * 50).await;
+    for _ in 0..120 {
         let call = say(&rig.sender, "/t.Echo/Big", Bytes::new());
         assert_eq!(within("an answer", call).await.unwrap().len(), 200_000);
     }
