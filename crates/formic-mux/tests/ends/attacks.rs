@@ -7,10 +7,14 @@ use std::time::Duration;
 use formic_core::Code;
 use formic_mux::Limits;
 use formic_mux::client::{NoGreeting, connect};
+use formic_mux::codec::frame::request::MORE;
 use formic_mux::codec::{Type, write};
+use formic_rpc::ByteStream;
+use futures::StreamExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
 
+use crate::raw::{Raw, request, whole};
 use crate::rig::*;
 
 /// A greeting and requests of one frame.
@@ -159,23 +163,69 @@ async fn who_reads_no_answers_is_not_asked_for_more() {
     within("the server to end", server).await.unwrap();
 }
 
-#[tokio::test]
-async fn a_fault_is_told_and_other_connections_live() {
-    let echo = Arc::new(Echo::default());
-    let rig = rig(Limits::default()).await;
-    for (bytes, why) in [
+/// What breaks the rules behind a greeting, and what the server says of it.
+fn faults() -> Vec<(Vec<u8>, &'static str)> {
+    let again = [requests(1..2, "/t.Echo/Hang", b""), requests(1..2, "/t.Echo/Hang", b"")].concat();
+    let mut credit = Vec::new();
+    write::credit(&mut credit, 0, 0x7fff_ffff);
+    // A path of four gibibytes, in a frame of a few bytes.
+    let mut path = Vec::new();
+    write::frame(&mut path, Type::Request, 1, |out| {
+        out.extend_from_slice(&[0xa0, 1, 0xff, 0xff, 0xff, 0xff, 15])
+    });
+    let mut unread = request(1, "/t.Echo/Hold", None, 0, b"");
+    (0..9).for_each(|_| write::data(&mut unread, 1, 0, &[7; 65_000]));
+    let mut never = Vec::new();
+    write::data(&mut never, 1, 0, b"hi");
+    vec![
         (vec![0xff, 0xff, 0xff, 3, 0, 0, 0, 1], "a frame is longer than 65536 bytes"),
         (requests(0..1, "/t.Echo/Say", b""), "a frame of a call has the number 0"),
-    ] {
-        let (mut ours, server, _) = served(&echo, Limits::default());
+        (again, "a call has a number that was used before"),
+        (credit, "there is credit without end"),
+        (path, "a frame ends before its time"),
+        (unread, "there is more data than credit"),
+        (never, "a frame is about a call that never was"),
+    ]
+}
+
+#[tokio::test]
+async fn a_fault_is_told_and_other_connections_live() {
+    let rig = rig(Limits::default()).await;
+    let (mut say_more, requests) = futures::channel::mpsc::channel(1);
+    let requests = ByteStream::new(requests.map(Ok));
+    let mut chat = stream(&rig.sender, "/t.Echo/Chat", None, Some(requests)).await.unwrap();
+    // One that keeps the rules: as many calls as may be open, none of which goes on.
+    let stalled = async |calls| {
+        let (ours, server, _) = served_by(Arc::clone(&rig.accept));
+        let mut peer = Raw::greet(ours, Limits::default()).await;
+        for id in 1..=calls {
+            peer.send(&request(id, "/t.Echo/Say", None, MORE, &[7; 1000])).await;
+        }
+        peer.send(&whole(calls + 1, "/t.Echo/Say", None, b"")).await;
+        assert_eq!(peer.end_of(calls + 1).await, Some(Code::ResourceExhausted.number()));
+        (peer, server)
+    };
+    let (stalling, stalled) = within("its last call to be refused", stalled(rig.accept.limits.calls)).await;
+    let held = rig.accept.budget.held();
+    assert!(held > 1 << 20, "{held} bytes are held of calls that do not go on");
+    for (bytes, why) in faults() {
+        let (mut ours, server, _) = served_by(Arc::clone(&rig.accept));
         ours.write_all(&greeting()).await.unwrap();
-        ours.write_all(&bytes).await.unwrap();
+        // The server does not read what comes behind a fault.
+        let _ = ours.write_all(&bytes).await;
         let mut said = Vec::new();
         within("the server's last words", ours.read_to_end(&mut said)).await.unwrap();
-        assert!(String::from_utf8_lossy(&said).contains(why), "{said:?}");
+        assert!(String::from_utf8_lossy(&said).contains(why), "{why}: {said:?}");
         within("the server to end", server).await.unwrap();
+        // On the same server: a call, and one that was open before.
+        assert_eq!(say(&rig.sender, "/t.Echo/Say", "alive".into()).await.unwrap(), "alive");
+        futures::SinkExt::send(&mut say_more, why.into()).await.unwrap();
+        assert_eq!(next(&mut chat).await, why);
+        assert_eq!(rig.accept.budget.held(), held, "{why}: what was held is free");
     }
-    assert_eq!(say(&rig.sender, "/t.Echo/Say", "alive".into()).await.unwrap(), "alive");
+    drop(stalling);
+    within("the server to end", stalled).await.unwrap();
+    until("all to be free", || rig.accept.budget.held() == 0).await;
 }
 
 #[tokio::test]
