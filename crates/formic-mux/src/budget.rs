@@ -118,6 +118,12 @@ impl Share {
         covered
     }
 
+    /// Whether the connection may hold so many bytes as things are, without a draw.
+    pub(crate) fn allows(&self, bytes: usize) -> bool {
+        let Some(budget) = &self.budget else { return true };
+        bytes.saturating_add(bytes.saturating_sub(self.drawn)) <= budget.left()
+    }
+
     /// Gives back what a connection that holds so many bytes does not need.
     pub(crate) fn settle(&mut self, bytes: usize) {
         if self.drawn == 0 {
@@ -208,6 +214,7 @@ mod tests {
         assert!(share.covers(300 * KIB) && share.is_drawn());
         assert_eq!(budget.held(), 304 * KIB);
         assert!(!share.covers(600 * KIB));
+        assert!(share.allows(512 * KIB) && !share.allows(513 * KIB));
         assert_eq!(budget.held(), 304 * KIB);
         share.settle(100 * KIB);
         assert_eq!(budget.held(), 112 * KIB);

@@ -159,6 +159,10 @@ pub struct Machine<T> {
     /// The most bytes of unfinished messages, and of unfinished requests.
     most_partial: usize,
     partial: usize,
+    /// Room that was made for the rest of unfinished messages.
+    slack: usize,
+    /// What whole messages take that nobody has taken, beyond credit that was not given back.
+    beyond: usize,
     /// Bytes of messages that handlers work on, and of messages that wait to be sent.
     working: usize,
     queued: usize,
@@ -261,6 +265,8 @@ impl<T: Default> Machine<T> {
             unwritten: 0,
             most_partial: (local.message as usize).saturating_mul(PARTIAL).max(1 << 20),
             partial: 0,
+            slack: 0,
+            beyond: 0,
             working: 0,
             queued: 0,
             heads: 0,
@@ -439,6 +445,7 @@ impl<T: Default> Machine<T> {
         let all = std::mem::take(&mut self.streams);
         (self.partial, self.working, self.queued) = (0, 0, 0);
         (self.heads, self.waiting, self.wider) = (0, 0, 0);
+        (self.slack, self.beyond) = (0, 0);
         self.share.settle(0);
         all.into_values().map(|stream| (stream.data, stream.sent_at > written)).collect()
     }
@@ -490,6 +497,8 @@ impl<T: Default> Machine<T> {
     fn remove(&mut self, id: u32) -> Option<Stream<T>> {
         let stream = self.streams.remove(&id)?;
         self.partial -= stream.partial.len() + stream.held;
+        self.slack -= stream.slack;
+        self.beyond -= stream.beyond;
         self.working -= stream.working;
         self.heads -= stream.head;
         self.queued -= stream.queued();

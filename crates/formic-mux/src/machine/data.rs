@@ -1,7 +1,7 @@
 //! Messages as they come in: whole ones of a call that stand together are passed on together, and of a long one every
 //! piece goes where the message is put together, whether or not all of its frame is there.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use formic_rpc::Run;
 
 use super::{Event, Machine, Role};
@@ -13,7 +13,7 @@ const TOGETHER: usize = 32 << 10;
 /// A frame with fewer bytes is waited for. What is put together piece by piece is counted at every piece.
 const LONG: usize = 4 << 10;
 
-/// Room for a whole message is made only for a sender who has sent so much of it.
+/// Room for a whole message is made only for a sender who has sent so much of it, and another as long before.
 const EARNED: usize = 32 << 10;
 
 /// The most room that is made at once: nobody is to have much held for a little.
@@ -103,20 +103,12 @@ impl<T: Default> Machine<T> {
         let (now, later) = input.split_at(open.left.min(input.len()));
         *input = later;
         open.left -= now.len();
-        // A call that was ended meanwhile leaves bytes that nobody needs.
-        if let Some(stream) = self.streams.get_mut(&open.id)
-            && !stream.forgotten
-        {
-            if stream.partial.capacity() == 0 && stream.usual > now.len() && now.len() + open.left >= EARNED {
-                stream.partial.reserve(stream.usual.min(MOST_ROOM));
-            }
-            stream.partial.extend_from_slice(now);
-            self.partial += now.len();
-        }
-        if open.left > 0 {
+        let (id, left) = (open.id, open.left);
+        self.put(id, now, left);
+        if left > 0 {
             return None;
         }
-        let Open { id, more, end, charge, .. } = self.open.take()?;
+        let Open { more, end, charge, .. } = self.open.take()?;
         self.data_ends(id, more, end, charge)
     }
 
@@ -145,12 +137,39 @@ impl<T: Default> Machine<T> {
             let messages = Run::from(Bytes::copy_from_slice(piece));
             return Ok(Some(Event::Messages { id, messages, charge, end }));
         }
-        if stream.partial.capacity() == 0 && stream.usual > piece.len() && piece.len() >= EARNED {
-            stream.partial.reserve(stream.usual.min(MOST_ROOM));
+        self.put(id, piece, 0);
+        Ok(self.data_ends(id, more, end, charge))
+    }
+
+    /// Puts a piece to a call's unfinished message, of whose frame so much is left, and counts the room that is made for more.
+    fn put(&mut self, id: u32, piece: &[u8], left: usize) {
+        // A call that was ended meanwhile leaves bytes that nobody needs.
+        let Some(mut stream) = self.streams.get_mut(&id).filter(|stream| !stream.forgotten) else { return };
+        let (capacity, came) = (stream.partial.capacity(), stream.partial.len() + piece.len());
+        // All of the frame costs credit, and so is counted.
+        let needed = came + left;
+        if needed > capacity {
+            let usual = stream.usual.min(MOST_ROOM);
+            let earned = came >= EARNED && needed < usual;
+            let ahead = if earned { usual } else { needed.max(2 * capacity) };
+            let much = ahead == needed || self.room_ahead(ahead - capacity);
+            // Not twice of it, as a buffer grows by itself, where that is too much.
+            let room = if much { ahead } else { needed.max(capacity + capacity / 4) };
+            let Some(same) = self.streams.get_mut(&id) else { return };
+            stream = same;
+            if much || capacity == 0 {
+                stream.partial.reserve(room - stream.partial.len());
+            } else {
+                let mut larger = BytesMut::with_capacity(room);
+                larger.extend_from_slice(&stream.partial);
+                stream.partial = larger;
+            }
         }
         stream.partial.extend_from_slice(piece);
         self.partial += piece.len();
-        Ok(self.data_ends(id, more, end, charge))
+        let slack = stream.partial.capacity().saturating_sub(needed);
+        self.slack += slack;
+        self.slack -= std::mem::replace(&mut stream.slack, slack);
     }
 
     /// Counts a data frame, and refuses what is too much. The result is what its arrival is to give back.
@@ -220,13 +239,26 @@ impl<T: Default> Machine<T> {
             }
             return None;
         }
-        self.partial -= stream.partial.len();
-        stream.usual = stream.partial.len();
+        let length = stream.partial.len();
+        self.partial -= length;
+        self.slack -= std::mem::take(&mut stream.slack);
+        stream.usual = length;
         stream.unfinished = false;
         stream.waiting += 1;
         self.waiting += 1;
-        let messages = Run::from(std::mem::take(&mut stream.partial).freeze());
+        let (message, mut taken) = (std::mem::take(&mut stream.partial), length);
+        // One that grew has no more room than it is long; one that is shorter than usual may.
+        let messages = if message.capacity() - length > length.max(LONG) {
+            Run::from(Bytes::copy_from_slice(&message))
+        } else {
+            taken = message.capacity();
+            Run::from(message.freeze())
+        };
         let charge = std::mem::take(&mut stream.partial_charge);
+        // Much it is only of the first that waits: the credit of others is not given back before.
+        let beyond = taken.saturating_sub(charge as usize);
+        stream.beyond += beyond;
+        self.beyond += beyond;
         Some(Event::Messages { id, messages, charge, end })
     }
 }

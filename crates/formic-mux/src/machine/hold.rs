@@ -21,6 +21,9 @@ pub(super) const CALL: usize = 1536;
 /// What a message takes that waits for a handler, or a batch of such, beside its bytes.
 const WAITING: usize = 128;
 
+/// Room is made ahead if there is so many times of it.
+const MUCH: usize = 4;
+
 /// An unfinished frame that takes more has to go on if there is no room for it.
 pub(super) const LONG_FRAME: usize = 16 << 10;
 
@@ -40,9 +43,9 @@ impl<T: Default> Machine<T> {
     #[must_use]
     pub fn held(&self) -> usize {
         let unread = self.local.connection_credit.saturating_sub(self.credit_in).saturating_sub(self.owed);
-        let messages =
-            unread as usize + self.partial + self.working + self.queued + self.out.len() + self.unwritten;
-        messages + self.heads + self.waiting * WAITING + self.input.capacity() + self.tables()
+        let came = unread as usize + self.partial + self.slack + self.beyond + self.working;
+        let goes = self.queued + self.out.len() + self.unwritten;
+        came + goes + self.heads + self.waiting * WAITING + self.input.capacity() + self.tables()
     }
 
     /// What the other side has had noted once for all of its calls.
@@ -75,6 +78,12 @@ impl<T: Default> Machine<T> {
     pub(super) fn room(&mut self, more: usize) -> bool {
         let held = self.held();
         self.share.covers(held + more)
+    }
+
+    /// Whether there is room for so many bytes that nobody has sent, and much of it: what is kept for them is taken from those that are.
+    pub(super) fn room_ahead(&mut self, bytes: usize) -> bool {
+        let all = self.held() + MUCH * (self.slack + bytes);
+        self.share.allows(all) && self.room(bytes)
     }
 
     /// Gives back what is not needed of the budget any more.
@@ -125,7 +134,7 @@ impl<T: Default> Machine<T> {
             }
             let unfinished = |stream: &super::Stream<T>| {
                 let head = if stream.gathering { stream.head } else { 0 };
-                head + stream.partial.len() + stream.held + stream.queued()
+                head + stream.partial.len() + stream.slack + stream.held + stream.queued()
             };
             let largest = self.streams.iter().max_by_key(|(_, stream)| unfinished(stream));
             let Some((&id, stream)) = largest.filter(|(_, stream)| unfinished(stream) > 0) else { break };

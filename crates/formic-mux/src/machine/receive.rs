@@ -345,6 +345,7 @@ impl<T: Default> Machine<T> {
         self.waiting = self.waiting.saturating_sub(1);
         if let Some(stream) = self.streams.get_mut(&id) {
             stream.waiting = stream.waiting.saturating_sub(1);
+            self.beyond -= std::mem::take(&mut stream.beyond);
             if stream.waiting == 0 {
                 charge += std::mem::take(&mut stream.partial_charge);
             }
@@ -381,6 +382,8 @@ impl<T: Default> Machine<T> {
         if let Some(stream) = self.streams.get_mut(&id) {
             stream.forgotten = true;
             self.partial -= std::mem::take(&mut stream.partial).len();
+            self.slack -= std::mem::take(&mut stream.slack);
+            self.beyond -= std::mem::take(&mut stream.beyond);
             charge += std::mem::take(&mut stream.partial_charge);
         }
         self.narrow(id);

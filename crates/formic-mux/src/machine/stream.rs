@@ -37,8 +37,12 @@ pub(super) struct Stream<T> {
     pub(super) granted: bool,
     /// An unfinished message.
     pub(super) partial: BytesMut,
+    /// Room that was made for more of it, as that is counted.
+    pub(super) slack: usize,
     /// What it costs, as far as that was not given back.
     pub(super) partial_charge: u32,
+    /// What whole messages take that nobody has taken, beyond credit that was not given back.
+    pub(super) beyond: usize,
     /// There is an unfinished message, though it may be empty still.
     pub(super) unfinished: bool,
     /// Nobody takes its messages any more.
@@ -96,7 +100,9 @@ impl<T> Stream<T> {
             paused: false,
             granted: false,
             partial: BytesMut::new(),
+            slack: 0,
             partial_charge: 0,
+            beyond: 0,
             unfinished: false,
             forgotten: false,
             held: 0,

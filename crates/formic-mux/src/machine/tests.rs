@@ -240,6 +240,7 @@ fn what_is_not_wanted_any_more_holds_no_credit() {
         }
         assert_eq!(server.credit_in + server.owed, server.local.connection_credit, "stopped at {stop}");
         assert_eq!((server.partial, server.waiting), (0, 0));
+        assert_eq!((server.slack, server.beyond), (0, 0));
         assert!(taken < 200_000, "{taken} bytes were let through");
     }
 }

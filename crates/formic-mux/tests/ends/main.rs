@@ -15,6 +15,7 @@ mod pieces;
 mod raw;
 mod records;
 mod rig;
+mod slack;
 mod tasks;
 mod turns;
 mod uplink;
