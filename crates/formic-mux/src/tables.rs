@@ -41,6 +41,10 @@ pub struct PairsOut {
     next: usize,
     /// Only once there is metadata at all.
     seen: Option<Box<[u64; SEEN]>>,
+    /// What the pairs take.
+    bytes: usize,
+    /// What all of it takes.
+    held: usize,
 }
 
 /// The pairs that the other side has said.
@@ -53,6 +57,10 @@ pub struct PairsIn {
 
 /// What is shared is counted, which takes memory beside it; of a pair, both are.
 const COUNTED: usize = 32;
+
+/// What a pair takes that was said, beside itself: in the list, and where its place is found.
+const SAID: usize = size_of::<(u64, HeaderName, HeaderValue)>();
+const PLACE: usize = 20;
 
 impl PathsOut {
     /// Writes a path, or where it stands.
@@ -164,16 +172,19 @@ impl PairsOut {
         } else if size > 0 && name.as_str().len() + value.len() <= MAX_PAIR && self.again(hash) {
             let place = self.next % size as usize;
             self.next = place + 1;
+            self.bytes += taken(name, value);
             let entry = (hash, name.clone(), value.clone());
             match self.said.get_mut(place) {
                 Some(old) => {
                     self.places.remove(&old.0);
+                    self.bytes -= taken(&old.1, &old.2);
                     *old = entry;
                 }
                 None => self.said.push(entry),
             }
             let place = u32::try_from(place).unwrap_or(0);
             self.places.insert(hash, place);
+            self.held = self.bytes + self.said.capacity() * SAID + self.places.capacity() * PLACE;
             varint(out, place << 1 | 1);
             bytes(out, name.as_str().as_bytes());
             return bytes(out, value.as_bytes());
@@ -181,6 +192,11 @@ impl PairsOut {
         out.push(0);
         bytes(out, name.as_str().as_bytes());
         bytes(out, value.as_bytes());
+    }
+
+    /// What it takes in memory.
+    pub fn held(&self) -> usize {
+        self.held
     }
 
     /// Whether this hash was seen lately.
@@ -218,9 +234,9 @@ impl PairsIn {
                     if self.places.len() <= at {
                         self.places.resize(at + 1, None);
                     }
-                    self.bytes += taken(&pair);
-                    if let Some(old) = self.places[at].replace(pair.clone()) {
-                        self.bytes -= taken(&old);
+                    self.bytes += taken(&pair.0, &pair.1);
+                    if let Some((name, value)) = self.places[at].replace(pair.clone()) {
+                        self.bytes -= taken(&name, &value);
                     }
                     pair
                 }
@@ -240,7 +256,7 @@ impl PairsIn {
     }
 }
 
-fn taken((name, value): &(HeaderName, HeaderValue)) -> usize {
+fn taken(name: &HeaderName, value: &HeaderValue) -> usize {
     name.as_str().len() + value.len() + 2 * COUNTED
 }
 

@@ -48,9 +48,9 @@ impl<T: Default> Machine<T> {
         came + goes + self.heads + self.waiting * WAITING + self.input.capacity() + self.tables()
     }
 
-    /// What the other side has had noted once for all of its calls.
+    /// What was noted once for all calls, of what the other side says and of what it is told. No server says paths.
     pub(super) fn tables(&self) -> usize {
-        self.paths_in.held() + self.pairs_in.held()
+        self.paths_in.held() + self.pairs_in.held() + self.pairs_out.held()
     }
 
     /// Takes no more calls where it is the tables that leave no room for one: on a connection of its own, which begins with empty ones, the
@@ -64,8 +64,10 @@ impl<T: Default> Machine<T> {
 
     /// Whether a connection without a call holds what others need: its tables.
     pub fn is_in_the_way(&mut self) -> bool {
+        // What was noted with the last that was said is not drawn yet, and cannot be refused.
+        let fits = self.tables() <= FREE || self.room(0);
         self.settle();
-        self.streams.is_empty() && self.input.is_empty() && self.share.is_scarce()
+        self.streams.is_empty() && self.input.is_empty() && (!fits || self.share.is_scarce())
     }
 
     /// Whether there is more to be written than there is room for, beside a little. What is owed to the other side cannot be refused,

@@ -90,7 +90,9 @@ impl<T: Default> Machine<T> {
         loop {
             let length = Limits::length(&self.input)?;
             if self.input.len() == length && length > 0 {
-                let remote = Limits::read(&self.input)?;
+                let mut remote = Limits::read(&self.input)?;
+                // What is noted of what is said takes memory of this side too: no more than it offers itself.
+                remote.pairs = remote.pairs.min(self.local.pairs);
                 self.credit = remote.connection_credit;
                 self.remote = Some(remote);
                 self.input = BytesMut::new();

@@ -5,6 +5,7 @@ mod attacks;
 mod late;
 mod model;
 mod runs;
+mod tables;
 
 use formic_core::{Code, Error};
 use http::HeaderValue;

@@ -5,10 +5,12 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
+use formic_core::{Error, Kind, Method};
 use formic_mux::Limits;
 use formic_mux::client::connect;
 use formic_mux::codec::frame::request::{END, MESSAGE, MORE};
 use formic_mux::codec::{Type, write};
+use formic_rpc::{Answer, BoxFuture, Call, Handle};
 use futures::StreamExt;
 use tokio::io::AsyncWriteExt;
 use tokio::task::JoinSet;
@@ -107,6 +109,66 @@ async fn names_that_are_noted_are_bounded() {
     }
     before.check(memory::most(MANY));
     // Until little is left nobody is in the way. Those who were are gone, with all that they had noted.
+    sleep(Duration::from_secs(5)).await;
+    let left = std::iter::from_fn(|| crowd.try_join_next()).count();
+    assert!((1..MANY).contains(&left), "{left} were told goodbye");
+    let held = accept.budget.held();
+    assert!((MOST / 2..=MOST - MOST / 8).contains(&held), "{held} are held");
+    let stranger = stranger(&accept).await;
+    let message = Bytes::from(vec![3; 100_000]);
+    let said = within("a larger call", say(&stranger, "/t.Echo/Say", message.clone())).await;
+    assert_eq!(said.unwrap(), message);
+    crowd.shutdown().await;
+    until("what was held to be free again", || accept.budget.held() == 0).await;
+}
+
+/// Answers with the metadata of the request.
+struct Mirror;
+
+const MIRROR: Method = Method::new("/t.Mirror/Say", Kind::Unary);
+
+impl Handle for Mirror {
+    fn method(&self, path: &str) -> Option<Method> {
+        [MIRROR, Method::new("/t.Echo/Say", Kind::Unary)].into_iter().find(|method| method.path() == path)
+    }
+
+    fn call(&self, call: Call) -> BoxFuture<'static, Result<Answer, Error>> {
+        Box::pin(async move { Ok(Answer { metadata: call.metadata, ..Answer::new(call.body) }) })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn metadata_that_is_noted_because_it_is_said_twice_is_bounded() {
+    // What they would have the server note is four times what it may.
+    const MANY: usize = 3 * CROWD;
+    let (accept, _) = accept_little(&Arc::default());
+    let mut accept = Arc::into_inner(accept).unwrap();
+    accept.handle = Arc::new(Mirror);
+    let accept = Arc::new(accept);
+    let mut crowd = JoinSet::new();
+    let mut calls = Vec::new();
+    for id in 1..=128 {
+        write::frame(&mut calls, Type::Request, id, |out| {
+            out.push(END | MESSAGE);
+            write::varint(out, 1);
+            write::bytes(out, MIRROR.path().as_bytes());
+            // Each pair twice, and each time in full: the client has nothing noted.
+            write::varint(out, 8);
+            for n in 0..8 {
+                write::varint(out, 0);
+                write::bytes(out, b"x");
+                write::bytes(out, format!("{:0900}", (id - 1) / 2 * 8 + n).as_bytes());
+            }
+        });
+    }
+    // It takes more than the server does.
+    let limits = Limits { pairs: 1024, ..Limits::default() };
+    let (calls, before) = (Bytes::from(calls), Before::now());
+    for _ in 0..MANY {
+        crowd.spawn(press(Arc::clone(&accept), limits, calls.clone()));
+        sleep(Duration::from_millis(100)).await;
+    }
+    before.check(memory::most(MANY));
     sleep(Duration::from_secs(5)).await;
     let left = std::iter::from_fn(|| crowd.try_join_next()).count();
     assert!((1..MANY).contains(&left), "{left} were told goodbye");
