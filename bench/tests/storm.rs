@@ -25,6 +25,9 @@ async fn no_call_hangs_and_no_answer_goes_astray() {
         // It was a storm, and not a calm in which nothing can go wrong.
         assert!(count("answered") > CALLS / 4 && count("canceled") > CALLS / 100, "{said}");
         assert!(count("late") > 0, "{said}");
+        // All of it over the wire that this is about, and nothing failed but by the weather.
+        assert!(count("requests_seen") >= count("answered") && count("http") == 0, "{said}");
+        assert_eq!(count("other"), 0, "{said}");
         for kind in ["collected", "spread", "chatted"] {
             assert!(count(kind) > CALLS / 100, "{kind}: {said}");
         }

@@ -70,11 +70,46 @@ pub(crate) async fn measure(programs: &Programs, scratch: &Path, calls: u64) -> 
     said["servers_killed"] = servers_killed.into();
     said["callers_killed"] = callers_killed.into();
     said["every_handler_ended"] = ended.into();
-    let count = |name: &str| said[name].as_f64().with_context(|| format!("the storm does not say {name}"));
-    let mut broken = count("wrong")? + count("hung")? + count("answered_twice")? + count("strange_frames")?;
+    let mut broken = broken(&said)?;
     if !ended {
         broken += 1.0;
     }
     eprintln!("storm: {said}");
     Ok((said, broken))
+}
+
+/// How much of what a caller said must not be. Nothing fails here but by the weather, and what went over HTTP was in none.
+fn broken(said: &Value) -> Result<f64> {
+    let count = |name: &str| said[name].as_f64().with_context(|| format!("the storm does not say {name}"));
+    let mut broken = 0.0;
+    for name in ["wrong", "hung", "answered_twice", "strange_frames", "other", "http"] {
+        broken += count(name)?;
+    }
+    let unseen = count("answered")? - count("requests_seen")?;
+    Ok(broken + unseen.max(0.0))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn whatever_is_not_the_weather_is_broken() {
+        let good = serde_json::json!({
+            "answered": 90, "canceled": 7, "late": 2, "lost": 1, "other": 0, "wrong": 0, "hung": 0, "requests_seen": 95,
+            "http": 0, "answered_twice": 0, "strange_frames": 0,
+        });
+        assert_eq!(broken(&good).unwrap(), 0.0);
+        for name in ["wrong", "hung", "answered_twice", "strange_frames", "other", "http"] {
+            let mut bad = good.clone();
+            bad[name] = 3.into();
+            assert_eq!(broken(&bad).unwrap(), 3.0, "{name}");
+            bad[name] = Value::Null;
+            assert!(broken(&bad).is_err(), "{name} is not said");
+        }
+        let mut unseen = good;
+        unseen["requests_seen"] = 88.into();
+        assert_eq!(broken(&unseen).unwrap(), 2.0, "two were answered without a request");
+    }
 }
