@@ -16,7 +16,7 @@ wire: answers that stream, idle connections, and calls in bad weather
   --json FILE    write the rows and the targets there too
   --rounds N     how often each subject is measured, interleaved with the others (5)
   --seconds N    how long each measurement takes (4)
-  --calls N      how many calls are made in the storm (10000000)
+  --calls N      how many calls are made in the storm (10000000); with fewer no results page is written
   --quick        one round of one second, to see that it works; writes no results page
 
 traffic: what becomes of calls when instances are slow, fail, end or have too much to do
@@ -86,6 +86,9 @@ impl Engine {
     }
 }
 
+/// How many calls the storm has that the page is about.
+pub(crate) const CALLS: u64 = 10_000_000;
+
 /// How `rpc` measures.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Arguments {
@@ -109,6 +112,16 @@ impl Arguments {
             "{rounds} interleaved {word} of {seconds} s after {} s of warm-up",
             self.warm_up.as_secs_f64()
         )
+    }
+
+    /// Why what it finds is no page's, if that is so.
+    pub(crate) fn too_short(&self) -> Option<String> {
+        if self.quick {
+            return Some("a quick run is too short to be kept".into());
+        }
+        let calls = self.calls;
+        (calls < CALLS)
+            .then(|| format!("a storm of {calls} calls is too short to be kept: the page is about {CALLS}"))
     }
 }
 
@@ -148,7 +161,7 @@ pub(crate) fn parse(arguments: &[String]) -> Result<Command, String> {
         warm_up: Duration::from_millis(if quick { 300 } else { 1000 }),
         starts,
         quick,
-        calls: calls.unwrap_or(if quick { 100_000 } else { 10_000_000 }),
+        calls: calls.unwrap_or(if quick { 100_000 } else { CALLS }),
     };
     Ok(if wire { Command::Wire(arguments) } else { Command::Rpc(arguments) })
 }
@@ -243,6 +256,18 @@ mod tests {
         let Ok(Command::Wire(wire)) = parse("wire --calls 5") else { panic!("it parses") };
         assert_eq!(wire.calls, 5);
         assert!(parse("rpc --calls 5").is_err());
+    }
+
+    #[test]
+    fn a_page_is_about_a_whole_storm() {
+        let too_short = |line| match parse(line) {
+            Ok(Command::Wire(wire)) => wire.too_short(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(too_short("wire"), None);
+        assert_eq!(too_short("wire --calls 10000000 --rounds 3"), None);
+        assert!(too_short("wire --calls 9999999").is_some_and(|why| why.contains("9999999 calls")));
+        assert!(too_short("wire --quick --calls 10000000").is_some_and(|why| why.contains("quick")));
     }
 
     #[test]

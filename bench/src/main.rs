@@ -152,8 +152,8 @@ async fn run_wire(arguments: &Arguments) -> Result<()> {
         });
         std::fs::write(path, format!("{json:#}\n")).with_context(|| format!("write {}", path.display()))?;
     }
-    if arguments.quick {
-        eprintln!("a quick run is too short to be kept: the results page stays as it is");
+    if let Some(why) = arguments.too_short() {
+        eprintln!("{why}; the results page stays as it is");
         return Ok(());
     }
     page::keep(&workspace.root.join("bench/results/wire.md"), &page)?;

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::process::{Process, Program};
 use crate::programs::Programs;
+use crate::report::Target;
 
 const CALLERS: u64 = 512;
 
@@ -89,6 +90,12 @@ fn broken(said: &Value) -> Result<f64> {
     Ok(broken + unseen.max(0.0))
 }
 
+/// What is said of it, with how many calls there were: of fewer it says less.
+pub(crate) fn target(calls: u64, broken: f64) -> Target {
+    let kinds = "hung, with another's answer, answered twice, failed by more than the weather, over HTTP";
+    Target::at_most(format!("of {calls} calls: {kinds}"), broken, 0.0)
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -111,5 +118,10 @@ mod tests {
         let mut unseen = good;
         unseen["requests_seen"] = 88.into();
         assert_eq!(broken(&unseen).unwrap(), 2.0, "two were answered without a request");
+    }
+
+    #[test]
+    fn the_target_is_about_so_many_calls() {
+        assert!(target(1_000_000, 0.0).name.contains(" 1000000 calls"));
     }
 }
