@@ -18,7 +18,7 @@ const FOREIGN: &str = "foreign";
 const ALIKE: [&str; 2] = ["scaffold", "alone"];
 /// Modules of the others whose programs call nobody: over either wire they are the same.
 const SILENT: [&str; 6] = ["again::", "clock::", "damage::", "door::", "proxied::", "users::"];
-/// The package whose tests `scenes` and `faults` are about calls that go wrong.
+/// The package whose tests are about calls that go wrong.
 const SCENES: &str = "formic-testing";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -204,14 +204,7 @@ fn end_to_end(kind: Kind, workspace: &Workspace, verbose: bool) -> Result<Tally>
     if kind == Kind::Http {
         // The setting that services, the gateway and the binary read. By default all of it is multiplexed, and the test
         // `wire` of the shop proves both.
-        command.env("FORMIC_TRANSPORT", "http").args([
-            "--package",
-            SCENES,
-            "--test",
-            "scenes",
-            "--test",
-            "faults",
-        ]);
+        command.env("FORMIC_TRANSPORT", "http").args(["--package", SCENES]).args(scenes(&metadata)?);
     }
     tests(&mut command, if kind == Kind::Http { &SILENT } else { &[] }, verbose)
 }
@@ -231,6 +224,14 @@ fn e2e_targets(metadata: &Metadata, kind: Kind) -> Result<Vec<String>> {
         }
     }
     Ok(args)
+}
+
+/// The arguments that choose every test target of [`SCENES`].
+fn scenes(metadata: &Metadata) -> Result<Vec<String>> {
+    let members = metadata.members();
+    let package = members.get(SCENES).with_context(|| format!("the workspace has no package {SCENES}"))?;
+    let tests = package.targets.iter().filter(|target| target.kind.iter().any(|kind| kind == "test"));
+    Ok(tests.flat_map(|target| ["--test".to_owned(), target.name.clone()]).collect())
 }
 
 /// The packages whose programs the end-to-end tests start.
@@ -279,6 +280,11 @@ mod tests {
                     target("foreign_python", "test"),
                 ],
             ),
+            package(
+                SCENES,
+                "testing/formic-testing/Cargo.toml",
+                vec![target("formic_testing", "lib"), target("faults", "test"), target("traffic", "test")],
+            ),
             package("formic-cli", "bins/formic/Cargo.toml", vec![target("formic", "bin")]),
             package("shop-order", "examples/shop/order/Cargo.toml", vec![target("shop-order", "bin")]),
             package("formic-core", "crates/formic-core/Cargo.toml", vec![target("formic_core", "lib")]),
@@ -293,6 +299,11 @@ mod tests {
         assert_eq!(e2e_targets(&metadata(), Kind::E2e).unwrap(), all);
         assert_eq!(e2e_targets(&metadata(), Kind::Http).unwrap(), ["--test", "shop"]);
         assert_eq!(e2e_targets(&metadata(), Kind::Foreign).unwrap(), ["--test", "foreign_python"]);
+    }
+
+    #[test]
+    fn all_calls_that_go_wrong_do_so_over_http_too() {
+        assert_eq!(scenes(&metadata()).unwrap(), ["--test", "faults", "--test", "traffic"]);
     }
 
     #[test]
