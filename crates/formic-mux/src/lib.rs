@@ -24,6 +24,7 @@ pub mod machine;
 mod outgoing;
 
 pub mod server;
+mod spare;
 pub mod tables;
 
 pub use budget::Budget;

@@ -48,6 +48,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Pipe<S> {
         self.writing.len() - self.written
     }
 
+    /// What that takes in memory.
+    pub(crate) fn held(&self) -> usize {
+        if self.unwritten() == 0 { 0 } else { self.writing.capacity() }
+    }
+
     /// Writes what there is, until it is written or the socket is full.
     pub(crate) fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.written < self.writing.len() {
@@ -93,9 +98,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Pipe<S> {
 
     /// Gives back what an idle connection does not need.
     pub(crate) fn shrink(&mut self) {
-        if self.writing.is_empty() && self.writing.capacity() > KEPT {
+        self.keep(KEPT);
+    }
+
+    /// Gives back a buffer of more than so many bytes, if it is empty.
+    pub(crate) fn keep(&mut self, most: usize) {
+        if self.writing.is_empty() && self.writing.capacity() > most {
             self.writing = Vec::new();
         }
+    }
+
+    /// Whether there is such a buffer.
+    pub(crate) fn is_loose(&self, most: usize) -> bool {
+        self.writing.is_empty() && self.writing.capacity() > most
     }
 
     /// Reads what is still on its way, and forgets it, until the other side closes too. Not for long.

@@ -30,6 +30,7 @@ use formic_rpc::{Run, TraceContext};
 use crate::budget::Share;
 use crate::codec::{Fault, write};
 use crate::limits::{Limits, MAX_CREDIT, NO_VERSION};
+use crate::spare::{self, is_spare};
 use crate::tables::{PairsIn, PairsOut, PathsIn, PathsOut};
 use pace::Pace;
 use stream::Stream;
@@ -490,6 +491,27 @@ impl<T: Default> Machine<T> {
         }
         if self.turns.is_empty() && self.turns.capacity() > 64 {
             self.turns = VecDeque::new();
+        }
+    }
+
+    /// Whether a connection whose calls go on has room that it does not need any more.
+    #[must_use]
+    pub fn is_loose(&self) -> bool {
+        spare::has_spare(&self.streams) || is_spare(self.out.len(), self.out.capacity(), spare::BYTES)
+    }
+
+    /// Gives such room back, that of its calls too.
+    pub fn tighten(&mut self) {
+        spare::shrink(&mut self.streams);
+        self.turns.shrink_to(spare::ENTRIES.max(2 * self.turns.len()));
+        self.writable.shrink_to(spare::ENTRIES);
+        if is_spare(self.out.len(), self.out.capacity(), spare::BYTES) {
+            self.out.shrink_to(2 * self.out.len());
+        }
+        for stream in self.streams.values_mut() {
+            if is_spare(stream.queue.len(), stream.queue.capacity(), spare::ENTRIES) {
+                stream.queue.shrink_to(2 * stream.queue.len());
+            }
         }
     }
 

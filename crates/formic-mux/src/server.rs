@@ -103,6 +103,7 @@ pub async fn serve<S>(
         unasked: false,
         quiet: None,
         weighed: Duration::ZERO,
+        tidied: Duration::ZERO,
     };
     let fault = driver.begin(read).err();
     driver.run(draining, fault).await;

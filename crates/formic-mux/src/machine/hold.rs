@@ -21,6 +21,9 @@ pub(super) const CALL: usize = 1536;
 /// What a message takes that waits for a handler, or a batch of such, beside its bytes.
 const WAITING: usize = 128;
 
+/// What the output has room for is not counted, beside what is in it, if it is no more: it is needed again and again.
+const KEPT: usize = 1 << 20;
+
 /// Room is made ahead if there is so many times of it.
 const MUCH: usize = 4;
 
@@ -44,7 +47,8 @@ impl<T: Default> Machine<T> {
     pub fn held(&self) -> usize {
         let unread = self.local.connection_credit.saturating_sub(self.credit_in).saturating_sub(self.owed);
         let came = unread as usize + self.partial + self.slack + self.beyond + self.working;
-        let goes = self.queued + self.out.len() + self.unwritten;
+        let out = self.out.len().max(self.out.capacity().saturating_sub(KEPT));
+        let goes = self.queued + out + self.unwritten;
         came + goes + self.heads + self.waiting * WAITING + self.input.capacity() + self.tables()
     }
 

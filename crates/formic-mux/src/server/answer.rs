@@ -21,6 +21,7 @@ use super::{Accept, Link};
 use crate::learn::{BATCH, Learnt};
 use crate::machine::{Event, Request};
 use crate::outgoing::Outgoing;
+use crate::spare::{self, is_spare};
 
 /// Marks a repetition for handlers, as it does over HTTP.
 const ATTEMPT: HeaderName = HeaderName::from_static("formic-attempt");
@@ -158,6 +159,20 @@ impl Calls {
         if self.ready.capacity() > 64 {
             self.ready = Vec::new();
         }
+    }
+
+    /// Whether there is room that is not needed any more.
+    pub(super) fn is_loose(&self) -> bool {
+        spare::has_spare(&self.gathering)
+            || spare::has_spare(&self.running)
+            || is_spare(self.ready.len(), self.ready.capacity(), spare::ENTRIES)
+    }
+
+    /// Gives it back.
+    pub(super) fn tighten(&mut self) {
+        spare::shrink(&mut self.gathering);
+        spare::shrink(&mut self.running);
+        self.ready.shrink_to(spare::ENTRIES);
     }
 
     pub(super) fn take(&mut self, event: Event<Option<Arc<Inbox>>>, link: &Arc<Link>) {

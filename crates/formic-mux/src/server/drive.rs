@@ -19,6 +19,7 @@ use crate::codec::Fault;
 use crate::link::{Clock, Pipe};
 use crate::machine::Event;
 use crate::outgoing::Outgoing;
+use crate::spare;
 
 /// Rounds before others get their turn on the thread.
 const ROUNDS: usize = 16;
@@ -28,6 +29,9 @@ const CROWDED: usize = 1 << 20;
 
 /// How often it is looked at whether a connection that holds much holds too much.
 const WEIGH: Duration = Duration::from_secs(1);
+
+/// How often room is given back that is not needed any more.
+const TIDY: Duration = Duration::from_secs(1);
 
 /// A connection keeps room for so many events of a read; of hardly a byte each there are a hundred times as many in one.
 const EVENTS: usize = 1 << 7;
@@ -48,6 +52,8 @@ pub(super) struct Driver<S> {
     pub(super) quiet: Option<Duration>,
     /// When it was last looked at whether too much is held.
     pub(super) weighed: Duration,
+    /// When room was given back.
+    pub(super) tidied: Duration,
 }
 
 /// What a stream of answers does after what it had ready was passed on.
@@ -241,9 +247,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 }
             }
             if self.pipe.poll_write(cx)?.is_pending() {
-                self.link.lock().machine.set_unwritten(self.pipe.unwritten());
+                self.link.lock().machine.set_unwritten(self.pipe.held());
                 return Poll::Pending;
             }
+            // Hardly ever is there more at a time.
+            self.pipe.keep(CROWDED);
         }
     }
 
@@ -319,6 +327,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 self.pipe.shrink();
                 shrink(&mut self.calls, &mut self.events);
             }
+            if self.tidied + TIDY <= now {
+                self.tidied = now;
+                state.tighten();
+                self.calls.tighten();
+                self.pipe.keep(spare::BYTES);
+            }
+            let loose = state.is_loose() || self.calls.is_loose() || self.pipe.is_loose(spare::BYTES);
+            let tidy = loose.then(|| self.tidied + TIDY);
             let unasked = state.machine.is_greeted() && !(reads && unwritten == 0);
             if std::mem::replace(&mut self.unasked, unasked) && !unasked {
                 state.machine.ask_anew(now);
@@ -343,7 +359,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 state.driver = Some(cx.waker().clone());
             }
             drop(state);
-            let due = due.into_iter().chain(expires).chain(idle).min();
+            let due = due.into_iter().chain(expires).chain(idle).chain(tidy).min();
             if !self.clock.poll(cx, due) {
                 return Poll::Pending;
             }
@@ -377,6 +393,18 @@ impl State {
             }
             Err(error) => self.machine.fail(id, &error),
         }
+    }
+
+    /// Whether there is room that is not needed any more.
+    fn is_loose(&self) -> bool {
+        self.machine.is_loose() || spare::has_spare(&self.room)
+    }
+
+    /// Gives it back.
+    fn tighten(&mut self) {
+        self.machine.tighten();
+        spare::shrink(&mut self.room);
+        self.late.tidy(self.machine.calls(), |id| self.machine.is_open(id));
     }
 
     /// Answers that stream and whose last message was passed on.

@@ -10,6 +10,9 @@ use formic_rpc::{Run, Runs};
 
 use super::Link;
 
+/// What may wait at a time without a list made anew for it: messages that come together are one.
+const MANY: usize = 256;
+
 /// Messages that came and were not taken.
 #[derive(Debug, Default)]
 pub(super) struct Inbox(Mutex<State>);
@@ -59,6 +62,9 @@ impl Runs for Requests {
             state.waker = Some(cx.waker().clone());
             return Poll::Pending;
         };
+        if state.queue.is_empty() && state.queue.capacity() > MANY {
+            state.queue = VecDeque::new();
+        }
         drop(state);
         self.link.say(|machine| machine.consumed(self.id, charge));
         Poll::Ready(Some(Ok(messages)))
