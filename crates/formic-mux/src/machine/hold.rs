@@ -57,10 +57,10 @@ impl<T: Default> Machine<T> {
         self.paths_in.held() + self.pairs_in.held() + self.pairs_out.held()
     }
 
-    /// Takes no more calls where it is the tables that leave no room for one: on a connection of its own, which begins with empty ones, the
-    /// other side has what is free for each.
-    pub(super) fn begin_anew(&mut self) {
-        if self.tables() > FREE {
+    /// Takes no more calls where it is the tables that leave no room for one that takes so much: on another connection, which begins with
+    /// empty ones, the other side has what is free for each.
+    pub(super) fn begin_anew(&mut self, call: usize) {
+        if self.tables() > FREE && (call <= FREE || self.share.allows_another(call, self.tables())) {
             self.share.refused();
             self.go_away();
         }
@@ -135,7 +135,7 @@ impl<T: Default> Machine<T> {
         while self.share.is_excessive() {
             if self.tables() > FREE && !self.share.is_excessive_without(self.tables()) {
                 // It is none of its calls that takes what others need.
-                self.begin_anew();
+                self.begin_anew(0);
                 break;
             }
             let unfinished = |stream: &super::Stream<T>| {

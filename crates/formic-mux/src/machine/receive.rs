@@ -177,10 +177,11 @@ impl<T: Default> Machine<T> {
         let (place, path) = self.paths_in.read(request.method, self.local.paths)?;
         let metadata = self.pairs_in.read(request.metadata, self.local.pairs, self.local.metadata)?;
         let head = footprint(metadata.as_headers()) + if request.end { 0 } else { CALL };
-        let fits = self.room(head + request.message.map_or(0, <[u8]>::len));
+        let takes = head + request.message.map_or(0, <[u8]>::len);
+        let fits = self.room(takes);
         if !fits {
             // The last call that was taken is the one before.
-            self.begin_anew();
+            self.begin_anew(takes);
         }
         self.highest = id;
         if self.leaving {

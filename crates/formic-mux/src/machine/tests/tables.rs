@@ -54,3 +54,27 @@ fn what_is_noted_beyond_what_there_is_room_for_is_in_the_way() {
     }
     assert!(server.is_in_the_way());
 }
+
+/// Another connection has empty tables, but no room for a long call either.
+#[test]
+fn a_connection_is_not_left_for_a_call_that_another_would_refuse_too() {
+    let (mut client, mut server) = ends(256, 0);
+    let mut first = 0;
+    while server.held() <= crate::budget::FREE {
+        answer(&mut client, &mut server, first, 10);
+        first += 100;
+    }
+    for (length, leaves) in [(20_000, false), (10_000, true)] {
+        let message = Bytes::from(vec![7; length]);
+        client.open(&head("/t/Unary", &Metadata::new()), Some(&message), true, 7).unwrap();
+        let (mut up, mut down) = (Vec::new(), Vec::new());
+        client.output(&mut up);
+        assert!(model::feed(&mut server, &up).is_empty());
+        server.output(&mut down);
+        let events = model::feed(&mut client, &down);
+        let refused =
+            events.iter().any(|event| matches!(event, Event::Failed { data: 7, error } if error.is_unsent()));
+        assert!(refused, "{events:?}");
+        assert_eq!(client.is_leaving(), leaves);
+    }
+}
