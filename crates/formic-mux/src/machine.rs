@@ -497,7 +497,10 @@ impl<T: Default> Machine<T> {
     /// Whether a connection whose calls go on has room that it does not need any more.
     #[must_use]
     pub fn is_loose(&self) -> bool {
-        spare::has_spare(&self.streams) || is_spare(self.out.len(), self.out.capacity(), spare::BYTES)
+        spare::has_spare(&self.streams)
+            || is_spare(self.out.len(), self.out.capacity(), spare::BYTES)
+            || is_spare(self.turns.len(), self.turns.capacity(), spare::ENTRIES)
+            || is_spare(0, self.writable.capacity(), spare::ENTRIES)
     }
 
     /// Gives such room back, that of its calls too.
@@ -509,6 +512,7 @@ impl<T: Default> Machine<T> {
             self.out.shrink_to(2 * self.out.len());
         }
         for stream in self.streams.values_mut() {
+            // Those that nobody takes stand. Of the others it is seen when they are empty.
             if is_spare(stream.queue.len(), stream.queue.capacity(), spare::ENTRIES) {
                 stream.queue.shrink_to(2 * stream.queue.len());
             }

@@ -7,7 +7,10 @@ use std::hash::BuildHasher;
 /// What a map, or a list, may have room for whatever is in it.
 pub(crate) const ENTRIES: usize = 64;
 
-/// The same of a buffer.
+/// What a list of messages may have room for when it is empty: those that are short and come together are one.
+pub(crate) const MANY: usize = 256;
+
+/// What a buffer may.
 pub(crate) const BYTES: usize = 16 << 10;
 
 /// What a map has room for after it gave room back, at least.

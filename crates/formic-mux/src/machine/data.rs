@@ -149,17 +149,23 @@ impl<T: Default> Machine<T> {
         // All of the frame costs credit, and so is counted.
         let needed = came + left;
         if needed > capacity {
-            let usual = stream.usual.min(MOST_ROOM);
+            // None is longer.
+            let most = needed.max(self.local.message as usize);
+            let usual = stream.usual.min(MOST_ROOM.max(2 * came));
             let earned = came >= EARNED && needed < usual;
-            let ahead = if earned { usual } else { needed.max(2 * capacity) };
-            let much = ahead == needed || self.room_ahead(ahead - capacity);
-            // Not twice of it, as a buffer grows by itself, where that is too much.
-            let room = if much { ahead } else { needed.max(capacity + capacity / 4) };
+            let ahead = if earned { usual } else { needed.max(2 * capacity) }.min(most);
+            let room = if ahead == needed || self.room_ahead(ahead - capacity) {
+                ahead
+            } else {
+                let more = if self.room(capacity / 4) { capacity / 4 } else { capacity / 16 };
+                needed.max(capacity + more).min(most)
+            };
             let Some(same) = self.streams.get_mut(&id) else { return };
             stream = same;
-            if much || capacity == 0 {
+            if room >= 2 * capacity {
                 stream.partial.reserve(room - stream.partial.len());
             } else {
+                // By itself a buffer grows to twice of it.
                 let mut larger = BytesMut::with_capacity(room);
                 larger.extend_from_slice(&stream.partial);
                 stream.partial = larger;
@@ -247,15 +253,15 @@ impl<T: Default> Machine<T> {
         stream.waiting += 1;
         self.waiting += 1;
         let (message, mut taken) = (std::mem::take(&mut stream.partial), length);
-        // One that grew has no more room than it is long; one that is shorter than usual may.
-        let messages = if message.capacity() - length > length.max(LONG) {
+        // What it takes is not counted to the byte wherever it goes from here.
+        let messages = if message.capacity() - length > (length / 4).max(LONG) {
             Run::from(Bytes::copy_from_slice(&message))
         } else {
             taken = message.capacity();
             Run::from(message.freeze())
         };
         let charge = std::mem::take(&mut stream.partial_charge);
-        // Much it is only of the first that waits: the credit of others is not given back before.
+        // Much it is only of the first that waits: the credit of others is not given back before, and is nearly what they take.
         let beyond = taken.saturating_sub(charge as usize);
         stream.beyond += beyond;
         self.beyond += beyond;

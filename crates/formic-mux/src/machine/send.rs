@@ -1,5 +1,6 @@
 //! What this side says.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes};
@@ -13,6 +14,7 @@ use super::stream::{ENTRY, OVERHEAD, Stream, Tail};
 use super::{LAST_NUMBER, Machine};
 use crate::codec::frame::{REFUSED, data, request, response};
 use crate::codec::{MAX_PATH, MAX_PAYLOAD, Type, write};
+use crate::spare;
 use crate::tables::weight;
 
 /// The longest piece of a message in a data frame.
@@ -485,6 +487,9 @@ impl<T: Default> Machine<T> {
                     self.turns.push_back(id);
                 }
                 continue;
+            }
+            if stream.queue.capacity() > spare::MANY {
+                stream.queue = VecDeque::new();
             }
             if std::mem::take(&mut stream.wanted) {
                 self.writable.push(id);

@@ -9,9 +9,7 @@ use formic_core::Error;
 use formic_rpc::{Run, Runs};
 
 use super::Link;
-
-/// What may wait at a time without a list made anew for it: messages that come together are one.
-const MANY: usize = 256;
+use crate::spare::{self, is_spare};
 
 /// Messages that came and were not taken.
 #[derive(Debug, Default)]
@@ -62,8 +60,9 @@ impl Runs for Requests {
             state.waker = Some(cx.waker().clone());
             return Poll::Pending;
         };
-        if state.queue.is_empty() && state.queue.capacity() > MANY {
-            state.queue = VecDeque::new();
+        if is_spare(state.queue.len(), state.queue.capacity(), spare::MANY) {
+            let few = 2 * state.queue.len();
+            state.queue.shrink_to(few);
         }
         drop(state);
         self.link.say(|machine| machine.consumed(self.id, charge));
@@ -77,12 +76,15 @@ impl Drop for Requests {
         let mut state = self.inbox.0.lock().unwrap_or_else(PoisonError::into_inner);
         state.closed = true;
         // What came with the request cost nothing.
-        let charges: Vec<u32> =
-            state.queue.drain(..).map(|(_, charge)| charge).filter(|&charge| charge > 0).collect();
+        let untaken = std::mem::take(&mut state.queue);
         let more = !state.finished;
         drop(state);
-        if more || !charges.is_empty() {
-            self.link.say(|machine| machine.forget(self.id, charges.len(), charges.iter().sum()));
+        let (count, charge) = untaken
+            .iter()
+            .filter(|(_, charge)| *charge > 0)
+            .fold((0, 0), |(count, sum), (_, charge)| (count + 1, sum + charge));
+        if more || count > 0 {
+            self.link.say(|machine| machine.forget(self.id, count, charge));
         }
     }
 }

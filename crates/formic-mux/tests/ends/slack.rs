@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use formic_core::{Error, Kind, Method};
+use formic_mux::client::connect;
 use formic_mux::codec::frame::data;
 use formic_mux::codec::frame::request::{END, MORE};
 use formic_mux::codec::{Type, write};
@@ -94,7 +95,7 @@ async fn room_for_a_message_that_is_as_long_as_usual_is_counted_and_given_back()
 }
 
 /// Gives sixty thousand bytes for nothing. `Hang` and `Wait` give nothing, `Count` gives a thousand short messages, `Take` takes all that
-/// has come after a second; none of them ends.
+/// has come after a second, `Most` all but some, and `Leave` wants none then; none of them ends.
 struct Fill;
 
 const FILL: Method = Method::new("/t.Fill/Say", Kind::Unary);
@@ -102,10 +103,12 @@ const HANG: Method = Method::new("/t.Fill/Hang", Kind::Unary);
 const WAIT: Method = Method::new("/t.Fill/Wait", Kind::BidiStream);
 const COUNT: Method = Method::new("/t.Fill/Count", Kind::ServerStream);
 const TAKE: Method = Method::new("/t.Fill/Take", Kind::ClientStream);
+const MOST: Method = Method::new("/t.Fill/Most", Kind::ClientStream);
+const LEAVE: Method = Method::new("/t.Fill/Leave", Kind::ClientStream);
 
 impl Handle for Fill {
     fn method(&self, path: &str) -> Option<Method> {
-        [FILL, HANG, WAIT, COUNT, TAKE].into_iter().find(|method| method.path() == path)
+        [FILL, HANG, WAIT, COUNT, TAKE, MOST, LEAVE].into_iter().find(|method| method.path() == path)
     }
 
     fn call(&self, call: Call) -> BoxFuture<'static, Result<Answer, Error>> {
@@ -122,11 +125,15 @@ impl Handle for Fill {
                 let all = futures::stream::iter(messages).chain(futures::stream::pending());
                 return Ok(Answer::new(Body::stream(all)));
             }
-            if method == TAKE {
+            if [TAKE, MOST, LEAVE].contains(&method) {
                 sleep(Duration::from_secs(1)).await;
                 let mut requests = body.into_stream();
-                while requests.next().await.is_some() {}
-                return Err(Error::internal("it ended"));
+                if method != LEAVE {
+                    let count = if method == TAKE { MESSAGES } else { MESSAGES - 10 };
+                    requests.by_ref().take(count).collect::<Vec<_>>().await;
+                }
+                let _kept = (method != LEAVE).then_some(requests);
+                return std::future::pending().await;
             }
             let silence = futures::stream::pending().inspect(move |_| {
                 let _kept = &body;
@@ -249,19 +256,40 @@ async fn messages_that_were_sent_leave_no_room_behind() {
     before.check_now(BESIDE);
 }
 
+/// Of each of two calls.
+const MESSAGES: usize = 20_000;
+
 #[tokio::test(start_paused = true)]
 async fn messages_that_were_taken_leave_no_room_behind() {
-    let (_accept, mut raw) = with_a_call(2).await;
-    let before = Before::now();
-    raw.send(&request(2, TAKE.path(), None, 0, b"")).await;
-    raw.send(&request(3, TAKE.path(), None, 0, b"")).await;
-    // One call's never stand together.
-    let mut messages = Vec::new();
-    for n in 0..40_000 {
-        write::data(&mut messages, 2 + n % 2, 0, b"7");
+    for method in [TAKE, MOST, LEAVE] {
+        let (_accept, mut raw) = with_a_call(2).await;
+        let before = Before::now();
+        raw.send(&request(2, method.path(), None, 0, b"")).await;
+        raw.send(&request(3, method.path(), None, 0, b"")).await;
+        // One call's never stand together.
+        let mut messages = Vec::new();
+        for _ in 0..MESSAGES {
+            write::data(&mut messages, 2, 0, b"7");
+            write::data(&mut messages, 3, 0, b"7");
+        }
+        raw.send(&messages).await;
+        drop(messages);
+        sleep(Duration::from_secs(3)).await;
+        before.check_now(BARE);
     }
-    raw.send(&messages).await;
-    drop(messages);
-    sleep(Duration::from_secs(3)).await;
-    before.check_now(BARE);
+}
+
+/// Half is for one connection, and a message takes hardly more than it is long.
+#[tokio::test(start_paused = true)]
+async fn the_longest_message_needs_hardly_more_than_twice_its_length() {
+    let mut accept = Arc::into_inner(accept(&Arc::default(), Limits::default())).unwrap();
+    accept.handle = Arc::new(Fill);
+    let most = Limits::default().message as usize;
+    accept.budget = Arc::new(Budget::new(2 * most + most / 8));
+    let (ours, ..) = served_by(Arc::new(accept));
+    let sender = connect(ours, "alone".into(), &with()).await.unwrap();
+    for _ in 0..3 {
+        let answer = within("an answer", say(&sender, FILL.path(), vec![7; most].into())).await;
+        assert_eq!(answer.unwrap().len(), 60_000);
+    }
 }
