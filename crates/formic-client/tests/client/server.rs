@@ -44,8 +44,9 @@ pub(crate) const COUNT: Method = Method::new("/test.Echo/Count", Kind::ServerStr
 pub(crate) const RETURN: Method = Method::new("/test.Echo/Return", Kind::BidiStream);
 const METHODS: [Method; 11] = [SAY, GET, FAIL, HANG, RELAY, REPEAT, TICK, COLLECT, CHAT, COUNT, RETURN];
 
-/// After so many messages streams of `Count` end.
+/// After so many messages streams of `Count` end, and those of which each message comes alone.
 pub(crate) const COUNTED: usize = 1_000;
+pub(crate) const APART: usize = 25_000;
 
 /// The message that makes a stream of `Chat` fail.
 pub(crate) const BREAK_OFF: &str = "break off";
@@ -61,6 +62,8 @@ pub(crate) struct Echo {
     pub(crate) attempts: Mutex<Vec<Option<String>>>,
     /// Errors that the next calls answer with.
     pub(crate) script: Mutex<VecDeque<Error>>,
+    /// Messages of streams of `Count` that were made.
+    pub(crate) counted: AtomicUsize,
     /// After how many messages streams of `Repeat` fail, and how.
     pub(crate) falls: Mutex<Option<(usize, Error)>>,
     /// Handlers take so long before they answer or begin to.
@@ -437,18 +440,21 @@ impl Server {
     }
 }
 
-/// Numbers, most of them ready at once.
+/// Numbers, most of them ready at once; `apart` none of them, each of a hundred digits.
 fn numbers(
     how: String,
     guard: Dropping,
 ) -> impl futures::Stream<Item = Result<StringValue, Error>> + Send + 'static {
     futures::stream::unfold((0, how, guard), |(n, how, guard)| async move {
-        if n % 97 == 96 {
+        if n % 97 == 96 || how == "apart" {
             tokio::task::yield_now().await;
         }
+        guard.0.counted.fetch_add(1, Ordering::SeqCst);
         let number = match &*how {
             "error" if n == COUNTED => Err(Error::aborted("counted")),
             "error" | "end" if n >= COUNTED => return None,
+            "apart" if n >= APART => return None,
+            "apart" => Ok(string(format!("{n:0100}"))),
             _ => Ok(string(n.to_string())),
         };
         Some((number, (n + 1, how, guard)))

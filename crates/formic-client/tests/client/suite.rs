@@ -125,6 +125,7 @@ suite! {
     a_stream_dropped_among_its_messages_drops_the_servers,
     short_messages_that_are_ready_together_come_together,
     an_interceptor_may_see_each_message_of_a_stream,
+    short_messages_that_are_not_read_end_no_other_call,
 }
 
 async fn one_message_each_way(over: Over) {
@@ -446,6 +447,26 @@ async fn short_messages_that_are_ready_together_come_together(over: Over) {
         assert_eq!(all, COUNTED);
         assert_eq!(most > 10, !matches!(over, Over::Memory), "{most} of {codec:?} together");
     }
+}
+
+/// Each has a frame of its own, as many as may come before one is read.
+async fn short_messages_that_are_not_read_end_no_other_call(over: Over) {
+    let rig = rig(over).await;
+    let mut stream = count(&rig, "apart", 60_000 * MS).await;
+    let mut made = 0;
+    within("the server to wait", async {
+        while rig.echo.counted.load(Ordering::SeqCst) > made {
+            made = rig.echo.counted.load(Ordering::SeqCst);
+            tokio::time::sleep(500 * MS).await;
+        }
+    })
+    .await;
+    let said = within("another call", rig.channel.call(call_of(SAY, "hi"))).await.unwrap();
+    assert_eq!(text(said), "hi");
+    for n in 0..APART {
+        assert_eq!(message(&mut stream).await.unwrap().unwrap(), format!("{n:0100}"), "{made} were made");
+    }
+    assert_eq!(message(&mut stream).await.unwrap(), None);
 }
 
 async fn an_interceptor_may_see_each_message_of_a_stream(over: Over) {

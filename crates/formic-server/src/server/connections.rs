@@ -212,6 +212,13 @@ async fn http<S>(
     }
 }
 
+/// What may come unread of a call, so little that one that is refused has not sent much by then, and of all calls of a connection. h2
+/// counts what each unread frame lacks to 256 bytes, and ends the connection, with all of its calls, where that is more than half of the
+/// connection's window. A window that begins small and grows with what goes through has that happen after two hundred short messages
+/// that a handler has not read.
+const CALL_WINDOW: u32 = 192 << 10;
+const CONNECTION_WINDOW: u32 = 16 << 20;
+
 fn builder(config: &Config, batch: Batch) -> auto::Builder<Batch> {
     let mut builder = auto::Builder::new(batch);
     builder
@@ -224,7 +231,8 @@ fn builder(config: &Config, batch: Batch) -> auto::Builder<Batch> {
         .timer(TokioTimer::new())
         .max_concurrent_streams(config.max_concurrent_streams)
         .max_header_list_size(config.max_headers)
-        .adaptive_window(true)
+        .initial_stream_window_size(CALL_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
         .keep_alive_interval(config.keep_alive_interval)
         .keep_alive_timeout(config.keep_alive_timeout);
     builder

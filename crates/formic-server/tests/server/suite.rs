@@ -81,6 +81,36 @@ async fn a_conversation_goes_back_and_forth() {
     }
 }
 
+/// Each order has a frame of its own, and h2 ends a connection of which too many of such stand unread.
+#[tokio::test]
+async fn short_messages_that_a_handler_does_not_read_end_no_other_call() {
+    const ORDERS: u32 = 5_000;
+    let server = everywhere(Config::default()).await;
+    for way in
+        server.ways().into_iter().filter(|way| !way.name.contains("theirs") && !way.name.contains("Json"))
+    {
+        let (probe, name) = (way.probe(), &way.name);
+        let orders = futures::stream::unfold(0, |n| async move {
+            tokio::task::yield_now().await;
+            let order = match n {
+                0 => Order { millis: 1_000, ..told(Action::ACTION_WAIT, 0) },
+                n => Order { text: format!("{n:0100}"), ..Order::default() },
+            };
+            (n < ORDERS).then_some((order, n + 1))
+        });
+        let mut stream = within(name, probe.chat(orders).into_future()).await.unwrap().into_message();
+        tokio::time::sleep(Duration::from_millis(800)).await;
+        let said = within(name, probe.say(order("hi")).into_future()).await.unwrap();
+        assert_eq!(said.text, "hi", "{name}");
+        for n in 0..ORDERS {
+            let report =
+                within(name, stream.message()).await.unwrap_or_else(|error| panic!("{name}: {error}"));
+            assert_eq!(report.unwrap().number, n, "{name}");
+        }
+        assert_eq!(within(name, stream.message()).await.unwrap(), None, "{name}");
+    }
+}
+
 #[tokio::test]
 async fn metadata_travels_both_ways() {
     let server = everywhere(Config::default()).await;
