@@ -26,7 +26,7 @@ const CONNECTION_WINDOW: u32 = 5 << 20;
 
 /// What frames that are not read may take in memory beside what is in them: h2 counts what each lacks to 256 bytes, and ends the
 /// connection, with all of its calls, where that is too much. Half of the window, as h2 has it, is used up by one stream of messages of
-/// a hundred bytes that is read slowly. This is enough for whatever has room in the window, of messages of fourteen bytes or more.
+/// a hundred bytes that is read slowly. This is enough for whatever has room in the window, of messages of fourteen bytes or more with their heads of five.
 const FRAMES: usize = 64 << 20;
 
 /// The largest head of an answer.

@@ -127,7 +127,7 @@ impl Share {
     /// Whether another connection might hold so many bytes, once this one has given back these.
     pub(crate) fn allows_another(&self, bytes: usize, given_back: usize) -> bool {
         let Some(budget) = &self.budget else { return true };
-        bytes.saturating_mul(2) <= budget.left() + given_back.min(self.drawn)
+        bytes.next_multiple_of(PORTION).saturating_mul(2) <= budget.left() + given_back.min(self.drawn)
     }
 
     /// Gives back what a connection that holds so many bytes does not need.

@@ -60,7 +60,10 @@ impl<T: Default> Machine<T> {
     /// Takes no more calls where it is the tables that leave no room for one that takes so much: on another connection, which begins with
     /// empty ones, the other side has what is free for each.
     pub(super) fn begin_anew(&mut self, call: usize) {
-        if self.tables() > FREE && (call <= FREE || self.share.allows_another(call, self.tables())) {
+        if !self.leaving
+            && self.tables() > FREE
+            && (call <= FREE || self.share.allows_another(call, self.tables()))
+        {
             self.share.refused();
             self.go_away();
         }

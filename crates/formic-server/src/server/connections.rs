@@ -214,10 +214,10 @@ async fn http<S>(
 
 /// What may come unread of a call, so little that one that is refused has not sent much by then, and of all calls of a connection. h2
 /// counts what each unread frame lacks to 256 bytes, and ends the connection, with all of its calls, where that is more than half of the
-/// connection's window. A window that begins small and grows with what goes through has that happen after two hundred short messages
-/// that a handler has not read.
+/// connection's window: no call does that alone, of whatever messages, nor do forty of messages of a hundred bytes. A window that begins
+/// small and grows with what goes through has it happen after two hundred of these that a handler has not read.
 const CALL_WINDOW: u32 = 192 << 10;
-const CONNECTION_WINDOW: u32 = 16 << 20;
+const CONNECTION_WINDOW: u32 = 24 << 20;
 
 fn builder(config: &Config, batch: Batch) -> auto::Builder<Batch> {
     let mut builder = auto::Builder::new(batch);
