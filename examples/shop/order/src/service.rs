@@ -51,6 +51,7 @@ impl OrderService for Orders {
 
         let secrets = Secrets { card, token, trace: ctx.trace() };
         let known = self.journal.known(&user_id, &req.idempotency_key).await?;
+        let repeated = known.is_some();
         let (order_id, end) = match known {
             Some(known) => self.again(known, &fingerprint, secrets)?,
             None => {
@@ -60,7 +61,12 @@ impl OrderService for Orders {
             }
         };
         self.rest(&ctx, &order_id, end).await?;
-        let record = self.journal.load(&order_id).await?;
+        let record = if repeated {
+            // Whoever drove it to its end may have done so without a token, as after a crash.
+            self.owned(&ctx, &order_id).await?
+        } else {
+            self.journal.load(&order_id).await?
+        };
         match (record.confirmed_at, record.saga.stage()) {
             (Some(at), _) => {
                 reply(PlaceResponse { order: wire::confirmed(record, at).into(), ..Default::default() })
