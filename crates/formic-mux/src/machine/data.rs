@@ -252,13 +252,17 @@ impl<T: Default> Machine<T> {
         stream.unfinished = false;
         stream.waiting += 1;
         self.waiting += 1;
-        let mut message = Vec::from(std::mem::take(&mut stream.partial));
-        // What it takes is not counted to the byte wherever it goes from here. The end of a long one is given back without a copy.
-        if message.capacity() - length > (length / 4).max(LONG) {
+        let (message, mut taken) = (std::mem::take(&mut stream.partial), length);
+        // What it takes is not counted to the byte wherever it goes from here. Room is given back where it is, but by a pass over all
+        // of it.
+        let messages = if message.capacity() - length > (length / 4).max(LONG) {
+            let mut message = Vec::from(message);
             message.shrink_to_fit();
-        }
-        let taken = message.capacity();
-        let messages = Run::from(Bytes::from(message));
+            Run::from(Bytes::from(message))
+        } else {
+            taken = message.capacity();
+            Run::from(message.freeze())
+        };
         let charge = std::mem::take(&mut stream.partial_charge);
         // Much it is only of the first that waits: the credit of others is not given back before, and is nearly what they take.
         let beyond = taken.saturating_sub(charge as usize);
