@@ -253,18 +253,16 @@ impl<T: Default> Machine<T> {
         stream.waiting += 1;
         self.waiting += 1;
         let (message, mut taken) = (std::mem::take(&mut stream.partial), length);
-        // What it takes is not counted to the byte wherever it goes from here. Room is given back where it is, but by a pass over all
-        // of it.
-        let messages = if message.capacity() - length > (length / 4).max(LONG) {
-            let mut message = Vec::from(message);
-            message.shrink_to_fit();
-            Run::from(Bytes::from(message))
+        // One that grew has at most as much room again as it is long, which the next of its length finds already made; one that is
+        // shorter than usual may have more.
+        let messages = if message.capacity() - length > length.max(LONG) {
+            Run::from(Bytes::copy_from_slice(&message))
         } else {
             taken = message.capacity();
             Run::from(message.freeze())
         };
         let charge = std::mem::take(&mut stream.partial_charge);
-        // Much it is only of the first that waits: the credit of others is not given back before, and is nearly what they take.
+        // Much it is only of the first that waits: the credit of others is not given back before, and is half of what they take at least.
         let beyond = taken.saturating_sub(charge as usize);
         stream.beyond += beyond;
         self.beyond += beyond;
