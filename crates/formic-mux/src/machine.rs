@@ -30,7 +30,6 @@ use formic_rpc::{Run, TraceContext};
 use crate::budget::Share;
 use crate::codec::{Fault, write};
 use crate::limits::{Limits, MAX_CREDIT, NO_VERSION};
-use crate::spare::{self, is_spare};
 use crate::tables::{PairsIn, PairsOut, PathsIn, PathsOut};
 use pace::Pace;
 use stream::Stream;
@@ -475,48 +474,6 @@ impl<T: Default> Machine<T> {
     /// Calls whose messages were all passed on, and on which somebody waits for that.
     pub fn writable(&mut self) -> &mut Vec<u32> {
         &mut self.writable
-    }
-
-    /// Gives memory back that an idle connection does not need.
-    pub fn shrink(&mut self) {
-        const KEPT: usize = 1 << 10;
-        if self.streams.is_empty() && self.streams.capacity() > 64 {
-            self.streams = HashMap::default();
-        }
-        if self.out.is_empty() && self.out.capacity() > KEPT {
-            self.out = Vec::new();
-        }
-        if self.input.is_empty() && self.input.capacity() > KEPT {
-            self.input = BytesMut::new();
-        }
-        if self.turns.is_empty() && self.turns.capacity() > 64 {
-            self.turns = VecDeque::new();
-        }
-    }
-
-    /// Whether a connection whose calls go on has room that it does not need any more.
-    #[must_use]
-    pub fn is_loose(&self) -> bool {
-        spare::has_spare(&self.streams)
-            || is_spare(self.out.len(), self.out.capacity(), spare::BYTES)
-            || is_spare(self.turns.len(), self.turns.capacity(), spare::ENTRIES)
-            || is_spare(0, self.writable.capacity(), spare::ENTRIES)
-    }
-
-    /// Gives such room back, that of its calls too.
-    pub fn tighten(&mut self) {
-        spare::shrink(&mut self.streams);
-        self.turns.shrink_to(spare::ENTRIES.max(2 * self.turns.len()));
-        self.writable.shrink_to(spare::ENTRIES);
-        if is_spare(self.out.len(), self.out.capacity(), spare::BYTES) {
-            self.out.shrink_to(2 * self.out.len());
-        }
-        for stream in self.streams.values_mut() {
-            // Those that nobody takes stand. Of the others it is seen when they are empty.
-            if is_spare(stream.queue.len(), stream.queue.capacity(), spare::ENTRIES) {
-                stream.queue.shrink_to(2 * stream.queue.len());
-            }
-        }
     }
 
     /// Removes a call; what its unfinished message holds of the connection's credit is given back.

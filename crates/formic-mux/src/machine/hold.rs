@@ -1,15 +1,17 @@
 //! What is held in memory for the other side, and what of it is given up when there is too little.
 
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use formic_core::{Error, Shed};
 use formic_rpc::Run;
 
 use super::Machine;
 use crate::budget::{Budget, FREE, Share};
 use crate::codec::Fault;
+use crate::spare::{self, is_spare};
 
 /// When a repetition of a refused call may help: a little later, and not for all at once.
 const AFTER_MS: std::ops::Range<u64> = 250..750;
@@ -153,6 +155,48 @@ impl<T: Default> Machine<T> {
             given_up.push(id);
         }
         given_up
+    }
+
+    /// Gives memory back that an idle connection does not need.
+    pub fn shrink(&mut self) {
+        const KEPT: usize = 1 << 10;
+        if self.streams.is_empty() && self.streams.capacity() > 64 {
+            self.streams = HashMap::default();
+        }
+        if self.out.is_empty() && self.out.capacity() > KEPT {
+            self.out = Vec::new();
+        }
+        if self.input.is_empty() && self.input.capacity() > KEPT {
+            self.input = BytesMut::new();
+        }
+        if self.turns.is_empty() && self.turns.capacity() > 64 {
+            self.turns = VecDeque::new();
+        }
+    }
+
+    /// Whether a connection whose calls go on has room that it does not need any more.
+    #[must_use]
+    pub fn is_loose(&self) -> bool {
+        spare::has_spare(&self.streams)
+            || is_spare(self.out.len(), self.out.capacity(), spare::BYTES)
+            || is_spare(self.turns.len(), self.turns.capacity(), spare::ENTRIES)
+            || is_spare(0, self.writable.capacity(), spare::ENTRIES)
+    }
+
+    /// Gives such room back, that of its calls too.
+    pub fn tighten(&mut self) {
+        spare::shrink(&mut self.streams);
+        self.turns.shrink_to(spare::ENTRIES.max(2 * self.turns.len()));
+        self.writable.shrink_to(spare::ENTRIES);
+        if is_spare(self.out.len(), self.out.capacity(), spare::BYTES) {
+            self.out.shrink_to(2 * self.out.len());
+        }
+        for stream in self.streams.values_mut() {
+            // Those that nobody takes stand. Of the others it is seen when they are empty.
+            if is_spare(stream.queue.len(), stream.queue.capacity(), spare::ENTRIES) {
+                stream.queue.shrink_to(2 * stream.queue.len());
+            }
+        }
     }
 
     /// Counts what a handler has given of an answer that streams and that waits until its call is [writable](Self::is_writable).

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use formic_core::{Error, Kind, Method};
-use formic_mux::Limits;
 use formic_mux::client::connect;
 use formic_mux::codec::frame::request::{END, MESSAGE, MORE};
 use formic_mux::codec::{Type, write};
+use formic_mux::{Accept, Limits};
 use formic_rpc::{Answer, BoxFuture, Call, Handle};
 use futures::StreamExt;
 use tokio::io::AsyncWriteExt;
@@ -108,13 +108,17 @@ async fn names_that_are_noted_are_bounded() {
         sleep(Duration::from_millis(100)).await;
     }
     before.check(memory::most(MANY));
-    // Until little is left nobody is in the way. Those who were are gone, with all that they had noted.
+    those_in_the_way_are_gone(&accept, crowd, MANY).await;
+}
+
+/// Until little is left nobody is in the way. Those who were are gone, with all that was noted of them, and others have room.
+async fn those_in_the_way_are_gone(accept: &Arc<Accept>, mut crowd: JoinSet<()>, many: usize) {
     sleep(Duration::from_secs(5)).await;
     let left = std::iter::from_fn(|| crowd.try_join_next()).count();
-    assert!((1..MANY).contains(&left), "{left} were told goodbye");
+    assert!((1..many).contains(&left), "{left} were told goodbye");
     let held = accept.budget.held();
     assert!((MOST / 2..=MOST - MOST / 8).contains(&held), "{held} are held");
-    let stranger = stranger(&accept).await;
+    let stranger = stranger(accept).await;
     let message = Bytes::from(vec![3; 100_000]);
     let said = within("a larger call", say(&stranger, "/t.Echo/Say", message.clone())).await;
     assert_eq!(said.unwrap(), message);
@@ -169,17 +173,7 @@ async fn metadata_that_is_noted_because_it_is_said_twice_is_bounded() {
         sleep(Duration::from_millis(100)).await;
     }
     before.check(memory::most(MANY));
-    sleep(Duration::from_secs(5)).await;
-    let left = std::iter::from_fn(|| crowd.try_join_next()).count();
-    assert!((1..MANY).contains(&left), "{left} were told goodbye");
-    let held = accept.budget.held();
-    assert!((MOST / 2..=MOST - MOST / 8).contains(&held), "{held} are held");
-    let stranger = stranger(&accept).await;
-    let message = Bytes::from(vec![3; 100_000]);
-    let said = within("a larger call", say(&stranger, "/t.Echo/Say", message.clone())).await;
-    assert_eq!(said.unwrap(), message);
-    crowd.shutdown().await;
-    until("what was held to be free again", || accept.budget.held() == 0).await;
+    those_in_the_way_are_gone(&accept, crowd, MANY).await;
 }
 
 #[tokio::test(start_paused = true)]
